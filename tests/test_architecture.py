@@ -1,0 +1,211 @@
+"""Imports point down: the floors of src/tidings, held by reading its syntax trees."""
+
+import ast
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import pytest
+
+import tidings
+
+SOURCE = Path(__file__).parents[1] / "src" / "tidings"
+
+# The lowest floor first. A module imports from floors below its own and, on its own floor, from the
+# modules to its left. A package (cli, contrib) stands here as one.
+FLOORS = {
+    "ground": ["errors", "wire", "subject", "headers", "codec", "options", "stats", "message"],
+    "transport": ["requests", "outbox", "connection"],
+    "work": ["middleware", "listener", "tasks", "portal", "bus", "group"],
+    "face": ["app"],
+    "edges": ["server", "testing", "contrib", "cli"],
+}
+PLACES = [module for floor in FLOORS.values() for module in floor]
+CORE = [module for floor, modules in FLOORS.items() if floor != "edges" for module in modules]
+
+REQUIRED = {"msgspec", "nats", "nkeys"}
+OPTIONAL = {
+    "aiohttp",
+    "nats_server",
+    "opentelemetry",
+    "prometheus_client",
+    "pydantic",
+    "pytest",
+    "pythonjsonlogger",
+    "rich",
+    "typer",
+    "uvloop",
+    "watchfiles",
+}
+# Who needs nothing but itself may import it at the top of its file.
+AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
+ONLY_CONNECTION = {"nats", "nkeys"}
+
+
+class Import(NamedTuple):
+    """One name that a file imports, and where: its line, in a function, for type checkers only."""
+
+    target: str
+    line: int
+    hidden: bool
+    for_types: bool
+
+
+def imports_of(
+    tree: ast.AST, name: str, hidden: bool = False, for_types: bool = False
+) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for target in targets_of(node, name):
+                yield Import(target, node.lineno, hidden, for_types)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from imports_of(ast.Module(node.body, []), name, hidden, for_types=True)
+            yield from imports_of(ast.Module(node.orelse, []), name, hidden, for_types)
+        else:
+            in_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from imports_of(node, name, hidden or in_function, for_types)
+
+
+def targets_of(node: ast.Import | ast.ImportFrom, name: str) -> list[str]:
+    """The dotted names behind an import, with relative ones written out from `tidings`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    package = ["tidings", *PurePath(name).parts[:-1]]
+    start = package[: len(package) + 1 - node.level] if node.level else []
+    base = ".".join([*start, *filter(None, [node.module])])
+    return [f"{base}.{alias.name}" for alias in node.names] if base == "tidings" else [base]
+
+
+def faults_of(name: str, source: str) -> list[str]:
+    """What the imports of a file in src/tidings do against the rules, as sentences."""
+    module = PurePath(name).parts[0].removesuffix(".py")
+    if module not in ["__init__", *PLACES]:
+        return [f"{name} stands on no floor: give it its place in FLOORS, in {Path(__file__).name}"]
+    found = [
+        (imported, fault_of(module, imported)) for imported in imports_of(ast.parse(source), name)
+    ]
+    return [f"{name}, line {imported.line}: {fault}" for imported, fault in found if fault]
+
+
+def fault_of(module: str, imported: Import) -> str | None:
+    top, _, rest = imported.target.partition(".")
+    if top == "tidings":
+        return own_fault(module, rest.partition(".")[0], imported)
+    if top in sys.stdlib_module_names:
+        return f"imports {top} inside a function: move it to the top" if imported.hidden else None
+    return foreign_fault(module, top, imported)
+
+
+def own_fault(module: str, target: str, imported: Import) -> str | None:
+    if module == "__init__":
+        return None if target in CORE else f"the package imports {target}, which is no core module"
+    if target not in PLACES:
+        return "imports from the package itself: name the module" if module in CORE else None
+    if PLACES.index(target) > PLACES.index(module):
+        return f"imports {target}, which stands above it: imports point down"
+    if imported.hidden and module in CORE:
+        return f"imports {target} inside a function: move it to the top"
+    return None
+
+
+def foreign_fault(module: str, top: str, imported: Import) -> str | None:
+    if top not in REQUIRED | OPTIONAL:
+        return f"imports {top}, which is no dependency of this package"
+    if top in ONLY_CONNECTION and module != "connection":
+        return f"imports {top}: only connection.py does"
+    late = imported.hidden or imported.for_types
+    if top in OPTIONAL - AT_HOME.get(module, set()) and not late:
+        return f"imports {top}, an optional dependency, at the top: import it where it is used"
+    if top in REQUIRED and imported.hidden:
+        return f"imports {top} inside a function: move it to the top"
+    return None
+
+
+FILES = {str(path.relative_to(SOURCE)): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_down(name: str) -> None:
+    assert faults_of(name, FILES[name].read_text()) == []
+
+
+def test_no_floor_names_a_module_twice() -> None:
+    assert len(PLACES) == len(set(PLACES))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("weather.py", "import os", "stands on no floor"),
+        ("codec.py", "from tidings.app import App", "stands above it"),
+        ("codec.py", "from .bus import Bus", "stands above it"),
+        ("codec.py", "from . import bus", "stands above it"),
+        ("listener.py", "from tidings.bus import Bus", "stands above it"),
+        ("app.py", "import tidings.contrib.http", "stands above it"),
+        ("app.py", "from tidings import Message", "from the package itself"),
+        ("bus.py", "def f():\n    from tidings.codec import encode", "inside a function"),
+        ("bus.py", "async def f():\n    import json", "inside a function"),
+        ("bus.py", "import nats", "only connection.py"),
+        ("bus.py", "def f():\n    from nats.aio.client import Client", "only connection.py"),
+        ("codec.py", "import pydantic", "optional dependency"),
+        (
+            "codec",
+            "try:\n    import pydantic\nexcept ImportError:\n    pass",
+            "optional dependency",
+        ),
+        ("cli/demo.py", "import aiohttp", "optional dependency"),
+        ("contrib/http.py", "from ..cli import main", "stands above it"),
+        ("server.py", "import psutil", "no dependency"),
+        ("__init__.py", "from tidings.testing import TestClient", "no core module"),
+    ],
+)
+def test_a_wrong_import_is_named(name: str, source: str, words: str) -> None:
+    (fault,) = faults_of(name, source)
+    assert words in fault
+    assert name in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("app.py", "from tidings.bus import Bus\nfrom .errors import ConfigError\nimport asyncio"),
+        ("codec.py", "def f():\n    import pydantic"),
+        ("codec.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pydantic"),
+        ("connection.py", "import nats.errors\nfrom nats.aio.client import Client"),
+        ("cli/run.py", "import typer\nfrom tidings import App\nfrom .demo import demo"),
+        ("cli/run.py", "def f():\n    from ..contrib.http import gateway"),
+        ("contrib/http.py", "import aiohttp\nfrom tidings import Middleware"),
+        ("__init__.py", "from tidings.app import App\nfrom tidings import errors"),
+    ],
+)
+def test_a_right_import_passes(name: str, source: str) -> None:
+    assert faults_of(name, source) == []
+
+
+@pytest.mark.parametrize("name", tidings.__all__)
+def test_a_public_name_exists_and_is_documented(name: str) -> None:
+    public = getattr(tidings, name)
+    if callable(public) or inspect.ismodule(public):
+        assert (public.__doc__ or "").strip(), f"tidings.{name} has no docstring"
+
+
+def test_public_names_are_sorted_and_complete() -> None:
+    assert list(tidings.__all__) == sorted(tidings.__all__)
+    bound = {
+        name
+        for name, value in vars(tidings).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+    }
+    assert bound - {"TYPE_CHECKING"} <= set(tidings.__all__)
+
+
+@pytest.mark.parametrize("module", ["tidings", *(f"tidings.{name}" for name in PLACES)])
+def test_a_module_exports_only_what_it_has(module: str) -> None:
+    if not any(name.split(".")[0].split("/")[0] == module.split(".")[-1] for name in FILES):
+        pytest.skip("not written")
+    loaded = importlib.import_module(module)
+    for name in getattr(loaded, "__all__", []):
+        assert hasattr(loaded, name)

@@ -1,0 +1,164 @@
+"""What holds for the project as a whole: its metadata, its files and what an import costs."""
+
+import io
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tidings
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "tidings"
+
+# nats-py imports aiohttp, for its WebSockets, wherever it is installed.
+IMPORTED_BY_NATS = {"aiohttp"}
+OPTIONAL = {
+    "opentelemetry",
+    "prometheus_client",
+    "pydantic",
+    "pytest",
+    "pythonjsonlogger",
+    "rich",
+    "typer",
+    "uvloop",
+    "watchfiles",
+}
+
+EXCUSE = re.compile(r"#\s*(?:type:\s*ignore|noqa)\b(?P<rest>.*)")
+CODES = re.compile(r"^(\[[\w\-, ]+\]|:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)")
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "-z", "--cached"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def imported_modules(statement: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has imported after the statement."""
+    command = [sys.executable, "-X", "importtime", "-c", statement]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines[1:]}
+
+
+def test_importing_tidings_imports_no_optional_dependency() -> None:
+    assert imported_modules("import tidings") & OPTIONAL == set()
+
+
+def test_importing_tidings_imports_nothing_that_nats_and_msgspec_do_not() -> None:
+    needed = imported_modules("import nats, nats.aio.client, nkeys, msgspec, msgspec.json")
+    extra = imported_modules("import tidings") - needed - {"tidings"} - sys.stdlib_module_names
+    assert extra - IMPORTED_BY_NATS == set()
+
+
+def test_the_changelog_starts_with_the_version_of_the_package() -> None:
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == tidings.__version__
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(path.read_text() for path in documents)
+    named = set(re.findall(r"(?:`|^\$ |^)make ([a-z-]+)", text, re.MULTILINE))
+    assert {"check", "demo", "test"} <= named
+    assert named - targets == set()
+
+
+def test_no_file_names_a_path_of_one_machine_or_a_package_registry() -> None:
+    words = [
+        r"(?<![\w.])/wo" + "rk/",
+        r"(?<![\w.])/ro" + "ot/",
+        r"py" + r"pi\.org",
+        "python" + "hosted",
+    ]
+    forbidden = re.compile("|".join(words))
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in tracked_files()
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if forbidden.search(line)
+    ]
+    assert found == []
+
+
+def comments_of(path: Path) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def excuse_fault(comment: str) -> str | None:
+    """What a comment that silences a tool lacks: its code, its reason or nothing."""
+    excuse = EXCUSE.search(comment)
+    if not excuse:
+        return None
+    codes = CODES.match(excuse["rest"])
+    if not codes:
+        return "names no code"
+    return None if re.search(r"\w{2,}", excuse["rest"][codes.end() :]) else "gives no reason"
+
+
+def test_every_silenced_warning_names_its_code_and_gives_its_reason() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {comment} {excuse_fault(comment)}"
+        for path in tracked_files()
+        if path.suffix == ".py"
+        for number, comment in comments_of(path)
+        if excuse_fault(comment)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("comment", "fault"),
+    [
+        ("# type: " + "ignore", "names no code"),
+        ("# no" + "qa", "names no code"),
+        ("# type: " + "ignore[arg-type]", "gives no reason"),
+        ("# no" + "qa: S101, B008", "gives no reason"),
+        ("# type: " + "ignore[arg-type]  # nats-py's stub is wrong", None),
+        ("# no" + "qa: S101, B008 - the default is frozen", None),
+        ("# an ordinary comment", None),
+    ],
+)
+def test_a_silenced_warning_without_code_or_reason_is_found(
+    comment: str, fault: str | None
+) -> None:
+    assert excuse_fault(comment) == fault
+
+
+def test_the_licence_is_apache_2_and_names_the_authors() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0"
+    assert "Apache License" in text
+    assert re.search(r"Copyright \d{4} The tidings authors", text)
+
+
+def test_type_checkers_of_users_see_the_types() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", tidings.__all__)
+def test_a_public_name_is_in_the_documentation(name: str) -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
+    assert re.search(rf"\b{name}\b", text), f"no document mentions {name}"
+
+
+def test_the_extra_named_all_holds_every_other_but_dev() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = dict(project["optional-dependencies"])
+    (everything,) = extras.pop("all")
+    del extras["dev"]
+    assert set(everything.removeprefix("tidings[").removesuffix("]").split(",")) == set(extras)
