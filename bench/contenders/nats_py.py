@@ -1,0 +1,111 @@
+"""nats-py: a callback for each subscription, json.loads, `await nc.publish`, `await nc.request`."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import nats
+import probe
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from pydantic import TypeAdapter
+
+
+@dataclass
+class Item:
+    id: int
+    name: str
+    amount: float
+    active: bool
+    tags: list[str]
+
+
+class Contender:
+    def __init__(self, opts: probe.Options, nc: Client) -> None:
+        self.opts = opts
+        self.nc = nc
+        self.blocks = probe.Blocks(opts)
+        self.running = probe.Running()
+        self.validate = TypeAdapter(Item).validate_json
+
+    async def on_raw(self, msg: Msg) -> None:
+        self.blocks.left -= 1
+        if not self.blocks.left:
+            await self.nc.publish(probe.REPORT, self.blocks.end_raw(msg.data))
+
+    async def on_json(self, msg: Msg) -> None:
+        data = json.loads(msg.data)
+        self.blocks.left -= 1
+        if not self.blocks.left:
+            await self.nc.publish(probe.REPORT, self.blocks.end_json(data["id"]))
+
+    async def on_validated(self, msg: Msg) -> None:
+        item = self.validate(msg.data)
+        self.blocks.left -= 1
+        if not self.blocks.left:
+            await self.nc.publish(probe.REPORT, self.blocks.end_json(item.id))
+
+    async def on_sleeper(self, msg: Msg) -> None:
+        await self.running.sleep()
+        await self.on_raw(msg)
+
+    async def on_request(self, msg: Msg) -> None:
+        await msg.respond(json.dumps(probe.answer(json.loads(msg.data))).encode())
+
+    async def request(self, subject: str, body: dict[str, Any]) -> dict[str, Any]:
+        reply = await self.nc.request(subject, json.dumps(body).encode(), timeout=10)
+        return json.loads(reply.data)
+
+    async def publish(self) -> dict[str, Any]:
+        return await probe.publish_many(self.opts, self.nc.publish, self.nc.flush)
+
+    async def receive_raw(self) -> dict[str, Any]:
+        return await self.receive(self.on_raw)
+
+    async def receive_json(self) -> dict[str, Any]:
+        return await self.receive(self.on_json)
+
+    async def receive_validated(self) -> dict[str, Any]:
+        return await self.receive(self.on_validated)
+
+    async def sleepers(self) -> dict[str, Any]:
+        result = await self.receive(self.on_sleeper)
+        return {**result, "at_a_time": self.running.most}
+
+    async def receive(self, callback: Any) -> dict[str, Any]:
+        for subject in self.opts.subjects:
+            await self.nc.subscribe(subject, cb=callback)
+        return await probe.receive(self.blocks, self.nc.publish)
+
+    async def respond(self) -> dict[str, Any]:
+        await self.nc.subscribe(probe.ECHO, cb=self.on_request)
+        return await probe.respond(self.nc.publish)
+
+    async def request_many(self) -> dict[str, Any]:
+        return await probe.request_many(self.opts, self.request)
+
+    async def request_one(self) -> dict[str, Any]:
+        return await probe.request_one(self.opts, self.request)
+
+    async def threads(self) -> dict[str, Any]:
+        bridge = probe.ThreadBridge(self.nc.publish)
+        return await probe.publish_from_threads(self.opts, bridge.publish, self.nc.flush)
+
+
+async def main() -> None:
+    opts = probe.options()
+    nc = await nats.connect(opts.url)
+    result = await getattr(Contender(opts, nc), opts.action)()
+    probe.emit(result, version("nats-py"))
+    await nc.close()
+
+
+if __name__ == "__main__":
+    if probe.options().uvloop:
+        import uvloop
+
+        uvloop.run(main())
+    else:
+        asyncio.run(main())

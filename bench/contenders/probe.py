@@ -1,0 +1,355 @@
+"""What every Python contender shares: its options, the clock, and the loops that are measured.
+
+Only the standard library is imported, so that this file works in every contender's environment.
+A contender hands in its own `publish`, `request` and `flush`; the loops are the same for all.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import resource
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+LOAD = "load"
+"""Messages to be received arrive on load.0, load.1, and so on."""
+
+REPORT = "report.count"
+"""A receiver says here how far it is; the load generator waits for it."""
+
+ECHO = "echo.request"
+"""Requests go here."""
+
+FIRST_ID = 1_000_000_000
+"""Added to every sequence, so that all have ten digits and no body changes its size."""
+
+SLEEP = 0.010
+"""Seconds that each handler of the sleepers workload waits."""
+
+THREADS = 4
+
+Send = Callable[[str, Any], Awaitable[Any]]
+Flush = Callable[[], Awaitable[Any]]
+Request = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of a contender."""
+
+    action: str
+    url: str
+    n: int
+    warmup: int
+    size: int
+    block: int
+    subscriptions: int
+    in_flight: int
+    concurrency: int
+    uvloop: bool
+
+    @property
+    def subjects(self) -> list[str]:
+        return [f"{LOAD}.{i}" for i in range(self.subscriptions)]
+
+    @property
+    def payload(self) -> bytes:
+        return b"x" * self.size
+
+    @property
+    def ordered(self) -> bool:
+        """Whether messages come to the handlers in the order in which they were sent."""
+        return self.subscriptions == 1 and self.action != "sleepers"
+
+
+def options() -> Options:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("action")
+    parser.add_argument("url")
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--warmup", type=int, default=0)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--block", type=int, default=100)
+    parser.add_argument("--subscriptions", type=int, default=1)
+    parser.add_argument("--in-flight", type=int, default=1)
+    parser.add_argument("--concurrency", type=int, default=100)
+    parser.add_argument("--uvloop", action="store_true")
+    return Options(**vars(parser.parse_args()))
+
+
+class Meter:
+    """Wall clock, CPU seconds and memory of this process between start and stop."""
+
+    def start(self) -> None:
+        self.rss_before = rss()
+        self.cpu = cpu_seconds()
+        self.clock = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds = time.perf_counter() - self.clock
+        self.cpu = cpu_seconds() - self.cpu
+        self.rss_after = rss()
+
+    def result(self, n: int, **more: Any) -> dict[str, Any]:
+        return {
+            "n": n,
+            "seconds": self.seconds,
+            "cpu": self.cpu,
+            "rss_before": self.rss_before,
+            "rss_after": self.rss_after,
+            **more,
+        }
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def rss() -> int:
+    """Resident memory of this process in bytes."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+class Blocks:
+    """Counts received messages, block by block, and checks the last sequence of each block.
+
+    A handler takes one from `left`, and calls `end` when nothing is left. What `end` returns is
+    to be published on REPORT. The clock starts when the warm-up has arrived.
+    """
+
+    def __init__(self, opts: Options) -> None:
+        self.left = opts.block
+        self.done = asyncio.Event()
+        self.error = ""
+        self.meter = Meter()
+        self._opts = opts
+        self._count = 0
+
+    def end(self, sequence: int) -> bytes:
+        """Close a block whose last message carried this sequence."""
+        self.left = self._opts.block
+        self._count += self._opts.block
+        if self._opts.ordered and sequence != self._count:
+            self.error = f"sequence {sequence} after {self._count} messages"
+        if self._count == self._opts.warmup:
+            self.meter.start()
+        if self._count == self._opts.warmup + self._opts.n:
+            self.meter.stop()
+            self.done.set()
+        return report(self._count)
+
+    def end_raw(self, body: bytes) -> bytes:
+        """The same for a raw body: a sequence in ten digits, or a mark where it does not fit."""
+        if len(body) < 10:
+            return self.end(self._count + self._opts.block if body[:1] == b"!" else -1)
+        return self.end(int(body[:10]) - FIRST_ID)
+
+    def end_json(self, item_id: int) -> bytes:
+        return self.end(item_id - FIRST_ID)
+
+    def result(self, **more: Any) -> dict[str, Any]:
+        if self.error:
+            more["error"] = self.error
+        return self.meter.result(self._opts.n, **more)
+
+
+def report(count: int) -> bytes:
+    return b"count=%d" % count
+
+
+class Running:
+    """How many handlers run at a time, for the sleepers workload."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+
+    async def sleep(self) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(SLEEP)
+        self.now -= 1
+
+
+async def receive(blocks: Blocks, publish: Send, **more: Any) -> dict[str, Any]:
+    """Say that the subscriptions are in place, and wait until every message has arrived."""
+    await publish(REPORT, report(0))
+    await blocks.done.wait()
+    await asyncio.sleep(0.1)  # the last report has to leave before the connection is closed
+    return blocks.result(**more)
+
+
+async def publish_many(
+    opts: Options, publish: Send, flush: Flush, body: Any = None
+) -> dict[str, Any]:
+    """Publish one after the other, each awaited, until the server has all of them."""
+    body = opts.payload if body is None else body
+    subject = opts.subjects[0]
+
+    async def send(n: int) -> None:
+        for _ in range(n):
+            await publish(subject, body)
+        await flush()
+
+    return await _measure_sends(opts, send)
+
+
+async def publish_many_sync(
+    opts: Options, publish: Callable[[str, bytes], object], flush: Flush
+) -> dict[str, Any]:
+    """The same by plain calls, with a turn of the loop every 500 messages."""
+    body, subject = opts.payload, opts.subjects[0]
+
+    async def send(n: int) -> None:
+        for start in range(0, n, 500):
+            for _ in range(min(500, n - start)):
+                publish(subject, body)
+            await asyncio.sleep(0)
+        await flush()
+
+    return await _measure_sends(opts, send)
+
+
+async def _measure_sends(
+    opts: Options, send: Callable[[int], Coroutine[Any, Any, None]]
+) -> dict[str, Any]:
+    meter = Meter()
+    await send(opts.warmup)
+    meter.start()
+    await send(opts.n)
+    meter.stop()
+    return meter.result(opts.n, sent=opts.n + opts.warmup)
+
+
+async def request_many(opts: Options, request: Request) -> dict[str, Any]:
+    """Keep `in_flight` requests under way until all are answered, and check each answer."""
+    meter = Meter()
+    wrong = await _request_all(range(opts.warmup), opts.in_flight, request)
+    meter.start()
+    wrong += await _request_all(range(opts.n), opts.in_flight, request)
+    meter.stop()
+    return meter.result(opts.n, **_wrong(wrong))
+
+
+async def _request_all(ids: range, in_flight: int, request: Request) -> int:
+    left = iter(ids)
+
+    async def worker() -> int:
+        wrong = 0
+        for i in left:
+            reply = await request(ECHO, question(i))
+            wrong += not is_answer(reply, i)
+        return wrong
+
+    return sum(await asyncio.gather(*(worker() for _ in range(in_flight))))
+
+
+async def request_one(opts: Options, request: Request) -> dict[str, Any]:
+    """One request at a time, with the time that each takes."""
+    meter = Meter()
+    wrong = await _request_all(range(opts.warmup), 1, request)
+    meter.start()
+    latencies = []
+    for i in range(opts.n):
+        before = time.perf_counter()
+        reply = await request(ECHO, question(i))
+        latencies.append(time.perf_counter() - before)
+        wrong += not is_answer(reply, i)
+    meter.stop()
+    return meter.result(opts.n, **percentiles(latencies), **_wrong(wrong))
+
+
+def percentiles(latencies: list[float]) -> dict[str, float]:
+    ranked = sorted(latencies)
+    return {"p50": ranked[len(ranked) // 2], "p99": ranked[len(ranked) * 99 // 100]}
+
+
+def question(i: int) -> dict[str, Any]:
+    return {"id": FIRST_ID + i, "name": "Ada"}
+
+
+def answer(data: dict[str, Any]) -> dict[str, Any]:
+    """What every responder replies."""
+    return {"id": data["id"], "ok": True}
+
+
+def is_answer(reply: dict[str, Any], i: int) -> bool:
+    return reply == {"id": FIRST_ID + i, "ok": True}
+
+
+def _wrong(count: int) -> dict[str, Any]:
+    return {"error": f"{count} wrong answers"} if count else {}
+
+
+async def respond(publish: Send) -> dict[str, Any]:
+    """Say that the responder listens, and stay until the harness ends this process."""
+    await publish(REPORT, report(0))
+    await asyncio.Event().wait()
+    return {}
+
+
+async def publish_from_threads(
+    opts: Options, publish: Callable[[str, bytes], object], flush: Flush
+) -> dict[str, Any]:
+    """Publish from several threads at once; `publish` is called in each of them."""
+    each = opts.n // THREADS
+    meter = Meter()
+    meter.start()
+    threads = [
+        threading.Thread(target=_publish_numbered, args=(number, each, opts.size, publish))
+        for number in range(THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    await flush()
+    meter.stop()
+    # The harness takes the time to the last arrival: both clocks are the system's monotonic one.
+    return meter.result(each * THREADS, started=meter.clock)
+
+
+def _publish_numbered(
+    number: int, n: int, size: int, publish: Callable[[str, bytes], object]
+) -> None:
+    padding = b"x" * (size - 14)
+    for i in range(n):
+        publish(f"{LOAD}.0", b"t%d %d %s" % (number, FIRST_ID + i, padding))
+
+
+class ThreadBridge:
+    """The only safe way into an asyncio client from a thread, where it has none of its own.
+
+    Each call schedules a coroutine on the loop. Every 500th waits for its own, so that what is
+    scheduled stays bounded.
+    """
+
+    def __init__(self, send: Callable[[str, bytes], Coroutine[Any, Any, Any]]) -> None:
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._calls = itertools.count(1)
+
+    def publish(self, subject: str, body: bytes) -> None:
+        future = asyncio.run_coroutine_threadsafe(self._send(subject, body), self._loop)
+        if next(self._calls) % 500 == 0:
+            future.result()
+
+
+def _loop_name() -> str:
+    """`uvloop` or `asyncio`: what really runs, not what was asked for."""
+    return type(asyncio.get_running_loop()).__module__.split(".")[0]
+
+
+def emit(result: dict[str, Any], version: str) -> None:
+    """Write the one line that the harness reads. To be called on the loop that did the work."""
+    facts = {"version": version, "python": platform.python_version(), "loop": _loop_name()}
+    line = json.dumps({**facts, **result})
+    os.write(1, b"\n" + line.encode() + b"\n")

@@ -1,0 +1,112 @@
+"""tidings: `@app.listen` with its data_type, `app.publish`, `app.publish_sync`, `app.request`."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import probe
+
+from tidings import App, Message
+
+OPTS = probe.options()
+BLOCKS = probe.Blocks(OPTS)
+RUNNING = probe.Running()
+
+app = App(
+    service_name="bench",
+    servers=OPTS.url,
+    use_uvloop=OPTS.uvloop,
+    concurrency=OPTS.concurrency,
+)
+
+
+@dataclass
+class Item:
+    id: int
+    name: str
+    amount: float
+    active: bool
+    tags: list[str]
+
+
+async def on_raw(msg: Message[bytes]) -> None:
+    BLOCKS.left -= 1
+    if not BLOCKS.left:
+        await app.publish(probe.REPORT, BLOCKS.end_raw(msg.data))
+
+
+async def on_json(msg: Message[dict[str, Any]]) -> None:
+    BLOCKS.left -= 1
+    if not BLOCKS.left:
+        await app.publish(probe.REPORT, BLOCKS.end_json(msg.data["id"]))
+
+
+async def on_validated(msg: Message[Item]) -> None:
+    BLOCKS.left -= 1
+    if not BLOCKS.left:
+        await app.publish(probe.REPORT, BLOCKS.end_json(msg.data.id))
+
+
+async def on_sleeper(msg: Message[bytes]) -> None:
+    await RUNNING.sleep()
+    await on_raw(msg)
+
+
+async def on_request(msg: Message[dict[str, Any]]) -> dict[str, Any]:
+    return probe.answer(msg.data)
+
+
+async def publish() -> dict[str, Any]:
+    return await probe.publish_many(OPTS, app.publish, app.flush)
+
+
+async def publish_sync() -> dict[str, Any]:
+    return await probe.publish_many_sync(OPTS, app.publish_sync, app.flush)
+
+
+async def receive() -> dict[str, Any]:
+    return await probe.receive(BLOCKS, app.publish)
+
+
+async def sleepers() -> dict[str, Any]:
+    return {**await receive(), "at_a_time": RUNNING.most}
+
+
+async def respond() -> dict[str, Any]:
+    return await probe.respond(app.publish)
+
+
+async def request_many() -> dict[str, Any]:
+    return await probe.request_many(OPTS, app.request)
+
+
+async def request_one() -> dict[str, Any]:
+    return await probe.request_one(OPTS, app.request)
+
+
+async def threads() -> dict[str, Any]:
+    return await probe.publish_from_threads(OPTS, app.publish_from_another_thread, app.flush)
+
+
+LISTENERS: dict[str, tuple[Any, Any]] = {
+    "receive_raw": (on_raw, bytes),
+    "receive_json": (on_json, dict),
+    "receive_validated": (on_validated, Item),
+    "sleepers": (on_sleeper, bytes),
+}
+
+
+@app.task()
+async def main() -> None:
+    run = receive if OPTS.action.startswith("receive_") else globals()[OPTS.action]
+    probe.emit(await run(), version("tidings"))
+    await app.disconnect()
+
+
+if __name__ == "__main__":
+    if OPTS.action == "respond":
+        app.listen(probe.ECHO)(on_request)
+    elif OPTS.action in LISTENERS:
+        handler, data_type = LISTENERS[OPTS.action]
+        app.listen(OPTS.subjects, data_type=data_type)(handler)
+    app.run()
