@@ -1,0 +1,95 @@
+"""Each peer in its own virtual environment, the C client compiled. All kept in bench/.venvs."""
+
+import hashlib
+import importlib.util
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .workloads import Contender
+
+HERE = Path(__file__).parent
+CACHE = HERE / ".venvs"
+SCRIPTS = HERE / "contenders"
+
+
+class UnavailableError(Exception):
+    """A contender cannot take part, and why."""
+
+
+def prepare(contender: Contender, say: Callable[[str], None]) -> list[str]:
+    """Return the command that runs a contender, after making what it needs.
+
+    Raises:
+        UnavailableError: it cannot be installed, compiled or imported here.
+    """
+    if contender.environment == "libnats":
+        return [str(_compile(SCRIPTS / contender.script, say))]
+    python = _python(contender, say)
+    return [str(python), str(SCRIPTS / contender.script)]
+
+
+def _python(contender: Contender, say: Callable[[str], None]) -> Path:
+    if contender.environment != "own":
+        return _virtual_environment(contender.environment, say)
+    if contender.uvloop and importlib.util.find_spec("uvloop") is None:
+        raise UnavailableError("uvloop is not installed: pip install 'tidings[uvloop]'")
+    return Path(sys.executable)
+
+
+def _virtual_environment(name: str, say: Callable[[str], None]) -> Path:
+    """Make it, unless the one in the cache is of the same requirements and the same Python."""
+    requirements = HERE / "requirements" / f"{name}.txt"
+    folder, mark = CACHE / name, CACHE / name / "made-of"
+    python = folder / "bin" / "python"
+    wanted = _digest(requirements.read_bytes() + sys.version.encode())
+    if mark.exists() and mark.read_text() == wanted:
+        return python
+    say(f"installing {name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    _call([sys.executable, "-m", "venv", str(folder)])
+    _call([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
+    mark.write_text(wanted)
+    return python
+
+
+def _compile(source: Path, say: Callable[[str], None]) -> Path:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise UnavailableError("no C compiler: install gcc")
+    program = CACHE / "libnats" / _digest(source.read_bytes())[:16]
+    if not program.exists():
+        say("compiling libnats.c")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        flags = _libnats_flags()
+        _call([compiler, "-O2", "-o", str(program), str(source), *flags, "-lpthread"])
+    return program
+
+
+def _libnats_flags() -> list[str]:
+    """What pkg-config says, or the plain name where the header lies in the usual place."""
+    hint = "libnats is not installed (Debian, Ubuntu: apt install libnats-dev)"
+    if shutil.which("pkg-config") is None:
+        if not Path("/usr/include/nats/nats.h").exists():
+            raise UnavailableError(hint)
+        return ["-lnats"]
+    found = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "libnats"], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        raise UnavailableError(hint)
+    return shlex.split(found.stdout)
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise UnavailableError(f"{Path(command[0]).name} failed: {' '.join(last)}")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,180 @@
+"""From the results of single runs to the numbers that are shown, and to the targets."""
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .contenders.probe import SLEEP
+from .workloads import SIZES, SUBSCRIPTIONS
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table: a number taken from every run of a workload."""
+
+    name: str
+    workload: str
+    title: str
+    unit: str
+    value: Callable[[Result], float]
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A contender's rounds of one measure."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be reached: a contender's median, alone or divided by another median.
+
+    `of` and `against` are (measure, contender). Without `against` the median itself counts.
+    """
+
+    title: str
+    of: tuple[str, str]
+    limit: float
+    against: tuple[str, str] | None = None
+    at_least: bool = True
+    unit: str = "x"
+
+    def reached(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+Summaries = dict[str, dict[str, Summary]]
+"""Measure, then contender."""
+
+
+def rate(result: Result) -> float:
+    return float(result["n"] / result["seconds"])
+
+
+def cpu_per_100k(result: Result) -> float:
+    return float(result["cpu"] / result["n"] * 100_000)
+
+
+def cpu_microseconds(result: Result) -> float:
+    return float(result["cpu"] / result["n"] * 1_000_000)
+
+
+def grown_megabytes(result: Result) -> float:
+    return float(result["rss_after"] - result["rss_before"]) / 1_000_000
+
+
+def p50_microseconds(result: Result) -> float:
+    return float(result["p50"] * 1_000_000)
+
+
+def p99_microseconds(result: Result) -> float:
+    return float(result["p99"] * 1_000_000)
+
+
+def at_a_time(result: Result) -> float:
+    return float(result["at_a_time"])
+
+
+def _sizes(kind: str) -> Iterable[Measure]:
+    for size in SIZES:
+        yield Measure(f"{kind}_{size}", f"{kind}_{size}", f"{kind} {size:,} B", "/s", rate)
+
+
+def _subscriptions() -> Iterable[Measure]:
+    for n in SUBSCRIPTIONS:
+        name = f"subscriptions_{n}"
+        title = f"CPU per message, {n:,} subscription{'s' * (n > 1)}"
+        yield Measure(name, name, title, "us", cpu_microseconds, higher_is_better=False)
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("publish", "publish", "publish 128 B, await", "/s", rate),
+        Measure("publish_sync", "publish_sync", "publish 128 B, no await", "/s", rate),
+        Measure("receive_raw", "receive_raw", "receive 128 B", "/s", rate),
+        Measure("receive_cpu", "receive_raw", "CPU per 100k received", "s", cpu_per_100k, False),
+        Measure("receive_json", "receive_json", "receive JSON as dict", "/s", rate),
+        Measure("receive_validated", "receive_validated", "receive JSON validated", "/s", rate),
+        Measure("request_many", "request_many", "requests, 256 in flight", "/s", rate),
+        Measure("request_p50", "request_one", "request p50", "us", p50_microseconds, False),
+        Measure("request_p99", "request_one", "request p99", "us", p99_microseconds, False),
+        Measure("sleepers", "sleepers", "handlers that await 10 ms", "/s", rate),
+        Measure("sleepers_at_a_time", "sleepers", "of these at a time", "", at_a_time),
+        Measure("threads", "threads", "publish from 4 threads", "/s", rate),
+        *_subscriptions(),
+        *_sizes("receive"),
+        *_sizes("publish"),
+        Measure("memory", "memory", "memory grown by 1M received", "MB", grown_megabytes, False),
+    )
+}
+
+CONCURRENCY = 100
+
+_T = "tidings"
+_N = "nats-py"
+
+TARGETS = (
+    Target("publish, await", ("publish", _T), 1.8, ("publish", _N)),
+    Target("publish, no await", ("publish_sync", _T), 2.5, ("publish", _N)),
+    Target("receive raw", ("receive_raw", _T), 2.4, ("receive_raw", _N)),
+    Target("receive JSON as dict", ("receive_json", _T), 2.4, ("receive_json", _N)),
+    Target("receive JSON as dict", ("receive_json", _T), 4, ("receive_json", "panini")),
+    Target("receive JSON as dict", ("receive_json", _T), 15, ("receive_json", "faststream")),
+    Target("receive JSON validated", ("receive_validated", _T), 1, ("receive_raw", _N)),
+    Target("requests, 256 in flight", ("request_many", _T), 1.8, ("request_many", _N)),
+    Target(
+        "requests, 256 in flight",
+        ("request_many", "tidings-uvloop"),
+        0.7,
+        ("request_many", "libnats"),
+    ),
+    Target("request p50", ("request_p50", _T), 1.0, ("request_p50", _N), at_least=False),
+    Target("CPU per 100k received", ("receive_cpu", _T), 0.42, ("receive_cpu", _N), at_least=False),
+    Target("memory grown by 1M received", ("memory", _T), 2, at_least=False, unit="MB"),
+    Target(
+        "cost at 1,000 subscriptions",
+        ("subscriptions_1000", _T),
+        2,
+        ("subscriptions_1", _T),
+        at_least=False,
+    ),
+    Target("handlers at a time", ("sleepers_at_a_time", _T), CONCURRENCY, unit=""),
+    Target("handlers that await 10 ms", ("sleepers", _T), 0.9 * CONCURRENCY / SLEEP, unit="/s"),
+    Target("publish from 4 threads", ("threads", _T), 100_000, unit="/s"),
+)
+
+
+def summarize(results: dict[str, dict[str, list[Result]]]) -> Summaries:
+    """Reduce results (workload, then contender, then rounds) to summaries."""
+    summaries: Summaries = {}
+    for measure in MEASURES.values():
+        for contender, rounds in results.get(measure.workload, {}).items():
+            if rounds:
+                values = [measure.value(result) for result in rounds]
+                summaries.setdefault(measure.name, {})[contender] = Summary(
+                    statistics.median(values), min(values), max(values)
+                )
+    return summaries
+
+
+def target_value(target: Target, summaries: Summaries) -> float | None:
+    """Return what a run reached, or None where it did not measure it."""
+    value = _median(target.of, summaries)
+    if target.against is None or value is None:
+        return value
+    reference = _median(target.against, summaries)
+    return value / reference if reference else None
+
+
+def _median(of: tuple[str, str], summaries: Summaries) -> float | None:
+    measure, contender = of
+    summary = summaries.get(measure, {}).get(contender)
+    return None if summary is None else summary.median

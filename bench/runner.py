@@ -1,0 +1,202 @@
+"""One run: a fresh server, a contender in a process of its own, and proof that nothing was lost."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from .contenders.probe import LOAD, REPORT, THREADS
+from .load import (
+    Block,
+    Collector,
+    Feeder,
+    LoadError,
+    Wire,
+    encode_block,
+    json_bodies,
+    raw_bodies,
+    wait_for_report,
+)
+from .server import Server, fresh_server
+from .workloads import Contender, Workload
+
+QUIET = 20.0  # seconds in which something must arrive
+LONGEST = 180.0  # seconds that one run may take
+
+Result = dict[str, Any]
+
+
+class RunError(Exception):
+    """A contender did not do what it was asked for, so that its number means nothing."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one run has to do."""
+
+    contender: Contender
+    command: tuple[str, ...]
+    workload: Workload
+    n: int
+    warmup: int
+
+    def arguments(self, action: str, url: str) -> list[str]:
+        workload = self.workload
+        values = {
+            "--n": self.n,
+            "--warmup": self.warmup,
+            "--size": workload.size,
+            "--block": workload.block,
+            "--subscriptions": workload.subscriptions,
+            "--in-flight": workload.in_flight,
+        }
+        options = [str(word) for pair in values.items() for word in pair]
+        return [*self.command, action, url, *options, *["--uvloop"] * self.contender.uvloop]
+
+
+def plan(contender: Contender, command: list[str], workload: Workload, n: int) -> Task:
+    """Round to whole blocks, where there are blocks, and warm up with a tenth."""
+    step = {"receive": workload.block, "threads": THREADS}.get(workload.kind, 1)
+    warmup = _round_up(n // 10 or 1, step)
+    return Task(contender, tuple(command), workload, _round_up(n, step), warmup)
+
+
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def run(task: Task) -> Result:
+    """Run a task and check what it did.
+
+    Raises:
+        RunError: it failed, lost a message, or did not run on the loop that was asked for.
+    """
+    with fresh_server() as server:
+        result = _KINDS[task.workload.kind](task, server)
+        result["server"] = server.facts()["version"]
+    _check(task, result)
+    return result
+
+
+def _check(task: Task, result: Result) -> None:
+    if "error" in result:
+        raise RunError(result["error"])
+    if result["n"] != task.n:
+        raise RunError(f"{result['n']} messages instead of {task.n}")
+    expected = "uvloop" if task.contender.uvloop else "asyncio"
+    if result["loop"] not in (expected, "C"):
+        raise RunError(f"ran on {result['loop']} instead of {expected}")
+
+
+class Process:
+    """A contender while it runs. Its output goes to files, so that no pipe can fill up."""
+
+    def __init__(self, command: list[str], out: IO[bytes], err: IO[bytes]) -> None:
+        self._out, self._err = out, err
+        self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def result(self) -> Result:
+        """Wait for its end, and return the one line that it wrote."""
+        try:
+            code = self._popen.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            raise RunError(f"it did not end in {LONGEST:.0f} s") from None
+        lines = [line for line in self._lines(self._out) if line.startswith("{")]
+        if code or not lines:
+            raise RunError(f"it ended with {code}{self.complaint()}")
+        result: Result = json.loads(lines[-1])
+        return result
+
+    def end(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+
+    def complaint(self) -> str:
+        """The last thing that it wrote to stderr, to be put behind an error's text."""
+        lines = [line for line in self._lines(self._err) if line.strip()]
+        return f": {lines[-1].strip()}" if lines else ""
+
+    def _lines(self, stream: IO[bytes]) -> list[str]:
+        stream.seek(0)
+        return stream.read().decode(errors="replace").splitlines()
+
+
+@contextmanager
+def _process(task: Task, action: str, server: Server) -> Iterator[Process]:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = Process(task.arguments(action, server.url), out, err)
+        try:
+            yield process
+        except LoadError as error:
+            process.end()
+            raise RunError(f"{error}{process.complaint()}") from None
+        finally:
+            process.end()
+
+
+def _publish(task: Task, server: Server) -> Result:
+    with _process(task, task.workload.action, server) as process:
+        result = process.result()
+    arrived = int(server.facts()["in_msgs"])
+    # A framework may announce itself; that is no message of ours.
+    if not 0 <= arrived - result["sent"] <= 5:
+        raise RunError(f"the server got {arrived} of {result['sent']} messages")
+    return result
+
+
+def _receive(task: Task, server: Server) -> Result:
+    workload = task.workload
+    with _wire(server, REPORT) as wire, _process(task, workload.action, server) as process:
+        wire.alive = process.alive
+        Feeder(wire, _block(task), workload.window, QUIET).feed(task.warmup + task.n)
+        return process.result()
+
+
+def _block(task: Task) -> Block:
+    workload = task.workload
+    if workload.body == "json":
+        bodies = json_bodies(workload.block, task.contender.json_rpc)
+    else:
+        bodies = raw_bodies(workload.block, workload.size)
+    return encode_block(bodies, [f"{LOAD}.{i}" for i in range(workload.subscriptions)])
+
+
+def _request(task: Task, server: Server) -> Result:
+    with _wire(server, REPORT) as wire, _process(task, "respond", server) as responder:
+        wire.alive = responder.alive
+        wait_for_report(wire, QUIET)
+        with _process(task, task.workload.action, server) as requester:
+            return requester.result()
+
+
+def _threads(task: Task, server: Server) -> Result:
+    with _wire(server, f"{LOAD}.>") as wire, _process(task, "threads", server) as process:
+        collector = Collector(wire, QUIET)
+        collector.collect(task.n, task.workload.size)
+        collector.check(task.n)
+        result = process.result()
+        return {**result, "seconds": collector.finished - result["started"]}
+
+
+@contextmanager
+def _wire(server: Server, subject: str) -> Iterator[Wire]:
+    wire = Wire(server.port)
+    try:
+        wire.subscribe(subject)
+        yield wire
+    finally:
+        wire.close()
+
+
+_KINDS: dict[str, Callable[[Task, Server], Result]] = {
+    "publish": _publish,
+    "receive": _receive,
+    "request": _request,
+    "threads": _threads,
+}

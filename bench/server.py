@@ -1,0 +1,37 @@
+"""A nats-server for one measurement, and what it counted itself."""
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tidings.server import NATSServer
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running nats-server with its monitoring endpoint."""
+
+    url: str
+    monitor: str
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def facts(self) -> dict[str, int | str]:
+        """What the server says of itself: `version`, `in_msgs`, `in_bytes`, and more."""
+        with urllib.request.urlopen(f"{self.monitor}/varz", timeout=5) as reply:
+            facts: dict[str, int | str] = json.load(reply)
+            return facts
+
+
+@contextmanager
+def fresh_server() -> Iterator[Server]:
+    with NATSServer(args=["-m", "-1"]) as server:
+        address = re.search(r"http monitor on (\S+)", server.log)
+        if address is None:
+            raise RuntimeError("nats-server did not say where its monitoring endpoint is")
+        yield Server(server.url, f"http://{address[1]}")

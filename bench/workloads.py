@@ -1,0 +1,163 @@
+"""What is measured, and who takes part."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["publish", "receive", "request", "threads"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A client or framework, how to run it, and what a reader of its numbers should know."""
+
+    name: str
+    script: str
+    environment: str
+    """Name of a file in requirements/, or "own" (this Python), or "libnats" (compiled)."""
+    note: str
+    uvloop: bool = False
+    json_rpc: bool = False
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing to do, the same for every contender that takes part in it."""
+
+    name: str
+    kind: Kind
+    action: str
+    contenders: tuple[str, ...]
+    first_n: int
+    """Messages of the run that finds out how many the others need."""
+    size: int = 128
+    body: Literal["raw", "json"] = "raw"
+    subscriptions: int = 1
+    in_flight: int = 1
+    fixed_n: int = 0
+    """Messages of every run, where the workload is about their number and not about a rate."""
+    rounds: int = 99
+    """At most so many rounds, for workloads that are long or do not vary."""
+
+    @property
+    def block(self) -> int:
+        """Messages between two reports of a receiver: at most 1 MiB of them."""
+        if self.action == "sleepers":
+            return 100
+        return max(4, min(2000, (1 << 20) // self.size))
+
+    @property
+    def window(self) -> int:
+        """Messages that may be unacknowledged: half of what tidings queues by default."""
+        return self.block * 16
+
+
+_OWN = "own"
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("tidings", "tidings_app.py", _OWN, "defaults, `use_uvloop=False`"),
+        Contender(
+            "tidings-uvloop", "tidings_app.py", _OWN, "defaults (uvloop installed)", uvloop=True
+        ),
+        Contender(
+            "nats-py",
+            "nats_py.py",
+            "nats-py",
+            "defaults; a callback per subscription; json.loads and json.dumps; validated by "
+            "pydantic's `validate_json`. From threads: `asyncio.run_coroutine_threadsafe`",
+        ),
+        Contender(
+            "nats-py-uvloop", "nats_py.py", "nats-py", "the same on uvloop, its best", uvloop=True
+        ),
+        Contender(
+            "panini",
+            "panini_app.py",
+            "panini",
+            "logger off; ujson; validated by a pydantic model as `data_type`",
+        ),
+        Contender(
+            "faststream",
+            "faststream_app.py",
+            "faststream",
+            "`logger=None` (the default logs every message); sleepers: `max_workers=100`",
+        ),
+        Contender(
+            "natsapi",
+            "natsapi_app.py",
+            "natsapi",
+            "JSON-RPC envelopes only, so none of its bodies is raw bytes; "
+            "decoded to dict with `skip_validation=True`",
+            json_rpc=True,
+        ),
+        Contender(
+            "libnats",
+            "libnats.c",
+            "libnats",
+            "the C client; no JSON; many in flight by PublishRequest and one inbox subscription; "
+            "`SendAsap` for the replies to single requests, without which p50 is 1 ms",
+        ),
+        Contender(
+            "bare",
+            "bare.py",
+            _OWN,
+            "a bare asyncio.Protocol that frames and parses and does nothing else: the ceiling "
+            "of pure Python on asyncio's own loop",
+        ),
+    )
+}
+
+QUICK_CONTENDERS = ("tidings", "nats-py")
+
+_TIDINGS = ("tidings", "tidings-uvloop")
+_PAIR = ("tidings", "nats-py")
+_LOOPS = (*_TIDINGS, "nats-py", "nats-py-uvloop")
+_FRAMEWORKS = ("panini", "faststream", "natsapi")
+_JSON = (*_TIDINGS, "nats-py", *_FRAMEWORKS)
+
+_SIZED: tuple[tuple[Kind, str], ...] = (("receive", "receive_raw"), ("publish", "publish"))
+
+SIZES = (1, 16, 256, 4096, 65536)
+SUBSCRIPTIONS = (1, 100, 1000)
+
+
+def _request(name: str, first_n: int, in_flight: int) -> Workload:
+    contenders = (*_LOOPS, *_FRAMEWORKS, "libnats")
+    return Workload(name, "request", name, contenders, first_n, body="json", in_flight=in_flight)
+
+
+def _workloads() -> list[Workload]:
+    everyone = (*_LOOPS, *_FRAMEWORKS, "libnats", "bare")
+    raw = tuple(name for name in everyone if name != "natsapi")
+    return [
+        Workload("publish", "publish", "publish", everyone, 20_000),
+        Workload("publish_sync", "publish", "publish_sync", _TIDINGS, 20_000),
+        Workload("receive_raw", "receive", "receive_raw", raw, 20_000),
+        Workload("receive_json", "receive", "receive_json", _JSON, 20_000, body="json"),
+        Workload("receive_validated", "receive", "receive_validated", _JSON, 20_000, body="json"),
+        _request("request_many", 4_000, 256),
+        _request("request_one", 500, 1),
+        Workload("sleepers", "receive", "sleepers", (*_PAIR, "faststream"), 100),
+        Workload("threads", "threads", "threads", (*_PAIR, "panini"), 20_000),
+        *(
+            Workload(f"subscriptions_{n}", "receive", "receive_raw", _PAIR, 20_000, subscriptions=n)
+            for n in SUBSCRIPTIONS
+        ),
+        *(
+            Workload(f"{kind}_{size}", kind, action, _PAIR, 2_000, size=size)
+            for kind, action in _SIZED
+            for size in SIZES
+        ),
+        Workload(
+            "memory",
+            "receive",
+            "receive_raw",
+            (*_PAIR, "panini", "libnats"),
+            100_000,
+            fixed_n=1_000_000,
+            rounds=1,
+        ),
+    ]
+
+
+WORKLOADS = {workload.name: workload for workload in _workloads()}

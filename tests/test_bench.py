@@ -1,0 +1,296 @@
+"""The benchmark's own arithmetic: what counts as received, reached, shown. Nothing is timed."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from bench import report as bench_report
+from bench.contenders import probe
+from bench.load import Collector, Feeder, LoadError, encode_block, json_bodies, lost, raw_bodies
+from bench.measures import MEASURES, TARGETS, Target, summarize, target_value
+from bench.rounds import Outcome
+from bench.runner import RunError, _check, plan
+from bench.workloads import CONTENDERS, QUICK_CONTENDERS, WORKLOADS
+
+
+def result(n=1000, seconds=1.0, **more):
+    facts = {"n": n, "seconds": seconds, "cpu": 0.5, "rss_before": 0, "rss_after": 3_000_000}
+    return {**facts, "version": "1.0", "server": "2.15.1", "loop": "asyncio", **more}
+
+
+def options(action="receive_raw", n=8, warmup=4, block=4, subscriptions=1):
+    return probe.Options(
+        action, "nats://127.0.0.1:4222", n, warmup, 128, block, subscriptions, 1, 100, False
+    )
+
+
+def task(name="nats-py", workload="receive_raw", n=1000):
+    return plan(CONTENDERS[name], ["python"], WORKLOADS[workload], n)
+
+
+@pytest.fixture
+def outcome():
+    """tidings twice as fast as nats-py, Panini failed, FastStream not installable."""
+    found = Outcome()
+    for n in (1000, 3000, 2000):
+        found.add(task("tidings"), result(n))
+        found.add(task("nats-py"), result(n // 2))
+    found.fail(task("panini"), "7 of 9 acknowledged")
+    found.unavailable["faststream"] = "pip failed"
+    return found
+
+
+class TestDefinitions:
+    def test_every_workload_names_known_contenders(self):
+        for workload in WORKLOADS.values():
+            assert set(workload.contenders) <= set(CONTENDERS)
+
+    def test_every_measure_has_its_workload_and_every_workload_a_measure(self):
+        assert {measure.workload for measure in MEASURES.values()} == set(WORKLOADS)
+
+    def test_every_target_can_be_measured(self):
+        for target in TARGETS:
+            for measure, contender in filter(None, [target.of, target.against]):
+                assert contender in WORKLOADS[MEASURES[measure].workload].contenders
+
+    def test_the_quick_contenders_take_part_in_what_quick_mode_runs(self):
+        assert set(QUICK_CONTENDERS) <= set(WORKLOADS["receive_raw"].contenders)
+
+    def test_a_window_stays_below_the_queue_limits_of_tidings(self):
+        for workload in WORKLOADS.values():
+            assert workload.window < 65_536
+            assert workload.window * workload.size < 64 << 20
+
+    def test_every_contender_has_its_script_and_its_requirements(self):
+        folder = Path(probe.__file__).parent
+        for contender in CONTENDERS.values():
+            assert (folder / contender.script).is_file()
+            if contender.environment not in ("own", "libnats"):
+                assert (folder.parent / f"requirements/{contender.environment}.txt").is_file()
+
+
+class TestReceiving:
+    def test_the_clock_runs_from_the_warm_up_to_the_last_message(self):
+        blocks = probe.Blocks(options())
+        assert blocks.end(4) == b"count=4"
+        assert blocks.end(8) == b"count=8"
+        assert not blocks.done.is_set()
+        assert blocks.end(12) == b"count=12"
+        assert blocks.done.is_set()
+        assert "error" not in blocks.result()
+
+    def test_a_lost_message_is_an_error(self):
+        blocks = probe.Blocks(options())
+        for sequence in (4, 9, 13):
+            blocks.end(sequence)
+        assert blocks.result()["error"] == "sequence 13 after 12 messages"
+
+    def test_several_subscriptions_have_no_order_to_check(self):
+        blocks = probe.Blocks(options(subscriptions=3))
+        for _ in range(3):
+            blocks.end(-1)
+        assert "error" not in blocks.result()
+
+    @pytest.mark.parametrize("size", [1, 16, 128])
+    def test_a_block_ends_with_its_sequence_or_a_mark(self, size):
+        block = encode_block(raw_bodies(4, size), ["load.0"])
+        bodies = re.findall(rb"PUB load\.0 \d+\r\n(.+)\r\n", bytes(block.numbered(4)))
+        assert [len(body) for body in bodies] == [size] * 4
+        blocks = probe.Blocks(options())
+        blocks.end_raw(bodies[-1])
+        assert blocks.error == ""
+        blocks.end_raw(bodies[-2])
+        assert blocks.error
+
+    @pytest.mark.parametrize("rpc", [False, True])
+    def test_a_json_block_ends_with_its_sequence(self, rpc):
+        block = encode_block(json_bodies(2, rpc), ["load.0"])
+        last = block.numbered(700).split(b"\r\n")[-2]
+        item = json.loads(last)["params"]["item"] if rpc else json.loads(last)
+        assert item["id"] == probe.FIRST_ID + 700
+        assert item["tags"] == ["a", "b"]
+
+    def test_a_block_goes_round_the_subjects(self):
+        block = encode_block(raw_bodies(5, 1), ["load.0", "load.1"])
+        assert re.findall(rb"PUB load\.(\d)", bytes(block.data)) == [b"0", b"1", b"0", b"1", b"0"]
+
+
+class FakeWire:
+    """A receiver that has everything the moment it is asked."""
+
+    def __init__(self):
+        self.sent = self.acknowledged = self.most_unacknowledged = 0
+        self._listens = False
+
+    def send(self, data):
+        self.sent += data.count(b"PUB")
+        self.most_unacknowledged = max(self.most_unacknowledged, self.sent - self.acknowledged)
+
+    def receive(self, deadline):
+        self.acknowledged = self.sent
+        return b"MSG report.count 1 9\r\ncount=%d\r\n" % self.sent
+
+
+class SilentWire(FakeWire):
+    def receive(self, deadline):
+        if not self._listens:
+            self._listens = True
+            return b"count=0\r\n"
+        raise LoadError("nothing arrived in time")
+
+
+class TestFeeding:
+    def test_no_more_than_the_window_is_ever_unacknowledged(self):
+        wire = FakeWire()
+        Feeder(wire, encode_block(raw_bodies(10, 16), ["load.0"]), 40, 1.0).feed(200)
+        assert wire.sent == wire.acknowledged == 200
+        assert wire.most_unacknowledged == 40
+
+    def test_a_receiver_that_stops_reporting_is_an_error_with_its_counts(self):
+        feeder = Feeder(SilentWire(), encode_block(raw_bodies(10, 16), ["load.0"]), 40, 0.0)
+        with pytest.raises(LoadError, match="0 of 40 acknowledged"):
+            feeder.feed(200)
+
+
+class TestThreads:
+    @staticmethod
+    def frames(*numbered):
+        return b"".join(
+            b"MSG load.0 1 20\r\nt%d %d xx\r\n" % (thread, probe.FIRST_ID + number)
+            for thread, number in numbered
+        )
+
+    def test_all_there_in_the_order_of_each_thread(self):
+        assert lost(self.frames((0, 0), (1, 0), (1, 1), (0, 1)), 4) == ""
+
+    def test_missing_messages_are_counted(self):
+        assert lost(self.frames((0, 0), (1, 0)), 4) == "2 of 4 messages missing"
+
+    def test_doubled_messages_are_noticed(self):
+        assert lost(self.frames((0, 0), (0, 0)), 2) == "messages doubled or out of order"
+
+    def test_a_collector_says_how_many_never_came(self):
+        with pytest.raises(LoadError, match="4 of 4 messages missing"):
+            Collector(_Never(), 0.0).collect(4, 128)
+
+
+class _Never(FakeWire):
+    def receive(self, deadline):
+        raise LoadError("nothing arrived in time")
+
+
+class TestRuns:
+    def test_messages_come_in_whole_blocks(self):
+        planned = task(n=1)
+        assert planned.n == planned.warmup == WORKLOADS["receive_raw"].block
+
+    def test_a_contender_on_the_wrong_loop_is_refused(self):
+        planned = task("tidings-uvloop")
+        with pytest.raises(RunError, match="asyncio instead of uvloop"):
+            _check(planned, result(planned.n))
+
+    def test_a_contender_that_reports_an_error_is_refused(self):
+        planned = task()
+        with pytest.raises(RunError, match="3 wrong answers"):
+            _check(planned, result(planned.n, error="3 wrong answers"))
+
+    def test_one_failure_takes_back_what_was_measured_before(self, outcome):
+        outcome.fail(task("tidings"), "lost one")
+        assert "tidings" not in summarize(outcome.results)["receive_raw"]
+
+    def test_the_command_line_says_uvloop_only_where_it_is_meant(self):
+        assert "--uvloop" in task("tidings-uvloop").arguments("publish", "nats://x")
+        assert "--uvloop" not in task("tidings").arguments("publish", "nats://x")
+
+
+class TestTargets:
+    def test_medians_not_means_are_compared(self, outcome):
+        summary = summarize(outcome.results)["receive_raw"]["tidings"]
+        assert (summary.least, summary.median, summary.most) == (1000, 2000, 3000)
+
+    @pytest.mark.parametrize(
+        ("limit", "at_least", "word"),
+        [
+            (2.0, True, "reached"),
+            (2.1, True, "missed"),
+            (2.0, False, "reached"),
+            (1.9, False, "missed"),
+        ],
+    )
+    def test_a_verdict(self, outcome, limit, at_least, word):
+        pair = ("receive_raw", "tidings"), ("receive_raw", "nats-py")
+        target = Target("receive", pair[0], limit, pair[1], at_least)
+        verdict = bench_report.verdict(target, summarize(outcome.results))
+        assert (verdict["value"], verdict["verdict"]) == (2.0, word)
+
+    def test_what_was_not_measured_has_no_verdict(self, outcome):
+        target = Target("publish", ("publish", "tidings"), 1.8, ("publish", "nats-py"))
+        assert target_value(target, summarize(outcome.results)) is None
+        assert bench_report.verdict(target, {})["verdict"] == "not measured"
+
+    def test_wanted_says_it_in_words(self):
+        texts = [bench_report.wanted(target) for target in TARGETS]
+        assert texts[0] == "at least 1.8 x nats-py"
+        assert "at least 2.5 x nats-py's publish 128 B, await" in texts
+        assert "at most 2 MB" in texts
+        assert "at least 100,000/s" in texts
+
+
+class TestReport:
+    @pytest.fixture
+    def report(self, outcome):
+        return bench_report.make_report(outcome, "python -m bench", 3, 1.0)
+
+    def test_ratios_are_read_back_from_the_json(self, report, tmp_path):
+        paths = bench_report.write(report, tmp_path, "full")
+        assert [path.name for path in paths] == ["full.json", "full.md"]
+        ratios = bench_report.ratios(tmp_path / "full.json")
+        assert ratios["receive_raw/nats-py"] == 2.0
+        assert ratios["receive_cpu/nats-py"] == 0.5
+
+    def test_publishing_without_await_is_divided_by_the_only_publish_of_nats_py(self, tmp_path):
+        found = Outcome()
+        found.add(task("tidings", "publish_sync"), result(3000))
+        found.add(task("nats-py", "publish"), result(1000))
+        report = bench_report.make_report(found, "python -m bench", 1, 1.0)
+        bench_report.write(report, tmp_path, "full")
+        assert bench_report.ratios(tmp_path / "full.json") == {"publish_sync/nats-py": 3.0}
+
+    def test_a_failed_contender_shows_as_failed_and_a_missing_one_as_left_out(self, report):
+        text = bench_report.to_markdown(report)
+        row = next(line for line in text.splitlines() if line.startswith("| receive 128 B"))
+        assert row == "| receive 128 B, /s | 2,000 | 1,000 | failed | left out |"
+        assert "- panini failed at receive_raw: 7 of 9 acknowledged." in text
+        assert "- faststream was left out: pip failed." in text
+
+    def test_the_table_names_its_command_and_the_verdicts(self, report):
+        text = bench_report.to_markdown(report)
+        assert text.startswith("`python -m bench`\n")
+        assert "| receive raw | tidings | at least 2.4 x nats-py | 2.00 x | missed |" in text
+
+    def test_nothing_names_the_machine(self, report):
+        assert set(report["machine"]) == {"cores", "system", "architecture", "python"}
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (1_234_567, "1.23M"),
+            (999_600, "1.00M"),
+            (456_789, "457k"),
+            (22_040, "22k"),
+            (22_340, "22.3k"),
+            (7_890.4, "7,890"),
+            (123.4, "123"),
+            (12.34, "12.3"),
+            (0.414, "0.41"),
+            (-0.02, "-0.02"),
+        ],
+    )
+    def test_a_number_has_three_digits(self, value, text):
+        assert bench_report.number(value) == text
+
+
+def test_percentiles_take_the_ranked_values():
+    latencies = [i / 1000 for i in range(100, 0, -1)]
+    assert probe.percentiles(latencies) == {"p50": 0.051, "p99": 0.1}
