@@ -1,0 +1,550 @@
+"""App: decorators and lifecycle only."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import inspect
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self, TypeVar
+
+from tidings.bus import Bus
+from tidings.connection import Connection
+from tidings.errors import (
+    ConfigError,
+    ConnectionClosedError,
+    DrainTimeoutError,
+    NotStartedError,
+    TidingsError,
+)
+from tidings.events import EVENTS, ConnectionEvent, EventHooks
+from tidings.group import Declarations, Group
+from tidings.listener import check_handler, inside
+from tidings.middleware import Middleware, MiddlewareSpec
+from tidings.options import ConnectionOptions, server_urls
+from tidings.runner import BackgroundRun, run_until_stopped
+from tidings.stats import AppStats
+from tidings.subject import check_queue
+from tidings.tasks import Task
+
+F = TypeVar("F", bound=Callable[..., Any])
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+logger = logging.getLogger("tidings")
+
+# Seconds that on_shutdown hooks have at the least, where the drain timeout is used up.
+HOOK_GRACE = 1.0
+
+
+class State(enum.Enum):
+    """Where an app is in its life."""
+
+    IDLE = "idle"  # declared, or ended; may be started
+    STARTING = "starting"  # connecting, then on_startup, then subscribing
+    RUNNING = "running"  # listeners and tasks at work
+    DRAINING = "draining"  # no new message is taken; what was taken is finished
+
+
+class App(Declarations):
+    """A service on NATS: decorated functions that listen, answer, and run periodically.
+
+    Args:
+        service_name: the service's name, in logs, in errors it answers with, and in the server's
+            monitoring.
+        host: the server's host, with `port`, in place of `servers`.
+        port: the server's port.
+        servers: a URL or several; `$NATS_URL` where None, else nats://127.0.0.1:4222.
+        queue: queue group of listeners that name none, "" for none.
+        version: the service's version.
+        description: what it does, in a line.
+        concurrency: handlers of one listener at work at a time.
+        request_timeout: seconds that `request` waits where it is not told.
+        drain_timeout: seconds that shutdown waits for work that was begun.
+        lifespan: an async context manager made with the app: entered before the first message,
+            left after the last.
+        user: user name, with `password`.
+        password: the password.
+        token: a token in their place.
+        credentials: path of a credentials file.
+        nkey_seed: an nkey seed.
+        tls: TLS context; TLS is then never optional.
+        tls_hostname: the name expected in the server's certificate.
+        inbox_prefix: first tokens of reply subjects.
+        connect_timeout: seconds to reach one server and be accepted.
+        reconnect_time_wait: seconds between two rounds over the servers.
+        max_reconnect_attempts: rounds before giving up; -1 never does.
+        ping_interval: seconds between PINGs.
+        max_outstanding_pings: unanswered PINGs before the connection counts as dead.
+        pending_size: bytes that may wait to be sent.
+        wait_for_server: wait at start until a server is there.
+        use_uvloop: let `run` and `with app` use uvloop where it is installed.
+
+    Raises:
+        ConfigError: an option that cannot work. A misspelt one is a TypeError.
+
+    Attributes:
+        nats: the `Bus`: every call of it stands on the app too.
+        state: a namespace for what handlers share.
+        logger: the logger `tidings`.
+
+    Example:
+        ```python
+        from tidings import App
+
+        app = App("greeter", servers="nats://127.0.0.1:4222")
+
+        @app.listen("greet")
+        async def greet(msg):
+            return {"hello": msg.data["name"]}
+
+        if __name__ == "__main__":
+            app.run()
+        ```
+    """
+
+    def __init__(
+        self,
+        service_name: str,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        servers: str | Sequence[str] | None = None,
+        queue: str = "",
+        version: str = "0.0.0",
+        description: str = "",
+        concurrency: int = 100,
+        request_timeout: float = 10.0,
+        drain_timeout: float = 30.0,
+        lifespan: Lifespan | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        credentials: str | Path | None = None,
+        nkey_seed: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        tls_hostname: str | None = None,
+        inbox_prefix: str = "_INBOX",
+        connect_timeout: float = 2.0,
+        reconnect_time_wait: float = 2.0,
+        max_reconnect_attempts: int = -1,
+        ping_interval: float = 10.0,
+        max_outstanding_pings: int = 2,
+        pending_size: int = 32 * 1024 * 1024,
+        wait_for_server: bool = False,
+        use_uvloop: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(service_name, str) or not service_name.strip():
+            raise ConfigError("service_name is a word for this service, as App('billing')")
+        _check_limits(concurrency, request_timeout, drain_timeout)
+        check_queue(queue)
+        self.service_name = service_name
+        self.version = version
+        self.description = description
+        self.state = SimpleNamespace()
+        self.logger = logger
+        self._drain_timeout = drain_timeout
+        self._lifespan = lifespan
+        self._use_uvloop = use_uvloop
+        self._options = ConnectionOptions(
+            servers=server_urls(servers, host, port),
+            name=service_name,
+            user=user,
+            password=password,
+            token=token,
+            credentials=credentials,
+            nkey_seed=nkey_seed,
+            tls=tls,
+            tls_hostname=tls_hostname,
+            inbox_prefix=inbox_prefix,
+            connect_timeout=connect_timeout,
+            reconnect_time_wait=reconnect_time_wait,
+            max_reconnect_attempts=max_reconnect_attempts,
+            ping_interval=ping_interval,
+            max_outstanding_pings=max_outstanding_pings,
+            pending_size=pending_size,
+            wait_for_server=wait_for_server,
+        )
+        self.nats = Bus(
+            service_name,
+            queue=queue,
+            concurrency=concurrency,
+            request_timeout=request_timeout,
+            tell=self._on_event,
+        )
+        self._middleware_specs: list[MiddlewareSpec] = []
+        self._startup_hooks: list[Callable[[], Any]] = []
+        self._shutdown_hooks: list[Callable[[], Any]] = []
+        self._events = EventHooks()
+        self._lifecycle = State.IDLE
+        self._tasks: list[Task] = []
+        self._ending: asyncio.Task[None] | None = None
+        self._fatal: TidingsError | None = None
+        self._background: BackgroundRun | None = None
+        self._stack = AsyncExitStack()
+        # The bus's own methods, so that a call through the app costs nothing more.
+        self.publish = self.nats.publish
+        self.publish_sync = self.nats.publish_sync
+        self.publish_from_another_thread = self.nats.publish_from_another_thread
+        self.request = self.nats.request
+        self.request_sync = self.nats.request_sync
+        self.request_from_another_thread = self.nats.request_from_another_thread
+        self.subscribe_new_subject = self.nats.subscribe_new_subject
+        self.subscribe_new_subject_sync = self.nats.subscribe_new_subject_sync
+        self.unsubscribe_subject = self.nats.unsubscribe_subject
+        self.unsubscribe_subject_sync = self.nats.unsubscribe_subject_sync
+        self.unsubscribe_ssid = self.nats.unsubscribe_ssid
+        self.unsubscribe_ssid_sync = self.nats.unsubscribe_ssid_sync
+        self.flush = self.nats.flush
+
+    # Declaring.
+
+    def include(self, group: Group) -> None:
+        """Add a group's listeners, under its prefix, and its tasks.
+
+        Raises:
+            ConfigError: no Group, or the app runs already.
+        """
+        if not isinstance(group, Group):
+            raise ConfigError(f"include takes a Group, not {type(group).__name__}")
+        self._declaring("include")
+        self._listener_specs.extend(group.listeners)
+        self._task_specs.extend(group.tasks)
+
+    def add_middleware(self, cls: type[Middleware], *args: Any, **kwargs: Any) -> None:
+        """Add a middleware around what is sent and handled; the last added is outermost.
+
+        Args:
+            cls: a subclass of `Middleware`.
+            args: arguments of its `__init__`.
+            kwargs: keyword arguments of its `__init__`.
+
+        Raises:
+            ConfigError: no subclass of Middleware, or the app runs already.
+            TypeError: arguments that its `__init__` does not take.
+        """
+        self._declaring("add_middleware")
+        self._middleware_specs.append(MiddlewareSpec(cls, args, kwargs))
+
+    @property
+    def middlewares(self) -> tuple[MiddlewareSpec, ...]:
+        """The middlewares added, innermost first."""
+        return tuple(self._middleware_specs)
+
+    def on_startup(self, function: F) -> F:
+        """Run the decorated function when the app is connected, before the first message."""
+        check_handler(function, "")
+        self._declaring("on_startup")
+        self._startup_hooks.append(function)
+        return function
+
+    def on_shutdown(self, function: F) -> F:
+        """Run the decorated function after the last message, while the app is still connected."""
+        check_handler(function, "")
+        self._declaring("on_shutdown")
+        self._shutdown_hooks.append(function)
+        return function
+
+    def on(self, event: str) -> Callable[[F], F]:
+        """Call the decorated function, `def` or `async def`, on an event of the connection.
+
+        Args:
+            event: "connected", "disconnected", "reconnected", "slow_consumer", "error" or "closed".
+
+        Raises:
+            ConfigError: another event, or a function that does not take one argument (the
+                ConnectionEvent).
+
+        Example:
+            ```python
+            @app.on("disconnected")
+            def tell(event):
+                print("lost the server:", event.error)
+            ```
+        """
+        if event not in EVENTS:
+            raise ConfigError(f"on({event!r}): the events are {', '.join(EVENTS)}")
+
+        def declare(function: F) -> F:
+            check_handler(function, "the event")
+            self._events.add(event, function)
+            return function
+
+        return declare
+
+    def set_servers(self, servers: str | Sequence[str]) -> None:
+        """Use other servers than those given at first. For command lines and tests.
+
+        Raises:
+            ConfigError: the app runs already, or a URL that is none.
+        """
+        self._declaring("set_servers")
+        self._options = self._options.with_servers(server_urls(servers))
+
+    def set_default_queue(self, queue: str) -> None:
+        """Use another queue group for listeners that name none. For command lines.
+
+        Raises:
+            SubjectError: a queue group that NATS does not allow.
+        """
+        self._declaring("set_default_queue")
+        check_queue(queue)
+        self.nats.queue = queue
+
+    def _declaring(self, call: str) -> None:
+        if self._lifecycle is not State.IDLE:
+            raise ConfigError(
+                f"{call}: the app runs already; declare before it starts, or subscribe with "
+                f"subscribe_new_subject"
+            )
+
+    def _add_listener(self, spec: Any) -> None:
+        self._declaring("listen")
+        super()._add_listener(spec)
+
+    def _add_task(self, spec: Any) -> None:
+        self._declaring("task")
+        super()._add_task(spec)
+
+    # Running: three ways, one lifecycle.
+
+    def run(self) -> None:
+        """Run until SIGTERM, SIGINT or `disconnect()`, then drain and return.
+
+        Raises:
+            SystemExit: with 1, when work was abandoned or the connection was given up.
+            ConnectError: no server could be reached.
+            ConfigError: called inside a running event loop; use `async with app` there.
+        """
+        run_until_stopped(self, use_uvloop=self._use_uvloop)
+
+    start = run
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await asyncio.shield(self.begin_disconnect())
+
+    def __enter__(self) -> Self:
+        self._background = BackgroundRun(self, use_uvloop=self._use_uvloop)
+        self._background.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        background, self._background = self._background, None
+        if background is not None:
+            background.stop()
+
+    async def disconnect(self) -> None:
+        """Drain and close: tasks stop, what was taken is finished and answered; `run` returns.
+
+        Called in one of the app's own handlers or tasks it begins this and returns at once, since
+        it cannot wait for its caller.
+
+        Raises:
+            DrainTimeoutError: work was abandoned after `drain_timeout`.
+        """
+        if self._lifecycle is State.IDLE:
+            return
+        ending = self.begin_disconnect()
+        if not inside.get():
+            await asyncio.shield(ending)
+
+    def disconnect_sync(self) -> None:
+        """`disconnect` from synchronous code.
+
+        Raises:
+            LoopThreadError: on the event loop's own thread.
+            DrainTimeoutError: as `disconnect`.
+        """
+        if self._lifecycle is State.IDLE:
+            return
+        own = inside.get()
+        work = self._disconnect_from_thread(wait=not own)
+        self.nats.portal.run(work, "disconnect_sync", "await app.disconnect()")
+
+    async def _disconnect_from_thread(self, *, wait: bool) -> None:
+        ending = self.begin_disconnect()
+        if wait:
+            await asyncio.shield(ending)
+
+    async def wait_stopped(self) -> None:
+        """Return when the app has ended, by `disconnect()` or because the connection was given up.
+
+        Raises:
+            DrainTimeoutError: work was abandoned.
+            ConnectionClosedError: the connection was given up.
+        """
+        await self._stopping.wait()
+        assert self._ending is not None
+        await asyncio.shield(self._ending)
+
+    # The lifecycle.
+
+    async def _start(self) -> None:
+        if self._lifecycle is not State.IDLE:
+            raise ConfigError(f"the app is {self._lifecycle.value} already")
+        self._lifecycle = State.STARTING
+        self._ending = self._fatal = None
+        self._stopping = asyncio.Event()
+        self._connection = Connection(self._options, self._on_event)
+        try:
+            await self._connection.open()
+            self.nats.attach(self._connection, [spec.make() for spec in self._middleware_specs])
+            if self._lifespan is not None:
+                await self._stack.enter_async_context(self._lifespan(self))
+            for hook in self._startup_hooks:
+                await _call(hook)
+            for listener in self._listener_specs:
+                self.nats.subscribe(listener)
+            await self.nats.confirm_subscriptions()
+        except BaseException:
+            await self._abort_start()
+            raise
+        self._tasks = [Task(spec) for spec in self._task_specs]
+        self._lifecycle = State.RUNNING
+        for task in self._tasks:
+            task.start()
+        count = len(self._listener_specs)
+        logger.info("%s listens (%d) on %s", self.service_name, count, self._connection.url)
+
+    async def _abort_start(self) -> None:
+        for listener in self.nats.listeners:
+            await listener.close()
+        try:
+            await self._stack.aclose()
+        finally:
+            await self._connection.close()
+            self.nats.detach()
+            self._lifecycle = State.IDLE
+
+    def begin_disconnect(self) -> asyncio.Task[None]:
+        """Begin to drain, on the loop's own thread; returns what to await."""
+        if self._ending is None:
+            if self._lifecycle is State.IDLE:
+                raise NotStartedError("disconnect")
+            self._lifecycle = State.DRAINING
+            self._ending = asyncio.create_task(self._drain(), name="tidings drain")
+            self._stopping.set()
+        return self._ending
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._drain_timeout
+        await asyncio.gather(*(task.stop() for task in self._tasks))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._finish_work()
+        except TimeoutError:
+            pass  # what is left is counted now
+        abandoned = sum([await listener.close() for listener in self.nats.listeners])
+        await self._run_shutdown_hooks(max(deadline, loop.time() + HOOK_GRACE))
+        unsent = await self._send_rest(deadline)
+        await self._connection.close()
+        self.nats.detach()
+        self._lifecycle = State.IDLE
+        if abandoned or unsent:
+            raise DrainTimeoutError(self._drain_timeout, abandoned, unsent)
+        if self._fatal is not None:
+            raise self._fatal
+        logger.info("%s has ended", self.service_name)
+
+    async def _finish_work(self) -> None:
+        try:
+            await self.nats.end_subscriptions()
+        except TidingsError as error:
+            logger.warning("messages under way may be lost at shutdown: %s", error)
+        await asyncio.gather(*(listener.finish() for listener in self.nats.listeners))
+        await self.nats.portal.finish()
+
+    async def _run_shutdown_hooks(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                for hook in self._shutdown_hooks:
+                    try:
+                        await _call(hook)
+                    except Exception:
+                        logger.exception("an on_shutdown hook raised")
+                await self._stack.aclose()
+        except Exception:
+            logger.exception("shutdown hooks did not end well")
+
+    async def _send_rest(self, deadline: float) -> int:
+        """Send what is buffered, waiting for the server if it is away. Returns bytes left."""
+        connection = self._connection
+        loop = asyncio.get_running_loop()
+        while connection.unsent_bytes and not connection.is_closed and loop.time() < deadline:
+            try:
+                await connection.confirm(max(deadline - loop.time(), 0.01))
+            except TidingsError:
+                await asyncio.sleep(0.02)
+        return connection.unsent_bytes
+
+    # What the app knows.
+
+    @property
+    def is_running(self) -> bool:
+        """Whether listeners and tasks are at work."""
+        return self._lifecycle is State.RUNNING
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The servers' URLs, as they were given."""
+        return self._options.servers
+
+    @property
+    def connected_url(self) -> str | None:
+        """The URL of the server connected to, without credentials; None where there is none."""
+        return self._connection.url if self._lifecycle is not State.IDLE else None
+
+    def stats(self) -> AppStats:
+        """What was counted up to now.
+
+        Raises:
+            NotStartedError: the app is not running.
+        """
+        return AppStats(
+            connection=self.nats.client.snapshot(),
+            listeners=tuple(listener.snapshot() for listener in self.nats.listeners),
+            tasks=tuple(task.snapshot() for task in self._tasks),
+        )
+
+    def _on_event(self, event: str, error: Exception | None) -> None:
+        self._events.tell(ConnectionEvent(event, error))
+        if event == "closed" and self._lifecycle is State.RUNNING:
+            self._fatal = ConnectionClosedError("the app", str(error or "given up"))
+            self.begin_disconnect()
+
+    def __repr__(self) -> str:
+        return f"<App {self.service_name!r} {self._lifecycle.value}>"
+
+
+async def _call(hook: Callable[[], Any]) -> None:
+    result = hook()
+    if inspect.isawaitable(result):
+        await result
+
+
+def _check_limits(concurrency: int, request_timeout: float, drain_timeout: float) -> None:
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ConfigError(f"concurrency={concurrency!r}: a whole number above 0")
+    for name, value in (("request_timeout", request_timeout), ("drain_timeout", drain_timeout)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ConfigError(f"{name}={value!r}: seconds, above 0")

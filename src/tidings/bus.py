@@ -1,0 +1,624 @@
+"""Bus: publish, request, subscribe, from the loop, from synchronous code and from other threads."""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from tidings import codec
+from tidings.connection import Connection
+from tidings.errors import (
+    BufferFullError,
+    ConfigError,
+    LoopThreadError,
+    NoRespondersError,
+    NotStartedError,
+    ServiceError,
+    SubscriptionNotFoundError,
+)
+from tidings.headers import Headers, HeadersLike
+from tidings.listener import ERROR_CODE_HEADER, ERROR_HEADER, Listener, ListenerSpec
+from tidings.message import Message
+from tidings.middleware import Middleware, Send, fold_send
+from tidings.portal import FrameBridge, Portal
+from tidings.subject import check_pattern
+from tidings.wire import Frame
+
+T = TypeVar("T")
+
+NO_RESPONDERS = 503
+
+
+class Bus:
+    """What an app sends and subscribes with, as `app.nats`; each call stands on `app` too.
+
+    Attributes:
+        service_name: the app's name.
+    """
+
+    def __init__(
+        self,
+        service_name: str,
+        *,
+        queue: str,
+        concurrency: int,
+        request_timeout: float,
+        tell: Callable[[str, Exception | None], None],
+    ) -> None:
+        self.service_name = service_name
+        self.queue = queue
+        self.concurrency = concurrency
+        self.request_timeout = request_timeout
+        self.tell = tell
+        self.listeners: list[Listener] = []
+        self._subscribed: dict[int, tuple[str, Listener]] = {}
+        self._connection: Connection | None = None
+        self._portal: Portal | None = None
+        self._bridge: FrameBridge | None = None
+        self._middlewares: Sequence[Middleware] = ()
+        self._send_publish: Send | None = None
+        self._send_request: Send | None = None
+
+    # The run: App attaches a connection when it starts and detaches it when it ends.
+
+    def attach(self, connection: Connection, middlewares: Sequence[Middleware]) -> None:
+        """Take up a connection. Middleware chains are folded here, once."""
+        self._connection = connection
+        self._portal = Portal()
+        self._bridge = FrameBridge(self._portal, connection.post, connection.make_room)
+        self._middlewares = middlewares
+        self._send_publish = fold_send(middlewares, self._publish, request=False)
+        self._send_request = fold_send(middlewares, self._request, request=True)
+
+    def detach(self) -> None:
+        """Let go of the connection."""
+        self._connection = self._portal = self._bridge = None
+        self.listeners.clear()
+        self._subscribed.clear()
+
+    @property
+    def client(self) -> Connection:
+        """The nats-py client below, for what tidings does not wrap.
+
+        Raises:
+            NotStartedError: the app is not running.
+        """
+        return self._require("client")
+
+    @property
+    def portal(self) -> Portal:
+        """The bridge into the app's event loop.
+
+        Raises:
+            NotStartedError: the app is not running.
+        """
+        if self._portal is None:
+            raise NotStartedError("portal")
+        return self._portal
+
+    def _require(self, call: str) -> Connection:
+        if self._connection is None:
+            raise NotStartedError(call)
+        return self._connection
+
+    # Publish.
+
+    async def publish(
+        self,
+        subject: str,
+        message: Any = None,
+        reply_to: str = "",
+        force: bool = False,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> None:
+        """Send a message. It goes out with the loop's next turn, together with its neighbours.
+
+        Args:
+            subject: where to; a full subject, without wildcards.
+            message: bytes-like as it is, str as UTF-8, None empty, everything else as JSON.
+            reply_to: the subject that answers should go to.
+            force: send everything buffered at once, and return when the server has it.
+            headers: a mapping from name to value or values, or pairs.
+            data_type: where given, `message` is checked against it before it is sent.
+
+        Raises:
+            SubjectError, HeaderError, EncodeError, PayloadTooLargeError: nothing was sent.
+            BufferFullError: the connection is down, and the buffer at its bound.
+            DisconnectedError: with `force`, while the connection is down.
+            ConnectionClosedError: the app was disconnected.
+
+        Example:
+            ```python
+            await app.publish("orders.created", {"id": 7})
+            await app.publish(subject="orders.created", message=b"raw", force=True)
+            ```
+        """
+        if self._send_publish is not None:
+            await self._send_publish(
+                subject,
+                message,
+                reply_to=reply_to,
+                force=force,
+                headers=headers,
+                data_type=data_type,
+            )
+            return
+        connection = self._connection or self._require("publish")
+        payload = codec.encode(message, data_type)
+        block = Headers(headers).to_block() if headers else b""
+        frame = connection.frame(subject, payload, reply_to, block)
+        if force:
+            await self._publish_and_confirm(connection, frame)
+        elif connection.post(frame):
+            await connection.make_room()
+
+    async def _publish(
+        self,
+        subject: str,
+        message: Any = None,
+        reply_to: str = "",
+        force: bool = False,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> None:
+        """`publish` below the middlewares."""
+        connection = self._require("publish")
+        frame = self._frame(connection, subject, message, reply_to, headers, data_type)
+        if force:
+            await self._publish_and_confirm(connection, frame)
+        elif connection.post(frame):
+            await connection.make_room()
+
+    def _frame(
+        self,
+        connection: Connection,
+        subject: str,
+        message: Any,
+        reply_to: str,
+        headers: HeadersLike | None,
+        data_type: Any,
+    ) -> bytes:
+        block = Headers(headers).to_block() if headers else b""
+        return connection.frame(subject, codec.encode(message, data_type), reply_to, block)
+
+    async def _publish_and_confirm(self, connection: Connection, frame: bytes) -> None:
+        connection.require("publish with force")
+        connection.post(frame)
+        await connection.confirm(self.request_timeout)
+
+    def publish_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        reply_to: str = "",
+        force: bool = False,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> None:
+        """`publish` from synchronous code, in any thread.
+
+        On the event loop's own thread it writes to the buffer and returns; send hooks of
+        middlewares, which are coroutines, run with the loop's next turn there. In other threads it
+        blocks while the loop is behind.
+
+        Raises:
+            LoopThreadError: `force=True` on the loop's own thread.
+            TidingsError: as `publish`.
+        """
+        portal = self.portal
+        if portal.is_here and force:
+            raise LoopThreadError("publish_sync(force=True)", "await app.publish(..., force=True)")
+        if force or self._send_publish is not None:
+            work = self.publish(subject, message, reply_to, force, headers, data_type)
+            if portal.is_here:
+                portal.spawn(work)
+            else:
+                portal.run(work, "publish_sync", "await app.publish(...)")
+            return
+        connection = self._require("publish_sync")
+        frame = self._frame(connection, subject, message, reply_to, headers, data_type)
+        if portal.is_here:
+            connection.post(frame)
+            return
+        assert self._bridge is not None
+        connection.require_open("publish_sync")
+        waiting = connection.unsent_bytes + self._bridge.size
+        if waiting > connection.pending_limit:
+            raise BufferFullError("publish_sync", waiting, connection.pending_limit)
+        self._bridge.put(frame)
+
+    def publish_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        reply_to: str = "",
+        force: bool = False,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> None:
+        """`publish` from any thread; the same as `publish_sync`."""
+        self.publish_sync(subject, message, reply_to, force, headers, data_type)
+
+    # Reply. No send hook is passed: the answer belongs to the message that is answered.
+
+    def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None:
+        """Send a handler's answer."""
+        connection = self._require("respond")
+        connection.post(self._frame(connection, subject, value, "", headers, None))
+
+    async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None:
+        """Send what `Message.respond` is given."""
+        connection = self._require("respond")
+        if connection.post(self._frame(connection, reply, value, "", headers, None)):
+            await connection.make_room()
+
+    # Request.
+
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: float | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any:
+        """Send a request and wait for the first answer.
+
+        Args:
+            subject: where to.
+            message: as in `publish`.
+            timeout: seconds to wait; the app's `request_timeout` where None.
+            response_data_type: the type to decode the answer into, dict where None; `Message` or
+                `Message[T]` to have the whole answer, headers included.
+            headers: as in `publish`.
+            data_type: as in `publish`, for `message`.
+
+        Returns:
+            The decoded body of the answer.
+
+        Raises:
+            NoRespondersError: nobody listens on the subject; at once.
+            ServiceError: the service answered with an error.
+            RequestTimeoutError: no answer in time.
+            ConnectionLostError: the connection dropped meanwhile; at once.
+            DisconnectedError: there is no connection now.
+            DecodeError: the answer is not of `response_data_type`.
+            TidingsError: as `publish`, for what cannot be sent.
+
+        Example:
+            ```python
+            answer = await app.request("greet", {"name": "Ada"}, timeout=2)
+            total = await app.request("orders.total", {"id": 7}, response_data_type=int)
+            ```
+        """
+        if self._send_request is not None:
+            return await self._send_request(
+                subject,
+                message,
+                timeout=timeout,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+        return await self._request(
+            subject, message, timeout, response_data_type, headers, data_type
+        )
+
+    async def _request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: float | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any:
+        """`request` below the middlewares."""
+        connection = self._require("request")
+        if timeout is None:
+            timeout = self.request_timeout
+        elif not timeout > 0:
+            raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
+        payload = codec.encode(message, data_type)
+        block = Headers(headers).to_block() if headers else b""
+        read = _response_reader(response_data_type)
+        token, future = connection.start_request(subject, payload, block, timeout)
+        try:
+            frame = await future
+        finally:
+            connection.end_request(token)
+        if frame[3]:
+            _raise_remote_error(subject, frame)
+        return read(frame)
+
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: float | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any:
+        """`request` from synchronous code: blocks until the answer is there.
+
+        Raises:
+            LoopThreadError: on the event loop's own thread.
+            TidingsError: as `request`.
+        """
+        work = self.request(subject, message, timeout, response_data_type, headers, data_type)
+        return self._run(work, "request_sync", "await app.request(...)")
+
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        response_data_type: Any = None,
+        data_type: Any = None,
+    ) -> Any:
+        """`request`, awaited inside another thread's own event loop.
+
+        Raises:
+            TidingsError: as `request`.
+        """
+        portal = self.portal
+        work = self.request(subject, message, timeout, response_data_type, headers, data_type)
+        if portal.is_here:
+            return await work
+        return await asyncio.wrap_future(portal.submit(work, "request_from_another_thread"))
+
+    # Subscribe.
+
+    async def subscribe_new_subject(
+        self,
+        subject: str,
+        callback: Callable[..., Any],
+        queue: str | None = None,
+        data_type: Any = None,
+        concurrency: int | None = None,
+        no_reply: bool = False,
+    ) -> str:
+        """Subscribe while the app runs; what `@app.listen` does before it.
+
+        Args:
+            subject: the subject, wildcards allowed.
+            callback: the handler, `async def` or `def`, called with the message.
+            queue: queue group; the app's where None, "" for none.
+            data_type: as in `App.listen`.
+            concurrency: as in `App.listen`.
+            no_reply: as in `App.listen`.
+
+        Returns:
+            The subscription's ID. The server has the subscription then, where it is connected.
+
+        Raises:
+            SubjectError, ConfigError: a wrong subject, handler or option.
+            SubjectPermissionError: the server denies it.
+        """
+        spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
+        sid = self.subscribe(spec)
+        await self.confirm_subscriptions()
+        return sid
+
+    def subscribe_new_subject_sync(
+        self,
+        subject: str,
+        callback: Callable[..., Any],
+        queue: str | None = None,
+        data_type: Any = None,
+        concurrency: int | None = None,
+        no_reply: bool = False,
+    ) -> str:
+        """`subscribe_new_subject` from synchronous code.
+
+        On the loop's own thread it writes to the buffer and returns; a denial by the server is
+        logged then.
+        """
+        if self.portal.is_here:
+            spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
+            return self.subscribe(spec)
+        work = self.subscribe_new_subject(
+            subject, callback, queue, data_type, concurrency, no_reply
+        )
+        return self._run(work, "subscribe_new_subject_sync", "await app.subscribe_new_subject(...)")
+
+    async def unsubscribe_subject(self, subject: str) -> None:
+        """End every subscription on exactly that subject. What is queued is still handled.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        await self._finish_unsubscribe(self._begin_unsubscribe(self._sids_on(subject)))
+
+    def unsubscribe_subject_sync(self, subject: str) -> None:
+        """`unsubscribe_subject` from synchronous code.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        portal = self.portal
+        if portal.is_here:
+            sids = self._begin_unsubscribe(self._sids_on(subject))
+            portal.spawn(self._finish_unsubscribe(sids))
+        else:
+            work = self.unsubscribe_subject(subject)
+            self._run(work, "unsubscribe_subject_sync", "await app.unsubscribe_subject(...)")
+
+    async def unsubscribe_ssid(self, ssid: str) -> None:
+        """End the one subscription with that ID. What is queued is still handled.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        known = isinstance(ssid, str) and ssid.isdecimal() and int(ssid) in self._subscribed
+        if not known:
+            raise SubscriptionNotFoundError(ssid)
+        await self._finish_unsubscribe(self._begin_unsubscribe([int(ssid)]))
+
+    def unsubscribe_ssid_sync(self, ssid: str) -> None:
+        """`unsubscribe_ssid` from synchronous code.
+
+        Raises:
+            LoopThreadError: on the event loop's own thread.
+            SubscriptionNotFoundError: there is none.
+        """
+        work = self.unsubscribe_ssid(ssid)
+        self._run(work, "unsubscribe_ssid_sync", "await app.unsubscribe_ssid(...)")
+
+    def subscribe(self, spec: ListenerSpec) -> str:
+        """Subscribe a listener to its subjects, without waiting. Returns the first one's ID."""
+        connection = self._require("subscribe_new_subject")
+        listener = Listener(
+            spec,
+            self,
+            queue=self.queue if spec.queue is None else spec.queue,
+            concurrency=spec.concurrency or self.concurrency,
+            middlewares=self._middlewares,
+        )
+        self.listeners.append(listener)
+        queue = listener.queue_group.encode()
+        for subject in spec.subjects:
+            sid = connection.subscribe_route(check_pattern(subject), queue, listener.deliver)
+            listener.sids.append(sid)
+            self._subscribed[sid] = (subject, listener)
+        return str(listener.sids[0])
+
+    async def confirm_subscriptions(self) -> None:
+        """Wait until the server has every subscription, where it is connected.
+
+        Raises:
+            SubjectPermissionError: it denies one; that one is ended here.
+        """
+        connection = self._require("subscribe_new_subject")
+        if connection.state != "connected":
+            return  # they are made when the connection is back
+        await connection.confirm(self.request_timeout)
+        for sid, (subject, _) in list(self._subscribed.items()):
+            denied = connection.denied.pop(subject, None)
+            if denied is not None:
+                await self._finish_unsubscribe(self._begin_unsubscribe([sid]))
+                raise denied
+
+    async def end_subscriptions(self) -> None:
+        """End them all, and return when what the server had sent is queued. For shutdown."""
+        connection = self._require("disconnect")
+        for sid in self._subscribed:
+            connection.unsubscribe_route(sid, keep_route=True)
+        if connection.state == "connected":
+            await connection.confirm(self.request_timeout)
+
+    async def flush(self, timeout: float = 10.0) -> None:
+        """Return when the server has everything that was sent before.
+
+        Args:
+            timeout: seconds to wait.
+
+        Raises:
+            DisconnectedError: there is no connection now.
+            FlushTimeoutError: no answer in time.
+        """
+        await self._require("flush").confirm(timeout)
+
+    def _run(self, work: Coroutine[Any, Any, T], call: str, instead: str) -> T:
+        try:
+            portal = self.portal
+        except NotStartedError:
+            work.close()
+            raise NotStartedError(call) from None
+        return portal.run(work, call, instead)
+
+    def _sids_on(self, subject: str) -> list[int]:
+        sids = [sid for sid, (pattern, _) in self._subscribed.items() if pattern == subject]
+        if not sids:
+            raise SubscriptionNotFoundError(subject)
+        return sids
+
+    def _begin_unsubscribe(self, sids: list[int]) -> list[tuple[int, Listener]]:
+        connection = self._require("unsubscribe_subject")
+        ended = []
+        for sid in sids:
+            _, listener = self._subscribed.pop(sid)
+            connection.unsubscribe_route(sid, keep_route=True)
+            ended.append((sid, listener))
+        return ended
+
+    async def _finish_unsubscribe(self, ended: list[tuple[int, Listener]]) -> None:
+        connection = self._require("unsubscribe_subject")
+        if connection.state == "connected":
+            await connection.confirm(self.request_timeout)
+        for sid, listener in ended:
+            connection.drop_route(sid)
+            listener.sids.remove(sid)
+            if not listener.sids:
+                self.portal.spawn(self._retire(listener))
+
+    async def _retire(self, listener: Listener) -> None:
+        await listener.finish()
+        await listener.close()
+        if listener in self.listeners:
+            self.listeners.remove(listener)
+
+
+def _dynamic_spec(
+    subject: str,
+    callback: Callable[..., Any],
+    queue: str | None,
+    data_type: Any,
+    concurrency: int | None,
+    no_reply: bool,
+) -> ListenerSpec:
+    return ListenerSpec(
+        handler=callback,
+        subjects=(subject,),
+        queue=queue,
+        data_type=data_type,
+        concurrency=concurrency,
+        no_reply=no_reply,
+    )
+
+
+def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
+    """What makes the result of a request of its answer."""
+    if data_type is Message or typing.get_origin(data_type) is Message:
+        inner = typing.get_args(data_type)
+        decode = codec.decoder(inner[0] if inner else dict)
+        return lambda frame: Message(
+            frame[1], decode(frame[4]), frame[4], frame[2], str(frame[0]), frame[3], None
+        )
+    decode = codec.decoder(dict if data_type is None else data_type)
+    return lambda frame: decode(frame[4])
+
+
+def _raise_remote_error(subject: str, frame: Frame) -> None:
+    """Raise what the answer's headers say, if they say an error. (NATS ADR-32)"""
+    headers = Headers.from_block(frame[3])
+    if headers.status == NO_RESPONDERS:
+        raise NoRespondersError(subject)
+    description = headers.get(ERROR_HEADER)
+    if description is None:
+        return
+    code = headers.get(ERROR_CODE_HEADER, "")
+    detail = _error_detail(frame[4])
+    raise ServiceError(
+        int(code) if code.isascii() and code.isdigit() and len(code) < 10 else 500,
+        str(detail.get("error") or description),
+        error_id=str(detail.get("id", "")),
+        service=str(detail.get("service", "")),
+        subject=subject,
+        body=frame[4],
+    )
+
+
+def _error_detail(body: bytes) -> dict[str, Any]:
+    """The JSON body of an error, where it is one: other frameworks answer otherwise."""
+    try:
+        detail: dict[str, Any] = codec.decoder(dict)(body)
+    except ValueError:
+        return {}
+    return detail

@@ -1,0 +1,382 @@
+"""Every error that tidings raises. Each says what to do next, and carries what it knows as fields.
+
+TidingsError
+  ConfigError                  a wrong use, found when it is written down (also a ValueError)
+    MissingExtraError          an optional dependency is not installed (also an ImportError)
+  LoopThreadError              a blocking call on the event loop's own thread
+  NotStartedError              a call that needs a running app
+  SubjectError                 a bad subject, pattern or queue group (also a ValueError)
+  HeaderError                  a header that cannot be sent (also a ValueError)
+  EncodeError                  a value that does not become a body (also a TypeError)
+  DecodeError                  a body that does not become the wanted type (also a ValueError)
+  PayloadTooLargeError         body and headers exceed the server's max_payload (also a ValueError)
+  SubscriptionNotFoundError    no subscription has that subject or ID (also a LookupError)
+  ServerStartError             the embedded nats-server did not start
+  TransportError               base of what goes wrong between here and the server
+    ConnectError               no server could be reached
+      AuthError                the server refused the credentials
+      TlsError                 no secure connection could be had
+    DisconnectedError          the call needs the server now, and it is away
+      ConnectionLostError      the connection dropped under a request or a flush
+      BufferFullError          the bounded outgoing buffer is full
+    ConnectionClosedError      the connection was closed for good
+    SubjectPermissionError     the server forbids the subject to this user
+    ProtocolError              the server refused the protocol spoken to it
+    FlushTimeoutError          the server did not confirm in time (also a TimeoutError)
+  DrainTimeoutError            work was abandoned at shutdown (also a TimeoutError)
+  RequestError                 a request that has no answer
+    RequestTimeoutError        no reply within the timeout (also a TimeoutError)
+    NoRespondersError          nobody listens on the subject
+    ServiceError               the service answered with an error
+"""
+
+from __future__ import annotations
+
+
+class TidingsError(Exception):
+    """Base of every error raised by tidings."""
+
+
+class ConfigError(TidingsError, ValueError):
+    """A wrong option, handler or declaration. Raised where it is written, before anything runs."""
+
+
+class MissingExtraError(ConfigError, ImportError):
+    """An optional dependency is not installed.
+
+    Attributes:
+        extra: the extra to install, as in ``pip install 'tidings[extra]'``.
+        what: what needs it.
+    """
+
+    def __init__(self, extra: str, what: str) -> None:
+        self.extra = extra
+        self.what = what
+        super().__init__(f"{what} needs an optional dependency: pip install 'tidings[{extra}]'")
+
+
+class LoopThreadError(TidingsError):
+    """A blocking call was made on the event loop's own thread, where it would never return.
+
+    Attributes:
+        call: the blocking call.
+        instead: what to write in its place.
+    """
+
+    def __init__(self, call: str, instead: str) -> None:
+        self.call = call
+        self.instead = instead
+        super().__init__(
+            f"{call}() on the event loop's own thread would deadlock. Write `{instead}` instead, "
+            f"or make the handler a plain `def`, which runs in a worker thread."
+        )
+
+
+class NotStartedError(TidingsError):
+    """The call needs a running app.
+
+    Attributes:
+        call: the call that was made.
+    """
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+        super().__init__(
+            f"{call}() needs a running app: call it from a handler, a task or on_startup, or enter "
+            f"`async with app:` (in an event loop) or `with app:` (in a plain thread) first."
+        )
+
+
+class SubjectError(TidingsError, ValueError):
+    """A subject, a subscription's pattern or a queue group that NATS does not allow.
+
+    Attributes:
+        subject: what was given.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, subject: object, reason: str) -> None:
+        self.subject = subject
+        self.reason = reason
+        shown = repr(subject)
+        super().__init__(
+            f"bad subject {shown if len(shown) < 120 else shown[:117] + '...'}: {reason}"
+        )
+
+
+class HeaderError(TidingsError, ValueError):
+    """A header name or value that cannot be put on the wire.
+
+    Attributes:
+        name: the header's name.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, name: object, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"bad header {name!r}: {reason}")
+
+
+class EncodeError(TidingsError, TypeError):
+    """A value that cannot become a message's body.
+
+    Attributes:
+        type: the type of the value.
+    """
+
+    def __init__(self, value: object, reason: str) -> None:
+        self.type = type(value)
+        super().__init__(f"cannot encode a {self.type.__qualname__}: {reason}")
+
+
+class DecodeError(TidingsError, ValueError):
+    """A body that cannot become the wanted type.
+
+    Attributes:
+        wanted: the name of the type.
+        reason: what is wrong with the body, by path into it where the decoder says so.
+    """
+
+    def __init__(self, wanted: str, reason: str) -> None:
+        self.wanted = wanted
+        self.reason = reason
+        super().__init__(f"the body is not a valid {wanted}: {reason}")
+
+
+class PayloadTooLargeError(TidingsError, ValueError):
+    """Body and headers together exceed what the server accepts; nothing was sent.
+
+    Attributes:
+        size: bytes of body and headers.
+        limit: the server's ``max_payload`` in bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"the message has {size} bytes, headers included, and the server takes {limit}: "
+            f"send it in parts, or raise max_payload in the server's configuration"
+        )
+
+
+class SubscriptionNotFoundError(TidingsError, LookupError):
+    """No subscription of this app has that subject or ID.
+
+    Attributes:
+        wanted: the subject or the ID.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
+        super().__init__(f"there is no subscription {wanted!r} to end")
+
+
+class ServerStartError(TidingsError):
+    """The embedded nats-server did not become ready.
+
+    Attributes:
+        output: the server's own last words.
+    """
+
+    def __init__(self, reason: str, output: str = "") -> None:
+        self.output = output
+        super().__init__(f"{reason}\n{output}" if output else reason)
+
+
+class TransportError(TidingsError):
+    """Base of what goes wrong between this process and the server."""
+
+
+class ConnectError(TransportError):
+    """No server could be reached.
+
+    Attributes:
+        servers: the URLs tried, without passwords.
+        reason: the last cause.
+    """
+
+    hint = "Is nats-server running there? `tidings run module:app --dev` brings its own."
+
+    def __init__(self, servers: tuple[str, ...], reason: str) -> None:
+        self.servers = servers
+        self.reason = reason
+        super().__init__(f"cannot connect to {', '.join(servers)}: {reason}. {self.hint}")
+
+
+class AuthError(ConnectError):
+    """The server refused the credentials, or wants some."""
+
+    hint = "Check user and password, token, credentials or nkey_seed."
+
+
+class TlsError(ConnectError):
+    """A secure connection was wanted and could not be had. No credential was sent."""
+
+    hint = "Check the scheme (tls://) and the `tls` context: its CA, and the server's name."
+
+
+class DisconnectedError(TransportError):
+    """The call needs the server now, and the connection is down. Reconnecting goes on."""
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+        super().__init__(f"{call}: the connection to the server is down (reconnecting)")
+
+
+class ConnectionLostError(DisconnectedError):
+    """The connection dropped before the server had answered: it may have the message, or not."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call)
+        self.args = (f"{call}: the connection was lost; the server may have the message, or not",)
+
+
+class BufferFullError(DisconnectedError):
+    """The outgoing buffer has reached its bound; this message was not taken.
+
+    Attributes:
+        size: bytes in the buffer.
+        limit: its bound in bytes (``App(pending_size=)``).
+    """
+
+    def __init__(self, call: str, size: int, limit: int) -> None:
+        super().__init__(call)
+        self.size = size
+        self.limit = limit
+        text = f"{size} bytes wait to be sent, and the bound is {limit} (App(pending_size=))"
+        self.args = (f"{call}: {text}; the message was not taken",)
+
+
+class ConnectionClosedError(TransportError):
+    """The connection is closed for good: the app was disconnected, or gave up reconnecting.
+
+    Attributes:
+        call: the call that was made.
+    """
+
+    def __init__(self, call: str, reason: str = "") -> None:
+        self.call = call
+        super().__init__(f"{call}: the connection is closed{': ' + reason if reason else ''}")
+
+
+class SubjectPermissionError(TransportError):
+    """The server does not permit this user the subject.
+
+    Attributes:
+        operation: "publish" or "subscription".
+        subject: the subject, as the server names it.
+    """
+
+    def __init__(self, operation: str, subject: str) -> None:
+        self.operation = operation
+        self.subject = subject
+        super().__init__(
+            f"the server denies {operation} to {subject!r}: check the permissions of this user"
+        )
+
+
+class ProtocolError(TransportError):
+    """The server ended the connection over the protocol, in its own words."""
+
+
+class FlushTimeoutError(TransportError, TimeoutError):
+    """The server did not confirm what was sent in time.
+
+    Attributes:
+        timeout: seconds waited.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        super().__init__(f"the server did not confirm within {timeout:g} s")
+
+
+class DrainTimeoutError(TidingsError, TimeoutError):
+    """Shutdown reached its drain timeout with work unfinished.
+
+    Attributes:
+        abandoned: handlers and queued messages left.
+        unsent: bytes that the server may not have.
+    """
+
+    def __init__(self, timeout: float, abandoned: int, unsent: int) -> None:
+        self.abandoned = abandoned
+        self.unsent = unsent
+        super().__init__(
+            f"drain_timeout of {timeout:g} s passed: {abandoned} messages abandoned, "
+            f"{unsent} bytes unsent"
+        )
+
+
+class RequestError(TidingsError):
+    """Base of what a requester gets in place of an answer."""
+
+
+class RequestTimeoutError(RequestError, TimeoutError):
+    """No reply came within the timeout.
+
+    Attributes:
+        subject: the request's subject.
+        timeout: seconds waited.
+    """
+
+    def __init__(self, subject: str, timeout: float) -> None:
+        self.subject = subject
+        self.timeout = timeout
+        super().__init__(f"no reply to {subject!r} within {timeout:g} s")
+
+
+class NoRespondersError(RequestError):
+    """Nobody listens on the subject. The server said so at once.
+
+    Attributes:
+        subject: the request's subject.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"nobody listens on {subject!r}: is the service running?")
+
+
+class ServiceError(RequestError):
+    """An error that a service answers with. Raise it in a handler to say something to the caller;
+    it is raised at the requester with the same fields. (NATS ADR-32)
+
+    Attributes:
+        code: the error code, as in HTTP: 4xx the caller's fault, 5xx the service's.
+        description: the text for the caller.
+        error_id: the id under which the service logged it ("" where it did not).
+        subject: the request's subject, at the requester.
+        service: the name of the service that answered, at the requester.
+        body: the reply's raw body, at the requester.
+
+    Example:
+        ```python
+        from tidings import ServiceError
+
+        error = ServiceError(404, "no such order")
+        assert (error.code, error.description) == (404, "no such order")
+        ```
+    """
+
+    def __init__(
+        self,
+        code: int,
+        description: str,
+        *,
+        error_id: str = "",
+        subject: str = "",
+        service: str = "",
+        body: bytes = b"",
+    ) -> None:
+        self.code = code
+        self.description = description
+        self.error_id = error_id
+        self.subject = subject
+        self.service = service
+        self.body = body
+        where = f" from {service or 'the service'} on {subject!r}" if subject else ""
+        ref = f" (id {error_id})" if error_id else ""
+        super().__init__(f"{code} {description}{where}{ref}")

@@ -1,0 +1,57 @@
+"""Events of the connection, and the hooks that users register for them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger("tidings")
+
+EVENTS = ("connected", "disconnected", "reconnected", "slow_consumer", "error", "closed")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionEvent:
+    """Something that happened to the connection.
+
+    Attributes:
+        name: "connected", "disconnected", "reconnected", "slow_consumer", "error" or "closed".
+        error: the error behind it, where there is one.
+    """
+
+    name: str
+    error: Exception | None = None
+
+
+class EventHooks:
+    """Hooks by event. One that raises is logged, and changes nothing else."""
+
+    def __init__(self) -> None:
+        self._hooks: dict[str, list[Callable[[ConnectionEvent], Any]]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def add(self, event: str, hook: Callable[[ConnectionEvent], Any]) -> None:
+        """Register a hook, `def` or `async def`."""
+        self._hooks.setdefault(event, []).append(hook)
+
+    def tell(self, event: ConnectionEvent) -> None:
+        """Call the hooks of an event. Never raises."""
+        for hook in self._hooks.get(event.name, ()):
+            try:
+                result = hook(event)
+            except Exception:
+                logger.exception("the hook for %r raised", event.name)
+                continue
+            if inspect.isawaitable(result):
+                task = asyncio.ensure_future(result)
+                self._tasks.add(task)  # kept until it ends: the loop itself keeps only a weak one
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("an event hook raised", exc_info=error)

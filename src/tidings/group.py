@@ -1,0 +1,195 @@
+"""Declarations: listeners and tasks as they are written down. Group: some, under a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from tidings.errors import ConfigError
+from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
+from tidings.middleware import Middleware
+from tidings.subject import check_pattern
+from tidings.tasks import TaskSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Declarations:
+    """The decorators that `App` and `Group` share."""
+
+    def __init__(self) -> None:
+        self._listener_specs: list[ListenerSpec] = []
+        self._task_specs: list[TaskSpec] = []
+
+    def listen(
+        self,
+        subject: str | Sequence[str],
+        *,
+        queue: str | None = None,
+        data_type: Any = None,
+        concurrency: int | None = None,
+        no_reply: bool = False,
+        pending_msgs_limit: int = DEFAULT_PENDING_MSGS,
+        pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
+    ) -> Callable[[F], F]:
+        """Subscribe; the decorated function runs for every message.
+
+        A value it returns is the reply, where the message wants one; None sends nothing. `def`
+        functions run in worker threads.
+
+        Args:
+            subject: the subject or subjects, wildcards (`*`, `>`) allowed.
+            queue: queue group: of its members one gets each message. The app's where None, "" for
+                none.
+            data_type: what `msg.data` is decoded into: dict (the default), list, str, bytes, any
+                type that msgspec validates, a pydantic model, another callable, or one of the names
+                "json", "dict", "list", "str", "bytes". `Message[T]` in the signature says the same.
+            concurrency: handlers at work at a time; the app's where None, 1 keeps strict order.
+            no_reply: never answer, errors included.
+            pending_msgs_limit: messages that may wait; past it the newest is dropped and counted.
+            pending_bytes_limit: bytes that may wait.
+
+        Raises:
+            SubjectError: a subject or queue group that NATS does not allow.
+            ConfigError: a handler that does not take one argument, or a bad option.
+
+        Example:
+            ```python
+            @app.listen("orders.*", queue="billing", concurrency=10)
+            async def on_order(msg):
+                return {"seen": msg.subject}
+            ```
+        """
+        if callable(subject):
+            raise ConfigError('listen needs a subject: @app.listen("some.subject")')
+        subjects = (subject,) if isinstance(subject, str) else tuple(subject)
+        for each in subjects:
+            check_pattern(each)
+
+        def declare(handler: F) -> F:
+            self._add_listener(
+                ListenerSpec(
+                    handler=handler,
+                    subjects=subjects,
+                    queue=queue,
+                    data_type=data_type,
+                    concurrency=concurrency,
+                    no_reply=no_reply,
+                    pending_msgs_limit=pending_msgs_limit,
+                    pending_bytes_limit=pending_bytes_limit,
+                )
+            )
+            return handler
+
+        return declare
+
+    def task(self, interval: float | None = None) -> Callable[[F], F]:
+        """Run the decorated function once at start, or at an interval.
+
+        Timing is from start to start; a run that overruns is followed at once, never overlapped,
+        never caught up. A run that raises is logged and counted, and the next one happens. `def`
+        functions run in a worker thread. Tasks are cancelled at shutdown.
+
+        Args:
+            interval: seconds; None to run once.
+
+        Raises:
+            ConfigError: an interval of 0 or less, or a function that takes arguments.
+
+        Example:
+            ```python
+            @app.task(interval=2)
+            async def report():
+                print(app.stats().connection.received)
+            ```
+        """
+        if callable(interval):
+            raise ConfigError("task needs parentheses: @app.task() or @app.task(interval=2)")
+        if interval is not None:
+            TaskSpec(function=_nothing, interval=interval)
+
+        def declare(function: F) -> F:
+            self._add_task(TaskSpec(function=function, interval=interval))
+            return function
+
+        return declare
+
+    def _add_listener(self, spec: ListenerSpec) -> None:
+        self._listener_specs.append(spec)
+
+    def _add_task(self, spec: TaskSpec) -> None:
+        self._task_specs.append(spec)
+
+
+class Group(Declarations):
+    """Listeners and tasks written in another module, added to an app by `App.include`.
+
+    Args:
+        prefix: first tokens of the subjects of its listeners, "" for none.
+        queue: queue group of those listeners that name none; the app's where None.
+        middlewares: middlewares around those listeners only, inside the app's; classes or
+            instances.
+
+    Raises:
+        SubjectError: a prefix that is no subject, or has a wildcard at its end.
+        ConfigError: a middleware that is none.
+
+    Example:
+        ```python
+        from tidings import App, Group
+
+        orders = Group("orders", queue="billing")
+
+        @orders.listen("created")
+        async def created(msg):
+            print(msg.subject)                  # orders.created
+
+        app = App("billing")
+        app.include(orders)
+        ```
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        queue: str | None = None,
+        middlewares: Sequence[Middleware | type[Middleware]] = (),
+    ) -> None:
+        super().__init__()
+        if prefix:
+            check_pattern(f"{prefix}.x")
+        self.prefix = prefix
+        self.queue = queue
+        self._middlewares = tuple(map(_instance, middlewares))
+
+    @property
+    def listeners(self) -> tuple[ListenerSpec, ...]:
+        """Its listeners, as an app takes them."""
+        return tuple(map(self._placed, self._listener_specs))
+
+    @property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """Its tasks."""
+        return tuple(self._task_specs)
+
+    def _placed(self, spec: ListenerSpec) -> ListenerSpec:
+        dot = f"{self.prefix}." if self.prefix else ""
+        return replace(
+            spec,
+            subjects=tuple(f"{dot}{subject}" for subject in spec.subjects),
+            queue=self.queue if spec.queue is None else spec.queue,
+            middlewares=self._middlewares,
+        )
+
+
+def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
+    made = middleware() if isinstance(middleware, type) else middleware
+    if not isinstance(made, Middleware):
+        raise ConfigError(f"{middleware!r} is no Middleware")
+    return made
+
+
+def _nothing() -> None:
+    """A function to check an interval with, before the decorator gets the real one."""

@@ -1,0 +1,93 @@
+"""Headers: a mapping that keeps case and several values a key. (NATS ADR-4)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tidings.errors import HeaderError
+from tidings.wire import header_block, header_problem, parse_header_block
+
+HeadersLike = Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
+
+
+class Headers(Mapping[str, str]):
+    """The headers of a message. Read-only; `[]` and `get` give a name's first value.
+
+    Args:
+        source: a mapping from name to value or list of values, or pairs.
+
+    Raises:
+        HeaderError: a name or value that cannot be sent.
+
+    Example:
+        ```python
+        from tidings import Headers
+
+        headers = Headers({"Trace-Id": "7f", "Tag": ["a", "b"]})
+        assert headers["Trace-Id"] == "7f"
+        assert headers.get_all("Tag") == ["a", "b"]
+        ```
+    """
+
+    __slots__ = ("_values", "description", "status")
+
+    def __init__(self, source: HeadersLike = ()) -> None:
+        self._values: dict[str, list[str]] = {}
+        self.status = 0
+        self.description = ""
+        for name, value in _pairs(source):
+            if problem := header_problem(name, value):
+                raise HeaderError(name, problem)
+            self._values.setdefault(name, []).append(value)
+
+    @classmethod
+    def from_block(cls, block: bytes) -> Headers:
+        """Headers as they came from the server. Never raises."""
+        self = cls()
+        if block:
+            self.status, self.description, pairs = parse_header_block(block)
+            for name, value in pairs:
+                self._values.setdefault(name, []).append(value)
+        return self
+
+    def to_block(self) -> bytes:
+        """The block that goes on the wire."""
+        return header_block(self.pairs())
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of a name, in order; empty where there is none."""
+        return list(self._values.get(name, ()))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every name and value, in order, a name once for each of its values."""
+        return [(name, value) for name, values in self._values.items() for value in values]
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Headers({self.pairs()!r})"
+
+
+def _pairs(source: HeadersLike) -> Iterator[tuple[str, str]]:
+    if isinstance(source, Headers):
+        yield from source.pairs()
+    elif isinstance(source, Mapping):
+        for name, value in source.items():
+            if isinstance(value, (list, tuple)):
+                for each in value:
+                    yield name, each
+            else:
+                yield name, value  # type: ignore[misc]  # not a str: header_problem says so
+    else:
+        try:
+            for name, value in source:
+                yield name, value
+        except (TypeError, ValueError):
+            raise HeaderError(source, "headers are a mapping or pairs") from None

@@ -1,0 +1,447 @@
+"""Listener: queue, elastic workers, decode, handle, reply, statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import secrets
+import time
+import typing
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tidings import codec
+from tidings.errors import ConfigError, DecodeError, ServiceError
+from tidings.headers import HeadersLike
+from tidings.message import Message
+from tidings.middleware import Handler, Middleware, fold_listen
+from tidings.stats import ListenerStats
+from tidings.subject import check_pattern, check_queue, has_wildcard, matches
+from tidings.threads import WorkerThreads
+from tidings.wire import Frame
+
+logger = logging.getLogger("tidings")
+
+DEFAULT_PENDING_MSGS = 65_536
+DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
+# Workers kept for the next message once the queue is empty; more are made when they are needed.
+IDLE_WORKERS = 16
+# Subjects seen and found to be under the listener's patterns.
+MAX_KNOWN_SUBJECTS = 4096
+ERROR_HEADER = "Nats-Service-Error"
+ERROR_CODE_HEADER = "Nats-Service-Error-Code"
+
+# Set in every worker and task: disconnect() called there must not wait for its caller.
+inside: contextvars.ContextVar[bool] = contextvars.ContextVar("tidings_inside", default=False)
+
+
+class Sender(Protocol):
+    """What a listener needs of the bus above: replies, and events told."""
+
+    service_name: str
+
+    def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
+
+    async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
+
+    def tell(self, event: str, error: Exception | None) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenerSpec:
+    """A listener as it was written down. Everything that can be wrong with it is found here.
+
+    Raises:
+        ConfigError: a handler with the wrong signature, a bad option, an unknown data type.
+        SubjectError: a bad subject or queue group.
+    """
+
+    handler: Callable[..., Any]
+    subjects: tuple[str, ...]
+    queue: str | None = None
+    data_type: Any = None
+    concurrency: int | None = None
+    no_reply: bool = False
+    pending_msgs_limit: int = DEFAULT_PENDING_MSGS
+    pending_bytes_limit: int = DEFAULT_PENDING_BYTES
+    middlewares: tuple[Middleware, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.subjects:
+            raise ConfigError("listen() needs a subject")
+        for subject in self.subjects:
+            check_pattern(subject)
+        check_queue(self.queue or "")
+        for name in ("concurrency", "pending_msgs_limit", "pending_bytes_limit"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name}={value!r}: a whole number above 0")
+        check_handler(self.handler, "the message")
+        codec.decoder(self.wanted_type)
+
+    @property
+    def name(self) -> str:
+        """The handler's name, for logs and statistics."""
+        return function_name(self.handler)
+
+    @property
+    def wanted_type(self) -> Any:
+        """The type of `msg.data`: `data_type=`, or `Message[T]` in the signature, or dict."""
+        annotated = _annotated_type(self.handler)
+        if self.data_type is None:
+            return dict if annotated is None else annotated
+        wanted = codec.resolve(self.data_type)
+        if annotated is not None and annotated != wanted:
+            raise ConfigError(
+                f"{self.name}: data_type={self.data_type!r} and Message[{annotated!r}] "
+                f"in the signature differ; one is enough"
+            )
+        return wanted
+
+
+class Listener:
+    """One handler at work: what the connection delivers is queued, and workers handle it.
+
+    A worker is a task that drains the queue, so that a message whose handler never suspends costs
+    no task of its own. While a handler is suspended another worker goes on with the next message,
+    up to `concurrency` at a time, always started in the order of arrival.
+    """
+
+    def __init__(
+        self,
+        spec: ListenerSpec,
+        sender: Sender,
+        *,
+        queue: str,
+        concurrency: int,
+        middlewares: Sequence[Middleware],
+    ) -> None:
+        self.spec = spec
+        self.queue_group = queue
+        self.sids: list[int] = []
+        self._sender = sender
+        self._concurrency = concurrency
+        self._loop = asyncio.get_running_loop()
+        self._threads = WorkerThreads(concurrency, f"tidings-{spec.name}")
+        data_type = spec.wanted_type
+        self._decode = None if data_type is bytes else codec.decoder(data_type)
+        handler = _as_async(spec.handler, self._threads)
+        around = (*spec.middlewares, *middlewares)
+        self._on_publish = fold_listen(around, handler, request=False)
+        self._on_request = fold_listen(around, handler, request=True)
+        self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
+        # The queue and its workers.
+        self._queue: deque[Frame] = deque()
+        self._msgs_limit = spec.pending_msgs_limit
+        self._bytes_limit = spec.pending_bytes_limit
+        self._pending_bytes = 0
+        self._known_subjects: set[str] = set()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Future[None]] = []
+        self._busy = 0
+        self._waking = False
+        self._finished: asyncio.Future[None] | None = None
+        self._abandoning = False
+        # Counted.
+        self._received = self._handled = self._failed = 0
+        self._dropped = self._mismatched = self._abandoned = 0
+        self._told_dropped = 0
+        self._tell_dropped_at = 0.0
+
+    # Arrival.
+
+    def deliver(self, frame: Frame) -> None:
+        """Queue a message, or drop and count it where the queue is full."""
+        self._received += 1
+        subject, size = frame[1], len(frame[4])
+        if subject not in self._known_subjects and not self._admit(subject):
+            return
+        queue = self._queue
+        if len(queue) >= self._msgs_limit or self._pending_bytes + size > self._bytes_limit:
+            self._drop(frame)
+            return
+        queue.append(frame)
+        self._pending_bytes += size
+        if not self._waking:
+            self._waking = True
+            self._wake_worker()
+
+    def _admit(self, subject: str) -> bool:
+        if not any(matches(pattern, subject) for pattern in self.spec.subjects):
+            self._mismatched += 1
+            logger.warning("%s: message on %r is not for it; not handled", self.spec.name, subject)
+            return False
+        if len(self._known_subjects) >= MAX_KNOWN_SUBJECTS:
+            self._known_subjects.clear()
+        self._known_subjects.add(subject)
+        return True
+
+    def _drop(self, frame: Frame) -> None:
+        self._dropped += 1
+        now = time.monotonic()
+        if now < self._tell_dropped_at:
+            return
+        self._tell_dropped_at = now + 1
+        news, self._told_dropped = self._dropped - self._told_dropped, self._dropped
+        logger.warning(
+            "%s is a slow consumer: %d messages on %r dropped (%d in all, %d wait); raise "
+            "concurrency, or add instances to the queue group",
+            *(self.spec.name, news, frame[1], self._dropped, len(self._queue)),
+            extra={"listener": self.spec.name, "subject": frame[1], "dropped": self._dropped},
+        )
+        self._sender.tell("slow_consumer", None)
+
+    # Workers.
+
+    def _wake_worker(self) -> None:
+        """Get one more worker to look at the queue. `_waking` stays True until it does."""
+        if self._idle:
+            self._busy += 1
+            self._idle.pop().set_result(None)
+        elif self._busy < self._concurrency:
+            self._busy += 1
+            task = self._loop.create_task(self._work(), name=f"tidings {self.spec.name}")
+            self._workers.add(task)
+            task.add_done_callback(self._workers.discard)
+        else:
+            self._waking = False  # all are at work; each takes the next message when it is done
+
+    def _wake_next(self) -> None:
+        if self._queue:
+            self._wake_worker()
+        else:
+            self._waking = False
+
+    async def _work(self) -> None:
+        inside.set(True)
+        context = contextvars.copy_context()
+        while await self._drain_queue(context) and len(self._idle) < IDLE_WORKERS:
+            self._rest()
+            waiter = self._loop.create_future()
+            self._idle.append(waiter)
+            await waiter
+            self._waking = False
+        self._rest()
+        if self._queue and not self._waking:
+            self._waking = True
+            self._wake_worker()
+
+    def _rest(self) -> None:
+        self._busy -= 1
+        if self._finished is not None and self.is_quiet and not self._finished.done():
+            self._finished.set_result(None)
+
+    async def _drain_queue(self, context: contextvars.Context) -> bool:
+        """Handle messages until none waits. Returns whether this worker may take more.
+
+        It may not when a handler left a context variable set: the next message must not see it.
+        """
+        queue = self._queue
+        self._waking = False
+        while queue:
+            frame = queue.popleft()
+            sid, subject, reply, block, body = frame
+            self._pending_bytes -= len(body)
+            if queue and not self._waking:
+                # Runs only once the handler below suspends: else this worker has drained the queue
+                # by then, and the next one finds nothing to do.
+                self._waking = True
+                self._loop.call_soon(self._wake_next)
+            started = time.monotonic()
+            try:
+                data = body if self._decode is None else self._decode(body)
+                message = Message(subject, data, body, reply, str(sid), block, self._sender)
+                if reply:
+                    value = await self._on_request(message)
+                    if not self.spec.no_reply:
+                        self._answer(message, value)
+                else:
+                    await self._on_publish(message)
+                self._handled += 1
+            except BaseException as error:
+                if self._abandoning and isinstance(error, asyncio.CancelledError):
+                    raise
+                self._on_failure(frame, error, time.monotonic() - started)
+            if contextvars.copy_context() != context:
+                return False
+        return True
+
+    def _answer(self, message: Message[Any], value: Any) -> None:
+        if value is not None:
+            self._sender.reply(message.reply, value, None)
+        elif self._warn_on_none:
+            self._warn_on_none = False
+            logger.warning(
+                "%s returned None to a request on %r, so nothing was answered; return a value, or "
+                "say no_reply=True",
+                *(self.spec.name, message.subject),
+                extra={"listener": self.spec.name, "subject": message.subject},
+            )
+
+    def _on_failure(self, frame: Frame, error: BaseException, duration: float) -> None:
+        self._failed += 1
+        task = asyncio.current_task()
+        while task is not None and task.cancelling():
+            task.uncancel()  # the handler's cancellation ends with the handler
+        error_id = secrets.token_hex(6)
+        subject, reply = frame[1], frame[2]
+        logger.log(
+            logging.INFO if isinstance(error, ServiceError) else logging.ERROR,
+            "%s failed on %r after %.3f s: %s (error id %s)",
+            *(self.spec.name, subject, duration, type(error).__name__, error_id),
+            exc_info=None if isinstance(error, (ServiceError, DecodeError)) else error,
+            extra={
+                "listener": self.spec.name,
+                "subject": subject,
+                "duration": duration,
+                "error_id": error_id,
+            },
+        )
+        if reply and not self.spec.no_reply:
+            try:
+                self._reply_error(reply, error, error_id)
+            except Exception as second:
+                logger.error("the error (id %s) could not be answered: %s", error_id, second)
+
+    def _reply_error(self, reply: str, error: BaseException, error_id: str) -> None:
+        """Answer with the headers of NATS ADR-32, and never the error's own text or traceback."""
+        if isinstance(error, ServiceError):
+            code, description = error.code, error.description
+        else:
+            code = 400 if isinstance(error, DecodeError) else 500
+            description = type(error).__name__
+        body = {
+            "success": False,
+            "error": description,
+            "code": code,
+            "id": error_id,
+            "service": self._sender.service_name,
+        }
+        line = " ".join(description.replace("\0", " ").split()) or "error"
+        headers = {ERROR_HEADER: line, ERROR_CODE_HEADER: str(code)}
+        self._sender.reply(reply, body, headers)
+
+    # The end.
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is queued and no handler is at work."""
+        return not self._busy and not self._queue
+
+    async def finish(self) -> None:
+        """Wait until everything queued is handled."""
+        if not self.is_quiet:
+            self._finished = self._loop.create_future()
+            await self._finished
+
+    async def close(self) -> int:
+        """End the workers. Returns how many messages were abandoned, handled halfway or queued."""
+        self._abandoning = True
+        abandoned = self._busy + len(self._queue)
+        self._abandoned += abandoned
+        self._queue.clear()
+        self._pending_bytes = 0
+        workers = list(self._workers)
+        for worker in workers:
+            worker.cancel()
+        if workers:
+            await asyncio.wait(workers, timeout=1)  # one that swallows its cancellation is left
+        self._busy = 0
+        self._threads.close()
+        return abandoned
+
+    def snapshot(self) -> ListenerStats:
+        """What was counted up to now."""
+        return ListenerStats(
+            name=self.spec.name,
+            subjects=self.spec.subjects,
+            queue=self.queue_group,
+            received=self._received,
+            handled=self._handled,
+            failed=self._failed,
+            dropped=self._dropped,
+            mismatched=self._mismatched,
+            pending=len(self._queue),
+            pending_bytes=self._pending_bytes,
+            running=self._received
+            - self._handled
+            - self._failed
+            - self._dropped
+            - self._mismatched
+            - len(self._queue)
+            - self._abandoned,
+            abandoned=self._abandoned,
+        )
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """A function's name for people: `Orders.created`, without where it was defined locally."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name).rpartition("<locals>.")[2]
+
+
+def check_handler(handler: Callable[..., Any], argument: str) -> None:
+    """Check that a handler can be called as it will be.
+
+    Raises:
+        ConfigError: not callable, or it takes other arguments.
+    """
+    if not callable(handler):
+        raise ConfigError(f"{handler!r} is not callable: decorate a function")
+    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+        raise ConfigError(f"{handler.__qualname__} has a yield in it; a handler returns its answer")
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # a builtin without a signature
+    arguments = (None,) if argument else ()
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        takes = f"one argument, {argument}" if argument else "no arguments"
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise ConfigError(f"{name}{signature} must take {takes}") from None
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine: `async def`, or an object whose `__call__` is one."""
+    while hasattr(function, "func") and hasattr(function, "args"):  # functools.partial
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted
+    )
+
+
+def _as_async(handler: Callable[..., Any], threads: WorkerThreads) -> Handler:
+    """Sync or async is decided here, once: a `def` handler runs in a worker thread."""
+    if is_async(handler):
+        return handler
+
+    async def call(message: Message[Any]) -> Any:
+        return await threads.run(handler, message)
+
+    return call
+
+
+def _annotated_type(handler: Callable[..., Any]) -> Any:
+    """T of a handler's `Message[T]`, or None."""
+    target = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004 - as above
+    annotations = getattr(target, "__annotations__", {})
+    if not any("Message[" in str(value) for value in annotations.values()):
+        return None
+    try:
+        hints = typing.get_type_hints(target)
+    except NameError as error:
+        raise ConfigError(
+            f"{getattr(handler, '__qualname__', handler)}: the type in its signature is not known "
+            f"where the function stands ({error}); say data_type= instead"
+        ) from None
+    for hint in hints.values():
+        if typing.get_origin(hint) is Message:
+            wanted = typing.get_args(hint)[0]
+            return None if isinstance(wanted, typing.TypeVar) else wanted
+    return None

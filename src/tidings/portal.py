@@ -1,0 +1,198 @@
+"""Portal: the bridge from other threads. One wake-up of the loop serves a batch of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from tidings.errors import (
+    BufferFullError,
+    ConnectionClosedError,
+    LoopThreadError,
+    NotStartedError,
+)
+
+logger = logging.getLogger("tidings")
+
+T = TypeVar("T")
+
+# Bytes that threads may be ahead of the loop, and seconds between two tries at a full buffer.
+MAX_AHEAD = 1024 * 1024
+RETRY_WAIT = 0.02
+
+
+class Portal:
+    """Calls into the event loop from any thread. Made on the loop's own thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._woken = False
+        self._lock = threading.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller is on the loop's own thread."""
+        return threading.get_ident() == self._thread
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the loop has ended."""
+        return self._loop.is_closed()
+
+    def run(self, work: Coroutine[Any, Any, T], call: str, instead: str) -> T:
+        """Run a coroutine in the loop and block until it ends.
+
+        Raises:
+            LoopThreadError: on the loop's own thread, where this would never return.
+            NotStartedError: the loop has ended.
+        """
+        if self.is_here:
+            work.close()
+            raise LoopThreadError(call, instead)
+        return self.submit(work, call).result()
+
+    def submit(self, work: Coroutine[Any, Any, T], call: str) -> concurrent.futures.Future[T]:
+        """Run a coroutine in the loop; its outcome comes as a thread-safe future."""
+        outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        try:
+            self.post(lambda: self._start(work, outcome))
+        except RuntimeError:  # the loop is closed
+            work.close()
+            raise NotStartedError(call) from None
+        return outcome
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Call a function in the loop, in order, with its next turn.
+
+        Raises:
+            RuntimeError: the loop is closed.
+        """
+        with self._lock:
+            self._calls.append(function)
+            if self._woken:
+                return
+            self._woken = True
+        self._loop.call_soon_threadsafe(self._run_calls)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine as a task that is kept until it ends. On the loop's own thread only."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(self) -> None:
+        """Wait until what was handed in is done."""
+        self._run_calls()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _run_calls(self) -> None:
+        with self._lock:
+            calls, self._calls = self._calls, deque()
+            self._woken = False
+        for function in calls:
+            function()
+
+    def _start(self, work: Coroutine[Any, Any, T], outcome: concurrent.futures.Future[T]) -> None:
+        if not outcome.set_running_or_notify_cancel():
+            work.close()
+            return
+        task = self.spawn(work)
+        task.add_done_callback(lambda done: _copy_outcome(done, outcome))
+
+
+def _copy_outcome(task: asyncio.Task[T], outcome: concurrent.futures.Future[T]) -> None:
+    if task.cancelled():
+        outcome.set_exception(concurrent.futures.CancelledError())
+    elif (error := task.exception()) is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(task.result())
+
+
+class FrameBridge:
+    """Publishes from other threads: frames made there, taken by the loop in batches, in order.
+
+    A thread that is ahead of the loop waits, so that memory stays bounded.
+
+    Args:
+        post: puts a frame into the connection's buffer; returns whether it is crowded.
+        make_room: waits until the connection has room.
+    """
+
+    def __init__(
+        self,
+        portal: Portal,
+        post: Callable[[bytes], bool],
+        make_room: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._portal = portal
+        self._post = post
+        self._make_room = make_room
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+        self._taking = False
+        self._room = threading.Condition()
+
+    @property
+    def size(self) -> int:
+        """Bytes handed in and not yet taken by the loop."""
+        return self._size
+
+    def put(self, frame: bytes) -> None:
+        """Hand in a frame from another thread; blocks while the loop is behind.
+
+        Raises:
+            NotStartedError: the loop has ended.
+        """
+        with self._room:
+            while self._size > MAX_AHEAD:
+                if not self._room.wait(timeout=1) and self._portal.is_over:
+                    raise NotStartedError("publish_sync")
+            self._frames.append(frame)
+            self._size += len(frame)
+            wake = not self._taking
+            self._taking = True
+        if wake:
+            try:
+                self._portal.post(lambda: self._portal.spawn(self._take()))
+            except RuntimeError:
+                raise NotStartedError("publish_sync") from None
+
+    async def _take(self) -> None:
+        while frames := self._next_batch():
+            while frames:
+                try:
+                    crowded = self._post(frames[0])
+                except BufferFullError:
+                    # Taken from its thread already, so it is kept until there is room; the threads
+                    # behind it are told at once by the check before put().
+                    await asyncio.sleep(RETRY_WAIT)
+                    continue
+                except ConnectionClosedError:
+                    logger.error(
+                        "%d messages published from other threads were lost: the connection closed "
+                        "before they were taken",
+                        len(frames),
+                    )
+                    break
+                frames.popleft()
+                if crowded:
+                    await self._make_room()
+
+    def _next_batch(self) -> deque[bytes]:
+        with self._room:
+            frames, self._frames = self._frames, deque()
+            self._size = 0
+            self._taking = bool(frames)
+            self._room.notify_all()
+        return frames

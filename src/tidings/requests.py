@@ -1,0 +1,84 @@
+"""Requests in flight: integer tokens, and one timer for all their deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from tidings.errors import RequestTimeoutError, TidingsError
+from tidings.wire import Frame
+
+# Deadlines are kept to within this: seconds between two sweeps at the least.
+SWEEP_GAP = 0.005
+MAX_TOKEN = 20  # digits
+
+
+class RequestTable:
+    """The requests that wait for a reply.
+
+    A request costs one future and one dict entry. There is one timer for all of them, set to the
+    earliest deadline known; answered requests are gone from the table before it fires.
+
+    Attributes:
+        late: replies that came after their request had ended.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.late = 0
+        self._loop = loop
+        self._token = 0
+        self._waiting: dict[int, tuple[asyncio.Future[Frame], float, str, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, subject: str, timeout: float) -> tuple[int, asyncio.Future[Frame]]:
+        """Begin to wait; returns the token of the reply subject and what to await."""
+        self._token = token = self._token + 1
+        future: asyncio.Future[Frame] = self._loop.create_future()
+        deadline = self._loop.time() + timeout
+        self._waiting[token] = (future, deadline, subject, timeout)
+        timer = self._timer
+        if timer is None or deadline < timer.when():
+            if timer is not None:
+                timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._sweep)
+        return token, future
+
+    def discard(self, token: int) -> None:
+        """Stop waiting: the requester has its reply, or was cancelled."""
+        self._waiting.pop(token, None)
+
+    def deliver(self, token: str, frame: Frame) -> None:
+        """Hand a reply to its requester."""
+        known = token.isdecimal() and len(token) < MAX_TOKEN
+        waiting = self._waiting.pop(int(token), None) if known else None
+        if waiting is None:
+            self.late += 1
+        elif not waiting[0].done():
+            waiting[0].set_result(frame)
+
+    def fail_all(self, error: Callable[[str], TidingsError]) -> None:
+        """End every wait with an error, made by `error(call)` for each."""
+        waiting, self._waiting = self._waiting, {}
+        for future, _, subject, _ in waiting.values():
+            if not future.done():
+                future.set_exception(error(f"request to {subject!r}"))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        earliest = None
+        for token, (future, deadline, subject, timeout) in list(self._waiting.items()):
+            if deadline <= now:
+                del self._waiting[token]
+                if not future.done():
+                    future.set_exception(RequestTimeoutError(subject, timeout))
+            elif earliest is None or deadline < earliest:
+                earliest = deadline
+        self._timer = None
+        if earliest is not None:
+            self._timer = self._loop.call_at(max(earliest, now + SWEEP_GAP), self._sweep)

@@ -1,0 +1,154 @@
+"""Running an app: in the main thread until a signal, or in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tidings.errors import ConfigError, ConnectionClosedError, DrainTimeoutError, NotStartedError
+
+logger = logging.getLogger("tidings")
+
+
+class Runnable(Protocol):
+    """What a runner needs of an app."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def wait_stopped(self) -> None: ...
+
+    def begin_disconnect(self) -> asyncio.Task[None]: ...
+
+
+def run_until_stopped(app: Runnable, *, use_uvloop: bool) -> None:
+    """Run an app until SIGTERM, SIGINT or its own end.
+
+    The first signal drains, the second exits at once.
+
+    Raises:
+        SystemExit: with 1, when work was abandoned or the connection given up.
+        ConfigError: inside a running event loop.
+    """
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise ConfigError("app.run() inside a running event loop: write `async with app:` there")
+    failure: Exception | None = None
+    with asyncio.Runner(loop_factory=_loop_factory(use_uvloop)) as runner:
+        try:
+            runner.run(_serve(app))
+        except (DrainTimeoutError, ConnectionClosedError) as error:
+            failure = error
+    if failure is not None:
+        logger.error("%s", failure)
+        raise SystemExit(1)
+
+
+async def _serve(app: Runnable) -> None:
+    loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+    started = False
+    signals = 0
+
+    def on_signal(number: int) -> None:
+        nonlocal signals
+        signals += 1
+        name = signal.Signals(number).name
+        if signals > 1:
+            logger.error("%s again: exiting at once", name)
+            logging.shutdown()
+            os._exit(128 + number)
+        if started:
+            logger.info("%s: draining; once more to exit at once", name)
+            app.begin_disconnect()
+        elif starting is not None:
+            logger.info("%s while starting", name)
+            starting.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await app.__aenter__()
+    except asyncio.CancelledError:
+        if signals:
+            return
+        raise
+    started = True
+    await app.wait_stopped()
+
+
+class BackgroundRun:
+    """An app in a thread of its own, for synchronous programs."""
+
+    def __init__(self, app: Runnable, *, use_uvloop: bool) -> None:
+        self._app = app
+        self._use_uvloop = use_uvloop
+        self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="tidings", daemon=True)
+
+    def start(self) -> None:
+        """Start, and return when listeners and tasks are at work.
+
+        Raises:
+            ConnectError: no server could be reached, or whatever else stopped the start.
+        """
+        self._thread.start()
+        try:
+            self._started.result()
+        except BaseException:
+            self._thread.join()
+            raise
+
+    def stop(self) -> None:
+        """Drain, close and end the thread.
+
+        Raises:
+            DrainTimeoutError: work was abandoned.
+            ConnectionClosedError: the connection had been given up.
+        """
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it ended by itself
+            self._loop.call_soon_threadsafe(self._begin_disconnect)
+        self._thread.join()
+        self._ended.result()
+
+    def _begin_disconnect(self) -> None:
+        with contextlib.suppress(NotStartedError):  # it has ended already
+            self._app.begin_disconnect()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=_loop_factory(self._use_uvloop)) as runner:
+            self._loop = runner.get_loop()
+            try:
+                runner.run(self._serve())
+            except BaseException as error:  # carried to the thread that waits for it
+                if self._started.done():
+                    self._ended.set_exception(error)
+                else:
+                    self._started.set_exception(error)
+            else:
+                self._ended.set_result(None)
+
+    async def _serve(self) -> None:
+        await self._app.__aenter__()
+        self._started.set_result(None)
+        await self._app.wait_stopped()
+
+
+def _loop_factory(use_uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if not use_uvloop:
+        return None
+    try:
+        import uvloop  # optional
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

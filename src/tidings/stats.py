@@ -1,0 +1,112 @@
+"""Statistics: frozen records of what was counted up to now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStats:
+    """What became of the messages of one listener. Each is counted once:
+    ``received == handled + failed + dropped + mismatched + pending + running + abandoned``.
+
+    Attributes:
+        name: the handler's name.
+        subjects: the listener's subjects.
+        queue: its queue group, "" for none.
+        received: messages that arrived.
+        handled: handlers that returned.
+        failed: handlers that raised, and bodies that did not decode.
+        dropped: messages dropped because the queue was full (slow consumer).
+        mismatched: messages whose subject is not under the listener's pattern; not handled.
+        pending: messages in the queue now.
+        pending_bytes: bytes in the queue now.
+        running: handlers at work now.
+        abandoned: messages left when the drain timeout passed.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    queue: str
+    received: int
+    handled: int
+    failed: int
+    dropped: int
+    mismatched: int
+    pending: int
+    pending_bytes: int
+    running: int
+    abandoned: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStats:
+    """What became of the runs of one task.
+
+    Attributes:
+        name: the task's name.
+        interval: seconds from start to start, None for a task that runs once.
+        runs: runs that ended, however they ended.
+        failed: runs that raised.
+        overrun: runs that took longer than the interval.
+    """
+
+    name: str
+    interval: float | None
+    runs: int
+    failed: int
+    overrun: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStats:
+    """What passed over the connection.
+
+    Attributes:
+        state: "connected", "reconnecting", "closed", ...
+        sent: messages written to the server.
+        sent_bytes: bytes written, protocol included.
+        unsent: messages that wait in the buffer.
+        unsent_bytes: bytes that wait in the buffer.
+        possibly_lost: messages written before a connection dropped, not confirmed by the server.
+        refused: messages not taken, with an error to the caller.
+        received: messages that arrived.
+        received_bytes: bytes that arrived, protocol included.
+        malformed: lines and messages that could not be understood.
+        unrouted: messages for a subscription that was ended already.
+        late_replies: replies that came after their request had ended.
+        requests: requests that wait for a reply now.
+        reconnects: times the connection was had again.
+        errors: errors that the server sent.
+    """
+
+    state: str
+    sent: int
+    sent_bytes: int
+    unsent: int
+    unsent_bytes: int
+    possibly_lost: int
+    refused: int
+    received: int
+    received_bytes: int
+    malformed: int
+    unrouted: int
+    late_replies: int
+    requests: int
+    reconnects: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppStats:
+    """Everything that one app has counted.
+
+    Attributes:
+        connection: the connection's record.
+        listeners: a record for each listener.
+        tasks: a record for each task.
+    """
+
+    connection: ConnectionStats
+    listeners: tuple[ListenerStats, ...]
+    tasks: tuple[TaskStats, ...]

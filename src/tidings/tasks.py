@@ -1,0 +1,110 @@
+"""Task: runs once at start, or at an interval from start to start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tidings.errors import ConfigError
+from tidings.listener import check_handler, function_name, inside, is_async
+from tidings.stats import TaskStats
+from tidings.threads import WorkerThreads
+
+logger = logging.getLogger("tidings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task as it was written down.
+
+    Raises:
+        ConfigError: the function takes arguments, or the interval is not above 0.
+    """
+
+    function: Callable[[], Any]
+    interval: float | None = None
+
+    def __post_init__(self) -> None:
+        check_handler(self.function, "")
+        interval = self.interval
+        if interval is None:
+            return
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not interval > 0:
+            raise ConfigError(f"interval={interval!r}: seconds from start to start, above 0")
+
+    @property
+    def name(self) -> str:
+        """The function's name, for logs and statistics."""
+        return function_name(self.function)
+
+
+class Task:
+    """One task at work."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self._threads = WorkerThreads(1, f"tidings-{spec.name}")
+        self._is_async = is_async(spec.function)
+        self._task: asyncio.Task[None] | None = None
+        self._runs = self._failed = self._overrun = 0
+
+    def start(self) -> None:
+        """Begin; the first run is at once."""
+        self._task = asyncio.create_task(self._run(), name=f"tidings {self.spec.name}")
+
+    async def stop(self) -> None:
+        """Cancel it and wait for its end. A `def` task's thread is not waited for."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1)  # one that swallows it is left
+        self._threads.close()
+
+    async def _run(self) -> None:
+        inside.set(True)
+        loop = asyncio.get_running_loop()
+        interval = self.spec.interval
+        due = loop.time()
+        await self._run_once()
+        while interval is not None:
+            due += interval
+            now = loop.time()
+            if now > due:
+                # It overran: the next run is now, and the missed ones are not caught up.
+                self._overrun += 1
+                due = now
+            await asyncio.sleep(due - now)
+            await self._run_once()
+
+    async def _run_once(self) -> None:
+        try:
+            if self._is_async:
+                await self.spec.function()
+            else:
+                await self._threads.run(self.spec.function)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # shutdown
+            self._on_failure("was cancelled from within", None)
+        except BaseException as error:  # SystemExit too: a task cannot end the service by it
+            self._on_failure(f"raised {type(error).__name__}", error)
+        finally:
+            self._runs += 1
+
+    def _on_failure(self, what: str, error: BaseException | None) -> None:
+        self._failed += 1
+        name = self.spec.name
+        logger.error("task %s %s", name, what, exc_info=error, extra={"task": name})
+
+    def snapshot(self) -> TaskStats:
+        """What was counted up to now."""
+        return TaskStats(
+            name=self.spec.name,
+            interval=self.spec.interval,
+            runs=self._runs,
+            failed=self._failed,
+            overrun=self._overrun,
+        )
