@@ -70,7 +70,15 @@ check: $(VENV)/.dev  ## format, lint, types and the order of imports
 docs: $(VENV)/.dev  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+.PHONY: bench
+bench: $(VENV)/.dev  ## the whole benchmark, beside its peers: about 15 minutes
+	$(BIN)/python -m bench
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.dev  ## tidings and nats-py only: about two minutes
+	$(BIN)/python -m bench --quick
+
 .PHONY: clean
 clean:  ## remove everything that the targets above made
-	rm -rf .venv .venv-* site dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* bench/.venvs site dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

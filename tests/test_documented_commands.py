@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FOLDERS = [ROOT / name for name in ("docs", "examples", "bench")]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in folder.rglob("*.md"))]
+)
 
 FENCE = re.compile(
     r"^ *```(?P<language>console|bash|sh|shell)[^\n]*\n(?P<text>.*?)^ *```",
