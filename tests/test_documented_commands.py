@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = [ROOT / name for name in ("docs", "examples", "bench")]
-DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in folder.rglob("*.md"))]
-)
+PATTERNS = ["*.md", "docs/**/*.md", "examples/**/*.md", "bench/*.md"]
+DOCUMENTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 
 FENCE = re.compile(
     r"^ *```(?P<language>console|bash|sh|shell)[^\n]*\n(?P<text>.*?)^ *```",
