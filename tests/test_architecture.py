@@ -202,10 +202,11 @@ def test_public_names_are_sorted_and_complete() -> None:
     assert bound - {"TYPE_CHECKING"} <= set(tidings.__all__)
 
 
-@pytest.mark.parametrize("module", ["tidings", *(f"tidings.{name}" for name in PLACES)])
-def test_a_module_exports_only_what_it_has(module: str) -> None:
-    if not any(name.split(".")[0].split("/")[0] == module.split(".")[-1] for name in FILES):
-        pytest.skip("not written")
-    loaded = importlib.import_module(module)
+WRITTEN = sorted({PurePath(name).parts[0].removesuffix(".py") for name in FILES} - {"__init__"})
+
+
+@pytest.mark.parametrize("module", WRITTEN)
+def test_a_module_has_what_it_exports(module: str) -> None:
+    loaded = importlib.import_module(f"tidings.{module}")
     for name in getattr(loaded, "__all__", []):
         assert hasattr(loaded, name)
