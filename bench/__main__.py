@@ -8,7 +8,7 @@ from pathlib import Path
 from .plot import draw
 from .report import make_report, to_markdown, write
 from .rounds import run_all
-from .workloads import CONTENDERS, QUICK_CONTENDERS, WORKLOADS
+from .workloads import CONTENDERS, QUICK_CONTENDERS, WORKLOADS, Workload
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -16,10 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     options = _options()
     contenders = options.only or (QUICK_CONTENDERS if options.quick else tuple(CONTENDERS))
-    names = options.workloads or tuple(WORKLOADS)
-    outcome = run_all(
-        [WORKLOADS[name] for name in names], contenders, options.rounds, options.seconds, _say
-    )
+    outcome = run_all(_workloads(options), contenders, options.rounds, options.seconds, _say)
     command = " ".join(["python -m bench", *sys.argv[1:]])
     report = make_report(outcome, command, options.rounds, options.seconds)
     print(to_markdown(report))
@@ -51,6 +48,12 @@ def _options() -> argparse.Namespace:
     options.rounds = options.rounds or (3 if options.quick else 5)
     options.seconds = options.seconds or (0.4 if options.quick else 1.0)
     return options
+
+
+def _workloads(options: argparse.Namespace) -> list[Workload]:
+    if options.workloads:
+        return [WORKLOADS[name] for name in options.workloads]
+    return [workload for workload in WORKLOADS.values() if workload.quick or not options.quick]
 
 
 def _names(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:

@@ -35,6 +35,8 @@ class Workload:
     in_flight: int = 1
     fixed_n: int = 0
     """Messages of every run, where the workload is about their number and not about a rate."""
+    quick: bool = True
+    """Whether quick mode runs it."""
     rounds: int = 99
     """At most so many rounds, for workloads that are long or do not vary."""
 
@@ -144,7 +146,7 @@ def _workloads() -> list[Workload]:
             for n in SUBSCRIPTIONS
         ),
         *(
-            Workload(f"{kind}_{size}", kind, action, _PAIR, 2_000, size=size)
+            Workload(f"{kind}_{size}", kind, action, _PAIR, 2_000, size=size, quick=False)
             for kind, action in _SIZED
             for size in SIZES
         ),

@@ -1,4 +1,4 @@
-"""tidings: `@app.listen` with its data_type, `app.publish`, `app.publish_sync`, `app.request`."""
+"""tidings: `@app.listen` typed by signature, `app.publish`, `app.publish_sync`, `app.request`."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,7 +35,7 @@ async def on_raw(msg: Message[bytes]) -> None:
         await app.publish(probe.REPORT, BLOCKS.end_raw(msg.data))
 
 
-async def on_json(msg: Message[dict[str, Any]]) -> None:
+async def on_json(msg: Message) -> None:  # a dict is the default
     BLOCKS.left -= 1
     if not BLOCKS.left:
         await app.publish(probe.REPORT, BLOCKS.end_json(msg.data["id"]))
@@ -52,7 +52,7 @@ async def on_sleeper(msg: Message[bytes]) -> None:
     await on_raw(msg)
 
 
-async def on_request(msg: Message[dict[str, Any]]) -> dict[str, Any]:
+async def on_request(msg: Message) -> dict[str, Any]:
     return probe.answer(msg.data)
 
 
@@ -88,11 +88,11 @@ async def threads() -> dict[str, Any]:
     return await probe.publish_from_threads(OPTS, app.publish_from_another_thread, app.flush)
 
 
-LISTENERS: dict[str, tuple[Any, Any]] = {
-    "receive_raw": (on_raw, bytes),
-    "receive_json": (on_json, dict),
-    "receive_validated": (on_validated, Item),
-    "sleepers": (on_sleeper, bytes),
+LISTENERS: dict[str, Any] = {
+    "receive_raw": on_raw,
+    "receive_json": on_json,
+    "receive_validated": on_validated,
+    "sleepers": on_sleeper,
 }
 
 
@@ -107,6 +107,5 @@ if __name__ == "__main__":
     if OPTS.action == "respond":
         app.listen(probe.ECHO)(on_request)
     elif OPTS.action in LISTENERS:
-        handler, data_type = LISTENERS[OPTS.action]
-        app.listen(OPTS.subjects, data_type=data_type)(handler)
+        app.listen(OPTS.subjects)(LISTENERS[OPTS.action])
     app.run()
