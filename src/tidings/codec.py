@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import types
+import typing
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -68,9 +70,15 @@ def resolve(data_type: DataType) -> DataType:
 
 
 def type_name(data_type: DataType) -> str:
-    """A type's name for people: `dict`, `Order`, `list[Order]`."""
-    if isinstance(data_type, type) and not getattr(data_type, "__args__", None):
-        return data_type.__name__
+    """A type's name for people: `dict`, `Order`, `list[Order]`, `Order | None`."""
+    origin: Any = typing.get_origin(data_type)
+    arguments = typing.get_args(data_type)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(type_name, arguments))
+    if isinstance(origin, type) and arguments:
+        return f"{origin.__name__}[{', '.join(map(type_name, arguments))}]"
+    if data_type in (None, types.NoneType):
+        return "None"
     return str(getattr(data_type, "__name__", None) or data_type).replace("typing.", "")
 
 
@@ -102,6 +110,8 @@ def _build(data_type: DataType) -> Decoder:
             raise DecodeError(name, str(error)) from None
         except RecursionError:
             raise DecodeError(name, "nested too deep") from None
+        except Exception as error:  # from a class of the user's own, called by `_from_plain`
+            raise DecodeError(name, f"{type(error).__name__}: {error}") from error
 
     return decode_json
 

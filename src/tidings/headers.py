@@ -71,6 +71,13 @@ class Headers(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Headers):  # a mapping's own equality would see first values only
+            return self._values == other._values
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as every Mapping
+
     def __repr__(self) -> str:
         return f"Headers({self.pairs()!r})"
 
