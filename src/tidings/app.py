@@ -490,12 +490,14 @@ class App(Declarations):
         """Send what is buffered, waiting for the server if it is away. Returns bytes left."""
         connection = self._connection
         loop = asyncio.get_running_loop()
-        while connection.unsent_bytes and not connection.is_closed and loop.time() < deadline:
+        while (
+            connection.outbox.unsent_bytes and not connection.is_closed and loop.time() < deadline
+        ):
             try:
                 await connection.confirm(max(deadline - loop.time(), 0.01))
             except TidingsError:
                 await asyncio.sleep(0.02)
-        return connection.unsent_bytes
+        return connection.outbox.unsent_bytes
 
     # What the app knows.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import typing
 from collections.abc import Callable, Coroutine, Sequence
+from threading import get_ident
 from typing import Any, TypeVar
 
 from tidings import codec
@@ -12,7 +13,7 @@ from tidings.connection import Connection
 from tidings.errors import (
     BufferFullError,
     ConfigError,
-    LoopThreadError,
+    ConnectionClosedError,
     NoRespondersError,
     NotStartedError,
     ServiceError,
@@ -22,8 +23,9 @@ from tidings.headers import Headers, HeadersLike
 from tidings.listener import ERROR_CODE_HEADER, ERROR_HEADER, Listener, ListenerSpec
 from tidings.message import Message
 from tidings.middleware import Middleware, Send, fold_send
+from tidings.outbox import Outbox
 from tidings.portal import FrameBridge, Portal
-from tidings.subject import check_pattern
+from tidings.subject import check_subject
 from tidings.wire import Frame
 
 T = TypeVar("T")
@@ -55,7 +57,9 @@ class Bus:
         self.listeners: list[Listener] = []
         self._subscribed: dict[int, tuple[str, Listener]] = {}
         self._connection: Connection | None = None
+        self._outbox: Outbox | None = None
         self._portal: Portal | None = None
+        self._thread = 0
         self._bridge: FrameBridge | None = None
         self._middlewares: Sequence[Middleware] = ()
         self._send_publish: Send | None = None
@@ -67,14 +71,16 @@ class Bus:
         """Take up a connection. Middleware chains are folded here, once."""
         self._connection = connection
         self._portal = Portal()
-        self._bridge = FrameBridge(self._portal, connection.post, connection.make_room)
+        self._thread = get_ident()
+        self._outbox = outbox = connection.outbox
+        self._bridge = FrameBridge(self._portal, outbox.post, outbox.make_room)
         self._middlewares = middlewares
         self._send_publish = fold_send(middlewares, self._publish, request=False)
         self._send_request = fold_send(middlewares, self._request, request=True)
 
     def detach(self) -> None:
         """Let go of the connection."""
-        self._connection = self._portal = self._bridge = None
+        self._connection = self._outbox = self._portal = self._bridge = None
         self.listeners.clear()
         self._subscribed.clear()
 
@@ -146,14 +152,13 @@ class Bus:
                 data_type=data_type,
             )
             return
-        connection = self._connection or self._require("publish")
-        payload = codec.encode(message, data_type)
-        block = Headers(headers).to_block() if headers else b""
-        frame = connection.frame(subject, payload, reply_to, block)
-        if force:
-            await self._publish_and_confirm(connection, frame)
-        elif connection.post(frame):
-            await connection.make_room()
+        if force or reply_to or headers:
+            await self._publish(subject, message, reply_to, force, headers, data_type)
+            return
+        outbox = self._outbox or self._require("publish").outbox
+        plain = type(message) is bytes and data_type is None
+        if outbox.publish(subject, message if plain else codec.encode(message, data_type)):
+            await outbox.make_room()
 
     async def _publish(
         self,
@@ -166,28 +171,14 @@ class Bus:
     ) -> None:
         """`publish` below the middlewares."""
         connection = self._require("publish")
-        frame = self._frame(connection, subject, message, reply_to, headers, data_type)
+        outbox = connection.outbox
+        frame = _frame(outbox, subject, message, reply_to, headers, data_type)
         if force:
-            await self._publish_and_confirm(connection, frame)
-        elif connection.post(frame):
-            await connection.make_room()
-
-    def _frame(
-        self,
-        connection: Connection,
-        subject: str,
-        message: Any,
-        reply_to: str,
-        headers: HeadersLike | None,
-        data_type: Any,
-    ) -> bytes:
-        block = Headers(headers).to_block() if headers else b""
-        return connection.frame(subject, codec.encode(message, data_type), reply_to, block)
-
-    async def _publish_and_confirm(self, connection: Connection, frame: bytes) -> None:
-        connection.require("publish with force")
-        connection.post(frame)
-        await connection.confirm(self.request_timeout)
+            connection.require("publish with force")
+            outbox.post(frame)
+            await connection.confirm(self.request_timeout)
+        elif outbox.post(frame):
+            await outbox.make_room()
 
     def publish_sync(
         self,
@@ -208,27 +199,39 @@ class Bus:
             LoopThreadError: `force=True` on the loop's own thread.
             TidingsError: as `publish`.
         """
-        portal = self.portal
-        if portal.is_here and force:
-            raise LoopThreadError("publish_sync(force=True)", "await app.publish(..., force=True)")
+        outbox = self._outbox or self._require("publish_sync").outbox
         if force or self._send_publish is not None:
-            work = self.publish(subject, message, reply_to, force, headers, data_type)
-            if portal.is_here:
-                portal.spawn(work)
-            else:
-                portal.run(work, "publish_sync", "await app.publish(...)")
-            return
-        connection = self._require("publish_sync")
-        frame = self._frame(connection, subject, message, reply_to, headers, data_type)
-        if portal.is_here:
-            connection.post(frame)
-            return
-        assert self._bridge is not None
-        connection.require_open("publish_sync")
-        waiting = connection.unsent_bytes + self._bridge.size
-        if waiting > connection.pending_limit:
-            raise BufferFullError("publish_sync", waiting, connection.pending_limit)
-        self._bridge.put(frame)
+            self._publish_by_loop(subject, message, reply_to, force, headers, data_type)
+        elif get_ident() != self._thread:
+            frame = _frame(outbox, subject, message, reply_to, headers, data_type)
+            self._publish_from_thread(outbox, frame)
+        elif reply_to or headers:
+            outbox.post(_frame(outbox, subject, message, reply_to, headers, data_type))
+        else:
+            plain = type(message) is bytes and data_type is None
+            outbox.publish(subject, message if plain else codec.encode(message, data_type))
+
+    def _publish_by_loop(self, subject: str, message: Any, *args: Any) -> None:
+        """`publish_sync` where something has to be awaited: a hook, or the server."""
+        portal = self.portal
+        work = self.publish(subject, message, *args)
+        if not portal.is_here:
+            portal.run(work, "publish_sync", "await app.publish(...)")
+        elif self._send_publish is not None and not args[1]:
+            portal.spawn(work)
+        else:
+            portal.run(work, "publish_sync(force=True)", "await app.publish(..., force=True)")
+
+    def _publish_from_thread(self, outbox: Outbox, frame: bytes) -> None:
+        bridge = self._bridge
+        if bridge is None:
+            raise NotStartedError("publish_sync")
+        if outbox.is_closed:
+            raise ConnectionClosedError("publish_sync")
+        waiting = outbox.size + bridge.size
+        if waiting > outbox.limit:
+            raise BufferFullError("publish_sync", waiting, outbox.limit)
+        bridge.put(frame)
 
     def publish_from_another_thread(
         self,
@@ -246,14 +249,17 @@ class Bus:
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None:
         """Send a handler's answer."""
-        connection = self._require("respond")
-        connection.post(self._frame(connection, subject, value, "", headers, None))
+        outbox = self._outbox or self._require("respond").outbox
+        if headers is None:
+            outbox.publish(subject, codec.encode(value))
+        else:
+            outbox.post(_frame(outbox, subject, value, "", headers, None))
 
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None:
         """Send what `Message.respond` is given."""
-        connection = self._require("respond")
-        if connection.post(self._frame(connection, reply, value, "", headers, None)):
-            await connection.make_room()
+        outbox = self._require("respond").outbox
+        if outbox.post(_frame(outbox, reply, value, "", headers, None)):
+            await outbox.make_room()
 
     # Request.
 
@@ -482,9 +488,8 @@ class Bus:
             middlewares=self._middlewares,
         )
         self.listeners.append(listener)
-        queue = listener.queue_group.encode()
         for subject in spec.subjects:
-            sid = connection.subscribe_route(check_pattern(subject), queue, listener.deliver)
+            sid = connection.subscribe_route(subject, listener.queue_group, listener.deliver)
             listener.sids.append(sid)
             self._subscribed[sid] = (subject, listener)
         return str(listener.sids[0])
@@ -565,6 +570,20 @@ class Bus:
             self.listeners.remove(listener)
 
 
+def _frame(
+    outbox: Outbox,
+    subject: str,
+    message: Any,
+    reply_to: str,
+    headers: HeadersLike | None,
+    data_type: Any,
+) -> bytes:
+    """A message's frame, whatever it has."""
+    reply = check_subject(reply_to) if reply_to else b""
+    block = Headers(headers).to_block() if headers else b""
+    return outbox.frame(subject, codec.encode(message, data_type), reply, block)
+
+
 def _dynamic_spec(
     subject: str,
     callback: Callable[..., Any],
@@ -589,7 +608,7 @@ def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
         inner = typing.get_args(data_type)
         decode = codec.decoder(inner[0] if inner else dict)
         return lambda frame: Message(
-            frame[1], decode(frame[4]), frame[4], frame[2], str(frame[0]), frame[3], None
+            frame[1], decode(frame[4]), frame[4], frame[2], frame[0], frame[3], None
         )
     decode = codec.decoder(dict if data_type is None else data_type)
     return lambda frame: decode(frame[4])

@@ -17,7 +17,6 @@ import logging
 import random
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,13 +27,11 @@ from nats.nuid import NUID
 
 from tidings.errors import (
     AuthError,
-    BufferFullError,
     ConnectError,
     ConnectionClosedError,
     ConnectionLostError,
     DisconnectedError,
     FlushTimeoutError,
-    PayloadTooLargeError,
     ProtocolError,
     SubjectPermissionError,
     TidingsError,
@@ -42,9 +39,10 @@ from tidings.errors import (
     TransportError,
 )
 from tidings.options import ConnectionOptions, redact
+from tidings.outbox import Outbox
 from tidings.requests import RequestTable
 from tidings.stats import ConnectionStats
-from tidings.subject import check_subject
+from tidings.subject import check_pattern, check_queue, matches
 from tidings.transport import SocketTransport
 from tidings.wire import (
     CONTROL,
@@ -52,23 +50,13 @@ from tidings.wire import (
     PONG,
     Frame,
     Parser,
-    publish_frame,
-    publish_headers_frame,
     subscribe_frame,
     unsubscribe_frame,
 )
 
 logger = logging.getLogger("tidings")
 
-# Bytes that gather before they are written in the middle of a loop turn, and before a publisher
-# that can wait is made to.
-WRITE_THRESHOLD = 128 * 1024
-# Subjects checked and encoded before.
-MAX_KNOWN_SUBJECTS = 4096
-# Seconds between two PINGs that confirm what was written, while something is unconfirmed.
-CONFIRM_INTERVAL = 0.5
-
-Deliver = Callable[[Frame], None]
+Deliver = Callable[[int, list[Frame]], None]  # bytes of headers and bodies, frames
 EventHook = Callable[[str, Exception | None], None]
 
 _STATES = {
@@ -90,6 +78,7 @@ class Connection(Client):
     """One connection to a NATS server, or to a cluster of them.
 
     Attributes:
+        outbox: what waits to be sent.
         denied: permission errors of subscriptions, by subject, as the server reported them.
     """
 
@@ -99,28 +88,22 @@ class Connection(Client):
         self._settings = options
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self._loop, options.pending_size)
         self._requests = RequestTable(self._loop)
         self._inbox = f"{options.inbox_prefix}.{NUID().next().decode()}."
         self._inbox_bytes = self._inbox.encode()
         self._inbox_sid = 0
         # Incoming.
-        self._parser = Parser()
+        self._parser = Parser(self._admit)
         self._routes: dict[int, Deliver] = {}
+        self._patterns: dict[int, str] = {}
         self._interest: dict[int, tuple[bytes, bytes]] = {}
         self._socket: SocketTransport = SocketTransport()  # one that is not open yet
         self._foreign: asyncio.Queue[Frame] | None = None
         self._foreign_task: asyncio.Task[None] | None = None
-        # Outgoing. `_scheduled` stays True while there is no connection: nothing is written.
-        self._subjects: dict[str, bytes] = {}
-        self._scheduled = True
-        self._threshold = WRITE_THRESHOLD
-        self._controls = 0
-        self._pings: deque[tuple[asyncio.Future[None] | None, int]] = deque()
-        self._last_ping = 0.0
         # Counted.
-        self._written = self._confirmed = self._written_bytes = 0
-        self._possibly_lost = self._refused = self._unrouted = 0
-        self._received = self._received_bytes = self._server_errors = 0
+        self._unrouted = 0
+        self._received = self._received_bytes = self._mismatched = self._server_errors = 0
 
     # Opening and closing.
 
@@ -238,7 +221,7 @@ class Connection(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         self._server_info = info
-        self._max_payload = info.get("max_payload", self._max_payload)
+        self._max_payload = self.outbox.max_payload = info.get("max_payload", self._max_payload)
         self._client_id = info.get("client_id", self._client_id)
         if info.get("auth_required"):
             self._auth_configured = True
@@ -251,17 +234,15 @@ class Connection(Client):
         self._socket = transport
         self._status = Client.CONNECTED
         self._parser.reset()
-        self._pings.clear()
         self._pings_outstanding = 0
         frames = [subscribe_frame(*wanted, sid) for sid, wanted in self._interest.items()]
         for sid, sub in self._subs.items():  # nats-py's own, JetStream's among them
             frames.append(subscribe_frame(sub._subject.encode(), (sub._queue or "").encode(), sid))
         if frames:
             transport.writelines(frames)
-        transport.start_reading(self._on_chunk, self._on_lost, self._write_pending)
+        transport.start_reading(self._on_chunk, self._on_lost, self.outbox.write)
         self._ping_interval_task = self._loop.create_task(self._ping_interval())
-        self._scheduled = False
-        self._write_pending()
+        self.outbox.connect(transport)
 
     def _on_lost(self, error: Exception | None) -> None:
         """The connection ended, and not by us: account for what it held, then look for another."""
@@ -269,38 +250,22 @@ class Connection(Client):
             return
         self._status = Client.RECONNECTING
         self._err = error
-        self._hang_up()
+        self._socket.abort()
+        self._cancel(self._ping_interval_task)
+        lost = self.outbox.disconnect(ConnectionLostError)
         self._requests.fail_all(ConnectionLostError)
-        lost = self._written - self._confirmed
-        self._possibly_lost += lost
-        self._confirmed = self._written
         logger.warning(
             "connection to %s lost%s; reconnecting (%d messages possibly lost, %d waiting)",
             self._server_name(),
             f": {error}" if error else "",
             lost,
-            len(self._pending),
+            self.outbox.waiting,
         )
         self._emit("disconnected", error)
         self._reconnection_task = self._loop.create_task(self._attempt_reconnect())
 
     async def _process_op_err(self, e: Exception) -> None:
         self._on_lost(e)  # what nats-py's ping loop calls when the server went silent
-
-    def _hang_up(self) -> None:
-        self._scheduled = True
-        self._socket.abort()
-        task = self._ping_interval_task
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-        # SUB, UNSUB and PING belong to the connection that is gone; subscriptions are replayed.
-        self._pending = [f for f in self._pending if f.startswith((b"PUB ", b"HPUB "))]
-        self._pending_data_size = sum(map(len, self._pending))
-        self._controls = 0
-        pings, self._pings = self._pings, deque()
-        for future, _ in pings:
-            if future is not None and not future.done():
-                future.set_exception(ConnectionLostError("flush"))
 
     async def _attempt_reconnect(self) -> None:
         started = time.monotonic()
@@ -332,19 +297,13 @@ class Connection(Client):
         if self._status == Client.CLOSED:
             return
         connected = self._status == Client.CONNECTED
-        if connected:
-            self._write_pending()
+        self.outbox.write()
         self._status = Client.CLOSED
-        self._threshold = 0  # from here on every publish is refused
-        self._scheduled = True
-        current = asyncio.current_task()
         for task in (self._ping_interval_task, self._reconnection_task, self._foreign_task):
-            if task is not None and task is not current:
-                task.cancel()
+            self._cancel(task)
+        self.outbox.disconnect(ConnectionClosedError)
+        self.outbox.close()
         self._requests.fail_all(ConnectionClosedError)
-        for future, _ in self._pings:
-            if future is not None and not future.done():
-                future.set_exception(ConnectionClosedError("flush"))
         for sub in list(self._subs.values()):
             sub._stop_processing()
             for waiter in (sub._pending_next_msgs_calls or {}).values():
@@ -360,29 +319,32 @@ class Connection(Client):
 
     def _on_chunk(self, data: bytes) -> None:
         self._received_bytes += len(data)
-        frames = self._parser.feed(data)
-        self._received += len(frames)
-        routes = self._routes
-        for frame in frames:
-            deliver = routes.get(frame[0])
+        for sid, size, frames in self._parser.feed(data):
+            deliver = self._routes.get(sid)
             try:
                 if deliver is not None:
-                    deliver(frame)
+                    self._received += len(frames)
+                    deliver(size, frames)
+                elif sid == CONTROL:
+                    self._on_control(frames[0])
                 else:
-                    self._on_other(frame)
+                    self._received += len(frames)
+                    self._on_unrouted(sid, frames)
             except Exception:
-                logger.exception("a message on %r was lost to a fault in tidings", frame[1])
+                logger.exception("messages on %r were lost to a fault in tidings", frames[0][1])
 
-    def _on_other(self, frame: Frame) -> None:
-        sid, operation = frame[0], frame[1]
-        if sid != CONTROL:
-            self._on_foreign(frame)
-            return
-        self._received -= 1
+    def _admit(self, sid: int, subject: str) -> bool:
+        """Whether a message is for its subscription, as the server says: asked once a subject."""
+        pattern = self._patterns.get(sid)
+        return pattern is None or pattern == subject or matches(pattern, subject)
+
+    def _on_control(self, frame: Frame) -> None:
+        operation = frame[1]
         if operation == "PING":
-            self._send_control(PONG)
+            self.outbox.control(PONG)
         elif operation == "PONG":
-            self._on_pong()
+            self._pings_outstanding = 0
+            self.outbox.pong()
         elif operation == "-ERR":
             self._on_server_error(_server_error(frame[3]))
         elif operation == "INFO":
@@ -393,15 +355,19 @@ class Connection(Client):
             else:
                 self._run(self._process_info(info))
 
-    def _on_foreign(self, frame: Frame) -> None:
-        """A message of a subscription that nats-py made, or of one that is gone."""
-        if frame[0] not in self._subs:
-            self._unrouted += 1
-            return
-        if self._foreign is None:
-            self._foreign = asyncio.Queue()
-            self._foreign_task = self._loop.create_task(self._pump_foreign(self._foreign))
-        self._foreign.put_nowait(frame)
+    def _on_unrouted(self, sid: int, frames: list[Frame]) -> None:
+        """Messages not for their subscription, of one that nats-py made, or of one that is gone."""
+        if sid < 0:
+            self._mismatched += len(frames)
+            logger.error("message on %r is not for its subscription; not handled", frames[0][1])
+        elif sid not in self._subs:
+            self._unrouted += len(frames)
+        else:
+            if self._foreign is None:
+                self._foreign = asyncio.Queue()
+                self._foreign_task = self._loop.create_task(self._pump_foreign(self._foreign))
+            for frame in frames:
+                self._foreign.put_nowait(frame)
 
     async def _pump_foreign(self, queue: asyncio.Queue[Frame]) -> None:
         while True:
@@ -411,14 +377,6 @@ class Connection(Client):
             except Exception:
                 self._parser.malformed += 1
                 logger.exception("nats-py could not take the message on %r", subject)
-
-    def _on_pong(self) -> None:
-        self._pings_outstanding = 0
-        if self._pings:
-            future, confirmed = self._pings.popleft()
-            self._confirmed = confirmed
-            if future is not None and not future.done():
-                future.set_result(None)
 
     def _on_server_error(self, error: TransportError) -> None:
         """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
@@ -437,97 +395,6 @@ class Connection(Client):
 
     # Outgoing.
 
-    def frame(self, subject: str, payload: bytes, reply: str = "", block: bytes = b"") -> bytes:
-        """Check a message and make its frame. Safe from any thread.
-
-        Raises:
-            SubjectError: a bad subject or reply.
-            PayloadTooLargeError: more than the server takes.
-        """
-        subject_bytes = self._subjects.get(subject) or self._check(subject)
-        size = len(payload) + len(block)
-        if size > self._max_payload:
-            self._refused += 1
-            raise PayloadTooLargeError(size, self._max_payload)
-        reply_bytes = check_subject(reply) if reply else b""
-        if block:
-            return publish_headers_frame(subject_bytes, reply_bytes, block, payload)
-        return publish_frame(subject_bytes, reply_bytes, payload)
-
-    def _check(self, subject: str) -> bytes:
-        checked = check_subject(subject)
-        if len(self._subjects) >= MAX_KNOWN_SUBJECTS:
-            self._subjects.clear()
-        self._subjects[subject] = checked
-        return checked
-
-    def post(self, frame: bytes) -> bool:
-        """Put a publish into the buffer; it goes out with the loop's next turn.
-
-        Returns:
-            Whether the buffer is crowded, so that a caller who can should await `make_room()`.
-
-        Raises:
-            BufferFullError: the bound is reached; the frame was not taken.
-            ConnectionClosedError: closed for good.
-        """
-        self._pending.append(frame)
-        self._pending_data_size += len(frame)
-        if self._pending_data_size >= self._threshold:
-            return self._on_crowded()
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._write_pending)
-        return False
-
-    def _on_crowded(self) -> bool:
-        size = self._pending_data_size
-        closed = self._status == Client.CLOSED
-        if closed or size > self._max_pending_size:
-            self._pending_data_size -= len(self._pending.pop())
-            self._refused += 1
-            if closed:
-                raise ConnectionClosedError("publish")
-            raise BufferFullError("publish", self._pending_data_size, self._max_pending_size)
-        if self._status != Client.CONNECTED:
-            return False
-        self._write_pending()
-        return True
-
-    async def make_room(self) -> None:
-        """Wait until the server keeps up. Costs one loop turn where it does already."""
-        if self._socket.is_paused:
-            await self._socket.drain()
-        else:
-            await asyncio.sleep(0)
-
-    def _write_pending(self) -> None:
-        if self._status != Client.CONNECTED:
-            return
-        self._scheduled = False
-        if not self._pending or self._socket.is_paused:
-            return  # the transport calls again when there is room
-        if not self._pings and self._loop.time() - self._last_ping > CONFIRM_INTERVAL:
-            self._append_ping(None)
-        pending, self._pending = self._pending, []
-        self._written += len(pending) - self._controls
-        self._written_bytes += self._pending_data_size
-        self._pending_data_size = self._controls = 0
-        self._socket.write(b"".join(pending))
-
-    def _send_control(self, frame: bytes) -> None:
-        self._controls += 1
-        self._pending.append(frame)
-        self._pending_data_size += len(frame)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._write_pending)
-
-    def _append_ping(self, future: asyncio.Future[None] | None) -> None:
-        self._last_ping = self._loop.time()
-        self._pings.append((future, self._written + len(self._pending) - self._controls))
-        self._send_control(PING)
-
     async def confirm(self, timeout: float) -> None:
         """Return when the server has everything that was sent before.
 
@@ -538,7 +405,7 @@ class Connection(Client):
         """
         self.require("flush")
         future: asyncio.Future[None] = self._loop.create_future()
-        self._append_ping(future)
+        self.outbox.ping(future)
         try:
             async with asyncio.timeout(timeout):
                 await future
@@ -562,41 +429,45 @@ class Connection(Client):
         await self.confirm(timeout)
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
-        self._append_ping(future)
+        self.outbox.ping(future)
 
     async def _send_command(self, cmd: bytes, priority: bool = False) -> None:
-        if cmd.startswith((b"PUB ", b"HPUB ")):
-            if self.post(cmd):
-                await self.make_room()
-        elif self._status == Client.CONNECTED:
-            self._send_control(cmd)
+        if not cmd.startswith((b"PUB ", b"HPUB ")):
+            self.outbox.control(cmd)
+        elif self.outbox.post(cmd):
+            await self.outbox.make_room()
 
     async def _flush_pending(self, force_flush: bool = False) -> None:
         """Nothing to do: every command written already has its turn."""
 
     # Subscriptions and requests.
 
-    def subscribe_route(self, pattern: bytes, queue: bytes, deliver: Deliver) -> int:
-        """Subscribe; each message goes to `deliver`. Returns the subscription's ID."""
+    def subscribe_route(self, pattern: str, queue: str, deliver: Deliver) -> int:
+        """Subscribe; messages go to `deliver`. Returns the subscription's ID.
+
+        Raises:
+            SubjectError: a bad pattern or queue group.
+        """
+        wanted = (check_pattern(pattern), check_queue(queue))
         self._sid += 1
         sid = self._sid
         self._routes[sid] = deliver
-        self._interest[sid] = (pattern, queue)
-        if self._status == Client.CONNECTED:
-            self._send_control(subscribe_frame(pattern, queue, sid))
+        self._patterns[sid] = pattern
+        self._interest[sid] = wanted
+        self.outbox.control(subscribe_frame(*wanted, sid))
         return sid
 
     def unsubscribe_route(self, sid: int, *, keep_route: bool = False) -> None:
         """End a subscription. With `keep_route` what the server has sent already is delivered."""
         self._interest.pop(sid, None)
         if not keep_route:
-            self._routes.pop(sid, None)
-        if self._status == Client.CONNECTED:
-            self._send_control(unsubscribe_frame(sid))
+            self.drop_route(sid)
+        self.outbox.control(unsubscribe_frame(sid))
 
     def drop_route(self, sid: int) -> None:
         """Deliver nothing more for a subscription that was ended with `keep_route`."""
         self._routes.pop(sid, None)
+        self._patterns.pop(sid, None)
 
     def start_request(
         self, subject: str, payload: bytes, block: bytes, timeout: float
@@ -609,20 +480,12 @@ class Connection(Client):
         """
         self.require(f"request to {subject!r}")
         if not self._inbox_sid:
-            self._inbox_sid = self.subscribe_route(self._inbox_bytes + b"*", b"", self._on_reply)
-        subject_bytes = self._subjects.get(subject) or self._check(subject)
-        size = len(payload) + len(block)
-        if size > self._max_payload:
-            self._refused += 1
-            raise PayloadTooLargeError(size, self._max_payload)
+            self._inbox_sid = self.subscribe_route(f"{self._inbox}*", "", self._on_replies)
+            self._parser.expect_new_subjects(self._inbox_sid)
         token, future = self._requests.add(subject, timeout)
-        reply = b"%b%d" % (self._inbox_bytes, token)
-        if block:
-            frame = publish_headers_frame(subject_bytes, reply, block, payload)
-        else:
-            frame = publish_frame(subject_bytes, reply, payload)
         try:
-            self.post(frame)
+            reply = b"%b%d" % (self._inbox_bytes, token)
+            self.outbox.post(self.outbox.frame(subject, payload, reply, block))
         except TidingsError:
             self._requests.discard(token)
             raise
@@ -632,8 +495,10 @@ class Connection(Client):
         """Forget a request whose requester no longer waits."""
         self._requests.discard(token)
 
-    def _on_reply(self, frame: Frame) -> None:
-        self._requests.deliver(frame[1][len(self._inbox) :], frame)
+    def _on_replies(self, size: int, frames: list[Frame]) -> None:
+        begin = len(self._inbox)
+        for frame in frames:
+            self._requests.deliver(frame[1][begin:], frame)
 
     # What others may know.
 
@@ -648,30 +513,26 @@ class Connection(Client):
         return self._server_name() if self._status == Client.CONNECTED else None
 
     @property
-    def pending_limit(self) -> int:
-        """Bytes that may wait to be sent."""
-        return self._settings.pending_size
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes that the server does not have yet, as far as is known here."""
-        buffered = self._socket.buffered if self._status == Client.CONNECTED else 0
-        return self._pending_data_size + buffered
+    def pending_data_size(self) -> int:
+        """Bytes that wait to be sent; nats-py's name for it."""
+        return self.outbox.size
 
     def snapshot(self) -> ConnectionStats:
         """What was counted up to now."""
+        outbox = self.outbox
         return ConnectionStats(
             state=self.state,
-            sent=self._written,
-            sent_bytes=self._written_bytes,
-            unsent=len(self._pending) - self._controls,
-            unsent_bytes=self.unsent_bytes,
-            possibly_lost=self._possibly_lost,
-            refused=self._refused,
+            sent=outbox.written,
+            sent_bytes=outbox.written_bytes,
+            unsent=outbox.waiting,
+            unsent_bytes=outbox.unsent_bytes,
+            possibly_lost=outbox.possibly_lost,
+            refused=outbox.refused,
             received=self._received,
             received_bytes=self._received_bytes,
             malformed=self._parser.malformed,
             unrouted=self._unrouted,
+            mismatched=self._mismatched,
             late_replies=self._requests.late,
             requests=len(self._requests),
             reconnects=self.stats["reconnects"],
@@ -685,6 +546,11 @@ class Connection(Client):
                 self._on_event(event, error)
             except Exception:
                 logger.exception("the hook for %r raised", event)
+
+    @staticmethod
+    def _cancel(task: asyncio.Task[Any] | None) -> None:
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
 
     def _run(self, work: Any) -> None:
         task = self._loop.create_task(work)

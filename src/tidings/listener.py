@@ -20,7 +20,7 @@ from tidings.headers import HeadersLike
 from tidings.message import Message
 from tidings.middleware import Handler, Middleware, fold_listen
 from tidings.stats import ListenerStats
-from tidings.subject import check_pattern, check_queue, has_wildcard, matches
+from tidings.subject import check_pattern, check_queue, has_wildcard
 from tidings.threads import WorkerThreads
 from tidings.wire import Frame
 
@@ -30,8 +30,6 @@ DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 # Workers kept for the next message once the queue is empty; more are made when they are needed.
 IDLE_WORKERS = 16
-# Subjects seen and found to be under the listener's patterns.
-MAX_KNOWN_SUBJECTS = 4096
 ERROR_HEADER = "Nats-Service-Error"
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 
@@ -139,7 +137,6 @@ class Listener:
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
-        self._known_subjects: set[str] = set()
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._busy = 0
@@ -148,40 +145,39 @@ class Listener:
         self._abandoning = False
         # Counted.
         self._received = self._handled = self._failed = 0
-        self._dropped = self._mismatched = self._abandoned = 0
+        self._dropped = self._abandoned = 0
         self._told_dropped = 0
         self._tell_dropped_at = 0.0
 
     # Arrival.
 
-    def deliver(self, frame: Frame) -> None:
-        """Queue a message, or drop and count it where the queue is full."""
-        self._received += 1
-        subject, size = frame[1], len(frame[4])
-        if subject not in self._known_subjects and not self._admit(subject):
-            return
+    def deliver(self, size: int, frames: list[Frame]) -> None:
+        """Queue messages that came in a row, or drop and count them where the queue is full."""
+        self._received += len(frames)
         queue = self._queue
-        if len(queue) >= self._msgs_limit or self._pending_bytes + size > self._bytes_limit:
-            self._drop(frame)
-            return
-        queue.append(frame)
-        self._pending_bytes += size
+        crowded = len(queue) + len(frames) > self._msgs_limit
+        if crowded or self._pending_bytes + size > self._bytes_limit:
+            self._deliver_crowded(frames)
+        else:
+            queue.extend(frames)
+            self._pending_bytes += size
         if not self._waking:
             self._waking = True
             self._wake_worker()
 
-    def _admit(self, subject: str) -> bool:
-        if not any(matches(pattern, subject) for pattern in self.spec.subjects):
-            self._mismatched += 1
-            logger.warning("%s: message on %r is not for it; not handled", self.spec.name, subject)
-            return False
-        if len(self._known_subjects) >= MAX_KNOWN_SUBJECTS:
-            self._known_subjects.clear()
-        self._known_subjects.add(subject)
-        return True
+    def _deliver_crowded(self, frames: list[Frame]) -> None:
+        """Queue those that there is room for: the newest are dropped."""
+        for frame in frames:
+            size = len(frame[3]) + len(frame[4])
+            room = self._pending_bytes + size <= self._bytes_limit
+            if room and len(self._queue) < self._msgs_limit:
+                self._queue.append(frame)
+                self._pending_bytes += size
+            else:
+                self._dropped += 1
+                self._tell_dropped(frame[1])
 
-    def _drop(self, frame: Frame) -> None:
-        self._dropped += 1
+    def _tell_dropped(self, subject: str) -> None:
         now = time.monotonic()
         if now < self._tell_dropped_at:
             return
@@ -190,8 +186,8 @@ class Listener:
         logger.warning(
             "%s is a slow consumer: %d messages on %r dropped (%d in all, %d wait); raise "
             "concurrency, or add instances to the queue group",
-            *(self.spec.name, news, frame[1], self._dropped, len(self._queue)),
-            extra={"listener": self.spec.name, "subject": frame[1], "dropped": self._dropped},
+            *(self.spec.name, news, subject, self._dropped, len(self._queue)),
+            extra={"listener": self.spec.name, "subject": subject, "dropped": self._dropped},
         )
         self._sender.tell("slow_consumer", None)
 
@@ -240,21 +236,22 @@ class Listener:
 
         It may not when a handler left a context variable set: the next message must not see it.
         """
-        queue = self._queue
+        queue, decode, sender = self._queue, self._decode, self._sender
+        monotonic, copy_context = time.monotonic, contextvars.copy_context
         self._waking = False
         while queue:
             frame = queue.popleft()
             sid, subject, reply, block, body = frame
-            self._pending_bytes -= len(body)
+            self._pending_bytes -= len(block) + len(body)
             if queue and not self._waking:
                 # Runs only once the handler below suspends: else this worker has drained the queue
                 # by then, and the next one finds nothing to do.
                 self._waking = True
                 self._loop.call_soon(self._wake_next)
-            started = time.monotonic()
+            started = monotonic()
             try:
-                data = body if self._decode is None else self._decode(body)
-                message = Message(subject, data, body, reply, str(sid), block, self._sender)
+                data = body if decode is None else decode(body)
+                message = Message(subject, data, body, reply, sid, block, sender)
                 if reply:
                     value = await self._on_request(message)
                     if not self.spec.no_reply:
@@ -265,8 +262,8 @@ class Listener:
             except BaseException as error:
                 if self._abandoning and isinstance(error, asyncio.CancelledError):
                     raise
-                self._on_failure(frame, error, time.monotonic() - started)
-            if contextvars.copy_context() != context:
+                self._on_failure(frame, error, monotonic() - started)
+            if copy_context() != context:
                 return False
         return True
 
@@ -364,14 +361,12 @@ class Listener:
             handled=self._handled,
             failed=self._failed,
             dropped=self._dropped,
-            mismatched=self._mismatched,
             pending=len(self._queue),
             pending_bytes=self._pending_bytes,
             running=self._received
             - self._handled
             - self._failed
             - self._dropped
-            - self._mismatched
             - len(self._queue)
             - self._abandoned,
             abandoned=self._abandoned,

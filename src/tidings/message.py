@@ -31,7 +31,6 @@ class Message(msgspec.Struct, Generic[T], eq=False):
         data: the decoded body, by the listener's `data_type`.
         body: the body as it came, in bytes.
         reply: the subject that an answer goes to, "" where none is wanted.
-        sid: the ID of the subscription that got it.
 
     Example:
         ```python
@@ -54,9 +53,14 @@ class Message(msgspec.Struct, Generic[T], eq=False):
     data: T
     body: bytes
     reply: str
-    sid: str
+    _sid: int
     _block: bytes | Headers
     _responder: Responder | None
+
+    @property
+    def sid(self) -> str:
+        """The ID of the subscription that got it."""
+        return str(self._sid)
 
     @property
     def headers(self) -> Headers:
@@ -97,4 +101,4 @@ def make_message(
     subject: str, body: bytes = b"", *, data: Any = None, headers: HeadersLike | None = None
 ) -> Message[Any]:
     """A message that came from nowhere, to call a handler with in a unit test."""
-    return Message(subject, data, body, "", "", Headers(headers or ()), None)
+    return Message(subject, data, body, "", 0, Headers(headers or ()), None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
     """What became of the messages of one listener. Each is counted once:
-    ``received == handled + failed + dropped + mismatched + pending + running + abandoned``.
+    ``received == handled + failed + dropped + pending + running + abandoned``.
 
     Attributes:
         name: the handler's name.
@@ -18,7 +18,6 @@ class ListenerStats:
         handled: handlers that returned.
         failed: handlers that raised, and bodies that did not decode.
         dropped: messages dropped because the queue was full (slow consumer).
-        mismatched: messages whose subject is not under the listener's pattern; not handled.
         pending: messages in the queue now.
         pending_bytes: bytes in the queue now.
         running: handlers at work now.
@@ -32,7 +31,6 @@ class ListenerStats:
     handled: int
     failed: int
     dropped: int
-    mismatched: int
     pending: int
     pending_bytes: int
     running: int
@@ -74,6 +72,7 @@ class ConnectionStats:
         received_bytes: bytes that arrived, protocol included.
         malformed: lines and messages that could not be understood.
         unrouted: messages for a subscription that was ended already.
+        mismatched: messages whose subject is not under their subscription's; not handled.
         late_replies: replies that came after their request had ended.
         requests: requests that wait for a reply now.
         reconnects: times the connection was had again.
@@ -91,6 +90,7 @@ class ConnectionStats:
     received_bytes: int
     malformed: int
     unrouted: int
+    mismatched: int
     late_replies: int
     requests: int
     reconnects: int

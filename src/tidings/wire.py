@@ -7,7 +7,7 @@ on what a server sends; what cannot be understood is dropped and counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 CRLF = b"\r\n"
 PING = b"PING\r\n"
@@ -25,6 +25,9 @@ MAX_KNOWN_LINES = 4096
 # sid 0 marks a control line: (0, operation, "", argument, b"").
 Frame = tuple[int, str, str, bytes, bytes]
 CONTROL = 0
+# Frames of one subscription that came in a row: (sid, bytes of headers and bodies, frames).
+# The sid is negative where the message is not for the subscription: see Parser.admit.
+Batch = tuple[int, int, list[Frame]]
 
 # (sid, subject, reply, header size, size of header and body)
 _Line = tuple[int, str, str, int, int]
@@ -102,19 +105,45 @@ def parse_header_block(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
     return status, description.strip(), pairs
 
 
+def _admit_all(sid: int, subject: str) -> bool:
+    return True
+
+
 class Parser:
     """Bytes from the server in, frames out. Any split of the bytes gives the same frames.
+
+    Most subscriptions see the same control line again and again, so a line is parsed once and
+    remembered, and a line that equals the one before it is not even looked up.
+
+    Args:
+        admit: whether a subject is for the subscription with that sid. Asked once a line.
 
     Attributes:
         malformed: lines and messages dropped because they could not be understood.
     """
 
-    __slots__ = ("_have", "_known", "_need", "_parts", "malformed")
+    __slots__ = (
+        "_admit",
+        "_have",
+        "_heads",
+        "_known",
+        "_need",
+        "_parts",
+        "_transient",
+        "malformed",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, admit: Callable[[int, str], bool] = _admit_all) -> None:
         self.malformed = 0
+        self._admit = admit
         self._known: dict[bytes, _Line] = {}
+        self._heads: dict[bytes, tuple[int, str]] = {}  # b"MSG subject sid" of lines with a reply
+        self._transient: dict[bytes, int] = {}
         self.reset()
+
+    def expect_new_subjects(self, sid: int) -> None:
+        """Each message of this subscription has another subject: its lines are not remembered."""
+        self._transient[b"%d" % sid] = sid
 
     def reset(self) -> None:
         """Forget a half-received frame, as a new connection does."""
@@ -122,7 +151,7 @@ class Parser:
         self._have = 0
         self._need = 0
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[Batch]:
         """Take a chunk; return the frames that it completes, in order."""
         if self._parts:
             self._parts.append(data)
@@ -131,61 +160,107 @@ class Parser:
                 return []
             data = b"".join(self._parts)
             self.reset()
-        frames: list[Frame] = []
-        known = self._known
-        find = data.find
+        batches: list[Batch] = []
+        frames: list[Frame] = []  # of the batch being filled
+        batch_sid = batch_size = sid = 0
+        last = b"\0"  # the line before, with its line end; no line begins so
+        subject = reply = ""
+        header_size = size = 0
         start, end, need = 0, len(data), 1
         while start < end:
-            stop = find(CRLF, start)
-            if stop < 0:
-                start = self._skip_endless(start, end)
-                break
-            line = data[start:stop]
-            parsed = known.get(line) or self._parse_line(line, frames)
-            if parsed is None:  # a control line, or not understood
-                start = stop + 2
-                continue
-            sid, subject, reply, header_size, size = parsed
-            body = stop + 2
+            if data.startswith(last, start):
+                body = start + len(last)
+            else:
+                stop = data.find(CRLF, start)
+                if stop < 0:
+                    start = self._skip_endless(start, end)
+                    break
+                line = data[start:stop]
+                parsed = self._known.get(line) or self._parse_line(line)
+                body = stop + 2
+                if parsed is None:
+                    if control := self._parse_control(line):
+                        if frames:
+                            batches.append((batch_sid, batch_size, frames))
+                            frames, batch_size = [], 0
+                        batches.append((CONTROL, 0, [control]))
+                        batch_sid = CONTROL
+                    start = body
+                    continue
+                sid, subject, reply, header_size, size = parsed
+                last = data[start:body]
             stop = body + size
             if stop + 2 > end:
                 need = stop + 2 - start
                 break
+            if sid != batch_sid:
+                if frames:
+                    batches.append((batch_sid, batch_size, frames))
+                    frames, batch_size = [], 0
+                batch_sid = sid
             if not header_size:
                 frames.append((sid, subject, reply, b"", data[body:stop]))
+                batch_size += size
             else:
                 after = body + header_size
                 block = data[body:after]
                 if header_size <= size and _is_header_block(block):
                     frames.append((sid, subject, reply, block, data[after:stop]))
+                    batch_size += size
                 else:
                     self.malformed += 1
             start = stop + 2
+        if frames:
+            batches.append((batch_sid, batch_size, frames))
         if start < end:
             self._parts = [data[start:]]
             self._have = end - start
             self._need = need
-        return frames
+        return batches
 
-    def _parse_line(self, line: bytes, frames: list[Frame]) -> _Line | None:
-        """Parse a message's control line; a control operation goes into frames instead."""
-        operation = line[:4]
-        try:
-            if operation == b"MSG ":
-                parsed = _message_line(_words(line, 4), headers=False)
-            elif operation == b"HMSG":
-                parsed = _message_line(_words(line, 5), headers=True)
-            else:
-                frames.append(_control_frame(line))
+    def _parse_line(self, line: bytes) -> _Line | None:
+        """Parse a message's control line that is not known. None: it is none, or malformed."""
+        words = line.rsplit(b" ", 2)
+        if len(words) == 3 and words[2].isdigit() and len(words[2]) < 9 and b"\t" not in line:
+            first, middle, length = words
+            try:
+                if head := self._heads.get(first):
+                    return head[0], head[1], middle.decode(), 0, int(length)
+                known_sid = self._transient.get(middle)
+                if known_sid and first.startswith(b"MSG ") and first.count(b" ") == 1:
+                    return known_sid, first[4:].decode(), "", 0, int(length)
+            except UnicodeDecodeError:
                 return None
+        operation = line[:4]
+        if operation != b"MSG " and operation != b"HMSG":
+            return None
+        try:
+            parsed = _message_line(line, headers=operation == b"HMSG")
         except ValueError:  # UnicodeDecodeError is one
+            return None
+        sid, subject, reply, header_size, size = parsed
+        if not self._admit(sid, subject):
+            parsed = (-sid, subject, reply, header_size, size)
+        self._remember(line, parsed)
+        return parsed
+
+    def _remember(self, line: bytes, parsed: _Line) -> None:
+        # A reply subject is new each time, so of such a line what stands before it is kept.
+        if len(self._known) + len(self._heads) >= MAX_KNOWN_LINES:
+            self._known.clear()
+            self._heads.clear()
+        if not parsed[2]:
+            self._known[line] = parsed
+        elif not parsed[3]:
+            self._heads[line.rsplit(b" ", 2)[0]] = parsed[:2]
+
+    def _parse_control(self, line: bytes) -> Frame | None:
+        word, _, argument = line.replace(b"\t", b" ").partition(b" ")
+        operation = _CONTROL_OPS.get(word.upper())
+        if operation is None:
             self.malformed += 1
             return None
-        if not parsed[2]:  # a reply subject is new each time, and would only fill the table
-            if len(self._known) >= MAX_KNOWN_LINES:
-                self._known.clear()
-            self._known[line] = parsed
-        return parsed
+        return CONTROL, operation, "", argument.strip(), b""
 
     def _skip_endless(self, start: int, end: int) -> int:
         if end - start <= MAX_LINE:
@@ -194,27 +269,22 @@ class Parser:
         return end
 
 
-def _words(line: bytes, start: int) -> list[bytes]:
+def _message_line(line: bytes, *, headers: bool) -> _Line:
+    """Parse a MSG or HMSG line; ValueError where it is malformed."""
     # Space and tab only: other white space can be part of a subject, as the server sees it.
-    words = line[start:].split(b" ")
-    if b"" in words or b"\t" in line:
-        words = _SPACES.split(line[start:].strip(b" \t"))
-    return words
-
-
-def _message_line(words: list[bytes], *, headers: bool) -> _Line:
+    words = line.split(b" ") if b"\t" not in line else _SPACES.split(line)
+    if b"" in words:
+        words = _SPACES.split(line.strip(b" \t"))
     sizes = 2 if headers else 1
-    if not 2 + sizes <= len(words) <= 3 + sizes:
+    if not 3 + sizes <= len(words) <= 4 + sizes:
         raise ValueError(words)
-    reply = words[2].decode() if len(words) == 3 + sizes else ""
+    reply = words[3].decode() if len(words) == 4 + sizes else ""
     size = _number(words[-1])
     header_size = _number(words[-2]) if headers else 0
-    if size > MAX_PAYLOAD or (headers and not header_size):
+    sid = _number(words[2])
+    if size > MAX_PAYLOAD or sid == CONTROL or (headers and not header_size):
         raise ValueError(words)
-    sid = _number(words[1])
-    if sid == CONTROL:
-        raise ValueError(words)
-    return sid, words[0].decode(), reply, header_size, size
+    return sid, words[1].decode(), reply, header_size, size
 
 
 def _number(digits: bytes) -> int:
@@ -222,14 +292,6 @@ def _number(digits: bytes) -> int:
     if not digits.isdigit() or len(digits) > 18:
         raise ValueError(digits)
     return int(digits)
-
-
-def _control_frame(line: bytes) -> Frame:
-    word, _, argument = line.replace(b"\t", b" ").partition(b" ")
-    operation = _CONTROL_OPS.get(word.upper())
-    if operation is None:
-        raise ValueError(line)
-    return CONTROL, operation, "", argument.strip(), b""
 
 
 def _is_header_block(block: bytes) -> bool:

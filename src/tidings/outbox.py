@@ -1,0 +1,258 @@
+"""Outbox: what waits to be sent. One joined write a loop turn, in order, bounded, counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from tidings.errors import (
+    BufferFullError,
+    ConnectionClosedError,
+    PayloadTooLargeError,
+    TidingsError,
+)
+from tidings.subject import check_subject
+from tidings.transport import SocketTransport
+from tidings.wire import PING, publish_frame, publish_headers_frame
+
+# Bytes that gather before they are written in the middle of a loop turn, and before a publisher
+# that can wait is made to.
+WRITE_THRESHOLD = 128 * 1024
+# Subjects checked and encoded before.
+MAX_KNOWN_SUBJECTS = 4096
+# Seconds between two PINGs that confirm what was written, while something is unconfirmed.
+CONFIRM_INTERVAL = 0.5
+
+
+class Outbox:
+    """The frames that wait to be sent, and what is known of those that were.
+
+    Every message is counted once: written, waiting, or refused with an error. Of the written ones
+    those before the last PONG are confirmed; when a connection drops, the others are possibly lost.
+
+    Args:
+        loop: the event loop.
+        limit: bytes that may wait.
+
+    Attributes:
+        max_payload: bytes of headers and body that the server takes.
+        limit: bytes that may wait.
+        size: bytes that wait now.
+        written: messages handed to a socket.
+        written_bytes: bytes handed to a socket, control lines included.
+        possibly_lost: messages written and not confirmed when their connection dropped.
+        refused: messages not taken, with an error to the caller.
+    """
+
+    # Slots, since a class with as many attributes as nats-py's client is slow to read and write.
+    __slots__ = (
+        "_closed",
+        "_confirmed",
+        "_controls",
+        "_frames",
+        "_last_ping",
+        "_loop",
+        "_pings",
+        "_scheduled",
+        "_socket",
+        "_subjects",
+        "_threshold",
+        "limit",
+        "max_payload",
+        "possibly_lost",
+        "refused",
+        "size",
+        "written",
+        "written_bytes",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        self.limit = limit
+        self.max_payload = 1024 * 1024
+        self.size = self.written = self.written_bytes = self.possibly_lost = self.refused = 0
+        self._loop = loop
+        self._subjects: dict[str, bytes] = {}
+        self._frames: list[bytes] = []
+        self._controls = 0  # of the frames, those that are no message
+        self._threshold = WRITE_THRESHOLD
+        self._socket: SocketTransport | None = None
+        self._scheduled = True  # also while there is no socket: nothing is written then
+        self._closed = False
+        self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
+        self._last_ping = 0.0
+        self._confirmed = 0
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether everything is refused from now on."""
+        return self._closed
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait to be sent."""
+        return len(self._frames) - self._controls
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait here or in the socket's own buffer."""
+        return self.size + (0 if self._socket is None else self._socket.buffered)
+
+    # Messages.
+
+    def frame(self, subject: str, payload: bytes, reply: bytes = b"", block: bytes = b"") -> bytes:
+        """Check a message and make its frame; `reply` is checked already. Safe from any thread.
+
+        Raises:
+            SubjectError: a bad subject.
+            PayloadTooLargeError: more than the server takes.
+        """
+        subject_bytes = self._subjects.get(subject) or self._check(subject)
+        size = len(payload) + len(block)
+        if size > self.max_payload:
+            self.refused += 1
+            raise PayloadTooLargeError(size, self.max_payload)
+        if block:
+            return publish_headers_frame(subject_bytes, reply, block, payload)
+        return publish_frame(subject_bytes, reply, payload)
+
+    def _check(self, subject: str) -> bytes:
+        checked = check_subject(subject)
+        if len(self._subjects) >= MAX_KNOWN_SUBJECTS:
+            self._subjects.clear()
+        self._subjects[subject] = checked
+        return checked
+
+    def publish(self, subject: str, payload: bytes) -> bool:
+        """`post(frame(subject, payload))` without the calls: most messages have no more to them."""
+        subject_bytes = self._subjects.get(subject) or self._check(subject)
+        size = len(payload)
+        if size > self.max_payload:
+            self.refused += 1
+            raise PayloadTooLargeError(size, self.max_payload)
+        frame = b"PUB %b %d\r\n%b\r\n" % (subject_bytes, size, payload)
+        self._frames.append(frame)
+        self.size = size = self.size + len(frame)
+        if size >= self._threshold:
+            return self._on_crowded()
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.write)
+        return False
+
+    def post(self, frame: bytes) -> bool:
+        """Take a message's frame; it goes out with the loop's next turn.
+
+        Returns:
+            Whether it is crowded here, so that a caller who can should await `make_room()`.
+
+        Raises:
+            BufferFullError: the bound is reached; the frame was not taken.
+            ConnectionClosedError: closed for good.
+        """
+        self._frames.append(frame)
+        self.size += len(frame)
+        if self.size >= self._threshold:
+            return self._on_crowded()
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.write)
+        return False
+
+    def _on_crowded(self) -> bool:
+        if self._closed or self.size > self.limit:
+            self.size -= len(self._frames.pop())
+            self.refused += 1
+            if self._closed:
+                raise ConnectionClosedError("publish")
+            raise BufferFullError("publish", self.size, self.limit)
+        if self._socket is None:
+            return False
+        self.write()
+        return True
+
+    async def make_room(self) -> None:
+        """Wait until the server keeps up. Costs one loop turn where it does already."""
+        socket = self._socket
+        if socket is not None and socket.is_paused:
+            await socket.drain()
+        else:
+            await asyncio.sleep(0)
+
+    def write(self) -> None:
+        """Write everything that waits, as one. While the socket has no room it is left waiting:
+        the socket calls again."""
+        socket = self._socket
+        if socket is None:
+            return
+        self._scheduled = False
+        if not self._frames or socket.is_paused:
+            return
+        if not self._pings and self._loop.time() - self._last_ping > CONFIRM_INTERVAL:
+            self.ping(None)
+        frames, self._frames = self._frames, []
+        self.written += len(frames) - self._controls
+        self.written_bytes += self.size
+        self.size = self._controls = 0
+        socket.write(b"".join(frames))
+
+    # Control lines. They keep their place among the messages.
+
+    def control(self, frame: bytes) -> None:
+        """Take a frame that is no message: SUB, UNSUB, PING, PONG. Dropped without a connection:
+        subscriptions are replayed to the next one."""
+        if self._socket is None:
+            return
+        self._controls += 1
+        self._frames.append(frame)
+        self.size += len(frame)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.write)
+
+    def ping(self, future: asyncio.Future[Any] | None) -> None:
+        """Send a PING behind everything taken so far; its PONG ends the future."""
+        self._last_ping = self._loop.time()
+        self._pings.append((future, self.written + self.waiting))
+        self.control(PING)
+
+    def pong(self) -> None:
+        """The server has everything up to its PING."""
+        if self._pings:
+            future, self._confirmed = self._pings.popleft()
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    # The connection below.
+
+    def connect(self, socket: SocketTransport) -> None:
+        """Write to this socket from now on, what waits first."""
+        self._socket = socket
+        self._scheduled = False
+        self.write()
+
+    def disconnect(self, error: Callable[[str], TidingsError]) -> int:
+        """The socket is gone: keep the messages, end waits for PONGs with an error.
+
+        Returns:
+            How many messages are possibly lost with it.
+        """
+        self._socket = None
+        self._scheduled = True
+        self._frames = [f for f in self._frames if f.startswith((b"PUB ", b"HPUB "))]
+        self.size = sum(map(len, self._frames))
+        self._controls = 0
+        lost = self.written - self._confirmed
+        self.possibly_lost += lost
+        self._confirmed = self.written
+        pings, self._pings = self._pings, deque()
+        for future, _ in pings:
+            if future is not None and not future.done():
+                future.set_exception(error("flush"))
+        return lost
+
+    def close(self) -> None:
+        """Refuse everything from now on."""
+        self._closed = True
+        self._threshold = 0
