@@ -18,10 +18,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 # modules to its left. A package (cli, contrib) stands here as one.
 FLOORS = {
     "ground": ["errors", "wire", "subject", "headers", "codec", "options", "stats", "message"],
-    "transport": ["transport", "requests", "connection"],
+    "transport": ["transport", "requests", "outbox", "connection"],
     "work": ["events", "threads", "middleware", "listener", "tasks", "portal", "bus", "group"],
     "face": ["runner", "app"],
-    "edges": ["process", "server", "testing", "contrib", "cli"],
+    "edges": ["process", "server", "testing", "contrib", "cli", "__main__"],
 }
 PLACES = [module for floor in FLOORS.values() for module in floor]
 CORE = [module for floor, modules in FLOORS.items() if floor != "edges" for module in modules]
