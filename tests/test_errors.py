@@ -1,0 +1,269 @@
+"""Errors: each says what to do next and carries what it knows, and foreign ones are mapped."""
+
+import ast
+import asyncio
+import builtins
+import inspect
+import re
+import ssl
+import textwrap
+from typing import Any
+from urllib.parse import urlparse
+
+import nats.errors
+import nkeys
+import pytest
+from nats.aio.client import Client, Srv
+
+import tidings
+from tidings import errors
+from tidings.connection import Connection, _server_error
+from tidings.options import ConnectionOptions
+
+EVERY = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, errors.TidingsError)
+]
+SERVERS = ("nats://h:4222",)
+
+
+@pytest.mark.parametrize("error", EVERY)
+def test_an_error_is_public_and_stands_in_the_drawn_tree(error: type) -> None:
+    assert getattr(tidings, error.__name__) is error
+    assert re.search(rf"^ *{error.__name__}\b", errors.__doc__ or "", re.MULTILINE)
+    assert error.__doc__
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        if match := re.match(r"( *)(\w+Error)(?: {2,}|$)", line):
+            path[len(match[1]) // 2 :] = [match[2]]
+            for child, parent in zip(path[1:], path, strict=False):
+                assert issubclass(getattr(errors, child), getattr(errors, parent)), line
+            if also := re.search(r"\(also an? (\w+)\)", line):
+                assert issubclass(getattr(errors, match[2]), getattr(builtins, also[1]))
+
+
+@pytest.mark.parametrize(
+    ("error", "fields", "text"),
+    [
+        (
+            errors.MissingExtraError("server", "NATSServer"),
+            {"extra": "server", "what": "NATSServer"},
+            "NATSServer needs an optional dependency: pip install 'tidings[server]'",
+        ),
+        (
+            errors.LoopThreadError("request_sync", "await app.request(...)"),
+            {"call": "request_sync", "instead": "await app.request(...)"},
+            "Write `await app.request(...)` instead",
+        ),
+        (errors.NotStartedError("publish"), {"call": "publish"}, "`async with app:`"),
+        (
+            errors.SubjectError("a..b", "empty token"),
+            {"subject": "a..b", "reason": "empty token"},
+            "bad subject 'a..b': empty token",
+        ),
+        (errors.HeaderError("A B", "no"), {"name": "A B", "reason": "no"}, "bad header 'A B': no"),
+        (errors.EncodeError(1j, "no"), {"type": complex}, "cannot encode a complex: no"),
+        (
+            errors.DecodeError("Order", "no id"),
+            {"wanted": "Order", "reason": "no id"},
+            "not a valid Order: no id",
+        ),
+        (
+            errors.PayloadTooLargeError(11, 10),
+            {"size": 11, "limit": 10},
+            "11 bytes, headers included, and the server takes 10",
+        ),
+        (
+            errors.SubscriptionNotFoundError("7"),
+            {"wanted": "7"},
+            "there is no subscription '7' to end",
+        ),
+        (
+            errors.ServerStartError("it ended", "port in use"),
+            {"output": "port in use"},
+            "it ended\nport in use",
+        ),
+        (
+            errors.ConnectError(SERVERS, "refused"),
+            {"servers": SERVERS, "reason": "refused"},
+            "cannot connect to nats://h:4222: refused. Is nats-server running there?",
+        ),
+        (errors.AuthError(SERVERS, "no"), {"reason": "no"}, "Check user and password"),
+        (errors.TlsError(SERVERS, "no"), {"reason": "no"}, "tls://"),
+        (errors.DisconnectedError("flush"), {"call": "flush"}, "flush: the connection to the"),
+        (errors.ConnectionLostError("flush"), {"call": "flush"}, "may have the message, or not"),
+        (
+            errors.BufferFullError("publish", 9, 10),
+            {"call": "publish", "size": 9, "limit": 10},
+            "App(pending_size=)",
+        ),
+        (
+            errors.ConnectionClosedError("publish", "given up"),
+            {"call": "publish"},
+            "publish: the connection is closed: given up",
+        ),
+        (
+            errors.SubjectPermissionError("publish", "a"),
+            {"operation": "publish", "subject": "a"},
+            "the server denies publish to 'a'",
+        ),
+        (errors.FlushTimeoutError(2.5), {"timeout": 2.5}, "did not confirm within 2.5 s"),
+        (
+            errors.DrainTimeoutError(30, 2, 5),
+            {"abandoned": 2, "unsent": 5},
+            "drain_timeout of 30 s passed: 2 messages abandoned, 5 bytes unsent",
+        ),
+        (
+            errors.RequestTimeoutError("a", 2),
+            {"subject": "a", "timeout": 2},
+            "no reply to 'a' within 2 s",
+        ),
+        (errors.NoRespondersError("a"), {"subject": "a"}, "nobody listens on 'a'"),
+        (
+            errors.ServiceError(404, "no such order", error_id="7f", subject="a", service="shop"),
+            {"code": 404, "description": "no such order", "error_id": "7f", "service": "shop"},
+            "404 no such order from shop on 'a' (id 7f)",
+        ),
+        (errors.ServiceError(500, "x"), {"subject": "", "body": b""}, "500 x"),
+    ],
+)
+def test_an_error_carries_its_fields_and_says_what_to_do(
+    error: Exception, fields: dict[str, Any], text: str
+) -> None:
+    assert {name: getattr(error, name) for name in fields} == fields
+    assert text in str(error)
+
+
+# What nats-py raises in the methods of its that run while tidings connects. An upgrade that raises
+# more there fails the first test below; add the new one here, with what it has to become.
+CONNECTING = (
+    "connect",
+    "_setup_server_pool",
+    "_parse_server_uri",
+    "_setup_nkeys_connect",
+    "_setup_nkeys_jwt_connect",
+    "_setup_nkeys_seed_connect",
+    "_read_creds_user_nkey",
+    "_read_creds_user_jwt",
+    "_connect_command",
+    "_process_info",
+    "ssl_context",
+)
+RAISED = {
+    "errors.InvalidCallbackTypeError",  # callbacks are tidings' own
+    "errors.Error",
+    "ErrInvalidUserCredentials",
+    "e",  # what a replaced method raised
+}
+
+
+def raised_by(name: str) -> set[str]:
+    member = inspect.getattr_static(Client, name)
+    function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    raises = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
+    return {ast.unparse(exc.func if isinstance(exc, ast.Call) else exc) for exc in raises}
+
+
+def test_every_error_that_nats_py_raises_while_connecting_is_known() -> None:
+    assert set().union(*map(raised_by, CONNECTING)) == RAISED
+
+
+def connect_error(error: Exception) -> errors.ConnectError:
+    connection = Connection(ConnectionOptions(servers=SERVERS), lambda event, error: None)
+    return connection._connect_error(Srv(urlparse("nats://user:secret@h:4222")), error)
+
+
+NOT_AUTH = pytest.mark.xfail(
+    strict=True,
+    reason="a credentials file that cannot be used is a ConnectError, so that "
+    "wait_for_server waits for ever",
+)
+
+
+def tls_error(kind: type[ssl.SSLError]) -> ssl.SSLError:
+    error = kind(1, "[SSL: WRONG] wrong (_ssl.c:1)")
+    error.reason = "WRONG"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("foreign", "expected", "reason"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed"), errors.ConnectError, "Connect call"),
+        (OSError(113, "No route to host"), errors.ConnectError, "No route"),
+        (ConnectionError("the server closed the connection"), errors.ConnectError, "closed"),
+        (TimeoutError(), errors.ConnectError, r"connect_timeout \(2 s\)"),
+        (asyncio.IncompleteReadError(b"", 1), errors.ConnectError, "0 bytes read"),
+        (nats.errors.ProtocolError(), errors.ConnectError, "not a nats-server"),
+        (nats.errors.Error("nats: no"), errors.ConnectError, "nats: no"),
+        (nats.errors.SecureConnWantedError(), errors.TlsError, "clear text only"),
+        (tls_error(ssl.SSLError), errors.TlsError, "TLS failed"),
+        (tls_error(ssl.SSLCertVerificationError), errors.TlsError, "TLS failed"),
+        (_server_error(b"'Authorization Violation'"), errors.AuthError, "Authorization Violation"),
+        (_server_error(b"'Authentication Timeout'"), errors.AuthError, "Authentication Timeout"),
+        (_server_error(b"'User Authentication Expired'"), errors.AuthError, "Expired"),
+        (_server_error(b"'maximum connections exceeded'"), errors.ConnectError, "maximum"),
+        (errors.AuthError(SERVERS, "as it is"), errors.AuthError, "as it is"),
+        pytest.param(
+            nats.errors.InvalidUserCredentialsError(), errors.AuthError, "cred", marks=NOT_AUTH
+        ),
+        pytest.param(nkeys.ErrInvalidSeed(), errors.AuthError, "seed", marks=NOT_AUTH),
+    ],
+)
+async def test_what_connecting_raises_is_mapped_once(
+    foreign: Exception, expected: type[errors.ConnectError], reason: str
+) -> None:
+    mapped = connect_error(foreign)
+    assert type(mapped) is expected
+    assert re.search(reason, mapped.reason)
+    assert "secret" not in str(mapped)
+
+
+FOREIGN = [
+    value
+    for value in vars(nats.errors).values()
+    if isinstance(value, type)
+    and issubclass(value, nats.errors.Error)
+    and "__init__" not in vars(value)  # those are about a header, a slow consumer, an ack
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+async def test_no_error_of_nats_py_leaves_connecting_as_it_is(foreign: type[Exception]) -> None:
+    mapped = connect_error(foreign())
+    assert isinstance(mapped, errors.ConnectError)
+    assert mapped.reason
+
+
+@pytest.mark.parametrize(
+    ("words", "operation", "subject"),
+    [
+        (b"'Permissions Violation for Publish to \"a.b\"'", "publish", "a.b"),
+        (b"'Permissions Violation for Subscription to \"a.*\"'", "subscription", "a.*"),
+        (
+            b'\'Permissions Violation for Subscription to "a.*" using queue "q"\'',
+            "subscription",
+            "a.*",
+        ),
+    ],
+)
+def test_a_permission_violation_names_operation_and_subject(
+    words: bytes, operation: str, subject: str
+) -> None:
+    error = _server_error(words)
+    assert isinstance(error, errors.SubjectPermissionError)
+    assert (error.operation, error.subject) == (operation, subject)
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"'Stale Connection'", b"\xff", b"'Maximum Payload Violation'"]
+)
+def test_other_words_of_the_server_are_kept_in_a_protocol_error(words: bytes) -> None:
+    error = _server_error(words)
+    assert type(error) is errors.ProtocolError
+    assert str(error) == words.decode("utf-8", "replace").strip("'")
