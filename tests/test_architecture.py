@@ -19,8 +19,18 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": ["errors", "wire", "subject", "headers", "codec", "options", "stats", "message"],
     "transport": ["transport", "requests", "outbox", "connection"],
-    "work": ["events", "threads", "middleware", "listener", "tasks", "portal", "bus", "group"],
-    "face": ["runner", "app"],
+    "work": [
+        "handlers",
+        "middleware",
+        "threads",
+        "listener",
+        "tasks",
+        "events",
+        "portal",
+        "bus",
+        "group",
+    ],
+    "face": ["watchdog", "runner", "app"],
     "edges": ["process", "server", "testing", "contrib", "cli", "__main__"],
 }
 PLACES = [module for floor in FLOORS.values() for module in floor]

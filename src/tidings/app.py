@@ -24,13 +24,15 @@ from tidings.errors import (
 )
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
 from tidings.group import Declarations, Group
-from tidings.listener import check_handler, inside
+from tidings.handlers import check_handler
+from tidings.listener import inside
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, server_urls
 from tidings.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
 from tidings.subject import check_queue
 from tidings.tasks import Task
+from tidings.watchdog import Watchdog
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -420,6 +422,8 @@ class App(Declarations):
             raise
         self._tasks = [Task(spec) for spec in self._task_specs]
         self._lifecycle = State.RUNNING
+        self._watchdog = Watchdog()
+        self._watchdog.start()
         for task in self._tasks:
             task.start()
         count = len(self._listener_specs)
@@ -459,6 +463,7 @@ class App(Declarations):
         unsent = await self._send_rest(deadline)
         await self._connection.close()
         self.nats.detach()
+        self._watchdog.stop()
         self._lifecycle = State.IDLE
         if abandoned or unsent:
             raise DrainTimeoutError(self._drain_timeout, abandoned, unsent)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
 import secrets
 import time
-import typing
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any, Protocol
 
 from tidings import codec
 from tidings.errors import ConfigError, DecodeError, ServiceError
+from tidings.handlers import annotated_type, check_handler, function_name, is_async
 from tidings.headers import HeadersLike
 from tidings.message import Message
 from tidings.middleware import Handler, Middleware, fold_listen
@@ -89,7 +88,7 @@ class ListenerSpec:
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, or `Message[T]` in the signature, or dict."""
-        annotated = _annotated_type(self.handler)
+        annotated = annotated_type(self.handler)
         if self.data_type is None:
             return dict if annotated is None else annotated
         wanted = codec.resolve(self.data_type)
@@ -373,44 +372,6 @@ class Listener:
         )
 
 
-def function_name(function: Callable[..., Any]) -> str:
-    """A function's name for people: `Orders.created`, without where it was defined locally."""
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return str(name).rpartition("<locals>.")[2]
-
-
-def check_handler(handler: Callable[..., Any], argument: str) -> None:
-    """Check that a handler can be called as it will be.
-
-    Raises:
-        ConfigError: not callable, or it takes other arguments.
-    """
-    if not callable(handler):
-        raise ConfigError(f"{handler!r} is not callable: decorate a function")
-    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-        raise ConfigError(f"{handler.__qualname__} has a yield in it; a handler returns its answer")
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):
-        return  # a builtin without a signature
-    arguments = (None,) if argument else ()
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        takes = f"one argument, {argument}" if argument else "no arguments"
-        name = getattr(handler, "__qualname__", repr(handler))
-        raise ConfigError(f"{name}{signature} must take {takes}") from None
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine: `async def`, or an object whose `__call__` is one."""
-    while hasattr(function, "func") and hasattr(function, "args"):  # functools.partial
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted
-    )
-
-
 def _as_async(handler: Callable[..., Any], threads: WorkerThreads) -> Handler:
     """Sync or async is decided here, once: a `def` handler runs in a worker thread."""
     if is_async(handler):
@@ -420,23 +381,3 @@ def _as_async(handler: Callable[..., Any], threads: WorkerThreads) -> Handler:
         return await threads.run(handler, message)
 
     return call
-
-
-def _annotated_type(handler: Callable[..., Any]) -> Any:
-    """T of a handler's `Message[T]`, or None."""
-    target = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004 - as above
-    annotations = getattr(target, "__annotations__", {})
-    if not any("Message[" in str(value) for value in annotations.values()):
-        return None
-    try:
-        hints = typing.get_type_hints(target)
-    except NameError as error:
-        raise ConfigError(
-            f"{getattr(handler, '__qualname__', handler)}: the type in its signature is not known "
-            f"where the function stands ({error}); say data_type= instead"
-        ) from None
-    for hint in hints.values():
-        if typing.get_origin(hint) is Message:
-            wanted = typing.get_args(hint)[0]
-            return None if isinstance(wanted, typing.TypeVar) else wanted
-    return None

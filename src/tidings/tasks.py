@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidings.errors import ConfigError
-from tidings.listener import check_handler, function_name, inside, is_async
+from tidings.handlers import check_handler, function_name, is_async
+from tidings.listener import inside
 from tidings.stats import TaskStats
 from tidings.threads import WorkerThreads
 

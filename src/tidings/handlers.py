@@ -1,0 +1,69 @@
+"""Handlers as functions: what they are called, take, and say of their types."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from tidings.errors import ConfigError
+from tidings.message import Message
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """A function's name for people: `Orders.created`, without where it was defined locally."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name).rpartition("<locals>.")[2]
+
+
+def check_handler(handler: Callable[..., Any], argument: str) -> None:
+    """Check that a handler can be called as it will be.
+
+    Raises:
+        ConfigError: not callable, or it takes other arguments.
+    """
+    if not callable(handler):
+        raise ConfigError(f"{handler!r} is not callable: decorate a function")
+    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+        raise ConfigError(f"{handler.__qualname__} has a yield in it; a handler returns its answer")
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # a builtin without a signature
+    arguments = (None,) if argument else ()
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        takes = f"one argument, {argument}" if argument else "no arguments"
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise ConfigError(f"{name}{signature} must take {takes}") from None
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine: `async def`, or an object whose `__call__` is one."""
+    while hasattr(function, "func") and hasattr(function, "args"):  # functools.partial
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted
+    )
+
+
+def annotated_type(handler: Callable[..., Any]) -> Any:
+    """T of a handler's `Message[T]`, or None."""
+    target = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004 - as above
+    annotations = getattr(target, "__annotations__", {})
+    if not any("Message[" in str(value) for value in annotations.values()):
+        return None
+    try:
+        hints = typing.get_type_hints(target)
+    except NameError as error:
+        raise ConfigError(
+            f"{getattr(handler, '__qualname__', handler)}: the type in its signature is not known "
+            f"where the function stands ({error}); say data_type= instead"
+        ) from None
+    for hint in hints.values():
+        if typing.get_origin(hint) is Message:
+            wanted = typing.get_args(hint)[0]
+            return None if isinstance(wanted, typing.TypeVar) else wanted
+    return None

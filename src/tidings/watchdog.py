@@ -1,0 +1,69 @@
+"""Watchdog: names the handler that blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+
+logger = logging.getLogger("tidings")
+
+# Seconds that the loop may be blocked before it is told, and seconds between two looks.
+BLOCKED = 1.0
+LOOK = 0.25
+
+
+class Watchdog:
+    """Looks at the loop from a thread of its own, four times a second.
+
+    A handler that calls something blocking stops every other handler, the pings and the replies
+    with it, and nothing on the loop can say so. Told once a blockage.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._beat_at = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._beat()
+        threading.Thread(target=self._watch, name="tidings-watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """End looking."""
+        self._ended.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+        self._timer = self._loop.call_later(LOOK, self._beat)
+
+    def _watch(self) -> None:
+        told = 0.0
+        while not self._ended.wait(LOOK):
+            beat = self._beat_at
+            if time.monotonic() - beat > BLOCKED and beat != told:
+                told = beat
+                self._tell(time.monotonic() - beat)
+
+    def _tell(self, seconds: float) -> None:
+        frame = sys._current_frames().get(self._thread_id)
+        task = asyncio.current_task(self._loop)
+        if frame is None or task is None:
+            return  # the loop waits in its own code: the process was stopped, or the machine slept
+        name = task.get_name().removeprefix("tidings ")
+        stack = traceback.extract_stack(frame)
+        where = stack[-1]
+        logger.warning(
+            "%s has blocked the event loop for %.1f s, at %s:%d in %s; make it a plain `def` "
+            "(it runs in a thread then), or await",
+            *(name, seconds, where.filename, where.lineno, where.name),
+            extra={"listener": name, "duration": seconds, "stack": "".join(stack.format())},
+        )
