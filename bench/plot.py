@@ -35,7 +35,7 @@ def draw(report: Report, path: Path) -> bool:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, panels, strict=False):
         _panel(axis, name, report["measures"][name])
-    figure.suptitle(f"medians of {report['rounds']} rounds, {report['machine']['cores']} cores")
+    figure.suptitle(f"medians over {report['rounds']} rounds, {report['machine']['cores']} cores")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -23,6 +23,9 @@ from .workloads import CONTENDERS
 
 Report = dict[str, Any]
 
+Failures = dict[str, dict[str, str]]
+"""Workload, then contender, then why."""
+
 
 def make_report(outcome: Outcome, command: str, rounds: int, seconds: float) -> Report:
     """Everything that a run found, as it goes into the JSON."""
@@ -37,7 +40,7 @@ def make_report(outcome: Outcome, command: str, rounds: int, seconds: float) -> 
             name: {contender: dataclasses.asdict(s) for contender, s in of.items()}
             for name, of in summaries.items()
         },
-        "targets": [verdict(target, summaries) for target in TARGETS],
+        "targets": [verdict(target, summaries, outcome.failed) for target in TARGETS],
         "unavailable": outcome.unavailable,
         "failed": outcome.failed,
         "runs": outcome.results,
@@ -62,21 +65,30 @@ def versions(outcome: Outcome) -> dict[str, str]:
             for result in rounds:
                 found.setdefault("nats-server", result["server"])
                 if result["version"]:
-                    found.setdefault(contender, result["version"])
+                    found.setdefault(contender.removesuffix("-uvloop"), result["version"])
     return found
 
 
-def verdict(target: Target, summaries: Summaries) -> dict[str, Any]:
+def verdict(target: Target, summaries: Summaries, failed: Failures) -> dict[str, Any]:
+    """A target, what was measured of it, and the word for that."""
     value = target_value(target, summaries)
-    word = "not measured" if value is None else "reached" if target.reached(value) else "missed"
     return {
         "title": target.title,
         "contender": target.of[1],
         "against": " ".join(target.against) if target.against else "",
         "wanted": wanted(target),
         "value": value,
-        "verdict": word,
+        "verdict": _word(target, value, failed),
     }
+
+
+def _word(target: Target, value: float | None, failed: Failures) -> str:
+    if value is not None:
+        return "reached" if target.reached(value) else "missed"
+    pairs = [pair for pair in (target.of, target.against) if pair]
+    if any(contender in failed.get(MEASURES[name].workload, {}) for name, contender in pairs):
+        return "failed"
+    return "not measured"
 
 
 def wanted(target: Target) -> str:
@@ -158,7 +170,7 @@ def _heading(report: Report) -> str:
     return (
         f"`{report['command']}`\n\n"
         f"{facts['cores']} cores, {facts['system']} {facts['architecture']}, loopback, "
-        f"Python {facts['python']}. Medians of {report['rounds']} rounds of about "
+        f"Python {facts['python']}. Medians over {report['rounds']} rounds of about "
         f"{report['seconds']:g} s, contenders in turn, a fresh server for each run. Only ratios "
         f"within one run count.\n\n"
         f"Versions: {versions_text}."
@@ -211,6 +223,8 @@ def _targets_table(targets: Sequence[dict[str, Any]]) -> str:
 
 
 def _reached(target: dict[str, Any]) -> str:
+    if target["value"] is None:
+        return "-"
     return f"{target['value']:.2f} x" if target["against"] else number(target["value"])
 
 

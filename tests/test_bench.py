@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from bench import report as bench_report
+from bench import rounds as bench_rounds
 from bench.contenders import probe
+from bench.environments import UnavailableError, prepare
 from bench.load import Collector, Feeder, LoadError, encode_block, json_bodies, lost, raw_bodies
 from bench.measures import MEASURES, TARGETS, Target, summarize, target_value
 from bench.rounds import Outcome
@@ -204,6 +207,25 @@ class TestRuns:
         assert "--uvloop" not in task("tidings").arguments("publish", "nats://x")
 
 
+class TestEnvironments:
+    def test_no_compiler_leaves_the_c_client_out_with_a_hint(self, monkeypatch):
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(UnavailableError, match="install gcc"):
+            prepare(CONTENDERS["libnats"], print)
+
+    def test_a_peer_that_cannot_be_installed_is_left_out_and_the_rest_goes_on(self, monkeypatch):
+        def prepare_but_one(contender, say):
+            if contender.name == "panini":
+                raise UnavailableError("pip failed: no matching distribution")
+            return ["python"]
+
+        said = []
+        monkeypatch.setattr(bench_rounds, "prepare", prepare_but_one)
+        found = bench_rounds.run_all([], ["tidings", "panini"], 1, 1.0, said.append)
+        assert found.unavailable == {"panini": "pip failed: no matching distribution"}
+        assert said == ["panini is left out: pip failed: no matching distribution"]
+
+
 class TestTargets:
     def test_medians_not_means_are_compared(self, outcome):
         summary = summarize(outcome.results)["receive_raw"]["tidings"]
@@ -221,13 +243,18 @@ class TestTargets:
     def test_a_verdict(self, outcome, limit, at_least, word):
         pair = ("receive_raw", "tidings"), ("receive_raw", "nats-py")
         target = Target("receive", pair[0], limit, pair[1], at_least)
-        verdict = bench_report.verdict(target, summarize(outcome.results))
+        verdict = bench_report.verdict(target, summarize(outcome.results), {})
         assert (verdict["value"], verdict["verdict"]) == (2.0, word)
 
     def test_what_was_not_measured_has_no_verdict(self, outcome):
         target = Target("publish", ("publish", "tidings"), 1.8, ("publish", "nats-py"))
         assert target_value(target, summarize(outcome.results)) is None
-        assert bench_report.verdict(target, {})["verdict"] == "not measured"
+        assert bench_report.verdict(target, {}, {})["verdict"] == "not measured"
+
+    def test_a_target_whose_contender_failed_says_so(self):
+        target = Target("publish", ("publish", "tidings"), 1.8, ("publish", "nats-py"))
+        failed = {"publish": {"nats-py": "lost 3 messages"}}
+        assert bench_report.verdict(target, {}, failed)["verdict"] == "failed"
 
     def test_wanted_says_it_in_words(self):
         texts = [bench_report.wanted(target) for target in TARGETS]
@@ -268,6 +295,18 @@ class TestReport:
         text = bench_report.to_markdown(report)
         assert text.startswith("`python -m bench`\n")
         assert "| receive raw | tidings | at least 2.4 x nats-py | 2.00 x | missed |" in text
+
+    def test_a_failed_contender_takes_no_target(self, outcome):
+        outcome.fail(task("nats-py"), "lost 3 messages")
+        report = bench_report.make_report(outcome, "python -m bench", 3, 1.0)
+        row = "| receive raw | tidings | at least 2.4 x nats-py | - | failed |"
+        assert row in bench_report.to_markdown(report)
+
+    def test_versions_are_named_once_for_both_loops(self):
+        found = Outcome()
+        for name in ("nats-py", "nats-py-uvloop", "bare"):
+            found.add(task(name), result(version="2.16.0" if "nats" in name else ""))
+        assert bench_report.versions(found) == {"nats-server": "2.15.1", "nats-py": "2.16.0"}
 
     def test_nothing_names_the_machine(self, report):
         assert set(report["machine"]) == {"cores", "system", "architecture", "python"}
