@@ -17,7 +17,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 # The lowest floor first. A module imports from floors below its own and, on its own floor, from the
 # modules to its left. A package (cli, contrib) stands here as one.
 FLOORS = {
-    "ground": ["errors", "wire", "subject", "headers", "codec", "options", "stats", "message"],
+    "ground": [
+        "errors",
+        "wire",
+        "subject",
+        "headers",
+        "codec",
+        "options",
+        "stats",
+        "message",
+        "remote_errors",
+    ],
     "transport": ["transport", "requests", "outbox", "connection"],
     "work": [
         "handlers",
@@ -27,6 +37,7 @@ FLOORS = {
         "tasks",
         "events",
         "portal",
+        "subscriptions",
         "bus",
         "group",
     ],

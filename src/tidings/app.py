@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import enum
 import inspect
 import logging
@@ -28,9 +29,11 @@ from tidings.handlers import check_handler
 from tidings.listener import inside
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, server_urls
+from tidings.portal import copy_outcome
 from tidings.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
 from tidings.subject import check_queue
+from tidings.subscriptions import Subscriptions
 from tidings.tasks import Task
 from tidings.watchdog import Watchdog
 
@@ -378,14 +381,16 @@ class App(Declarations):
         """
         if self._lifecycle is State.IDLE:
             return
-        own = inside.get()
-        work = self._disconnect_from_thread(wait=not own)
-        self.nats.portal.run(work, "disconnect_sync", "await app.disconnect()")
+        work = self._begin_for_thread()
+        ended = self.nats.portal.run(work, "disconnect_sync", "await app.disconnect()")
+        if not inside.get():
+            ended.result()
 
-    async def _disconnect_from_thread(self, *, wait: bool) -> None:
-        ending = self.begin_disconnect()
-        if wait:
-            await asyncio.shield(ending)
+    async def _begin_for_thread(self) -> concurrent.futures.Future[None]:
+        # A coroutine that waited here for the end would be work that the end waits for.
+        ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.begin_disconnect().add_done_callback(lambda ending: copy_outcome(ending, ended))
+        return ended
 
     async def wait_stopped(self) -> None:
         """Return when the app has ended, by `disconnect()` or because the connection was given up.
@@ -416,7 +421,7 @@ class App(Declarations):
                 await _call(hook)
             for listener in self._listener_specs:
                 self.nats.subscribe(listener)
-            await self.nats.confirm_subscriptions()
+            await self._subscriptions.confirm(self.nats.request_timeout)
         except BaseException:
             await self._abort_start()
             raise
@@ -430,8 +435,8 @@ class App(Declarations):
         logger.info("%s listens (%d) on %s", self.service_name, count, self._connection.url)
 
     async def _abort_start(self) -> None:
-        for listener in self.nats.listeners:
-            await listener.close()
+        if self.nats.subscriptions is not None:
+            await self._subscriptions.close()
         try:
             await self._stack.aclose()
         finally:
@@ -458,7 +463,7 @@ class App(Declarations):
                 await self._finish_work()
         except TimeoutError:
             pass  # what is left is counted now
-        abandoned = sum([await listener.close() for listener in self.nats.listeners])
+        abandoned = await self._subscriptions.close()
         await self._run_shutdown_hooks(max(deadline, loop.time() + HOOK_GRACE))
         unsent = await self._send_rest(deadline)
         await self._connection.close()
@@ -473,10 +478,10 @@ class App(Declarations):
 
     async def _finish_work(self) -> None:
         try:
-            await self.nats.end_subscriptions()
+            await self._subscriptions.end_all(self.nats.request_timeout)
         except TidingsError as error:
             logger.warning("messages under way may be lost at shutdown: %s", error)
-        await asyncio.gather(*(listener.finish() for listener in self.nats.listeners))
+        await self._subscriptions.finish()
         await self.nats.portal.finish()
 
     async def _run_shutdown_hooks(self, deadline: float) -> None:
@@ -529,9 +534,15 @@ class App(Declarations):
         """
         return AppStats(
             connection=self.nats.client.snapshot(),
-            listeners=tuple(listener.snapshot() for listener in self.nats.listeners),
+            listeners=tuple(listener.snapshot() for listener in self._subscriptions.listeners),
             tasks=tuple(task.snapshot() for task in self._tasks),
         )
+
+    @property
+    def _subscriptions(self) -> Subscriptions:
+        if self.nats.subscriptions is None:
+            raise NotStartedError("subscriptions")
+        return self.nats.subscriptions
 
     def _on_event(self, event: str, error: Exception | None) -> None:
         self._events.tell(ConnectionEvent(event, error))

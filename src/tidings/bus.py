@@ -14,23 +14,20 @@ from tidings.errors import (
     BufferFullError,
     ConfigError,
     ConnectionClosedError,
-    NoRespondersError,
     NotStartedError,
-    ServiceError,
-    SubscriptionNotFoundError,
 )
 from tidings.headers import Headers, HeadersLike
-from tidings.listener import ERROR_CODE_HEADER, ERROR_HEADER, Listener, ListenerSpec
+from tidings.listener import ListenerSpec
 from tidings.message import Message
 from tidings.middleware import Middleware, Send, fold_send
 from tidings.outbox import Outbox
 from tidings.portal import FrameBridge, Portal
+from tidings.remote_errors import raise_remote_error
 from tidings.subject import check_subject
+from tidings.subscriptions import Subscriptions
 from tidings.wire import Frame
 
 T = TypeVar("T")
-
-NO_RESPONDERS = 503
 
 
 class Bus:
@@ -38,6 +35,11 @@ class Bus:
 
     Attributes:
         service_name: the app's name.
+        queue: queue group of listeners that name none.
+        concurrency: handlers of one listener at work at a time, where it names no number.
+        request_timeout: seconds that `request` waits where it is not told.
+        tell: takes an event and its error.
+        subscriptions: the subscriptions of this run; None while the app is not running.
     """
 
     def __init__(
@@ -54,14 +56,12 @@ class Bus:
         self.concurrency = concurrency
         self.request_timeout = request_timeout
         self.tell = tell
-        self.listeners: list[Listener] = []
-        self._subscribed: dict[int, tuple[str, Listener]] = {}
+        self.subscriptions: Subscriptions | None = None
         self._connection: Connection | None = None
         self._outbox: Outbox | None = None
         self._portal: Portal | None = None
         self._thread = 0
         self._bridge: FrameBridge | None = None
-        self._middlewares: Sequence[Middleware] = ()
         self._send_publish: Send | None = None
         self._send_request: Send | None = None
 
@@ -74,15 +74,14 @@ class Bus:
         self._thread = get_ident()
         self._outbox = outbox = connection.outbox
         self._bridge = FrameBridge(self._portal, outbox.post, outbox.make_room)
-        self._middlewares = middlewares
+        self.subscriptions = Subscriptions(connection, self._portal, self, middlewares)
         self._send_publish = fold_send(middlewares, self._publish, request=False)
         self._send_request = fold_send(middlewares, self._request, request=True)
 
     def detach(self) -> None:
         """Let go of the connection."""
         self._connection = self._outbox = self._portal = self._bridge = None
-        self.listeners.clear()
-        self._subscribed.clear()
+        self.subscriptions = None
 
     @property
     def client(self) -> Connection:
@@ -338,7 +337,7 @@ class Bus:
         finally:
             connection.end_request(token)
         if frame[3]:
-            _raise_remote_error(subject, frame)
+            raise_remote_error(subject, frame[3], frame[4])
         return read(frame)
 
     def request_sync(
@@ -409,7 +408,7 @@ class Bus:
         """
         spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
         sid = self.subscribe(spec)
-        await self.confirm_subscriptions()
+        await self._require_subscriptions("subscribe_new_subject").confirm(self.request_timeout)
         return sid
 
     def subscribe_new_subject_sync(
@@ -440,7 +439,9 @@ class Bus:
         Raises:
             SubscriptionNotFoundError: there is none.
         """
-        await self._finish_unsubscribe(self._begin_unsubscribe(self._sids_on(subject)))
+        subscriptions = self._require_subscriptions("unsubscribe_subject")
+        sids = subscriptions.begin_end(subscriptions.on_subject(subject))
+        await subscriptions.finish_end(sids, self.request_timeout)
 
     def unsubscribe_subject_sync(self, subject: str) -> None:
         """`unsubscribe_subject` from synchronous code.
@@ -450,8 +451,9 @@ class Bus:
         """
         portal = self.portal
         if portal.is_here:
-            sids = self._begin_unsubscribe(self._sids_on(subject))
-            portal.spawn(self._finish_unsubscribe(sids))
+            subscriptions = self._require_subscriptions("unsubscribe_subject_sync")
+            sids = subscriptions.begin_end(subscriptions.on_subject(subject))
+            portal.spawn(subscriptions.finish_end(sids, self.request_timeout))
         else:
             work = self.unsubscribe_subject(subject)
             self._run(work, "unsubscribe_subject_sync", "await app.unsubscribe_subject(...)")
@@ -462,10 +464,9 @@ class Bus:
         Raises:
             SubscriptionNotFoundError: there is none.
         """
-        known = isinstance(ssid, str) and ssid.isdecimal() and int(ssid) in self._subscribed
-        if not known:
-            raise SubscriptionNotFoundError(ssid)
-        await self._finish_unsubscribe(self._begin_unsubscribe([int(ssid)]))
+        subscriptions = self._require_subscriptions("unsubscribe_ssid")
+        sids = subscriptions.begin_end([subscriptions.with_id(ssid)])
+        await subscriptions.finish_end(sids, self.request_timeout)
 
     def unsubscribe_ssid_sync(self, ssid: str) -> None:
         """`unsubscribe_ssid` from synchronous code.
@@ -479,44 +480,9 @@ class Bus:
 
     def subscribe(self, spec: ListenerSpec) -> str:
         """Subscribe a listener to its subjects, without waiting. Returns the first one's ID."""
-        connection = self._require("subscribe_new_subject")
-        listener = Listener(
-            spec,
-            self,
-            queue=self.queue if spec.queue is None else spec.queue,
-            concurrency=spec.concurrency or self.concurrency,
-            middlewares=self._middlewares,
+        return self._require_subscriptions("subscribe_new_subject").add(
+            spec, queue=self.queue, concurrency=self.concurrency
         )
-        self.listeners.append(listener)
-        for subject in spec.subjects:
-            sid = connection.subscribe_route(subject, listener.queue_group, listener.deliver)
-            listener.sids.append(sid)
-            self._subscribed[sid] = (subject, listener)
-        return str(listener.sids[0])
-
-    async def confirm_subscriptions(self) -> None:
-        """Wait until the server has every subscription, where it is connected.
-
-        Raises:
-            SubjectPermissionError: it denies one; that one is ended here.
-        """
-        connection = self._require("subscribe_new_subject")
-        if connection.state != "connected":
-            return  # they are made when the connection is back
-        await connection.confirm(self.request_timeout)
-        for sid, (subject, _) in list(self._subscribed.items()):
-            denied = connection.denied.pop(subject, None)
-            if denied is not None:
-                await self._finish_unsubscribe(self._begin_unsubscribe([sid]))
-                raise denied
-
-    async def end_subscriptions(self) -> None:
-        """End them all, and return when what the server had sent is queued. For shutdown."""
-        connection = self._require("disconnect")
-        for sid in self._subscribed:
-            connection.unsubscribe_route(sid, keep_route=True)
-        if connection.state == "connected":
-            await connection.confirm(self.request_timeout)
 
     async def flush(self, timeout: float = 10.0) -> None:
         """Return when the server has everything that was sent before.
@@ -538,36 +504,10 @@ class Bus:
             raise NotStartedError(call) from None
         return portal.run(work, call, instead)
 
-    def _sids_on(self, subject: str) -> list[int]:
-        sids = [sid for sid, (pattern, _) in self._subscribed.items() if pattern == subject]
-        if not sids:
-            raise SubscriptionNotFoundError(subject)
-        return sids
-
-    def _begin_unsubscribe(self, sids: list[int]) -> list[tuple[int, Listener]]:
-        connection = self._require("unsubscribe_subject")
-        ended = []
-        for sid in sids:
-            _, listener = self._subscribed.pop(sid)
-            connection.unsubscribe_route(sid, keep_route=True)
-            ended.append((sid, listener))
-        return ended
-
-    async def _finish_unsubscribe(self, ended: list[tuple[int, Listener]]) -> None:
-        connection = self._require("unsubscribe_subject")
-        if connection.state == "connected":
-            await connection.confirm(self.request_timeout)
-        for sid, listener in ended:
-            connection.drop_route(sid)
-            listener.sids.remove(sid)
-            if not listener.sids:
-                self.portal.spawn(self._retire(listener))
-
-    async def _retire(self, listener: Listener) -> None:
-        await listener.finish()
-        await listener.close()
-        if listener in self.listeners:
-            self.listeners.remove(listener)
+    def _require_subscriptions(self, call: str) -> Subscriptions:
+        if self.subscriptions is None:
+            raise NotStartedError(call)
+        return self.subscriptions
 
 
 def _frame(
@@ -612,32 +552,3 @@ def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
         )
     decode = codec.decoder(dict if data_type is None else data_type)
     return lambda frame: decode(frame[4])
-
-
-def _raise_remote_error(subject: str, frame: Frame) -> None:
-    """Raise what the answer's headers say, if they say an error. (NATS ADR-32)"""
-    headers = Headers.from_block(frame[3])
-    if headers.status == NO_RESPONDERS:
-        raise NoRespondersError(subject)
-    description = headers.get(ERROR_HEADER)
-    if description is None:
-        return
-    code = headers.get(ERROR_CODE_HEADER, "")
-    detail = _error_detail(frame[4])
-    raise ServiceError(
-        int(code) if code.isascii() and code.isdigit() and len(code) < 10 else 500,
-        str(detail.get("error") or description),
-        error_id=str(detail.get("id", "")),
-        service=str(detail.get("service", "")),
-        subject=subject,
-        body=frame[4],
-    )
-
-
-def _error_detail(body: bytes) -> dict[str, Any]:
-    """The JSON body of an error, where it is one: other frameworks answer otherwise."""
-    try:
-        detail: dict[str, Any] = codec.decoder(dict)(body)
-    except ValueError:
-        return {}
-    return detail

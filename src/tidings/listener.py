@@ -18,6 +18,7 @@ from tidings.handlers import annotated_type, check_handler, function_name, is_as
 from tidings.headers import HeadersLike
 from tidings.message import Message
 from tidings.middleware import Handler, Middleware, fold_listen
+from tidings.remote_errors import error_reply
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 from tidings.threads import WorkerThreads
@@ -29,8 +30,6 @@ DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 # Workers kept for the next message once the queue is empty; more are made when they are needed.
 IDLE_WORKERS = 16
-ERROR_HEADER = "Nats-Service-Error"
-ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 
 # Set in every worker and task: disconnect() called there must not wait for its caller.
 inside: contextvars.ContextVar[bool] = contextvars.ContextVar("tidings_inside", default=False)
@@ -299,27 +298,10 @@ class Listener:
         )
         if reply and not self.spec.no_reply:
             try:
-                self._reply_error(reply, error, error_id)
+                body, headers = error_reply(error, error_id, self._sender.service_name)
+                self._sender.reply(reply, body, headers)
             except Exception as second:
                 logger.error("the error (id %s) could not be answered: %s", error_id, second)
-
-    def _reply_error(self, reply: str, error: BaseException, error_id: str) -> None:
-        """Answer with the headers of NATS ADR-32, and never the error's own text or traceback."""
-        if isinstance(error, ServiceError):
-            code, description = error.code, error.description
-        else:
-            code = 400 if isinstance(error, DecodeError) else 500
-            description = type(error).__name__
-        body = {
-            "success": False,
-            "error": description,
-            "code": code,
-            "id": error_id,
-            "service": self._sender.service_name,
-        }
-        line = " ".join(description.replace("\0", " ").split()) or "error"
-        headers = {ERROR_HEADER: line, ERROR_CODE_HEADER: str(code)}
-        self._sender.reply(reply, body, headers)
 
     # The end.
 

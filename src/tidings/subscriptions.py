@@ -1,0 +1,133 @@
+"""Subscriptions: which listener is subscribed to what, from SUB to the last message handled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from tidings.connection import Connection
+from tidings.errors import SubscriptionNotFoundError
+from tidings.listener import Listener, ListenerSpec, Sender
+from tidings.middleware import Middleware
+from tidings.portal import Portal
+
+
+class Subscriptions:
+    """The listeners of one run of an app, and their subscriptions.
+
+    Attributes:
+        listeners: those at work, in the order in which they were added.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        portal: Portal,
+        sender: Sender,
+        middlewares: Sequence[Middleware],
+    ) -> None:
+        self.listeners: list[Listener] = []
+        self._connection = connection
+        self._portal = portal
+        self._sender = sender
+        self._middlewares = middlewares
+        self._subscribed: dict[int, tuple[str, Listener]] = {}
+
+    def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> str:
+        """Subscribe a listener to its subjects, without waiting. Returns the first one's ID.
+
+        Args:
+            spec: the listener.
+            queue: its queue group where it names none.
+            concurrency: its concurrency where it names none.
+        """
+        listener = Listener(
+            spec,
+            self._sender,
+            queue=queue if spec.queue is None else spec.queue,
+            concurrency=spec.concurrency or concurrency,
+            middlewares=self._middlewares,
+        )
+        self.listeners.append(listener)
+        for subject in spec.subjects:
+            sid = self._connection.subscribe_route(subject, listener.queue_group, listener.deliver)
+            listener.sids.append(sid)
+            self._subscribed[sid] = (subject, listener)
+        return str(listener.sids[0])
+
+    async def confirm(self, timeout: float) -> None:
+        """Wait until the server has every subscription, where it is connected.
+
+        Raises:
+            SubjectPermissionError: it denies one; that one is ended here.
+        """
+        if self._connection.state != "connected":
+            return  # they are made when the connection is back
+        await self._connection.confirm(timeout)
+        for sid, (subject, _) in list(self._subscribed.items()):
+            denied = self._connection.denied.pop(subject, None)
+            if denied is not None:
+                await self.finish_end(self.begin_end([sid]), timeout)
+                raise denied
+
+    def on_subject(self, subject: str) -> list[int]:
+        """The subscriptions on exactly that subject.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        sids = [sid for sid, (pattern, _) in self._subscribed.items() if pattern == subject]
+        if not sids:
+            raise SubscriptionNotFoundError(subject)
+        return sids
+
+    def with_id(self, ssid: str) -> int:
+        """The subscription with that ID.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        known = isinstance(ssid, str) and ssid.isdecimal() and int(ssid) in self._subscribed
+        if not known:
+            raise SubscriptionNotFoundError(ssid)
+        return int(ssid)
+
+    def begin_end(self, sids: list[int]) -> list[tuple[int, Listener]]:
+        """Unsubscribe, without waiting; what the server has sent already is still taken."""
+        ended = []
+        for sid in sids:
+            _, listener = self._subscribed.pop(sid)
+            self._connection.unsubscribe_route(sid, keep_route=True)
+            ended.append((sid, listener))
+        return ended
+
+    async def finish_end(self, ended: list[tuple[int, Listener]], timeout: float) -> None:
+        """Return when the server sends nothing more. What is queued is handled after that."""
+        if self._connection.state == "connected":
+            await self._connection.confirm(timeout)
+        for sid, listener in ended:
+            self._connection.drop_route(sid)
+            listener.sids.remove(sid)
+            if not listener.sids:
+                self._portal.spawn(self._retire(listener))
+
+    async def end_all(self, timeout: float) -> None:
+        """End them all, and return when everything that the server had sent is queued."""
+        for sid in self._subscribed:
+            self._connection.unsubscribe_route(sid, keep_route=True)
+        if self._connection.state == "connected":
+            await self._connection.confirm(timeout)
+
+    async def finish(self) -> None:
+        """Wait until everything that is queued is handled."""
+        await asyncio.gather(*(listener.finish() for listener in self.listeners))
+
+    async def close(self) -> int:
+        """End the listeners. Returns how many messages were abandoned."""
+        return sum([await listener.close() for listener in self.listeners])
+
+    async def _retire(self, listener: Listener) -> None:
+        await listener.finish()
+        await listener.close()
+        if listener in self.listeners:
+            self.listeners.remove(listener)
