@@ -107,10 +107,11 @@ class Portal:
             work.close()
             return
         task = self.spawn(work)
-        task.add_done_callback(lambda done: _copy_outcome(done, outcome))
+        task.add_done_callback(lambda done: copy_outcome(done, outcome))
 
 
-def _copy_outcome(task: asyncio.Task[T], outcome: concurrent.futures.Future[T]) -> None:
+def copy_outcome(task: asyncio.Task[T], outcome: concurrent.futures.Future[T]) -> None:
+    """Hand a task's outcome to a thread that waits for it."""
     if task.cancelled():
         outcome.set_exception(concurrent.futures.CancelledError())
     elif (error := task.exception()) is not None:
