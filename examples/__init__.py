@@ -1,0 +1,1 @@
+"""Examples, to run from the folder above: `tidings run examples.greeter:app --dev`."""

@@ -1,0 +1,1 @@
+"""A service in several modules: `tidings run examples.groups.shop:app --dev`."""

@@ -1,0 +1,162 @@
+"""The client of the demo: it reads the orders, sends them, and computes what must come out."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from tidings.app import App
+from tidings.errors import ServiceError, TidingsError
+
+PATIENCE = 20.0  # seconds until the service must have handled what was sent
+AT_A_TIME = 100
+
+Order = dict[str, Any]
+Totals = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """An order and its price."""
+
+    order: Order
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An order that the service refused."""
+
+    order: Order
+    code: int
+    description: str
+
+
+def read_orders(path: Path) -> list[Order]:
+    """The orders of the file. A quantity that is no number stays as it is: the service says so."""
+    with open(path, newline="") as file:
+        return [{**row, "quantity": _number(row["quantity"])} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+class Client:
+    """Sends requests and events to the service.
+
+    Args:
+        app: a running app.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._sample: list[Priced] = []
+
+    async def price(self, orders: Sequence[Order]) -> tuple[list[Priced], list[Refused]]:
+        """Ask for the price of each order; 100 requests are under way at a time."""
+        turns = asyncio.Semaphore(AT_A_TIME)
+
+        async def ask(order: Order) -> Priced | Refused:
+            async with turns:
+                try:
+                    return Priced(order, await self._app.request("orders.price", order))
+                except ServiceError as error:
+                    return Refused(order, error.code, error.description)
+
+        answers = await asyncio.gather(*map(ask, orders))
+        self._sample = [answer for answer in answers if isinstance(answer, Priced)]
+        return self._sample, [answer for answer in answers if isinstance(answer, Refused)]
+
+    def publish(self, priced: Sequence[Priced]) -> None:
+        """Publish an event for each price."""
+        for each in priced:
+            subject = f"orders.placed.{each.order['country']}"
+            self._app.publish_sync(subject, each.answer)
+
+    def publish_many(self, count: int) -> None:
+        """Publish the events of the prices over and over, up to a count."""
+        rounds, rest = divmod(count, len(self._sample))
+        for _ in range(rounds):
+            self.publish(self._sample)
+        self.publish(self._sample[:rest])
+
+    async def flush(self) -> None:
+        """Wait until the server has everything."""
+        await self._app.flush()
+
+    async def totals(self, orders: int = 0) -> Totals:
+        """The totals, once that many orders are in them.
+
+        Raises:
+            TidingsError: they are not, after a time.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            totals: Totals = await self._app.request("orders.totals")
+            count = sum(total["orders"] for total in totals.values())
+            if count >= orders:
+                return totals
+            if time.monotonic() > deadline:
+                raise TidingsError(f"of {orders} events only {count} were handled")
+            await asyncio.sleep(0.01)
+
+    async def measure_requests(self, count: int) -> tuple[float, list[float]]:
+        """Send requests, 100 at a time; returns the seconds in all, and of each one."""
+        orders = [each.order for each in self._sample]
+        latencies: list[float] = []
+        numbers = iter(range(count))
+
+        async def ask() -> None:
+            for number in numbers:
+                started = time.perf_counter()
+                await self._app.request("orders.price", orders[number % len(orders)])
+                latencies.append(time.perf_counter() - started)
+
+        started = time.perf_counter()
+        await asyncio.gather(*(ask() for _ in range(AT_A_TIME)))
+        return time.perf_counter() - started, latencies
+
+
+def expected_totals(orders: Sequence[Order], data: Path) -> Totals:
+    """The totals as the rules give them: written anew, with fractions, not with the service's code.
+
+    Args:
+        orders: the orders, the bad ones among them.
+        data: the folder with the price list and the VAT rates.
+    """
+    products = {row["product"]: row for row in _rows(data / "products.csv")}
+    rates = {row["country"]: row for row in _rows(data / "vat.csv")}
+    coupons = {"": 0, "WELCOME10": 10, "SPRING15": 15}
+    totals: Totals = {}
+    for order in orders:
+        product, rate = products.get(order["product"]), rates.get(order["country"])
+        pieces, coupon = order["quantity"], coupons.get(order["coupon"])
+        bad_number = not isinstance(pieces, int) or pieces < 1
+        if product is None or rate is None or coupon is None or bad_number:
+            continue
+        percent = max(coupon, 5 * (pieces >= 10) + 5 * (pieces >= 50))
+        net = _half_up(Fraction(int(product["cents"]) * pieces * (100 - percent), 100))
+        vat = _half_up(net * Fraction(rate[product["rate"]]) / 100)
+        total = totals.setdefault(order["country"], {"orders": 0, "net": 0, "vat": 0})
+        for name, value in (("orders", 1), ("net", net), ("vat", vat)):
+            total[name] += value
+    return totals
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _half_up(amount: Fraction) -> int:
+    return int(amount + Fraction(1, 2))

@@ -1,0 +1,98 @@
+"""Find the app that `module:app` names, from the current folder."""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import os
+import sys
+import traceback
+from types import ModuleType, TracebackType
+
+from tidings.app import App
+from tidings.errors import ConfigError
+
+
+def load_app(target: str) -> App:
+    """Import a module and return its app.
+
+    Args:
+        target: `module:app`, or `module` where the app is called `app`.
+
+    Raises:
+        ConfigError: it names no module, or no app in it; the text says what there is.
+        SystemExit: with 1, after the traceback, when the user's own module raises.
+    """
+    name, attribute = split_target(target)
+    folder = os.getcwd()
+    if folder not in sys.path[:1]:
+        sys.path.insert(0, folder)
+    return _app_of(_import(name, folder), name, attribute)
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """The module and the attribute that a target names.
+
+    Raises:
+        ConfigError: not of the form `module:app`.
+    """
+    name, mark, attribute = target.partition(":")
+    if name.endswith(".py") or "/" in name:
+        module = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ConfigError(f"name the module, not its file: {module}:{attribute or 'app'}")
+    words = [*name.split("."), attribute if mark else "app"]
+    if not all(word.isidentifier() and not keyword.iskeyword(word) for word in words):
+        raise ConfigError(f"{target!r} is not of the form module:app, as greeter:app")
+    return name, attribute or "app"
+
+
+def _import(name: str, folder: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if _users_frames(error.__traceback__) is not None:
+            _show_users_error(error)
+        if name.partition(".")[0] == error.name or "." not in name:
+            found = f"there is no module {error.name!r} in {folder}"
+        else:
+            found = f"there is no module {name!r} in {folder} ({error})"
+        raise ConfigError(f"{found}, nor among the installed packages") from None
+    except Exception as error:
+        _show_users_error(error)
+        raise  # never reached
+
+
+def _show_users_error(error: Exception) -> None:
+    """Print the traceback from the user's first line on, without the import system's frames."""
+    frames = _users_frames(error.__traceback__)
+    traceback.print_exception(error.with_traceback(frames))
+    raise SystemExit(1)
+
+
+def _users_frames(tb: TracebackType | None) -> TracebackType | None:
+    while tb is not None and _is_machinery(tb.tb_frame.f_code.co_filename):
+        tb = tb.tb_next
+    return tb
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+
+
+def _app_of(module: ModuleType, name: str, attribute: str) -> App:
+    found = getattr(module, attribute, None)
+    if isinstance(found, App):
+        return found
+    if hasattr(module, attribute):
+        fault = f"{name}:{attribute} is a {type(found).__name__}, not an App"
+    else:
+        fault = f"the module {name!r} ({_place(module)}) has no {attribute!r}"
+    apps = [word for word, value in vars(module).items() if isinstance(value, App)]
+    if apps:
+        choices = " or ".join(f"{name}:{word}" for word in apps)
+        raise ConfigError(f"{fault}. Did you mean {choices}?")
+    raise ConfigError(f'{fault}, and no App in it at all. Write: app = App("{name}")')
+
+
+def _place(module: ModuleType) -> str:
+    return getattr(module, "__file__", None) or "built in"

@@ -1,0 +1,170 @@
+"""`tidings new`: a folder with a service, its test and its README."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+import unicodedata
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from tidings.errors import ConfigError
+
+from .console import say
+
+SERVICE = '''\
+"""$title: a service on NATS."""
+
+from dataclasses import dataclass
+
+from tidings import App, Message, ServiceError
+
+app = App(service_name="$module")
+
+
+@dataclass
+class Greeting:
+    name: str
+
+
+@app.listen("$module.greet")
+async def greet(msg: Message[Greeting]):
+    """The value returned is the reply. An error raised here reaches the caller."""
+    if not msg.data.name:
+        raise ServiceError(422, "a name is missing")
+    await app.publish("$module.greeted", msg.data)
+    return {"hello": msg.data.name}
+
+
+@app.task(interval=60)
+async def report():
+    app.logger.info("%d messages up to now", app.stats().connection.received)
+
+
+if __name__ == "__main__":
+    app.run()
+'''
+
+TEST = '''\
+"""`pytest` runs these against a real nats-server, which the fixture `nats_server` starts."""
+
+import pytest
+from tidings import ServiceError
+
+from $module import app
+
+
+@pytest.fixture
+def client(nats_server):
+    app.set_servers(nats_server.url)
+    with app:
+        yield app
+
+
+def test_a_name_is_greeted(client):
+    answer = client.request_sync("$module.greet", {"name": "Ada"})
+    assert answer == {"hello": "Ada"}
+
+
+def test_a_missing_name_is_an_error(client):
+    with pytest.raises(ServiceError, match="a name is missing"):
+        client.request_sync("$module.greet", {"name": ""})
+'''
+
+README = """\
+# $title
+
+A service on [NATS](https://nats.io), made with tidings.
+
+```console
+$$ pip install -r requirements.txt
+$$ tidings run $module:app --dev
+```
+
+`--dev` brings a nats-server along and prints its URL. From a second terminal, with that URL:
+
+```console
+$$ tidings req $module.greet '{"name": "Ada"}' --servers URL
+{"hello":"Ada"}
+```
+
+The tests bring their own server:
+
+```console
+$$ pytest
+```
+
+In production, name the server by `$$NATS_URL` or `tidings run $module:app --servers URL`.
+"""
+
+REQUIREMENTS = """\
+tidings[all]
+pytest
+"""
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="The service's name; the folder gets it too.")],
+) -> None:
+    """Begin a service: a folder with its code, its test and its README."""
+    module = module_name(name)
+    folder = Path.cwd() / module
+    _make(folder)
+    words = {"module": module, "title": module.replace("_", " ").capitalize()}
+    files = {
+        f"{module}.py": SERVICE,
+        f"test_{module}.py": TEST,
+        "README.md": README,
+        "requirements.txt": REQUIREMENTS,
+    }
+    for file_name, text in files.items():
+        # "x": a file that appeared meanwhile is not overwritten, and no link followed.
+        with open(folder / file_name, "x", encoding="utf-8") as file:
+            file.write(Template(text).substitute(words))
+    say(f"{module}/: {', '.join(files)}", style="green")
+    say(f"\n  cd {module}\n  tidings run {module}:app --dev\n  pytest")
+
+
+def module_name(name: str) -> str:
+    """A name for the module and its folder, made of what was typed.
+
+    Raises:
+        ConfigError: a path, or nothing to make a name of.
+
+    Example:
+        ```python
+        from tidings.cli.new import module_name
+
+        assert module_name("Order-Prices") == "order_prices"
+        assert module_name("queue") == "queue_service"   # the standard library has that one
+        ```
+    """
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise ConfigError(f"{name!r} is a path: type a name, and the folder is made right here")
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    words = re.findall(r"[a-z0-9]+", plain)
+    if not words:
+        raise ConfigError(f"{name!r} has no letter to make a module's name of, as in greeter")
+    module = "_".join(words)
+    if module[0].isdigit():
+        return f"service_{module}"
+    return f"{module}_service" if _is_taken(module) else module
+
+
+def _is_taken(module: str) -> bool:
+    return keyword.iskeyword(module) or module in {*sys.stdlib_module_names, "tidings", "pytest"}
+
+
+def _make(folder: Path) -> None:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"{folder.name} exists and is no folder: choose another name")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"the folder {folder.name} exists and is not empty: choose another name")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {folder.name} cannot be made: {error.strerror}") from None
