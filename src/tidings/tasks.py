@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ class TaskSpec:
         interval = self.interval
         if interval is None:
             return
-        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not interval > 0:
+        is_number = isinstance(interval, (int, float)) and not isinstance(interval, bool)
+        if not is_number or not 0 < interval < math.inf:
             raise ConfigError(f"interval={interval!r}: seconds from start to start, above 0")
 
     @property
