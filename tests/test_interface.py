@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from tidings import App, Message, Middleware, NoRespondersError
+from helpers import PATIENCE, Inbox
+from tidings import App, Middleware, NoRespondersError
 from tidings.testing import NATSServer
-
-PATIENCE = 10  # seconds until what a test waits for has to have happened
 
 on_app_and_nats = pytest.mark.parametrize(
     "on", [lambda app: app, lambda app: app.nats], ids=["app", "app.nats"]
@@ -24,26 +23,6 @@ On = Callable[[App], Any]
 @pytest.fixture
 def app(nats_server: NATSServer) -> App:
     return App(service_name="interface", servers=nats_server.url)
-
-
-class Inbox:
-    """A handler that keeps what it gets, and answers with it."""
-
-    def __init__(self) -> None:
-        self._messages: queue.SimpleQueue[Message[Any]] = queue.SimpleQueue()
-
-    async def __call__(self, msg):
-        self._messages.put(msg)
-        return msg.data
-
-    def get(self) -> Message[Any]:
-        return self._messages.get(timeout=PATIENCE)
-
-    async def next(self) -> Message[Any]:
-        return await asyncio.to_thread(self.get)
-
-    def is_empty(self) -> bool:
-        return self._messages.empty()
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
