@@ -33,6 +33,7 @@ FLOORS = {
         "handlers",
         "middleware",
         "threads",
+        "workers",
         "listener",
         "tasks",
         "events",

@@ -26,7 +26,6 @@ from tidings.errors import (
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
 from tidings.group import Declarations, Group
 from tidings.handlers import check_handler
-from tidings.listener import inside
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, server_urls
 from tidings.portal import copy_outcome
@@ -36,6 +35,7 @@ from tidings.subject import check_queue
 from tidings.subscriptions import Subscriptions
 from tidings.tasks import Task
 from tidings.watchdog import Watchdog
+from tidings.workers import inside
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]

@@ -23,16 +23,12 @@ from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 from tidings.threads import WorkerThreads
 from tidings.wire import Frame
+from tidings.workers import WorkerPool
 
 logger = logging.getLogger("tidings")
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
-# Workers kept for the next message once the queue is empty; more are made when they are needed.
-IDLE_WORKERS = 16
-
-# Set in every worker and task: disconnect() called there must not wait for its caller.
-inside: contextvars.ContextVar[bool] = contextvars.ContextVar("tidings_inside", default=False)
 
 
 class Sender(Protocol):
@@ -102,15 +98,15 @@ class ListenerSpec:
 class Listener:
     """One handler at work: what the connection delivers is queued, and workers handle it.
 
-    A worker is a task that drains the queue, so that a message whose handler never suspends costs
-    no task of its own. While a handler is suspended another worker goes on with the next message,
-    up to `concurrency` at a time, always started in the order of arrival.
+    While a handler is suspended another worker goes on with the next message, up to `concurrency`
+    at a time, always started in the order of arrival.
     """
 
     def __init__(
         self,
         spec: ListenerSpec,
         sender: Sender,
+        pool: WorkerPool,
         *,
         queue: str,
         concurrency: int,
@@ -120,6 +116,7 @@ class Listener:
         self.queue_group = queue
         self.sids: list[int] = []
         self._sender = sender
+        self._pool = pool
         self._concurrency = concurrency
         self._loop = asyncio.get_running_loop()
         self._threads = WorkerThreads(concurrency, f"tidings-{spec.name}")
@@ -135,12 +132,9 @@ class Listener:
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
-        self._workers: set[asyncio.Task[None]] = set()
-        self._idle: list[asyncio.Future[None]] = []
-        self._busy = 0
-        self._waking = False
+        self._busy = 0  # workers here
+        self._waking = False  # whether one more is on its way
         self._finished: asyncio.Future[None] | None = None
-        self._abandoning = False
         # Counted.
         self._received = self._handled = self._failed = 0
         self._dropped = self._abandoned = 0
@@ -159,9 +153,9 @@ class Listener:
         else:
             queue.extend(frames)
             self._pending_bytes += size
-        if not self._waking:
+        if not self._waking and self._busy < self._concurrency:
             self._waking = True
-            self._wake_worker()
+            self._pool.offer(self)
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue those that there is room for: the newest are dropped."""
@@ -191,45 +185,15 @@ class Listener:
 
     # Workers.
 
-    def _wake_worker(self) -> None:
-        """Get one more worker to look at the queue. `_waking` stays True until it does."""
-        if self._idle:
-            self._busy += 1
-            self._idle.pop().set_result(None)
-        elif self._busy < self._concurrency:
-            self._busy += 1
-            task = self._loop.create_task(self._work(), name=f"tidings {self.spec.name}")
-            self._workers.add(task)
-            task.add_done_callback(self._workers.discard)
+    def _call_next(self) -> None:
+        if self._queue and self._busy < self._concurrency:
+            self._pool.offer(self)
         else:
-            self._waking = False  # all are at work; each takes the next message when it is done
+            self._waking = (
+                False  # nothing waits, or each worker here takes the next when it is done
+            )
 
-    def _wake_next(self) -> None:
-        if self._queue:
-            self._wake_worker()
-        else:
-            self._waking = False
-
-    async def _work(self) -> None:
-        inside.set(True)
-        context = contextvars.copy_context()
-        while await self._drain_queue(context) and len(self._idle) < IDLE_WORKERS:
-            self._rest()
-            waiter = self._loop.create_future()
-            self._idle.append(waiter)
-            await waiter
-            self._waking = False
-        self._rest()
-        if self._queue and not self._waking:
-            self._waking = True
-            self._wake_worker()
-
-    def _rest(self) -> None:
-        self._busy -= 1
-        if self._finished is not None and self.is_quiet and not self._finished.done():
-            self._finished.set_result(None)
-
-    async def _drain_queue(self, context: contextvars.Context) -> bool:
+    async def work(self, context: contextvars.Context) -> bool:
         """Handle messages until none waits. Returns whether this worker may take more.
 
         It may not when a handler left a context variable set: the next message must not see it.
@@ -237,6 +201,7 @@ class Listener:
         queue, decode, sender = self._queue, self._decode, self._sender
         monotonic, copy_context = time.monotonic, contextvars.copy_context
         self._waking = False
+        self._busy += 1
         while queue:
             frame = queue.popleft()
             sid, subject, reply, block, body = frame
@@ -245,7 +210,7 @@ class Listener:
                 # Runs only once the handler below suspends: else this worker has drained the queue
                 # by then, and the next one finds nothing to do.
                 self._waking = True
-                self._loop.call_soon(self._wake_next)
+                self._loop.call_soon(self._call_next)
             started = monotonic()
             try:
                 data = body if decode is None else decode(body)
@@ -258,12 +223,22 @@ class Listener:
                     await self._on_publish(message)
                 self._handled += 1
             except BaseException as error:
-                if self._abandoning and isinstance(error, asyncio.CancelledError):
+                if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
                     raise
                 self._on_failure(frame, error, monotonic() - started)
             if copy_context() != context:
+                self._leave()
                 return False
+        self._leave()
         return True
+
+    def _leave(self) -> None:
+        self._busy -= 1
+        if self._queue and not self._waking:
+            self._waking = True
+            self._pool.offer(self)
+        if self._finished is not None and self.is_quiet and not self._finished.done():
+            self._finished.set_result(None)
 
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
@@ -316,19 +291,12 @@ class Listener:
             self._finished = self._loop.create_future()
             await self._finished
 
-    async def close(self) -> int:
-        """End the workers. Returns how many messages were abandoned, handled halfway or queued."""
-        self._abandoning = True
-        abandoned = self._busy + len(self._queue)
+    def abandon(self) -> int:
+        """Give up what is left. Returns how many messages, handled halfway or queued."""
+        abandoned = self._received - self._handled - self._failed - self._dropped - self._abandoned
         self._abandoned += abandoned
         self._queue.clear()
         self._pending_bytes = 0
-        workers = list(self._workers)
-        for worker in workers:
-            worker.cancel()
-        if workers:
-            await asyncio.wait(workers, timeout=1)  # one that swallows its cancellation is left
-        self._busy = 0
         self._threads.close()
         return abandoned
 

@@ -10,6 +10,7 @@ from tidings.errors import SubscriptionNotFoundError
 from tidings.listener import Listener, ListenerSpec, Sender
 from tidings.middleware import Middleware
 from tidings.portal import Portal
+from tidings.workers import WorkerPool
 
 
 class Subscriptions:
@@ -31,6 +32,7 @@ class Subscriptions:
         self._portal = portal
         self._sender = sender
         self._middlewares = middlewares
+        self._pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
 
     def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> str:
@@ -44,6 +46,7 @@ class Subscriptions:
         listener = Listener(
             spec,
             self._sender,
+            self._pool,
             queue=queue if spec.queue is None else spec.queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
@@ -124,10 +127,12 @@ class Subscriptions:
 
     async def close(self) -> int:
         """End the listeners. Returns how many messages were abandoned."""
-        return sum([await listener.close() for listener in self.listeners])
+        abandoned = sum(listener.abandon() for listener in self.listeners)
+        await self._pool.close()
+        return abandoned
 
     async def _retire(self, listener: Listener) -> None:
         await listener.finish()
-        await listener.close()
+        listener.abandon()
         if listener in self.listeners:
             self.listeners.remove(listener)

@@ -11,9 +11,9 @@ from typing import Any
 
 from tidings.errors import ConfigError
 from tidings.handlers import check_handler, function_name, is_async
-from tidings.listener import inside
 from tidings.stats import TaskStats
 from tidings.threads import WorkerThreads
+from tidings.workers import inside
 
 logger = logging.getLogger("tidings")
 

@@ -8,6 +8,9 @@ import sys
 import threading
 import time
 import traceback
+from types import FrameType
+
+from tidings.listener import Listener
 
 logger = logging.getLogger("tidings")
 
@@ -58,7 +61,7 @@ class Watchdog:
         task = asyncio.current_task(self._loop)
         if frame is None or task is None:
             return  # the loop waits in its own code: the process was stopped, or the machine slept
-        name = task.get_name().removeprefix("tidings ")
+        name = _handler_name(frame) or task.get_name().removeprefix("tidings ")
         stack = traceback.extract_stack(frame)
         where = stack[-1]
         logger.warning(
@@ -67,3 +70,13 @@ class Watchdog:
             *(name, seconds, where.filename, where.lineno, where.name),
             extra={"listener": name, "duration": seconds, "stack": "".join(stack.format())},
         )
+
+
+def _handler_name(frame: FrameType | None) -> str | None:
+    """The listener whose worker is at work in this stack: workers go from one to the next."""
+    while frame is not None:
+        if frame.f_code is Listener.work.__code__:
+            listener: Listener = frame.f_locals["self"]
+            return listener.spec.name
+        frame = frame.f_back
+    return None

@@ -1,0 +1,102 @@
+"""Workers: the elastic pool of tasks that the listeners of one app share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from typing import Protocol
+
+# Workers kept for the next message when none waits; more are made when they are needed.
+IDLE_WORKERS = 64
+
+# Set in every worker and task: disconnect() called there must not wait for its caller.
+inside: contextvars.ContextVar[bool] = contextvars.ContextVar("tidings_inside", default=False)
+
+
+class Workplace(Protocol):
+    """What has work for a worker: a listener with messages in its queue."""
+
+    async def work(self, context: contextvars.Context) -> bool:
+        """Work until nothing is left. Returns whether the worker's context is as it was."""
+        ...
+
+
+class WorkerPool:
+    """Tasks that go where there is work.
+
+    A worker handles what waits, one message after another, in its own task: a message whose handler
+    never suspends costs no task and no wake-up of its own. Before it begins at one place while
+    others wait, it schedules once the waking of the next worker, which finds nothing to do unless
+    the first was suspended by then. So there are as many workers as handlers suspended, plus one.
+
+    Attributes:
+        is_abandoning: whether a worker's cancellation is the pool's end, not its handler's.
+    """
+
+    def __init__(self) -> None:
+        self.is_abandoning = False
+        self._loop = asyncio.get_running_loop()
+        self._places: deque[Workplace] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Future[None]] = []
+        self._waking = False
+
+    def offer(self, place: Workplace) -> None:
+        """Have a worker come to a place that has work; once for each worker that should."""
+        self._places.append(place)
+        if not self._waking:
+            self._waking = True
+            self._wake()
+
+    def _wake(self) -> None:
+        """Get one more worker to look. `_waking` stays True until it does."""
+        if self._idle:
+            self._idle.pop().set_result(None)
+        else:
+            task = self._loop.create_task(self._run(), name="tidings worker")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _wake_next(self) -> None:
+        if self._places:
+            self._wake()
+        else:
+            self._waking = False
+
+    async def _run(self) -> None:
+        inside.set(True)
+        context = contextvars.copy_context()
+        places = self._places
+        while True:
+            self._waking = False
+            while places:
+                place = places.popleft()
+                if places and not self._waking:
+                    self._waking = True
+                    self._loop.call_soon(self._wake_next)
+                if not await place.work(context):
+                    self._replace()
+                    return
+            if len(self._idle) >= IDLE_WORKERS:
+                return
+            waiter = self._loop.create_future()
+            self._idle.append(waiter)
+            await waiter
+
+    def _replace(self) -> None:
+        """A handler left a context variable set, which the next message must not see: another
+        worker goes on."""
+        if self._places and not self._waking:
+            self._waking = True
+            self._wake()
+
+    async def close(self) -> None:
+        """End the workers, whatever they do."""
+        self.is_abandoning = True
+        self._places.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)  # one that swallows its cancellation is left
