@@ -32,15 +32,26 @@ logger = logging.getLogger("tidings")
 LOG_LINES = 500
 LOG_LINE_BYTES = 4096
 STOP_GRACE = 5.0  # seconds from SIGTERM to SIGKILL
+LOG_GRACE = 1.0  # seconds until the last lines of an ended server are read
 
-# An empty line means that the server was waited for, and its pid may be anybody's by now.
+# "+ pid" comes from a server that starts, "- pid" once it was waited for: from then on that pid may
+# be anybody's. The second can come late, when the next server has started. The store is removed
+# twice, since a server in its last throes may still write to it.
 _REAPER = """
-while read -r line; do pid=$line; done
+while read -r sign number; do
+    case $sign$number in
+        +*) pid=$number ;;
+        "-$pid") pid= ;;
+    esac
+done
 [ -z "$pid" ] || kill -9 "$pid"
-[ -z "$1" ] || rm -rf -- "$1"
+[ -n "$1" ] || exit
+rm -rf -- "$1"
+sleep 1
+rm -rf -- "$1"
 """
 # Its standard input is the reaper's pipe: in no moment does the server run unknown to the reaper.
-_SERVER = 'echo $$ >&0 && exec "$0" "$@" </dev/null'
+_SERVER = 'echo + $$ >&0 && exec "$0" "$@" </dev/null'
 
 _FACTS = re.compile(
     r"Listening for client connections on \S+:(?P<port>\d+)"
@@ -94,11 +105,11 @@ class Reaper:
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 
-    def reaped(self) -> None:
-        """Tell it that the server was waited for, so that its pid is not to be killed any more."""
+    def spare(self, pid: int) -> None:
+        """Tell it that the server was waited for, and its pid is not to be killed any more."""
         # It may be gone already, by stop() or by somebody else's hand.
         with contextlib.suppress(OSError, ValueError):
-            self.pipe.write(b"\n")
+            self.pipe.write(b"- %d\n" % pid)
 
     def end(self) -> None:
         """End it without letting it act."""
@@ -135,7 +146,8 @@ class Process:
             start_new_session=True,  # Ctrl-C ends the app, which then still needs its server
         )
         _processes.add(self)
-        threading.Thread(target=self._read_log, name="nats-server log", daemon=True).start()
+        self._reader = threading.Thread(target=self._read_log, name="nats-server log", daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -184,15 +196,19 @@ class Process:
             self._popen.wait(STOP_GRACE)
         except subprocess.TimeoutExpired:
             self._popen.kill()
-            self._popen.wait()
-        self._reaper.reaped()
+        self._ended()
 
     def kill(self) -> None:
         """End it by SIGKILL, and return when it is dead."""
         self._end_wanted = True
         self._popen.kill()
+        self._ended()
+
+    def _ended(self) -> None:
         self._popen.wait()
-        self._reaper.reaped()
+        self._reaper.spare(self.pid)
+        if not sys.is_finalizing():  # then no daemon thread runs any more
+            self._reader.join(LOG_GRACE)
 
     def let_go(self) -> None:
         """In a forked child: the process is the parent's, and there is nothing to wait for."""
@@ -204,7 +220,7 @@ class Process:
             while line := stream.readline(LOG_LINE_BYTES):
                 self._note(line.decode(errors="replace").rstrip("\n"))
         self._popen.wait()
-        self._reaper.reaped()
+        self._reaper.spare(self.pid)
         with self._changed:
             self._log_ended = True
             self._changed.notify_all()
