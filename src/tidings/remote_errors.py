@@ -11,6 +11,8 @@ from tidings.headers import Headers
 ERROR_HEADER = "Nats-Service-Error"
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 NO_RESPONDERS = 503
+# Characters of a description that are sent; it goes into a header and into the body.
+MAX_DESCRIPTION = 4096
 
 
 def error_reply(
@@ -22,7 +24,8 @@ def error_reply(
     ServiceError says to the caller what it says.
     """
     if isinstance(error, ServiceError):
-        code, description = error.code, error.description
+        code = error.code if isinstance(error.code, int) else 500
+        description = _sendable(error.description)
     else:
         code = 400 if isinstance(error, DecodeError) else 500
         description = type(error).__name__
@@ -35,6 +38,12 @@ def error_reply(
     }
     line = " ".join(description.replace("\0", " ").split()) or "error"
     return body, {ERROR_HEADER: line, ERROR_CODE_HEADER: str(code)}
+
+
+def _sendable(description: object) -> str:
+    """The text of a ServiceError, whatever a handler gave it: an answer that cannot be sent would
+    leave the requester waiting."""
+    return str(description)[:MAX_DESCRIPTION].encode("utf-8", "replace").decode()
 
 
 def raise_remote_error(subject: str, block: bytes, body: bytes) -> None:
