@@ -228,7 +228,8 @@ class Bus:
         if outbox.is_closed:
             raise ConnectionClosedError("publish_sync")
         waiting = outbox.size + bridge.size
-        if waiting > outbox.limit:
+        if waiting + len(frame) > outbox.limit:
+            outbox.refused += 1
             raise BufferFullError("publish_sync", waiting, outbox.limit)
         bridge.put(frame)
 
@@ -249,15 +250,14 @@ class Bus:
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None:
         """Send a handler's answer."""
         outbox = self._outbox or self._require("respond").outbox
-        if headers is None:
-            outbox.publish(subject, codec.encode(value))
-        else:
-            outbox.post(_frame(outbox, subject, value, "", headers, None))
+        block = Headers(headers).to_block() if headers else b""
+        outbox.reply(subject, codec.encode(value), block)
 
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None:
         """Send what `Message.respond` is given."""
         outbox = self._require("respond").outbox
-        if outbox.post(_frame(outbox, reply, value, "", headers, None)):
+        block = Headers(headers).to_block() if headers else b""
+        if outbox.reply(reply, codec.encode(value), block):
             await outbox.make_room()
 
     # Request.

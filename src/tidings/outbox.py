@@ -141,6 +141,20 @@ class Outbox:
             self._loop.call_soon(self.write)
         return False
 
+    def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
+        """Publish to a subject that the server sent: it needs no check, and is not used again.
+
+        Raises:
+            PayloadTooLargeError: more than the server takes.
+        """
+        size = len(payload) + len(block)
+        if size > self.max_payload:
+            self.refused += 1
+            raise PayloadTooLargeError(size, self.max_payload)
+        if block:
+            return self.post(publish_headers_frame(reply.encode(), b"", block, payload))
+        return self.post(b"PUB %b %d\r\n%b\r\n" % (reply.encode(), size, payload))
+
     def post(self, frame: bytes) -> bool:
         """Take a message's frame; it goes out with the loop's next turn.
 
