@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -103,15 +104,25 @@ class Portal:
             function()
 
     def _start(self, work: Coroutine[Any, Any, T], outcome: concurrent.futures.Future[T]) -> None:
-        if not outcome.set_running_or_notify_cancel():
+        if outcome.cancelled():
             work.close()
             return
         task = self.spawn(work)
         task.add_done_callback(lambda done: copy_outcome(done, outcome))
+        outcome.add_done_callback(lambda ended: self._pass_cancellation(ended, task))
+
+    def _pass_cancellation(
+        self, outcome: concurrent.futures.Future[Any], task: asyncio.Task[Any]
+    ) -> None:
+        if outcome.cancelled():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the task with it
+                self._loop.call_soon_threadsafe(task.cancel)
 
 
 def copy_outcome(task: asyncio.Task[T], outcome: concurrent.futures.Future[T]) -> None:
     """Hand a task's outcome to a thread that waits for it."""
+    if not outcome.set_running_or_notify_cancel():
+        return  # it waits no longer
     if task.cancelled():
         outcome.set_exception(concurrent.futures.CancelledError())
     elif (error := task.exception()) is not None:
