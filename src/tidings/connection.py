@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from nats import errors as nats_errors
@@ -211,10 +212,7 @@ class Connection(Client):
 
     async def _take_info(self, line: bytes) -> None:
         operation, _, argument = line.strip().partition(b" ")
-        try:
-            info = msgspec.json.decode(argument, type=dict)
-        except msgspec.MsgspecError:
-            info = None
+        info = _read_info(argument)
         if operation != b"INFO" or info is None:
             raise nats_errors.ProtocolError
         await self._process_info(info, initial_connection=True)
@@ -348,9 +346,8 @@ class Connection(Client):
         elif operation == "-ERR":
             self._on_server_error(_server_error(frame[3]))
         elif operation == "INFO":
-            try:
-                info = msgspec.json.decode(frame[3], type=dict)
-            except msgspec.MsgspecError:
+            info = _read_info(frame[3])
+            if info is None:
                 self._parser.malformed += 1
             else:
                 self._run(self._process_info(info))
@@ -481,7 +478,7 @@ class Connection(Client):
         self.require(f"request to {subject!r}")
         if not self._inbox_sid:
             self._inbox_sid = self.subscribe_route(f"{self._inbox}*", "", self._on_replies)
-            self._parser.expect_new_subjects(self._inbox_sid)
+            self._parser.expect_new_subjects(self._inbox_sid, self._inbox_bytes)
         token, future = self._requests.add(subject, timeout)
         try:
             reply = b"%b%d" % (self._inbox_bytes, token)
@@ -582,6 +579,28 @@ class Connection(Client):
         if isinstance(error, nats_errors.ProtocolError):
             return ConnectError(urls, "what answers there is not a nats-server")
         return ConnectError(urls, str(error) or type(error).__name__)
+
+
+def _read_info(text: bytes) -> dict[str, Any] | None:
+    """The fields of an INFO, None where it is none. Fields that make no sense are left out."""
+    try:
+        info: dict[str, Any] = msgspec.json.decode(text, type=dict)
+    except (ValueError, RecursionError):  # msgspec's DecodeError is a ValueError
+        return None
+    limit = info.get("max_payload")
+    if type(limit) is not int or limit < 1:
+        info.pop("max_payload", None)
+    urls = info.get("connect_urls")
+    info["connect_urls"] = list(filter(_is_address, urls)) if isinstance(urls, list) else []
+    return info
+
+
+def _is_address(text: object) -> bool:
+    try:
+        parts = urlsplit(f"//{text}" if isinstance(text, str) else "")
+        return bool(parts.hostname and parts.port) and "@" not in parts.netloc
+    except ValueError:
+        return False
 
 
 def _server_error(words: bytes) -> TransportError:

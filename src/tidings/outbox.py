@@ -11,9 +11,10 @@ from tidings.errors import (
     BufferFullError,
     ConnectionClosedError,
     PayloadTooLargeError,
+    SubjectError,
     TidingsError,
 )
-from tidings.subject import check_subject
+from tidings.subject import MAX_SUBJECT_BYTES, check_subject
 from tidings.transport import SocketTransport
 from tidings.wire import PING, publish_frame, publish_headers_frame
 
@@ -145,15 +146,20 @@ class Outbox:
         """Publish to a subject that the server sent: it needs no check, and is not used again.
 
         Raises:
+            SubjectError: so long that the server would close this connection over it.
             PayloadTooLargeError: more than the server takes.
         """
         size = len(payload) + len(block)
         if size > self.max_payload:
             self.refused += 1
             raise PayloadTooLargeError(size, self.max_payload)
+        subject = reply.encode()
+        if len(subject) > MAX_SUBJECT_BYTES:
+            self.refused += 1
+            raise SubjectError(reply, "the request's sender wants the answer at too long a subject")
         if block:
-            return self.post(publish_headers_frame(reply.encode(), b"", block, payload))
-        return self.post(b"PUB %b %d\r\n%b\r\n" % (reply.encode(), size, payload))
+            return self.post(publish_headers_frame(subject, b"", block, payload))
+        return self.post(b"PUB %b %d\r\n%b\r\n" % (subject, size, payload))
 
     def post(self, frame: bytes) -> bool:
         """Take a message's frame; it goes out with the loop's next turn.

@@ -6,9 +6,9 @@ import re
 
 from tidings.errors import SubjectError
 
-# The server refuses a control line over 4,096 bytes (its default) by closing the connection, so
-# subject, reply, queue group and sid are held well below it here.
-MAX_SUBJECT_BYTES = 3072
+# The server refuses a control line over 4,096 bytes (its default) by closing the connection. There
+# are two subjects in one, or a subject and a queue group, and some numbers.
+MAX_SUBJECT_BYTES = 2000
 
 # What a server or client would split a control line on, and what a log would choke on.
 _FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f]")

@@ -138,12 +138,13 @@ class Parser:
         self._admit = admit
         self._known: dict[bytes, _Line] = {}
         self._heads: dict[bytes, tuple[int, str]] = {}  # b"MSG subject sid" of lines with a reply
-        self._transient: dict[bytes, int] = {}
+        self._transient: dict[bytes, tuple[int, bytes]] = {}
         self.reset()
 
-    def expect_new_subjects(self, sid: int) -> None:
-        """Each message of this subscription has another subject: its lines are not remembered."""
-        self._transient[b"%d" % sid] = sid
+    def expect_new_subjects(self, sid: int, prefix: bytes) -> None:
+        """Each message of this subscription has another subject under `prefix`: its lines are not
+        remembered."""
+        self._transient[b"%d" % sid] = (sid, b"MSG " + prefix)
 
     def reset(self) -> None:
         """Forget a half-received frame, as a new connection does."""
@@ -226,9 +227,9 @@ class Parser:
             try:
                 if head := self._heads.get(first):
                     return head[0], head[1], middle.decode(), 0, int(length)
-                known_sid = self._transient.get(middle)
-                if known_sid and first.startswith(b"MSG ") and first.count(b" ") == 1:
-                    return known_sid, first[4:].decode(), "", 0, int(length)
+                transient = self._transient.get(middle)
+                if transient and first.startswith(transient[1]) and first.count(b" ") == 1:
+                    return transient[0], first[4:].decode(), "", 0, int(length)
             except UnicodeDecodeError:
                 return None
         operation = line[:4]
