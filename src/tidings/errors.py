@@ -380,3 +380,91 @@ class ServiceError(RequestError):
         where = f" from {service or 'the service'} on {subject!r}" if subject else ""
         ref = f" (id {error_id})" if error_id else ""
         super().__init__(f"{code} {description}{where}{ref}")
+
+
+class JetStreamError(TidingsError):
+    """JetStream refused a call.
+
+    Attributes:
+        code: its code, as in HTTP.
+        err_code: JetStream's own number for the error.
+        description: its words.
+    """
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        self.code = code
+        self.err_code = err_code
+        self.description = description
+        super().__init__(f"JetStream: {description} (code {code}, error {err_code})")
+
+
+class JetStreamUnavailableError(TidingsError):
+    """No JetStream answers: it is off on the server or for this account, or has no leader now."""
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+        super().__init__(
+            f"{call}: no JetStream answers. Is it on (`nats-server -js`), and has it a leader?"
+        )
+
+
+class NoStreamError(TidingsError):
+    """No stream takes the subject, so that nothing was stored.
+
+    Attributes:
+        subject: the subject published to.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(
+            f"no stream takes {subject!r}: declare one, as App(streams=[Stream('NAME', "
+            f"subjects=[...])])"
+        )
+
+
+class PublishTimeoutError(TidingsError, TimeoutError):
+    """A publish to a stream was not acknowledged in time: it may be stored, or not.
+
+    Publishing again with the same `msg_id` stores it once, within the stream's duplicate window.
+
+    Attributes:
+        subject: the subject published to.
+        msg_id: its Nats-Msg-Id.
+    """
+
+    def __init__(self, subject: str, msg_id: str, timeout: float) -> None:
+        self.subject = subject
+        self.msg_id = msg_id
+        super().__init__(
+            f"no acknowledgement for {subject!r} within {timeout:g} s; it may be stored: publish "
+            f"again with msg_id={msg_id!r}"
+        )
+
+
+class WrongSequenceError(JetStreamError):
+    """Someone else wrote first: the stream's or subject's last sequence is not the expected one."""
+
+
+class Reject(Exception):  # noqa: N818 - raised by handlers as an instruction, not an error
+    """Raise in a stream's handler: this message is never to be handled; dead letter at once.
+
+    Attributes:
+        reason: why, for the dead letter.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, not an error
+    """Raise in a stream's handler: deliver this message again after `delay` seconds.
+
+    Attributes:
+        delay: seconds.
+    """
+
+    def __init__(self, delay: float = 0.0) -> None:
+        self.delay = delay
+        super().__init__(f"retry in {delay:g} s")

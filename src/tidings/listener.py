@@ -7,23 +7,22 @@ import contextvars
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tidings import codec
 from tidings.errors import ConfigError, DecodeError, ServiceError
-from tidings.handlers import annotated_type, check_handler, function_name, is_async
+from tidings.handlers import annotated_type, check_handler, function_name
 from tidings.headers import HeadersLike
 from tidings.message import Message
-from tidings.middleware import Handler, Middleware, fold_listen
+from tidings.middleware import Middleware, fold_listen
 from tidings.remote_errors import error_reply
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
-from tidings.threads import WorkerThreads
+from tidings.threads import WorkerThreads, as_async
 from tidings.wire import Frame
-from tidings.workers import WorkerPool
+from tidings.workers import WorkerPool, WorkQueue, end_cancellation
 
 logger = logging.getLogger("tidings")
 
@@ -95,7 +94,7 @@ class ListenerSpec:
         return wanted
 
 
-class Listener:
+class Listener(WorkQueue[Frame]):
     """One handler at work: what the connection delivers is queued, and workers handle it.
 
     While a handler is suspended another worker goes on with the next message, up to `concurrency`
@@ -112,29 +111,22 @@ class Listener:
         concurrency: int,
         middlewares: Sequence[Middleware],
     ) -> None:
+        super().__init__(pool, concurrency)
         self.spec = spec
         self.queue_group = queue
         self.sids: list[int] = []
         self._sender = sender
-        self._pool = pool
-        self._concurrency = concurrency
-        self._loop = asyncio.get_running_loop()
         self._threads = WorkerThreads(concurrency, f"tidings-{spec.name}")
         data_type = spec.wanted_type
         self._decode = None if data_type is bytes else codec.decoder(data_type)
-        handler = _as_async(spec.handler, self._threads)
+        handler = as_async(spec.handler, self._threads)
         around = (*spec.middlewares, *middlewares)
         self._on_publish = fold_listen(around, handler, request=False)
         self._on_request = fold_listen(around, handler, request=True)
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
-        # The queue and its workers.
-        self._queue: deque[Frame] = deque()
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
-        self._busy = 0  # workers here
-        self._waking = False  # whether one more is on its way
-        self._finished: asyncio.Future[None] | None = None
         # Counted.
         self._received = self._handled = self._failed = 0
         self._dropped = self._abandoned = 0
@@ -153,9 +145,7 @@ class Listener:
         else:
             queue.extend(frames)
             self._pending_bytes += size
-        if not self._waking and self._busy < self._concurrency:
-            self._waking = True
-            self._pool.offer(self)
+        self._call_worker()
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue those that there is room for: the newest are dropped."""
@@ -184,14 +174,6 @@ class Listener:
         self._sender.tell("slow_consumer", None)
 
     # Workers.
-
-    def _call_next(self) -> None:
-        if self._queue and self._busy < self._concurrency:
-            self._pool.offer(self)
-        else:
-            self._waking = (
-                False  # nothing waits, or each worker here takes the next when it is done
-            )
 
     async def work(self, context: contextvars.Context) -> bool:
         """Handle messages until none waits. Returns whether this worker may take more.
@@ -232,14 +214,6 @@ class Listener:
         self._leave()
         return True
 
-    def _leave(self) -> None:
-        self._busy -= 1
-        if self._queue and not self._waking:
-            self._waking = True
-            self._pool.offer(self)
-        if self._finished is not None and self.is_quiet and not self._finished.done():
-            self._finished.set_result(None)
-
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
             self._sender.reply(message.reply, value, None)
@@ -254,9 +228,7 @@ class Listener:
 
     def _on_failure(self, frame: Frame, error: BaseException, duration: float) -> None:
         self._failed += 1
-        task = asyncio.current_task()
-        while task is not None and task.cancelling():
-            task.uncancel()  # the handler's cancellation ends with the handler
+        end_cancellation()
         error_id = secrets.token_hex(6)
         subject, reply = frame[1], frame[2]
         logger.log(
@@ -279,17 +251,6 @@ class Listener:
                 logger.error("the error (id %s) could not be answered: %s", error_id, second)
 
     # The end.
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether nothing is queued and no handler is at work."""
-        return not self._busy and not self._queue
-
-    async def finish(self) -> None:
-        """Wait until everything queued is handled."""
-        if not self.is_quiet:
-            self._finished = self._loop.create_future()
-            await self._finished
 
     def abandon(self) -> int:
         """Give up what is left. Returns how many messages, handled halfway or queued."""
@@ -320,14 +281,3 @@ class Listener:
             - self._abandoned,
             abandoned=self._abandoned,
         )
-
-
-def _as_async(handler: Callable[..., Any], threads: WorkerThreads) -> Handler:
-    """Sync or async is decided here, once: a `def` handler runs in a worker thread."""
-    if is_async(handler):
-        return handler
-
-    async def call(message: Message[Any]) -> Any:
-        return await threads.run(handler, message)
-
-    return call

@@ -10,8 +10,10 @@ import asyncio
 import contextvars
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+from tidings.handlers import is_async
 
 _Job = tuple[asyncio.Future[Any], asyncio.AbstractEventLoop, contextvars.Context, Callable[[], Any]]
 
@@ -79,3 +81,14 @@ def _settle(future: asyncio.Future[Any], outcome: Any, failed: bool) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
+
+
+def as_async(handler: Callable[..., Any], threads: WorkerThreads) -> Callable[..., Awaitable[Any]]:
+    """Sync or async is decided here, once: a `def` handler runs in a worker thread."""
+    if is_async(handler):
+        return handler
+
+    async def call(message: object) -> Any:
+        return await threads.run(handler, message)
+
+    return call

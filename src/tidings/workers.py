@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from abc import ABC, abstractmethod
 from collections import deque
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
 
 # Workers kept for the next message when none waits; more are made when they are needed.
 IDLE_WORKERS = 64
@@ -100,3 +103,61 @@ class WorkerPool:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1)  # one that swallows its cancellation is left
+
+
+class WorkQueue(ABC, Generic[T]):
+    """What waits at one place, and the workers there: at most `concurrency` of them.
+
+    Args:
+        pool: where workers come from.
+        concurrency: workers here at a time.
+    """
+
+    def __init__(self, pool: WorkerPool, concurrency: int) -> None:
+        self._pool = pool
+        self._concurrency = concurrency
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[T] = deque()
+        self._busy = 0  # workers here
+        self._waking = False  # whether one more is on its way
+        self._finished: asyncio.Future[None] | None = None
+
+    @abstractmethod
+    async def work(self, context: contextvars.Context) -> bool:
+        """Work until nothing is left: see `Workplace`."""
+
+    def _call_worker(self) -> None:
+        if not self._waking and self._busy < self._concurrency:
+            self._waking = True
+            self._pool.offer(self)
+
+    def _call_next(self) -> None:
+        if self._queue and self._busy < self._concurrency:
+            self._pool.offer(self)
+        else:
+            self._waking = False  # nothing waits, or the workers here take it when they are done
+
+    def _leave(self) -> None:
+        self._busy -= 1
+        if self._queue:
+            self._call_worker()
+        if self._finished is not None and self.is_quiet and not self._finished.done():
+            self._finished.set_result(None)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing waits and no worker is here."""
+        return not self._busy and not self._queue
+
+    async def finish(self) -> None:
+        """Wait until everything that waits is done."""
+        if not self.is_quiet:
+            self._finished = self._loop.create_future()
+            await self._finished
+
+
+def end_cancellation() -> None:
+    """Forget that this task was cancelled: a handler's cancellation ends with the handler."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
