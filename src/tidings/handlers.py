@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -42,8 +43,7 @@ def check_handler(handler: Callable[..., Any], argument: str) -> None:
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine: `async def`, or an object whose `__call__` is one."""
-    while hasattr(function, "func") and hasattr(function, "args"):  # functools.partial
-        function = function.func
+    function = _unwrapped(function)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted
     )
@@ -51,7 +51,9 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 def annotated_type(handler: Callable[..., Any]) -> Any:
     """T of a handler's `Message[T]`, or None."""
-    target = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004 - as above
+    target = _unwrapped(handler)
+    if not inspect.isroutine(target):
+        target = getattr(target, "__call__", target)  # noqa: B004 - as above
     annotations = getattr(target, "__annotations__", {})
     if not any("Message[" in str(value) for value in annotations.values()):
         return None
@@ -62,8 +64,16 @@ def annotated_type(handler: Callable[..., Any]) -> Any:
             f"{getattr(handler, '__qualname__', handler)}: the type in its signature is not known "
             f"where the function stands ({error}); say data_type= instead"
         ) from None
+    hints.pop("return", None)
     for hint in hints.values():
         if typing.get_origin(hint) is Message:
             wanted = typing.get_args(hint)[0]
             return None if isinstance(wanted, typing.TypeVar) else wanted
     return None
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function within a functools.partial."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
