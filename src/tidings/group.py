@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tidings.errors import ConfigError
 from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.middleware import Middleware
-from tidings.subject import check_pattern
+from tidings.subject import check_pattern, check_queue
 from tidings.tasks import TaskSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -132,7 +132,7 @@ class Group(Declarations):
             instances.
 
     Raises:
-        SubjectError: a prefix that is no subject, or has a wildcard at its end.
+        SubjectError: a prefix that is no subject, or ends with `>`; a bad queue group.
         ConfigError: a middleware that is none.
 
     Example:
@@ -158,8 +158,11 @@ class Group(Declarations):
         middlewares: Sequence[Middleware | type[Middleware]] = (),
     ) -> None:
         super().__init__()
-        if prefix:
+        if prefix != "":
+            check_pattern(prefix)
             check_pattern(f"{prefix}.x")
+        if queue is not None:
+            check_queue(queue)
         self.prefix = prefix
         self.queue = queue
         self._middlewares = tuple(map(_instance, middlewares))
