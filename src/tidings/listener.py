@@ -178,7 +178,8 @@ class Listener(WorkQueue[Frame]):
     async def work(self, context: contextvars.Context) -> bool:
         """Handle messages until none waits. Returns whether this worker may take more.
 
-        It may not when a handler left a context variable set: the next message must not see it.
+        It may not when a handler left a context variable set, which the next message must not see,
+        or was cancelled.
         """
         queue, decode, sender = self._queue, self._decode, self._sender
         monotonic, copy_context = time.monotonic, contextvars.copy_context
@@ -208,6 +209,9 @@ class Listener(WorkQueue[Frame]):
                 if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
                     raise
                 self._on_failure(frame, error, monotonic() - started)
+                if end_cancellation():
+                    self._leave()
+                    return False
             if copy_context() != context:
                 self._leave()
                 return False
@@ -228,7 +232,6 @@ class Listener(WorkQueue[Frame]):
 
     def _on_failure(self, frame: Frame, error: BaseException, duration: float) -> None:
         self._failed += 1
-        end_cancellation()
         error_id = secrets.token_hex(6)
         subject, reply = frame[1], frame[2]
         logger.log(

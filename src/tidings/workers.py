@@ -21,7 +21,8 @@ class Workplace(Protocol):
     """What has work for a worker: a listener with messages in its queue."""
 
     async def work(self, context: contextvars.Context) -> bool:
-        """Work until nothing is left. Returns whether the worker's context is as it was."""
+        """Work until nothing is left. Returns whether the worker may go on: not with another
+        context than it had, and not when it was cancelled."""
         ...
 
 
@@ -54,12 +55,19 @@ class WorkerPool:
 
     def _wake(self) -> None:
         """Get one more worker to look. `_waking` stays True until it does."""
-        if self._idle:
-            self._idle.pop().set_result(None)
-        else:
-            task = self._loop.create_task(self._run(), name="tidings worker")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():  # its worker was cancelled by somebody
+                waiter.set_result(None)
+                return
+        task = self._loop.create_task(self._run(), name="tidings worker")
+        self._tasks.add(task)
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() and not self.is_abandoning:
+            self._wake_next()  # whatever it was woken for goes to another
 
     def _wake_next(self) -> None:
         if self._places:
@@ -88,8 +96,8 @@ class WorkerPool:
             await waiter
 
     def _replace(self) -> None:
-        """A handler left a context variable set, which the next message must not see: another
-        worker goes on."""
+        """A handler left a context variable set, which the next message must not see, or had its
+        task cancelled: another worker goes on."""
         if self._places and not self._waking:
             self._waking = True
             self._wake()
@@ -151,13 +159,23 @@ class WorkQueue(ABC, Generic[T]):
 
     async def finish(self) -> None:
         """Wait until everything that waits is done."""
-        if not self.is_quiet:
+        if self.is_quiet:
+            return
+        if self._finished is None or self._finished.done():
             self._finished = self._loop.create_future()
-            await self._finished
+        await asyncio.shield(self._finished)  # others may wait for it too
 
 
-def end_cancellation() -> None:
-    """Forget that this task was cancelled: a handler's cancellation ends with the handler."""
+def end_cancellation() -> bool:
+    """Forget that this task was cancelled: a handler's cancellation ends with the handler.
+
+    Returns:
+        Whether it was. The worker has to end then: whoever cancelled it, at the end of the loop for
+        one, may wait for that.
+    """
     task = asyncio.current_task()
-    while task is not None and task.cancelling():
+    if task is None or not task.cancelling():
+        return False
+    while task.cancelling():
         task.uncancel()
+    return True
