@@ -99,6 +99,7 @@ def extras_of_the_package() -> set[str]:
 @pytest.fixture(scope="module")
 def cli() -> Any:
     import typer.main
+
     from tidings.cli import app
 
     return typer.main.get_command(app)
