@@ -56,7 +56,11 @@ def find_example() -> Example:
 
 
 def demo() -> None:
-    """Show a service at work: real server, real processes, orders from a file."""
+    """Show a service at work, on this machine.
+
+    A real nats-server, the service of examples/orders.py in a process of its own, and its client
+    here, which sends it the orders of a file.
+    """
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
     # SIGTERM ends it as Ctrl-C does: service and server go first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -27,7 +27,9 @@ def load_app(target: str) -> App:
     folder = os.getcwd()
     if folder not in sys.path[:1]:
         sys.path.insert(0, folder)
-    return _app_of(_import(name, folder), name, attribute)
+    module = _import(name, folder)
+    _check_place(module, name, folder)
+    return _app_of(module, name, attribute)
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -77,6 +79,16 @@ def _users_frames(tb: TracebackType | None) -> TracebackType | None:
 
 def _is_machinery(filename: str) -> bool:
     return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+
+
+def _check_place(module: ModuleType, name: str, folder: str) -> None:
+    """Find out a file that is called as a module of Python, which was there first."""
+    path = os.path.join(folder, *name.split(".")) + ".py"
+    if os.path.isfile(path) and not os.path.samefile(
+        path, getattr(module, "__file__", None) or "/"
+    ):
+        place = _place(module)
+        raise ConfigError(f"{name} is another module ({place}): give {path} another name")
 
 
 def _app_of(module: ModuleType, name: str, attribute: str) -> App:

@@ -55,7 +55,7 @@ class Reloader(Supervision):
             self._judge(await exited)
         await change  # a stop ends it too
         worker.stop()
-        return await exited
+        return await worker.wait_stopped()
 
     def _judge(self, code: int) -> None:
         """Stop where a child's end is final."""

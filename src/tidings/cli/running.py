@@ -50,7 +50,10 @@ def run(
         logs.LogFormat, typer.Option("--log-format", help="How records are shown.")
     ] = logs.LogFormat.TEXT,
 ) -> None:
-    """Run a service until Ctrl-C or SIGTERM; then it drains: what it took is finished."""
+    """Run a service until Ctrl-C or SIGTERM.
+
+    Then it drains: what it took is finished and answered. A second signal ends it at once.
+    """
     orders = take_orders()
     logs.configure(log_level, log_format, orders.get(WORKER, ""))
     if orders:

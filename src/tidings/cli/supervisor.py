@@ -132,6 +132,11 @@ class Worker:
         self._lifeline.close()
         return code
 
+    async def wait_stopped(self) -> int:
+        """`wait` for one that was told to stop: before it ran, it had nothing to abandon."""
+        code = await self.wait()
+        return 0 if code == -signal.SIGTERM and not self.has_run else code
+
     def stop(self) -> None:
         """Tell it to drain and end. May be called twice."""
         with contextlib.suppress(OSError):
@@ -216,7 +221,7 @@ class Supervisor(Supervision):
         with self._signals():
             first = await self._launch(1)
             if not await first.ready():
-                return self._exit_code([_forgiven(first, await first.wait())])
+                return self._exit_code([await first.wait_stopped()])
             others = [self._keep(await self._launch(n)) for n in range(2, self._count + 1)]
             codes = await asyncio.gather(self._keep(first), *others)
         logger.info("all workers have ended")
@@ -228,7 +233,7 @@ class Supervisor(Supervision):
         while True:
             code = await worker.wait()
             if self._stopping.is_set():
-                return _forgiven(worker, code)
+                return await worker.wait_stopped()
             if code in (ENDED, USAGE):
                 return self._end_of(worker, code)
             if worker.age > STEADY:
@@ -251,11 +256,6 @@ class Supervisor(Supervision):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
         return self._stopping.is_set()
-
-
-def _forgiven(worker: Worker, code: int) -> int:
-    """The exit code of a worker that was told to stop: before it ran, it had nothing to abandon."""
-    return 0 if code == -signal.SIGTERM and not worker.has_run else code
 
 
 def delays_from(first: float) -> Iterator[float]:

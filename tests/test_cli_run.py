@@ -1,0 +1,236 @@
+"""`tidings run` as one process: servers, --dev, logs, signals."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tidings import App
+from waits import is_alive, wait_until
+
+if TYPE_CHECKING:
+    from cli_process import Start
+
+pytest_plugins = ["cli_process"]
+
+Write = Callable[..., Path]
+
+SLOW = """
+import asyncio
+from tidings import App
+
+app = App(service_name="slow", drain_timeout=DRAIN)
+
+
+@app.listen("SUBJECT")
+async def slow(msg):
+    print("begun", flush=True)
+    await asyncio.sleep(SECONDS)
+    print("finished", flush=True)
+    return {"done": True}
+"""
+
+
+async def test_an_app_answers_over_the_server_of_the_environment(
+    start: Start, write: Write, subject: str
+) -> None:
+    write()
+    process = start("run", "service:app")
+    process.wait_for("echo listens")
+    async with App("test") as client:
+        assert await client.request(subject, {"n": 1}) == {"n": 1}
+    assert process.stop() == 0
+    process.wait_for("SIGTERM: draining")
+
+
+def test_servers_stand_in_for_those_of_the_app(
+    start: Start, write: Write, nats_server: Any
+) -> None:
+    write("from tidings import App\napp = App('far', servers='nats://192.0.2.1:4222')")
+    process = start("run", "service:app", "--servers", nats_server.url, env={"NATS_URL": ""})
+    process.wait_for(f"far listens.*{nats_server.port}")
+    assert process.stop() == 0
+
+
+def test_an_unreachable_server_is_named_without_its_password(start: Start, write: Write) -> None:
+    write()
+    process = start("run", "service", "-s", "nats://ada:lovelace@127.0.0.1:1")
+    assert process.wait() == 1
+    process.wait_for(r"^tidings: cannot connect to nats://127\.0\.0\.1:1: ")
+    assert "lovelace" not in process.text
+    assert "Traceback" not in process.text
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+def test_a_url_that_is_none_is_a_wrong_use(start: Start, write: Write, more: list[str]) -> None:
+    write()
+    process = start("run", "service", "--servers", "http://ada:lovelace@host", *more)
+    assert process.wait() == 2
+    process.wait_for("nats://")
+    assert "lovelace" not in process.text
+
+
+def test_dev_brings_a_server_that_is_gone_with_the_process(
+    start: Start, write: Write, subject: str
+) -> None:
+    write(
+        "import os\n"
+        "from tidings import App\n"
+        "app = App('own', servers='nats://127.0.0.1:1')\n"
+        "@app.task()\n"
+        "async def show():\n"
+        "    print('environment', os.environ['NATS_URL'], flush=True)\n"
+    )
+    process = start("run", "service", "--dev", env={"NATS_URL": ""})
+    url = process.wait_for(r"^nats-server for this run, JetStream on: (\S+)$")[1]
+    assert url.startswith("nats://127.0.0.1:")
+    process.wait_for(f"environment {url}$")
+    with App("test", servers=url) as client:
+        client.publish_sync(subject, force=True)
+    assert process.stop() == 0
+    with pytest.raises(ConnectionRefusedError):
+        connect(url)
+
+
+def test_dev_brings_no_server_where_the_environment_names_one(
+    start: Start, write: Write, nats_server: Any
+) -> None:
+    write("from tidings import App\napp = App('own', servers='nats://127.0.0.1:1')")
+    url = nats_server.url.replace("://", "://ada:lovelace@")
+    process = start("run", "service", "--dev", env={"NATS_URL": url})
+    process.wait_for(f"own listens.*{nats_server.port}")
+    process.wait_for(rf"\$NATS_URL: {nats_server.url}$")
+    assert process.stop() == 0
+    assert "lovelace" not in process.text
+
+
+def test_the_server_of_dev_dies_with_a_process_that_is_killed(start: Start, write: Write) -> None:
+    write()
+    process = start("run", "service", "--dev", env={"NATS_URL": ""})
+    url = process.wait_for(r"JetStream on: (\S+)$")[1]
+    process.wait_for("echo listens")
+    process.signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not accepts(url))
+
+
+def test_the_first_signal_drains(start: Start, write: Write, subject: str) -> None:
+    write(SLOW.replace("DRAIN", "10").replace("SECONDS", "0.3"))
+    process = start("run", "service")
+    process.wait_for("slow listens")
+    with App("test") as client:
+        client.publish_sync(subject, {}, force=True)
+        process.wait_for("begun")
+        assert process.stop() == 0
+    process.wait_for("finished")
+
+
+def test_work_that_is_abandoned_ends_with_code_1(start: Start, write: Write, subject: str) -> None:
+    write(SLOW.replace("DRAIN", "0.2").replace("SECONDS", "60"))
+    process = start("run", "service")
+    process.wait_for("slow listens")
+    with App("test") as client:
+        client.publish_sync(subject, {}, force=True)
+        process.wait_for("begun")
+        assert process.stop() == 1
+    process.wait_for("1 messages abandoned")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_exits_at_once(
+    start: Start, write: Write, subject: str, number: signal.Signals
+) -> None:
+    write(SLOW.replace("DRAIN", "60").replace("SECONDS", "60"))
+    process = start("run", "service")
+    process.wait_for("slow listens")
+    with App("test") as client:
+        client.publish_sync(subject, {}, force=True)
+        process.wait_for("begun")
+        process.signal(number)
+        process.wait_for("draining; once more")
+        process.signal(number)
+        assert process.wait() == 128 + number
+
+
+def test_json_logs_carry_the_extra_fields(start: Start, write: Write, subject: str) -> None:
+    write(
+        "from tidings import App\n"
+        "app = App('failing')\n"
+        "@app.listen('SUBJECT')\n"
+        "async def fail(msg):\n"
+        "    raise LookupError('naïve')\n"
+    )
+    process = start("run", "service", "--log-format", "json")
+    process.wait_for("failing listens")
+    with App("test") as client:
+        client.publish_sync(subject, {}, force=True)
+        process.wait_for("fail failed")
+    assert process.stop() == 0
+    records = [json.loads(line) for line in process.err]
+    (record,) = [record for record in records if record["level"] == "ERROR"]
+    assert record["logger"] == "tidings"
+    assert record["subject"] == subject
+    assert record["listener"] == "fail"
+    assert isinstance(record["duration"], float)
+    assert len(record["error_id"]) == 12
+    assert record["process"] == process.popen.pid
+    assert record["timestamp"].startswith("20")
+    assert "LookupError: naïve" in record["exc_info"]
+
+
+def test_the_log_level_holds_for_tidings_and_for_root(start: Start, write: Write) -> None:
+    write(
+        "import logging\n"
+        "from tidings import App\n"
+        "app = App('quiet')\n"
+        "@app.on_startup\n"
+        "def tell():\n"
+        "    logging.info('info of root')\n"
+        "    logging.warning('warning of root')\n"
+    )
+    process = start("run", "service", "--log-level", "warning")
+    process.wait_for("warning of root")
+    assert process.stop() == 0
+    assert len(process.err) == 1
+    assert process.err[0].split(" ", 1)[1] == "WARNING root: warning of root"
+
+
+def test_an_app_that_disconnects_by_itself_ends_the_process(start: Start, write: Write) -> None:
+    write(
+        "from tidings import App\n"
+        "app = App('short')\n"
+        "@app.task()\n"
+        "async def end():\n"
+        "    await app.disconnect()\n"
+    )
+    assert start("run", "service").wait() == 0
+
+
+def test_a_reader_who_is_gone_does_not_end_the_service(start: Start, write: Write) -> None:
+    write()
+    process = start("run", "service", "--dev", env={"NATS_URL": ""})
+    assert process.popen.stdout is not None
+    process.wait_for("echo listens")
+    assert process.popen.poll() is None
+    assert is_alive(process.popen.pid)
+    assert process.stop() == 0
+
+
+def connect(url: str) -> None:
+    import socket
+
+    host, _, port = url.removeprefix("nats://").rpartition(":")
+    socket.create_connection((host, int(port)), 1).close()
+
+
+def accepts(url: str) -> bool:
+    try:
+        connect(url)
+    except ConnectionRefusedError:
+        return False
+    return True

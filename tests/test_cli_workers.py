@@ -1,0 +1,290 @@
+"""`tidings run --workers`: several processes of one queue group, and the supervisor over them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tidings import App
+from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
+from waits import is_alive, wait_until
+
+if TYPE_CHECKING:
+    from cli_process import Process, Start
+
+pytest_plugins = ["cli_process"]
+
+Write = Callable[..., Path]
+
+SERVICE = """
+import asyncio
+import os
+from tidings import App
+
+app = App(service_name="many hands", drain_timeout=DRAIN)
+
+
+@app.listen("SUBJECT.who")
+async def who(msg):
+    return {"pid": os.getpid()}
+
+
+@app.listen("SUBJECT.slow")
+async def slow(msg):
+    print("begun", flush=True)
+    await asyncio.sleep(SECONDS)
+    return {"pid": os.getpid()}
+
+
+@app.listen("SUBJECT.all", queue="")
+async def every(msg):
+    print("told", os.getpid(), flush=True)
+"""
+
+
+@pytest.fixture
+def service(write: Write) -> Write:
+    """Writes the service above."""
+
+    def service(drain: float = 10, seconds: float = 0.3) -> Path:
+        return write(SERVICE.replace("DRAIN", str(drain)).replace("SECONDS", str(seconds)))
+
+    return service
+
+
+def pids_of(process: Process, count: int) -> list[int]:
+    process.wait_for("many hands listens", count)
+    return [child.pid for child in psutil.Process(process.popen.pid).children()]
+
+
+async def test_workers_share_the_messages_and_answer_each_once(
+    start: Start, service: Write, subject: str
+) -> None:
+    service()
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    seen = set()
+    async with App("test") as client:
+        got: list[bytes] = []
+        inbox = f"{subject}.answers"
+        await client.subscribe_new_subject(inbox, lambda msg: got.append(msg.body), data_type=bytes)
+        for _ in range(50):
+            seen.add((await client.request(f"{subject}.who"))["pid"])
+            await client.publish(f"{subject}.who", reply_to=inbox)
+        await client.publish(f"{subject}.all", {}, force=True)
+        process.wait_for("^told", 2)  # a listener with a queue of its own keeps it
+        assert process.stop() == 0  # drained: every answer is out
+        await client.flush()
+        assert len(got) == 50
+    assert seen == set(pids)
+    assert process.count("share the group 'many-hands'") == 1
+
+
+def test_servers_go_to_the_workers_but_in_no_argument(
+    start: Start, service: Write, nats_server: Any
+) -> None:
+    service()
+    url = nats_server.url.replace("://", "://ada:lovelace@")
+    process = start("run", "service", "--workers", "2", "-s", url, env={"NATS_URL": ""})
+    for pid in pids_of(process, 2):
+        assert "lovelace" not in " ".join(psutil.Process(pid).cmdline())
+    assert process.stop() == 0
+    assert "lovelace" not in process.text
+
+
+def test_sigterm_is_passed_on_and_every_worker_drains(
+    start: Start, service: Write, subject: str
+) -> None:
+    service(seconds=0.5)
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    with App("test") as client:
+        answers: list[Any] = []
+        inbox = f"{subject}.answers"
+        client.subscribe_new_subject_sync(inbox, lambda msg: answers.append(msg.data))
+        for _ in range(20):
+            client.publish_sync(f"{subject}.slow", {}, reply_to=inbox)
+        client.publish_sync(f"{subject}.x", {}, force=True)
+        process.wait_for("^begun", 20)
+        assert process.stop() == 0
+        client.publish_sync(f"{subject}.x", {}, force=True)
+        wait_until(lambda: len(answers) == 20)
+    assert {answer["pid"] for answer in answers} <= set(pids)
+    assert not any(map(is_alive, pids))
+    process.wait_for("all workers have ended")
+
+
+def test_a_group_that_is_signalled_as_a_whole_drains_too(
+    start: Start, service: Write, subject: str
+) -> None:
+    """As systemd does it: the workers get SIGTERM from outside and the order of the supervisor."""
+    service(seconds=1)
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    with App("test") as client:
+        client.publish_sync(f"{subject}.slow", {}, force=True)
+        process.wait_for("^begun")
+        for pid in (*pids, process.popen.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert process.wait() == 0
+    assert process.count("again") == 0
+
+
+def test_ctrl_c_reaches_the_supervisor_only(start: Start, service: Write) -> None:
+    service()
+    process = start("run", "service", "--workers", "2", start_new_session=True)
+    pids = pids_of(process, 2)
+    assert {os.getpgid(pid) for pid in pids}.isdisjoint({process.popen.pid})
+    os.killpg(process.popen.pid, signal.SIGINT)
+    assert process.wait() == 0
+
+
+def test_abandoned_work_of_one_worker_is_the_exit_code_of_all(
+    start: Start, service: Write, subject: str
+) -> None:
+    service(drain=0.2, seconds=60)
+    process = start("run", "service", "--workers", "2")
+    pids_of(process, 2)
+    with App("test") as client:
+        client.publish_sync(f"{subject}.slow", {}, force=True)
+        process.wait_for("^begun")
+        assert process.stop() == 1
+    process.wait_for("1 messages abandoned")
+
+
+def test_the_second_signal_kills_the_workers(start: Start, service: Write, subject: str) -> None:
+    service(drain=60, seconds=60)
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    with App("test") as client:
+        client.publish_sync(f"{subject}.slow", {}, force=True)
+        process.wait_for("^begun")
+        process.signal()
+        process.wait_for("SIGTERM: stopping")
+        assert process.stop() == 128 + signal.SIGTERM
+    assert not any(map(is_alive, pids))
+
+
+def test_a_worker_that_dies_is_started_again(start: Start, service: Write) -> None:
+    service()
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    os.kill(pids[0], signal.SIGKILL)
+    process.wait_for(r"was killed by SIGKILL; starting it again in 0\.5 s")
+    os.kill(pids[1], signal.SIGTERM)
+    process.wait_for("ended with exit code 0; starting it again")
+    new = pids_of(process, 4)
+    assert set(new).isdisjoint(pids)
+    assert process.stop() == 0
+
+
+def test_the_delays_double_up_to_a_bound() -> None:
+    delays = list(itertools.islice(delays_from(0.5), 9))
+    assert delays == [0.5, 1, 2, 4, 8, 16, LONGEST_DELAY, LONGEST_DELAY, LONGEST_DELAY]
+
+
+def test_the_workers_drain_and_end_when_their_supervisor_is_killed(
+    start: Start, service: Write, subject: str
+) -> None:
+    service()
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    with App("test") as client:
+        answers: list[Any] = []
+        inbox = f"{subject}.answers"
+        client.subscribe_new_subject_sync(inbox, lambda msg: answers.append(msg.data))
+        client.publish_sync(f"{subject}.slow", {}, reply_to=inbox, force=True)
+        process.wait_for("^begun")
+        process.signal(signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, pids)))
+        process.wait()
+        wait_until(lambda: len(answers) == 1)
+    process.wait_for("the supervisor is gone: draining", 2)
+
+
+def test_a_worker_that_hangs_ends_when_its_supervisor_is_killed(start: Start, write: Write) -> None:
+    write(
+        "import time\n"
+        "from tidings import App\n"
+        "app = App('blocked', drain_timeout=0.1)\n"
+        "@app.task()\n"
+        "async def block():\n"
+        "    from tidings.cli import child\n"
+        "    child.GRACE = 0.1\n"
+        "    print('blocks', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    process = start("run", "service", "--workers", "2")
+    process.wait_for("^blocks", 2)
+    pids = [child.pid for child in psutil.Process(process.popen.pid).children()]
+    process.signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_a_wrong_app_is_told_once_and_ends_it(start: Start, service: Write) -> None:
+    service()
+    process = start("run", "service:nothing", "--workers", "3")
+    assert process.wait() == 2
+    assert process.count("has no 'nothing'") == 1
+
+
+def test_an_unreachable_server_is_told_once_and_ends_it(start: Start, service: Write) -> None:
+    service()
+    process = start("run", "service", "--workers", "3", "-s", "nats://ada:lovelace@127.0.0.1:1")
+    assert process.wait() == 1
+    assert process.count("cannot connect to nats://127.0.0.1:1") == 1
+    assert "lovelace" not in process.text
+
+
+def test_all_workers_use_the_one_server_of_dev(start: Start, service: Write, subject: str) -> None:
+    service()
+    process = start("run", "service", "--workers", "2", "--dev", env={"NATS_URL": ""})
+    url = process.wait_for(r"JetStream on: (\S+)$")[1]
+    process.wait_for(f"many hands listens.*{url}", 2)
+    assert process.stop() == 0
+
+
+def test_workers_that_end_by_themselves_are_not_started_again(start: Start, write: Write) -> None:
+    write(
+        "import os\n"
+        "from tidings import App\n"
+        "app = App('short')\n"
+        "@app.task()\n"
+        "async def end():\n"
+        "    print('found', [n for n in os.environ if n.startswith('TIDINGS_')], flush=True)\n"
+        "    await app.disconnect()\n"
+    )
+    process = start("run", "service", "--workers", "2")
+    assert process.wait() == 0
+    assert process.count("starting it again") == 0
+    assert process.count(r"^found \[\]$") == 2  # nor takes an app's subprocess itself for a worker
+
+
+def test_how_a_process_ended_is_said_in_words() -> None:
+    assert ending(3) == "ended with exit code 3"
+    assert ending(-signal.SIGKILL) == "was killed by SIGKILL"
+
+
+def test_a_child_whose_supervisor_is_gone_already_ends(service: Write, tmp_path: Path) -> None:
+    service()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tidings", "run", "service"],
+            env={**os.environ, "TIDINGS_LIFELINE": str(theirs.fileno())},
+            pass_fds=[theirs.fileno()],
+            cwd=tmp_path,
+        )
+        ours.close()
+        assert child.wait(20) in (0, -signal.SIGTERM)
