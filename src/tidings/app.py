@@ -7,6 +7,7 @@ import concurrent.futures
 import enum
 import inspect
 import logging
+import math
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -27,7 +28,7 @@ from tidings.events import EVENTS, ConnectionEvent, EventHooks
 from tidings.group import Declarations, Group
 from tidings.handlers import check_handler
 from tidings.middleware import Middleware, MiddlewareSpec
-from tidings.options import ConnectionOptions, server_urls
+from tidings.options import ConnectionOptions, check_type, server_urls
 from tidings.portal import copy_outcome
 from tidings.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
@@ -146,6 +147,13 @@ class App(Declarations):
         super().__init__()
         if not isinstance(service_name, str) or not service_name.strip():
             raise ConfigError("service_name is a word for this service, as App('billing')")
+        check_type("version", version, str)
+        check_type("description", description, str)
+        check_type("use_uvloop", use_uvloop, bool)
+        if lifespan is not None and not callable(lifespan):
+            raise ConfigError(
+                f"lifespan={lifespan!r}: what makes an async context manager of the app"
+            )
         _check_limits(concurrency, request_timeout, drain_timeout)
         check_queue(queue)
         self.service_name = service_name
@@ -564,5 +572,6 @@ def _check_limits(concurrency: int, request_timeout: float, drain_timeout: float
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigError(f"concurrency={concurrency!r}: a whole number above 0")
     for name, value in (("request_timeout", request_timeout), ("drain_timeout", drain_timeout)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 < value < math.inf:
             raise ConfigError(f"{name}={value!r}: seconds, above 0")

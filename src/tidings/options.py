@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +16,8 @@ from tidings.subject import check_subject
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 _SECRETS = ("password", "token", "nkey_seed")
+_NKEY_SEED = re.compile(r"SU[A-Z2-7]{56}")
+_CREDENTIAL_PARTS = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,10 @@ class ConnectionOptions:
     wait_for_server: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("user", "password", "token", "nkey_seed", "tls_hostname"):
+            if getattr(self, name) is not None:
+                check_type(name, getattr(self, name), str)
+        check_type("wait_for_server", self.wait_for_server, bool)
         for name in ("connect_timeout", "reconnect_time_wait", "ping_interval"):
             _positive(name, getattr(self, name))
         for name in ("max_outstanding_pings", "pending_size"):
@@ -74,8 +82,10 @@ class ConnectionOptions:
             raise ConfigError(
                 "one of user and password, token, credentials, nkey_seed; not several"
             )
-        if self.credentials is not None and not Path(self.credentials).is_file():
-            raise ConfigError(f"credentials={str(self.credentials)!r}: there is no such file")
+        if self.nkey_seed is not None and not _NKEY_SEED.fullmatch(self.nkey_seed.strip()):
+            raise ConfigError("nkey_seed is a user's seed: SU, then 56 letters and digits")
+        if self.credentials is not None:
+            _check_credentials(self.credentials)
         check_subject(self.inbox_prefix)
 
     def with_servers(self, servers: tuple[str, ...]) -> ConnectionOptions:
@@ -98,6 +108,10 @@ def server_urls(
     """
     if servers is not None and (host is not None or port is not None):
         raise ConfigError("give servers=, or host= and port=, not both")
+    if host is not None:
+        check_type("host", host, str)
+    if port is not None and (type(port) is not int or not 0 < port < 65536):
+        raise ConfigError(f"port={port!r}: a whole number from 1 to 65535")
     if host is not None or port is not None:
         name = host if host is not None else "127.0.0.1"
         servers = f"nats://{f'[{name}]' if ':' in name else name}:{4222 if port is None else port}"
@@ -136,8 +150,31 @@ def _complete(url: str) -> str:
     return url if port is not None else f"{url.rstrip('/').rstrip(':')}:4222"
 
 
+def check_type(name: str, value: object, kind: type) -> None:
+    """Check the type of an option.
+
+    Raises:
+        ConfigError: another type. The value is not shown: it may be a secret.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name}= is a {kind.__name__}, not a {type(value).__name__}")
+
+
+def _check_credentials(path: object) -> None:
+    if not isinstance(path, (str, Path)):
+        raise ConfigError(f"credentials={path!r}: the path of a file")
+    try:
+        text = Path(path).read_text(errors="replace")
+    except OSError as error:
+        raise ConfigError(f"credentials={str(path)!r}: {error.strerror}") from None
+    for part in _CREDENTIAL_PARTS:  # nats-py would look for a missing one for ever
+        if part not in text:
+            raise ConfigError(f"credentials={str(path)!r}: there is no {part!r} in the file")
+
+
 def _positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number by now
         raise ConfigError(f"{name}={value!r}: a number of seconds above 0")
 
 
