@@ -223,9 +223,20 @@ class Connection(Client):
         self._client_id = info.get("client_id", self._client_id)
         if info.get("auth_required"):
             self._auth_configured = True
+        known = {(server.uri.hostname, server.uri.port) for server in self._server_pool}
+        info["connect_urls"] = [url for url in info["connect_urls"] if _address(url) not in known]
         await super()._process_info(info, initial_connection)
+        self._lend_credentials()
         if info.get("ldm") and not initial_connection:
             logger.info("the server is shutting down (lame duck); another is sought when it closes")
+
+    def _lend_credentials(self) -> None:
+        """Give servers that were heard of the user and password of the URL that led to them."""
+        assert self._current_server is not None
+        userinfo, mark, _ = self._current_server.uri.netloc.rpartition("@")
+        for server in self._server_pool if mark else ():
+            if server.discovered and "@" not in server.uri.netloc:
+                server.uri = server.uri._replace(netloc=f"{userinfo}@{server.uri.netloc}")
 
     def _begin(self, transport: SocketTransport) -> None:
         """Take up work on a fresh connection: subscriptions first, then what waited to be sent."""
@@ -591,16 +602,19 @@ def _read_info(text: bytes) -> dict[str, Any] | None:
     if type(limit) is not int or limit < 1:
         info.pop("max_payload", None)
     urls = info.get("connect_urls")
-    info["connect_urls"] = list(filter(_is_address, urls)) if isinstance(urls, list) else []
+    info["connect_urls"] = list(filter(_address, urls)) if isinstance(urls, list) else []
     return info
 
 
-def _is_address(text: object) -> bool:
+def _address(text: object) -> tuple[str, int] | None:
+    """Host and port of a cluster member as an INFO names it, None where it is none."""
     try:
         parts = urlsplit(f"//{text}" if isinstance(text, str) else "")
-        return bool(parts.hostname and parts.port) and "@" not in parts.netloc
+        if parts.hostname and parts.port and "@" not in parts.netloc:
+            return parts.hostname, parts.port
     except ValueError:
-        return False
+        pass
+    return None
 
 
 def _server_error(words: bytes) -> TransportError:

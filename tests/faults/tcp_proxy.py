@@ -16,6 +16,7 @@ class TcpProxy:
     Attributes:
         latency: seconds by which every chunk is late, each way.
         piece: bytes passed on at a time, 0 for as they come.
+        port_behind: the port that new connections are passed to.
         refusing: whether new connections are closed at once.
     """
 
@@ -23,7 +24,7 @@ class TcpProxy:
         self.latency = latency
         self.piece = piece
         self.refusing = False
-        self._target = port
+        self.port_behind = port
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -66,7 +67,7 @@ class TcpProxy:
         self._writers.add(writer)
         with contextlib.suppress(OSError):
             if not self.refusing:
-                above, below = await asyncio.open_connection("127.0.0.1", self._target)
+                above, below = await asyncio.open_connection("127.0.0.1", self.port_behind)
                 self._writers.add(below)
                 await asyncio.gather(self._pass(reader, below), self._pass(above, writer))
         writer.transport.abort()
