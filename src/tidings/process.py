@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 
-from .errors import MissingExtraError
+from tidings.errors import MissingExtraError, ServerStartError
 
 __all__ = ["Process", "Reaper", "find_binary"]
 
@@ -56,6 +56,7 @@ _SERVER = 'echo + $$ >&0 && exec "$0" "$@" </dev/null'
 _FACTS = re.compile(
     r"Listening for client connections on \S+:(?P<port>\d+)"
     r"|Listening for route connections on \S+:(?P<route_port>\d+)"
+    r"|Starting http monitor on (?P<monitor>\S+)"
     r"|(?P<tls>TLS required for client connections)"
     r"|(?P<ready>Server is ready)"
     r"|new (?:JetStream cluster )?(?P<leader>metadata leader)"
@@ -177,6 +178,13 @@ class Process:
         if code is None:
             return None
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+    def start_error(self, what: str, timeout: float) -> ServerStartError:
+        """Why it did not become ready, in its own words; those on its usage are left out."""
+        output = self.log.partition("\n\nUsage:")[0].strip()
+        if ending := self.ending():
+            return ServerStartError(f"nats-server ended before it was ready ({ending})", output)
+        return ServerStartError(f"the {what} was not ready within {timeout:g} s", output)
 
     def pause(self) -> None:
         self._popen.send_signal(signal.SIGSTOP)

@@ -20,8 +20,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Self
 
-from .errors import ServerStartError, TidingsError
-from .process import Process, Reaper, find_binary
+from tidings.errors import ServerStartError, TidingsError
+from tidings.process import Process, Reaper, find_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,6 +84,7 @@ class NATSServer(_Embedded):
         args: further arguments of nats-server.
         store_dir: folder for JetStream, kept at stop; it turns JetStream on. By default a temporary
             one, removed at stop.
+        monitor: serve the server's monitoring pages, on the same address: see `monitor_url`.
         startup_timeout: seconds in which the server must be ready.
 
     Example:
@@ -106,6 +107,7 @@ class NATSServer(_Embedded):
         config: str | os.PathLike[str] | None = None,
         args: Sequence[str] = (),
         store_dir: str | os.PathLike[str] | None = None,
+        monitor: bool = False,
         startup_timeout: float = 10.0,
     ) -> None:
         self._jetstream = jetstream or store_dir is not None
@@ -114,6 +116,7 @@ class NATSServer(_Embedded):
         self._config = config
         self._args = tuple(args)
         self._store_dir = store_dir
+        self._monitor = monitor
         self._startup_timeout = startup_timeout
         self._lock = threading.RLock()
         self._owner = 0  # the process that started it
@@ -149,6 +152,12 @@ class NATSServer(_Embedded):
         if self._stopped:
             warnings.warn(f"{self!r}: its port may be another's", ResourceWarning, stacklevel=2)
         return self._port
+
+    @property
+    def monitor_url(self) -> str | None:
+        """Where its monitoring pages are, with `monitor=True` and while it is started."""
+        address = self._process and self._process.fact("monitor", deadline=0)
+        return f"http://{address}" if address and self._reaper is not None else None
 
     @property
     def pid(self) -> int:
@@ -250,6 +259,8 @@ class NATSServer(_Embedded):
         """What comes last wins: address and log are ours, whatever a file or `args` says."""
         port = self._wanted_port if self._stopped else self._port or self._wanted_port
         found = [*self._args, "-a", self._host, "-p", str(port or -1), "-l", ""]
+        if self._monitor:
+            found += ["-m", "-1"]
         if self._config is not None:
             found += ["-c", os.fspath(self._config)]
         if self._jetstream:
@@ -260,7 +271,7 @@ class NATSServer(_Embedded):
         process = self._started()
         port = process.fact("port", deadline) if process.fact("ready", deadline) else None
         if port is None:
-            raise _start_error(process, "nats-server", self._startup_timeout)
+            raise process.start_error("nats-server", self._startup_timeout)
         self._port = int(port)
         self._scheme = "tls" if process.fact("tls", deadline=0) else "nats"
 
@@ -341,7 +352,7 @@ class NATSCluster(_Embedded):
                 self._await(server, "route_port", deadline)
             for server in self._servers:
                 if not _knows_peers(server.port, self._size, deadline):
-                    raise _start_error(server._started(), "cluster", self._startup_timeout)
+                    raise server._started().start_error("cluster", self._startup_timeout)
                 if self._jetstream:
                     self._await(server, "leader", deadline)
 
@@ -360,14 +371,7 @@ class NATSCluster(_Embedded):
     def _await(self, server: NATSServer, fact: str, deadline: float) -> None:
         process = server._started()
         if process.fact(fact, deadline) is None:
-            raise _start_error(process, "cluster", self._startup_timeout)
-
-
-def _start_error(process: Process, what: str, timeout: float) -> ServerStartError:
-    output = process.log.partition("\n\nUsage:")[0].strip()
-    if ending := process.ending():
-        return ServerStartError(f"nats-server ended before it was ready ({ending})", output)
-    return ServerStartError(f"the {what} was not ready within {timeout:g} s", output)
+            raise process.start_error("cluster", self._startup_timeout)
 
 
 def _knows_peers(port: int, size: int, deadline: float) -> bool:

@@ -1,0 +1,23 @@
+"""Test an app against a real nats-server: TestClient, and fixtures for pytest.
+
+    async def test_an_order_is_billed(test_client):
+        async with test_client(app) as client:
+            await client.publish("orders.created", {"id": 7})
+            [invoice] = await client.wait_for("invoices.created")
+            assert invoice.data["order"] == 7
+
+The fixtures, which pytest finds by itself: `nats_server`, one for the whole test session, with
+JetStream, and `test_client`, which makes clients on that server.
+"""
+
+import contextlib
+
+from tidings.server import NATSCluster, NATSServer
+from tidings.testing.client import SyncTestClient, TestClient
+from tidings.testing.record import NotSeenError
+
+__all__ = ["NATSCluster", "NATSServer", "NotSeenError", "SyncTestClient", "TestClient"]
+
+with contextlib.suppress(ImportError):  # without pytest there is nobody to need them
+    from tidings.testing.plugin import nats_server as nats_server
+    from tidings.testing.plugin import test_client as test_client

@@ -1,0 +1,122 @@
+"""What a test runs on: a server, the app under test, and a second connection that watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import secrets
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from tidings.app import App
+from tidings.errors import NotStartedError
+from tidings.message import Message
+from tidings.server import NATSCluster, NATSServer
+from tidings.subject import matches
+from tidings.testing.record import Record
+
+Server: TypeAlias = NATSServer | NATSCluster | str | Sequence[str]
+
+# Beginning of the queue group that marks the subscription of a client, its one member, among the
+# server's.
+WATCHER = "tidings-test-client."
+NOT_WATCHED = ("_INBOX.", "$")
+# The reply of what a stream delivers to a consumer: seen already, when it was published; and any
+# answer would acknowledge it in the consumer's place.
+DELIVERY = "$JS.ACK."
+MONITOR_TIMEOUT = 2.0  # seconds
+NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
+
+
+class Stage:
+    """The app under test, the server, and a second connection, which watches everything."""
+
+    def __init__(self, app: App, server: Server | None) -> None:
+        self.app = app
+        self.inner = App("test-client", drain_timeout=5.0)
+        self.record = Record()
+        self.server: Server = NATSServer(monitor=True) if server is None else server
+        self._owns_server = server is None
+        watch = self.inner.listen(">", queue=WATCHER + secrets.token_hex(8), no_reply=True)
+        watch(self._see)
+
+    def parts(self, at_exit: Callable[..., Any]) -> Iterator[Any]:
+        """What is to be entered, one after the other; left in the opposite order."""
+        if self._owns_server:
+            yield self.server
+        urls = self._urls()
+        self.record.clear()
+        self.inner.set_servers(urls)
+        # The watcher is there before the app's first message, and until after its last.
+        yield self.inner
+        at_exit(self.app.set_servers, self.app.servers)
+        self.app.set_servers(urls)
+        yield self.app
+
+    def _urls(self) -> str | list[str]:
+        if isinstance(self.server, NATSServer):
+            return self.server.url
+        if isinstance(self.server, NATSCluster):
+            return self.server.urls
+        return self.server if isinstance(self.server, str) else list(self.server)
+
+    async def _see(self, message: Message[bytes]) -> None:
+        if message.subject.startswith(NOT_WATCHED) or message.reply.startswith(DELIVERY):
+            return
+        message.data = _readable(message.body)
+        self.record.add(message)
+        if message.is_request and await self._nobody_listens(message.subject):
+            outbox = self.inner.nats.client.outbox
+            outbox.reply(message.reply, b"", NO_RESPONDERS)
+
+    async def _nobody_listens(self, subject: str) -> bool:
+        """Whether the watcher alone got a request: then the server has not told its sender so."""
+        server = self.server
+        monitor = server.monitor_url if isinstance(server, NATSServer) else None
+        if monitor is None or _listens(self.app, subject) or _listens(self.inner, subject):
+            return False
+        try:
+            subscriptions = await asyncio.to_thread(_subscriptions, monitor, subject)
+        except (OSError, ValueError, http.client.HTTPException):
+            return False  # the server is paused or gone
+        return all(each.get("qgroup", "").startswith(WATCHER) for each in subscriptions)
+
+
+def _readable(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body) if body else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body
+
+
+def _listens(app: App, subject: str) -> bool:
+    try:
+        listeners = app.stats().listeners
+    except NotStartedError:
+        return False
+    patterns = [
+        pattern
+        for each in listeners
+        if not each.queue.startswith(WATCHER)
+        for pattern in each.subjects
+    ]
+    return any(matches(pattern, subject) for pattern in patterns)
+
+
+def _subscriptions(monitor_url: str, subject: str) -> list[dict[str, Any]]:
+    """The server's subscriptions that a message on the subject would go to."""
+    address = urllib.parse.urlsplit(monitor_url).netloc
+    connection = http.client.HTTPConnection(address, timeout=MONITOR_TIMEOUT)
+    with contextlib.closing(connection):
+        connection.request("GET", f"/subsz?subs=1&test={urllib.parse.quote(subject, safe='')}")
+        found: list[dict[str, Any]] = json.load(connection.getresponse())["subscriptions_list"]
+        return found
