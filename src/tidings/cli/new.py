@@ -50,7 +50,7 @@ if __name__ == "__main__":
 '''
 
 TEST = '''\
-"""`pytest` runs these against a real nats-server, which the fixture `nats_server` starts."""
+"""`pytest` runs these on a real nats-server: the fixture `test_client` comes with tidings."""
 
 import pytest
 from tidings import ServiceError
@@ -58,21 +58,17 @@ from tidings import ServiceError
 from $module import app
 
 
-@pytest.fixture
-def client(nats_server):
-    app.set_servers(nats_server.url)
-    with app:
-        yield app
+def test_a_name_is_greeted(test_client):
+    with test_client(app) as client:
+        answer = client.request("$module.greet", {"name": "Ada"})
+        assert answer == {"hello": "Ada"}
+        [event] = client.wait_for("$module.greeted")
+        assert event.data == {"name": "Ada"}
 
 
-def test_a_name_is_greeted(client):
-    answer = client.request_sync("$module.greet", {"name": "Ada"})
-    assert answer == {"hello": "Ada"}
-
-
-def test_a_missing_name_is_an_error(client):
-    with pytest.raises(ServiceError, match="a name is missing"):
-        client.request_sync("$module.greet", {"name": ""})
+def test_a_missing_name_is_an_error(test_client):
+    with test_client(app) as client, pytest.raises(ServiceError, match="missing"):
+        client.request("$module.greet", {"name": ""})
 '''
 
 README = """\
@@ -92,7 +88,7 @@ $$ tidings req $module.greet '{"name": "Ada"}' --servers URL
 {"hello":"Ada"}
 ```
 
-The tests bring their own server:
+The tests bring their own server, too:
 
 ```console
 $$ pytest

@@ -1,0 +1,126 @@
+"""`tidings new`: what it makes works as it is, and nothing else is touched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tidings import ConfigError
+from tidings.cli.new import module_name
+
+if TYPE_CHECKING:
+    from cli_process import Call, Start
+
+pytest_plugins = ["cli_process"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_new_service_passes_its_test_and_runs(call: Call, start: Start, folder: Path) -> None:
+    code, shown, _ = call("new", "Order Prices")
+    assert code == 0
+    assert "tidings run order_prices:app --dev" in shown
+    made = folder / "order_prices"
+    assert {path.name for path in made.iterdir()} == {
+        "README.md",
+        "order_prices.py",
+        "requirements.txt",
+        "test_order_prices.py",
+    }
+    pytest_run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--rootdir", made],
+        cwd=made,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in pytest_run.stdout, pytest_run.stdout + pytest_run.stderr
+    process = start("run", "order_prices:app", cwd=made)
+    process.wait_for("order_prices listens")
+    asked = start("req", "order_prices.greet", '{"name": "Ada"}')
+    asked.wait_for('^{"hello":"Ada"}$')
+    assert process.stop() == 0
+
+
+def test_the_new_files_are_formatted(call: Call, folder: Path) -> None:
+    call("new", "greeter")
+    ruff = [sys.executable, "-m", "ruff"]
+    for check in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [*ruff, *check, "--isolated", "."],
+            cwd=folder / "greeter",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("greeter", "greeter"),
+        ("Order-Prices", "order_prices"),
+        ("  two   words  ", "two_words"),
+        ("Straße 7", "strasse_7"),
+        ("Crème", "creme"),
+        ("9lives", "service_9lives"),
+        ("class", "class_service"),
+        ("queue", "queue_service"),
+        ("tidings", "tidings_service"),
+        ('a"""; import os', "a_import_os"),
+        ("$HOME", "home"),
+    ],
+)
+def test_a_name_becomes_one_that_python_can_import(name: str, module: str) -> None:
+    assert module_name(name) == module
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "/tmp/x", "a/b", "a\\b", "..", ".hidden", "", "日本", "--"]
+)
+def test_a_path_or_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError):
+        module_name(name)
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(call: Call, folder: Path) -> None:
+    (folder / "greeter").mkdir()
+    (folder / "greeter" / "mine.txt").write_text("mine")
+    code, _, shown = call("new", "greeter")
+    assert code == 2
+    assert "exists and is not empty" in shown
+    assert [path.name for path in (folder / "greeter").iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_folder_is_filled(call: Call, folder: Path) -> None:
+    (folder / "greeter").mkdir()
+    assert call("new", "greeter")[0] == 0
+    assert (folder / "greeter" / "greeter.py").is_file()
+
+
+def test_a_link_to_elsewhere_is_not_followed(
+    call: Call, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "greeter").symlink_to(elsewhere)
+    code, _, shown = call("new", "greeter")
+    assert code == 2
+    assert "is no folder" in shown
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(call: Call, folder: Path) -> None:
+    (folder / "greeter").write_text("a file")
+    code, _, shown = call("new", "greeter")
+    assert code == 2
+    assert "exists and is no folder" in shown

@@ -1,0 +1,116 @@
+"""`tidings server`: the embedded nats-server in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tidings import App
+from waits import wait_until
+
+if TYPE_CHECKING:
+    from cli_process import Call, Start
+
+pytest_plugins = ["cli_process"]
+
+
+def is_open(url: str) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_a_signal(start: Start, subject: str, number: signal.Signals) -> None:
+    process = start("server", "--port", "0")
+    url = process.wait_for(r"^nats://127\.0\.0\.1:\d+$")[0]
+    app = App("test", servers=url)
+
+    @app.listen(subject)
+    def echo(msg: object) -> dict[str, int]:
+        return {"n": 1}
+
+    with app:
+        assert app.request_sync(subject, {}) == {"n": 1}
+    process.signal(number)
+    assert process.wait() == 0
+    assert process.err == []
+    assert not is_open(url)
+
+
+def test_the_port_is_the_one_asked_for_and_told_where_it_is_taken(start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = start("server", "--port", str(taken.getsockname()[1]))
+        assert process.wait() == 1
+    process.wait_for("address already in use")
+    assert "Traceback" not in process.text
+
+
+def test_the_store_is_kept(start: Start, tmp_path: Path) -> None:
+    process = start("server", "--port", "0", "--store", "kept")
+    process.wait_for("^nats://")
+    assert process.stop() == 0
+    assert (tmp_path / "kept" / "jetstream").is_dir()
+
+
+def test_jetstream_can_be_left_out(start: Start) -> None:
+    process = start("server", "--port", "0", "--no-jetstream")
+    process.wait_for("^nats://")
+    (server,) = [
+        child
+        for child in psutil.Process(process.popen.pid).children(recursive=True)
+        if child.name() == "nats-server"
+    ]
+    assert "-js" not in server.cmdline()
+    assert process.stop() == 0
+
+
+def test_a_cluster_of_three_prints_their_urls(start: Start) -> None:
+    process = start("server", "--cluster", "3")
+    urls = process.wait_for("^nats://.*")[0].split(",")
+    assert len(set(urls)) == 3
+    assert all(map(is_open, urls))
+    assert process.stop() == 0
+    assert not any(map(is_open, urls))
+
+
+def test_a_server_that_ends_by_itself_is_an_error_with_its_log(start: Start) -> None:
+    process = start("server", "--port", "0")
+    process.wait_for("^nats://")
+    for child in psutil.Process(process.popen.pid).children(recursive=True):
+        if child.name() == "nats-server":
+            child.kill()
+    assert process.wait() == 1
+    process.wait_for("^tidings: a nats-server ended by itself:")
+    process.wait_for("Server is ready")
+
+
+def test_it_is_gone_when_the_command_is_killed(start: Start) -> None:
+    process = start("server", "--port", "0")
+    url = process.wait_for("^nats://.*")[0]
+    process.signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not is_open(url))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--store", "kept", "--no-jetstream"],
+        ["--cluster", "3", "--port", "4222"],
+        ["--cluster", "3", "--store", "kept"],
+        ["--cluster", "1"],
+        ["--port", "70000"],
+    ],
+)
+def test_options_that_exclude_each_other_are_a_wrong_use(call: Call, options: list[str]) -> None:
+    assert call("server", *options)[0] == 2

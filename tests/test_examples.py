@@ -1,0 +1,145 @@
+"""Every example, run as its own text says, against a real server."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tidings import App, ServiceError
+from tidings.testing import NATSServer, TestClient
+from waits import wait_until
+
+if TYPE_CHECKING:
+    from cli_process import Start
+
+pytest_plugins = ["cli_process"]
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "examples").rglob("*.py"))
+COMMAND = re.compile(r"tidings run (examples\.\S+) --dev")
+
+MakeClient = Callable[[App], TestClient]
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkout is the current folder, and on the path, as under `tidings run`."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)
+
+
+def app_of(module: str) -> App:
+    app = importlib.import_module(f"examples.{module}").app
+    assert isinstance(app, App)
+    return app
+
+
+def targets() -> list[str]:
+    return sorted({match for path in FILES for match in COMMAND.findall(path.read_text())})
+
+
+@pytest.mark.parametrize("target", targets())
+def test_the_command_in_an_example_runs_it(target: str, start: Start) -> None:
+    process = start("run", target, "--dev", cwd=ROOT, env={"NATS_URL": ""})
+    process.wait_for(r" listens \(")
+    assert process.stop() == 0
+
+
+def test_the_greeter_asks_itself(start: Start) -> None:
+    process = start("run", "examples.greeter:app", cwd=ROOT)
+    process.wait_for(r"^\{'hello': 'Ada'\}$")
+    assert process.stop() == 0
+
+
+def test_the_greeter_greets(test_client: MakeClient) -> None:
+    with test_client(app_of("greeter")) as client:
+        assert client.request("greet", {"name": "Grace"}) == {"hello": "Grace"}
+
+
+def test_an_order_is_priced_with_discount_and_vat(test_client: MakeClient) -> None:
+    order = {"order": "A1", "country": "FR", "product": "novel", "quantity": 10, "coupon": ""}
+    with test_client(app_of("orders")) as client:
+        # 10 x 12.90, less 5 % for ten pieces; 5.5 % is the reduced rate of France.
+        price = {"order": "A1", "net": 12255, "vat": 674, "gross": 12929}
+        assert client.request("orders.price", order) == price
+        welcome = {**order, "coupon": "WELCOME10"}
+        assert client.request("orders.price", welcome)["net"] == 11610
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ({"product": "desk-lmap"}, 404),
+        ({"country": "CH"}, 404),
+        ({"quantity": 0}, 422),
+        ({"quantity": -3}, 422),
+        ({"quantity": "three"}, 400),
+        ({"coupon": "SUMER20"}, 422),
+    ],
+)
+def test_a_bad_order_is_refused(
+    test_client: MakeClient, fault: dict[str, object], code: int
+) -> None:
+    order = {"order": "A1", "country": "DE", "product": "novel", "quantity": 1}
+    with test_client(app_of("orders")) as client, pytest.raises(ServiceError) as caught:
+        client.request("orders.price", {**order, **fault})
+    assert caught.value.code == code
+
+
+def test_the_totals_are_those_of_the_events(test_client: MakeClient) -> None:
+    app = app_of("orders")
+    importlib.import_module("examples.orders").totals.clear()
+    with test_client(app) as client:
+        for net, vat in ((100, 19), (200, 38)):
+            event = {"order": "A1", "net": net, "vat": vat, "gross": net + vat}
+            client.publish("orders.placed.DE", event)
+        expected = {"DE": {"orders": 2, "net": 300, "vat": 57}}
+        wait_until(lambda: client.request("orders.totals") == expected)
+
+
+def test_a_warm_room_raises_an_alarm(test_client: MakeClient) -> None:
+    with test_client(app_of("sensors")) as client:
+        client.publish("sensors.attic.temperature", {"celsius": 31.5})
+        client.wait_for("sensors.*.temperature", 4)
+        alarms = client.wait_for("alarms.attic")
+        assert {"room": "attic", "celsius": 31.5} in [alarm.data for alarm in alarms]
+
+
+def test_the_middlewares_time_and_pass_the_trace_on(
+    test_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tidings")
+    with test_client(app_of("timing")) as client:
+        answer = client.request("double", {"n": 5}, headers={"Trace-Id": "7f"})
+        assert answer == {"n": 10, "trace": "7f"}
+    assert re.search(r"increment took \d+\.\d\d us", caplog.text)
+
+
+def test_a_group_answers_under_its_prefix(test_client: MakeClient) -> None:
+    with test_client(app_of("groups.shop")) as client:
+        assert client.request("checkout", {"cents": 500}) == {"paid": True, "cents": 500}
+        assert client.request("payments.refund", {"cents": 500}) == {"refunded": 500}
+        refused = client.request("checkout", {"cents": 100_001})
+        assert refused == {"paid": False, "why": "no more than 100000 cents at a time"}
+
+
+def test_the_script_runs_from_synchronous_code(
+    nats_server: NATSServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NATS_URL", nats_server.url)
+    runpy.run_path(str(ROOT / "examples" / "script.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert {"pen {'left': 12}", "ink {'left': 0}", "order more {'product': 'ink'}"} == set(lines)
+
+
+def test_every_example_is_tested() -> None:
+    mentioned = Path(__file__).read_text()
+    for path in FILES:
+        if path.name != "__init__.py":
+            assert path.stem in mentioned
