@@ -505,17 +505,17 @@ class App(Declarations):
             logger.exception("shutdown hooks did not end well")
 
     async def _send_rest(self, deadline: float) -> int:
-        """Send what is buffered, waiting for the server if it is away. Returns bytes left."""
-        connection = self._connection
+        """Have the server confirm what is sent, waiting for it if it is away. Returns bytes left."""
+        connection, outbox = self._connection, self._connection.outbox
         loop = asyncio.get_running_loop()
-        while (
-            connection.outbox.unsent_bytes and not connection.is_closed and loop.time() < deadline
-        ):
+        while (outbox.unsent_bytes or outbox.unconfirmed) and not connection.is_closed:
+            if loop.time() >= deadline:
+                break
             try:
                 await connection.confirm(max(deadline - loop.time(), 0.01))
             except TidingsError:
                 await asyncio.sleep(0.02)
-        return connection.outbox.unsent_bytes
+        return outbox.unsent_bytes
 
     # What the app knows.
 

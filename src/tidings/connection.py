@@ -310,7 +310,8 @@ class Connection(Client):
         self._status = Client.CLOSED
         for task in (self._ping_interval_task, self._reconnection_task, self._foreign_task):
             self._cancel(task)
-        self.outbox.disconnect(ConnectionClosedError)
+        if lost := self.outbox.disconnect(ConnectionClosedError):
+            logger.warning("%d messages possibly lost: closed before the server had them", lost)
         self.outbox.close()
         self._requests.fail_all(ConnectionClosedError)
         for sub in list(self._subs.values()):

@@ -130,6 +130,7 @@ class Listener(WorkQueue[Frame]):
         # Counted.
         self._received = self._handled = self._failed = 0
         self._dropped = self._abandoned = 0
+        self._counted: ListenerStats | None = None  # the end's, which nothing changes any more
         self._told_dropped = 0
         self._tell_dropped_at = 0.0
 
@@ -262,11 +263,12 @@ class Listener(WorkQueue[Frame]):
         self._queue.clear()
         self._pending_bytes = 0
         self._threads.close()
+        self._counted = self.snapshot()
         return abandoned
 
     def snapshot(self) -> ListenerStats:
         """What was counted up to now."""
-        return ListenerStats(
+        return self._counted or ListenerStats(
             name=self.spec.name,
             subjects=self.spec.subjects,
             queue=self.queue_group,

@@ -96,6 +96,11 @@ class Outbox:
         return len(self._frames) - self._controls
 
     @property
+    def unconfirmed(self) -> int:
+        """Messages written that the server has not confirmed yet."""
+        return self.written - self._confirmed
+
+    @property
     def unsent_bytes(self) -> int:
         """Bytes that wait here or in the socket's own buffer."""
         return self.size + (0 if self._socket is None else self._socket.buffered)
@@ -263,7 +268,7 @@ class Outbox:
         self._frames = [f for f in self._frames if f.startswith((b"PUB ", b"HPUB "))]
         self.size = sum(map(len, self._frames))
         self._controls = 0
-        lost = self.written - self._confirmed
+        lost = self.unconfirmed
         self.possibly_lost += lost
         self._confirmed = self.written
         pings, self._pings = self._pings, deque()

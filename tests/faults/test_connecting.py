@@ -122,9 +122,18 @@ async def test_a_host_that_is_not_known_says_so(make_app: MakeApp) -> None:
         (b"\r\n", True, "not a nats-server"),
         (b"x" * 2_000_000, True, "not a nats-server"),
     ],
-    ids="silence|no answer|half an INFO|HTTP|bad JSON|list|bomb|bytes|empty line|endless".split(
-        "|"
-    ),
+    ids=[
+        "silence",
+        "no answer",
+        "half an INFO",
+        "HTTP",
+        "bad JSON",
+        "list",
+        "bomb",
+        "bytes",
+        "empty line",
+        "endless",
+    ],
 )
 async def test_what_is_no_nats_server_is_told_within_the_connect_timeout(
     make_app: MakeApp, greeting: bytes | None, answers: bool, reason: str
