@@ -5,7 +5,9 @@ Everything beyond `main` is imported when it is called, since it needs the extra
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import sys
 from typing import Any
 
@@ -30,6 +32,7 @@ def main() -> None:
     Raises:
         SystemExit: always; 0 for success, 1 for a failure, 2 for a wrong use.
     """
+    _open_standard_streams()
     try:
         _check_extra()
         from .root import app
@@ -37,6 +40,17 @@ def main() -> None:
         app(prog_name="tidings")
     except TidingsError as error:
         _fail(error)
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed, before a socket takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue  # it is another file's already
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def _check_extra() -> None:

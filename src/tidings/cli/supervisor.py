@@ -129,6 +129,8 @@ class Worker:
         """Wait until it has ended; returns its exit code, negative for a signal."""
         code = await asyncio.shield(self._exit)
         self._first_word.cancel()
+        # The loop lets go of the socket before it is closed, and its number becomes another's.
+        await asyncio.wait([self._first_word])
         self._lifeline.close()
         return code
 
@@ -163,7 +165,9 @@ class Supervision:
 
     async def _launch(self, number: int) -> Worker:
         worker = self._workers[number] = await Worker.start(self._command, number)
-        if self._stopping.is_set():  # a signal came while the process was made
+        if self._killed_by:  # the signals came while the process was made
+            worker.signal(signal.SIGKILL)
+        elif self._stopping.is_set():
             worker.stop()
         return worker
 
