@@ -80,6 +80,8 @@ class Bus:
 
     def detach(self) -> None:
         """Let go of the connection."""
+        if self._portal is not None:
+            self._portal.close()
         self._connection = self._outbox = self._portal = self._bridge = None
         self.subscriptions = None
 

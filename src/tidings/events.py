@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,11 @@ class ConnectionEvent:
 
 
 class EventHooks:
-    """Hooks by event. One that raises is logged, and changes nothing else."""
+    """Hooks by event. One that raises, SystemExit included, is logged and changes nothing else."""
 
     def __init__(self) -> None:
         self._hooks: dict[str, list[Callable[[ConnectionEvent], Any]]] = {}
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, event: str, hook: Callable[[ConnectionEvent], Any]) -> None:
         """Register a hook, `def` or `async def`."""
@@ -43,15 +43,20 @@ class EventHooks:
         for hook in self._hooks.get(event.name, ()):
             try:
                 result = hook(event)
-            except Exception:
+            except BaseException:
                 logger.exception("the hook for %r raised", event.name)
                 continue
             if inspect.isawaitable(result):
-                task = asyncio.ensure_future(result)
+                task = asyncio.create_task(_finish(result, event.name))
                 self._tasks.add(task)  # kept until it ends: the loop itself keeps only a weak one
-                task.add_done_callback(self._ended)
+                task.add_done_callback(self._tasks.discard)
 
-    def _ended(self, task: asyncio.Future[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("an event hook raised", exc_info=error)
+
+async def _finish(result: Awaitable[Any], name: str) -> None:
+    try:
+        await result
+    except BaseException as error:  # in a task SystemExit would end the loop
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # the loop ends
+        logger.exception("the hook for %r raised", name)

@@ -209,6 +209,8 @@ class Listener(WorkQueue[Frame]):
             except BaseException as error:
                 if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
                     raise
+                if self._loop.is_closed():
+                    raise  # GeneratorExit: this is what is left of a loop that ended
                 self._on_failure(frame, error, monotonic() - started)
                 if end_cancellation():
                     self._leave()

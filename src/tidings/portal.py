@@ -35,6 +35,7 @@ class Portal:
         self._thread = threading.get_ident()
         self._calls: deque[Callable[[], object]] = deque()
         self._woken = False
+        self._closed = False
         self._lock = threading.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -45,8 +46,8 @@ class Portal:
 
     @property
     def is_over(self) -> bool:
-        """Whether the loop has ended."""
-        return self._loop.is_closed()
+        """Whether no more calls are taken."""
+        return self._closed or self._loop.is_closed()
 
     def run(self, work: Coroutine[Any, Any, T], call: str, instead: str) -> T:
         """Run a coroutine in the loop and block until it ends.
@@ -74,9 +75,11 @@ class Portal:
         """Call a function in the loop, in order, with its next turn.
 
         Raises:
-            RuntimeError: the loop is closed.
+            RuntimeError: the portal is closed, or the loop.
         """
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the portal is closed")
             self._calls.append(function)
             if self._woken:
                 return
@@ -95,6 +98,13 @@ class Portal:
         self._run_calls()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def close(self) -> None:
+        """Take no more calls: the loop may end before it comes to them, and their threads would
+        wait for ever. Those that came before are begun."""
+        with self._lock:
+            self._closed = True
+        self._run_calls()
 
     def _run_calls(self) -> None:
         with self._lock:
@@ -170,6 +180,8 @@ class FrameBridge:
             while self._size > MAX_AHEAD:
                 if not self._room.wait(timeout=1) and self._portal.is_over:
                     raise NotStartedError("publish_sync")
+            if self._portal.is_over:
+                raise NotStartedError("publish_sync")
             self._frames.append(frame)
             self._size += len(frame)
             wake = not self._taking

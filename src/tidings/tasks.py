@@ -52,14 +52,26 @@ class Task:
         self._threads = WorkerThreads(1, f"tidings-{spec.name}")
         self._is_async = is_async(spec.function)
         self._task: asyncio.Task[None] | None = None
+        self._due = 0.0
+        self._stopping = False
         self._runs = self._failed = self._overrun = 0
 
     def start(self) -> None:
         """Begin; the first run is at once."""
+        self._due = asyncio.get_running_loop().time()
+        self._begin()
+
+    def _begin(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"tidings {self.spec.name}")
+        self._task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and not self._stopping and self.spec.interval is not None:
+            self._begin()  # it was not us who cancelled it: the next run happens all the same
 
     async def stop(self) -> None:
         """Cancel it and wait for its end. A `def` task's thread is not waited for."""
+        self._stopping = True
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1)  # one that swallows it is left
@@ -69,17 +81,17 @@ class Task:
         inside.set(True)
         loop = asyncio.get_running_loop()
         interval = self.spec.interval
-        due = loop.time()
-        await self._run_once()
-        while interval is not None:
-            due += interval
-            now = loop.time()
-            if now > due:
+        if interval is None:
+            await self._run_once()
+            return
+        while True:
+            await asyncio.sleep(self._due - loop.time())
+            self._due += interval
+            await self._run_once()
+            if loop.time() > self._due:
                 # It overran: the next run is now, and the missed ones are not caught up.
                 self._overrun += 1
-                due = now
-            await asyncio.sleep(due - now)
-            await self._run_once()
+                self._due = loop.time()
 
     async def _run_once(self) -> None:
         try:
@@ -88,10 +100,12 @@ class Task:
             else:
                 await self._threads.run(self.spec.function)
         except asyncio.CancelledError:
+            if self._stopping:
+                raise
+            self._on_failure("was cancelled", None)
             task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise  # shutdown
-            self._on_failure("was cancelled from within", None)
+            if task is not None and task.cancelling():
+                raise  # so that whoever cancelled it, at the end of the loop for one, sees its end
         except BaseException as error:  # SystemExit too: a task cannot end the service by it
             self._on_failure(f"raised {type(error).__name__}", error)
         finally:

@@ -54,7 +54,9 @@ class WorkerPool:
             self._wake()
 
     def _wake(self) -> None:
-        """Get one more worker to look. `_waking` stays True until it does."""
+        """Get one more worker to look. `_waking` stays True until it does, or for ever at the end."""
+        if self.is_abandoning:
+            return
         while self._idle:
             waiter = self._idle.pop()
             if not waiter.done():  # its worker was cancelled by somebody
