@@ -27,6 +27,9 @@ from tidings.errors import (
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
 from tidings.group import Declarations, Group
 from tidings.handlers import check_handler
+from tidings.jetstream.consumers import Consumers
+from tidings.jetstream.context import JetStream
+from tidings.jetstream.streams import Stream
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, check_type, server_urls
 from tidings.portal import copy_outcome
@@ -73,6 +76,7 @@ class App(Declarations):
         drain_timeout: seconds that shutdown waits for work that was begun.
         lifespan: an async context manager made with the app: entered before the first message,
             left after the last.
+        streams: streams to create, or bring to what is declared, at start.
         user: user name, with `password`.
         password: the password.
         token: a token in their place.
@@ -94,6 +98,7 @@ class App(Declarations):
         ConfigError: an option that cannot work. A misspelt one is a TypeError.
 
     Attributes:
+        js: JetStream: publish to streams, key-value, objects.
         nats: the `Bus`: every call of it stands on the app too.
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
@@ -127,6 +132,7 @@ class App(Declarations):
         request_timeout: float = 10.0,
         drain_timeout: float = 30.0,
         lifespan: Lifespan | None = None,
+        streams: Sequence[Stream] = (),
         user: str | None = None,
         password: str | None = None,
         token: str | None = None,
@@ -190,6 +196,7 @@ class App(Declarations):
             request_timeout=request_timeout,
             tell=self._on_event,
         )
+        self.js = JetStream(self.nats, streams)
         self._middleware_specs: list[MiddlewareSpec] = []
         self._startup_hooks: list[Callable[[], Any]] = []
         self._shutdown_hooks: list[Callable[[], Any]] = []
@@ -198,6 +205,7 @@ class App(Declarations):
         self._tasks: list[Task] = []
         self._ending: asyncio.Task[None] | None = None
         self._fatal: TidingsError | None = None
+        self._consumers: Consumers | None = None
         self._background: BackgroundRun | None = None
         self._stack = AsyncExitStack()
         # The bus's own methods, so that a call through the app costs nothing more.
@@ -227,6 +235,7 @@ class App(Declarations):
             raise ConfigError(f"include takes a Group, not {type(group).__name__}")
         self._declaring("include")
         self._listener_specs.extend(group.listeners)
+        self._consumer_specs.extend(group.consumers)
         self._task_specs.extend(group.tasks)
 
     def add_middleware(self, cls: type[Middleware], *args: Any, **kwargs: Any) -> None:
@@ -319,6 +328,10 @@ class App(Declarations):
     def _add_listener(self, spec: Any) -> None:
         self._declaring("listen")
         super()._add_listener(spec)
+
+    def _add_consumer(self, spec: Any) -> None:
+        self._declaring("consume")
+        super()._add_consumer(spec)
 
     def _add_task(self, spec: Any) -> None:
         self._declaring("task")
@@ -422,7 +435,10 @@ class App(Declarations):
         self._connection = Connection(self._options, self._on_event)
         try:
             await self._connection.open()
-            self.nats.attach(self._connection, [spec.make() for spec in self._middleware_specs])
+            middlewares = [spec.make() for spec in self._middleware_specs]
+            self.nats.attach(self._connection, middlewares)
+            self.js.attach(self._connection)
+            await self.js.apply()
             if self._lifespan is not None:
                 await self._stack.enter_async_context(self._lifespan(self))
             for hook in self._startup_hooks:
@@ -430,6 +446,8 @@ class App(Declarations):
             for listener in self._listener_specs:
                 self.nats.subscribe(listener)
             await self._subscriptions.confirm(self.nats.request_timeout)
+            self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
+            await self._consumers.start(self._consumer_specs, self.nats.concurrency)
         except BaseException:
             await self._abort_start()
             raise
@@ -443,6 +461,8 @@ class App(Declarations):
         logger.info("%s listens (%d) on %s", self.service_name, count, self._connection.url)
 
     async def _abort_start(self) -> None:
+        if self._consumers is not None:
+            self._consumers.abandon()
         if self.nats.subscriptions is not None:
             await self._subscriptions.close()
         try:
@@ -450,6 +470,7 @@ class App(Declarations):
         finally:
             await self._connection.close()
             self.nats.detach()
+            self.js.detach()
             self._lifecycle = State.IDLE
 
     def begin_disconnect(self) -> asyncio.Task[None]:
@@ -471,11 +492,13 @@ class App(Declarations):
                 await self._finish_work()
         except TimeoutError:
             pass  # what is left is counted now
-        abandoned = await self._subscriptions.close()
+        assert self._consumers is not None
+        abandoned = self._consumers.abandon() + await self._subscriptions.close()
         await self._run_shutdown_hooks(max(deadline, loop.time() + HOOK_GRACE))
         unsent = await self._send_rest(deadline)
         await self._connection.close()
         self.nats.detach()
+        self.js.detach()
         self._watchdog.stop()
         self._lifecycle = State.IDLE
         if abandoned or unsent:
@@ -485,11 +508,14 @@ class App(Declarations):
         logger.info("%s has ended", self.service_name)
 
     async def _finish_work(self) -> None:
+        assert self._consumers is not None
         try:
+            await self._consumers.stop(self.nats.request_timeout)
             await self._subscriptions.end_all(self.nats.request_timeout)
         except TidingsError as error:
             logger.warning("messages under way may be lost at shutdown: %s", error)
         await self._subscriptions.finish()
+        await self._consumers.finish()
         await self.nats.portal.finish()
 
     async def _run_shutdown_hooks(self, deadline: float) -> None:
@@ -544,6 +570,7 @@ class App(Declarations):
             connection=self.nats.client.snapshot(),
             listeners=tuple(listener.snapshot() for listener in self._subscriptions.listeners),
             tasks=tuple(task.snapshot() for task in self._tasks),
+            consumers=self._consumers.snapshot() if self._consumers is not None else (),
         )
 
     @property

@@ -446,6 +446,20 @@ class WrongSequenceError(JetStreamError):
     """Someone else wrote first: the stream's or subject's last sequence is not the expected one."""
 
 
+class StreamChangeError(TidingsError):
+    """A declared stream differs from the one on the server in a way that is not brought about.
+
+    Attributes:
+        stream: the stream's name.
+        differences: what differs, in words.
+    """
+
+    def __init__(self, stream: str, differences: tuple[str, ...], reason: str) -> None:
+        self.stream = stream
+        self.differences = differences
+        super().__init__(f"stream {stream}: {reason}: {'; '.join(differences)}")
+
+
 class Reject(Exception):  # noqa: N818 - raised by handlers as an instruction, not an error
     """Raise in a stream's handler: this message is never to be handled; dead letter at once.
 

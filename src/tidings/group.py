@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tidings.errors import ConfigError
+from tidings.jetstream.specs import ConsumerSpec
 from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.middleware import Middleware
 from tidings.subject import check_pattern, check_queue
@@ -21,6 +22,7 @@ class Declarations:
     def __init__(self) -> None:
         self._listener_specs: list[ListenerSpec] = []
         self._task_specs: list[TaskSpec] = []
+        self._consumer_specs: list[ConsumerSpec] = []
 
     def listen(
         self,
@@ -84,6 +86,89 @@ class Declarations:
 
         return declare
 
+    def consume(
+        self,
+        stream: str,
+        *,
+        durable: str | None = None,
+        subject: str | None = None,
+        data_type: Any = None,
+        concurrency: int | None = None,
+        ack_wait: float = 30.0,
+        max_deliver: int | None = None,
+        backoff: Sequence[float] = (1.0,),
+        dead_letter: str | None = None,
+        double_ack: bool = False,
+        manual_ack: bool = False,
+        ordered: bool = False,
+        batch: int | None = None,
+        batch_timeout: float = 0.5,
+        start: str | int = "all",
+    ) -> Callable[[F], F]:
+        """Consume a stream; the decorated function runs at least once for every message.
+
+        A message is acknowledged when the function is done, never before. When it raises, the
+        message is delivered again after the backoff; `Retry(delay)` says when, `Reject(reason)`
+        says never. While it runs, the server is told that it does. It may run twice for one
+        message: after a crash, or when an acknowledgement is lost.
+
+        Args:
+            stream: the stream's name.
+            durable: the consumer's name, which instances share and which outlives them; None for an
+                ephemeral one, for this process only.
+            subject: only messages of this subject, wildcards allowed.
+            data_type: as in `listen`; a body that does not decode is a dead letter at once.
+            concurrency: handlers at work at a time; never more messages are fetched than these.
+            ack_wait: seconds after which the server delivers again what it heard nothing of.
+            max_deliver: deliveries after which a message is a dead letter; None for no end.
+            backoff: seconds before each redelivery; the last one for all further.
+            dead_letter: the subject for messages that are given up; a stream must take it.
+            double_ack: wait for the server's word that it has the acknowledgement.
+            manual_ack: the function acknowledges itself: `msg.ack()`, `nak()`, `term()`.
+            ordered: follow the stream in order, ephemeral, without acknowledgements.
+            batch: hand the function a list of up to so many messages.
+            batch_timeout: seconds to wait for a batch to fill.
+            start: where a new consumer begins: "all", "new", "last", or a sequence.
+
+        Raises:
+            ConfigError: a bad option, or options that mean nothing together.
+            SubjectError: a bad subject.
+
+        Example:
+            ```python
+            @app.consume("ORDERS", durable="billing", subject="orders.created", ack_wait=30)
+            async def bill(msg):
+                print(msg.sequence, msg.data)
+            ```
+        """
+        if callable(stream):
+            raise ConfigError('consume needs a stream: @app.consume("ORDERS", durable="billing")')
+
+        def declare(handler: F) -> F:
+            self._add_consumer(
+                ConsumerSpec(
+                    handler=handler,
+                    stream=stream,
+                    durable=durable,
+                    subject=subject,
+                    data_type=data_type,
+                    concurrency=concurrency,
+                    ack_wait=ack_wait,
+                    max_deliver=max_deliver,
+                    backoff=tuple(backoff),
+                    dead_letter=dead_letter,
+                    double_ack=double_ack,
+                    manual_ack=manual_ack,
+                    ordered=ordered,
+                    batch=batch,
+                    batch_timeout=batch_timeout,
+                    start=start,
+                )
+            )
+            return handler
+
+        return declare
+
     def task(self, interval: float | None = None) -> Callable[[F], F]:
         """Run the decorated function once at start, or at an interval.
 
@@ -117,6 +202,9 @@ class Declarations:
 
     def _add_listener(self, spec: ListenerSpec) -> None:
         self._listener_specs.append(spec)
+
+    def _add_consumer(self, spec: ConsumerSpec) -> None:
+        self._consumer_specs.append(spec)
 
     def _add_task(self, spec: TaskSpec) -> None:
         self._task_specs.append(spec)
@@ -171,6 +259,11 @@ class Group(Declarations):
     def listeners(self) -> tuple[ListenerSpec, ...]:
         """Its listeners, as an app takes them."""
         return tuple(map(self._placed, self._listener_specs))
+
+    @property
+    def consumers(self) -> tuple[ConsumerSpec, ...]:
+        """Its stream consumers; `subject` of each stands as it is, without the prefix."""
+        return tuple(replace(spec, middlewares=self._middlewares) for spec in self._consumer_specs)
 
     @property
     def tasks(self) -> tuple[TaskSpec, ...]:

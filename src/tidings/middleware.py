@@ -21,8 +21,8 @@ class Middleware:
     """Base of middlewares. Override what you need; what you do not override costs nothing.
 
     `send_any` stands in for `send_publish` and `send_request` where those are not overridden,
-    `listen_any` for `listen_publish`, `listen_request`. Each hook must await the function it is
-    given, or nothing goes further. The last middleware added is outermost.
+    `listen_any` for `listen_publish`, `listen_request` and `listen_stream`. Each hook must await
+    the function it is given, or nothing goes further. The last middleware added is outermost.
 
     Example:
         ```python
@@ -68,6 +68,10 @@ class Middleware:
 
     async def listen_request(self, msg: Message[Any], callback: Handler) -> Any:
         """Around the handler, for a request; returns the answer."""
+        return await callback(msg)
+
+    async def listen_stream(self, msg: Any, callback: Handler) -> Any:
+        """Around the handler of a stream's message, or of a list of them with `batch=`."""
         return await callback(msg)
 
     async def listen_any(self, msg: Message[Any], callback: Handler) -> Any:
@@ -218,6 +222,15 @@ def fold_listen(middlewares: Sequence[Middleware], handler: Handler, *, request:
     name = "listen_request" if request else "listen_publish"
     for middleware in middlewares:
         hook = _hook(middleware, name, "listen_any")
+        if hook is not None:
+            handler = _around_handler(hook, handler)
+    return handler
+
+
+def fold_stream(middlewares: Sequence[Middleware], handler: Handler) -> Handler:
+    """The handler of a stream's messages with the hooks around it."""
+    for middleware in middlewares:
+        hook = _hook(middleware, "listen_stream", "listen_any")
         if hook is not None:
             handler = _around_handler(hook, handler)
     return handler

@@ -38,6 +38,41 @@ class ListenerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerStats:
+    """What became of the deliveries of one stream consumer.
+
+    Attributes:
+        name: the handler's name.
+        stream: the stream.
+        consumer: the consumer's name on the server.
+        received: deliveries.
+        acked: acknowledged, the handler being done.
+        naked: given back, to be delivered again.
+        termed: never to be delivered again: dead letters, and what a handler said so of.
+        dead: messages given up: to the dead letters, where there are any.
+        redelivered: deliveries that were not the message's first.
+        pending: deliveries in the queue now.
+        running: deliveries with a handler now.
+        abandoned: deliveries left when the drain timeout passed; delivered again later.
+        healed: times that pulling began anew.
+    """
+
+    name: str
+    stream: str
+    consumer: str
+    received: int
+    acked: int
+    naked: int
+    termed: int
+    dead: int
+    redelivered: int
+    pending: int
+    running: int
+    abandoned: int
+    healed: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStats:
     """What became of the runs of one task.
 
@@ -105,8 +140,10 @@ class AppStats:
         connection: the connection's record.
         listeners: a record for each listener.
         tasks: a record for each task.
+        consumers: a record for each stream consumer.
     """
 
     connection: ConnectionStats
     listeners: tuple[ListenerStats, ...]
     tasks: tuple[TaskStats, ...]
+    consumers: tuple[ConsumerStats, ...] = ()

@@ -18,6 +18,7 @@ class Subscriptions:
 
     Attributes:
         listeners: those at work, in the order in which they were added.
+        pool: the workers.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Subscriptions:
         self._portal = portal
         self._sender = sender
         self._middlewares = middlewares
-        self._pool = WorkerPool()
+        self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
 
     def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> str:
@@ -46,7 +47,7 @@ class Subscriptions:
         listener = Listener(
             spec,
             self._sender,
-            self._pool,
+            self.pool,
             queue=queue if spec.queue is None else spec.queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
@@ -128,7 +129,7 @@ class Subscriptions:
     async def close(self) -> int:
         """End the listeners. Returns how many messages were abandoned."""
         abandoned = sum(listener.abandon() for listener in self.listeners)
-        await self._pool.close()
+        await self.pool.close()
         return abandoned
 
     async def _retire(self, listener: Listener) -> None:

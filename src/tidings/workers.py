@@ -141,15 +141,19 @@ class WorkQueue(ABC, Generic[T]):
             self._waking = True
             self._pool.offer(self)
 
+    def _is_ready(self) -> bool:
+        """Whether a worker finds work here now."""
+        return bool(self._queue)
+
     def _call_next(self) -> None:
-        if self._queue and self._busy < self._concurrency:
+        if self._is_ready() and self._busy < self._concurrency:
             self._pool.offer(self)
         else:
             self._waking = False  # nothing waits, or the workers here take it when they are done
 
     def _leave(self) -> None:
         self._busy -= 1
-        if self._queue:
+        if self._is_ready():
             self._call_worker()
         if self._finished is not None and self.is_quiet and not self._finished.done():
             self._finished.set_result(None)

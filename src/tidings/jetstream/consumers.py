@@ -1,0 +1,84 @@
+"""Consumers: the stream handlers of one run of an app, from the first pull to the last outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from tidings.errors import ConfigError, TidingsError
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.consumer import Consumer
+from tidings.jetstream.specs import ConsumerSpec
+from tidings.middleware import Middleware
+from tidings.stats import ConsumerStats
+from tidings.workers import WorkerPool
+
+
+class Consumers:
+    """The consumers of one run of an app."""
+
+    def __init__(
+        self, api: JetStreamApi, pool: WorkerPool, middlewares: Sequence[Middleware]
+    ) -> None:
+        self._api = api
+        self._pool = pool
+        self._middlewares = middlewares
+        self._consumers: list[Consumer] = []
+
+    async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
+        """Make the consumers and begin to pull.
+
+        Args:
+            specs: the consumers.
+            concurrency: of those that name none.
+
+        Raises:
+            ConfigError: a dead letter subject that no stream takes.
+            JetStreamError: the server refuses a consumer.
+        """
+        for spec in specs:
+            await self._check_dead_letter(spec)
+            consumer = Consumer(
+                spec,
+                self._api,
+                self._pool,
+                concurrency=spec.concurrency or concurrency,
+                middlewares=self._middlewares,
+            )
+            await consumer.start()
+            self._consumers.append(consumer)
+
+    async def _check_dead_letter(self, spec: ConsumerSpec) -> None:
+        if spec.dead_letter is None:
+            return
+        found = await self._api.call("STREAM.NAMES", {"subject": spec.dead_letter})
+        if not found.get("streams"):
+            raise ConfigError(
+                f"{spec.name}: no stream takes dead_letter={spec.dead_letter!r}, so that dead "
+                f"letters would be lost: declare one, as Stream('DEAD', subjects=['dead.>'])"
+            )
+
+    async def stop(self, timeout: float) -> None:
+        """Pull nothing more.
+
+        Raises:
+            TidingsError: the server did not confirm; what it sends yet is delivered again later.
+        """
+        stopped = await asyncio.gather(
+            *(consumer.stop(timeout) for consumer in self._consumers), return_exceptions=True
+        )
+        for outcome in stopped:
+            if isinstance(outcome, TidingsError):
+                raise outcome
+
+    async def finish(self) -> None:
+        """Wait until everything taken is done."""
+        await asyncio.gather(*(consumer.finish() for consumer in self._consumers))
+
+    def abandon(self) -> int:
+        """Give up what is left. Returns how many messages."""
+        return sum(consumer.abandon() for consumer in self._consumers)
+
+    def snapshot(self) -> tuple[ConsumerStats, ...]:
+        """What was counted up to now."""
+        return tuple(consumer.snapshot() for consumer in self._consumers)
