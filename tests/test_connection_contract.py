@@ -102,7 +102,7 @@ STATES = {
     "DRAINING_PUBS",
 }
 
-SRV = {"uri", "reconnects", "last_attempt", "did_connect", "tls_name"}
+SRV = {"uri", "discovered", "reconnects", "last_attempt", "did_connect", "tls_name"}
 SUBSCRIPTION = {"_subject", "_queue", "_pending_next_msgs_calls", "_stop_processing"}
 
 
