@@ -242,7 +242,9 @@ def run_snippet(example: Example) -> str | None:
 
 
 def run_test_file(stage: Stage, name: str) -> str | None:
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", name]
+    # Hypothesis' plugin imports all of it to say nothing: half of the time that such a run takes.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest"]
+    command += ["-o", "asyncio_mode=auto", name]
     done = subprocess.run(
         command, cwd=stage.directory, capture_output=True, text=True, timeout=30, check=False
     )
