@@ -30,6 +30,8 @@ NOT_WATCHED = ("_INBOX.", "$")
 # answer would acknowledge it in the consumer's place.
 DELIVERY = "$JS.ACK."
 MONITOR_TIMEOUT = 2.0  # seconds
+MOST_ASKED = 10_000  # requests of which it is asked, at a time, whether anybody listens
+DRAIN_POLL = 0.01  # seconds
 NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 
 
@@ -42,7 +44,8 @@ class Stage:
         self.record = Record()
         self.server: Server = NATSServer(monitor=True) if server is None else server
         self._owns_server = server is None
-        watch = self.inner.listen(">", queue=WATCHER + secrets.token_hex(8), no_reply=True)
+        queue = WATCHER + secrets.token_hex(8)
+        watch = self.inner.listen(">", queue=queue, concurrency=MOST_ASKED, no_reply=True)
         watch(self._see)
 
     def parts(self, at_exit: Callable[..., Any]) -> Iterator[Any]:
@@ -55,15 +58,21 @@ class Stage:
         # The watcher is there before the app's first message, and until after its last.
         yield self.inner
         at_exit(self.app.set_servers, self.app.servers)
-        self.app.set_servers(urls)
+        self.app.set_servers(self._beside_inner(urls))
         yield self.app
 
-    def _urls(self) -> str | list[str]:
+    def _urls(self) -> list[str]:
         if isinstance(self.server, NATSServer):
-            return self.server.url
+            return [self.server.url]
         if isinstance(self.server, NATSCluster):
             return self.server.urls
-        return self.server if isinstance(self.server, str) else list(self.server)
+        return [self.server] if isinstance(self.server, str) else list(self.server)
+
+    def _beside_inner(self, urls: list[str]) -> list[str]:
+        """One server of a cluster for both: the news of who listens takes time to cross it. The
+        app learns of the others from this one."""
+        here = _address(self.inner.connected_url or "")
+        return [url for url in urls if _address(url) == here] or urls
 
     async def _see(self, message: Message[bytes]) -> None:
         if message.subject.startswith(NOT_WATCHED) or message.reply.startswith(DELIVERY):
@@ -76,15 +85,25 @@ class Stage:
 
     async def _nobody_listens(self, subject: str) -> bool:
         """Whether the watcher alone got a request: then the server has not told its sender so."""
-        server = self.server
+        server, app = self.server, self.app
         monitor = server.monitor_url if isinstance(server, NATSServer) else None
-        if monitor is None or _listens(self.app, subject) or _listens(self.inner, subject):
+        known = _listens(self.inner, subject) or (app.is_running and _listens(app, subject))
+        if known or monitor is None:
             return False
         try:
             subscriptions = await asyncio.to_thread(_subscriptions, monitor, subject)
         except (OSError, ValueError, http.client.HTTPException):
             return False  # the server is paused or gone
-        return all(each.get("qgroup", "").startswith(WATCHER) for each in subscriptions)
+        if not all(each.get("qgroup", "").startswith(WATCHER) for each in subscriptions):
+            return False
+        # An app that drains still answers what it has taken.
+        while _listens(app, subject):  # noqa: ASYNC110 - there is no event, nor always its loop
+            await asyncio.sleep(DRAIN_POLL)
+        return True
+
+
+def _address(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _readable(body: bytes) -> Any:
