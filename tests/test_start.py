@@ -436,7 +436,10 @@ class Certificates:
         self.key, self.cert = folder / "key.pem", folder / "cert.pem"
         names = "DNS:localhost,IP:127.0.0.1" if name == "localhost" else f"DNS:{name}"
         new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        self._openssl(*new, "-subj", "/CN=test CA", "-keyout", folder / "ca.key", "-out", self.ca)
+        self._openssl(
+            *new, "-subj", "/CN=test CA", "-keyout", folder / "ca.key", "-out", self.ca,
+            "-addext", "keyUsage=critical,keyCertSign",
+        )  # fmt: skip
         signed = ["-CA", self.ca, "-CAkey", folder / "ca.key", "-addext", f"subjectAltName={names}"]
         self._openssl(
             *new, "-subj", f"/CN={name}", *signed, "-keyout", self.key, "-out", self.cert,
@@ -500,6 +503,13 @@ async def test_a_certificate_of_another_name_is_refused_unless_tls_hostname_says
         with pytest.raises(TlsError):
             await start(App("a", servers=url, tls=certificates.context()))
         await start(App("a", servers=url, tls=certificates.context(), tls_hostname="nats.example"))
+
+
+@needs_openssl
+@pytest.mark.xfail(strict=True, reason="the reason is CERTIFICATE_VERIFY_FAILED, whatever is wrong")
+async def test_the_error_says_what_is_wrong_with_the_certificate(tls_server: NATSServer) -> None:
+    with pytest.raises(TlsError, match=r"unable to get local issuer|self-signed"):
+        await start(App("a", servers=f"tls://127.0.0.1:{tls_server.port}"))
 
 
 @pytest.mark.parametrize("how", ["scheme", "option"])
