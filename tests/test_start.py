@@ -65,7 +65,7 @@ def test_options_are_keywords_only() -> None:
         ({"servers": "http://h"}, "nats:// or tls://"),
         ({"servers": "nats://"}, "no host"),
         ({"servers": "nats://h:port"}, "port"),
-        ({"servers": "nats://user:secret@h:99999"}, "nats://h:99999"),
+        ({"servers": "nats://user:secret@h:99999"}, "nats://h"),
         ({"version": 1}, "version="),
         ({"description": 1}, "description="),
         ({"concurrency": 0}, "above 0"),
