@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from tidings.errors import ConfigError
 from tidings.subject import check_subject
@@ -135,14 +135,25 @@ def redact(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
+def _split(url: str) -> tuple[SplitResult | None, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts, parts.port
+    except ValueError:
+        return None, None
+
+
 def _complete(url: str) -> str:
     if "://" not in url:
         url = f"nats://{url}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"server {redact(url)!r}: {error}") from None
+    parts, port = _split(url)
+    if parts is None:
+        # Not in the parser's words: with a "/" in a password they would show the password.
+        scheme, _, place = redact(url).partition("://")
+        raise ConfigError(
+            f"server {scheme}://{place.partition(':')[0]}: no valid host and port, as in "
+            f"nats://127.0.0.1:4222; a password with / ? # [ or ] in it goes to password="
+        )
     if parts.scheme not in ("nats", "tls"):
         raise ConfigError(f"server {redact(url)!r}: the scheme is nats:// or tls://")
     if not parts.hostname:

@@ -54,7 +54,7 @@ class WorkerPool:
             self._wake()
 
     def _wake(self) -> None:
-        """Get one more worker to look. `_waking` stays True until it does, or for ever at the end."""
+        """Get one more worker to look. `_waking` stays True until it does, and at the end."""
         if self.is_abandoning:
             return
         while self._idle:

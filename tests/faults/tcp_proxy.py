@@ -37,6 +37,8 @@ class TcpProxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._server.close()
+        for _ in range(10):  # what was accepted in the last moment has begun after a few turns
+            await asyncio.sleep(0)
         self.thaw()
         self.cut()
         if self._tasks:
