@@ -29,7 +29,10 @@ from typing import Any
 
 import pytest
 from sybil import Document, Example, Region, Sybil
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
+
+from tidings.server import NATSServer
 
 pytest_plugins = ["pytester"]
 
@@ -62,7 +65,6 @@ class LoopThread(threading.Thread):
 
     def complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the loop until it ends; half a minute is the most it gets."""
-        __tracebackhide__ = True
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=30)
 
     def close(self) -> None:
@@ -134,11 +136,15 @@ class Output:
 class Stage:
     """What the snippets of one document run on: module, files, loop, server and started apps."""
 
-    def __init__(self, module: ModuleType, url: str) -> None:
+    def __init__(self, module: ModuleType) -> None:
         self.module = module
+        # One server a document: its streams are in no other document's way.
+        self.server = NATSServer(jetstream=True)
+        self.server.start()
+        self.environment = pytest.MonkeyPatch()
+        self.environment.setenv("NATS_URL", self.server.url)
         self.files = tempfile.TemporaryDirectory(prefix="snippets-")
         self.directory = Path(self.files.name)
-        self.port = url.rpartition(":")[2]
         self.loop = LoopThread()
         self.output = Output()
         self.errors = ErrorLog()
@@ -150,7 +156,7 @@ class Stage:
         logging.getLogger("tidings").addHandler(self.errors)
 
     def localize(self, source: str) -> str:
-        return DOCUMENTED_PORT.sub(self.port, source)
+        return DOCUMENTED_PORT.sub(str(self.server.port), source)
 
     def write(self, name: str, source: str) -> None:
         path = self.directory / name
@@ -158,7 +164,6 @@ class Stage:
         path.write_text(source)
 
     def execute(self, code: CodeType) -> None:
-        __tracebackhide__ = True
         if code.co_flags & inspect.CO_COROUTINE:
             self.loop.complete(eval(code, self.module.__dict__))
         else:
@@ -191,6 +196,8 @@ class Stage:
                 if str(getattr(module, "__file__", "")).startswith(f"{self.directory}{os.sep}"):
                     del sys.modules[name]
             self.files.cleanup()
+            self.environment.undo()
+            self.server.stop()
 
 
 class SnippetDocument(Document):
@@ -208,9 +215,8 @@ def stage_of(example: Example) -> Stage:
     """The document's stage, set up by its first example."""
     document = example.document
     assert isinstance(document, SnippetDocument)
-    url = example.namespace.pop("snippet_server")
     if document.stage is None:
-        document.stage = Stage(document.module, url)
+        document.stage = Stage(document.module)
     return document.stage
 
 
@@ -228,7 +234,6 @@ def compile_snippet(example: Example, source: str) -> CodeType:
 
 
 def run_snippet(example: Example) -> str | None:
-    __tracebackhide__ = True
     stage, source, title = stage_of(example), *example.parsed
     source = stage.localize(source)
     if title:
@@ -327,17 +332,17 @@ def fault(document: Document, position: int, text: str) -> ValueError:
     return ValueError(f"{document.path}, {document.line_column(position)}: {text}")
 
 
-@pytest.fixture
-def snippet_server(nats_server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The server's address, which an App without servers finds in $NATS_URL."""
-    monkeypatch.setenv("NATS_URL", nats_server.url)
-    return str(nats_server.url)
+def traceback_in_document(item: SybilItem, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    return excinfo.traceback.cut(path=item.path)
 
+
+# Sybil's own filter takes it that its frames are there, which those of a cause are not: the whole
+# run would end with an IndexError.
+SybilItem._traceback_filter = traceback_in_document
 
 pytest_collect_file = Sybil(
     parsers=[parse_document],
     pattern="*.md",
     document_types={".md": SnippetDocument},
-    fixtures=["snippet_server"],
     teardown=close_stage,
 ).pytest()

@@ -15,7 +15,7 @@ import tidings
 SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 
 # The lowest floor first. A module imports from floors below its own and, on its own floor, from the
-# modules to its left. A package (cli, contrib) stands here as one.
+# modules to its left. A package (jetstream, cli) stands here as one.
 FLOORS = {
     "ground": [
         "errors",
@@ -40,6 +40,7 @@ FLOORS = {
         "portal",
         "subscriptions",
         "bus",
+        "jetstream",
         "group",
     ],
     "face": ["watchdog", "runner", "app"],

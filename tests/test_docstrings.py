@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tidings import App
+from tidings.jetstream import Stream
+from tidings.server import NATSServer
 
 SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 BLOCK = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -37,7 +39,7 @@ EXAMPLES = [example for path in sorted(SOURCE.rglob("*.py")) for example in exam
 
 def example_app() -> App:
     """The app that the examples of methods speak of, with the services that they call."""
-    app = App("example")
+    app = App("example", streams=[Stream("ORDERS", subjects=["orders.created"])])
 
     @app.listen("greet")
     async def greet(msg: Any) -> Any:
@@ -50,12 +52,19 @@ def example_app() -> App:
     return app
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[NATSServer]:
+    """A server for the examples alone: the stream that they use would catch others' messages."""
+    with NATSServer(jetstream=True) as server:
+        yield server
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.place)
 async def test_an_example_of_a_docstring_runs(
-    example: Example, nats_server: Any, monkeypatch: pytest.MonkeyPatch
+    example: Example, server: NATSServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NATS_URL", nats_server.url)
-    source = example.source.replace("4222", nats_server.url.rpartition(":")[2])
+    monkeypatch.setenv("NATS_URL", server.url)
+    source = example.source.replace("4222", str(server.port))
     code = compile(source, example.place, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
     names = {"__name__": "example", "app": example_app()}
     if code.co_flags & inspect.CO_COROUTINE:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,26 +11,17 @@ SETTINGS = """
 addopts = -p no:tidings -p no:hypothesispytest -p no:anyio
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
+filterwarnings = error
 """
-# The inner run shares this run's server, and gives up sooner than a real one.
-PATCH = """
-PATIENCE = 0.5
-
-@pytest.fixture(scope="session")
-def nats_server():
-    from types import SimpleNamespace
-    return SimpleNamespace(url={url!r})
-"""
-
 Run = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, nats_server: Any) -> Run:
+def run(pytester: pytest.Pytester) -> Run:
     """Runs documents, given as text, through the harness."""
 
     def run(*documents: str) -> pytest.RunResult:
-        pytester.makeconftest(HARNESS + PATCH.format(url=nats_server.url))
+        pytester.makeconftest(HARNESS + "\nPATIENCE = 0.5\n")
         pytester.makeini(SETTINGS)
         for number, text in enumerate(documents):
             pytester.path.joinpath(f"page{number}.md").write_text(text)
@@ -62,7 +52,7 @@ def test_documents_do_not_share_names(run: Run) -> None:
 def test_a_snippet_that_fails_is_a_failure_at_its_line(run: Run) -> None:
     result = run("# Title\n\n" + python("x = 1\nassert x == 2"))
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["page0.md:5: AssertionError"])
+    result.stdout.fnmatch_lines([">*assert x == 2", "page0.md:5: AssertionError"])
 
 
 def test_a_snippet_that_fails_after_an_await_is_a_failure(run: Run) -> None:
@@ -70,9 +60,35 @@ def test_a_snippet_that_fails_after_an_await_is_a_failure(run: Run) -> None:
     run(python(source)).assert_outcomes(failed=1)
 
 
-def test_the_port_of_a_document_is_that_of_the_server(run: Run, nats_server: Any) -> None:
-    source = 'import os\nassert os.environ["NATS_URL"] == "nats://127.0.0.1:4222" == '
-    run(python(source + repr(nats_server.url))).assert_outcomes(passed=1)
+def test_a_document_has_a_server_of_its_own(run: Run) -> None:
+    source = """
+import os, pathlib
+from tidings import App
+
+assert os.environ["NATS_URL"] == "nats://127.0.0.1:4222"
+url = "nats://127.0.0.1:4222"
+async with App("first", servers=url) as app:
+    assert app.connected_url == url
+with pathlib.Path("urls").open("a") as file:
+    file.write(url + " ")
+"""
+    run(python(source), python(source)).assert_outcomes(passed=2)
+    first, second = Path("urls").read_text().split()
+    assert first != second
+    assert not {first, second} & {"nats://127.0.0.1:4222"}
+
+
+def test_a_failure_with_a_cause_is_told_with_it(run: Run) -> None:
+    source = "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise LookupError from error"
+    result = run(python(source))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ZeroDivisionError*", "*direct cause*", "*LookupError*"])
+
+
+def test_a_file_left_open_is_a_failure(run: Run) -> None:
+    result = run(python("open('left', 'w')") + python("pass"))
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*ResourceWarning: unclosed file*"])
 
 
 def test_the_main_block_of_a_service_does_not_run(run: Run) -> None:
