@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tidings
+import tidings.jetstream
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "tidings"
@@ -152,10 +153,13 @@ def test_type_checkers_of_users_see_the_types() -> None:
     assert (PACKAGE / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("name", [name for name in tidings.__all__ if name != "__version__"])
+PUBLIC = [f"tidings.{name}" for name in tidings.__all__ if name != "__version__"]
+PUBLIC += [f"tidings.jetstream.{name}" for name in tidings.jetstream.__all__]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_is_in_the_reference(name: str) -> None:
-    reference = (ROOT / "docs" / "reference.md").read_text().splitlines()
-    assert f"::: tidings.{name}" in reference
+    assert f"::: {name}" in (ROOT / "docs" / "reference.md").read_text().splitlines()
 
 
 def test_the_extra_named_all_holds_every_other_that_users_need() -> None:
