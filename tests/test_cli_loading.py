@@ -13,7 +13,7 @@ from tidings import App, ConfigError
 from tidings.cli.loading import load_app
 
 if TYPE_CHECKING:
-    from cli_process import Start
+    from cli_process import Call
 
 pytest_plugins = ["cli_process"]
 
@@ -102,11 +102,11 @@ def test_a_module_without_any_app_is_told_how_to_write_one(write: Write) -> None
     assert fault_of("service").endswith('no App in it at all. Write: app = App("service")')
 
 
-def test_the_faults_of_a_target_end_with_code_2_and_without_traceback(start: Start) -> None:
-    process = start("run", "nowhere:app")
-    assert process.wait() == 2
-    assert len(process.err) == 1
-    process.wait_for("^tidings: there is no module 'nowhere'")
+def test_the_faults_of_a_target_end_with_code_2_and_without_traceback(call: Call) -> None:
+    code, _, shown = call("run", "nowhere:app")
+    assert code == 2
+    assert shown.startswith("tidings: there is no module 'nowhere'")
+    assert len(shown.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
