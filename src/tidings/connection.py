@@ -451,8 +451,13 @@ class Connection(Client):
 
     # Subscriptions and requests.
 
-    def subscribe_route(self, pattern: str, queue: str, deliver: Deliver) -> int:
+    def subscribe_route(
+        self, pattern: str, queue: str, deliver: Deliver, *, any_subject: bool = False
+    ) -> int:
         """Subscribe; messages go to `deliver`. Returns the subscription's ID.
+
+        With `any_subject` messages need not match the pattern: those of a stream come to an inbox
+        under the subject that they were published to.
 
         Raises:
             SubjectError: a bad pattern or queue group.
@@ -461,7 +466,8 @@ class Connection(Client):
         self._sid += 1
         sid = self._sid
         self._routes[sid] = deliver
-        self._patterns[sid] = pattern
+        if not any_subject:
+            self._patterns[sid] = pattern
         self._interest[sid] = wanted
         self.outbox.control(subscribe_frame(*wanted, sid))
         return sid
