@@ -28,6 +28,19 @@ TidingsError
     RequestTimeoutError        no reply within the timeout (also a TimeoutError)
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
+  JetStreamError               JetStream refused a call
+    WrongSequenceError         an expected sequence was not met: someone else wrote first
+      WrongRevisionError       the same of a key in a bucket
+        KeyExistsError         the key to create has a value
+  JetStreamUnavailableError    no JetStream answers
+  NoStreamError                no stream takes the subject; nothing was stored
+  PublishTimeoutError          a publish was not acknowledged in time (also a TimeoutError)
+  StreamChangeError            a declared stream is not brought about: refused, or messages would go
+  BucketChangeError            a declared bucket differs from the one on the server
+  BucketNotFoundError          no such key-value bucket or object store (also a LookupError)
+  KeyNotFoundError             no such key in the bucket (also a LookupError)
+  ObjectNotFoundError          no such object in the store (also a LookupError)
+  DigestError                  what was read of an object is not what was stored
 """
 
 from __future__ import annotations
@@ -399,12 +412,20 @@ class JetStreamError(TidingsError):
 
 
 class JetStreamUnavailableError(TidingsError):
-    """No JetStream answers: it is off on the server or for this account, or has no leader now."""
+    """No JetStream answers: it is off on the server or for this account, or has no leader now.
 
-    def __init__(self, call: str) -> None:
+    Attributes:
+        call: the call that was made.
+        reason: the server's words, where there are any.
+    """
+
+    def __init__(self, call: str, reason: str = "") -> None:
         self.call = call
+        self.reason = reason
+        said = f" ({reason})" if reason else ""
         super().__init__(
-            f"{call}: no JetStream answers. Is it on (`nats-server -js`), and has it a leader?"
+            f"{call}: no JetStream answers{said}. Is it on (`nats-server -js`), also for this "
+            f"account, and has it a leader?"
         )
 
 
@@ -443,7 +464,10 @@ class PublishTimeoutError(TidingsError, TimeoutError):
 
 
 class WrongSequenceError(JetStreamError):
-    """Someone else wrote first: the stream's or subject's last sequence is not the expected one."""
+    """Someone else wrote first: the last sequence, or message id, is not the expected one.
+
+    Nothing was stored. Read again, decide again, and publish with what is the last one now.
+    """
 
 
 class StreamChangeError(TidingsError):
@@ -482,3 +506,107 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, no
     def __init__(self, delay: float = 0.0) -> None:
         self.delay = delay
         super().__init__(f"retry in {delay:g} s")
+
+
+class BucketNotFoundError(TidingsError, LookupError):
+    """The server has no such key-value bucket or object store.
+
+    Attributes:
+        bucket: its name.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+        super().__init__(
+            f"there is no bucket {bucket!r}: app.js.key_value({bucket!r}) or "
+            f"app.js.object_store({bucket!r}) makes it, unless it is told create=False"
+        )
+
+
+class BucketChangeError(TidingsError):
+    """A declared bucket differs from the one on the server, which is left as it is.
+
+    Attributes:
+        bucket: its name.
+        differences: what differs, in words.
+    """
+
+    def __init__(self, bucket: str, differences: tuple[str, ...]) -> None:
+        self.bucket = bucket
+        self.differences = differences
+        super().__init__(
+            f"the bucket {bucket!r} is there already, with other options: "
+            f"{'; '.join(differences)}. Declare it as it is, or change it with the nats command"
+        )
+
+
+class KeyNotFoundError(TidingsError, LookupError):
+    """The bucket has no value for the key: none was put, it was deleted, or its time is over.
+
+    Attributes:
+        bucket: the bucket's name.
+        key: the key.
+    """
+
+    def __init__(self, bucket: str, key: str) -> None:
+        self.bucket = bucket
+        self.key = key
+        super().__init__(f"the bucket {bucket!r} has no key {key!r}")
+
+
+class WrongRevisionError(WrongSequenceError):
+    """Someone else wrote the key first: read it again, and decide again.
+
+    Attributes:
+        bucket: the bucket's name.
+        key: the key.
+        revision: the revision that was expected.
+    """
+
+    def __init__(self, bucket: str, key: str, revision: int) -> None:
+        self.bucket = bucket
+        self.key = key
+        self.revision = revision
+        super().__init__(400, 10071, "wrong last sequence")
+        self.args = (
+            f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}: someone "
+            f"wrote first; read it again",
+        )
+
+
+class KeyExistsError(WrongRevisionError):
+    """The key that was to be created has a value."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        super().__init__(bucket, key, 0)
+        self.args = (f"the bucket {bucket!r} has a value for {key!r} already",)
+
+
+class ObjectNotFoundError(TidingsError, LookupError):
+    """The object store has no object of that name.
+
+    Attributes:
+        bucket: the store's name.
+        name: the object's name.
+    """
+
+    def __init__(self, bucket: str, name: str) -> None:
+        self.bucket = bucket
+        self.name = name
+        super().__init__(f"the object store {bucket!r} has no object {name!r}")
+
+
+class DigestError(TidingsError):
+    """What was read of an object is not what was stored. No file of it is left.
+
+    Attributes:
+        bucket: the store's name.
+        name: the object's name.
+        reason: what is wrong.
+    """
+
+    def __init__(self, bucket: str, name: str, reason: str) -> None:
+        self.bucket = bucket
+        self.name = name
+        self.reason = reason
+        super().__init__(f"the object {name!r} of {bucket!r} cannot be read whole: {reason}")

@@ -1,17 +1,21 @@
 """JetStream: streams, consumers, publishing with acknowledgement, key-value and objects."""
 
-from tidings.jetstream.context import JetStream, PublishWindow
+from tidings.jetstream.context import JetStream
 from tidings.jetstream.messages import Metadata, Settlement, StreamMessage
+from tidings.jetstream.plans import StreamChange, StreamPlan
 from tidings.jetstream.publishing import PublishAck
-from tidings.jetstream.streams import Stream, StreamPlan, days, hours
+from tidings.jetstream.streams import Stream, days, hours
+from tidings.jetstream.window import PublishFailure, PublishWindow
 
 __all__ = [
     "JetStream",
     "Metadata",
     "PublishAck",
+    "PublishFailure",
     "PublishWindow",
     "Settlement",
     "Stream",
+    "StreamChange",
     "StreamMessage",
     "StreamPlan",
     "days",

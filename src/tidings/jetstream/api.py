@@ -16,8 +16,10 @@ NO_RESPONDERS = 503
 # JetStream's own numbers for errors, where tidings acts on them.
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
+STREAM_NAME_IN_USE = 10058
 STREAM_NOT_FOUND = 10059
-WRONG_LAST_SEQUENCE = (10071, 10164)
+WRONG_LAST = (10070, 10071, 10164)  # message id, sequence
+UNAVAILABLE = (10008, 10039, 10076)  # no leader; not on for the account, or at all
 
 
 class JetStreamApi:
@@ -45,7 +47,7 @@ class JetStreamApi:
         """
         body = b"" if payload is None else msgspec.json.encode(payload)
         answer = await self.request(f"{PREFIX}.{operation}", body, b"", timeout or self.timeout)
-        raise_refusal(answer)
+        raise_refusal(answer, operation)
         return answer
 
     async def request(
@@ -71,18 +73,24 @@ class JetStreamApi:
         return answer
 
 
-def raise_refusal(answer: dict[str, Any]) -> None:
+def raise_refusal(answer: dict[str, Any], call: str) -> None:
     """Raise the error in an answer, where there is one.
 
     Raises:
         JetStreamError: what it says; WrongSequenceError where an expected sequence was not met.
+        JetStreamUnavailableError: it says that there is no JetStream to answer.
     """
     error = answer.get("error")
     if not error:
         return
+    if not isinstance(error, dict):
+        raise JetStreamError(500, 0, f"{call} was answered by somebody else")
     err_code = int(error.get("err_code", 0))
-    kind = WrongSequenceError if err_code in WRONG_LAST_SEQUENCE else JetStreamError
-    raise kind(int(error.get("code", 500)), err_code, str(error.get("description", "")))
+    description = str(error.get("description", ""))
+    if err_code in UNAVAILABLE:
+        raise JetStreamUnavailableError(call, f"{description}, error {err_code}")
+    kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamError
+    raise kind(int(error.get("code", 500)), err_code, description)
 
 
 def nanoseconds(seconds: float) -> int:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tidings import codec
 from tidings.bus import Bus
 from tidings.connection import Connection
-from tidings.errors import ConfigError, NotStartedError, TidingsError
-from tidings.headers import Headers, HeadersLike
+from tidings.errors import ConfigError, NotStartedError
+from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.publishing import PublishAck, publish_stored
-from tidings.jetstream.streams import Stream, StreamPlan, apply_stream, plan_stream
-from tidings.subject import check_subject
+from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
+from tidings.jetstream.publishing import PUBLISH_TIMEOUT, PublishAck, prepare
+from tidings.jetstream.streams import Stream
+from tidings.jetstream.window import PublishWindow
 
-EXPECTED_STREAM = "Nats-Expected-Stream"
-EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
-EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
-EXPECTED_MSG_ID = "Nats-Expected-Last-Msg-Id"
-
-# Seconds that a publish may take, a leader election within them included.
-PUBLISH_TIMEOUT = 10.0
 API_TIMEOUT = 5.0
 
 
@@ -34,15 +24,18 @@ class JetStream:
     Args:
         bus: the app's bus.
         streams: the streams that the app declares.
+
+    Attributes:
+        streams: those streams.
+
+    Raises:
+        ConfigError: something that is no Stream, or two of one name.
     """
 
     def __init__(self, bus: Bus, streams: Sequence[Stream]) -> None:
         self._bus = bus
-        self._streams = tuple(streams)
         self._api: JetStreamApi | None = None
-        for stream in self._streams:
-            if not isinstance(stream, Stream):
-                raise ConfigError(f"streams= takes Stream(...), not {type(stream).__name__}")
+        self.streams = _checked(streams)
 
     def attach(self, connection: Connection) -> None:
         """Take up a connection."""
@@ -71,7 +64,7 @@ class JetStream:
         Raises:
             JetStreamUnavailableError: no JetStream answers.
         """
-        return [await plan_stream(self.api, stream) for stream in self._streams]
+        return [await plan_stream(self.api, stream) for stream in self.streams]
 
     async def apply(self, *, force: bool = False) -> list[StreamPlan]:
         """Create or change the declared streams; returns what was done.
@@ -80,11 +73,12 @@ class JetStream:
             force: also make changes that drop messages.
 
         Raises:
-            StreamChangeError: a change would drop messages, or the server refuses it.
+            StreamChangeError: a change would drop messages, and then none was made; or the server
+                refuses one.
+            JetStreamUnavailableError: no JetStream answers.
         """
         plans = await self.plan()
-        for plan in plans:
-            await apply_stream(self.api, plan, force=force)
+        await apply_streams(self.api, plans, force=force)
         return plans
 
     # Publishing.
@@ -125,6 +119,7 @@ class JetStream:
             NoStreamError: no stream takes the subject.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
             WrongSequenceError: an expected sequence was not met: someone wrote first.
+            JetStreamUnavailableError: there is no JetStream on the server.
             JetStreamError: the stream refuses it otherwise.
             TidingsError: as `App.publish`, for what cannot be sent.
 
@@ -134,24 +129,19 @@ class JetStream:
             print(ack.stream, ack.sequence, ack.duplicate)
             ```
         """
-        check_subject(subject)
-        pairs = list(Headers(headers or ()).pairs())
-        for name, value in (
-            (EXPECTED_STREAM, expected_stream),
-            (EXPECTED_SEQUENCE, expected_sequence),
-            (EXPECTED_SUBJECT_SEQUENCE, expected_subject_sequence),
-            (EXPECTED_MSG_ID, expected_msg_id),
-        ):
-            if value is not None:
-                pairs.append((name, str(value)))
-        return await publish_stored(
-            self.api,
+        publication = prepare(
             subject,
-            codec.encode(message, data_type),
-            Headers(pairs),
-            msg_id=msg_id or secrets.token_hex(16),
+            message,
+            msg_id=msg_id,
+            headers=headers,
+            data_type=data_type,
+            expected_stream=expected_stream,
+            expected_sequence=expected_sequence,
+            expected_subject_sequence=expected_subject_sequence,
+            expected_msg_id=expected_msg_id,
             timeout=timeout,
         )
+        return await publication.send(self.api)
 
     def publish_sync(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
         """`publish` from synchronous code; the same arguments.
@@ -160,11 +150,13 @@ class JetStream:
             LoopThreadError: on the event loop's own thread.
             TidingsError: as `publish`.
         """
-        work = self.publish(subject, message, **options)
-        return self._bus.portal.run(work, "js.publish_sync", "await app.js.publish(...)")
+        publication, api, portal = prepare(subject, message, **options), self.api, self._bus.portal
+        return portal.run(publication.send(api), "js.publish_sync", "await app.js.publish(...)")
 
     def publish_window(self, size: int) -> PublishWindow:
         """Publish with up to `size` messages unacknowledged in flight.
+
+        They are sent in order; one that has to be sent again may be stored after its successors.
 
         Raises:
             ConfigError: `size` below 1.
@@ -174,55 +166,18 @@ class JetStream:
             async with app.js.publish_window(256) as window:
                 for number in range(1000):
                     await window.publish("orders.created", {"id": number})
-            print(len(window.acks), window.failed)
+            print(window.acked, window.failed)
             ```
         """
-        return PublishWindow(self, size)
+        return PublishWindow(lambda: self.api, size)
 
 
-class PublishWindow:
-    """Publishes that overlap. Leaving it waits for every acknowledgement.
-
-    Attributes:
-        acks: the acknowledgements, in order of arrival.
-        failed: subject, message and error of each publish that was not acknowledged.
-    """
-
-    def __init__(self, js: JetStream, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"publish_window({size!r}): a whole number above 0")
-        self.acks: list[PublishAck] = []
-        self.failed: list[tuple[str, Any, TidingsError]] = []
-        self._js = js
-        self._room = asyncio.Semaphore(size)
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def publish(self, subject: str, message: Any = None, **options: Any) -> None:
-        """`JetStream.publish` that returns when there is room in the window.
-
-        What becomes of it is in `acks` or `failed`.
-        """
-        await self._room.acquire()
-        task = asyncio.create_task(self._publish(subject, message, options))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _publish(self, subject: str, message: Any, options: dict[str, Any]) -> None:
-        try:
-            self.acks.append(await self._js.publish(subject, message, **options))
-        except TidingsError as error:
-            self.failed.append((subject, message, error))
-        finally:
-            self._room.release()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
+    names = set()
+    for stream in streams:
+        if not isinstance(stream, Stream):
+            raise ConfigError(f"streams= takes Stream(...), not {type(stream).__name__}")
+        if stream.name in names:
+            raise ConfigError(f"streams= has two of the name {stream.name!r}")
+        names.add(stream.name)
+    return tuple(streams)

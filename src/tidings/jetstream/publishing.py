@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from tidings import codec
 from tidings.errors import (
+    ConfigError,
     DisconnectedError,
+    JetStreamError,
     JetStreamUnavailableError,
     NoStreamError,
     PublishTimeoutError,
     RequestTimeoutError,
     TidingsError,
+    WrongSequenceError,
 )
-from tidings.headers import Headers
+from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi, raise_refusal
-
-MSG_ID = "Nats-Msg-Id"
+from tidings.jetstream.expected import MSG_ID as MSG_ID
+from tidings.jetstream.expected import Expected, own_place
+from tidings.subject import check_subject
 
 # Seconds to wait for one acknowledgement before publishing again, and between two tries.
 TRY_TIMEOUT = 2.0
 TRY_WAIT = 0.1
+# Seconds that a publish may take, a leader election within them included.
+PUBLISH_TIMEOUT = 10.0
+# Seconds for which nobody may listen on the API before JetStream counts as off.
+OFF_AFTER = 1.0
+
+# Refusals that pass: no leader, the stream is behind, the same message is being stored just now.
+_PASSING = (10009, 10158, 10163, 10167)
 
 
 class PublishAck(msgspec.Struct, frozen=True):
@@ -40,6 +54,77 @@ class PublishAck(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
+@dataclass(frozen=True)
+class Publication:
+    """A message on its way into a stream: everything that can be wrong with it was found."""
+
+    subject: str
+    body: bytes
+    headers: Headers
+    expected: Expected
+    msg_id: str
+    id_is_known: bool  # given by the caller, who may have published it before
+    timeout: float
+
+    async def send(self, api: JetStreamApi) -> PublishAck:
+        """Publish it, and again until it is acknowledged: see `publish_stored`."""
+        return await publish_stored(
+            api,
+            self.subject,
+            self.body,
+            self.headers,
+            msg_id=self.msg_id,
+            timeout=self.timeout,
+            expected=self.expected,
+            id_is_known=self.id_is_known,
+        )
+
+
+def prepare(
+    subject: str,
+    message: Any = None,
+    *,
+    msg_id: str | None = None,
+    headers: HeadersLike | None = None,
+    data_type: Any = None,
+    expected_stream: str | None = None,
+    expected_sequence: int | None = None,
+    expected_subject_sequence: int | None = None,
+    expected_msg_id: str | None = None,
+    timeout: float = PUBLISH_TIMEOUT,
+) -> Publication:
+    """Check and encode what `JetStream.publish` is given; the same arguments.
+
+    Raises:
+        SubjectError, HeaderError, EncodeError, ConfigError: it cannot be sent.
+    """
+    check_subject(subject)
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
+    checked = Headers(headers or ())
+    given = checked.get(MSG_ID) if msg_id is None else msg_id
+    if msg_id is not None and MSG_ID in checked:
+        raise ConfigError(f"msg_id={msg_id!r} and the header {MSG_ID}: leave one out")
+    if given is not None and (not isinstance(given, str) or not given):
+        raise ConfigError(f"msg_id={given!r}: a str that is not empty")
+    chosen = given or secrets.token_hex(16)
+    Headers([(MSG_ID, chosen)])  # checked here, before anything is under way
+    return Publication(
+        subject=subject,
+        body=codec.encode(message, data_type),
+        headers=Headers([pair for pair in checked.pairs() if pair[0] != MSG_ID]),
+        expected=Expected(
+            stream=expected_stream,
+            sequence=expected_sequence,
+            subject_sequence=expected_subject_sequence,
+            msg_id=expected_msg_id,
+        ),
+        msg_id=chosen,
+        id_is_known=given is not None,
+        timeout=timeout,
+    )
+
+
 async def publish_stored(
     api: JetStreamApi,
     subject: str,
@@ -48,6 +133,8 @@ async def publish_stored(
     *,
     msg_id: str,
     timeout: float,
+    expected: Expected | None = None,
+    id_is_known: bool = False,
 ) -> PublishAck:
     """Publish, and again with the same id until it is acknowledged or the time is over.
 
@@ -56,30 +143,84 @@ async def publish_stored(
 
     Raises:
         NoStreamError: no stream takes the subject.
+        JetStreamUnavailableError: there is no JetStream.
         PublishTimeoutError: no acknowledgement in time.
         JetStreamError: the stream refuses the message; WrongSequenceError, an expectation not met.
+        TidingsError: it cannot be sent.
     """
-    block = Headers([*headers.pairs(), (MSG_ID, msg_id)]).to_block()
+    expected = expected or Expected()
+    pairs = [*headers.pairs(), *expected.pairs(), (MSG_ID, msg_id)]
+    block = Headers(pairs).to_block()
+    doubt: TidingsError | None = None
+    streams = _StreamCheck(api, subject)
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
         try:
             answer = await api.request(subject, body, block, min(left, TRY_TIMEOUT))
-        except JetStreamUnavailableError:
-            if not await _has_stream(api, subject):
-                raise NoStreamError(subject) from None
-        except (RequestTimeoutError, DisconnectedError):
-            pass  # perhaps stored: the same id, once more
-        else:
-            raise_refusal(answer)
-            return PublishAck(answer["stream"], answer["seq"], bool(answer.get("duplicate")))
+            return _acknowledgement(subject, answer)
+        except WrongSequenceError:
+            place = None
+            if id_is_known or doubt is not None:
+                place = await own_place(api, subject, expected, msg_id)
+            if place is None:
+                raise
+            return PublishAck(*place, duplicate=True)
+        except JetStreamError as error:
+            if not _passes(error):
+                raise
+            doubt = error
+        except (JetStreamUnavailableError, RequestTimeoutError) as error:
+            doubt = error  # perhaps stored, or there is nobody to store it
+            await streams.check()
+        except DisconnectedError as error:
+            doubt = error
         await asyncio.sleep(TRY_WAIT)
-    raise PublishTimeoutError(subject, msg_id, timeout)
+    raise PublishTimeoutError(subject, msg_id, timeout) from doubt
 
 
-async def _has_stream(api: JetStreamApi, subject: str) -> bool:
-    """Whether a stream takes the subject. True where nobody can say: an election goes on."""
-    try:
-        found: dict[str, Any] = await api.call("STREAM.NAMES", {"subject": subject}, TRY_TIMEOUT)
-    except TidingsError:
-        return True
-    return bool(found.get("streams"))
+def _acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
+    raise_refusal(answer, f"publish to {subject!r}")
+    stream, sequence = answer.get("stream"), answer.get("seq")
+    if not isinstance(stream, str) or not isinstance(sequence, int):
+        raise JetStreamError(
+            500,
+            0,
+            f"a listener on {subject!r} answered before the stream, so that nobody knows whether "
+            f"the message is stored: let it return None, or declare it with no_reply=True",
+        )
+    return PublishAck(stream, sequence, bool(answer.get("duplicate")))
+
+
+def _passes(error: JetStreamError) -> bool:
+    """Whether the same publish may be taken a moment later: an election, for one."""
+    return error.err_code in _PASSING or (error.code == 503 and not error.err_code)
+
+
+class _StreamCheck:
+    """Tells an election, which passes, from a subject that no stream takes, which does not."""
+
+    def __init__(self, api: JetStreamApi, subject: str) -> None:
+        self._api = api
+        self._subject = subject
+        self._off_since: float | None = None
+
+    async def check(self) -> None:
+        """Return where a stream takes the subject, or nobody can say.
+
+        Raises:
+            NoStreamError: none does.
+            JetStreamUnavailableError: nobody listens on the API, and not for an instant only.
+        """
+        try:
+            found = await self._api.call("STREAM.NAMES", {"subject": self._subject}, TRY_TIMEOUT)
+        except JetStreamUnavailableError:
+            now = time.monotonic()
+            self._off_since = self._off_since or now
+            if now - self._off_since > OFF_AFTER:
+                raise
+        except TidingsError:
+            self._off_since = None
+        else:
+            self._off_since = None
+            if not found.get("streams"):
+                raise NoStreamError(self._subject) from None

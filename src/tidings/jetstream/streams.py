@@ -1,17 +1,29 @@
-"""Stream: a stream as it is declared in code, and what would change on the server."""
+"""Stream: a stream as it is declared in code."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
-from tidings.errors import ConfigError, JetStreamError, StreamChangeError
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.errors import ConfigError
+from tidings.jetstream.api import nanoseconds
 from tidings.jetstream.specs import check_name
 from tidings.subject import check_pattern
 
 Retention = Literal["limits", "interest", "workqueue"]
+
+# Seconds: the least that the server takes, and how long an id is known where nothing is said.
+SHORTEST = 0.1
+DUPLICATE_WINDOW = 120.0
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "retention": ("limits", "interest", "workqueue"),
+    "storage": ("file", "memory"),
+    "discard": ("old", "new"),
+    "replicas": (1, 2, 3, 4, 5),
+}
 
 
 def days(count: float) -> float:
@@ -35,14 +47,16 @@ class Stream:
         retention: "limits" keeps messages until a limit is reached, "interest" until every consumer
             has acknowledged, "workqueue" until one has.
         storage: "file" or "memory".
-        replicas: copies in the cluster: 1, 3 or 5.
+        replicas: copies in the cluster, 1 to 5; 3 outlive the loss of one server, 5 of two.
         max_age: seconds that a message is kept; None for no end.
         max_msgs: messages at the most.
         max_bytes: bytes at the most.
         max_msg_size: bytes of one message at the most.
         max_msgs_per_subject: messages of one subject at the most.
-        discard: what goes when a limit is reached: "old" messages, or the "new" one, refused.
-        duplicate_window: seconds in which a message id is known again.
+        discard: what goes when a limit is reached: "old" messages, or the "new" one: its publisher
+            is refused.
+        duplicate_window: seconds in which a message id is known again; 120 where None, or max_age
+            where that is less.
         allow_direct: let every replica answer reads.
 
     Raises:
@@ -70,7 +84,7 @@ class Stream:
     max_msg_size: int | None = None
     max_msgs_per_subject: int | None = None
     discard: Literal["old", "new"] = "old"
-    duplicate_window: float = 120.0
+    duplicate_window: float | None = None
     allow_direct: bool = True
 
     def __post_init__(self) -> None:
@@ -79,28 +93,49 @@ class Stream:
             raise ConfigError(f"stream {self.name}: subjects is a list of subjects")
         for subject in self.subjects:
             check_pattern(subject)
-        choices = {
-            "retention": ("limits", "interest", "workqueue"),
-            "storage": ("file", "memory"),
-            "discard": ("old", "new"),
-            "replicas": (1, 2, 3, 4, 5),
-        }
-        for option, allowed in choices.items():
-            if getattr(self, option) not in allowed:
-                said = ", ".join(map(repr, allowed))
-                raise ConfigError(
-                    f"stream {self.name}: {option}={getattr(self, option)!r}: one of {said}"
-                )
-        for option in ("max_age", "max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject"):
+        object.__setattr__(self, "subjects", tuple(self.subjects))
+        for option, allowed in _CHOICES.items():
             value = getattr(self, option)
-            if value is not None and (isinstance(value, bool) or not value > 0):
-                raise ConfigError(f"stream {self.name}: {option}={value!r}: above 0, or None")
+            if not isinstance(value, str | int) or isinstance(value, bool) or value not in allowed:
+                self._refuse(option, f"one of {', '.join(map(repr, allowed))}")
+        for option in ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject"):
+            value = getattr(self, option)
+            if value is not None and not _is_number(value, int, at_least=1):
+                self._refuse(option, "a whole number above 0, or None")
+        for option in ("max_age", "duplicate_window"):
+            value = getattr(self, option)
+            if value is not None and not _is_number(value, (int, float), at_least=SHORTEST):
+                self._refuse(option, f"seconds, {SHORTEST:g} at the least, or None")
+        for option, kind in (("description", str), ("allow_direct", bool)):
+            if not isinstance(getattr(self, option), kind):
+                self._refuse(option, f"a {kind.__name__}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        limits = (self.max_msgs, self.max_bytes, self.max_msgs_per_subject)
+        if self.discard == "new" and not any(limits):
+            raise ConfigError(
+                f"stream {self.name}: discard='new' refuses messages at a limit, and there is "
+                f"none: give max_msgs, max_bytes or max_msgs_per_subject"
+            )
+        window, age = self.duplicate_window, self.max_age
+        if window is not None and age is not None and window > age:
+            raise ConfigError(
+                f"stream {self.name}: duplicate_window={window:g} s is longer than "
+                f"max_age={age:g} s, for which an id can be known at the most"
+            )
+
+    def _refuse(self, option: str, wanted: str) -> None:
+        raise ConfigError(f"stream {self.name}: {option}={getattr(self, option)!r}: {wanted}")
+
+    def _window(self) -> float:
+        if self.duplicate_window is not None:
+            return self.duplicate_window
+        return DUPLICATE_WINDOW if self.max_age is None else min(DUPLICATE_WINDOW, self.max_age)
 
     def config(self) -> dict[str, Any]:
         """The configuration as the server takes it."""
-        duplicates = self.duplicate_window
-        if self.max_age is not None:
-            duplicates = min(duplicates, self.max_age)  # the server refuses a longer one
+        per_subject = self.max_msgs_per_subject is not None
         return {
             "name": self.name,
             "subjects": list(self.subjects),
@@ -114,112 +149,12 @@ class Stream:
             "max_msg_size": self.max_msg_size or -1,
             "max_msgs_per_subject": self.max_msgs_per_subject or -1,
             "discard": self.discard,
-            "duplicate_window": nanoseconds(duplicates),
+            "discard_new_per_subject": self.discard == "new" and per_subject,
+            "duplicate_window": nanoseconds(self._window()),
             "allow_direct": self.allow_direct,
         }
 
 
-@dataclass(frozen=True)
-class StreamPlan:
-    """What bringing one declared stream about would do.
-
-    Attributes:
-        stream: the declaration.
-        exists: whether the server has it already.
-        changes: what would change, in words; empty where nothing would.
-        dangers: those changes that drop messages, or that no server brings about.
-    """
-
-    stream: Stream
-    exists: bool
-    changes: tuple[str, ...] = ()
-    dangers: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        if not self.exists:
-            return f"{self.stream.name}: create, for {', '.join(self.stream.subjects)}"
-        if not self.changes:
-            return f"{self.stream.name}: as declared"
-        return f"{self.stream.name}: change {'; '.join(self.changes)}"
-
-
-async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
-    """Compare a declared stream with the one on the server.
-
-    Raises:
-        JetStreamError, JetStreamUnavailableError: the server does not say.
-    """
-    try:
-        info = await api.call(f"STREAM.INFO.{stream.name}")
-    except JetStreamError as error:
-        if error.err_code == STREAM_NOT_FOUND:
-            return StreamPlan(stream, exists=False)
-        raise
-    return compare(stream, info["config"])
-
-
-def compare(stream: Stream, current: dict[str, Any]) -> StreamPlan:
-    """The plan for a stream that the server has with this configuration."""
-    wanted = stream.config()
-    changes = []
-    dangers = []
-    for option, new in wanted.items():
-        old = current.get(option, _ABSENT.get(option, new))
-        if old == new:
-            continue
-        words = f"{option} {_words(option, old)} -> {_words(option, new)}"
-        changes.append(words)
-        if _is_danger(option, old, new):
-            dangers.append(words)
-    return StreamPlan(stream, exists=True, changes=tuple(changes), dangers=tuple(dangers))
-
-
-async def apply_stream(api: JetStreamApi, plan: StreamPlan, *, force: bool = False) -> None:
-    """Create or change a stream as planned.
-
-    Args:
-        api: the API.
-        plan: what to do.
-        force: also what would drop messages.
-
-    Raises:
-        StreamChangeError: it would drop messages, or the server refuses it.
-    """
-    stream = plan.stream
-    if plan.dangers and not force:
-        raise StreamChangeError(
-            stream.name, plan.dangers, "the change may drop messages and is not made by itself"
-        )
-    try:
-        if not plan.exists:
-            await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
-        elif plan.changes:
-            info = await api.call(f"STREAM.INFO.{stream.name}")
-            await api.call(f"STREAM.UPDATE.{stream.name}", {**info["config"], **stream.config()})
-    except JetStreamError as error:
-        changes = plan.changes or (f"create for {', '.join(stream.subjects)}",)
-        raise StreamChangeError(
-            stream.name, changes, f"the server refuses ({error.description})"
-        ) from None
-
-
-# What the server leaves out of a configuration where it is empty.
-_ABSENT: dict[str, Any] = {"description": "", "subjects": [], "max_age": 0, "allow_direct": False}
-_LIMITS = ("max_age", "max_msgs", "max_bytes", "max_msgs_per_subject")
-_FIXED = ("storage", "retention")
-
-
-def _is_danger(option: str, old: Any, new: Any) -> bool:
-    """Whether a change can lose what is stored."""
-    if option in _LIMITS:
-        old_limit = old if old > 0 else float("inf")
-        return (new if new > 0 else float("inf")) < old_limit
-    if option == "subjects":
-        return not set(old) <= set(new)
-    return option in _FIXED
-
-
-def _words(option: str, value: Any) -> str:
-    if option in ("max_age", "duplicate_window"):
-        return f"{value / 1e9:g} s" if value else "no end"
-    return "no limit" if value == -1 else str(value)
+def _is_number(value: object, kind: Any, at_least: float) -> bool:
+    # The comparison is this way round so that nan is no number.
+    return isinstance(value, kind) and not isinstance(value, bool) and at_least <= value < math.inf

@@ -1,0 +1,79 @@
+"""Expected: what has to be last in a stream, or else the publish is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidings.errors import ConfigError
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.stored import stored_message
+
+MSG_ID = "Nats-Msg-Id"
+
+STREAM = "Nats-Expected-Stream"
+SEQUENCE = "Nats-Expected-Last-Sequence"
+SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+LAST_MSG_ID = "Nats-Expected-Last-Msg-Id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a publisher expects of the stream, for optimistic concurrency.
+
+    Attributes: as the arguments `expected_...` of `JetStream.publish`.
+
+    Raises:
+        ConfigError: a sequence below 0, or a name that is no str.
+    """
+
+    stream: str | None = None
+    sequence: int | None = None
+    subject_sequence: int | None = None
+    msg_id: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sequence", "subject_sequence"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(f"expected_{name}={value!r}: a whole number, 0 for none yet")
+        for name in ("stream", "msg_id"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ConfigError(f"expected_{name}={value!r}: a str that is not empty")
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The headers that say it."""
+        wanted = (
+            (STREAM, self.stream),
+            (SEQUENCE, self.sequence),
+            (SUBJECT_SEQUENCE, self.subject_sequence),
+            (LAST_MSG_ID, self.msg_id),
+        )
+        return [(name, str(value)) for name, value in wanted if value is not None]
+
+
+async def own_place(
+    api: JetStreamApi, subject: str, expected: Expected, msg_id: str
+) -> tuple[str, int] | None:
+    """Stream and sequence of the message with this id, where it is what made `expected` untrue.
+
+    The server looks at the expected sequence before it looks at the id, so that a message which is
+    published again, because its acknowledgement was lost, seems to come after somebody else's.
+
+    Raises:
+        TidingsError: the server does not say.
+    """
+    streams = await api.call("STREAM.NAMES", {"subject": subject})
+    for stream in streams.get("streams") or ():
+        if expected.sequence is not None:
+            found = await stored_message(api, stream, sequence=expected.sequence + 1)
+        elif expected.subject_sequence is not None:
+            after = expected.subject_sequence + 1
+            found = await stored_message(api, stream, sequence=after, next_on=subject)
+        else:
+            found = await stored_message(api, stream, last_on=subject)
+        if found is not None and found.headers.get(MSG_ID) == msg_id:
+            return stream, found.sequence
+    return None

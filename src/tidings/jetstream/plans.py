@@ -1,0 +1,206 @@
+"""StreamPlan: what bringing a declared stream about would do, in words, and doing it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidings.errors import JetStreamError, JetStreamUnavailableError, StreamChangeError
+from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.drops import Drop, drop_of
+from tidings.jetstream.streams import Stream
+
+logger = logging.getLogger("tidings")
+
+
+@dataclass(frozen=True)
+class StreamChange:
+    """One option of a stream that is not as declared.
+
+    Attributes:
+        option: its name.
+        old: what it is, in words.
+        new: what is declared, in words.
+        drop: what goes with the change; None where nothing does.
+        is_impossible: whether no server makes the change.
+    """
+
+    option: str
+    old: str
+    new: str
+    drop: Drop | None = None
+    is_impossible: bool = False
+
+    def __str__(self) -> str:
+        words = f"{self.option} {self.old} -> {self.new}"
+        if self.is_impossible:
+            return f"{words} (no server changes that)"
+        return f"{words} ({self.drop})" if self.drop is not None else words
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What bringing one declared stream about would do.
+
+    Attributes:
+        stream: the declaration.
+        exists: whether the server has it already.
+        changes: what would change; empty where nothing would.
+        messages: how many it holds now.
+    """
+
+    stream: Stream
+    exists: bool
+    changes: tuple[StreamChange, ...] = ()
+    messages: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the stream is as declared."""
+        return self.exists and not self.changes
+
+    @property
+    def dangers(self) -> tuple[StreamChange, ...]:
+        """The changes that would drop messages."""
+        return tuple(change for change in self.changes if change.drop is not None)
+
+    @property
+    def impossible(self) -> tuple[StreamChange, ...]:
+        """The changes that no server makes."""
+        return tuple(change for change in self.changes if change.is_impossible)
+
+    @property
+    def dropped(self) -> int:
+        """How many messages would be dropped, at the most."""
+        counts = [change.drop.count for change in self.changes if change.drop is not None]
+        return min(sum(counts), self.messages)
+
+    def __str__(self) -> str:
+        if not self.exists:
+            return f"{self.stream.name}: create, for {', '.join(self.stream.subjects)}"
+        if not self.changes:
+            return f"{self.stream.name}: as declared"
+        return f"{self.stream.name}: change {'; '.join(map(str, self.changes))}"
+
+
+async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
+    """Compare a declared stream with the one on the server.
+
+    Raises:
+        JetStreamUnavailableError: no JetStream answers.
+        JetStreamError: the server does not say.
+    """
+    try:
+        info = await api.call(f"STREAM.INFO.{stream.name}")
+    except JetStreamUnavailableError as error:
+        raise JetStreamUnavailableError(f"stream {stream.name}", error.reason) from None
+    except JetStreamError as error:
+        if error.err_code == STREAM_NOT_FOUND:
+            return StreamPlan(stream, exists=False)
+        raise
+    current, wanted = info["config"], stream.config()
+    changes = []
+    for option in differences(current, wanted):
+        old, new = current.get(option, _ABSENT.get(option)), wanted[option]
+        is_impossible = _is_impossible(option, old, new)
+        drop = None if is_impossible else await drop_of(api, info, wanted, option)
+        change = StreamChange(option, _words(option, old), _words(option, new), drop, is_impossible)
+        changes.append(change)
+    return StreamPlan(stream, True, tuple(changes), int(info["state"]["messages"]))
+
+
+def differences(current: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The options that are not as wanted. Options that are not declared stay as they are."""
+    return [
+        option
+        for option, new in wanted.items()
+        if _comparable(option, current.get(option, _ABSENT.get(option))) != _comparable(option, new)
+    ]
+
+
+async def apply_streams(
+    api: JetStreamApi, plans: Sequence[StreamPlan], *, force: bool = False
+) -> None:
+    """Create and change streams as planned, or none of them.
+
+    Args:
+        api: the API.
+        plans: what to do.
+        force: also what would drop messages.
+
+    Raises:
+        StreamChangeError: a change is impossible or would drop messages, and then nothing was done;
+            or the server refuses it.
+    """
+    for plan in plans:
+        _check(plan, force)
+    for plan in plans:
+        if not plan.is_done:
+            await _apply(api, plan, force)
+            logger.info("stream %s", plan)
+
+
+def _check(plan: StreamPlan, force: bool) -> None:
+    if plan.impossible:
+        raise StreamChangeError(
+            plan.stream.name,
+            tuple(map(str, plan.impossible)),
+            "it cannot become what is declared; declare one of another name, or delete it with all "
+            "that it holds",
+        )
+    if plan.dangers and not force:
+        raise StreamChangeError(
+            plan.stream.name,
+            tuple(map(str, plan.dangers)),
+            "the change would lose messages and is not made by itself; look at it with `tidings "
+            "streams plan`, and make it with `tidings streams apply --force`",
+        )
+
+
+async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
+    stream = plan.stream
+    try:
+        if not plan.exists:
+            await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
+        else:
+            info = await api.call(f"STREAM.INFO.{stream.name}")
+            await api.call(f"STREAM.UPDATE.{stream.name}", {**info["config"], **stream.config()})
+    except JetStreamError as error:
+        if error.err_code == STREAM_NAME_IN_USE and not plan.exists:
+            # Somebody else has made it in the meantime, another version of this app perhaps.
+            await apply_streams(api, [await plan_stream(api, stream)], force=force)
+            return
+        changes = tuple(map(str, plan.changes)) or (f"create, for {', '.join(stream.subjects)}",)
+        raise StreamChangeError(
+            stream.name, changes, f"the server refuses ({error.description})"
+        ) from None
+
+
+# What the server leaves out of a configuration where it is empty.
+_ABSENT: dict[str, Any] = {
+    "description": "",
+    "subjects": (),
+    "max_age": 0,
+    "allow_direct": False,
+    "discard_new_per_subject": False,
+}
+
+
+def _comparable(option: str, value: Any) -> Any:
+    return sorted(value or ()) if option == "subjects" else value
+
+
+def _is_impossible(option: str, old: Any, new: Any) -> bool:
+    return option == "storage" or (option == "retention" and "workqueue" in (old, new))
+
+
+def _words(option: str, value: Any) -> str:
+    if option in ("max_age", "duplicate_window"):
+        return f"{value / 1e9:g} s" if value else "no end"
+    if option == "subjects":
+        return ", ".join(value or ()) or "none"
+    if option == "description":
+        return repr(value)
+    return "no limit" if value == -1 else str(value)

@@ -1,0 +1,117 @@
+"""PublishWindow: publishes to streams that overlap, so many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from tidings.errors import ConfigError
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.publishing import Publication, PublishAck, prepare
+
+logger = logging.getLogger("tidings")
+
+
+@dataclass(frozen=True)
+class PublishFailure:
+    """A publish of a window that was not acknowledged.
+
+    Attributes:
+        subject: where to.
+        message: the message, as it was given.
+        msg_id: its id. Where it may be stored, publish it again with this.
+        error: why.
+    """
+
+    subject: str
+    message: Any
+    msg_id: str
+    error: Exception
+
+
+class PublishWindow:
+    """Publishes that overlap. Leaving it waits for every acknowledgement.
+
+    Attributes:
+        acked: how many were acknowledged. The acknowledgements themselves are not kept.
+        failed: a `PublishFailure` for each that was not, in the order in which they failed.
+    """
+
+    def __init__(self, api: Callable[[], JetStreamApi], size: int) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"publish_window({size!r}): a whole number above 0")
+        self.acked = 0
+        self.failed: list[PublishFailure] = []
+        self._api = api
+        self._room = asyncio.Semaphore(size)
+        self._tasks: set[asyncio.Task[PublishAck]] = set()
+
+    async def publish(
+        self, subject: str, message: Any = None, **options: Any
+    ) -> asyncio.Future[PublishAck]:
+        """`JetStream.publish` that returns when there is room in the window.
+
+        What becomes of it is counted in `acked` or kept in `failed`.
+
+        Args:
+            subject: where to.
+            message: as in `JetStream.publish`, and so are the options.
+            options: `msg_id`, `headers`, `expected_sequence` and so on.
+
+        Returns:
+            What to await for the acknowledgement, for who wants to know of this one.
+
+        Raises:
+            TidingsError: it cannot be sent at all: a bad subject, a value that does not encode.
+            TypeError: an option that `JetStream.publish` does not have.
+
+        Example:
+            ```python
+            async with app.js.publish_window(10) as window:
+                first = await window.publish("orders.created", {"id": 1})
+                await window.publish("orders.created", {"id": 2})
+                print((await first).sequence)
+            ```
+        """
+        publication = prepare(subject, message, **options)
+        api = self._api()
+        await self._room.acquire()
+        task = asyncio.create_task(publication.send(api))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._settle(done, publication, message))
+        return task
+
+    def _settle(
+        self, task: asyncio.Task[PublishAck], publication: Publication, message: Any
+    ) -> None:
+        self._tasks.discard(task)
+        self._room.release()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            self.acked += 1
+            return
+        shown = error if isinstance(error, Exception) else RuntimeError("cancelled")
+        failure = PublishFailure(publication.subject, message, publication.msg_id, shown)
+        self.failed.append(failure)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self.failed:
+            logger.warning(
+                "%d of %d publishes of a window were not acknowledged; the first on %r: %s",
+                *(len(self.failed), len(self.failed) + self.acked),
+                *(self.failed[0].subject, self.failed[0].error),
+            )
