@@ -11,7 +11,7 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with everything escaped that a terminal would obey instead of show.
+    r"""The text with everything escaped that a terminal would obey instead of show.
 
     Args:
         text: what came from somewhere else.
