@@ -243,7 +243,11 @@ def test_the_client_writes_by_the_methods_that_are_replaced_and_no_other_way() -
 
 def test_the_errors_of_nats_py_in_use_exist() -> None:
     used = attributes_of("nats_errors")
-    assert used == {"ProtocolError", "SecureConnWantedError"}, STALE
+    assert used == {
+        "InvalidUserCredentialsError",
+        "ProtocolError",
+        "SecureConnWantedError",
+    }, STALE
     assert used <= set(vars(nats.errors)), HINT
 
 

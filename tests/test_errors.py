@@ -178,13 +178,6 @@ def connect_error(error: Exception) -> errors.ConnectError:
     return connection._connect_error(Srv(urlparse("nats://user:secret@h:4222")), error)
 
 
-NOT_AUTH = pytest.mark.xfail(
-    strict=True,
-    reason="a credentials file that cannot be used is a ConnectError, so that "
-    "wait_for_server waits for ever",
-)
-
-
 def tls_error(kind: type[ssl.SSLError]) -> ssl.SSLError:
     error = kind(1, "[SSL: WRONG] wrong (_ssl.c:1)")
     error.reason = "WRONG"
@@ -209,10 +202,8 @@ def tls_error(kind: type[ssl.SSLError]) -> ssl.SSLError:
         (_server_error(b"'User Authentication Expired'"), errors.AuthError, "Expired"),
         (_server_error(b"'maximum connections exceeded'"), errors.ConnectError, "maximum"),
         (errors.AuthError(SERVERS, "as it is"), errors.AuthError, "as it is"),
-        pytest.param(
-            nats.errors.InvalidUserCredentialsError(), errors.AuthError, "cred", marks=NOT_AUTH
-        ),
-        pytest.param(nkeys.ErrInvalidSeed(), errors.AuthError, "seed", marks=NOT_AUTH),
+        pytest.param(nats.errors.InvalidUserCredentialsError(), errors.AuthError, "cred"),
+        pytest.param(nkeys.ErrInvalidSeed(), errors.AuthError, "seed"),
     ],
 )
 async def test_what_connecting_raises_is_mapped_once(

@@ -93,12 +93,7 @@ def test_publishes_of_other_threads_are_buffered_too(server: NATSServer, app: Ap
         assert [inbox.get().data["n"] for _ in range(100)] == list(range(100))
 
 
-TOO_SMALL = pytest.mark.xfail(
-    strict=True, reason="the bound is looked at from WRITE_THRESHOLD (128 KiB) on only"
-)
-
-
-@pytest.mark.parametrize("size", [pytest.param(10_000, marks=TOO_SMALL), 1_000_000])
+@pytest.mark.parametrize("size", [10_000, 1_000_000])
 async def test_past_pending_size_a_publish_is_refused_and_the_others_are_kept(
     server: NATSServer, size: int
 ) -> None:
@@ -124,9 +119,6 @@ async def test_past_pending_size_a_publish_is_refused_and_the_others_are_kept(
     assert inbox.is_empty()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a message larger than pending_size is refused though nothing waits"
-)
 async def test_pending_size_bounds_what_waits_and_not_what_is_sent(server: NATSServer) -> None:
     app = make_app(server, pending_size=1_000)
     inbox = Inbox()

@@ -457,3 +457,29 @@ async def test_requests_within_a_handler_work(app: App, subject: str) -> None:
     app.listen(f"{subject}.inner")(Inbox())
     async with app:
         assert await app.request(f"{subject}.outer", {"a": 1}) == {"a": 1}
+
+
+async def test_a_handler_that_responds_itself_is_not_warned_of(
+    app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.listen(subject)
+    async def handle(msg: Message[dict[str, int]]) -> None:
+        await msg.respond({"n": msg.data["n"] + 1})
+
+    async with app:
+        assert await app.request(subject, {"n": 1}) == {"n": 2}
+    assert "returned None" not in caplog.text
+
+
+async def test_why_a_body_does_not_decode_is_in_the_log_and_not_in_the_reply(
+    app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.listen(subject, data_type=dict[str, int])
+    async def handle(msg: Message[dict[str, int]]) -> None:
+        raise AssertionError("not called")
+
+    async with app:
+        with pytest.raises(ServiceError) as caught:
+            await app.request(subject, {"n": "x"})
+    assert "Expected `int`" in caplog.text
+    assert "Expected" not in str(caught.value)

@@ -6,7 +6,7 @@ import inspect
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tidings import (
     Middleware,
     NotStartedError,
     SubjectError,
+    SubjectPermissionError,
     TlsError,
 )
 from tidings.testing import NATSServer
@@ -414,10 +415,28 @@ async def test_a_publish_that_the_server_denies_is_told_as_an_error_event(
     told: asyncio.Queue[Any] = asyncio.Queue()
     app.on("error")(told.put_nowait)
     async with app, asyncio.timeout(PATIENCE):
-        await app.publish("denied.a", force=True)
+        await app.publish("denied.a")
         event = await told.get()
         assert (event.error.operation, event.error.subject) == ("publish", "denied.a")
         assert app.stats().connection.errors == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda app: app.publish("denied.a", force=True),
+        lambda app: app.request("denied.a", timeout=3600),
+    ],
+    ids=["publish with force", "request"],
+)
+async def test_who_waits_for_the_server_is_told_of_its_denial(
+    guarded: NATSServer, call: Callable[[App], Awaitable[Any]]
+) -> None:
+    async with App("a", servers=guarded.url, user="bob", password="s3cret") as app:
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(SubjectPermissionError, match=r"denied\.a"):
+                await call(app)
+        await app.publish("allowed.a", force=True)
 
 
 # TLS.
@@ -506,7 +525,6 @@ async def test_a_certificate_of_another_name_is_refused_unless_tls_hostname_says
 
 
 @needs_openssl
-@pytest.mark.xfail(strict=True, reason="the reason is CERTIFICATE_VERIFY_FAILED, whatever is wrong")
 async def test_the_error_says_what_is_wrong_with_the_certificate(tls_server: NATSServer) -> None:
     with pytest.raises(TlsError, match=r"unable to get local issuer|self-signed"):
         await start(App("a", servers=f"tls://127.0.0.1:{tls_server.port}"))

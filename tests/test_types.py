@@ -136,7 +136,6 @@ def test_an_annotation_that_is_not_known_is_a_config_error_that_says_what_to_wri
         app.listen("a")(handle)
 
 
-@pytest.mark.xfail(strict=True, reason="the signature is resolved though data_type says the type")
 def test_data_type_helps_where_an_annotation_is_not_known(app: App) -> None:
     async def handle(msg: "Message[Nowhere]"):  # type: ignore[name-defined]  # noqa: F821 - the point
         pass

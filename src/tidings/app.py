@@ -237,6 +237,7 @@ class App(Declarations):
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._task_specs.extend(group.tasks)
+        group.include_done()
 
     def add_middleware(self, cls: type[Middleware], *args: Any, **kwargs: Any) -> None:
         """Add a middleware around what is sent and handled; the last added is outermost.
@@ -324,18 +325,6 @@ class App(Declarations):
                 f"{call}: the app runs already; declare before it starts, or subscribe with "
                 f"subscribe_new_subject"
             )
-
-    def _add_listener(self, spec: Any) -> None:
-        self._declaring("listen")
-        super()._add_listener(spec)
-
-    def _add_consumer(self, spec: Any) -> None:
-        self._declaring("consume")
-        super()._add_consumer(spec)
-
-    def _add_task(self, spec: Any) -> None:
-        self._declaring("task")
-        super()._add_task(spec)
 
     # Running: three ways, one lifecycle.
 
@@ -531,7 +520,7 @@ class App(Declarations):
             logger.exception("shutdown hooks did not end well")
 
     async def _send_rest(self, deadline: float) -> int:
-        """Have the server confirm what is sent, waiting for it if it is away. Returns bytes left."""
+        """Have the server confirm what is sent, waiting if it is away. Returns bytes left."""
         connection, outbox = self._connection, self._connection.outbox
         loop = asyncio.get_running_loop()
         while (outbox.unsent_bytes or outbox.unconfirmed) and not connection.is_closed:

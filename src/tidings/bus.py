@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
@@ -28,6 +29,8 @@ from tidings.subscriptions import Subscriptions
 from tidings.wire import Frame
 
 T = TypeVar("T")
+
+logger = logging.getLogger("tidings")
 
 
 class Bus:
@@ -135,6 +138,7 @@ class Bus:
             SubjectError, HeaderError, EncodeError, PayloadTooLargeError: nothing was sent.
             BufferFullError: the connection is down, and the buffer at its bound.
             DisconnectedError: with `force`, while the connection is down.
+            SubjectPermissionError: with `force`, where the server denies the subject.
             ConnectionClosedError: the app was disconnected.
 
         Example:
@@ -176,8 +180,11 @@ class Bus:
         frame = _frame(outbox, subject, message, reply_to, headers, data_type)
         if force:
             connection.require("publish with force")
+            connection.denied_publishes.pop(subject, None)
             outbox.post(frame)
             await connection.confirm(self.request_timeout)
+            if denied := connection.denied_publishes.pop(subject, None):
+                raise denied
         elif outbox.post(frame):
             await outbox.make_room()
 
@@ -219,7 +226,7 @@ class Bus:
         if not portal.is_here:
             portal.run(work, "publish_sync", "await app.publish(...)")
         elif self._send_publish is not None and not args[1]:
-            portal.spawn(work)
+            portal.spawn(work).add_done_callback(_log_failure)
         else:
             portal.run(work, "publish_sync(force=True)", "await app.publish(..., force=True)")
 
@@ -289,6 +296,7 @@ class Bus:
 
         Raises:
             NoRespondersError: nobody listens on the subject; at once.
+            SubjectPermissionError: the server denies the subject; at once.
             ServiceError: the service answered with an error.
             RequestTimeoutError: no answer in time.
             ConnectionLostError: the connection dropped meanwhile; at once.
@@ -510,6 +518,12 @@ class Bus:
         if self.subscriptions is None:
             raise NotStartedError(call)
         return self.subscriptions
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """Tell of a publish that nobody waits for."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("publish_sync failed in a send hook, or after it", exc_info=error)
 
 
 def _frame(

@@ -100,7 +100,7 @@ def _build(data_type: DataType) -> Decoder:
         if callable(data_type):
             return _callable_decoder(data_type)
         raise ConfigError(f"data_type={data_type!r}: {error}") from None
-    empty: bytes = {dict: b"{}", list: b"[]"}.get(data_type, b"null")
+    empty = b"{}" if data_type is dict else b"[]" if data_type is list else b"null"
     name = type_name(data_type)
 
     def decode_json(body: bytes) -> Any:

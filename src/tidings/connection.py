@@ -57,6 +57,9 @@ from tidings.wire import (
 
 logger = logging.getLogger("tidings")
 
+# Denied publishes remembered: a publish that waits for the server looks its own up.
+MAX_DENIED = 1024
+
 Deliver = Callable[[int, list[Frame]], None]  # bytes of headers and bodies, frames
 EventHook = Callable[[str, Exception | None], None]
 
@@ -81,12 +84,15 @@ class Connection(Client):
     Attributes:
         outbox: what waits to be sent.
         denied: permission errors of subscriptions, by subject, as the server reported them.
+        denied_publishes: the same of publishes.
     """
 
     def __init__(self, options: ConnectionOptions, on_event: EventHook) -> None:
         super().__init__()
         self.denied: dict[str, SubjectPermissionError] = {}
+        self.denied_publishes: dict[str, SubjectPermissionError] = {}
         self._settings = options
+        self._given_up: Exception | None = None
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self.outbox = Outbox(self._loop, options.pending_size)
@@ -294,6 +300,7 @@ class Connection(Client):
             self._emit("error", error)
             if 0 <= self._settings.max_reconnect_attempts <= rounds:
                 logger.error("giving up after %d rounds of reconnecting: %s", rounds, error)
+                self._given_up = error
                 await self._close(Client.CLOSED)
                 return
             if rounds & (rounds - 1) == 0:
@@ -323,7 +330,7 @@ class Connection(Client):
             self._socket.stop_reading()
             self._socket.close()
             await self._socket.wait_closed()
-        self._emit("closed", self._err)
+        self._emit("closed", self._given_up)
 
     # Incoming.
 
@@ -391,10 +398,19 @@ class Connection(Client):
         """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
         self._server_errors += 1
         self._err = error
-        if isinstance(error, SubjectPermissionError) and error.operation == "subscription":
-            self.denied[error.subject] = error
+        if isinstance(error, SubjectPermissionError):
+            self._on_denied(error)
         logger.error("the server says: %s", error)
         self._emit("error", error)
+
+    def _on_denied(self, error: SubjectPermissionError) -> None:
+        if error.operation == "subscription":
+            self.denied[error.subject] = error
+            return
+        if len(self.denied_publishes) >= MAX_DENIED:
+            self.denied_publishes.clear()
+        self.denied_publishes[error.subject] = error
+        self._requests.fail_subject(error.subject, error)
 
     async def _process_err(self, err_msg: str) -> None:
         self._on_server_error(_server_error(err_msg.encode()))
@@ -585,10 +601,15 @@ class Connection(Client):
             return error
         if isinstance(error, nats_errors.SecureConnWantedError):
             return TlsError(urls, "TLS was asked for, and the server speaks clear text only")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            words = getattr(error, "verify_message", "")  # set by the handshake only
+            return TlsError(urls, f"TLS failed: {words or error.reason or error}")
         if isinstance(error, ssl.SSLError):
             return TlsError(urls, f"TLS failed: {error.reason or error}")
-        if isinstance(error, ssl.CertificateError):
-            return TlsError(urls, f"TLS failed: {error}")
+        # nkeys is not imported for its errors: it brings a whole cryptographic library.
+        unusable = type(error).__module__.partition(".")[0] == "nkeys"
+        if unusable or isinstance(error, nats_errors.InvalidUserCredentialsError):
+            return AuthError(urls, f"the credentials cannot be used ({_told(error)})")
         if isinstance(error, TransportError) and "auth" in str(error).lower():
             return AuthError(urls, f"the server refused the credentials ({error})")
         if isinstance(error, TimeoutError):
@@ -596,7 +617,11 @@ class Connection(Client):
             return ConnectError(urls, f"no greeting within connect_timeout ({wait:g} s)")
         if isinstance(error, nats_errors.ProtocolError):
             return ConnectError(urls, "what answers there is not a nats-server")
-        return ConnectError(urls, str(error) or type(error).__name__)
+        return ConnectError(urls, _told(error))
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _read_info(text: bytes) -> dict[str, Any] | None:

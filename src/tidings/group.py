@@ -200,13 +200,19 @@ class Declarations:
 
         return declare
 
+    def _declaring(self, call: str) -> None:
+        """Raise where it is too late to declare."""
+
     def _add_listener(self, spec: ListenerSpec) -> None:
+        self._declaring("listen")
         self._listener_specs.append(spec)
 
     def _add_consumer(self, spec: ConsumerSpec) -> None:
+        self._declaring("consume")
         self._consumer_specs.append(spec)
 
     def _add_task(self, spec: TaskSpec) -> None:
+        self._declaring("task")
         self._task_specs.append(spec)
 
 
@@ -254,6 +260,15 @@ class Group(Declarations):
         self.prefix = prefix
         self.queue = queue
         self._middlewares = tuple(map(_instance, middlewares))
+        self._included = False
+
+    def include_done(self) -> None:
+        """Take no more declarations: an app has those that there are."""
+        self._included = True
+
+    def _declaring(self, call: str) -> None:
+        if self._included:
+            raise ConfigError(f"{call}: the group is in an app already; declare, then include it")
 
     @property
     def listeners(self) -> tuple[ListenerSpec, ...]:

@@ -82,11 +82,15 @@ class ListenerSpec:
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, or `Message[T]` in the signature, or dict."""
-        annotated = annotated_type(self.handler)
         if self.data_type is None:
+            annotated = annotated_type(self.handler)
             return dict if annotated is None else annotated
         wanted = codec.resolve(self.data_type)
-        if annotated is not None and annotated != wanted:
+        try:
+            annotated = annotated_type(self.handler)
+        except ConfigError:
+            return wanted  # data_type is what helps where the signature cannot be read
+        if annotated not in (None, Any, wanted):
             raise ConfigError(
                 f"{self.name}: data_type={self.data_type!r} and Message[{annotated!r}] "
                 f"in the signature differ; one is enough"
@@ -224,7 +228,7 @@ class Listener(WorkQueue[Frame]):
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
             self._sender.reply(message.reply, value, None)
-        elif self._warn_on_none:
+        elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
             logger.warning(
                 "%s returned None to a request on %r, so nothing was answered; return a value, or "
@@ -237,10 +241,12 @@ class Listener(WorkQueue[Frame]):
         self._failed += 1
         error_id = secrets.token_hex(6)
         subject, reply = frame[1], frame[2]
+        # The text of these two is ours or meant for the caller; a traceback would say no more.
+        what = error if isinstance(error, (ServiceError, DecodeError)) else type(error).__name__
         logger.log(
             logging.INFO if isinstance(error, ServiceError) else logging.ERROR,
             "%s failed on %r after %.3f s: %s (error id %s)",
-            *(self.spec.name, subject, duration, type(error).__name__, error_id),
+            *(self.spec.name, subject, duration, what, error_id),
             exc_info=None if isinstance(error, (ServiceError, DecodeError)) else error,
             extra={
                 "listener": self.spec.name,

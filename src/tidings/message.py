@@ -31,6 +31,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
         data: the decoded body, by the listener's `data_type`.
         body: the body as it came, in bytes.
         reply: the subject that an answer goes to, "" where none is wanted.
+        is_answered: whether `respond` was called.
 
     Example:
         ```python
@@ -56,6 +57,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
     _sid: int
     _block: bytes | Headers
     _responder: Responder | None
+    is_answered: bool = False
 
     @property
     def sid(self) -> str:
@@ -89,6 +91,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
             raise ConfigError(
                 f"the message on {self.subject!r} wants no answer; look at msg.is_request first"
             )
+        self.is_answered = True
         await self._responder.respond(self.reply, value, headers)
 
     def __repr__(self) -> str:

@@ -77,7 +77,7 @@ class Outbox:
         self._subjects: dict[str, bytes] = {}
         self._frames: list[bytes] = []
         self._controls = 0  # of the frames, those that are no message
-        self._threshold = WRITE_THRESHOLD
+        self._threshold = min(WRITE_THRESHOLD, limit)
         self._socket: SocketTransport | None = None
         self._scheduled = True  # also while there is no socket: nothing is written then
         self._closed = False
@@ -186,16 +186,15 @@ class Outbox:
         return False
 
     def _on_crowded(self) -> bool:
-        if self._closed or self.size > self.limit:
-            self.size -= len(self._frames.pop())
-            self.refused += 1
-            if self._closed:
-                raise ConnectionClosedError("publish")
-            raise BufferFullError("publish", self.size, self.limit)
-        if self._socket is None:
-            return False
-        self.write()
-        return True
+        if not self._closed:
+            self.write()  # what goes out at once does not wait, and is not bounded
+            if self.size <= self.limit:
+                return self._socket is not None
+        self.size -= len(self._frames.pop())
+        self.refused += 1
+        if self._closed:
+            raise ConnectionClosedError("publish")
+        raise BufferFullError("publish", self.size, self.limit)
 
     async def make_room(self) -> None:
         """Wait until the server keeps up. Costs one loop turn where it does already."""

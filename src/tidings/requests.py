@@ -59,6 +59,12 @@ class RequestTable:
         elif not waiting[0].done():
             waiting[0].set_result(frame)
 
+    def fail_subject(self, subject: str, error: TidingsError) -> None:
+        """End the waits for replies to requests on a subject: the server did not take them."""
+        for future, _, asked, _ in self._waiting.values():
+            if asked == subject and not future.done():
+                future.set_exception(error)
+
     def fail_all(self, error: Callable[[str], TidingsError]) -> None:
         """End every wait with an error, made by `error(call)` for each."""
         waiting, self._waiting = self._waiting, {}

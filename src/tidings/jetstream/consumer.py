@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
 from tidings import codec
-from tidings.errors import DecodeError, Reject, Retry, TidingsError
+from tidings.errors import TidingsError
+from tidings.handlers import is_async
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.deadletter import dead_letter
-from tidings.jetstream.messages import ACK, IN_PROGRESS, NAK, TERM, Settlement, StreamMessage
-from tidings.jetstream.puller import Puller
+from tidings.jetstream.messages import Settlement, StreamMessage, delivery
+from tidings.jetstream.outcomes import Outcomes
+from tidings.jetstream.puller import EXPIRES, Puller
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.middleware import Middleware, fold_stream
 from tidings.stats import ConsumerStats
@@ -47,52 +47,73 @@ class Consumer(WorkQueue[Frame]):
         workers = 1 if spec.ordered else concurrency
         super().__init__(pool, workers)
         self.spec = spec
-        self._api = api
-        self._outbox = api.connection.outbox
+        self._outcomes = Outcomes(spec, api)
         self._threads = WorkerThreads(workers, f"tidings-{spec.name}")
-        data_type = spec.wanted_type
-        self._decode = codec.decoder(data_type)
+        self._decode = codec.decoder(spec.wanted_type)
         self._handler = fold_stream(
-            (*spec.middlewares, *middlewares), as_async(spec.handler, self._threads)
+            _around(spec, middlewares), as_async(spec.handler, self._threads)
         )
+        self._is_async = is_async(spec.handler)
         self._capacity = READ_AHEAD if spec.ordered else workers * (spec.batch or 1)
-        self._in_hand: set[StreamMessage[Any]] = set()
-        self._taken = 0  # taken from the queue, and not done yet
-        self._puller = Puller(spec, api, free=self._free, take=self._take, capacity=self._capacity)
+        self._puller = Puller(
+            spec, api, wanted=self._wanted, take=self._take, capacity=self._capacity
+        )
+        self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
+        self._taken = self._slots = 0  # messages, and lists of them, taken and not done yet
         self._ripe = False  # a batch need not be full: its time is over
         self._ripening: asyncio.TimerHandle | None = None
+        self._full_at = -spec.batch_timeout  # when a full batch was done
         self._progress: asyncio.Task[None] | None = None
         self._ordinal = 0
-        self._received = self._acked = self._naked = self._termed = 0
-        self._dead = self._redelivered = self._abandoned = 0
+        self._received = self._redelivered = self._abandoned = 0
+        self._counted: ConsumerStats | None = None  # the end's, which nothing changes any more
 
-    async def start(self) -> None:
-        """Make the consumer and begin.
+    async def bring_about(self) -> None:
+        """Make the consumer on the server, or bring it to what is declared.
 
         Raises:
-            JetStreamError: the server refuses it.
+            ConfigError, JetStreamError: it cannot be so.
         """
-        await self._puller.start()
+        await self._puller.binding.bring_about()
+
+    def start(self) -> None:
+        """Begin to pull."""
+        self._puller.start()
         if not self.spec.ordered:
-            self._progress = asyncio.create_task(self._tell_progress(), name="tidings progress")
+            name = f"tidings progress {self.spec.name}"
+            self._progress = asyncio.create_task(self._tell_progress(), name=name)
 
     # Arrival.
 
-    def _free(self) -> int:
-        return self._capacity - len(self._queue) - self._taken
+    def _wanted(self) -> tuple[int, float]:
+        """Messages that could be taken now, and seconds to wait for them.
+
+        A batch begins with one message, however long that takes, and is filled up for as long as
+        it may wait. Right after a full one the next is asked for as a whole.
+        """
+        batch = self.spec.batch
+        if batch is None:
+            return self._capacity - len(self._queue) - self._taken, EXPIRES
+        room = (self._concurrency - self._slots) * batch - len(self._queue)
+        if self._queue or self._loop.time() < self._full_at + self.spec.batch_timeout:
+            return room, self.spec.batch_timeout
+        return min(room, 1), EXPIRES
 
     def _take(self, frames: list[Frame]) -> None:
         self._received += len(frames)
         self._queue.extend(frames)
-        if self.spec.batch is None or len(self._queue) >= self.spec.batch:
+        self._call_or_ripen()
+
+    def _call_or_ripen(self) -> None:
+        if self._is_ready():
             self._call_worker()
-        elif self._ripening is None:
+        elif self._queue and self._ripening is None:
             self._ripening = self._loop.call_later(self.spec.batch_timeout, self._ripen)
 
     def _ripen(self) -> None:
         self._ripening = None
         self._ripe = bool(self._queue)
-        if self._queue:
+        if self._ripe:
             self._call_worker()
 
     # Work.
@@ -107,207 +128,189 @@ class Consumer(WorkQueue[Frame]):
                 self._waking = True
                 self._loop.call_soon(self._call_next)
             self._taken += len(frames)
+            self._slots += 1
+            cancelled = False
             try:
-                await self._handle([self._message(frame) for frame in frames])
-            except TidingsError as error:  # the connection was closed, or its buffer is full
+                cancelled = await self._handle(frames)
+            except BaseException as error:
+                if self._is_end(error):
+                    raise
                 logger.error(
-                    "%s: the outcome of a message on %r was not told, so it comes again: %s",
-                    *(self.spec.name, frames[0][1], error),
+                    "%s: the message on %r has no outcome, so it comes again: a fault in tidings",
+                    *(self.spec.name, frames[0][1]),
+                    exc_info=error,
                 )
             finally:
                 self._taken -= len(frames)
-            self._puller.pull()
-            if end_cancellation() or contextvars.copy_context() != context:
+                self._slots -= 1
+            if len(frames) == self.spec.batch:
+                self._full_at = self._loop.time()
+            self._puller.pull_soon()
+            if cancelled or end_cancellation() or contextvars.copy_context() != context:
                 self._leave()
                 return False
         self._leave()
         return True
+
+    def _is_end(self, error: BaseException) -> bool:
+        """Whether this worker ends with it: at the pool's end, or with what is left of a loop."""
+        if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
+            return True
+        return self._loop.is_closed()
 
     def _is_ready(self) -> bool:
         batch = self.spec.batch
         return bool(self._queue) and (batch is None or self._ripe or len(self._queue) >= batch)
 
     def _next_frames(self) -> list[Frame]:
+        queue, batch = self._queue, self.spec.batch
+        if batch is None:
+            return [queue.popleft()]
+        frames: list[Frame] = []
+        while queue and len(frames) < batch:
+            if self._is_last_time(queue[0]):
+                # It comes alone: else one bad message would take a whole list to the dead letters.
+                if not frames:
+                    frames.append(queue.popleft())
+                self._ripe = bool(queue)
+                return frames
+            frames.append(queue.popleft())
         self._ripe = False
-        count = min(self.spec.batch or 1, len(self._queue))
-        return [self._queue.popleft() for _ in range(count)]
+        return frames
+
+    def _is_last_time(self, frame: Frame) -> bool:
+        limit = self.spec.max_deliver
+        return limit is not None and delivery(frame[2])[1] >= limit
 
     def _leave(self) -> None:
         super()._leave()
-        if self._queue and self.spec.batch is not None and self._ripening is None:
-            self._ripening = self._loop.call_later(self.spec.batch_timeout, self._ripen)
+        self._call_or_ripen()
 
-    def _message(self, frame: Frame) -> StreamMessage[Any]:
-        sid, subject, reply, block, body = frame
-        return StreamMessage(subject, None, body, reply, sid, block, None, self)
-
-    async def _handle(self, messages: list[StreamMessage[Any]]) -> None:
-        if self.spec.ordered and not self._in_order(messages[0]):
-            return
-        self._in_hand.update(messages)
+    async def _handle(self, frames: list[Frame]) -> bool:
+        """Handle and settle. Returns whether the worker was cancelled meanwhile."""
+        messages = []
+        for sid, subject, reply, block, body in frames:
+            message: StreamMessage[Any] = StreamMessage(
+                subject, None, body, reply, sid, block, None, self._outcomes
+            )
+            messages.append(message)
+        fit = []
         try:
-            ready = [message for message in messages if await self._decoded(message)]
-            if ready:
-                await self._run_handler(ready)
+            for message in messages:
+                if await self._is_fit(message):
+                    fit.append(message)
+            return await self._run_handler(fit) if fit else False
         finally:
-            self._in_hand.difference_update(messages)
+            for message in messages:
+                if self._in_hand.get(message.reply) is message:
+                    del self._in_hand[message.reply]
 
-    def _in_order(self, message: StreamMessage[Any]) -> bool:
+    async def _is_fit(self, message: StreamMessage[Any]) -> bool:
+        """Whether the handler is to see it. What does not decode never is."""
+        consumer, delivered, sequence, ordinal = delivery(message.reply)
+        if self.spec.ordered:
+            if not self._is_next(consumer, sequence, ordinal):
+                return False
+        else:
+            if delivered > 1:
+                self._redelivered += 1
+                if self._is_copy(sequence):
+                    return False
+            self._in_hand[message.reply] = message
+            if self.spec.max_deliver is not None and delivered > self.spec.max_deliver:
+                await self._outcomes.used_up(message)
+                return False
+        try:
+            message.data = self._decode(message.body)
+        except Exception as error:
+            await self._outcomes.undecodable(message, error)
+            return False
+        return True
+
+    def _is_next(self, consumer: str, sequence: int, ordinal: int) -> bool:
         """Whether an ordered consumer has missed nothing before this message."""
-        metadata = message.metadata
-        if metadata.consumer != self._puller.consumer:
-            return False  # of the consumer before
-        self._ordinal = self._ordinal + 1 if metadata.consumer_sequence > 1 else 1
-        if metadata.consumer_sequence != self._ordinal:
+        binding = self._puller.binding
+        if consumer != binding.name:
+            return False  # of the one before: it comes again from the one that goes on
+        self._ordinal = self._ordinal + 1 if ordinal > 1 else 1
+        if ordinal != self._ordinal:
             self._ordinal = 0
             self._queue.clear()
             self._puller.heal("a message is missing")
             return False
-        self._puller.last_sequence = metadata.sequence
+        binding.floor = sequence
         return True
 
-    async def _decoded(self, message: StreamMessage[Any]) -> bool:
-        """Decode a body; one that cannot be goes to the dead letters, at once and for good."""
-        delivered = 1 if self.spec.ordered else message.delivered
-        self._redelivered += delivered > 1
-        if self.spec.max_deliver is not None and delivered > self.spec.max_deliver:
-            # The process was killed in the last delivery, perhaps by this very message.
-            await self._bury(message, "Crash", "deliveries used up without an outcome")
-            return False
-        try:
-            message.data = self._decode(message.body)
-        except DecodeError as error:
-            await self._bury(message, type(error).__name__, f"not a valid {error.wanted}")
-            return False
-        return True
+    def _is_copy(self, sequence: int) -> bool:
+        """Whether the same message is being handled here: its outcome is that of both.
 
-    async def _run_handler(self, messages: list[StreamMessage[Any]]) -> None:
+        So it is where the loop was blocked for longer than ack_wait.
+        """
+        return any(
+            message.settlement is Settlement.OPEN and message.sequence == sequence
+            for message in self._in_hand.values()
+        )
+
+    async def _run_handler(self, messages: list[StreamMessage[Any]]) -> bool:
         argument: Any = messages[0] if self.spec.batch is None else messages
         try:
             await self._handler(argument)
         except BaseException as error:
-            if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
-                raise
-            for message in messages:
-                if message.settlement is Settlement.OPEN:
-                    await self._on_failure(message, error)
-        else:
-            if not self.spec.manual_ack:
+            if self._is_end(error):
                 for message in messages:
-                    if message.settlement is Settlement.OPEN:
-                        await self.settle(message, Settlement.ACKED, ACK)
-
-    async def _on_failure(self, message: StreamMessage[Any], error: BaseException) -> None:
-        if isinstance(error, Retry):
-            await message.nak(error.delay)
-        elif isinstance(error, Reject):
-            await self._bury(message, "Reject", error.reason)
+                    if self._is_async:  # a thread cannot be stopped, and may be done in a moment
+                        self._outcomes.abandoned(message)
+                raise
+            cancelled = end_cancellation()
+            for message in messages:
+                await self._outcomes.raised(message, error)
         else:
-            error_id = self._log_failure(message, error)
-            used_up = self.spec.max_deliver is not None and (
-                not self.spec.ordered and message.delivered >= self.spec.max_deliver
-            )
-            if used_up:
-                await self._bury(message, type(error).__name__, "deliveries used up", error_id)
-            else:
-                await message.nak(self._backoff(message))
-
-    def _backoff(self, message: StreamMessage[Any]) -> float:
-        if self.spec.ordered:
-            return 0.0
-        return self.spec.backoff[min(message.delivered, len(self.spec.backoff)) - 1]
-
-    def _log_failure(self, message: StreamMessage[Any], error: BaseException) -> str:
-        error_id = secrets.token_hex(6)
-        metadata = message.metadata
-        logger.error(
-            "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
-            *(self.spec.name, message.subject, metadata.stream, metadata.sequence),
-            *(metadata.delivered, type(error).__name__, error_id),
-            exc_info=error,
-            extra={
-                "listener": self.spec.name,
-                "subject": message.subject,
-                "stream": metadata.stream,
-                "sequence": metadata.sequence,
-                "error_id": error_id,
-            },
-        )
-        return error_id
-
-    # Settling.
-
-    async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
-        """Say a message's end to the server, once."""
-        if self.spec.ordered or message.settlement is not Settlement.OPEN:
-            return
-        if self.spec.double_ack and how is Settlement.ACKED:
-            await self._double_ack(message)
-        else:
-            self._outbox.reply(message.reply, words)
-        message.settlement = how
-        self._acked += how is Settlement.ACKED
-        self._naked += how is Settlement.NAKED
-        self._termed += how is Settlement.TERMED
-
-    async def _double_ack(self, message: StreamMessage[Any]) -> None:
-        """Ack as a request: the server's answer says that it will not deliver it again."""
-        token, future = self._api.connection.start_request(
-            message.reply, ACK, b"", self.spec.ack_wait
-        )
-        try:
-            await future
-        finally:
-            self._api.connection.end_request(token)
-
-    def progress(self, message: StreamMessage[Any]) -> None:
-        """Tell the server that a message is being worked on."""
-        self._outbox.reply(message.reply, IN_PROGRESS)
+            cancelled = end_cancellation()
+            for message in messages:
+                await self._outcomes.succeeded(message)
+        return cancelled
 
     async def _tell_progress(self) -> None:
-        """Every half of ack_wait, for what has been in hand since the last time or longer."""
-        known: set[StreamMessage[Any]] = set()
+        """Keep what is here from being delivered again: first between a third and two thirds of
+        ack_wait after it came."""
+        known: set[str] = set()
         while True:
             await asyncio.sleep(self.spec.ack_wait / 3)
-            for message in known & self._in_hand:
+            here = {frame[2] for frame in self._queue}
+            for reply, message in self._in_hand.items():
                 if message.settlement is Settlement.OPEN:
-                    self.progress(message)
-            known = set(self._in_hand)
-
-    async def _bury(
-        self, message: StreamMessage[Any], error: str, reason: str, error_id: str = ""
-    ) -> None:
-        """Dead letter, then term: in this order, so that the message is never nowhere."""
-        error_id = error_id or secrets.token_hex(6)
-        target = self.spec.dead_letter
-        if target is not None:
-            try:
-                await dead_letter(self._api, target, message, error, reason, error_id)
-            except TidingsError as failure:
-                logger.error(
-                    "%s: no dead letter on %r, so the message is kept: %s",
-                    *(self.spec.name, target, failure),
-                )
-                await self.settle(message, Settlement.NAKED, NAK + b' {"delay": 5000000000}')
-                return
-        self._dead += 1
-        logger.error(
-            "%s gave up on %r (%s, sequence %d): %s, %s (error id %s); %s",
-            *(self.spec.name, message.subject, message.stream, message.sequence),
-            *(error, reason, error_id),
-            f"dead letter on {target!r}" if target else "it is not delivered again",
-            extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
-        )
-        await self.settle(message, Settlement.TERMED, TERM + b" " + error.encode())
+                    here.add(reply)
+            self._outcomes.keep(known & here)
+            known = here
 
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Take nothing more."""
-        await self._puller.stop(timeout)
+        """Take nothing more from the server. What is here is handled yet."""
+        try:
+            await self._puller.stop(timeout)
+        except TidingsError as error:
+            logger.warning("%s: pulling did not end well: %s", self.spec.name, error)
+        if self.spec.batch is not None:
+            self._ripen()  # nothing comes any more that it could be filled with
+
+    async def finish(self) -> None:
+        """Wait until everything that is here is done."""
+        await super().finish()
+        if self.spec.durable is None:
+            self._puller.binding.remove(self._puller.binding.name)
 
     def abandon(self) -> int:
-        """Give up what is left: the server delivers it again. Returns how many messages."""
+        """Give up what is left, and give it back, so that another instance gets it at once.
+
+        Returns how many messages.
+        """
+        if self._counted is not None:
+            return 0
+        self._puller.close()
+        if not self.spec.ordered:
+            for frame in self._queue:
+                self._outcomes.return_unhandled(frame[2])
         abandoned = len(self._queue) + self._taken
         self._abandoned += abandoned
         self._queue.clear()
@@ -315,22 +318,38 @@ class Consumer(WorkQueue[Frame]):
             if task is not None:
                 task.cancel()
         self._threads.close()
+        self._counted = self._count(running=0)
         return abandoned
 
     def snapshot(self) -> ConsumerStats:
         """What was counted up to now."""
+        return self._counted or self._count(running=self._taken)
+
+    def _count(self, running: int) -> ConsumerStats:
+        outcomes = self._outcomes
         return ConsumerStats(
             name=self.spec.name,
             stream=self.spec.stream,
-            consumer=self._puller.consumer,
+            consumer=self._puller.binding.name,
             received=self._received,
-            acked=self._acked,
-            naked=self._naked,
-            termed=self._termed,
-            dead=self._dead,
+            handled=outcomes.handled,
+            failed=outcomes.failed,
+            acked=outcomes.acked,
+            naked=outcomes.naked,
+            termed=outcomes.termed,
+            dead=outcomes.dead,
             redelivered=self._redelivered,
             pending=len(self._queue),
-            running=self._taken,
+            running=running,
             abandoned=self._abandoned,
             healed=self._puller.healed,
         )
+
+
+def _around(spec: ConsumerSpec, middlewares: Sequence[Middleware]) -> tuple[Middleware, ...]:
+    """The middlewares around a handler. A list of messages is nothing for `listen_any`."""
+    around = (*spec.middlewares, *middlewares)
+    if spec.batch is None:
+        return around
+    plain = Middleware.listen_stream
+    return tuple(each for each in around if type(each).listen_stream is not plain)

@@ -18,6 +18,9 @@ NAK = b"-NAK"
 TERM = b"+TERM"
 IN_PROGRESS = b"+WPI"
 
+METADATA_TOKENS = 9  # of a reply subject; with a domain and an account there are more
+A_CENTURY = 100 * 365 * 86_400.0  # seconds, as nanoseconds still within 64 bits
+
 
 class Settlement(enum.Enum):
     """What was said to the server of a message."""
@@ -57,16 +60,41 @@ class Metadata(msgspec.Struct, frozen=True):
             ConfigError: the message is of no stream.
         """
         tokens = reply.split(".")
-        if tokens[:2] != ["$JS", "ACK"] or len(tokens) < 9:
+        if tokens[:2] != ["$JS", "ACK"] or len(tokens) < METADATA_TOKENS:
             raise ConfigError(f"a message with reply {reply!r} is of no stream")
         # With a domain and an account two more tokens stand before the stream's name.
-        begin = 2 if len(tokens) == 9 else 4
+        begin = 2 if len(tokens) == METADATA_TOKENS else 4
         stream, consumer = tokens[begin : begin + 2]
         delivered, sequence, consumer_sequence, stamp, pending = map(
             int, tokens[begin + 2 : begin + 7]
         )
         when = datetime.fromtimestamp(stamp / 1e9, UTC)
         return cls(stream, consumer, delivered, sequence, consumer_sequence, when, pending)
+
+
+def delivery(reply: str) -> tuple[str, int, int, int]:
+    """The consumer, the deliveries, the stream's and the consumer's sequence in a reply subject.
+
+    As `Metadata.of`, for what every message has to be asked.
+    """
+    tokens = reply.split(".")
+    begin = 3 if len(tokens) == METADATA_TOKENS else 5
+    return tokens[begin], int(tokens[begin + 1]), int(tokens[begin + 2]), int(tokens[begin + 3])
+
+
+def nak_words(delay: float) -> bytes:
+    """What asks for a redelivery after so many seconds.
+
+    Raises:
+        ConfigError: no number of seconds.
+    """
+    if (
+        isinstance(delay, bool)
+        or not isinstance(delay, (int, float))
+        or not 0 <= delay <= A_CENTURY
+    ):
+        raise ConfigError(f"a delay of {delay!r}: seconds, not below 0")
+    return NAK + b' {"delay": %d}' % round(delay * 1e9) if delay else NAK
 
 
 class Settler(Protocol):
@@ -77,7 +105,7 @@ class Settler(Protocol):
     def progress(self, message: StreamMessage[Any]) -> None: ...
 
 
-class StreamMessage(Message[T], eq=False):
+class StreamMessage(Message[T], eq=False, kw_only=True):
     """A message of a stream as its handler sees it.
 
     It is acknowledged when the handler is done. A handler declared with `manual_ack=True` says so
@@ -140,16 +168,29 @@ class StreamMessage(Message[T], eq=False):
         raise ConfigError("a message of a stream has no requester to answer; publish instead")
 
     async def ack(self) -> None:
-        """Say that it is done: it is not delivered again."""
+        """Say that it is done: it is not delivered again.
+
+        Raises:
+            TidingsError: it cannot be sent, or with `double_ack=True` the server did not confirm it.
+        """
         await self._settler.settle(self, Settlement.ACKED, ACK)
 
     async def nak(self, delay: float = 0.0) -> None:
-        """Say that it is not done: it is delivered again, after `delay` seconds."""
-        words = NAK + b' {"delay": %d}' % round(delay * 1e9) if delay > 0 else NAK
-        await self._settler.settle(self, Settlement.NAKED, words)
+        """Say that it is not done: it is delivered again, after `delay` seconds.
+
+        Raises:
+            ConfigError: a delay that is none.
+            TidingsError: it cannot be sent.
+        """
+        await self._settler.settle(self, Settlement.NAKED, nak_words(delay))
 
     async def term(self, reason: str = "") -> None:
-        """Say that it is never to be delivered again, though it was not done."""
+        """Say that it is never to be delivered again, though it was not done. No dead letter is
+        made: raise `Reject` for that.
+
+        Raises:
+            TidingsError: it cannot be sent.
+        """
         words = b" ".join((TERM, reason.encode())) if reason else TERM
         await self._settler.settle(self, Settlement.TERMED, words)
 
