@@ -50,7 +50,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def annotated_type(handler: Callable[..., Any]) -> Any:
-    """T of a handler's `Message[T]`, or None."""
+    """T of a handler's `Message[T]`, or of a list of them, or None."""
     target = _unwrapped(handler)
     if not inspect.isroutine(target):
         target = getattr(target, "__call__", target)  # noqa: B004 - as above
@@ -66,7 +66,10 @@ def annotated_type(handler: Callable[..., Any]) -> Any:
         ) from None
     hints.pop("return", None)
     for hint in hints.values():
-        if typing.get_origin(hint) is Message:
+        if typing.get_origin(hint) is list:  # a batch
+            (hint,) = typing.get_args(hint)
+        kind = typing.get_origin(hint)
+        if isinstance(kind, type) and issubclass(kind, Message):
             wanted = typing.get_args(hint)[0]
             return None if isinstance(wanted, typing.TypeVar) else wanted
     return None

@@ -46,6 +46,8 @@ class ConsumerStats:
         stream: the stream.
         consumer: the consumer's name on the server.
         received: deliveries.
+        handled: deliveries whose handler returned.
+        failed: deliveries whose handler raised, or whose body did not decode.
         acked: acknowledged, the handler being done.
         naked: given back, to be delivered again.
         termed: never to be delivered again: dead letters, and what a handler said so of.
@@ -61,6 +63,8 @@ class ConsumerStats:
     stream: str
     consumer: str
     received: int
+    handled: int
+    failed: int
     acked: int
     naked: int
     termed: int

@@ -191,14 +191,11 @@ class Consumer(WorkQueue[Frame]):
         messages = []
         for sid, subject, reply, block, body in frames:
             message: StreamMessage[Any] = StreamMessage(
-                subject, None, body, reply, sid, block, None, self._outcomes
+                subject, None, body, reply, sid, block, None, _settler=self._outcomes
             )
             messages.append(message)
-        fit = []
         try:
-            for message in messages:
-                if await self._is_fit(message):
-                    fit.append(message)
+            fit = [message for message in messages if await self._is_fit(message)]
             return await self._run_handler(fit) if fit else False
         finally:
             for message in messages:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tidings.errors import ConfigError, TidingsError
+from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer import Consumer
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.middleware import Middleware
 from tidings.stats import ConsumerStats
+from tidings.subject import matches
 from tidings.workers import WorkerPool
 
 
@@ -33,7 +34,8 @@ class Consumers:
             concurrency: of those that name none.
 
         Raises:
-            ConfigError: a dead letter subject that no stream takes.
+            ConfigError: a dead letter subject that no stream takes, or the consumer's own; no such
+                stream.
             JetStreamError: the server refuses a consumer.
         """
         for spec in specs:
@@ -45,31 +47,32 @@ class Consumers:
                 concurrency=spec.concurrency or concurrency,
                 middlewares=self._middlewares,
             )
-            await consumer.start()
             self._consumers.append(consumer)
+            await consumer.bring_about()
+        for consumer in self._consumers:
+            consumer.start()  # when each is there: no message is handled by an app that fails
 
     async def _check_dead_letter(self, spec: ConsumerSpec) -> None:
         if spec.dead_letter is None:
             return
         found = await self._api.call("STREAM.NAMES", {"subject": spec.dead_letter})
-        if not found.get("streams"):
+        streams = found.get("streams") or ()
+        if spec.stream in streams and (
+            spec.subject is None or matches(spec.subject, spec.dead_letter)
+        ):
+            raise ConfigError(
+                f"{spec.name} would consume its own dead letters: dead_letter="
+                f"{spec.dead_letter!r} goes to {spec.stream}; take a subject of another stream"
+            )
+        if not streams:
             raise ConfigError(
                 f"{spec.name}: no stream takes dead_letter={spec.dead_letter!r}, so that dead "
                 f"letters would be lost: declare one, as Stream('DEAD', subjects=['dead.>'])"
             )
 
     async def stop(self, timeout: float) -> None:
-        """Pull nothing more.
-
-        Raises:
-            TidingsError: the server did not confirm; what it sends yet is delivered again later.
-        """
-        stopped = await asyncio.gather(
-            *(consumer.stop(timeout) for consumer in self._consumers), return_exceptions=True
-        )
-        for outcome in stopped:
-            if isinstance(outcome, TidingsError):
-                raise outcome
+        """Pull nothing more. What the server sends yet is delivered again later."""
+        await asyncio.gather(*(consumer.stop(timeout) for consumer in self._consumers))
 
     async def finish(self) -> None:
         """Wait until everything taken is done."""

@@ -88,11 +88,8 @@ def nak_words(delay: float) -> bytes:
     Raises:
         ConfigError: no number of seconds.
     """
-    if (
-        isinstance(delay, bool)
-        or not isinstance(delay, (int, float))
-        or not 0 <= delay <= A_CENTURY
-    ):
+    is_number = isinstance(delay, (int, float)) and not isinstance(delay, bool)
+    if not is_number or not 0 <= delay <= A_CENTURY:
         raise ConfigError(f"a delay of {delay!r}: seconds, not below 0")
     return NAK + b' {"delay": %d}' % round(delay * 1e9) if delay else NAK
 
@@ -171,7 +168,8 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """Say that it is done: it is not delivered again.
 
         Raises:
-            TidingsError: it cannot be sent, or with `double_ack=True` the server did not confirm it.
+            TidingsError: it cannot be sent, or the server does not confirm it with
+                `double_ack=True`.
         """
         await self._settler.settle(self, Settlement.ACKED, ACK)
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import secrets
-import time
 from collections.abc import Callable
 
 import msgspec
 
 from tidings.connection import Connection
-from tidings.errors import JetStreamError, TidingsError
+from tidings.errors import TidingsError
 from tidings.headers import Headers
-from tidings.jetstream.api import (
-    CONSUMER_NOT_FOUND,
-    PREFIX,
-    STREAM_NOT_FOUND,
-    JetStreamApi,
-    nanoseconds,
-)
+from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
+from tidings.jetstream.binding import Binding
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.wire import Frame, publish_frame
 
@@ -27,26 +21,52 @@ logger = logging.getLogger("tidings")
 
 # Seconds that a pull waits at the server, and between the heartbeats that say it still does.
 EXPIRES = 30.0
-HEARTBEAT = 5.0
+HEARTBEAT = 2.0
+# Seconds after which a pull that said nothing is over: its last word is lost.
+GRACE = 1.0
 # Seconds between two tries to heal: the first, and the most.
 HEAL_FIRST, HEAL_MOST = 0.1, 3.0
+# Seconds between two looks, of an inbox in use, and between two questions for the floor.
+LOOK = 0.25
+INBOX_LIFE = 60.0
+FLOOR_INTERVAL = 60.0
 
 HEARTBEAT_STATUS = 100
+ENDED = (404, 408)
+
+
+class Inbox:
+    """Where pulls are answered, and how many messages are owed there.
+
+    Several pulls share one, and the server does not say which of them a message answers: only the
+    sum is known. So an inbox is given up after a while, and what it seems to owe when its last pull
+    has ended was lost between two servers.
+    """
+
+    def __init__(self, subject: str, opened_at: float) -> None:
+        self.subject = subject
+        self.sid = 0
+        self.opened_at = opened_at
+        self.owed = 0
+        self.ends_at = opened_at
 
 
 class Puller:
     """The pulls of one consumer.
 
-    It never asks for more messages than `free()` says, so that none waits here while another
-    instance is idle. It notices by heartbeats, statuses and reconnections that a pull is lost, and
-    makes the consumer again where it is gone.
+    Never more messages are asked for than `wanted()` says, so that none waits here while another
+    instance is idle. Heartbeats, statuses and reconnections tell when a pull is lost; the consumer
+    is made again where it is gone.
 
     Args:
         spec: the consumer.
         api: the JetStream API.
-        free: messages that could be taken now.
-        take: takes a message.
-        capacity: the most that `free` can say.
+        wanted: messages that could be taken now, and seconds to wait for them.
+        take: takes messages.
+        capacity: the most that `wanted` can say.
+
+    Attributes:
+        healed: times that pulling began anew.
     """
 
     def __init__(
@@ -54,177 +74,233 @@ class Puller:
         spec: ConsumerSpec,
         api: JetStreamApi,
         *,
-        free: Callable[[], int],
+        wanted: Callable[[], tuple[int, float]],
         take: Callable[[list[Frame]], None],
         capacity: int,
     ) -> None:
         self.spec = spec
-        self.consumer = spec.durable or self._fresh_name()
-        self.last_sequence = 0  # of the stream, for an ordered consumer to go on after it
+        self.binding = Binding(spec, api)
         self.healed = 0
-        self._api = api
         self._connection: Connection = api.connection
-        self._free = free
+        self._timeout = api.timeout
+        self._loop = asyncio.get_running_loop()
+        self._wanted = wanted
         self._take = take
         self._capacity = capacity
-        self._requested = 0
-        self._seen_at = 0.0
+        self._inboxes: list[Inbox] = []  # the last one is in use, the others run out
+        self._heard_at = self._loop.time()  # anything, of a pull
+        self._flows = True  # whether a message or heartbeat came since pulling began anew
+        self._scheduled = False
         self._stopped = False
+        self._reconnects = self._connection.stats["reconnects"]
         self._healing: asyncio.Task[None] | None = None
         self._monitor: asyncio.Task[None] | None = None
-        self._sid = 0
-        self._inbox = b""
 
-    def _fresh_name(self) -> str:
-        return f"tidings-{secrets.token_hex(8)}"
-
-    async def start(self) -> None:
-        """Make the consumer, or bring it to what is written, and begin to pull.
-
-        Raises:
-            JetStreamError: the server refuses it.
-        """
-        await self.make_consumer()
+    def start(self) -> None:
+        """Begin to pull from the consumer that was brought about."""
         self._open_inbox()
         self._monitor = asyncio.create_task(self._watch(), name=f"tidings pull {self.spec.name}")
         self.pull()
 
-    async def make_consumer(self) -> None:
-        """Create or update the consumer on the server."""
-        after = self.last_sequence + 1 if self.spec.ordered and self.last_sequence else None
-        config = self.spec.config(self.consumer, after)
-        payload = {"stream_name": self.spec.stream, "config": config, "action": ""}
-        operation = f"CONSUMER.CREATE.{self.spec.stream}.{self.consumer}"
-        if self.spec.subject is not None:
-            operation = f"{operation}.{self.spec.subject}"
-        await self._api.call(operation, payload)
+    # Asking.
 
-    def _open_inbox(self) -> None:
-        # A new inbox for each life of a consumer: what was pulled before belongs to that before.
-        prefix = self._connection.new_inbox()
-        self._inbox = prefix.encode()
-        self._sid = self._connection.subscribe_route(prefix, "", self._on_frames, any_subject=True)
+    @property
+    def owed(self) -> int:
+        """Messages asked for that did not come yet."""
+        return sum(inbox.owed for inbox in self._inboxes)
+
+    def pull_soon(self) -> None:
+        """`pull`, once for everything that happens in this turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._pull_scheduled)
+
+    def _pull_scheduled(self) -> None:
+        self._scheduled = False
+        self.pull()
 
     def pull(self) -> None:
         """Ask for messages, if there are workers free and it is worth a request."""
         if self._stopped or self._healing is not None or self._connection.state != "connected":
             return
-        free = self._free() - self._requested
-        if free <= 0 or (self._requested and free < self._capacity // 2):
+        wanted, seconds = self._wanted()
+        owed = self.owed
+        count = wanted - owed
+        if count <= 0 or (owed and count < self._capacity // 2):
             return
-        self._requested += free
-        self._seen_at = time.monotonic()
-        body = {
-            "batch": free,
-            "expires": nanoseconds(EXPIRES),
-            "idle_heartbeat": nanoseconds(HEARTBEAT),
-        }
-        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.consumer}"
-        frame = publish_frame(subject.encode(), self._inbox, msgspec.json.encode(body))
-        self._connection.outbox.post(frame)
+        body = {"batch": count, "expires": nanoseconds(seconds)}
+        if seconds > 2 * HEARTBEAT:
+            body["idle_heartbeat"] = nanoseconds(HEARTBEAT)
+        inbox = self._inboxes[-1]
+        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.binding.name}"
+        frame = publish_frame(subject.encode(), inbox.subject.encode(), msgspec.json.encode(body))
+        try:
+            self._connection.outbox.post(frame)
+        except TidingsError:
+            return  # the buffer is full: the next look tries again
+        inbox.owed += count
+        self._heard_at = self._loop.time()
+        inbox.ends_at = max(inbox.ends_at, self._heard_at + seconds)
 
-    def _on_frames(self, size: int, frames: list[Frame]) -> None:
-        self._seen_at = time.monotonic()
+    def _open_inbox(self) -> None:
+        inbox = Inbox(self._connection.new_inbox(), self._loop.time())
+        deliver = functools.partial(self._on_frames, inbox)
+        inbox.sid = self._connection.subscribe_route(inbox.subject, "", deliver, any_subject=True)
+        self._inboxes.append(inbox)
+
+    # Answers.
+
+    def _on_frames(self, inbox: Inbox, size: int, frames: list[Frame]) -> None:
+        self._heard_at = self._loop.time()
         messages = [frame for frame in frames if frame[2]]  # a status has no reply subject
         if messages:
-            self._requested = max(0, self._requested - len(messages))
+            self._flows = True
+            inbox.owed = max(0, inbox.owed - len(messages))
             self._take(messages)
         if len(messages) < len(frames):
             for frame in frames:
                 if not frame[2]:
-                    self._on_status(Headers.from_block(frame[3]))
+                    self._on_status(inbox, Headers.from_block(frame[3]))
+        self.pull_soon()
 
-    def _on_status(self, headers: Headers) -> None:
+    def _on_status(self, inbox: Inbox, headers: Headers) -> None:
         """The server says something of a pull. (NATS ADR-13)"""
         if headers.status == HEARTBEAT_STATUS:
+            self._flows = True
             return
         left = headers.get("Nats-Pending-Messages", "")
-        self._requested = max(0, self._requested - int(left)) if left.isdigit() else 0
+        known = left.isdecimal() and len(left) < 10
+        inbox.owed = max(0, inbox.owed - int(left)) if known else 0
         text = headers.description.lower()
-        ended = headers.status == 408 or (headers.status == 409 and "batch completed" in text)
-        if ended or headers.status == 404:
-            self.pull()
-        else:  # consumer deleted, leadership change, server shutdown; 503: nobody serves it
+        if headers.status in ENDED or (headers.status == 409 and "batch completed" in text):
+            self._flows = True
+        else:  # consumer deleted, leader changed, server shut down, pull refused; 503: no consumer
             self.heal(f"{headers.status} {headers.description}".strip())
 
     # Healing.
 
     def heal(self, reason: str) -> None:
         """Begin anew: the pulls under way are lost."""
-        self._requested = 0
-        if self._stopped or self._healing is not None:
-            return
-        self._healing = asyncio.create_task(self._heal(reason), name="tidings heal")
+        if not self._stopped and self._healing is None:
+            name = f"tidings heal {self.spec.name}"
+            self._healing = asyncio.create_task(self._heal(reason), name=name)
 
     async def _heal(self, reason: str) -> None:
-        wait = HEAL_FIRST
-        tries = 0
-        while not self._stopped:
+        # Where the last time changed nothing, the server may say the same again at once.
+        wait = 0.0 if self._flows else HEAL_MOST
+        tries = 0 if self._flows else 1
+        if tries:
+            self._tell_trouble(reason)
+        self._flows = False
+        while True:
+            await asyncio.sleep(wait)
+            if self._connection.state != "connected":
+                wait = LOOK
+                continue
             try:
                 await self._begin_anew()
-            except TidingsError as error:
+                break
+            except Exception as error:
                 tries += 1
                 if tries & (tries - 1) == 0:
-                    logger.warning(
-                        "%s: consumer %s of %s does not answer (%s): %s",
-                        *(self.spec.name, self.consumer, self.spec.stream, reason, error),
-                    )
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, HEAL_MOST)
-            else:
-                break
-        self.healed += 1
+                    self._tell_trouble(f"{reason}; {error}")
+                wait = min(max(wait * 2, HEAL_FIRST), HEAL_MOST)
         self._healing = None
-        if tries:
-            logger.warning("%s: consumer %s is back", self.spec.name, self.consumer)
+        self.healed += 1
         self.pull()
 
-    async def _begin_anew(self) -> None:
-        if self.spec.ordered:
-            await self._renew_ordered()
-            return
-        try:
-            await self._api.call(f"CONSUMER.INFO.{self.spec.stream}.{self.consumer}")
-        except JetStreamError as error:
-            if error.err_code not in (CONSUMER_NOT_FOUND, STREAM_NOT_FOUND):
-                raise
-            await self.make_consumer()
-            logger.warning(
-                "%s: consumer %s of %s was gone and is made again: it begins where it is declared "
-                "to, so that messages may come twice",
-                *(self.spec.name, self.consumer, self.spec.stream),
-            )
+    def _tell_trouble(self, reason: str) -> None:
+        logger.warning(
+            "%s: consumer %s of %s does not answer: %s",
+            *(self.spec.name, self.binding.name, self.spec.stream, reason),
+            extra={"listener": self.spec.name, "stream": self.spec.stream},
+        )
 
-    async def _renew_ordered(self) -> None:
-        """An ordered consumer goes on after the last message by being another one."""
-        self._connection.unsubscribe_route(self._sid)
-        self.consumer = self._fresh_name()
-        await self.make_consumer()
+    async def _begin_anew(self) -> None:
+        self._reconnects = self._connection.stats["reconnects"]
+        await self._close_inboxes()
+        if self.spec.ordered:
+            former = self.binding.name
+            await self.binding.renew()
+            self.binding.remove(former)
+        elif await self.binding.restore():
+            logger.warning(
+                "%s: consumer %s of %s was gone and is made again, from sequence %d on: what "
+                "was done after it comes once more",
+                *(self.spec.name, self.binding.name, self.spec.stream, self.binding.floor + 1),
+                extra={"listener": self.spec.name, "stream": self.spec.stream},
+            )
         self._open_inbox()
+
+    async def _close_inboxes(self) -> None:
+        """Have the server forget the pulls, and take what it had sent by then.
+
+        Else it would go on to answer them: more messages than there are workers.
+        """
+        for inbox in self._inboxes:
+            self._connection.unsubscribe_route(inbox.sid, keep_route=True)
+        try:
+            if self._inboxes:
+                await self._connection.confirm(self._timeout)
+        finally:
+            for inbox in self._inboxes:
+                self._connection.drop_route(inbox.sid)
+            self._inboxes.clear()
 
     async def _watch(self) -> None:
         """Look for pulls whose heartbeats stopped, and for a connection that is another one."""
-        reconnects = self._connection.stats["reconnects"]
+        asked_at = self._loop.time()
         while True:
-            await asyncio.sleep(0.25)
-            if self._connection.stats["reconnects"] != reconnects:
-                reconnects = self._connection.stats["reconnects"]
+            await asyncio.sleep(LOOK)
+            if self._healing is not None or self._connection.state != "connected":
+                continue
+            now = self._loop.time()
+            if self._connection.stats["reconnects"] != self._reconnects:
                 self.heal("reconnected")
-            silent = time.monotonic() - self._seen_at
-            if self._requested and silent > 2 * HEARTBEAT + 1:
-                self.heal(f"no heartbeat for {silent:.0f} s")
-            elif not self._requested:
+            elif self.owed and now - self._heard_at > 2 * HEARTBEAT + 1:
+                self.heal(f"no heartbeat for {now - self._heard_at:.0f} s")
+            else:
+                self._tidy(now)
                 self.pull()
+                if now - asked_at > FLOOR_INTERVAL and not self.spec.ordered:
+                    asked_at = now
+                    await self.binding.refresh()
+
+    def _tidy(self, now: float) -> None:
+        """Close inboxes that have run out; take another one where this one is old."""
+        for inbox in self._inboxes[:-1]:
+            if not inbox.owed or now > inbox.ends_at + GRACE:
+                self._connection.unsubscribe_route(inbox.sid)
+                self._inboxes.remove(inbox)
+        inbox = self._inboxes[-1]
+        if now > inbox.ends_at + GRACE:
+            inbox.owed = 0
+        if now > inbox.opened_at + INBOX_LIFE:
+            self._open_inbox()
 
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Pull nothing more, and return when what the server had sent is taken."""
+        """Pull nothing more, and return when what the server had sent is taken.
+
+        Raises:
+            TidingsError: the server did not confirm it; what it sends yet comes again later.
+        """
+        self._cancel()
+        if self._connection.state != "connected":
+            return
+        self._timeout = timeout
+        await self._close_inboxes()
+
+    def close(self) -> None:
+        """Stop at once, whatever is under way."""
+        self._cancel()
+        for inbox in self._inboxes:
+            self._connection.unsubscribe_route(inbox.sid)
+        self._inboxes.clear()
+
+    def _cancel(self) -> None:
         self._stopped = True
         for task in (self._monitor, self._healing):
             if task is not None:
                 task.cancel()
-        self._connection.unsubscribe_route(self._sid, keep_route=True)
-        if self._connection.state == "connected":
-            await self._connection.confirm(timeout)
-        self._connection.drop_route(self._sid)

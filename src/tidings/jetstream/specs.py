@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tidings import codec
@@ -17,8 +18,26 @@ from tidings.subject import check_pattern, check_subject
 # What the server takes as a name of a stream or consumer, and a file system as a folder.
 _NAME = re.compile(r"[A-Za-z0-9_\-=]+")
 
-# Seconds until a fresh ephemeral consumer that nobody pulls from is removed by the server.
+# Seconds until the server removes an ephemeral consumer that nobody pulls from.
 INACTIVE_THRESHOLD = 300.0
+
+# The shortest ack_wait: below it a busy loop is late with saying that a handler is at work.
+LEAST_ACK_WAIT = 0.1
+
+# Messages delivered and not settled yet, those that wait for their redelivery included.
+MAX_ACK_PENDING = 65_536
+
+# The server counts nanoseconds in 64 bits.
+MOST_SECONDS = 100 * 365 * 86_400.0
+
+_STARTS = ("all", "new", "last")
+_FLAGS = ("double_ack", "manual_ack", "ordered")
+
+# Options that say something of acknowledging, which an ordered consumer does not do.
+_NOT_ORDERED = (
+    *("durable", "max_deliver", "dead_letter", "double_ack", "manual_ack"),
+    *("batch", "ack_wait", "backoff"),
+)
 
 
 def check_name(name: object, what: str) -> None:
@@ -75,25 +94,20 @@ class ConsumerSpec:
         self._check_combinations()
 
     def _check_numbers(self) -> None:
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: True or False")
         for name in ("concurrency", "max_deliver", "batch"):
             value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 1
-            ):
+            if value is not None and not (_is_whole(value) and value >= 1):
                 raise ConfigError(f"{name}={value!r}: a whole number above 0")
-        for name in ("ack_wait", "batch_timeout"):
+        for name, least in (("ack_wait", LEAST_ACK_WAIT), ("batch_timeout", 0.001)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ConfigError(f"{name}={value!r}: seconds, above 0")
-        if not self.backoff or any(
-            isinstance(delay, bool) or not isinstance(delay, (int, float)) or delay < 0
-            for delay in self.backoff
-        ):
-            raise ConfigError(f"backoff={list(self.backoff)!r}: seconds for each redelivery")
-        number = isinstance(self.start, int) and not isinstance(self.start, bool)
-        if (number and int(self.start) < 1) or (
-            not number and self.start not in ("all", "new", "last")
-        ):
+            if not (_is_seconds(value) and value >= least):
+                raise ConfigError(f"{name}={value!r}: seconds, at least {least:g}")
+        if not self.backoff or not all(_is_seconds(delay) for delay in self.backoff):
+            raise ConfigError(f"backoff={list(self.backoff)!r}: seconds before each redelivery")
+        if self.start not in _STARTS and not (_is_whole(self.start) and int(self.start) >= 1):
             raise ConfigError(f"start={self.start!r}: 'all', 'new', 'last' or a sequence")
 
     def _check_combinations(self) -> None:
@@ -102,23 +116,32 @@ class ConsumerSpec:
                 f"max_deliver={self.max_deliver} needs dead_letter=, the subject that a message "
                 f"goes to when its deliveries are used up; else it would be lost"
             )
-        if not self.ordered:
-            return
-        for name, value in (
-            ("durable", self.durable),
-            ("max_deliver", self.max_deliver),
-            ("dead_letter", self.dead_letter),
-            ("double_ack", self.double_ack),
-            ("manual_ack", self.manual_ack),
-            ("batch", self.batch),
-        ):
-            if value:
+        if self.batch is None and self._says("batch_timeout"):
+            raise ConfigError("batch_timeout means nothing without batch=")
+        if self.batch is not None and self.batch_timeout >= self.ack_wait:
+            raise ConfigError(
+                f"batch_timeout={self.batch_timeout:g} is to be less than ack_wait, "
+                f"{self.ack_wait:g}: the first message of a batch waits so long to be handled"
+            )
+        if self.ordered:
+            self._check_ordered()
+
+    def _check_ordered(self) -> None:
+        for name in _NOT_ORDERED:
+            if self._says(name):
                 raise ConfigError(
                     f"{name} means nothing with ordered=True: an ordered consumer "
                     f"follows the stream and acknowledges nothing"
                 )
         if self.concurrency not in (None, 1):
-            raise ConfigError("concurrency above 1 means nothing with ordered=True")
+            raise ConfigError(
+                "concurrency above 1 means nothing with ordered=True: one after the other is what "
+                "keeps the order"
+            )
+
+    def _says(self, name: str) -> bool:
+        """Whether an option was given, and not as it is without."""
+        return bool(getattr(self, name) != _DEFAULTS[name])
 
     @property
     def name(self) -> str:
@@ -127,11 +150,17 @@ class ConsumerSpec:
 
     @property
     def wanted_type(self) -> Any:
-        """The type of `msg.data`."""
-        if self.data_type is not None:
-            return codec.resolve(self.data_type)
+        """The type of `msg.data`: `data_type=`, or that of the signature, or dict."""
         annotated = annotated_type(self.handler)
-        return dict if annotated is None else annotated
+        if self.data_type is None:
+            return dict if annotated is None else annotated
+        wanted = codec.resolve(self.data_type)
+        if annotated is not None and annotated != wanted:
+            raise ConfigError(
+                f"{self.name}: data_type={self.data_type!r} and {annotated!r} in the signature "
+                f"differ; one is enough"
+            )
+        return wanted
 
     def config(self, name: str, start_sequence: int | None = None) -> dict[str, Any]:
         """The consumer's configuration, as the server takes it. (NATS ADR-15, ADR-13)
@@ -139,29 +168,39 @@ class ConsumerSpec:
         The server's own `max_deliver` stays unlimited: a process killed in the last delivery would
         leave the message undelivered and unsaid. The limit is kept by the consumer.
         """
-        policies = {"all": "all", "new": "new", "last": "last"}
         config: dict[str, Any] = {
-            "ack_policy": "none" if self.ordered else "explicit",
-            "deliver_policy": policies.get(str(self.start), "by_start_sequence"),
+            "name": name,
+            "deliver_policy": self.start if self.start in _STARTS else "by_start_sequence",
             "replay_policy": "instant",
-            "max_deliver": 1 if self.ordered else -1,
         }
         if self.durable is None:
-            config["name"] = name
             config["inactive_threshold"] = nanoseconds(INACTIVE_THRESHOLD)
         else:
-            config["durable_name"] = config["name"] = name
-        if not self.ordered:
-            config["ack_wait"] = nanoseconds(self.ack_wait)
-            config["max_ack_pending"] = 65_536
+            config["durable_name"] = name
+        if self.ordered:
+            config |= {"ack_policy": "none", "max_deliver": 1}
+            config |= {"mem_storage": True, "num_replicas": 1}
         else:
-            config["mem_storage"] = True
-            config["num_replicas"] = 1
+            config |= {"ack_policy": "explicit", "max_deliver": -1}
+            config |= {"ack_wait": nanoseconds(self.ack_wait), "max_ack_pending": MAX_ACK_PENDING}
         if self.subject is not None:
             config["filter_subject"] = self.subject
         if start_sequence is not None:
-            config["deliver_policy"] = "by_start_sequence"
-            config["opt_start_seq"] = start_sequence
-        elif config["deliver_policy"] == "by_start_sequence":
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start_sequence}
+        elif self.start not in _STARTS:
             config["opt_start_seq"] = self.start
         return config
+
+
+_DEFAULTS = {field.name: field.default for field in fields(ConsumerSpec)}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_seconds(value: object) -> bool:
+    """Whether it is a number of seconds that the server can count."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and 0 <= value <= MOST_SECONDS

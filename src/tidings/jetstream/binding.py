@@ -1,0 +1,196 @@
+"""Binding: a consumer on the server. Made, brought to what is declared, and made again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import Any
+
+from tidings.errors import (
+    ConfigError,
+    JetStreamError,
+    JetStreamUnavailableError,
+    RequestTimeoutError,
+    TidingsError,
+)
+from tidings.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.specs import ConsumerSpec
+
+logger = logging.getLogger("tidings")
+
+# Seconds that a start waits through the election of a leader, and between two tries.
+ELECTION, ELECTION_WAIT = 10.0, 0.2
+
+# Where a consumer begins: only said when it is made.
+_BEGINNING = ("deliver_policy", "opt_start_seq", "opt_start_time")
+_FILTERS = ("filter_subject", "filter_subjects")
+
+
+class Binding:
+    """What is known of one consumer on the server.
+
+    Args:
+        spec: the consumer as it is declared.
+        api: the JetStream API.
+
+    Attributes:
+        name: the consumer's name.
+        floor: the stream's sequence up to which nothing has to come any more. A consumer that is
+            made again begins after it: nothing is left out, and little comes twice.
+    """
+
+    def __init__(self, spec: ConsumerSpec, api: JetStreamApi) -> None:
+        self.spec = spec
+        self.name = spec.durable or _fresh_name()
+        self.floor = 0
+        self._api = api
+        self._stream_created = ""
+
+    async def bring_about(self) -> None:
+        """Make the consumer, or bring it to what is declared.
+
+        Raises:
+            ConfigError: no such stream, or a consumer of that name that cannot become this one.
+            JetStreamError: the server refuses it.
+            RequestTimeoutError, JetStreamUnavailableError: no leader answers.
+        """
+        deadline = asyncio.get_running_loop().time() + ELECTION
+        while True:
+            try:
+                self._stream_created = await self._created()
+                await self._make_or_change()
+            except (RequestTimeoutError, JetStreamUnavailableError):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(ELECTION_WAIT)
+            except JetStreamError as error:
+                raise self._refusal(error) from None
+            else:
+                return
+
+    async def _make_or_change(self) -> None:
+        wanted = self.spec.config(self.name)
+        info = None if self.spec.durable is None else await self._info()
+        if info is None:
+            self._take(await self._create(wanted))
+            return
+        current = info["config"]
+        if current.get("deliver_subject"):
+            raise ConfigError(
+                f"{self.spec.name}: {self._called} is a push consumer, which this is not; take "
+                f"another durable="
+            )
+        # Where it begins was decided when it was made. What is not declared stays as it is.
+        kept = {name: value for name, value in current.items() if name not in _FILTERS}
+        new = {name: value for name, value in wanted.items() if name not in _BEGINNING}
+        if {**kept, **new} != current:
+            changes = [
+                f"{name} {current.get(name)} -> {new.get(name)}"
+                for name in sorted({*new, *(set(current) & set(_FILTERS))})
+                if current.get(name) != new.get(name)
+            ]
+            info = await self._create({**kept, **new})
+            logger.info("%s: %s changed: %s", self.spec.name, self._called, ", ".join(changes))
+        self._take(info)
+
+    async def restore(self) -> bool:
+        """See that the consumer is there, or make it again. Returns whether it was gone.
+
+        Raises:
+            TidingsError: the server does not say, or refuses; a stream that is gone for one.
+        """
+        info = await self._info()
+        if info is not None:
+            self._take(info)
+            return False
+        await self._see_stream()
+        self._take(await self._create(self.spec.config(self.name, self._after())))
+        return True
+
+    async def renew(self) -> None:
+        """Go on after the floor with another consumer, for an ordered one.
+
+        Raises:
+            TidingsError: as `restore`.
+        """
+        self.name = _fresh_name()  # at once: what the one before sent counts no more
+        await self._see_stream()
+        self._take(await self._create(self.spec.config(self.name, self._after())))
+
+    async def refresh(self) -> None:
+        """Learn the floor anew. Does nothing where the server does not say."""
+        try:
+            info = await self._info()
+        except TidingsError:
+            return
+        if info is not None:
+            self._take(info)
+
+    def remove(self, name: str) -> None:
+        """Delete a consumer that nobody needs any more, without waiting for it."""
+        subject = f"{PREFIX}.CONSUMER.DELETE.{self.spec.stream}.{name}"
+        with contextlib.suppress(TidingsError):  # then the server does it after a while
+            outbox = self._api.connection.outbox
+            outbox.post(outbox.frame(subject, b""))
+
+    def _after(self) -> int | None:
+        return self.floor + 1 if self._stream_created else None
+
+    async def _see_stream(self) -> None:
+        """A stream made anew counts from 1: what was known of the one before says nothing of it."""
+        created = await self._created()
+        if created != self._stream_created:
+            logger.warning(
+                "%s: the stream %s was made anew: it is read from its beginning",
+                *(self.spec.name, self.spec.stream),
+            )
+            self._stream_created = created
+            self.floor = 0
+
+    def _take(self, info: dict[str, Any]) -> None:
+        # Before the first delivery of an ordered consumer both are where it begins.
+        known = info["delivered" if self.spec.ordered else "ack_floor"]["stream_seq"]
+        self.floor = max(self.floor, known)
+
+    async def _created(self) -> str:
+        info = await self._api.call(f"STREAM.INFO.{self.spec.stream}")
+        return str(info["created"])
+
+    async def _info(self) -> dict[str, Any] | None:
+        try:
+            return await self._api.call(f"CONSUMER.INFO.{self.spec.stream}.{self.name}")
+        except JetStreamError as error:
+            if error.err_code != CONSUMER_NOT_FOUND:
+                raise
+            return None
+
+    async def _create(self, config: dict[str, Any]) -> dict[str, Any]:
+        operation = f"CONSUMER.CREATE.{self.spec.stream}.{self.name}"
+        if "filter_subject" in config:
+            operation = f"{operation}.{config['filter_subject']}"
+        return await self._api.call(
+            operation, {"stream_name": self.spec.stream, "config": config, "action": ""}
+        )
+
+    @property
+    def _called(self) -> str:
+        return f"consumer {self.name!r} of {self.spec.stream}"
+
+    def _refusal(self, error: JetStreamError) -> TidingsError:
+        if error.err_code == STREAM_NOT_FOUND:
+            return ConfigError(
+                f"{self.spec.name}: there is no stream {self.spec.stream!r}; declare it, as "
+                f"App(streams=[Stream({self.spec.stream!r}, subjects=[...])])"
+            )
+        return JetStreamError(
+            error.code,
+            error.err_code,
+            f"{self.spec.name}: {self._called} cannot be as it is declared: {error.description}. "
+            f"Declare it as it is, take another durable=, or delete it and lose its place",
+        )
+
+
+def _fresh_name() -> str:
+    return f"tidings-{secrets.token_hex(8)}"

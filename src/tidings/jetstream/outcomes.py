@@ -1,0 +1,247 @@
+"""Outcomes: what becomes of a stream's message, said to the server once, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import Any
+
+from tidings.errors import (
+    DisconnectedError,
+    JetStreamError,
+    Reject,
+    RequestTimeoutError,
+    Retry,
+    TidingsError,
+)
+from tidings.headers import Headers
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.deadletter import dead_letter
+from tidings.jetstream.messages import (
+    ACK,
+    IN_PROGRESS,
+    NAK,
+    TERM,
+    Settlement,
+    StreamMessage,
+    nak_words,
+)
+from tidings.jetstream.specs import ConsumerSpec
+
+logger = logging.getLogger("tidings")
+
+# Seconds until a message is tried again whose dead letter could not be stored.
+DEAD_LETTER_DELAY = 5.0
+# Seconds to wait for the word on one acknowledgement, and between two tries.
+CONFIRM_TRY, CONFIRM_WAIT = 2.0, 0.1
+NO_RESPONDERS = 503
+
+
+class Outcomes:
+    """Settles the messages of one consumer.
+
+    Args:
+        spec: the consumer.
+        api: the JetStream API.
+
+    Attributes:
+        handled, failed, acked, naked, termed, dead: as in `ConsumerStats`.
+    """
+
+    def __init__(self, spec: ConsumerSpec, api: JetStreamApi) -> None:
+        self.spec = spec
+        self.handled = self.failed = self.acked = self.naked = self.termed = self.dead = 0
+        self._api = api
+        self._connection = api.connection
+        self._outbox = api.connection.outbox
+
+    # By what the handler did.
+
+    async def succeeded(self, message: StreamMessage[Any]) -> None:
+        """Its handler returned."""
+        self.handled += 1
+        if self.spec.manual_ack or message.settlement is not Settlement.OPEN:
+            return
+        try:
+            await self.settle(message, Settlement.ACKED, ACK)
+        except TidingsError as error:
+            self._tell_unsettled(message, "done, but its acknowledgement was not taken", error)
+
+    async def raised(self, message: StreamMessage[Any], error: BaseException) -> None:
+        """Its handler raised."""
+        self.failed += 1
+        delivered = 1 if self.spec.ordered else message.delivered
+        asked = isinstance(error, (Reject, Retry)) and not self.spec.ordered
+        error_id = secrets.token_hex(6)
+        if not asked:
+            self._log_failure(message, error, error_id)
+        if message.settlement is not Settlement.OPEN or self.spec.ordered:
+            return
+        limit = self.spec.max_deliver
+        if isinstance(error, Reject):
+            await self.bury(message, "Reject", str(error.reason), error_id)
+        elif limit is not None and delivered >= limit:
+            await self.bury(message, type(error).__name__, "deliveries used up", error_id)
+        else:
+            backoff = self.spec.backoff[min(delivered, len(self.spec.backoff)) - 1]
+            await self._give_back(message, error.delay if isinstance(error, Retry) else backoff)
+
+    def abandoned(self, message: StreamMessage[Any]) -> None:
+        """Its handler was cancelled at the end: another instance gets it at once."""
+        if not self.spec.ordered and message.settlement is Settlement.OPEN:
+            self.return_unhandled(message.reply)
+
+    def return_unhandled(self, reply: str) -> None:
+        """Give back a message that no handler saw, or that one was cancelled with."""
+        with contextlib.suppress(TidingsError):  # closed: it comes again after ack_wait
+            self._outbox.reply(reply, NAK)
+
+    async def _give_back(self, message: StreamMessage[Any], delay: float) -> None:
+        try:
+            try:
+                words = nak_words(delay)
+            except TidingsError as error:
+                logger.error("%s: Retry with %s", self.spec.name, error)
+                words = nak_words(self.spec.backoff[0])
+            await self.settle(message, Settlement.NAKED, words)
+        except TidingsError as error:
+            self._tell_unsettled(message, "not given back", error)
+
+    # Said to the server.
+
+    async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
+        """Say a message's end to the server, once.
+
+        Raises:
+            TidingsError: it cannot be sent, or the server does not confirm it with `double_ack`.
+        """
+        if self.spec.ordered or message.settlement is not Settlement.OPEN:
+            return
+        if how is Settlement.ACKED and self.spec.double_ack:
+            await self._ack_confirmed(message)
+        else:
+            self._outbox.reply(message.reply, words)
+        message.settlement = how
+        if how is Settlement.ACKED:
+            self.acked += 1
+        elif how is Settlement.NAKED:
+            self.naked += 1
+        else:
+            self.termed += 1
+
+    async def _ack_confirmed(self, message: StreamMessage[Any]) -> None:
+        """Ack as a request: the server's answer says that it will not deliver it again.
+
+        It is asked again, through a lost connection or an election, for as long as ack_wait: the
+        message is not delivered to anybody meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.spec.ack_wait
+        while True:
+            left = max(deadline - loop.time(), 0.05)
+            try:
+                await self._ask_to_confirm(message, min(left, CONFIRM_TRY))
+            except (RequestTimeoutError, DisconnectedError):
+                if loop.time() >= deadline:
+                    raise
+                await asyncio.sleep(CONFIRM_WAIT)
+            else:
+                return
+
+    async def _ask_to_confirm(self, message: StreamMessage[Any], timeout: float) -> None:
+        token, future = self._connection.start_request(message.reply, ACK, b"", timeout)
+        try:
+            frame = await future
+        finally:
+            self._connection.end_request(token)
+        if frame[3] and Headers.from_block(frame[3]).status == NO_RESPONDERS:
+            raise JetStreamError(503, 0, f"the consumer that delivered {message!r} is gone")
+
+    def progress(self, message: StreamMessage[Any]) -> None:
+        """Tell the server that a message is being worked on.
+
+        Raises:
+            TidingsError: it cannot be sent.
+        """
+        if not self.spec.ordered and message.settlement is Settlement.OPEN:
+            self._outbox.reply(message.reply, IN_PROGRESS)
+
+    def keep(self, replies: set[str]) -> None:
+        """Tell the server that these are still wanted. Not during an outage: nothing waits then."""
+        if self._connection.state == "connected":
+            with contextlib.suppress(TidingsError):
+                for reply in replies:
+                    self._outbox.reply(reply, IN_PROGRESS)
+
+    # Given up.
+
+    async def undecodable(self, message: StreamMessage[Any], error: Exception) -> None:
+        """Its body is not of the wanted type, and never will be."""
+        self.failed += 1
+        wanted = getattr(error, "wanted", "")
+        reason = f"not a valid {wanted}" if wanted else "it does not decode"
+        await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
+
+    async def used_up(self, message: StreamMessage[Any]) -> None:
+        """It came once more than max_deliver: nobody lived to say what became of the last time."""
+        self.failed += 1
+        reason = "deliveries used up, and the last one had no outcome"
+        await self.bury(message, "Crash", reason, secrets.token_hex(6))
+
+    async def bury(
+        self, message: StreamMessage[Any], error: str, reason: str, error_id: str
+    ) -> None:
+        """Dead letter, then term: in this order, so that the message is never nowhere."""
+        target = self.spec.dead_letter
+        if target is not None:
+            try:
+                await dead_letter(self._api, target, message, error, reason, error_id)
+            except Exception as failure:
+                logger.error(
+                    "%s: no dead letter on %r, so the message is kept and comes again: %s",
+                    *(self.spec.name, target, failure),
+                    extra={"listener": self.spec.name, "subject": message.subject},
+                )
+                await self._give_back(message, DEAD_LETTER_DELAY)
+                return
+        self.dead += 1
+        logger.error(
+            "%s gave up on %r (%s, sequence %d): %s, %s (error id %s); %s",
+            *(self.spec.name, message.subject, message.stream, message.sequence),
+            *(error, reason, error_id),
+            f"dead letter on {target!r}" if target else "it is not delivered again",
+            extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
+        )
+        try:
+            await self.settle(message, Settlement.TERMED, TERM + b" " + error.encode())
+        except TidingsError as failure:
+            self._tell_unsettled(message, "a dead letter, but not ended", failure)
+
+    # Told to people.
+
+    def _tell_unsettled(self, message: StreamMessage[Any], what: str, error: TidingsError) -> None:
+        logger.error(
+            "%s: the message on %r (%s, sequence %d) is %s, so it comes again: %s",
+            *(self.spec.name, message.subject, message.stream, message.sequence, what, error),
+            extra={"listener": self.spec.name, "subject": message.subject},
+        )
+
+    def _log_failure(
+        self, message: StreamMessage[Any], error: BaseException, error_id: str
+    ) -> None:
+        metadata = message.metadata
+        logger.error(
+            "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
+            *(self.spec.name, message.subject, metadata.stream, metadata.sequence),
+            *(metadata.delivered, type(error).__name__, error_id),
+            exc_info=error,
+            extra={
+                "listener": self.spec.name,
+                "subject": message.subject,
+                "stream": metadata.stream,
+                "sequence": metadata.sequence,
+                "error_id": error_id,
+            },
+        )
