@@ -14,18 +14,20 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import weakref
 
 from tidings.errors import MissingExtraError, ServerStartError
 
-__all__ = ["Process", "Reaper", "find_binary"]
+__all__ = ["Process", "Reaper", "find_binary", "store_name"]
 
 logger = logging.getLogger("tidings")
 
@@ -81,11 +83,16 @@ def find_binary() -> str:
     raise MissingExtraError("server", "The embedded nats-server")
 
 
+def store_name() -> str:
+    """A path for a temporary folder that nobody can have made before."""
+    return os.path.join(tempfile.gettempdir(), f"tidings-jetstream-{secrets.token_hex(8)}")
+
+
 class Reaper:
     """The shell that survives this process for a moment, to kill what it started.
 
     Args:
-        store: a temporary folder to remove then, or "".
+        store: a temporary folder, made here and removed then, or "".
     """
 
     def __init__(self, store: str) -> None:
@@ -101,6 +108,12 @@ class Reaper:
         assert self._popen.stdin is not None
         self.pipe = self._popen.stdin
         _reapers.add(self)
+        try:
+            if store:  # not before there is who removes it
+                os.makedirs(store, 0o700, exist_ok=True)
+        except OSError:
+            self.end()
+            raise
 
     @property
     def is_alive(self) -> bool:

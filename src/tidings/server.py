@@ -14,14 +14,13 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 import threading
 import time
 import warnings
 from typing import TYPE_CHECKING, Self
 
 from tidings.errors import ServerStartError, TidingsError
-from tidings.process import Process, Reaper, find_binary
+from tidings.process import Process, Reaper, find_binary, store_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -245,7 +244,7 @@ class NATSServer(_Embedded):
     def _spawn(self) -> None:
         binary = find_binary()
         if self._jetstream and self._store_dir is None and not self._temporary_store:
-            self._temporary_store = tempfile.mkdtemp(prefix="tidings-jetstream-")
+            self._temporary_store = store_name()
         try:
             self._owner = os.getpid()
             if self._reaper is None or not self._reaper.is_alive:
