@@ -48,13 +48,14 @@ async def drop_of(
     held = int(info["state"]["messages"])
     if option == "subjects":
         return _of_subjects(old or [], new)
-    if option == "retention" and new == "interest":
+    if option == "retention" and new == "interest" and held:
         return Drop(
             held, f"drops up to {held} of {held} messages: those that no consumer waits for"
         )
     if option not in ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"):
         return None
-    if _limit(new) >= _limit(old) or (option != "max_age" and _refuses_new(wanted, option)):
+    refuses_new = wanted["discard"] == "new" and option in ("max_msgs", "max_bytes")
+    if _limit(new) >= _limit(old) or refuses_new:
         return None
     if option == "max_msgs":
         return _drop(max(0, held - new), held)
@@ -65,18 +66,12 @@ async def drop_of(
     return _drop(await _beyond_per_subject(api, wanted["name"], new), held)
 
 
-def _drop(count: int, held: int, sureness: str = "") -> Drop:
-    return Drop(count, f"drops {sureness}{count} of {held} messages")
+def _drop(count: int, held: int, sureness: str = "") -> Drop | None:
+    return Drop(count, f"drops {sureness}{count} of {held} messages") if count else None
 
 
 def _limit(value: Any) -> float:
     return value if isinstance(value, int) and value > 0 else math.inf
-
-
-def _refuses_new(wanted: dict[str, Any], option: str) -> bool:
-    """Whether the limit, reached, is the new message's problem and no old one's."""
-    per_subject = option == "max_msgs_per_subject"
-    return bool(wanted["discard_new_per_subject"] if per_subject else wanted["discard"] == "new")
 
 
 def _of_subjects(old: list[str], new: list[str]) -> Drop | None:
@@ -86,7 +81,7 @@ def _of_subjects(old: list[str], new: list[str]) -> Drop | None:
     return Drop(0, f"no longer stores all of {', '.join(gone)}; keeps what it holds")
 
 
-def _of_bytes(state: dict[str, Any], new: int) -> Drop:
+def _of_bytes(state: dict[str, Any], new: int) -> Drop | None:
     held, size = int(state["messages"]), int(state["bytes"])
     count = math.ceil(held * max(0, size - new) / size) if size else 0
     return _drop(count, held, "about ")
