@@ -10,10 +10,12 @@ from tidings import __version__
 
 from .client import pub, req, sub
 from .console import on_terminal
+from .dead import dead
 from .demo import demo
 from .new import new
 from .running import run
 from .serve import server
+from .streams import streams
 
 app = typer.Typer(
     add_completion=False,
@@ -42,3 +44,5 @@ def root(
 
 for command in (run, demo, new, server, pub, req, sub):
     app.command()(command)
+app.add_typer(streams, name="streams")
+app.add_typer(dead, name="dead")

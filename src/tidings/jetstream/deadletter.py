@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tidings.headers import Headers
@@ -21,6 +22,16 @@ REASON = f"{PREFIX}Reason"
 
 # Seconds to wait for the dead letter's own acknowledgement.
 TIMEOUT = 10.0
+# Characters of a reason: a header is no place for a report.
+MOST_REASON = 500
+
+
+def is_added(name: str) -> bool:
+    """Whether a header is a dead letter's, and none of the message that died.
+
+    Nats-* headers mean something to the server: an id would be taken for a duplicate's.
+    """
+    return name.startswith(("Nats-", PREFIX))
 
 
 async def dead_letter(
@@ -33,15 +44,16 @@ async def dead_letter(
 ) -> None:
     """Store a message as a dead letter, with its headers and body as they came.
 
-    Its message id is its place in the stream and the consumer, so that burying it twice stores it
-    once.
+    Its message id is its place in the stream, its time and the consumer, so that burying it twice
+    stores it once. The time tells a stream from one made anew under its name.
 
     Raises:
         TidingsError: it was not stored.
     """
     metadata = message.metadata
-    # Nats-* headers mean something to the server: an id would be taken for a duplicate's.
-    pairs = [pair for pair in message.headers.pairs() if not pair[0].startswith(("Nats-", PREFIX))]
+    # What other clients put into a header need not be what a header can hold.
+    own = message.headers.pairs()
+    pairs = [(name, sendable(value)) for name, value in own if not is_added(name)]
     pairs += [
         (SUBJECT, message.subject),
         (STREAM, metadata.stream),
@@ -50,7 +62,14 @@ async def dead_letter(
         (DELIVERIES, str(metadata.delivered)),
         (ERROR, error),
         (ERROR_ID, error_id),
-        (REASON, " ".join(reason.replace("\0", " ").split())),
+        (REASON, " ".join(sendable(reason).split())[:MOST_REASON]),
     ]
-    msg_id = f"dead-{metadata.stream}-{metadata.consumer}-{metadata.sequence}"
+    stamp = round(metadata.timestamp.timestamp() * 1e6)
+    msg_id = f"dead-{metadata.stream}-{metadata.consumer}-{metadata.sequence}-{stamp}"
     await publish_stored(api, subject, message.body, Headers(pairs), msg_id=msg_id, timeout=TIMEOUT)
+
+
+def sendable(text: str) -> str:
+    """The text of a header of whatever origin, without what a header cannot hold."""
+    cleaned = re.sub(r"[\r\n\0]", " ", text)
+    return cleaned.encode(errors="replace").decode()

@@ -1,0 +1,350 @@
+"""`tidings dead`: dead letters listed, shown, published again, dropped."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from tidings.app import App
+from tidings.errors import (
+    ConfigError,
+    HeaderError,
+    JetStreamError,
+    NoStreamError,
+    PayloadTooLargeError,
+    SubjectError,
+)
+from tidings.jetstream import letters
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.letters import DeadLetter, Wanted, last_sequence, read_letters, streams_of
+from tidings.jetstream.specs import check_name
+from tidings.subject import check_pattern
+
+from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
+from .console import give_up_stdout, mention, say
+from .text import pretty, printable
+
+T = TypeVar("T")
+
+dead = typer.Typer(no_args_is_help=True)
+
+Source = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODULE:APP]", help="The app whose dead letters these are."),
+]
+StreamName = Annotated[
+    str | None, typer.Option("--stream", help="The stream that keeps them, in place of an app.")
+]
+Subject = Annotated[
+    str | None, typer.Option("--subject", help="Of the message that died; `*`, `>` allowed.")
+]
+OlderThan = Annotated[
+    str | None, typer.Option("--older-than", help="Dead for longer than, as 90s, 30m, 12h, 7d.")
+]
+ErrorName = Annotated[str | None, typer.Option("--error", help="The class, as ValueError.")]
+Sequences = Annotated[
+    list[int] | None,
+    typer.Option("--sequence", min=1, help="In the stream that keeps it; may be repeated."),
+]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+# What is wrong with one letter only, so that the next one is worth a try.
+_OF_ONE_LETTER = (
+    NoStreamError,
+    JetStreamError,
+    PayloadTooLargeError,
+    SubjectError,
+    HeaderError,
+)
+
+
+@dataclass
+class Place:
+    """A stream that keeps dead letters, and which are meant.
+
+    Attributes:
+        stream: its name.
+        wanted: which ones.
+        last: the sequence of the last one that counts.
+        errors: how many there are of each error.
+    """
+
+    stream: str
+    wanted: Wanted
+    last: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{count} {printable(error)}" for error, count in self.errors.items())
+        return f"{counted(self.errors.total(), 'dead letter')} in {self.stream} ({named})"
+
+
+@dead.callback()
+def root() -> None:
+    """Messages that consumers gave up: see them, publish them again, drop them."""
+
+
+@dead.command("list")
+def list_letters(
+    source: Source = None,
+    stream: StreamName = None,
+    subject: Subject = None,
+    older_than: OlderThan = None,
+    error: ErrorName = None,
+    servers: Servers = "",
+) -> None:
+    """List dead letters, the oldest first: a line each."""
+    wanted = _wanted(subject, older_than, error)
+
+    async def show(api: JetStreamApi, places: list[Place]) -> int:
+        count = 0
+        for place in places:
+            async for letter in read_letters(api, place.stream, place.wanted, place.last):
+                say(_line(letter))
+                count += 1
+        return count
+
+    try:
+        count = _on_places(_app(source, stream, servers), stream, wanted, show)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        give_up_stdout()
+        return
+    mention(counted(count, "dead letter"))
+
+
+@dead.command()
+def show(
+    sequence: Annotated[int, typer.Argument(min=1, help="As `tidings dead list` shows it.")],
+    source: Source = None,
+    stream: StreamName = None,
+    servers: Servers = "",
+) -> None:
+    """Show a dead letter: why it died, its headers and its body."""
+
+    async def find(api: JetStreamApi, places: list[Place]) -> list[DeadLetter]:
+        return [
+            letter
+            for place in places
+            async for letter in read_letters(api, place.stream, place.wanted, place.last)
+        ]
+
+    wanted = Wanted(sequences=frozenset([sequence]))
+    found = _on_places(_app(source, stream, servers), stream, wanted, find)
+    if not found:
+        raise ConfigError(f"there is no dead letter {sequence} there")
+    for letter in found:
+        _show(letter)
+
+
+@dead.command()
+def redrive(
+    source: Source = None,
+    stream: StreamName = None,
+    subject: Subject = None,
+    older_than: OlderThan = None,
+    error: ErrorName = None,
+    sequence: Sequences = None,
+    yes: Yes = False,
+    servers: Servers = "",
+) -> None:
+    """Publish the messages again on their subjects, and delete their dead letters.
+
+    Every consumer of the stream that takes the subject gets them, and not only the one that
+    failed. It shows how many there are, and asks.
+    """
+    wanted = _wanted(subject, older_than, error, sequence)
+    question = "Publish {} again, and delete {}?"
+    _act(source, stream, servers, wanted, yes, question, "published again", letters.redrive)
+
+
+@dead.command()
+def drop(
+    source: Source = None,
+    stream: StreamName = None,
+    subject: Subject = None,
+    older_than: OlderThan = None,
+    error: ErrorName = None,
+    sequence: Sequences = None,
+    yes: Yes = False,
+    servers: Servers = "",
+) -> None:
+    """Delete dead letters for good. It shows how many there are, and asks."""
+    wanted = _wanted(subject, older_than, error, sequence)
+    _act(source, stream, servers, wanted, yes, "Delete {} for good?", "dropped", letters.drop)
+
+
+def _act(
+    source: str | None,
+    stream: str | None,
+    servers: str,
+    wanted: Wanted,
+    yes: bool,
+    question: str,
+    done: str,
+    do: Callable[[JetStreamApi, DeadLetter], Awaitable[Any]],
+) -> None:
+    """Count, ask, and do it to what was counted: what died since is left alone."""
+    app = _app(source, stream, servers)
+    places = _on_places(app, stream, wanted, _count, to_delete=True)
+    total = sum(place.errors.total() for place in places)
+    if not total:
+        say("no dead letter is meant by this")
+        return
+    for place in places:
+        if place.errors:
+            say(str(place))
+    them = "it" if total == 1 else "them"
+    confirm(question.format(counted(total, "message"), them), yes)
+    worker = Worker(do)
+    try:
+        run_with_api(app, lambda api: worker.run(api, places))
+    finally:
+        say(f"{done}: {worker.done} of {total}")
+    if worker.failed:
+        raise typer.Exit(1)
+
+
+class Worker:
+    """Does something to dead letters, one after the other, and tells what fails.
+
+    Attributes:
+        done: how many it was done to.
+        failed: how many it could not be done to. They are kept.
+    """
+
+    def __init__(self, do: Callable[[JetStreamApi, DeadLetter], Awaitable[Any]]) -> None:
+        self.done = 0
+        self.failed = 0
+        self._do = do
+
+    async def run(self, api: JetStreamApi, places: list[Place]) -> None:
+        """Do it.
+
+        Raises:
+            TidingsError: what would be wrong with every other letter, too.
+        """
+        for place in places:
+            async for letter in read_letters(api, place.stream, place.wanted, place.last):
+                try:
+                    await self._do(api, letter)
+                except _OF_ONE_LETTER as error:
+                    self.failed += 1
+                    what = f"{letter.kept_in} {letter.sequence} is kept: {error}"
+                    print(f"tidings: {printable(what)}", file=sys.stderr)
+                else:
+                    self.done += 1
+
+
+async def _count(api: JetStreamApi, places: list[Place]) -> list[Place]:
+    for place in places:
+        async for letter in read_letters(api, place.stream, place.wanted, place.last):
+            place.errors[letter.error] += 1
+    return places
+
+
+def _app(source: str | None, stream: str | None, servers: str) -> App:
+    """The app whose dead letters are meant, or one that only connects."""
+    if (source is None) == (stream is None):
+        raise ConfigError("name the app, as module:app, or the stream, as --stream DEAD")
+    if stream is not None:
+        check_name(stream, "stream")
+    app = app_of(source, servers)
+    if source is not None and not _subjects(app):
+        raise ConfigError(f"{source} has no consumer with dead_letter=")
+    return app
+
+
+def _subjects(app: App) -> list[str]:
+    return sorted({spec.dead_letter for spec in app.consumers if spec.dead_letter is not None})
+
+
+def _on_places(
+    app: App,
+    stream: str | None,
+    wanted: Wanted,
+    work: Callable[[JetStreamApi, list[Place]], Awaitable[T]],
+    to_delete: bool = False,
+) -> T:
+    """Connect, find the streams that keep the dead letters, and work there."""
+
+    async def connected(api: JetStreamApi) -> T:
+        found = {stream: ()} if stream else await streams_of(api, _subjects(app))
+        if wanted.sequences and len(found) > 1:
+            raise ConfigError(f"a sequence of which one: --stream {' or '.join(found)}?")
+        places = [
+            Place(
+                name,
+                replace(wanted, kept_on=kept_on),
+                await last_sequence(api, name, to_delete=to_delete),
+            )
+            for name, kept_on in found.items()
+        ]
+        return await work(api, places)
+
+    return run_with_api(app, connected)
+
+
+def _wanted(
+    subject: str | None,
+    older_than: str | None,
+    error: str | None,
+    sequences: list[int] | None = None,
+) -> Wanted:
+    if subject is not None:
+        check_pattern(subject)
+    before = None if older_than is None else datetime.now(UTC) - parse_age(older_than)
+    return Wanted(subject=subject, before=before, error=error, sequences=frozenset(sequences or ()))
+
+
+def parse_age(text: str) -> timedelta:
+    """An age written as 90s, 30m, 12h or 7d.
+
+    Raises:
+        ConfigError: written otherwise.
+    """
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smhd])", text)
+    if match is None:
+        raise ConfigError(f"--older-than {text!r}: write it as 90s, 30m, 12h or 7d")
+    return timedelta(**{_UNITS[match[2]]: float(match[1])})
+
+
+def _line(letter: DeadLetter) -> str:
+    deliveries = counted(letter.deliveries, "delivery", "deliveries")
+    words = (
+        f"{letter.kept_in} {letter.sequence}",
+        letter.time.strftime("%Y-%m-%d %H:%M:%SZ"),
+        letter.subject,
+        letter.error,
+        f"{letter.reason} ({deliveries})",
+    )
+    return "  ".join(map(printable, words))
+
+
+def _show(letter: DeadLetter) -> None:
+    facts = {
+        "dead letter": f"{letter.kept_in} {letter.sequence}",
+        "died": letter.time.strftime("%Y-%m-%d %H:%M:%SZ"),
+        "subject": letter.subject,
+        "stored as": f"{letter.stream} {letter.stream_sequence}",
+        "consumer": letter.consumer,
+        "deliveries": str(letter.deliveries),
+        "error": letter.error,
+        "reason": letter.reason,
+        "error id": letter.error_id,
+    }
+    for name, value in facts.items():
+        say(f"{name + ':':<13}{printable(value)}")
+    say()
+    for name, value in letter.headers.pairs():
+        say(f"{printable(name)}: {printable(value)}", style="dim")
+    if letter.headers:
+        say()
+    if letter.body:
+        say(pretty(letter.body))

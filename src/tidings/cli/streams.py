@@ -1,0 +1,83 @@
+"""`tidings streams`: what an app's declared streams would change on the server, and doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tidings.errors import ConfigError
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
+from tidings.jetstream.streams import Stream
+
+from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
+from .console import say
+from .text import printable
+
+streams = typer.Typer(no_args_is_help=True)
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:APP", help="The app that declares the streams; it is not started."
+    ),
+]
+
+
+@streams.callback()
+def root() -> None:
+    """See and bring about the streams that an app declares."""
+
+
+@streams.command()
+def plan(target: Target, servers: Servers = "") -> None:
+    """Show what would change on the server."""
+    app = app_of(target, servers)
+    for each in run_with_api(app, lambda api: _plan(api, app.js.streams)):
+        _show(each)
+
+
+@streams.command()
+def apply(
+    target: Target,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also make changes that drop messages.")
+    ] = False,
+    yes: Yes = False,
+    servers: Servers = "",
+) -> None:
+    """Create and change the streams, all of them or, where one cannot be, none.
+
+    A change that drops messages needs --force: it shows how many, and asks.
+    """
+    if yes and not force:
+        raise ConfigError("--yes answers the question of --force: give both, or neither")
+    app = app_of(target, servers)
+    plans = run_with_api(app, lambda api: _plan(api, app.js.streams))
+    for each in plans:
+        _show(each)
+    if force and any(each.dangers for each in plans) and not any(each.impossible for each in plans):
+        dropped = sum(each.dropped for each in plans)
+        loss = f", and lose up to {counted(dropped, 'message')}" if dropped else ""
+        confirm(f"Apply{loss}?", yes)
+    run_with_api(app, lambda api: apply_streams(api, plans, force=force))
+    count = sum(not each.is_done for each in plans)
+    say(f"applied: {counted(count, 'stream')}" if count else "nothing to do")
+
+
+async def _plan(api: JetStreamApi, declared: Sequence[Stream]) -> list[StreamPlan]:
+    if not declared:
+        raise ConfigError('the app declares no streams: App(..., streams=[Stream("ORDERS", ...)])')
+    return [await plan_stream(api, stream) for stream in declared]
+
+
+def _show(plan: StreamPlan) -> None:
+    if not plan.changes:
+        say(printable(str(plan)))
+        return
+    say(f"{plan.stream.name}: change, holding {counted(plan.messages, 'message')}")
+    for change in plan.changes:
+        is_grave = change.is_impossible or change.drop is not None
+        say(f"  {printable(str(change))}", style="bold red" if is_grave else "")
