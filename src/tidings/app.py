@@ -29,6 +29,7 @@ from tidings.group import Declarations, Group
 from tidings.handlers import check_handler
 from tidings.jetstream.consumers import Consumers
 from tidings.jetstream.context import JetStream
+from tidings.jetstream.specs import ConsumerSpec
 from tidings.jetstream.streams import Stream
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, check_type, server_urls
@@ -543,6 +544,16 @@ class App(Declarations):
     def servers(self) -> tuple[str, ...]:
         """The servers' URLs, as they were given."""
         return self._options.servers
+
+    @property
+    def connection_options(self) -> ConnectionOptions:
+        """How it connects. For command lines."""
+        return self._options
+
+    @property
+    def consumers(self) -> tuple[ConsumerSpec, ...]:
+        """The consumers declared, those of included groups among them. For command lines."""
+        return tuple(self._consumer_specs)
 
     @property
     def connected_url(self) -> str | None:
