@@ -70,6 +70,16 @@ check: $(VENV)/.dev  ## format, lint, types and the order of imports
 docs: $(VENV)/.dev  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+.PHONY: soak
+soak: $(VENV)/.dev  ## chaos under load for 20 seconds; SOAK_SECONDS and SOAK_SEED are taken
+	$(BIN)/pytest -m soak tests/soak
+
+FUZZ_SECONDS ?= 20
+.PHONY: fuzz
+fuzz: $(VENV)/.dev  ## atheris on what reads foreign bytes, five targets of 20 seconds
+	$(PIP) install 'atheris>=2.3'
+	$(BIN)/python tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
+
 .PHONY: bench
 bench: $(VENV)/.dev  ## the whole benchmark, beside its peers: about 15 minutes
 	$(BIN)/python -m bench

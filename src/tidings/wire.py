@@ -164,9 +164,10 @@ class Parser:
         batches: list[Batch] = []
         frames: list[Frame] = []  # of the batch being filled
         batch_sid = batch_size = sid = 0
-        last = b"\0"  # the line before, with its line end; no line begins so
+        # The line before, with its line end: at first an empty one, whose sizes make it malformed.
+        last = CRLF
         subject = reply = ""
-        header_size = size = 0
+        header_size, size = 1, -2
         start, end, need = 0, len(data), 1
         while start < end:
             if data.startswith(last, start):

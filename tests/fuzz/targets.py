@@ -1,0 +1,199 @@
+"""What is fuzzed: functions of any bytes, which fail by an assertion or an error that is not ours.
+
+`test_fuzz.py` runs them with hypothesis in the suite, `run_atheris.py` with atheris in `make fuzz`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tidings.codec import decoder, encode
+from tidings.connection import _read_info, _server_error
+from tidings.errors import (
+    DecodeError,
+    HeaderError,
+    NoRespondersError,
+    ServiceError,
+    SubjectError,
+    TransportError,
+)
+from tidings.headers import Headers
+from tidings.remote_errors import raise_remote_error
+from tidings.subject import check_pattern, check_queue, check_subject, matches
+from tidings.wire import (
+    CONTROL,
+    Frame,
+    Parser,
+    header_problem,
+    parse_header_block,
+    publish_frame,
+    publish_headers_frame,
+    subscribe_frame,
+)
+
+INBOX_SID, INBOX = 7, b"_INBOX."
+
+
+def new_parser() -> Parser:
+    """A parser that admits some messages and not others, with an inbox."""
+    parser = Parser(lambda sid, subject: matches("a.>", subject) or sid != 2)
+    parser.expect_new_subjects(INBOX_SID, INBOX)
+    return parser
+
+
+def feed(parser: Parser, chunks: list[bytes]) -> list[Frame]:
+    frames: list[Frame] = []
+    for chunk in chunks:
+        for sid, size, batch in parser.feed(chunk):
+            assert batch
+            assert {frame[0] for frame in batch} == {sid}
+            if sid != CONTROL:
+                assert size == sum(len(block) + len(body) for *_, block, body in batch)
+            frames += batch
+    return frames
+
+
+def feed_forgetful(data: bytes) -> tuple[list[Frame], int]:
+    """The same by parsers that have seen nothing before: a new one after every frame."""
+    frames: list[Frame] = []
+    malformed = start = 0
+    parser = new_parser()
+    for end in range(1, len(data) + 1):
+        found = feed(parser, [data[end - 1 : end]])
+        if found or parser.malformed:
+            frames += found
+            malformed += parser.malformed
+            parser, start = new_parser(), end
+    assert start <= len(data)
+    return frames, malformed
+
+
+def wire(data: bytes) -> None:
+    """However the bytes are split, and whatever the parser has seen, the frames are the same."""
+    if not data:
+        return
+    step, stream = data[0] % 13 + 1, data[1:]
+    chunks = [stream[at : at + step] for at in range(0, len(stream), step)]
+    whole, pieces = new_parser(), new_parser()
+    frames = feed(whole, [stream, b"\r\nPING\r\n"])
+    assert feed(pieces, [*chunks, b"\r\nPING\r\n"]) == frames
+    assert whole.malformed == pieces.malformed
+    expected, malformed = feed_forgetful(stream + b"\r\nPING\r\n")
+    assert frames == expected
+    assert whole.malformed == malformed
+    for sid, subject, _, block, _ in frames:
+        assert sid < 0 or sid != 2 or subject.startswith("a.")
+        if block:
+            Headers.from_block(block)
+
+
+def subject(data: bytes) -> None:
+    """What is let through is one word of the protocol, and the server reads it as we do."""
+    text = data.decode("utf-8", "surrogateescape")
+    for check in (check_subject, check_pattern, check_queue):
+        with contextlib.suppress(SubjectError):
+            encoded = check(text)
+            assert encoded.decode() == text
+            assert len(encoded) <= 2000
+            assert not set(encoded) & {0, 9, 10, 13, 32}
+            if check is check_queue and not encoded:
+                continue
+            assert len(publish_frame(encoded, encoded, b"").split()) == 4
+            assert len(subscribe_frame(encoded, encoded, 1).split()) == 4
+            assert len(subscribe_frame(encoded, encoded, 10**9)) <= 4096
+            if check is check_subject:
+                assert matches(text, text)
+                assert check_pattern(text) == encoded
+
+
+def headers(data: bytes) -> None:
+    """What is let through is read back; what is read never raises, and could be sent again."""
+    pieces = data.decode("utf-8", "replace").split("|")
+    pairs = list(itertools.zip_longest(pieces[::2], pieces[1::2], fillvalue=""))
+    with contextlib.suppress(HeaderError):
+        block = Headers(pairs).to_block()
+        assert block.count(b"\r\n") == len(pairs) + 2
+        frame = publish_headers_frame(b"a", b"", block, b"body")
+        assert frame.endswith(b"\r\n\r\nbody\r\n")
+        read = Headers.from_block(block)
+        assert [(n, v.strip(" \t")) for n, v in Headers(pairs).pairs()] == read.pairs()
+    status, _, read_pairs = parse_header_block(data)
+    assert isinstance(status, int)
+    for name, value in read_pairs:
+        assert header_problem(name, value) in ("", "the value has a line break or NUL")
+    with contextlib.suppress(NoRespondersError, ServiceError):
+        raise_remote_error("a", data, data)
+
+
+@dataclass
+class Order:
+    """One of the types to decode."""
+
+    id: int
+    tags: list[str]
+    parent: Order | None = None
+
+
+class Event(msgspec.Struct):
+    """Another one."""
+
+    name: str
+    value: float | None = None
+
+
+TYPES: list[Any] = ["json", dict, list, str, bytes, int, Order, list[Order], Event, dict[str, int]]
+DECODERS = [decoder(data_type) for data_type in TYPES]
+
+
+def body(data: bytes) -> None:
+    """A body is decoded or a DecodeError, and what was decoded can be encoded."""
+    for decode in DECODERS:
+        with contextlib.suppress(DecodeError):
+            encode(decode(data))
+
+
+def server_text(data: bytes) -> None:
+    """Whatever a server says of itself or as an error is read without an error of another kind."""
+    info = _read_info(data)
+    assert info is None or isinstance(info["connect_urls"], list)
+    if info is not None and "max_payload" in info:
+        assert info["max_payload"] > 0
+    assert isinstance(_server_error(data), TransportError)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    function.__name__: function for function in (wire, subject, headers, body, server_text)
+}
+
+SEEDS: dict[str, list[bytes]] = {
+    "wire": [
+        b"\x03MSG a.b 1 2\r\nhi\r\nMSG a.b 1 2\r\nhi\r\nMSG a.b 1 re.ply 2\r\nhi\r\n",
+        b"\x01MSG _INBOX.1 7 0\r\n\r\nMSG _INBOX.2 7 1\r\nx\r\nMSG other 7 1\r\nx\r\n",
+        b"\x05HMSG b 2 12 14\r\nNATS/1.0\r\n\r\nhi\r\nHMSG b 2 r 12 14\r\nNATS/1.0\r\n\r\nhi\r\n",
+        b"\x07HMSG a 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n-ERR 'x'\r\n+OK\r\nINFO {}\r\nPONG\r\n",
+        b"\x05\0X\r\nMSG a.b 1 2\r\nhi\r\n\r\n\0\r\nPING\r\n\r\n\r\nMSG a.b 1 0\r\n\r\n",
+        b"\x02MSG a 1 -1\r\nMSG a 1 99999999999\r\nHMSG a 1 0 0\r\n\r\nMSG \xff 1 0\r\n\r\n",
+    ],
+    "subject": [
+        b"a.b",
+        b"a.*",
+        b"a.>",
+        b"a b",
+        b".a",
+        b"a..b",
+        b"\xed\xa0\x80",
+        "é.\u2028".encode(),
+    ],
+    "headers": [b"A|b|C|d", b"A|b\r\n", b"NATS/1.0 503 No\r\nA: b\r\n\r\n", b"NATS/1.0\r\n\r\n"],
+    "body": [b'{"id":1,"tags":["a"],"parent":null}', b'{"name":"a","value":1e9}', b"[[[[", b"1"],
+    "server_text": [
+        b'{"max_payload":1,"connect_urls":["127.0.0.1:4222","[::1]:1"]}',
+        b'\'Permissions Violation for Subscription to "a" using queue "q"\'',
+    ],
+}
