@@ -20,8 +20,6 @@ PACKAGE = ROOT / "src" / "tidings"
 # nats-py imports aiohttp, for its WebSockets, wherever it is installed.
 IMPORTED_BY_NATS = {"aiohttp"}
 OPTIONAL = {
-    "opentelemetry",
-    "prometheus_client",
     "pydantic",
     "pytest",
     "pythonjsonlogger",
