@@ -89,7 +89,7 @@ class Child:
     def run(self, app: App) -> int:
         """Run the app to its end. Returns the exit code."""
         self._app = app
-        run_until_stopped(self, use_uvloop=app._use_uvloop)
+        run_until_stopped(self, use_uvloop=app.use_uvloop)
         return 0 if self._told_to_end else ENDED
 
     async def __aenter__(self) -> Any:
@@ -116,7 +116,7 @@ class Child:
                 said += word
         logger.info("%s: draining", "stop" if said == STOP else "the supervisor is gone")
         self._end()
-        time.sleep(GRACE + (self._app._drain_timeout if self._app is not None else 0))
+        time.sleep(GRACE + (self._app.drain_timeout if self._app is not None else 0))
         logger.error("the app hangs: exiting at once")
         logging.shutdown()
         os._exit(1)
