@@ -31,6 +31,7 @@ from tidings.jetstream.consumers import Consumers
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.jetstream.streams import Stream
+from tidings.jetstream.watchers import Watchers
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, check_type, server_urls
 from tidings.portal import copy_outcome
@@ -103,6 +104,8 @@ class App(Declarations):
         nats: the `Bus`: every call of it stands on the app too.
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
+        drain_timeout: seconds that shutdown waits for work that was begun.
+        use_uvloop: whether `run` and `with app` use uvloop where it is installed.
 
     Example:
         ```python
@@ -168,9 +171,9 @@ class App(Declarations):
         self.description = description
         self.state = SimpleNamespace()
         self.logger = logger
-        self._drain_timeout = drain_timeout
+        self.drain_timeout = drain_timeout
         self._lifespan = lifespan
-        self._use_uvloop = use_uvloop
+        self.use_uvloop = use_uvloop
         self._options = ConnectionOptions(
             servers=server_urls(servers, host, port),
             name=service_name,
@@ -207,6 +210,7 @@ class App(Declarations):
         self._ending: asyncio.Task[None] | None = None
         self._fatal: TidingsError | None = None
         self._consumers: Consumers | None = None
+        self._watchers: Watchers | None = None
         self._background: BackgroundRun | None = None
         self._stack = AsyncExitStack()
         # The bus's own methods, so that a call through the app costs nothing more.
@@ -237,6 +241,7 @@ class App(Declarations):
         self._declaring("include")
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
+        self._watch_specs.extend(group.watches)
         self._task_specs.extend(group.tasks)
         group.include_done()
 
@@ -337,7 +342,7 @@ class App(Declarations):
             ConnectError: no server could be reached.
             ConfigError: called inside a running event loop; use `async with app` there.
         """
-        run_until_stopped(self, use_uvloop=self._use_uvloop)
+        run_until_stopped(self, use_uvloop=self.use_uvloop)
 
     start = run
 
@@ -354,7 +359,7 @@ class App(Declarations):
         await asyncio.shield(self.begin_disconnect())
 
     def __enter__(self) -> Self:
-        self._background = BackgroundRun(self, use_uvloop=self._use_uvloop)
+        self._background = BackgroundRun(self, use_uvloop=self.use_uvloop)
         self._background.start()
         return self
 
@@ -420,7 +425,7 @@ class App(Declarations):
         if self._lifecycle is not State.IDLE:
             raise ConfigError(f"the app is {self._lifecycle.value} already")
         self._lifecycle = State.STARTING
-        self._ending = self._fatal = None
+        self._ending = self._fatal = self._watchers = None
         self._stopping = asyncio.Event()
         self._connection = Connection(self._options, self._on_event)
         try:
@@ -429,6 +434,7 @@ class App(Declarations):
             self.nats.attach(self._connection, middlewares)
             self.js.attach(self._connection)
             await self.js.apply()
+            await self.js.open_buckets()
             if self._lifespan is not None:
                 await self._stack.enter_async_context(self._lifespan(self))
             for hook in self._startup_hooks:
@@ -438,6 +444,8 @@ class App(Declarations):
             await self._subscriptions.confirm(self.nats.request_timeout)
             self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
+            self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
+            await self._watchers.start(self._watch_specs, self.js.bucket_types)
         except BaseException:
             await self._abort_start()
             raise
@@ -453,6 +461,8 @@ class App(Declarations):
     async def _abort_start(self) -> None:
         if self._consumers is not None:
             self._consumers.abandon()
+        if self._watchers is not None:
+            self._watchers.abandon()
         if self.nats.subscriptions is not None:
             await self._subscriptions.close()
         try:
@@ -475,7 +485,7 @@ class App(Declarations):
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._drain_timeout
+        deadline = loop.time() + self.drain_timeout
         await asyncio.gather(*(task.stop() for task in self._tasks))
         try:
             async with asyncio.timeout_at(deadline):
@@ -483,7 +493,9 @@ class App(Declarations):
         except TimeoutError:
             pass  # what is left is counted now
         assert self._consumers is not None
-        abandoned = self._consumers.abandon() + await self._subscriptions.close()
+        assert self._watchers is not None
+        abandoned = self._consumers.abandon() + self._watchers.abandon()
+        abandoned += await self._subscriptions.close()
         await self._run_shutdown_hooks(max(deadline, loop.time() + HOOK_GRACE))
         unsent = await self._send_rest(deadline)
         await self._connection.close()
@@ -492,20 +504,24 @@ class App(Declarations):
         self._watchdog.stop()
         self._lifecycle = State.IDLE
         if abandoned or unsent:
-            raise DrainTimeoutError(self._drain_timeout, abandoned, unsent)
+            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent)
         if self._fatal is not None:
             raise self._fatal
         logger.info("%s has ended", self.service_name)
 
     async def _finish_work(self) -> None:
         assert self._consumers is not None
+        assert self._watchers is not None
+        self.js.end_readers()  # a handler may be waiting for what comes next
         try:
             await self._consumers.stop(self.nats.request_timeout)
+            await self._watchers.stop(self.nats.request_timeout)
             await self._subscriptions.end_all(self.nats.request_timeout)
         except TidingsError as error:
             logger.warning("messages under way may be lost at shutdown: %s", error)
         await self._subscriptions.finish()
         await self._consumers.finish()
+        await self._watchers.finish()
         await self.nats.portal.finish()
 
     async def _run_shutdown_hooks(self, deadline: float) -> None:
@@ -571,6 +587,7 @@ class App(Declarations):
             listeners=tuple(listener.snapshot() for listener in self._subscriptions.listeners),
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self._consumers.snapshot() if self._consumers is not None else (),
+            watchers=self._watchers.snapshot() if self._watchers is not None else (),
         )
 
     @property

@@ -568,10 +568,8 @@ class WrongRevisionError(WrongSequenceError):
         self.key = key
         self.revision = revision
         super().__init__(400, 10071, "wrong last sequence")
-        self.args = (
-            f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}: someone "
-            f"wrote first; read it again",
-        )
+        text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
+        self.args = (f"{text}: someone wrote first; read it again",)
 
 
 class KeyExistsError(WrongRevisionError):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from tidings.errors import ConfigError
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.jetstream.watchers import WatchSpec
 from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.middleware import Middleware
 from tidings.subject import check_pattern, check_queue
@@ -23,6 +24,7 @@ class Declarations:
         self._listener_specs: list[ListenerSpec] = []
         self._task_specs: list[TaskSpec] = []
         self._consumer_specs: list[ConsumerSpec] = []
+        self._watch_specs: list[WatchSpec] = []
 
     def listen(
         self,
@@ -169,6 +171,50 @@ class Declarations:
 
         return declare
 
+    def watch(
+        self, bucket: str, keys: str = ">", *, data_type: Any = None, initial: bool = True
+    ) -> Callable[[F], F]:
+        """Watch a key-value bucket; the decorated function runs for each entry, in order.
+
+        First come the entries that are there, deletions among them, then every change, one after
+        another. When the function raises, that is logged and counted, and the next entry follows.
+
+        Args:
+            bucket: the bucket's name; one that the app declares, or that is there at start.
+            keys: only keys of this pattern, as "user.*".
+            data_type: the type of `entry.value`; that of the declared bucket where None, else dict.
+            initial: begin with what is there; False for changes only.
+
+        Raises:
+            ConfigError: a bad option.
+            SubjectError: a pattern that NATS does not allow.
+
+        Example:
+            ```python
+            sessions = app.js.key_value("sessions", type=dict)
+
+            @app.watch("sessions", "user.*")
+            async def on_session(entry):
+                print(entry.key, "ended" if entry.is_deleted else entry.value)
+            ```
+        """
+        if callable(bucket):
+            raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
+
+        def declare(handler: F) -> F:
+            self._add_watch(
+                WatchSpec(
+                    handler=handler,
+                    bucket=bucket,
+                    keys=keys,
+                    data_type=data_type,
+                    initial=initial,
+                )
+            )
+            return handler
+
+        return declare
+
     def task(self, interval: float | None = None) -> Callable[[F], F]:
         """Run the decorated function once at start, or at an interval.
 
@@ -210,6 +256,10 @@ class Declarations:
     def _add_consumer(self, spec: ConsumerSpec) -> None:
         self._declaring("consume")
         self._consumer_specs.append(spec)
+
+    def _add_watch(self, spec: WatchSpec) -> None:
+        self._declaring("watch")
+        self._watch_specs.append(spec)
 
     def _add_task(self, spec: TaskSpec) -> None:
         self._declaring("task")
@@ -279,6 +329,11 @@ class Group(Declarations):
     def consumers(self) -> tuple[ConsumerSpec, ...]:
         """Its stream consumers; `subject` of each stands as it is, without the prefix."""
         return tuple(replace(spec, middlewares=self._middlewares) for spec in self._consumer_specs)
+
+    @property
+    def watches(self) -> tuple[WatchSpec, ...]:
+        """Its watches; the bucket and keys of each stand as they are, without the prefix."""
+        return tuple(replace(spec, middlewares=self._middlewares) for spec in self._watch_specs)
 
     @property
     def tasks(self) -> tuple[TaskSpec, ...]:

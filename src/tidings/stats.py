@@ -77,6 +77,36 @@ class ConsumerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class WatcherStats:
+    """What became of the entries of one watch of a key-value bucket. Each is counted once:
+    ``received == handled + failed + pending + running + abandoned``.
+
+    Attributes:
+        name: the handler's name.
+        bucket: the bucket.
+        keys: the pattern of its keys.
+        received: entries that arrived.
+        handled: handlers that returned.
+        failed: handlers that raised, and values that did not decode.
+        pending: entries in the queue now.
+        running: handlers at work now.
+        abandoned: entries left when the drain timeout passed.
+        healed: times that reading began anew.
+    """
+
+    name: str
+    bucket: str
+    keys: str
+    received: int
+    handled: int
+    failed: int
+    pending: int
+    running: int
+    abandoned: int
+    healed: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStats:
     """What became of the runs of one task.
 
@@ -145,9 +175,11 @@ class AppStats:
         listeners: a record for each listener.
         tasks: a record for each task.
         consumers: a record for each stream consumer.
+        watchers: a record for each watch of a bucket.
     """
 
     connection: ConnectionStats
     listeners: tuple[ListenerStats, ...]
     tasks: tuple[TaskStats, ...]
     consumers: tuple[ConsumerStats, ...] = ()
+    watchers: tuple[WatcherStats, ...] = ()

@@ -1,6 +1,8 @@
 """JetStream: streams, consumers, publishing with acknowledgement, key-value and objects."""
 
 from tidings.jetstream.context import JetStream
+from tidings.jetstream.entries import Entry, Operation
+from tidings.jetstream.keyvalue import KeyValue, Watch
 from tidings.jetstream.messages import Metadata, Settlement, StreamMessage
 from tidings.jetstream.plans import StreamChange, StreamPlan
 from tidings.jetstream.publishing import PublishAck
@@ -8,8 +10,11 @@ from tidings.jetstream.streams import Stream, days, hours
 from tidings.jetstream.window import PublishFailure, PublishWindow
 
 __all__ = [
+    "Entry",
     "JetStream",
+    "KeyValue",
     "Metadata",
+    "Operation",
     "PublishAck",
     "PublishFailure",
     "PublishWindow",
@@ -18,6 +23,7 @@ __all__ = [
     "StreamChange",
     "StreamMessage",
     "StreamPlan",
+    "Watch",
     "days",
     "hours",
 ]

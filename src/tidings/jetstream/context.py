@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar, overload
 
 from tidings.bus import Bus
 from tidings.connection import Connection
 from tidings.errors import ConfigError, NotStartedError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.buckets import Bucket, Storage
+from tidings.jetstream.follow import Reader
+from tidings.jetstream.keyvalue import KeyValue
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, PublishAck, prepare
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
+
+T = TypeVar("T")
+B = TypeVar("B", bound=Bucket)
 
 API_TIMEOUT = 5.0
 
@@ -27,6 +33,7 @@ class JetStream:
 
     Attributes:
         streams: those streams.
+        readers: the watches and reads under way.
 
     Raises:
         ConfigError: something that is no Stream, or two of one name.
@@ -35,6 +42,8 @@ class JetStream:
     def __init__(self, bus: Bus, streams: Sequence[Stream]) -> None:
         self._bus = bus
         self._api: JetStreamApi | None = None
+        self._buckets: list[Bucket] = []
+        self.readers: set[Reader] = set()
         self.streams = _checked(streams)
 
     def attach(self, connection: Connection) -> None:
@@ -43,6 +52,7 @@ class JetStream:
 
     def detach(self) -> None:
         """Let go of the connection."""
+        self.end_readers()
         self._api = None
 
     @property
@@ -80,6 +90,115 @@ class JetStream:
         plans = await self.plan()
         await apply_streams(self.api, plans, force=force)
         return plans
+
+    # Buckets.
+
+    @overload
+    def key_value(
+        self,
+        bucket: str,
+        *,
+        type: type[T],
+        ttl: float | None = None,
+        history: int | None = None,
+        description: str | None = None,
+        storage: Storage | None = None,
+        replicas: int | None = None,
+        max_bytes: int | None = None,
+        max_value_size: int | None = None,
+        create: bool = True,
+    ) -> KeyValue[T]: ...
+
+    @overload
+    def key_value(self, bucket: str, *, type: Any = dict, **options: Any) -> KeyValue[Any]: ...
+
+    def key_value(self, bucket: str, **options: Any) -> KeyValue[Any]:
+        """A key-value bucket. Declare it where the app is made, and use it while the app runs.
+
+        When the app starts, or at the first use where it runs already, the bucket is made, or
+        compared with what is declared here. Options that are not given are not compared: the bucket
+        may have them as it likes.
+
+        Args:
+            bucket: its name: letters, digits, `_`, `-`.
+            type: what values are: as `data_type` of `App.listen`, dict by default. What is put is
+                checked, too.
+            ttl: seconds that a value is kept after it was written.
+            history: revisions of a key that are kept, 1 to 64; 1 where a bucket is made without.
+            description: what it is for.
+            storage: "file" or "memory".
+            replicas: copies in the cluster, 1 to 5.
+            max_bytes: bytes of all values together.
+            max_value_size: bytes of one value.
+            create: make it where there is none; False raises then.
+
+        Raises:
+            ConfigError: a bad name or option.
+
+        Example:
+            ```python
+            from dataclasses import dataclass
+
+            @dataclass
+            class Session:
+                user: str
+
+            sessions = app.js.key_value("logins", type=Session, ttl=3600)
+            await sessions.put("user.1", Session("ada"))
+            print((await sessions.get("user.1")).value.user)
+            ```
+        """
+        return self._declare(KeyValue(self, bucket, **options))
+
+    def _declare(self, bucket: B) -> B:
+        if self._api is None:  # else a bucket that a handler names would be kept at each call
+            self._buckets.append(bucket)
+        return bucket
+
+    async def open_buckets(self) -> None:
+        """Find the declared buckets, or make them.
+
+        Raises:
+            BucketNotFoundError: one is not there, and not to be made.
+            BucketChangeError: one has other options than declared.
+            JetStreamUnavailableError: no JetStream answers.
+        """
+        for bucket in self._buckets:
+            await bucket.open()
+
+    @property
+    def bucket_types(self) -> dict[str, Any]:
+        """The types of the key-value buckets that are declared, by name."""
+        return {kv.name: kv.type for kv in self._buckets if isinstance(kv, KeyValue)}
+
+    def end_readers(self) -> None:
+        """End every `async for` over a watch or an object, as if there were no more."""
+        for reader in list(self.readers):
+            reader.end()
+
+    def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for a call of a bucket, a store or of `app.js` from synchronous code.
+
+        Raises:
+            LoopThreadError: on the event loop's own thread.
+            NotStartedError: the app is not running.
+            Exception: whatever the call raises.
+
+        Example:
+            ```python
+            quotas = app.js.key_value("quotas", type=int)
+
+            @app.listen("quotas.raise")
+            def raise_quota(msg):  # a `def` handler runs in a worker thread
+                return app.js.run_sync(quotas.put("ada", 10))
+            ```
+        """
+        try:
+            portal = self._bus.portal
+        except NotStartedError:
+            work.close()
+            raise
+        return portal.run(work, "js.run_sync", "await ...")
 
     # Publishing.
 

@@ -1,0 +1,196 @@
+"""Bucket: a stream in a certain shape, found as it is declared, or made."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from tidings.errors import (
+    BucketChangeError,
+    BucketNotFoundError,
+    ConfigError,
+    JetStreamError,
+    NoStreamError,
+)
+from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.jetstream.follow import Host
+
+Storage = Literal["file", "memory"]
+
+STREAM_NAME_IN_USE = 10058
+DUPLICATE_WINDOW = 120.0
+
+_NAME = re.compile(r"[A-Za-z0-9_\-]+")
+# The server's names of options, and what they are called here.
+_OPTIONS = {
+    "max_age": "ttl",
+    "max_msgs_per_subject": "history",
+    "max_msg_size": "max_value_size",
+    "num_replicas": "replicas",
+}
+
+
+class Bucket:
+    """A stream that is used as a bucket.
+
+    Args:
+        host: where it belongs.
+        name: the bucket's name.
+        stream: its stream.
+        create: make the bucket where there is none.
+        said: options that were declared, which a bucket that is there has to have.
+        base: the configuration of its kind.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        stream: str,
+        *,
+        create: bool,
+        said: dict[str, Any],
+        base: dict[str, Any],
+    ) -> None:
+        check_bucket(name)
+        self.name = name
+        self._stream = stream
+        self._host = host
+        self._create = create
+        self._said = said
+        window = min(nanoseconds(DUPLICATE_WINDOW), said.get("max_age", math.inf))
+        self._config = {
+            "name": stream,
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "allow_direct": True,
+            "duplicate_window": window,
+            **base,
+            **said,
+        }
+        self._opened: JetStreamApi | None = None
+
+    async def open(self) -> JetStreamApi:
+        """Find the bucket, or make it: once in a run of the app, with the first use at the latest.
+
+        Raises:
+            BucketNotFoundError: there is none, and it is not to be made.
+            BucketChangeError: it has other options than those declared.
+            JetStreamUnavailableError: no JetStream answers.
+            NotStartedError: the app is not running.
+        """
+        api = self._host.api
+        if self._opened is not api:
+            info = await self._find(api) or await self._make(api)
+            self._compare(info["config"])
+            self._opened = api
+        return api
+
+    async def _find(self, api: JetStreamApi) -> dict[str, Any] | None:
+        try:
+            return await api.call(f"STREAM.INFO.{self._stream}")
+        except JetStreamError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            return None
+
+    async def _make(self, api: JetStreamApi) -> dict[str, Any]:
+        if not self._create:
+            raise BucketNotFoundError(self.name)
+        try:
+            return await api.call(f"STREAM.CREATE.{self._stream}", self._config)
+        except JetStreamError as error:
+            found = await self._find(api) if error.err_code == STREAM_NAME_IN_USE else None
+            if found is None:
+                raise
+            return found  # another process made it in this moment
+
+    def _compare(self, config: dict[str, Any]) -> None:
+        differences = tuple(
+            f"{_OPTIONS.get(option, option)} is {_words(option, config.get(option))} there, "
+            f"{_words(option, wanted)} here"
+            for option, wanted in self._said.items()
+            if config.get(option) != wanted
+        )
+        if differences:
+            raise BucketChangeError(self.name, differences)
+
+    @contextlib.contextmanager
+    def _must_exist(self) -> Iterator[None]:
+        """Say of a stream that is gone that the bucket is. The next use makes it again."""
+        try:
+            yield
+        except (JetStreamError, NoStreamError) as error:
+            if isinstance(error, JetStreamError) and error.err_code != STREAM_NOT_FOUND:
+                raise
+            self._opened = None
+            raise BucketNotFoundError(self.name) from None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+def check_bucket(name: object) -> None:
+    """Check the name of a bucket.
+
+    Raises:
+        ConfigError: characters that are not allowed in one.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"bucket {name!r}: letters, digits, '_' and '-' only")
+
+
+def declared_options(
+    *,
+    ttl: float | None,
+    description: str | None,
+    storage: Storage | None,
+    replicas: int | None,
+    max_bytes: int | None,
+    history: int | None = None,
+    max_value_size: int | None = None,
+) -> dict[str, Any]:
+    """The options that were declared, as the server calls them. None says nothing.
+
+    Raises:
+        ConfigError: one that cannot be.
+    """
+    number = isinstance(ttl, (int, float)) and not isinstance(ttl, bool)
+    if ttl is not None and not (number and 0 < ttl < math.inf):
+        raise ConfigError(f"ttl={ttl!r}: seconds, above 0")
+    if storage not in (None, "file", "memory"):
+        raise ConfigError(f"storage={storage!r}: 'file' or 'memory'")
+    if description is not None and not isinstance(description, str):
+        raise ConfigError(f"description={description!r}: a str")
+    _check_whole("history", history, 64)
+    _check_whole("replicas", replicas, 5)
+    _check_whole("max_bytes", max_bytes)
+    _check_whole("max_value_size", max_value_size)
+    options = {
+        "max_age": None if ttl is None else nanoseconds(ttl),
+        "description": description,
+        "storage": storage,
+        "num_replicas": replicas,
+        "max_bytes": max_bytes,
+        "max_msgs_per_subject": history,
+        "max_msg_size": max_value_size,
+    }
+    return {option: value for option, value in options.items() if value is not None}
+
+
+def _check_whole(name: str, value: object, most: int | None = None) -> None:
+    if value is None:
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if not whole or (most is not None and isinstance(value, int) and value > most):
+        limits = "above 0" if most is None else f"from 1 to {most}"
+        raise ConfigError(f"{name}={value!r}: a whole number, {limits}")
+
+
+def _words(option: str, value: Any) -> str:
+    if option == "max_age":
+        return f"{value / 1e9:g} s" if value else "none"
+    return "without limit" if value == -1 else repr(value) if value else "none"

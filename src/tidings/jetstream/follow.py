@@ -1,0 +1,412 @@
+"""Following a stream: its messages in order, each once, through reconnections and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from tidings.errors import RequestTimeoutError, TidingsError
+from tidings.headers import Headers
+from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
+from tidings.jetstream.messages import Settlement, StreamMessage
+from tidings.wire import Frame, publish_frame
+
+logger = logging.getLogger("tidings")
+
+# Messages that are read ahead, and seconds that ending a read may take.
+READ_AHEAD = 256
+CLOSE_TIMEOUT = 2.0
+# Seconds that a pull waits at the server, between the heartbeats that say it still does, and
+# between two looks at the connection.
+EXPIRES = 30.0
+HEARTBEAT = 5.0
+LOOK = 0.25
+# Seconds between two tries to begin anew: the first where nothing had come, and the most.
+RETRY_FIRST, RETRY_MOST = 0.1, 3.0
+# Seconds until the server removes a consumer that nobody pulls from.
+INACTIVE_THRESHOLD = 300.0
+
+HEARTBEAT_STATUS = 100
+ENDED = (404, 408)
+
+Take = Callable[[list[StreamMessage[Any]]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is read of a stream.
+
+    Attributes:
+        stream: the stream's name.
+        subject: only messages of this subject, wildcards allowed.
+        begin: "all" that is there, the "last_per_subject", or what is "new"; then what comes.
+        headers_only: leave the bodies at the server.
+        purpose: what it is for, in logs.
+    """
+
+    stream: str
+    subject: str
+    begin: Literal["all", "last_per_subject", "new"] = "all"
+    headers_only: bool = False
+    purpose: str
+
+    def config(self, name: str, after: int) -> dict[str, Any]:
+        """An ordered consumer's configuration, after a sequence where it is not 0. (NATS ADR-17)"""
+        config: dict[str, Any] = {
+            "name": name,
+            "filter_subject": self.subject,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": nanoseconds(INACTIVE_THRESHOLD),
+            "headers_only": self.headers_only,
+        }
+        if after:
+            return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        # What is new in a stream that was empty is everything.
+        return {**config, "deliver_policy": "all" if self.begin == "new" else self.begin}
+
+
+class Follower:
+    """Hands on a stream's messages in order, each once.
+
+    Where a message is missing, the connection was another one meanwhile or the server lost the
+    consumer, it reads on with a new consumer, after the last message that it handed on.
+
+    Args:
+        reading: what is read.
+        api: the JetStream API.
+        take: takes messages.
+        waiting: how many of them wait to be handled.
+        read_ahead: how many may.
+
+    Attributes:
+        consumer: the consumer's name on the server.
+        healed: times that reading began anew.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        api: JetStreamApi,
+        *,
+        take: Take,
+        waiting: Callable[[], int],
+        read_ahead: int = READ_AHEAD,
+    ) -> None:
+        self.consumer = ""
+        self.healed = 0
+        self._reading = reading
+        self._api = api
+        self._connection = api.connection
+        self._take = take
+        self._waiting = waiting
+        self._read_ahead = read_ahead
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._sid = 0
+        self._created = ""  # when the stream was
+        self._last = 0  # the sequence of the last message handed on
+        self._delivered = 0  # messages handed on of this consumer
+        self._owed = 0  # messages asked for that did not come yet
+        self._heard_at = 0.0
+        self._heard = False
+        self._lost = ""  # why this consumer is of no more use
+
+    async def start(self) -> int:
+        """Begin; returns how many messages there are.
+
+        Raises:
+            JetStreamError: the server refuses it.
+            TidingsError: the server does not answer.
+        """
+        pending = await self._make_consumer()
+        self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
+        return pending
+
+    def resume(self) -> None:
+        """A message was handled: there may be room for more."""
+        if not self._owed and self._room():
+            self._changed.set()
+
+    def _room(self) -> int:
+        """How many messages to ask for: none before half of those that may wait are handled."""
+        room = self._read_ahead - self._waiting()
+        return room if 2 * room >= self._read_ahead else 0
+
+    async def _make_consumer(self) -> int:
+        reading = self._reading
+        info = await self._api.call(f"STREAM.INFO.{reading.stream}")
+        if not self._created and reading.begin == "new":
+            self._last = info["state"]["last_seq"]
+        elif self._created != info["created"]:
+            self._last = 0  # another stream of that name, whose sequences begin anew
+        self._created = info["created"]
+        former, self.consumer = self.consumer, f"tidings-{secrets.token_hex(8)}"
+        self._delivered = 0
+        config = reading.config(self.consumer, self._last)
+        made = await self._api.call(
+            f"CONSUMER.CREATE.{reading.stream}.{self.consumer}",
+            {"stream_name": reading.stream, "config": config, "action": "create"},
+        )
+        await self._remove(former)
+        return int(made["num_pending"])
+
+    async def _remove(self, consumer: str) -> None:
+        if consumer:
+            with contextlib.suppress(TidingsError):  # the server does it after a while
+                operation = f"CONSUMER.DELETE.{self._reading.stream}.{consumer}"
+                await self._api.call(operation, timeout=CLOSE_TIMEOUT)
+
+    async def _follow(self) -> None:
+        while True:
+            reason = await self._read()
+            await self._begin_anew(reason)
+            self.healed += 1
+
+    # Reading.
+
+    async def _read(self) -> str:
+        """Pull, one pull after another, until something is wrong. Returns what it is."""
+        connection = self._connection
+        reconnects = connection.stats["reconnects"]
+        inbox = connection.new_inbox()
+        self._sid = connection.subscribe_route(inbox, "", self._on_frames, any_subject=True)
+        self._owed, self._lost, self._heard = 0, "", False
+        while not self._lost:
+            if connection.state != "connected" or connection.stats["reconnects"] != reconnects:
+                self._lost = "the connection was lost"
+            elif self._owed:
+                silent = self._loop.time() - self._heard_at
+                if silent > 2 * HEARTBEAT + 1:
+                    self._lost = f"no heartbeat for {silent:.0f} s"
+            elif room := self._room():
+                self._pull(inbox, room)
+            await self._wait_for_change()
+        connection.unsubscribe_route(self._sid)
+        return self._lost
+
+    async def _wait_for_change(self) -> None:
+        if not self._lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._changed.wait()
+        self._changed.clear()
+
+    def _pull(self, inbox: str, count: int) -> None:
+        body = {
+            "batch": count,
+            "expires": nanoseconds(EXPIRES),
+            "idle_heartbeat": nanoseconds(HEARTBEAT),
+        }
+        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self._reading.stream}.{self.consumer}"
+        frame = publish_frame(subject.encode(), inbox.encode(), msgspec.json.encode(body))
+        with contextlib.suppress(TidingsError):  # the buffer is full: the next look tries again
+            self._connection.outbox.post(frame)
+            self._owed = count
+            self._heard_at = self._loop.time()
+
+    def _on_frames(self, size: int, frames: list[Frame]) -> None:
+        self._heard_at = self._loop.time()
+        messages = []
+        for sid, subject, reply, block, body in frames:
+            if not reply:
+                self._on_status(Headers.from_block(block))
+                continue
+            message = StreamMessage(subject, None, body, reply, sid, block, None, _settler=self)
+            if not self._lost and self._is_next(message):
+                messages.append(message)
+        if messages:
+            self._heard = True
+            self._owed -= len(messages)
+            self._take(messages)
+        if self._lost or self._owed <= 0:
+            self._owed = 0
+            self._changed.set()
+
+    def _is_next(self, message: StreamMessage[Any]) -> bool:
+        metadata = message.metadata
+        if metadata.consumer != self.consumer:
+            return False
+        if metadata.consumer_sequence != self._delivered + 1:
+            self._lost = "a message is missing"
+            return False
+        self._delivered += 1
+        self._last = metadata.sequence
+        return True
+
+    def _on_status(self, headers: Headers) -> None:
+        """The server says something of the pull. (NATS ADR-13)"""
+        self._heard = self._heard or headers.status == HEARTBEAT_STATUS
+        if headers.status == HEARTBEAT_STATUS:
+            return
+        if headers.status in ENDED or "batch completed" in headers.description.lower():
+            self._owed = 0
+        else:  # the consumer is gone, its leader another one, the server shuts down
+            self._lost = f"{headers.status} {headers.description}".strip()
+
+    async def _begin_anew(self, reason: str) -> None:
+        wait = 0.0 if self._heard else RETRY_FIRST
+        tries = 0
+        while True:
+            await asyncio.sleep(wait)
+            if self._connection.state != "connected":
+                wait = LOOK
+                continue
+            try:
+                await self._make_consumer()
+            except Exception as error:
+                tries += 1
+                wait = min(max(2 * wait, RETRY_FIRST), RETRY_MOST)
+                if tries & (tries - 1) == 0:
+                    logger.warning("%s: %s; %s", self._reading.purpose, reason, error)
+            else:
+                return
+
+    # What a message's handler may say of it: an ordered consumer hears nothing.
+
+    async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
+        """An ordered consumer acknowledges nothing."""
+
+    def progress(self, message: StreamMessage[Any]) -> None:
+        """An ordered consumer has no deadline."""
+
+    # The end.
+
+    async def stop(self, timeout: float) -> None:
+        """Read no more; what the server has sent already is still handed on.
+
+        Raises:
+            TidingsError: the server did not confirm.
+        """
+        self._cancel()
+        if self._connection.state == "connected":
+            self._connection.unsubscribe_route(self._sid, keep_route=True)
+            await self._connection.confirm(timeout)
+            await self._remove(self.consumer)
+
+    def abandon(self) -> None:
+        """Read no more, without a word to the server."""
+        self._cancel()
+        if self._sid:
+            self._connection.unsubscribe_route(self._sid)
+
+    async def forget(self) -> None:
+        """Have the server remove the consumer."""
+        await self._remove(self.consumer)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Host(Protocol):
+    """Where buckets belong: `JetStream`.
+
+    Attributes:
+        readers: what is read now.
+    """
+
+    readers: set[Reader]
+
+    @property
+    def api(self) -> JetStreamApi: ...
+
+
+class Reader:
+    """A follower whose messages are taken one by one.
+
+    Args:
+        reading: what is read.
+        host: where it belongs.
+        read_ahead: messages that may wait here.
+    """
+
+    def __init__(self, reading: Reading, host: Host, read_ahead: int = READ_AHEAD) -> None:
+        self._reading = reading
+        self._host = host
+        self._messages: deque[StreamMessage[Any]] = deque()
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._follower = Follower(
+            reading,
+            host.api,
+            take=self._on_messages,
+            waiting=lambda: len(self._messages),
+            read_ahead=read_ahead,
+        )
+
+    async def start(self) -> int:
+        """Begin; returns how many messages there are.
+
+        Raises:
+            as `Follower.start`.
+        """
+        pending = await self._follower.start()
+        self._host.readers.add(self)
+        return pending
+
+    def _on_messages(self, messages: list[StreamMessage[Any]]) -> None:
+        self._messages.extend(messages)
+        self._changed.set()
+
+    async def next(self, timeout: float | None = None) -> StreamMessage[Any] | None:
+        """The next message; None when the reading was ended.
+
+        Raises:
+            RequestTimeoutError: none within `timeout` seconds.
+        """
+        while not self._messages:
+            if self._ended:
+                return None
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise RequestTimeoutError(self._reading.subject, timeout or 0.0) from None
+        message = self._messages.popleft()
+        self._follower.resume()
+        return message
+
+    def end(self) -> None:
+        """Read no more: `next` returns what is here, then None. Without waiting."""
+        self._ended = True
+        self._follower.abandon()
+        self._changed.set()
+        self._host.readers.discard(self)
+
+    async def close(self) -> None:
+        """Read no more, and have the server forget it."""
+        if not self._ended:
+            self.end()
+            await self._follower.forget()
+
+
+async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
+    """Every message that is there now.
+
+    Raises:
+        JetStreamError: the server refuses it.
+        RequestTimeoutError: the server answers no more.
+    """
+    reader = Reader(reading, host)
+    messages: list[StreamMessage[Any]] = []
+    try:
+        pending = await reader.start()
+        while pending and (message := await reader.next(host.api.timeout)) is not None:
+            messages.append(message)
+            pending = message.pending
+    finally:
+        await reader.close()
+    return messages

@@ -1,0 +1,415 @@
+"""KeyValue: a bucket of typed values by key, with revisions. (NATS ADR-8)
+
+Written on the JetStream API rather than on nats-py's client: there a write whose acknowledgement is
+lost fails though it was stored, and a watch ends, or misses changes, with a reconnection.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from tidings import codec
+from tidings.errors import (
+    KeyExistsError,
+    KeyNotFoundError,
+    SubjectError,
+    WrongRevisionError,
+    WrongSequenceError,
+)
+from tidings.headers import Headers
+from tidings.jetstream.buckets import Bucket, Storage, declared_options
+from tidings.jetstream.entries import DELETE, OPERATION, PURGE, Entry, Operation
+from tidings.jetstream.expected import Expected
+from tidings.jetstream.follow import Host, Reader, Reading, read_all
+from tidings.jetstream.messages import StreamMessage
+from tidings.jetstream.publishing import publish_stored
+from tidings.jetstream.reads import read_last, read_sequence
+from tidings.jetstream.stored import Stored, stored_message
+from tidings.subject import check_pattern, check_subject
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+ROLLUP = ("Nats-Rollup", "sub")
+WRITE_TIMEOUT = 10.0
+
+_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
+_KEYS = re.compile(r"[-/_=.a-zA-Z0-9*>]+")
+
+
+def check_keys(keys: object) -> None:
+    """Check a pattern of keys.
+
+    Raises:
+        SubjectError: one that NATS does not allow.
+    """
+    if not isinstance(keys, str) or not _KEYS.fullmatch(keys):
+        raise SubjectError(keys, "keys are of letters, digits, - / _ = . and the wildcards * >")
+    check_pattern(keys)
+
+
+class KeyValue(Bucket, Generic[T]):
+    """A key-value bucket: see `JetStream.key_value`, which makes one.
+
+    Attributes:
+        name: the bucket's name.
+
+    Example:
+        ```python
+        from tidings import App
+
+        app = App("accounts")
+        limits = app.js.key_value("limits", type=int, history=5)
+
+        async with app:
+            revision = await limits.put("ada", 10)
+            await limits.update("ada", 12, revision)
+            assert (await limits.get("ada")).value == 12
+        ```
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        *,
+        type: Any = dict,  # noqa: A002 - the interface's word
+        ttl: float | None = None,
+        history: int | None = None,
+        description: str | None = None,
+        storage: Storage | None = None,
+        replicas: int | None = None,
+        max_bytes: int | None = None,
+        max_value_size: int | None = None,
+        create: bool = True,
+    ) -> None:
+        super().__init__(
+            host,
+            name,
+            f"KV_{name}",
+            create=create,
+            said=declared_options(
+                ttl=ttl,
+                history=history,
+                description=description,
+                storage=storage,
+                replicas=replicas,
+                max_bytes=max_bytes,
+                max_value_size=max_value_size,
+            ),
+            base={
+                "subjects": [f"$KV.{name}.>"],
+                "max_msgs_per_subject": 1,
+                "deny_delete": True,
+            },
+        )
+        self.type = codec.resolve(type)
+        self._decode = codec.decoder(self.type)
+        self._prefix = f"$KV.{name}."
+
+    # One key.
+
+    async def get(self, key: str, *, revision: int | None = None) -> Entry[T]:
+        """The entry of a key: its value, revision and time.
+
+        In a cluster a replica that is a moment behind may answer.
+
+        Args:
+            key: the key.
+            revision: an older revision, of those that the bucket's history keeps.
+
+        Raises:
+            KeyNotFoundError: it has no value, or not with that revision.
+            DecodeError: its value is not of the bucket's type.
+            SubjectError: a key that NATS does not allow.
+            BucketNotFoundError: the bucket is gone.
+            TidingsError: the server does not answer.
+        """
+        subject = self._subject(key)
+        api = await self.open()
+        with self._must_exist():
+            if revision is None:
+                stored = await read_last(api, self._stream, subject)
+            else:
+                stored = await read_sequence(api, self._stream, revision)
+        if stored is None or stored.subject != subject:
+            raise KeyNotFoundError(self.name, key)
+        entry = self._stored_entry(stored)
+        if entry.is_deleted:
+            raise KeyNotFoundError(self.name, key)
+        entry.value  # noqa: B018 - a value that does not decode is an error here, not later
+        return entry
+
+    async def value(self, key: str, default: D = None) -> T | D:  # type: ignore[assignment]  # None is a D
+        """The value of a key, or `default` where it has none.
+
+        Raises:
+            as `get`, but for KeyNotFoundError.
+        """
+        try:
+            return (await self.get(key)).value
+        except KeyNotFoundError:
+            return default
+
+    async def put(self, key: str, value: T) -> int:
+        """Set a key, whatever it was before; returns the revision.
+
+        Raises:
+            EncodeError: the value is not of the bucket's type.
+            SubjectError: a key that NATS does not allow.
+            PublishTimeoutError: no acknowledgement in time; it may be stored.
+            BucketNotFoundError: the bucket is gone.
+            JetStreamError: the server refuses it: too large, or the bucket is full.
+        """
+        return await self._write(key, codec.encode(value, self.type))
+
+    async def create(self, key: str, value: T) -> int:
+        """Set a key that has no value; returns the revision. Of several at once, one does.
+
+        Raises:
+            KeyExistsError: it has one.
+            TidingsError: as `put`.
+        """
+        body = codec.encode(value, self.type)
+        try:
+            return await self._write(key, body, revision=0)
+        except WrongRevisionError:
+            subject = self._subject(key)
+            last = await stored_message(self._host.api, self._stream, last_on=subject)
+            if last is not None and Operation.of(last.headers) is Operation.PUT:
+                raise KeyExistsError(self.name, key) from None
+        try:  # it was deleted, and its marker has a revision
+            return await self._write(key, body, revision=0 if last is None else last.sequence)
+        except WrongRevisionError:
+            raise KeyExistsError(self.name, key) from None
+
+    async def update(self, key: str, value: T, revision: int) -> int:
+        """Set a key if nobody has since `revision`; returns the new revision.
+
+        Raises:
+            WrongRevisionError: someone has, or deleted it.
+            TidingsError: as `put`.
+        """
+        return await self._write(key, codec.encode(value, self.type), revision=revision)
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Delete a key; its history is kept. Nothing is wrong with one that has no value.
+
+        Raises:
+            WrongRevisionError: `revision` is given, and is not its last.
+            TidingsError: as `put`.
+        """
+        await self._write(key, b"", [(OPERATION, DELETE)], revision)
+
+    async def purge(self, key: str, *, revision: int | None = None) -> None:
+        """Delete a key with its history.
+
+        Raises:
+            WrongRevisionError: `revision` is given, and is not its last.
+            TidingsError: as `put`.
+        """
+        await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
+
+    async def history(self, key: str) -> list[Entry[T]]:
+        """The revisions of a key that the bucket keeps, the oldest first, deletions among them.
+
+        Raises:
+            TidingsError: as `get`.
+        """
+        messages = await self._read_all(self._subject(key), purpose="history")
+        return [self.entry(message) for message in messages]
+
+    # Several keys.
+
+    async def keys(self, keys: str = ">") -> list[str]:
+        """The keys that have a value.
+
+        Args:
+            keys: only those of this pattern, as "user.*".
+
+        Raises:
+            TidingsError: as `get`.
+        """
+        messages = await self._read_all(self._pattern(keys), purpose="keys", only_keys=True)
+        entries = map(self.entry, messages)
+        return [entry.key for entry in entries if not entry.is_deleted]
+
+    def watch(
+        self,
+        keys: str = ">",
+        *,
+        initial: bool = True,
+        history: bool = False,
+        deletes: bool = True,
+    ) -> Watch[T]:
+        """What is there, then every change: entries in order, each once.
+
+        It goes on through reconnections and restarts of the server, and ends when the app does.
+
+        Args:
+            keys: only keys of this pattern, as "user.*".
+            initial: begin with what is there; False for changes only.
+            history: begin with every revision that is kept.
+            deletes: also tell of keys that were deleted.
+
+        Raises:
+            SubjectError: a pattern that NATS does not allow.
+
+        Example:
+            ```python
+            sessions = app.js.key_value("sessions", type=str)
+            await sessions.put("user.1", "here")
+            async for entry in sessions.watch("user.*"):
+                print(entry.key, entry.value)
+                break
+            ```
+        """
+        return Watch(self, self.reading(keys, initial, history), deletes=deletes)
+
+    def reading(self, keys: str, initial: bool, history: bool = False) -> Reading:
+        """The reading behind a watch."""
+        return Reading(
+            stream=self._stream,
+            subject=self._pattern(keys),
+            begin="new" if not initial else "all" if history else "last_per_subject",
+            purpose=f"watch of {self.name}",
+        )
+
+    async def reader(self, reading: Reading) -> tuple[Reader, int]:
+        """Begin to read; returns the reader, and how many messages there are.
+
+        Raises:
+            TidingsError: as `get`.
+        """
+        await self.open()
+        reader = Reader(reading, self._host)
+        with self._must_exist():
+            return reader, await reader.start()
+
+    # Below.
+
+    def entry(self, message: StreamMessage[Any]) -> Entry[T]:
+        """The entry that a message of the bucket's stream is."""
+        metadata = message.metadata
+        return self._entry(
+            message.subject, message.body, metadata.sequence, metadata.timestamp, message.headers
+        )
+
+    def _stored_entry(self, stored: Stored) -> Entry[T]:
+        return self._entry(
+            stored.subject, stored.body, stored.sequence, stored.time, stored.headers
+        )
+
+    def _entry(
+        self, subject: str, body: bytes, revision: int, created: Any, headers: Headers
+    ) -> Entry[T]:
+        key = subject.removeprefix(self._prefix)
+        operation = Operation.of(headers)
+        return Entry(self.name, key, body, revision, created, operation, self._decode)
+
+    async def _write(
+        self,
+        key: str,
+        body: bytes,
+        headers: Sequence[tuple[str, str]] = (),
+        revision: int | None = None,
+    ) -> int:
+        subject = self._subject(key)
+        expected = Expected(subject_sequence=revision)
+        api = await self.open()
+        with self._must_exist():
+            try:
+                ack = await publish_stored(
+                    api,
+                    subject,
+                    body,
+                    Headers(headers),
+                    msg_id=secrets.token_hex(16),
+                    timeout=WRITE_TIMEOUT,
+                    expected=expected,
+                )
+            except WrongSequenceError:
+                raise WrongRevisionError(self.name, key, revision or 0) from None
+        return ack.sequence
+
+    async def _read_all(
+        self, pattern: str, *, purpose: str, only_keys: bool = False
+    ) -> list[StreamMessage[Any]]:
+        reading = Reading(
+            stream=self._stream,
+            subject=pattern,
+            begin="last_per_subject" if only_keys else "all",
+            headers_only=only_keys,
+            purpose=f"{purpose} of {self.name}",
+        )
+        await self.open()
+        with self._must_exist():
+            return await read_all(reading, self._host)
+
+    def _subject(self, key: str) -> str:
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise SubjectError(key, "a key is of letters, digits and the signs - / _ = .")
+        subject = f"{self._prefix}{key}"
+        check_subject(subject)
+        return subject
+
+    def _pattern(self, keys: str) -> str:
+        check_keys(keys)
+        return f"{self._prefix}{keys}"
+
+
+class Watch(Generic[T]):
+    """The entries of a bucket as they are and as they change: see `KeyValue.watch`.
+
+    Use it in `async for`. `async with` around it makes plain when it begins and ends.
+    """
+
+    def __init__(self, bucket: KeyValue[T], reading: Reading, *, deletes: bool) -> None:
+        self._bucket = bucket
+        self._reading = reading
+        self._deletes = deletes
+        self._reader: Reader | None = None
+        self._current = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether everything that was there when it began has been told."""
+        return self._current
+
+    async def __aenter__(self) -> Self:
+        self._reader, pending = await self._bucket.reader(self._reading)
+        self._current = not pending
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+            self._reader = None
+
+    async def __aiter__(self) -> AsyncIterator[Entry[T]]:
+        begins_here = self._reader is None
+        if begins_here:
+            await self.__aenter__()
+        try:
+            while (entry := await self._next()) is not None:
+                if self._deletes or not entry.is_deleted:
+                    yield entry
+        finally:
+            if begins_here:
+                await self.__aexit__(None, None, None)
+
+    async def _next(self) -> Entry[T] | None:
+        message = None if self._reader is None else await self._reader.next()
+        if message is None:
+            return None
+        self._current = self._current or message.pending == 0
+        return self._bucket.entry(message)

@@ -1,0 +1,70 @@
+"""Direct reads: a message of a stream from whichever replica answers first. (NATS ADR-31)"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from tidings.errors import JetStreamError
+from tidings.headers import Headers
+from tidings.jetstream.api import PREFIX, JetStreamApi
+from tidings.jetstream.stored import Stored, stored_message
+
+NOT_FOUND = 404
+UNAVAILABLE = 503
+
+
+async def read_last(api: JetStreamApi, stream: str, subject: str) -> Stored | None:
+    """The last message on a subject, None where there is none.
+
+    A replica that is a moment behind may answer; `stored_message` asks the leader.
+
+    Raises:
+        JetStreamError: there is no such stream.
+        JetStreamUnavailableError, RequestTimeoutError, DisconnectedError: no answer.
+    """
+    frame = await _ask(api, f"{stream}.{subject}", b"")
+    if frame is None:
+        return await stored_message(api, stream, last_on=subject)
+    return _message(*frame)
+
+
+async def read_sequence(api: JetStreamApi, stream: str, sequence: int) -> Stored | None:
+    """The message with a sequence, None where it is gone or has not come yet.
+
+    Raises:
+        as `read_last`.
+    """
+    frame = await _ask(api, stream, msgspec.json.encode({"seq": sequence}))
+    if frame is None:
+        return await stored_message(api, stream, sequence=sequence)
+    return _message(*frame)
+
+
+async def _ask(api: JetStreamApi, target: str, query: bytes) -> tuple[Headers, bytes] | None:
+    """Ask the replicas. None where they do not answer: no such stream, or one that allows no direct
+    reads; its leader says which."""
+    subject = f"{PREFIX}.DIRECT.GET.{target}"
+    token, future = api.connection.start_request(subject, query, b"", api.timeout)
+    try:
+        frame = await future
+    finally:
+        api.connection.end_request(token)
+    headers = Headers.from_block(frame[3])
+    return None if headers.status == UNAVAILABLE else (headers, frame[4])
+
+
+def _message(headers: Headers, body: bytes) -> Stored | None:
+    if headers.status == NOT_FOUND:
+        return None
+    try:
+        return Stored(
+            subject=headers["Nats-Subject"],
+            sequence=int(headers["Nats-Sequence"]),
+            time=datetime.fromisoformat(headers["Nats-Time-Stamp"]),
+            headers=headers,
+            body=body,
+        )
+    except (KeyError, ValueError):
+        raise JetStreamError(500, 0, "a direct read was answered without a message") from None
