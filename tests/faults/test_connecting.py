@@ -412,7 +412,7 @@ async def test_a_certificate_of_another_authority_is_a_tls_error(
     for context in (trusting(certificates, "two"), None):
         error = await refusal(make_app(secure, tls=context))
         assert isinstance(error, TlsError)
-        assert "CERTIFICATE_VERIFY_FAILED" in error.reason.upper().replace(" ", "_")
+        assert "certificate" in error.reason.lower()
 
 
 async def test_a_certificate_for_another_host_is_a_tls_error(
