@@ -685,3 +685,22 @@ def test_an_unknown_event_is_a_config_error_that_lists_them() -> None:
         App("a").on("conected")
     with pytest.raises(ConfigError, match="one argument, the event"):
         App("a").on("connected")(lambda: None)
+
+
+async def test_disconnect_in_on_startup_ends_the_app_once_it_runs(nats_server: NATSServer) -> None:
+    app = App("a", servers=nats_server.url)
+    ran: list[str] = []
+
+    @app.on_startup
+    async def begin() -> None:
+        ran.append("startup")
+        await app.disconnect()
+
+    @app.on_shutdown
+    async def end() -> None:
+        ran.append("shutdown")
+
+    async with asyncio.timeout(PATIENCE), app:
+        await app.wait_stopped()
+    assert ran == ["startup", "shutdown"]
+    assert not app.is_running

@@ -159,7 +159,6 @@ async def test_on_the_loops_own_thread_subscribe_and_unsubscribe_work(
         (lambda app: app.nats.request_sync("a"), "await app.request(...)"),
         (lambda app: app.disconnect_sync(), "await app.disconnect()"),
         (lambda app: app.publish_sync("a", force=True), "await app.publish(..., force=True)"),
-        (lambda app: app.unsubscribe_ssid_sync("1"), "await app.unsubscribe_ssid(...)"),
     ],
 )
 async def test_on_the_loops_own_thread_what_would_deadlock_says_what_to_write_instead(
@@ -171,6 +170,18 @@ async def test_on_the_loops_own_thread_what_would_deadlock_says_what_to_write_in
         assert caught.value.instead == instead
         assert instead in str(caught.value)
         assert app.is_running
+
+
+async def test_on_the_loops_own_thread_a_subscription_ends_by_its_id_too(
+    app: App, subject: str
+) -> None:
+    async with app:
+        ssid = app.subscribe_new_subject_sync(subject, Inbox())
+        app.unsubscribe_ssid_sync(ssid)
+        with pytest.raises(LookupError):
+            app.unsubscribe_ssid_sync(ssid)
+        with pytest.raises(NoRespondersError):
+            await app.request(subject)
 
 
 async def test_an_async_handler_that_blocks_the_loop_is_answered_with_the_error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import enum
 import inspect
 import logging
@@ -376,16 +377,17 @@ class App(Declarations):
     async def disconnect(self) -> None:
         """Drain and close: tasks stop, what was taken is finished and answered; `run` returns.
 
-        Called in one of the app's own handlers or tasks it begins this and returns at once, since
-        it cannot wait for its caller.
+        Called in one of the app's own handlers, tasks or on_startup it begins this and returns at
+        once, since it cannot wait for its caller.
 
         Raises:
             DrainTimeoutError: work was abandoned after `drain_timeout`.
         """
         if self._lifecycle is State.IDLE:
             return
+        starting = self._lifecycle is State.STARTING
         ending = self.begin_disconnect()
-        if not inside.get():
+        if not inside.get() and not starting:
             await asyncio.shield(ending)
 
     def disconnect_sync(self) -> None:
@@ -425,8 +427,8 @@ class App(Declarations):
         if self._lifecycle is not State.IDLE:
             raise ConfigError(f"the app is {self._lifecycle.value} already")
         self._lifecycle = State.STARTING
-        self._ending = self._fatal = self._watchers = None
-        self._stopping = asyncio.Event()
+        self._ending = self._fatal = self._consumers = self._watchers = None
+        self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._connection = Connection(self._options, self._on_event)
         try:
             await self._connection.open()
@@ -455,11 +457,16 @@ class App(Declarations):
         self._watchdog.start()
         for task in self._tasks:
             task.start()
+        self._started.set()
         count = len(self._listener_specs)
         logger.info("%s listens (%d) on %s", self.service_name, count, self._connection.url)
 
     async def _abort_start(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
         if self._consumers is not None:
+            with contextlib.suppress(TidingsError):  # what stopped the start is told already
+                await self._consumers.stop(self.nats.request_timeout)
             self._consumers.abandon()
         if self._watchers is not None:
             self._watchers.abandon()
@@ -478,12 +485,13 @@ class App(Declarations):
         if self._ending is None:
             if self._lifecycle is State.IDLE:
                 raise NotStartedError("disconnect")
-            self._lifecycle = State.DRAINING
             self._ending = asyncio.create_task(self._drain(), name="tidings drain")
             self._stopping.set()
         return self._ending
 
     async def _drain(self) -> None:
+        await self._started.wait()  # disconnect() in on_startup ends the app once it runs
+        self._lifecycle = State.DRAINING
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.drain_timeout
         await asyncio.gather(*(task.stop() for task in self._tasks))

@@ -482,11 +482,16 @@ class Bus:
         """`unsubscribe_ssid` from synchronous code.
 
         Raises:
-            LoopThreadError: on the event loop's own thread.
             SubscriptionNotFoundError: there is none.
         """
-        work = self.unsubscribe_ssid(ssid)
-        self._run(work, "unsubscribe_ssid_sync", "await app.unsubscribe_ssid(...)")
+        portal = self.portal
+        if portal.is_here:
+            subscriptions = self._require_subscriptions("unsubscribe_ssid_sync")
+            sids = subscriptions.begin_end([subscriptions.with_id(ssid)])
+            portal.spawn(subscriptions.finish_end(sids, self.request_timeout))
+        else:
+            work = self.unsubscribe_ssid(ssid)
+            self._run(work, "unsubscribe_ssid_sync", "await app.unsubscribe_ssid(...)")
 
     def subscribe(self, spec: ListenerSpec) -> str:
         """Subscribe a listener to its subjects, without waiting. Returns the first one's ID."""
