@@ -55,11 +55,12 @@ def annotated_type(handler: Callable[..., Any]) -> Any:
     if not inspect.isroutine(target):
         target = getattr(target, "__call__", target)  # noqa: B004 - as above
     annotations = getattr(target, "__annotations__", {})
-    if not any("Message[" in str(value) for value in annotations.values()):
-        return None
     try:
         hints = typing.get_type_hints(target)
-    except NameError as error:
+    except Exception as error:
+        # Anything that is not known here may stand in a signature, but for the type of the data.
+        if not any("Message[" in str(value) for value in annotations.values()):
+            return None
         raise ConfigError(
             f"{getattr(handler, '__qualname__', handler)}: the type in its signature is not known "
             f"where the function stands ({error}); say data_type= instead"

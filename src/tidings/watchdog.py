@@ -10,6 +10,7 @@ import time
 import traceback
 from types import FrameType
 
+from tidings.jetstream.consumer import Consumer
 from tidings.listener import Listener
 
 logger = logging.getLogger("tidings")
@@ -17,6 +18,9 @@ logger = logging.getLogger("tidings")
 # Seconds that the loop may be blocked before it is told, and seconds between two looks.
 BLOCKED = 1.0
 LOOK = 0.25
+
+# What workers run; `self` in its frame says whose handler it is.
+_WORK = (Listener.work.__code__, Consumer.work.__code__)
 
 
 class Watchdog:
@@ -73,10 +77,10 @@ class Watchdog:
 
 
 def _handler_name(frame: FrameType | None) -> str | None:
-    """The listener whose worker is at work in this stack: workers go from one to the next."""
+    """The handler whose worker is at work in this stack: workers go from one to the next."""
     while frame is not None:
-        if frame.f_code is Listener.work.__code__:
-            listener: Listener = frame.f_locals["self"]
-            return listener.spec.name
+        if frame.f_code in _WORK:
+            place: Listener | Consumer = frame.f_locals["self"]
+            return place.spec.name
         frame = frame.f_back
     return None

@@ -167,11 +167,10 @@ class Binding:
             return None
 
     async def _create(self, config: dict[str, Any]) -> dict[str, Any]:
-        operation = f"CONSUMER.CREATE.{self.spec.stream}.{self.name}"
-        if "filter_subject" in config:
-            operation = f"{operation}.{config['filter_subject']}"
+        # Without the filter behind the name, which is optional there: it may be a wildcard.
         return await self._api.call(
-            operation, {"stream_name": self.spec.stream, "config": config, "action": ""}
+            f"CONSUMER.CREATE.{self.spec.stream}.{self.name}",
+            {"stream_name": self.spec.stream, "config": config, "action": ""},
         )
 
     @property

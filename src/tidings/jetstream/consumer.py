@@ -26,6 +26,8 @@ logger = logging.getLogger("tidings")
 
 # Messages that an ordered consumer, which acknowledges nothing, reads ahead.
 READ_AHEAD = 256
+# Seconds that a batch waits for the word that the pull which fills it has ended.
+PULL_LATE = 0.25
 
 
 class Consumer(WorkQueue[Frame]):
@@ -56,11 +58,17 @@ class Consumer(WorkQueue[Frame]):
         self._is_async = is_async(spec.handler)
         self._capacity = READ_AHEAD if spec.ordered else workers * (spec.batch or 1)
         self._puller = Puller(
-            spec, api, wanted=self._wanted, take=self._take, capacity=self._capacity
+            spec,
+            api,
+            wanted=self._wanted,
+            take=self._take,
+            ended=self._on_pull_end,
+            capacity=self._capacity,
         )
         self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
         self._taken = self._slots = 0  # messages, and lists of them, taken and not done yet
         self._ripe = False  # a batch need not be full: its time is over
+        self._overdue = False  # nor wait for more than the end of a pull
         self._ripening: asyncio.TimerHandle | None = None
         self._full_at = -spec.batch_timeout  # when a full batch was done
         self._progress: asyncio.Task[None] | None = None
@@ -108,10 +116,24 @@ class Consumer(WorkQueue[Frame]):
         if self._is_ready():
             self._call_worker()
         elif self._queue and self._ripening is None:
-            self._ripening = self._loop.call_later(self.spec.batch_timeout, self._ripen)
+            self._ripening = self._loop.call_later(self.spec.batch_timeout, self._on_timeout)
+
+    def _on_timeout(self) -> None:
+        """A batch has waited long enough. It is handed on when nothing more is under way to it."""
+        if self._puller.owed:
+            self._overdue = True
+            self._ripening = self._loop.call_later(PULL_LATE, self._ripen)
+        else:
+            self._ripen()
+
+    def _on_pull_end(self) -> None:
+        if self._overdue and self._ripening is not None and not self._puller.owed:
+            self._ripening.cancel()
+            self._ripen()
 
     def _ripen(self) -> None:
         self._ripening = None
+        self._overdue = False
         self._ripe = bool(self._queue)
         if self._ripe:
             self._call_worker()

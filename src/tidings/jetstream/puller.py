@@ -63,6 +63,7 @@ class Puller:
         api: the JetStream API.
         wanted: messages that could be taken now, and seconds to wait for them.
         take: takes messages.
+        ended: told that a pull has ended with fewer messages than it asked for.
         capacity: the most that `wanted` can say.
 
     Attributes:
@@ -76,6 +77,7 @@ class Puller:
         *,
         wanted: Callable[[], tuple[int, float]],
         take: Callable[[list[Frame]], None],
+        ended: Callable[[], None],
         capacity: int,
     ) -> None:
         self.spec = spec
@@ -86,6 +88,7 @@ class Puller:
         self._loop = asyncio.get_running_loop()
         self._wanted = wanted
         self._take = take
+        self._ended = ended
         self._capacity = capacity
         self._inboxes: list[Inbox] = []  # the last one is in use, the others run out
         self._heard_at = self._loop.time()  # anything, of a pull
@@ -174,6 +177,7 @@ class Puller:
         text = headers.description.lower()
         if headers.status in ENDED or (headers.status == 409 and "batch completed" in text):
             self._flows = True
+            self._ended()
         else:  # consumer deleted, leader changed, server shut down, pull refused; 503: no consumer
             self.heal(f"{headers.status} {headers.description}".strip())
 

@@ -123,6 +123,11 @@ class ConsumerSpec:
                 f"batch_timeout={self.batch_timeout:g} is to be less than ack_wait, "
                 f"{self.ack_wait:g}: the first message of a batch waits so long to be handled"
             )
+        if self.batch is not None and self.max_deliver == 1:
+            raise ConfigError(
+                "max_deliver=1 means no batches: the last delivery of a message before the dead "
+                "letter comes alone"
+            )
         if self.ordered:
             self._check_ordered()
 
@@ -155,7 +160,7 @@ class ConsumerSpec:
         if self.data_type is None:
             return dict if annotated is None else annotated
         wanted = codec.resolve(self.data_type)
-        if annotated is not None and annotated != wanted:
+        if annotated not in (None, Any, wanted):
             raise ConfigError(
                 f"{self.name}: data_type={self.data_type!r} and {annotated!r} in the signature "
                 f"differ; one is enough"

@@ -1,0 +1,70 @@
+"""What the tests of streams share: a stream a test, and the server's own word on consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tidings import App
+from tidings.jetstream import Stream
+from tidings.server import NATSServer
+
+_numbers = itertools.count(1)
+
+MakeApp = Callable[..., App]
+
+
+@pytest.fixture
+def stream() -> Stream:
+    """A stream that no other test uses; its subjects begin with its name."""
+    name = f"S{next(_numbers)}"
+    return Stream(name, subjects=[f"{name}.>"], storage="memory")
+
+
+@pytest.fixture
+def dead() -> Stream:
+    """The same, for dead letters."""
+    name = f"DEAD{next(_numbers)}"
+    return Stream(name, subjects=[f"{name}.>"], storage="memory")
+
+
+@pytest.fixture
+def server() -> Iterator[NATSServer]:
+    """A server of the test's own, to kill and restart."""
+    with NATSServer(jetstream=True) as own:
+        yield own
+
+
+async def consumer_info(app: App, stream: Stream, consumer: str) -> dict[str, Any]:
+    """What the server says of a consumer."""
+    return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}")
+
+
+async def is_acked(app: App, stream: Stream, consumer: str, sequence: int) -> None:
+    """Wait until the server has an acknowledgement for everything up to there."""
+    async with asyncio.timeout(15):
+        while True:
+            info = await consumer_info(app, stream, consumer)
+            if info["ack_floor"]["stream_seq"] >= sequence:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def consumer_names(app: App, stream: Stream) -> list[str]:
+    answer = await app.js.api.call(f"CONSUMER.NAMES.{stream.name}")
+    return list(answer["consumers"] or ())
+
+
+async def stored(app: App, stream: Stream) -> list[dict[str, Any]]:
+    """Every message of a stream, as the server gives it."""
+    info = await app.js.api.call(f"STREAM.INFO.{stream.name}")
+    state = info["state"]
+    found = []
+    for sequence in range(max(state["first_seq"], 1), state["last_seq"] + 1):
+        answer = await app.js.api.call(f"STREAM.MSG.GET.{stream.name}", {"seq": sequence})
+        found.append(answer["message"])
+    return found
