@@ -520,7 +520,7 @@ class App(Declarations):
     async def _finish_work(self) -> None:
         assert self._consumers is not None
         assert self._watchers is not None
-        self.js.end_readers()  # a handler may be waiting for what comes next
+        self.js.end_watches()  # a handler may be waiting for what comes next
         try:
             await self._consumers.stop(self.nats.request_timeout)
             await self._watchers.stop(self.nats.request_timeout)

@@ -2,11 +2,12 @@
 
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.entries import Entry, Operation
-from tidings.jetstream.keyvalue import KeyValue, Watch
+from tidings.jetstream.keyvalue import KeyValue
 from tidings.jetstream.messages import Metadata, Settlement, StreamMessage
 from tidings.jetstream.plans import StreamChange, StreamPlan
 from tidings.jetstream.publishing import PublishAck
 from tidings.jetstream.streams import Stream, days, hours
+from tidings.jetstream.watch import Watch
 from tidings.jetstream.window import PublishFailure, PublishWindow
 
 __all__ = [

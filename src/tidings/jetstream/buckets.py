@@ -16,7 +16,7 @@ from tidings.errors import (
     NoStreamError,
 )
 from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi, nanoseconds
-from tidings.jetstream.follow import Host
+from tidings.jetstream.readers import Host
 
 Storage = Literal["file", "memory"]
 

@@ -11,10 +11,10 @@ from tidings.errors import ConfigError, NotStartedError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage
-from tidings.jetstream.follow import Reader
 from tidings.jetstream.keyvalue import KeyValue
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, PublishAck, prepare
+from tidings.jetstream.readers import Reader
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
 
@@ -52,7 +52,8 @@ class JetStream:
 
     def detach(self) -> None:
         """Let go of the connection."""
-        self.end_readers()
+        for reader in list(self.readers):
+            reader.end()
         self._api = None
 
     @property
@@ -171,9 +172,9 @@ class JetStream:
         """The types of the key-value buckets that are declared, by name."""
         return {kv.name: kv.type for kv in self._buckets if isinstance(kv, KeyValue)}
 
-    def end_readers(self) -> None:
-        """End every `async for` over a watch or an object, as if there were no more."""
-        for reader in list(self.readers):
+    def end_watches(self) -> None:
+        """End every `async for` over a watch, as if there were no more."""
+        for reader in [reader for reader in self.readers if reader.endless]:
             reader.end()
 
     def run_sync(self, work: Coroutine[Any, Any, T]) -> T:

@@ -1,16 +1,15 @@
 """KeyValue: a bucket of typed values by key, with revisions. (NATS ADR-8)
 
 Written on the JetStream API rather than on nats-py's client: there a write whose acknowledgement is
-lost fails though it was stored, and a watch ends, or misses changes, with a reconnection.
+lost fails though it was stored, and a watch is silent for 20 s after a restart of the server.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 from tidings import codec
 from tidings.errors import (
@@ -24,11 +23,13 @@ from tidings.headers import Headers
 from tidings.jetstream.buckets import Bucket, Storage, declared_options
 from tidings.jetstream.entries import DELETE, OPERATION, PURGE, Entry, Operation
 from tidings.jetstream.expected import Expected
-from tidings.jetstream.follow import Host, Reader, Reading, read_all
+from tidings.jetstream.follow import Reading
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.publishing import publish_stored
+from tidings.jetstream.readers import Host, Reader, read_all
 from tidings.jetstream.reads import read_last, read_sequence
 from tidings.jetstream.stored import Stored, stored_message
+from tidings.jetstream.watch import Watch
 from tidings.subject import check_pattern, check_subject
 
 T = TypeVar("T")
@@ -268,7 +269,8 @@ class KeyValue(Bucket, Generic[T]):
                 break
             ```
         """
-        return Watch(self, self.reading(keys, initial, history), deletes=deletes)
+        reading = self.reading(keys, initial, history)
+        return Watch(lambda: self._begin(reading), self.entry, deletes=deletes)
 
     def reading(self, keys: str, initial: bool, history: bool = False) -> Reading:
         """The reading behind a watch."""
@@ -279,14 +281,9 @@ class KeyValue(Bucket, Generic[T]):
             purpose=f"watch of {self.name}",
         )
 
-    async def reader(self, reading: Reading) -> tuple[Reader, int]:
-        """Begin to read; returns the reader, and how many messages there are.
-
-        Raises:
-            TidingsError: as `get`.
-        """
+    async def _begin(self, reading: Reading) -> tuple[Reader, int]:
         await self.open()
-        reader = Reader(reading, self._host)
+        reader = Reader(reading, self._host, endless=True)
         with self._must_exist():
             return reader, await reader.start()
 
@@ -360,56 +357,3 @@ class KeyValue(Bucket, Generic[T]):
     def _pattern(self, keys: str) -> str:
         check_keys(keys)
         return f"{self._prefix}{keys}"
-
-
-class Watch(Generic[T]):
-    """The entries of a bucket as they are and as they change: see `KeyValue.watch`.
-
-    Use it in `async for`. `async with` around it makes plain when it begins and ends.
-    """
-
-    def __init__(self, bucket: KeyValue[T], reading: Reading, *, deletes: bool) -> None:
-        self._bucket = bucket
-        self._reading = reading
-        self._deletes = deletes
-        self._reader: Reader | None = None
-        self._current = False
-
-    @property
-    def is_current(self) -> bool:
-        """Whether everything that was there when it began has been told."""
-        return self._current
-
-    async def __aenter__(self) -> Self:
-        self._reader, pending = await self._bucket.reader(self._reading)
-        self._current = not pending
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self._reader is not None:
-            await self._reader.close()
-            self._reader = None
-
-    async def __aiter__(self) -> AsyncIterator[Entry[T]]:
-        begins_here = self._reader is None
-        if begins_here:
-            await self.__aenter__()
-        try:
-            while (entry := await self._next()) is not None:
-                if self._deletes or not entry.is_deleted:
-                    yield entry
-        finally:
-            if begins_here:
-                await self.__aexit__(None, None, None)
-
-    async def _next(self) -> Entry[T] | None:
-        message = None if self._reader is None else await self._reader.next()
-        if message is None:
-            return None
-        self._current = self._current or message.pending == 0
-        return self._bucket.entry(message)

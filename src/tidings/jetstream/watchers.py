@@ -16,9 +16,10 @@ from tidings.handlers import check_handler, function_name
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import check_bucket
 from tidings.jetstream.entries import Entry
-from tidings.jetstream.follow import Follower, Host
+from tidings.jetstream.follow import Follower
 from tidings.jetstream.keyvalue import KeyValue, check_keys
 from tidings.jetstream.messages import StreamMessage
+from tidings.jetstream.readers import Host
 from tidings.middleware import Middleware, fold_stream
 from tidings.stats import WatcherStats
 from tidings.threads import WorkerThreads, as_async

@@ -1,0 +1,127 @@
+"""Readers: a stream's messages taken one by one, until there are no more or for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Protocol
+
+from tidings.errors import ConnectionClosedError, RequestTimeoutError
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.follow import READ_AHEAD, Follower, Reading
+from tidings.jetstream.messages import StreamMessage
+
+
+class Host(Protocol):
+    """Where buckets belong: `JetStream`.
+
+    Attributes:
+        readers: what is read now.
+    """
+
+    readers: set[Reader]
+
+    @property
+    def api(self) -> JetStreamApi: ...
+
+
+class Reader:
+    """A follower whose messages are taken one by one.
+
+    Args:
+        reading: what is read.
+        host: where it belongs.
+        read_ahead: messages that may wait here.
+        endless: whether it waits for what comes; such a reading ends when the app begins to drain.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        host: Host,
+        *,
+        read_ahead: int = READ_AHEAD,
+        endless: bool = False,
+    ) -> None:
+        self.endless = endless
+        self._reading = reading
+        self._host = host
+        self._messages: deque[StreamMessage[Any]] = deque()
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._follower = Follower(
+            reading,
+            host.api,
+            take=self._on_messages,
+            waiting=lambda: len(self._messages),
+            read_ahead=read_ahead,
+        )
+
+    async def start(self) -> int:
+        """Begin; returns how many messages there are.
+
+        Raises:
+            as `Follower.start`.
+        """
+        pending = await self._follower.start()
+        self._host.readers.add(self)
+        return pending
+
+    def _on_messages(self, messages: list[StreamMessage[Any]]) -> None:
+        self._messages.extend(messages)
+        self._changed.set()
+
+    async def next(self, timeout: float | None = None) -> StreamMessage[Any] | None:
+        """The next message; None when the reading was ended.
+
+        Raises:
+            RequestTimeoutError: none within `timeout` seconds.
+        """
+        while not self._messages:
+            if self._ended:
+                return None
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise RequestTimeoutError(self._reading.subject, timeout or 0.0) from None
+        message = self._messages.popleft()
+        self._follower.resume()
+        return message
+
+    def end(self) -> None:
+        """Read no more: `next` returns what is here, then None. Without waiting."""
+        self._ended = True
+        self._follower.abandon()
+        self._changed.set()
+        self._host.readers.discard(self)
+
+    async def close(self) -> None:
+        """Read no more, and have the server forget it."""
+        if not self._ended:
+            self.end()
+            await self._follower.forget()
+
+
+async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
+    """Every message that is there now.
+
+    Raises:
+        JetStreamError: the server refuses it.
+        RequestTimeoutError: the server answers no more.
+        ConnectionClosedError: the app has ended.
+    """
+    reader = Reader(reading, host)
+    messages: list[StreamMessage[Any]] = []
+    try:
+        pending = await reader.start()
+        while pending:
+            message = await reader.next(host.api.timeout)
+            if message is None:
+                raise ConnectionClosedError(reading.purpose)
+            messages.append(message)
+            pending = message.pending
+    finally:
+        await reader.close()
+    return messages
