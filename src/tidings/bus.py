@@ -340,7 +340,8 @@ class Bus:
             raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
         payload = codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
-        read = _response_reader(response_data_type)
+        plain = response_data_type is None
+        read = _read_dict if plain else _response_reader(response_data_type)
         token, future = connection.start_request(subject, payload, block, timeout)
         try:
             frame = await future
@@ -563,6 +564,13 @@ def _dynamic_spec(
     )
 
 
+_decode_dict = codec.decoder(dict)
+
+
+def _read_dict(frame: Frame) -> Any:
+    return _decode_dict(frame[4])
+
+
 def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
     """What makes the result of a request of its answer."""
     if data_type is Message or typing.get_origin(data_type) is Message:
@@ -571,5 +579,5 @@ def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
         return lambda frame: Message(
             frame[1], decode(frame[4]), frame[4], frame[2], frame[0], frame[3], None
         )
-    decode = codec.decoder(dict if data_type is None else data_type)
+    decode = codec.decoder(data_type)
     return lambda frame: decode(frame[4])

@@ -30,10 +30,13 @@ def encode(value: object, data_type: DataType = None) -> bytes:
     Raises:
         EncodeError: the value is of no type that can be sent, or not of `data_type`.
     """
-    if type(value) is bytes and (data_type is None or data_type is bytes):
-        return value
     if data_type is not None:
         return _encode_as(value, data_type)
+    kind = type(value)
+    if kind is bytes:
+        return value  # type: ignore[return-value]  # what kind says
+    if kind is dict or kind is list:
+        return _to_json(value)
     if isinstance(value, str):
         return _utf8(value)
     if value is None:

@@ -509,7 +509,8 @@ class Connection(Client):
             DisconnectedError: no connection now: a request sent later would find nobody waiting.
             TidingsError: as `frame` and `post`.
         """
-        self.require(f"request to {subject!r}")
+        if self._status != Client.CONNECTED:
+            self.require(f"request to {subject!r}")
         if not self._inbox_sid:
             self._inbox_sid = self.subscribe_route(f"{self._inbox}*", "", self._on_replies)
             self._parser.expect_new_subjects(self._inbox_sid, self._inbox_bytes)
@@ -527,9 +528,7 @@ class Connection(Client):
         self._requests.discard(token)
 
     def _on_replies(self, size: int, frames: list[Frame]) -> None:
-        begin = len(self._inbox)
-        for frame in frames:
-            self._requests.deliver(frame[1][begin:], frame)
+        self._requests.deliver(frames, len(self._inbox))
 
     # What others may know.
 

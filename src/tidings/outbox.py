@@ -121,6 +121,8 @@ class Outbox:
             raise PayloadTooLargeError(size, self.max_payload)
         if block:
             return publish_headers_frame(subject_bytes, reply, block, payload)
+        if reply:  # a request: one call less
+            return b"PUB %b %b %d\r\n%b\r\n" % (subject_bytes, reply, size, payload)
         return publish_frame(subject_bytes, reply, payload)
 
     def _check(self, subject: str) -> bytes:

@@ -50,14 +50,16 @@ class RequestTable:
         """Stop waiting: the requester has its reply, or was cancelled."""
         self._waiting.pop(token, None)
 
-    def deliver(self, token: str, frame: Frame) -> None:
-        """Hand a reply to its requester."""
-        known = token.isdecimal() and len(token) < MAX_TOKEN
-        waiting = self._waiting.pop(int(token), None) if known else None
-        if waiting is None:
-            self.late += 1
-        elif not waiting[0].done():
-            waiting[0].set_result(frame)
+    def deliver(self, frames: list[Frame], begin: int) -> None:
+        """Hand replies to their requesters; the token begins there in the subject."""
+        for frame in frames:
+            token = frame[1][begin:]
+            known = token.isdecimal() and len(token) < MAX_TOKEN
+            waiting = self._waiting.pop(int(token), None) if known else None
+            if waiting is None:
+                self.late += 1
+            elif not waiting[0].done():
+                waiting[0].set_result(frame)
 
     def fail_subject(self, subject: str, error: TidingsError) -> None:
         """End the waits for replies to requests on a subject: the server did not take them."""

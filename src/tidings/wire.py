@@ -129,6 +129,7 @@ class Parser:
         "_known",
         "_need",
         "_parts",
+        "_sizes",
         "_transient",
         "malformed",
     )
@@ -138,6 +139,7 @@ class Parser:
         self._admit = admit
         self._known: dict[bytes, _Line] = {}
         self._heads: dict[bytes, tuple[int, str]] = {}  # b"MSG subject sid" of lines with a reply
+        self._sizes: dict[bytes, int] = {}  # the last word of those lines
         self._transient: dict[bytes, tuple[int, bytes]] = {}
         self.reset()
 
@@ -223,14 +225,15 @@ class Parser:
     def _parse_line(self, line: bytes) -> _Line | None:
         """Parse a message's control line that is not known. None: it is none, or malformed."""
         words = line.rsplit(b" ", 2)
-        if len(words) == 3 and words[2].isdigit() and len(words[2]) < 9 and b"\t" not in line:
-            first, middle, length = words
+        length = self._sizes.get(words[-1])
+        if length is not None and len(words) == 3 and b"\t" not in line:
+            first, middle, _ = words
             try:
                 if head := self._heads.get(first):
-                    return head[0], head[1], middle.decode(), 0, int(length)
+                    return head[0], head[1], middle.decode(), 0, length
                 transient = self._transient.get(middle)
                 if transient and first.startswith(transient[1]) and first.count(b" ") == 1:
-                    return transient[0], first[4:].decode(), "", 0, int(length)
+                    return transient[0], first[4:].decode(), "", 0, length
             except UnicodeDecodeError:
                 return None
         operation = line[:4]
@@ -251,10 +254,14 @@ class Parser:
         if len(self._known) + len(self._heads) >= MAX_KNOWN_LINES:
             self._known.clear()
             self._heads.clear()
+            self._sizes.clear()
+        words = line.rsplit(b" ", 2)
+        if len(self._sizes) < MAX_KNOWN_LINES:
+            self._sizes[words[-1]] = parsed[4]
         if not parsed[2]:
             self._known[line] = parsed
         elif not parsed[3]:
-            self._heads[line.rsplit(b" ", 2)[0]] = parsed[:2]
+            self._heads[words[0]] = parsed[:2]
 
     def _parse_control(self, line: bytes) -> Frame | None:
         word, _, argument = line.replace(b"\t", b" ").partition(b" ")
