@@ -34,8 +34,10 @@ from tidings.errors import (
     PayloadTooLargeError,
     ProtocolError,
     PublishTimeoutError,
+    Reject,
     RequestError,
     RequestTimeoutError,
+    Retry,
     ServerStartError,
     ServiceError,
     StreamChangeError,
@@ -51,6 +53,9 @@ from tidings.errors import (
 from tidings.events import ConnectionEvent
 from tidings.group import Group
 from tidings.headers import Headers
+from tidings.jetstream.messages import StreamMessage
+from tidings.jetstream.publishing import PublishAck
+from tidings.jetstream.streams import Stream, days, hours
 from tidings.message import Message
 from tidings.middleware import DebugMiddleware, ErrorMiddleware, Middleware, TimeoutMiddleware
 from tidings.stats import (
@@ -104,12 +109,17 @@ __all__ = [
     "ObjectNotFoundError",
     "PayloadTooLargeError",
     "ProtocolError",
+    "PublishAck",
     "PublishTimeoutError",
+    "Reject",
     "RequestError",
     "RequestTimeoutError",
+    "Retry",
     "ServerStartError",
     "ServiceError",
+    "Stream",
     "StreamChangeError",
+    "StreamMessage",
     "SubjectError",
     "SubjectPermissionError",
     "SubscriptionNotFoundError",
@@ -122,4 +132,6 @@ __all__ = [
     "WrongRevisionError",
     "WrongSequenceError",
     "__version__",
+    "days",
+    "hours",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import typer
 
 from tidings.app import App
 from tidings.connection import Connection
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, TidingsError
 from tidings.jetstream.api import JetStreamApi
 
 from . import logs
@@ -52,6 +53,8 @@ def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
         try:
             return await work(JetStreamApi(connection, API_TIMEOUT))
         finally:
+            with contextlib.suppress(TidingsError):
+                await connection.confirm(API_TIMEOUT)  # or what was asked last counts as lost
             await connection.close()
 
     return asyncio.run(connected())
