@@ -88,7 +88,7 @@ class Place:
 
 @dead.callback()
 def root() -> None:
-    """Messages that consumers gave up: see them, publish them again, drop them."""
+    """See dead letters, publish them again, or drop them."""
 
 
 @dead.command("list")
