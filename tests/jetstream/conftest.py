@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tidings import App
+from tidings.errors import RequestTimeoutError, TransportError
 from tidings.jetstream import Stream
 from tidings.server import NATSServer
 
@@ -41,16 +43,17 @@ def server() -> Iterator[NATSServer]:
 
 async def consumer_info(app: App, stream: Stream, consumer: str) -> dict[str, Any]:
     """What the server says of a consumer."""
-    return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}")
+    return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}", timeout=2)
 
 
 async def is_acked(app: App, stream: Stream, consumer: str, sequence: int) -> None:
     """Wait until the server has an acknowledgement for everything up to there."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(20):
         while True:
-            info = await consumer_info(app, stream, consumer)
-            if info["ack_floor"]["stream_seq"] >= sequence:
-                return
+            with contextlib.suppress(TransportError, RequestTimeoutError):  # while a leader is lost
+                info = await consumer_info(app, stream, consumer)
+                if info["ack_floor"]["stream_seq"] >= sequence:
+                    return
             await asyncio.sleep(0.01)
 
 

@@ -22,6 +22,8 @@ logger = logging.getLogger("tidings")
 
 # Seconds that a start waits through the election of a leader, and between two tries.
 ELECTION, ELECTION_WAIT = 10.0, 0.2
+# Seconds to wait for what is known at once, or to nobody: without a leader nothing answers.
+ANSWER = 1.0
 
 # Where a consumer begins: only said when it is made.
 _BEGINNING = ("deliver_policy", "opt_start_seq", "opt_start_time")
@@ -155,12 +157,13 @@ class Binding:
         self.floor = max(self.floor, known)
 
     async def _created(self) -> str:
-        info = await self._api.call(f"STREAM.INFO.{self.spec.stream}")
+        info = await self._api.call(f"STREAM.INFO.{self.spec.stream}", timeout=ANSWER)
         return str(info["created"])
 
     async def _info(self) -> dict[str, Any] | None:
         try:
-            return await self._api.call(f"CONSUMER.INFO.{self.spec.stream}.{self.name}")
+            name = f"CONSUMER.INFO.{self.spec.stream}.{self.name}"
+            return await self._api.call(name, timeout=ANSWER)
         except JetStreamError as error:
             if error.err_code != CONSUMER_NOT_FOUND:
                 raise

@@ -260,6 +260,7 @@ class Puller:
                 continue
             now = self._loop.time()
             if self._connection.stats["reconnects"] != self._reconnects:
+                self._flows = True  # what was before this connection says nothing of it
                 self.heal("reconnected")
             elif self.owed and now - self._heard_at > 2 * HEARTBEAT + 1:
                 self.heal(f"no heartbeat for {now - self._heard_at:.0f} s")

@@ -1,0 +1,573 @@
+"""Streams when something breaks: the worker, the server, the leader, the consumer, the line.
+
+What holds in each: every acknowledged publish is stored, every stored message is handled at least
+once, and none is acknowledged before its handler was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.conftest import Program
+from faults.tcp_proxy import TcpProxy
+from helpers import until
+from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked, stored
+from tidings import App, Headers, Message
+from tidings.errors import TidingsError
+from tidings.jetstream import Stream, StreamMessage
+from tidings.jetstream import puller as puller_module
+from tidings.server import NATSCluster, NATSServer
+
+QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 1.0, "drain_timeout": 10.0}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[NATSCluster]:
+    """Three servers. A test that kills one starts it again."""
+    with NATSCluster(3) as three:
+        yield three
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(source: str, url: str) -> Program:
+            program = Program(source, tmp_path / f"p{time.monotonic_ns()}.py", NATS_URL=url)
+            stack.callback(program.end)
+            return program
+
+        yield start
+
+
+class Work:
+    """Publishes numbers and handles them, and knows of each what became of it."""
+
+    def __init__(self, app: App, stream: Stream) -> None:
+        self.app = app
+        self.stream = stream
+        self.confirmed: list[int] = []  # published, and acknowledged by the stream
+        self.refused: list[TidingsError] = []
+        self.done: list[int] = []  # sequences whose handler was done
+        self.numbers: list[int] = []  # the same, as numbers published
+        self.early: set[int] = set()
+        self._next = 0
+        self._stopping = False
+        self._publishing: list[asyncio.Task[None]] = []
+
+    def consume(self, app: App, **options: Any) -> None:
+        @app.consume(self.stream.name, durable="d", data_type=int, **options)
+        async def work(msg: StreamMessage[int]) -> None:
+            await asyncio.sleep(0.002)
+            self.done.append(msg.sequence)
+            self.numbers.append(msg.data)
+
+    def publish(self, width: int = 8) -> None:
+        """Begin to publish, so many at a time, and look whether one is acknowledged early."""
+        work = (self._look(), *(self._send() for _ in range(width)))
+        self._publishing = [asyncio.create_task(each) for each in work]
+
+    async def _send(self) -> None:
+        while not self._stopping:
+            number = self._next
+            self._next += 1
+            try:
+                await self.app.js.publish(f"{self.stream.name}.n", number, msg_id=f"n{number}")
+            except TidingsError as error:
+                self.refused.append(error)
+            else:
+                self.confirmed.append(number)
+            await asyncio.sleep(0.004)
+
+    async def _look(self) -> None:
+        while not self._stopping:
+            with contextlib.suppress(TidingsError):
+                info = await consumer_info(self.app, self.stream, "d")
+                floor = info["ack_floor"]["stream_seq"]
+                self.early |= set(range(1, floor + 1)) - set(self.done)
+            await asyncio.sleep(0.05)
+
+    async def more(self, count: int) -> None:
+        """Wait until so many more are published, and so many more handled."""
+        confirmed, done = len(self.confirmed) + count, len(self.done) + count
+        async with asyncio.timeout(30):
+            while len(self.confirmed) < confirmed or len(self.done) < done:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._publishing)
+
+    async def check(self) -> None:
+        """Stop, wait until everything is handled, and check what has to hold."""
+        await self.stop()
+        info = await self.app.js.api.call(f"STREAM.INFO.{self.stream.name}")
+        await is_acked(self.app, self.stream, "d", info["state"]["last_seq"])
+        messages = await stored(self.app, self.stream)
+        ids = [_msg_id(message) for message in messages]
+        assert len(ids) == len(set(ids)), "a publish was stored twice"
+        assert {f"n{number}" for number in self.confirmed} <= set(ids)
+        assert set(self.confirmed) <= set(self.numbers)
+        assert set(self.done) == {message["seq"] for message in messages}
+        assert self.early == set()
+
+
+def _msg_id(message: dict[str, Any]) -> str:
+    return Headers.from_block(base64.b64decode(message["hdrs"]))["Nats-Msg-Id"]
+
+
+def file_stream(name: str, replicas: int = 1) -> Stream:
+    return Stream(name, subjects=[f"{name}.>"], replicas=replicas)
+
+
+# The worker.
+
+WORKER = """
+import asyncio, os, signal
+from tidings import App
+
+app = App("worker", servers=os.environ["NATS_URL"])
+
+@app.consume("W", durable="d", data_type=int, ack_wait=1.5, concurrency=2)
+async def work(msg):
+    if msg.data == 0:
+        return
+    print("has", msg.data, flush=True)
+    await asyncio.Event().wait()
+
+app.run()
+"""
+
+
+async def test_a_message_of_a_worker_that_is_killed_comes_again_after_ack_wait(
+    server: NATSServer, run_program: Callable[..., Program]
+) -> None:
+    stream = file_stream("W")
+    app = App("heir", servers=server.url, streams=[stream])
+    async with App("other", servers=server.url, streams=[stream]) as other:
+        program = run_program(WORKER, server.url)
+        for number in range(3):
+            await other.js.publish("W.n", number)
+        await asyncio.to_thread(program.until, "has")
+        await asyncio.to_thread(program.until, "has")
+        await asyncio.sleep(2)  # longer than ack_wait: a handler at work keeps its message
+        info = await consumer_info(other, stream, "d")
+        assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (2, 1)
+        assert info["num_redelivered"] == 0
+        program.signal(9)
+        killed = time.monotonic()
+        await asyncio.to_thread(program.wait)
+        got: list[tuple[int, int]] = []
+
+        @app.consume("W", durable="d", data_type=int, ack_wait=1.5)
+        async def work(msg: StreamMessage[int]) -> None:
+            got.append((msg.data, msg.delivered))
+
+        async with app:
+            await is_acked(other, stream, "d", 3)
+        assert sorted(got) == [(1, 2), (2, 2)]
+        assert 0.4 < time.monotonic() - killed < 8
+
+
+async def test_a_slow_handler_holds_no_more_than_it_works_on(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app(streams=[stream])
+    started = []
+
+    @app.consume(stream.name, durable="d", data_type=int, ack_wait=0.5, concurrency=2)
+    async def slow(msg: StreamMessage[int]) -> None:
+        started.append(msg.data)
+        await asyncio.sleep(0.8)  # the work
+
+    async with app:
+        for number in range(6):
+            await app.js.publish(f"{stream.name}.n", number)
+        while len(started) < 6:
+            info = await consumer_info(app, stream, "d")
+            assert info["num_ack_pending"] <= 2
+            await asyncio.sleep(0.05)
+        await is_acked(app, stream, "d", 6)
+        info = await consumer_info(app, stream, "d")
+        assert (info["num_redelivered"], info["delivered"]["consumer_seq"]) == (0, 6)
+    assert started == list(range(6))
+
+
+# The server.
+
+
+async def test_a_server_killed_twice_loses_no_acknowledged_message(server: NATSServer) -> None:
+    stream = file_stream("K")
+    app = App("work", servers=server.url, streams=[stream], **QUICK)
+    work = Work(app, stream)
+    work.consume(app, ack_wait=1, concurrency=16)
+    async with app:
+        work.publish()
+        for _ in range(2):
+            await work.more(50)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.restart)
+            await until(lambda: app.stats().connection.state == "connected")
+        await work.more(50)
+        await work.check()
+        assert work.refused == []
+        assert app.stats().consumers[0].healed >= 2
+
+
+async def test_what_is_done_in_an_outage_is_acknowledged_after_it(
+    nats_server: NATSServer, stream: Stream
+) -> None:
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("work", servers=proxy.url, streams=[stream], **QUICK)
+        go_on = asyncio.Event()
+        got = []
+
+        @app.consume(stream.name, durable="d", data_type=int, ack_wait=10, concurrency=4)
+        async def wait(msg: StreamMessage[int]) -> None:
+            got.append((msg.data, msg.delivered))
+            await go_on.wait()
+
+        async with app:
+            for number in range(4):
+                await app.js.publish(f"{stream.name}.n", number)
+            await until(lambda: len(got) == 4)
+            proxy.refusing = True
+            proxy.cut()
+            await until(lambda: app.stats().connection.state == "reconnecting")
+            go_on.set()
+            await until(lambda: app.stats().consumers[0].acked == 4)
+            proxy.refusing = False
+            await is_acked(app, stream, "d", 4)
+    assert got == [(number, 1) for number in range(4)]
+
+
+async def test_a_double_ack_waits_through_an_outage(
+    nats_server: NATSServer, stream: Stream
+) -> None:
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("work", servers=proxy.url, streams=[stream], **QUICK)
+        go_on = asyncio.Event()
+        got = []
+
+        @app.consume(stream.name, durable="d", data_type=int, ack_wait=10, double_ack=True)
+        async def wait(msg: StreamMessage[int]) -> None:
+            got.append((msg.data, msg.delivered))
+            await go_on.wait()
+
+        async with app:
+            await app.js.publish(f"{stream.name}.n", 1)
+            await until(lambda: got)
+            proxy.refusing = True
+            proxy.cut()
+            await until(lambda: app.stats().connection.state == "reconnecting")
+            go_on.set()
+            await asyncio.sleep(0.3)  # tries in vain
+            assert app.stats().consumers[0].acked == 0
+            proxy.refusing = False
+            await until(lambda: app.stats().consumers[0].acked == 1)
+            assert (await consumer_info(app, stream, "d"))["ack_floor"]["stream_seq"] == 1
+    assert got == [(1, 1)]
+
+
+async def test_shutdown_in_an_outage_waits_to_acknowledge_what_is_done(
+    nats_server: NATSServer, make_app: MakeApp, stream: Stream
+) -> None:
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("work", servers=proxy.url, streams=[stream], **QUICK)
+        go_on = asyncio.Event()
+        got = []
+
+        @app.consume(stream.name, durable="d", data_type=int, ack_wait=10)
+        async def wait(msg: StreamMessage[int]) -> None:
+            got.append(msg.data)
+            await go_on.wait()
+
+        await app.__aenter__()
+        await app.js.publish(f"{stream.name}.n", 1)
+        await until(lambda: got)
+        proxy.refusing = True
+        proxy.cut()
+        await until(lambda: app.stats().connection.state == "reconnecting")
+        ending = app.begin_disconnect()
+        go_on.set()
+        await asyncio.sleep(0.2)  # it drains in vain
+        proxy.refusing = False
+        await ending
+    async with make_app("other") as other:
+        info = await consumer_info(other, stream, "d")
+    assert info["ack_floor"]["stream_seq"] == 1
+
+
+async def test_after_a_reconnect_the_pulls_of_before_are_not_answered_too(
+    nats_server: NATSServer, make_app: MakeApp, stream: Stream
+) -> None:
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("work", servers=proxy.url, streams=[stream], **QUICK)
+        go_on = asyncio.Event()
+        at_work = []
+
+        @app.consume(stream.name, durable="d", data_type=int, concurrency=3)
+        async def wait(msg: StreamMessage[int]) -> None:
+            at_work.append(msg.data)
+            await go_on.wait()
+
+        async with app, make_app("other") as other:
+            for cuts in range(1, 4):
+                proxy.cut()
+                await until(lambda cuts=cuts: app.stats().consumers[0].healed == cuts)
+            for number in range(20):
+                await other.js.publish(f"{stream.name}.n", number)
+            await until(lambda: len(at_work) == 3)
+            await asyncio.sleep(0.2)  # nothing more is to come
+            info = await consumer_info(other, stream, "d")
+            assert info["num_ack_pending"] == 3
+            go_on.set()
+            await is_acked(other, stream, "d", 20)
+    assert sorted(at_work) == list(range(20))
+
+
+# The consumer.
+
+
+@pytest.mark.parametrize("start", ["all", "new"])
+async def test_a_consumer_that_was_deleted_goes_on_without_a_gap(
+    make_app: MakeApp, stream: Stream, start: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream])
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int, start=start)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+
+    async with make_app("other", streams=[stream]) as other:
+        await other.js.publish(f"{stream.name}.n", 0)
+        async with app:
+            await other.js.publish(f"{stream.name}.n", 1)
+            await is_acked(other, stream, "d", 2)
+            await other.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+            for number in range(2, 10):
+                await other.js.publish(f"{stream.name}.n", number)
+            await until(lambda: got[-1] == 9)
+            await is_acked(other, stream, "d", 10)
+            assert app.stats().consumers[0].healed == 1
+    assert set(range(0 if start == "all" else 1, 10)) <= set(got)
+    assert caplog.text.count("was gone and is made again") == 1
+
+
+async def test_a_consumer_made_again_begins_after_what_was_done(
+    make_app: MakeApp, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(puller_module, "FLOOR_INTERVAL", 0.1)
+    app = make_app(streams=[stream])
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+
+    async with app:
+        for number in range(20):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 20)
+        [consumer] = app._consumers._consumers
+        await until(lambda: consumer._puller.binding.floor == 20)
+        await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        await app.js.publish(f"{stream.name}.n", 20)
+        await until(lambda: got[-1] == 20)
+    assert got == list(range(21))
+
+
+async def test_deleted_while_every_worker_is_busy_it_is_noticed_at_the_next_pull(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app(streams=[stream])
+    go_on = asyncio.Event()
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int, concurrency=1)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+        await go_on.wait()
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 0)
+        await until(lambda: got)
+        await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        await app.js.publish(f"{stream.name}.n", 1)
+        go_on.set()
+        await until(lambda: got[-1] == 1)
+        await is_acked(app, stream, "d", 2)
+
+
+async def test_a_stream_that_is_gone_is_waited_for_and_read_from_its_beginning(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream])
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int)
+    async def keep(msg: StreamMessage[int]) -> None:
+        got.append((msg.data, msg.sequence))
+
+    async with app:
+        for number in range(5):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 5)
+        await app.js.api.call(f"STREAM.DELETE.{stream.name}")
+        await until(lambda: "does not answer" in caplog.text)
+        await app.js.apply()
+        await app.js.publish(f"{stream.name}.n", 5)
+        await until(lambda: got[-1] == (5, 1))
+        await is_acked(app, stream, "d", 1)
+    assert "stream not found" in caplog.text
+
+
+async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream])
+    app.consume(stream.name, durable="d", data_type=int, concurrency=50)(print)
+    async with app:
+        config = (await consumer_info(app, stream, "d"))["config"]
+        payload = {"stream_name": stream.name, "config": {**config, "max_batch": 10}}
+        await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
+        [consumer] = app._consumers._consumers
+        consumer._puller.heal("pull again")
+        await until(lambda: "Exceeded MaxRequestBatch" in caplog.text)
+        await asyncio.sleep(1)  # a loop would heal hundreds of times
+        assert app.stats().consumers[0].healed < 5
+        await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", {**payload, "config": config})
+        await app.js.publish(f"{stream.name}.n", 1)
+        await is_acked(app, stream, "d", 1)
+
+
+# A cluster of three.
+
+
+def named(cluster: NATSCluster, name: str) -> NATSServer:
+    """The server of a name: server-1 is the first."""
+    return cluster.servers[int(name.rpartition("-")[2]) - 1]
+
+
+@contextlib.asynccontextmanager
+async def lost(server: NATSServer, app: App, stream: Stream) -> AsyncIterator[None]:
+    """Kill a server; in the end start it again, and wait until it is one of three."""
+    await asyncio.to_thread(server.kill)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(server.restart)
+        async with asyncio.timeout(20):
+            while not await _is_whole(app, stream):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.1)
+
+
+async def _is_whole(app: App, stream: Stream) -> bool:
+    try:
+        info = await app.js.api.call(f"STREAM.INFO.{stream.name}", timeout=2)
+    except TidingsError:
+        return False
+    replicas = info["cluster"].get("replicas", ())
+    return len(replicas) == 2 and all(
+        replica["current"] and not replica.get("offline") for replica in replicas
+    )
+
+
+async def leader_of(app: App, stream: Stream, consumer: str = "") -> str:
+    """The leader's name, once there is one."""
+    call = f"CONSUMER.INFO.{stream.name}.{consumer}" if consumer else f"STREAM.INFO.{stream.name}"
+    async with asyncio.timeout(15):
+        while True:
+            with contextlib.suppress(TidingsError):
+                info = await app.js.api.call(call, timeout=1)
+                if leader := info["cluster"].get("leader"):
+                    return str(leader)
+            await asyncio.sleep(0.05)
+
+
+async def test_when_the_leader_of_a_stream_is_lost_each_acknowledged_message_is_handled(
+    cluster: NATSCluster,
+) -> None:
+    stream = file_stream("L", replicas=3)
+    app = App("work", servers=cluster.urls, streams=[stream], **QUICK)
+    work = Work(app, stream)
+    work.consume(app, ack_wait=3, concurrency=16)
+    async with app:
+        work.publish()
+        await work.more(50)
+        leader = await leader_of(app, stream)
+        async with lost(named(cluster, leader), app, stream):
+            assert await leader_of(app, stream) != leader
+            await work.more(50)
+            await work.check()
+        assert work.refused == []
+
+
+async def test_when_the_leader_of_a_consumer_is_lost_another_one_delivers(
+    cluster: NATSCluster,
+) -> None:
+    stream = file_stream("N", replicas=3)
+    app = App("work", servers=cluster.urls, streams=[stream], **QUICK)
+    work = Work(app, stream)
+    work.consume(app, ack_wait=3, concurrency=16)
+    async with app:
+        work.publish()
+        await work.more(50)
+        leader = await leader_of(app, stream, "d")
+        async with lost(named(cluster, leader), app, stream):
+            await work.more(50)
+            await work.check()
+        assert work.refused == []
+
+
+async def test_when_the_connected_node_is_killed_every_acknowledged_message_is_there(
+    cluster: NATSCluster,
+) -> None:
+    stream = file_stream("M", replicas=3)
+    app = App("work", servers=cluster.urls, streams=[stream], **QUICK)
+    work = Work(app, stream)
+    work.consume(app, ack_wait=3, concurrency=16)
+    async with app:
+        work.publish()
+        await work.more(50)
+        port = int((app.connected_url or "").rpartition(":")[2])
+        [connected] = [server for server in cluster.servers if server.port == port]
+        async with lost(connected, app, stream):
+            await until(lambda: app.stats().connection.reconnects == 1)
+            await work.more(50)
+            await work.check()
+        assert work.refused == []
+
+
+async def test_a_reader_follows_through_the_loss_of_a_leader(cluster: NATSCluster) -> None:
+    stream = file_stream("O", replicas=3)
+    app = App("read", servers=cluster.urls, streams=[stream], **QUICK)
+    got: list[int] = []
+
+    @app.consume("O", ordered=True, data_type=int)
+    async def read(msg: StreamMessage[int]) -> None:
+        got.append(msg.sequence)
+
+    async with app:
+        work = Work(app, stream)
+        work.publish(1)
+        await until(lambda: len(got) > 50)
+        [name] = await consumer_names(app, stream)
+        # It is in one server's memory: gone with that.
+        leader = await leader_of(app, stream, name)
+        async with lost(named(cluster, leader), app, stream):
+            before = len(got)
+            await until(lambda: len(got) > before + 50)
+            await work.stop()
+            info = await app.js.api.call(f"STREAM.INFO.{stream.name}")
+            await until(lambda: len(got) >= info["state"]["last_seq"])
+    assert got == list(range(1, len(got) + 1))
