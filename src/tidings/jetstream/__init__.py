@@ -4,6 +4,8 @@ from tidings.jetstream.context import JetStream
 from tidings.jetstream.entries import Entry, Operation
 from tidings.jetstream.keyvalue import KeyValue
 from tidings.jetstream.messages import Metadata, Settlement, StreamMessage
+from tidings.jetstream.objectinfo import ObjectInfo
+from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamChange, StreamPlan
 from tidings.jetstream.publishing import PublishAck
 from tidings.jetstream.streams import Stream, days, hours
@@ -15,6 +17,8 @@ __all__ = [
     "JetStream",
     "KeyValue",
     "Metadata",
+    "ObjectInfo",
+    "ObjectStore",
     "Operation",
     "PublishAck",
     "PublishFailure",

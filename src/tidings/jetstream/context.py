@@ -12,6 +12,7 @@ from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage
 from tidings.jetstream.keyvalue import KeyValue
+from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, PublishAck, prepare
 from tidings.jetstream.readers import Reader
@@ -150,6 +151,51 @@ class JetStream:
             ```
         """
         return self._declare(KeyValue(self, bucket, **options))
+
+    def object_store(
+        self,
+        bucket: str,
+        *,
+        ttl: float | None = None,
+        description: str | None = None,
+        storage: Storage | None = None,
+        replicas: int | None = None,
+        max_bytes: int | None = None,
+        create: bool = True,
+    ) -> ObjectStore:
+        """An object store. As with `key_value`: declare it where the app is made.
+
+        Args:
+            bucket: its name: letters, digits, `_`, `-`.
+            ttl: seconds that an object is kept after it was put.
+            description: what it is for.
+            storage: "file" or "memory".
+            replicas: copies in the cluster, 1 to 5.
+            max_bytes: bytes of all objects together.
+            create: make it where there is none; False raises then.
+
+        Raises:
+            ConfigError: a bad name or option.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            print((await files.info("hello.txt")).digest)
+            ```
+        """
+        return self._declare(
+            ObjectStore(
+                self,
+                bucket,
+                ttl=ttl,
+                description=description,
+                storage=storage,
+                replicas=replicas,
+                max_bytes=max_bytes,
+                create=create,
+            )
+        )
 
     def _declare(self, bucket: B) -> B:
         if self._api is None:  # else a bucket that a handler names would be kept at each call

@@ -1,0 +1,392 @@
+"""ObjectStore: objects of any size, in chunks, with their digest. (NATS ADR-20)
+
+Written on the JetStream API rather than on nats-py's client: there a lost acknowledgement fails the
+put, each chunk waits for that of the one before, a file is written before its digest is known, and
+two that put the same name at once leave chunks behind for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tidings.errors import (
+    ConfigError,
+    DecodeError,
+    DigestError,
+    JetStreamError,
+    NoStreamError,
+    ObjectNotFoundError,
+    TidingsError,
+    WrongSequenceError,
+)
+from tidings.headers import Headers, HeadersLike
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.buckets import Bucket, Storage, declared_options
+from tidings.jetstream.chunks import ChunkWriter, Progress, read_chunks
+from tidings.jetstream.expected import Expected
+from tidings.jetstream.files import Source, chunks_of, file_name, size_of, write_file
+from tidings.jetstream.follow import Reading
+from tidings.jetstream.objectinfo import ObjectInfo, digest_text
+from tidings.jetstream.publishing import PUBLISH_TIMEOUT, publish_stored
+from tidings.jetstream.readers import Host, read_all
+from tidings.jetstream.stored import stored_message
+
+T = TypeVar("T")
+
+CHUNK_SIZE = 128 * 1024
+ROLLUP = ("Nats-Rollup", "sub")
+# Times that a read is begun again because the object was replaced under it.
+RESTARTS = 3
+HEADER_ROOM = 1024
+
+logger = logging.getLogger("tidings")
+
+
+class ObjectStore(Bucket):
+    """An object store: see `JetStream.object_store`, which makes one.
+
+    Attributes:
+        name: the store's name.
+
+    Example:
+        ```python
+        from tidings import App
+
+        app = App("reports")
+        files = app.js.object_store("reports")
+
+        async with app:
+            await files.put("today.txt", b"all is well")
+            assert await files.get("today.txt") == b"all is well"
+        ```
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        *,
+        ttl: float | None = None,
+        description: str | None = None,
+        storage: Storage | None = None,
+        replicas: int | None = None,
+        max_bytes: int | None = None,
+        create: bool = True,
+    ) -> None:
+        super().__init__(
+            host,
+            name,
+            f"OBJ_{name}",
+            create=create,
+            said=declared_options(
+                ttl=ttl,
+                description=description,
+                storage=storage,
+                replicas=replicas,
+                max_bytes=max_bytes,
+            ),
+            base={"subjects": [f"$O.{name}.C.>", f"$O.{name}.M.>"]},
+        )
+
+    # Putting.
+
+    async def put(
+        self,
+        name: str,
+        source: Source,
+        *,
+        description: str = "",
+        headers: HeadersLike | None = None,
+        chunk_size: int = CHUNK_SIZE,
+        progress: Progress | None = None,
+    ) -> ObjectInfo:
+        """Store an object, in place of the one of that name: it is replaced when the new one is
+        whole, and stays where this fails. At most 2 MiB are in memory with the usual chunks.
+
+        Args:
+            name: any text; it is no path, though it may look like one.
+            source: bytes, a `pathlib.Path` to read, or an async iterator of bytes.
+            description: what it is.
+            headers: headers to keep with it.
+            chunk_size: bytes of one part, less where the server takes less.
+            progress: called with the bytes that are stored, and with those there are, or None.
+
+        Raises:
+            ConfigError: an empty name, a source or chunk size that is none.
+            OSError: the file cannot be read.
+            PublishTimeoutError: no acknowledgement in time. If it was the last one, the object may
+                be stored.
+            BucketNotFoundError: the store is gone.
+            JetStreamError: the server refuses it: the store is full, for one.
+        """
+        _check_name(name)
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ConfigError(f"chunk_size={chunk_size!r}: bytes, above 0")
+        kept = Headers(headers or ())
+        total = await size_of(source)
+        api = await self.open()
+        size = min(chunk_size, api.connection.outbox.max_payload - HEADER_ROOM)
+        nuid = secrets.token_hex(11)
+        writer = ChunkWriter(api, self._stream, self._chunks_subject(nuid))
+        with self._must_exist():
+            try:
+                await writer.write_all(chunks_of(source, size), total, progress)
+            except BaseException:
+                # Shielded: it may be a cancellation, and what was stored would stay for good.
+                await asyncio.shield(self._abandon(api, writer, nuid))
+                raise
+            info = ObjectInfo(
+                bucket=self.name,
+                name=name,
+                size=writer.stored,
+                chunks=writer.chunks,
+                digest=digest_text(writer.digest),
+                modified=datetime.now(UTC),
+                description=description,
+                headers=kept,
+                nuid=nuid,
+            )
+            try:
+                await self._replace(api, info, size)
+            except (JetStreamError, NoStreamError):
+                await self._discard(api, nuid)
+                raise
+            # Any other error leaves it open whether the description is stored: the chunks stay.
+        return info
+
+    async def _replace(self, api: JetStreamApi, info: ObjectInfo, chunk_size: int | None) -> None:
+        """Store a description in place of the last, then remove the chunks of that one."""
+        subject = self._meta_subject(info.name)
+        while True:
+            last = await stored_message(api, self._stream, last_on=subject)
+            try:
+                await publish_stored(
+                    api,
+                    subject,
+                    info.encode(chunk_size),
+                    Headers([ROLLUP]),
+                    msg_id=secrets.token_hex(16),
+                    timeout=PUBLISH_TIMEOUT,
+                    expected=Expected(subject_sequence=0 if last is None else last.sequence),
+                )
+            except WrongSequenceError:
+                continue  # another put came between: that one is replaced now
+            break
+        if last is not None:
+            with contextlib.suppress(DecodeError):
+                former = ObjectInfo.decode(last.body, last.time)
+                if former.nuid and (info.is_deleted or former.nuid != info.nuid):
+                    await self._discard(api, former.nuid)
+
+    async def _abandon(self, api: JetStreamApi, writer: ChunkWriter, nuid: str) -> None:
+        await writer.abandon()
+        await self._discard(api, nuid)
+
+    async def _discard(self, api: JetStreamApi, nuid: str) -> None:
+        subject = self._chunks_subject(nuid)
+        try:
+            await api.call(f"STREAM.PURGE.{self._stream}", {"filter": subject})
+        except TidingsError as error:
+            logger.warning("chunks of no use are left on %r of %s: %s", subject, self.name, error)
+
+    # Getting.
+
+    async def get(self, name: str, *, progress: Progress | None = None) -> bytes:
+        """The bytes of an object. `info` says how many they are, before they are in memory.
+
+        Args:
+            name: the object's name.
+            progress: called with the bytes that came, and with those there are.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+            DigestError: what came is not what was stored.
+            DecodeError: its description cannot be read.
+            RequestTimeoutError: the server sends no more.
+            BucketNotFoundError: the store is gone.
+        """
+
+        async def join(chunks: AsyncIterator[bytes]) -> bytes:
+            return b"".join([chunk async for chunk in chunks])
+
+        return await self._read(name, progress, join)
+
+    async def get_file(
+        self, name: str, to: Path | str, *, progress: Progress | None = None
+    ) -> Path:
+        """Write an object to a file; returns its path. The file is there when all of the object is.
+
+        Args:
+            name: the object's name.
+            to: the file, or a folder that is there. In a folder the file is named after the object,
+                with every sign written as %XX that could lead out of it: "../a" is "%2E.%2Fa".
+            progress: called with the bytes that are written, and with those there are.
+
+        Raises:
+            OSError: the folder cannot be written to.
+            TidingsError: as `get`. No file is left then, or the one that was there.
+        """
+        _check_name(name)
+        target = Path(to)
+        if await asyncio.to_thread(target.is_dir):
+            target = target / file_name(name)
+
+        async def write(chunks: AsyncIterator[bytes]) -> Path:
+            await write_file(target, chunks)
+            return target
+
+        return await self._read(name, progress, write)
+
+    async def stream(self, name: str, *, progress: Progress | None = None) -> AsyncIterator[bytes]:
+        """The bytes of an object, part by part, as `async for` asks for them.
+
+        What was had is right only if this ends without an error: the digest is known at the end.
+
+        Args:
+            name: the object's name.
+            progress: called with the bytes that came, and with those there are.
+
+        Raises:
+            DigestError: what came is not what was stored, or it was replaced meanwhile.
+            TidingsError: as `get`.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("numbers", bytes(300_000))
+            async for part in files.stream("numbers"):
+                print(len(part))
+            ```
+        """
+        store, info = await self._resolve(name)
+        async with contextlib.aclosing(store._chunks(info, progress)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _read(
+        self,
+        name: str,
+        progress: Progress | None,
+        take: Callable[[AsyncIterator[bytes]], Coroutine[Any, Any, T]],
+    ) -> T:
+        """Read an object from its beginning, and again where it was replaced meanwhile."""
+        for restart in range(RESTARTS + 1):
+            store, info = await self._resolve(name)
+            try:
+                async with contextlib.aclosing(store._chunks(info, progress)) as chunks:
+                    return await take(chunks)
+            except DigestError:
+                if restart == RESTARTS or not await store._is_replaced(info):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _chunks(self, info: ObjectInfo, progress: Progress | None) -> AsyncGenerator[bytes, None]:
+        reading = Reading(
+            stream=self._stream,
+            subject=self._chunks_subject(info.nuid),
+            purpose=f"object {info.name!r} of {self.name}",
+        )
+        return read_chunks(reading, self._host, info, progress, self._is_replaced)
+
+    async def _is_replaced(self, info: ObjectInfo) -> bool:
+        """Whether an object is another one by now. False where the server does not say."""
+        try:
+            return (await self.info(info.name)).nuid != info.nuid
+        except ObjectNotFoundError:
+            return True
+        except TidingsError:
+            return False
+
+    async def _resolve(self, name: str) -> tuple[ObjectStore, ObjectInfo]:
+        """The object of that name, or the one that it is a link to."""
+        info = await self.info(name)
+        if info.link is None:
+            return self, info
+        store = ObjectStore(self._host, info.link[0], create=False)
+        return store, await store.info(info.link[1])
+
+    # Knowing.
+
+    async def info(self, name: str) -> ObjectInfo:
+        """What is known of an object.
+
+        Raises:
+            ObjectNotFoundError: there is none, or it was deleted.
+            DecodeError: its description cannot be read.
+            BucketNotFoundError: the store is gone.
+            TidingsError: the server does not answer.
+        """
+        subject = self._meta_subject(name)
+        api = await self.open()
+        with self._must_exist():
+            # Of the leader: a replica that is behind would name chunks that are gone.
+            stored = await stored_message(api, self._stream, last_on=subject)
+        if stored is None:
+            raise ObjectNotFoundError(self.name, name)
+        info = self._decode(name, stored.body, stored.time)
+        if info.is_deleted:
+            raise ObjectNotFoundError(self.name, name)
+        return info
+
+    async def list(self) -> list[ObjectInfo]:
+        """What is known of every object. One whose description cannot be read is logged.
+
+        Raises:
+            TidingsError: as `info`.
+        """
+        reading = Reading(
+            stream=self._stream,
+            subject=f"$O.{self.name}.M.>",
+            begin="last_per_subject",
+            purpose=f"list of {self.name}",
+        )
+        await self.open()
+        with self._must_exist():
+            messages = await read_all(reading, self._host)
+        infos = []
+        for message in messages:
+            try:
+                infos.append(ObjectInfo.decode(message.body, message.timestamp))
+            except DecodeError as error:
+                logger.warning("an object of %s on %r: %s", self.name, message.subject, error)
+        return [info for info in infos if not info.is_deleted]
+
+    async def delete(self, name: str) -> None:
+        """Delete an object.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+            TidingsError: as `put`.
+        """
+        info = await self.info(name)
+        gone = replace(info, size=0, chunks=0, digest="", is_deleted=True)
+        with self._must_exist():
+            await self._replace(self._host.api, gone, None)
+
+    def _decode(self, name: str, body: bytes, stored: datetime) -> ObjectInfo:
+        try:
+            return ObjectInfo.decode(body, stored)
+        except DecodeError as error:
+            place = f"{error.reason} (object {name!r} of {self.name!r})"
+            raise DecodeError(error.wanted, place) from None
+
+    def _meta_subject(self, name: str) -> str:
+        _check_name(name)
+        return f"$O.{self.name}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+    def _chunks_subject(self, nuid: str) -> str:
+        return f"$O.{self.name}.C.{nuid}"
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"object {name!r}: a name is a str that is not empty")
