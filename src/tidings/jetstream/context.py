@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
 from tidings.connection import Connection
@@ -11,7 +11,7 @@ from tidings.errors import ConfigError, NotStartedError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage
-from tidings.jetstream.keyvalue import KeyValue
+from tidings.jetstream.keyvalue import KeyValue, KeyValueOptions
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, PublishAck, prepare
@@ -97,10 +97,19 @@ class JetStream:
 
     @overload
     def key_value(
+        self, bucket: str, *, type: type[T], **options: Unpack[KeyValueOptions]
+    ) -> KeyValue[T]: ...
+
+    @overload
+    def key_value(
+        self, bucket: str, *, type: Any = ..., **options: Unpack[KeyValueOptions]
+    ) -> KeyValue[Any]: ...
+
+    def key_value(
         self,
         bucket: str,
         *,
-        type: type[T],
+        type: Any = dict,  # noqa: A002 - the word of the interface
         ttl: float | None = None,
         history: int | None = None,
         description: str | None = None,
@@ -109,12 +118,7 @@ class JetStream:
         max_bytes: int | None = None,
         max_value_size: int | None = None,
         create: bool = True,
-    ) -> KeyValue[T]: ...
-
-    @overload
-    def key_value(self, bucket: str, *, type: Any = dict, **options: Any) -> KeyValue[Any]: ...
-
-    def key_value(self, bucket: str, **options: Any) -> KeyValue[Any]:
+    ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
         When the app starts, or at the first use where it runs already, the bucket is made, or
@@ -150,7 +154,21 @@ class JetStream:
             print((await sessions.get("user.1")).value.user)
             ```
         """
-        return self._declare(KeyValue(self, bucket, **options))
+        return self._declare(
+            KeyValue(
+                self,
+                bucket,
+                type=type,
+                ttl=ttl,
+                history=history,
+                description=description,
+                storage=storage,
+                replicas=replicas,
+                max_bytes=max_bytes,
+                max_value_size=max_value_size,
+                create=create,
+            )
+        )
 
     def object_store(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, overload
 
 from tidings import codec
 from tidings.errors import (
@@ -51,6 +51,19 @@ def check_keys(keys: object) -> None:
     if not isinstance(keys, str) or not _KEYS.fullmatch(keys):
         raise SubjectError(keys, "keys are of letters, digits, - / _ = . and the wildcards * >")
     check_pattern(keys)
+
+
+class KeyValueOptions(TypedDict, total=False):
+    """The options of `JetStream.key_value` but its type, for those who check types."""
+
+    ttl: float | None
+    history: int | None
+    description: str | None
+    storage: Storage | None
+    replicas: int | None
+    max_bytes: int | None
+    max_value_size: int | None
+    create: bool
 
 
 class KeyValue(Bucket, Generic[T]):
@@ -145,11 +158,17 @@ class KeyValue(Bucket, Generic[T]):
         entry.value  # noqa: B018 - a value that does not decode is an error here, not later
         return entry
 
-    async def value(self, key: str, default: D = None) -> T | D:  # type: ignore[assignment]  # None is a D
+    @overload
+    async def value(self, key: str) -> T | None: ...
+
+    @overload
+    async def value(self, key: str, default: D) -> T | D: ...
+
+    async def value(self, key: str, default: Any = None) -> Any:
         """The value of a key, or `default` where it has none.
 
         Raises:
-            as `get`, but for KeyNotFoundError.
+            TidingsError: as `get`, but for KeyNotFoundError.
         """
         try:
             return (await self.get(key)).value

@@ -61,7 +61,7 @@ class Reader:
         """Begin; returns how many messages there are.
 
         Raises:
-            as `Follower.start`.
+            TidingsError: as `Follower.start`.
         """
         pending = await self._follower.start()
         self._host.readers.add(self)

@@ -34,7 +34,7 @@ async def read_sequence(api: JetStreamApi, stream: str, sequence: int) -> Stored
     """The message with a sequence, None where it is gone or has not come yet.
 
     Raises:
-        as `read_last`.
+        TidingsError: as `read_last`.
     """
     frame = await _ask(api, stream, msgspec.json.encode({"seq": sequence}))
     if frame is None:
