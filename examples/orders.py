@@ -70,15 +70,18 @@ def check(order: Order) -> None:
         raise ServiceError(422, f"no coupon {order.coupon!r}")
 
 
-@app.listen("orders.price")
-async def price(msg: Message[Order]) -> Price:
-    order = msg.data
-    check(order)
+def priced(order: Order) -> Price:
     product = products[order.product]
     list_price = Decimal(product["cents"]) * order.quantity
     net = to_cents(list_price * (100 - discount(order)) / 100)
     vat = to_cents(net * Decimal(vat_rates[order.country][product["rate"]]) / 100)
     return Price(order.order, net, vat, net + vat)
+
+
+@app.listen("orders.price")
+async def price(msg: Message[Order]) -> Price:
+    check(msg.data)
+    return priced(msg.data)
 
 
 @app.listen("orders.placed.*")

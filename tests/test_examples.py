@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import runpy
@@ -33,8 +34,9 @@ MakeClient = Callable[[App], TestClient]
 
 
 @pytest.fixture(autouse=True)
-def root(monkeypatch: pytest.MonkeyPatch) -> None:
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The checkout is the current folder, and on the path, as under `tidings run`."""
+    monkeypatch.setenv("INVOICES", str(tmp_path / "invoices.db"))
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT)
 
@@ -100,6 +102,23 @@ def test_the_totals_are_those_of_the_events(test_client: MakeClient) -> None:
             client.publish("orders.placed.DE", event)
         expected = {"DE": {"orders": 2, "net": 300, "vat": 57}}
         wait_until(lambda: client.request("orders.totals") == expected)
+
+
+async def test_an_order_from_the_stream_is_billed_once_and_a_bad_one_is_a_dead_letter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    billing = importlib.import_module("examples.billing")
+    monkeypatch.setattr(billing, "INVOICES", str(tmp_path / "bills.db"))
+    good = {"order": "A1", "country": "FR", "product": "novel", "quantity": 10, "coupon": ""}
+    async with TestClient(billing.app) as client:
+        for order in (good, {**good, "order": "A2", "quantity": "three"}, good):
+            await client.publish("orders.created", order)
+        [letter] = await client.wait_for("dead.billing")
+        assert letter.data["order"] == "A2"
+        await client.wait_for_acked("billing", 2)
+        with contextlib.closing(billing.invoices()) as connection:
+            rows = connection.execute("SELECT * FROM invoices").fetchall()
+    assert rows == [("A1", 12255, 674, 12929)]
 
 
 def test_a_warm_room_raises_an_alarm(test_client: MakeClient) -> None:

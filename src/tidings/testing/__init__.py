@@ -14,9 +14,17 @@ import contextlib
 
 from tidings.server import NATSCluster, NATSServer
 from tidings.testing.client import SyncTestClient, TestClient
+from tidings.testing.consumed import NotAckedError
 from tidings.testing.record import NotSeenError
 
-__all__ = ["NATSCluster", "NATSServer", "NotSeenError", "SyncTestClient", "TestClient"]
+__all__ = [
+    "NATSCluster",
+    "NATSServer",
+    "NotAckedError",
+    "NotSeenError",
+    "SyncTestClient",
+    "TestClient",
+]
 
 with contextlib.suppress(ImportError):  # without pytest there is nobody to need them
     from tidings.testing.plugin import nats_server as nats_server

@@ -11,6 +11,8 @@ from tidings.app import App
 from tidings.errors import TidingsError, TransportError
 from tidings.headers import HeadersLike
 from tidings.server import NATSServer
+from tidings.stats import ConsumerStats
+from tidings.testing import consumed
 from tidings.testing.record import Messages
 from tidings.testing.stage import Server, Stage
 
@@ -77,6 +79,17 @@ class _Face:
         """How many messages were seen on a subject or pattern."""
         return len(self.messages(subject))
 
+    def consumed(self, consumer: str) -> ConsumerStats:
+        """What a stream consumer of the app has counted: `acked`, `redelivered`, `dead`, ...
+
+        Args:
+            consumer: its durable name, or the name of its handler.
+
+        Raises:
+            ConfigError: the app has none of that name.
+        """
+        return consumed.consumed(self.app, consumer)
+
 
 class SyncTestClient(_Face):
     """A `TestClient` for synchronous tests: the same calls, which block. `with TestClient(app)`
@@ -113,6 +126,10 @@ class SyncTestClient(_Face):
         except TimeoutError:
             future.cancel()
             raise self._stage.record.not_seen(subject, count, timeout) from None
+
+    def wait_for_acked(self, consumer: str, count: int = 1, timeout: float = 5.0) -> ConsumerStats:
+        """As `TestClient.wait_for_acked`."""
+        return consumed.wait_for_acked_sync(self.app, consumer, count, timeout)
 
 
 class TestClient(_Face):
@@ -243,6 +260,25 @@ class TestClient(_Face):
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError:
             raise self._stage.record.not_seen(subject, count, timeout) from None
+
+    async def wait_for_acked(
+        self, consumer: str, count: int = 1, timeout: float = 5.0
+    ) -> ConsumerStats:
+        """Wait until a stream consumer of the app has acknowledged so many messages.
+
+        Args:
+            consumer: its durable name, or the name of its handler.
+            count: how many since the app started.
+            timeout: seconds.
+
+        Returns:
+            What it has counted: `redelivered`, `dead` and more.
+
+        Raises:
+            NotAckedError: fewer were acknowledged in time. An AssertionError.
+            ConfigError: the app has no consumer of that name.
+        """
+        return await consumed.wait_for_acked(self.app, consumer, count, timeout)
 
     async def _confirm(self) -> None:
         """Let the server know a new stand-in before the message which makes the app ask it."""

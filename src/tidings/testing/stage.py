@@ -42,7 +42,7 @@ class Stage:
         self.app = app
         self.inner = App("test-client", drain_timeout=5.0)
         self.record = Record()
-        self.server: Server = NATSServer(monitor=True) if server is None else server
+        self.server: Server = _own_server() if server is None else server
         self._owns_server = server is None
         queue = WATCHER + secrets.token_hex(8)
         watch = self.inner.listen(">", queue=queue, concurrency=MOST_ASKED, no_reply=True)
@@ -100,6 +100,10 @@ class Stage:
         while _listens(app, subject):  # noqa: ASYNC110 - there is no event, nor always its loop
             await asyncio.sleep(DRAIN_POLL)
         return True
+
+
+def _own_server() -> NATSServer:
+    return NATSServer(jetstream=True, monitor=True)
 
 
 def _address(url: str) -> str:
