@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tidings.errors import TidingsError
+from tidings.errors import JetStreamUnavailableError, RequestTimeoutError, TidingsError
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.messages import Settlement, StreamMessage
@@ -30,6 +30,9 @@ HEARTBEAT = 5.0
 LOOK = 0.25
 # Seconds between two tries to begin anew: the first where nothing had come, and the most.
 RETRY_FIRST, RETRY_MOST = 0.1, 3.0
+# Seconds that the first of them waits for an answer: what is asked during the election of a leader
+# is never answered, so that it is better asked again. The later ones wait longer.
+FIRST_ANSWER, ELECTION = 0.5, 10.0
 # Seconds until the server removes a consumer that nobody pulls from.
 INACTIVE_THRESHOLD = 300.0
 
@@ -129,9 +132,22 @@ class Follower:
             JetStreamError: the server refuses it.
             TidingsError: the server does not answer.
         """
-        pending = await self._make_consumer()
+        pending = await self._make_first()
         self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
         return pending
+
+    async def _make_first(self) -> int:
+        """Make the consumer, through the election of a leader, in which nothing is answered."""
+        timeout = FIRST_ANSWER
+        deadline = self._loop.time() + ELECTION
+        while True:
+            try:
+                return await self._make_consumer(timeout)
+            except (RequestTimeoutError, JetStreamUnavailableError):
+                if self._loop.time() > deadline:
+                    raise
+                timeout = min(2 * timeout, self._api.timeout)
+                await asyncio.sleep(RETRY_FIRST)
 
     def resume(self) -> None:
         """A message was handled: there may be room for more."""
@@ -143,9 +159,9 @@ class Follower:
         room = self._read_ahead - self._waiting()
         return room if 2 * room >= self._read_ahead else 0
 
-    async def _make_consumer(self) -> int:
+    async def _make_consumer(self, timeout: float) -> int:
         reading = self._reading
-        info = await self._api.call(f"STREAM.INFO.{reading.stream}")
+        info = await self._api.call(f"STREAM.INFO.{reading.stream}", timeout=timeout)
         if not self._created and reading.begin == "new":
             self._last = info["state"]["last_seq"]
         elif self._created != info["created"]:
@@ -157,6 +173,7 @@ class Follower:
         made = await self._api.call(
             f"CONSUMER.CREATE.{reading.stream}.{self.consumer}",
             {"stream_name": reading.stream, "config": config, "action": "create"},
+            timeout,
         )
         await self._remove(former)
         return int(made["num_pending"])
@@ -263,7 +280,7 @@ class Follower:
                 wait = LOOK
                 continue
             try:
-                await self._make_consumer()
+                await self._make_consumer(min(FIRST_ANSWER * 2**tries, self._api.timeout))
             except Exception as error:
                 tries += 1
                 wait = min(max(2 * wait, RETRY_FIRST), RETRY_MOST)
