@@ -109,6 +109,11 @@ MEASURES = {
         Measure("sleepers", "sleepers", "handlers that await 10 ms", "/s", rate),
         Measure("sleepers_at_a_time", "sleepers", "of these at a time", "", at_a_time),
         Measure("threads", "threads", "publish from 4 threads", "/s", rate),
+        Measure("js_consume", "js_consume", "consume a stream, concurrency 16", "/s", rate),
+        Measure("js_publish", "js_publish", "publish to a stream, one by one", "/s", rate),
+        Measure(
+            "js_publish_window", "js_publish_window", "publish to a stream, 256 open", "/s", rate
+        ),
         *_subscriptions(),
         *_sizes("receive"),
         *_sizes("publish"),
@@ -138,6 +143,8 @@ TARGETS = (
     ),
     Target("request p50", ("request_p50", _T), 1.0, ("request_p50", _N), at_least=False),
     Target("CPU per 100k received", ("receive_cpu", _T), 0.42, ("receive_cpu", _N), at_least=False),
+    Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", _N)),
+    Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", "faststream")),
     Target("memory grown by 1M received", ("memory", _T), 2, at_least=False, unit="MB"),
     Target(
         "cost at 1,000 subscriptions",

@@ -21,6 +21,7 @@ from .load import (
     wait_for_report,
 )
 from .server import Server, fresh_server
+from .streams import Streams
 from .workloads import Contender, Workload
 
 QUIET = 20.0  # seconds in which something must arrive
@@ -53,13 +54,16 @@ class Task:
             "--subscriptions": workload.subscriptions,
             "--in-flight": workload.in_flight,
         }
+        if workload.concurrency:
+            values["--concurrency"] = workload.concurrency
         options = [str(word) for pair in values.items() for word in pair]
         return [*self.command, action, url, *options, *["--uvloop"] * self.contender.uvloop]
 
 
 def plan(contender: Contender, command: list[str], workload: Workload, n: int) -> Task:
     """Round to whole blocks, where there are blocks, and warm up with a tenth."""
-    step = {"receive": workload.block, "threads": THREADS}.get(workload.kind, 1)
+    steps = {"receive": workload.block, "js_consume": workload.block, "threads": THREADS}
+    step = steps.get(workload.kind, 1)
     warmup = _round_up(n // 10 or 1, step)
     return Task(contender, tuple(command), workload, _round_up(n, step), warmup)
 
@@ -74,7 +78,7 @@ def run(task: Task) -> Result:
     Raises:
         RunError: it failed, lost a message, or did not run on the loop that was asked for.
     """
-    with fresh_server() as server:
+    with fresh_server(jetstream=task.workload.kind.startswith("js_")) as server:
         result = _KINDS[task.workload.kind](task, server)
         result["server"] = server.facts()["version"]
     _check(task, result)
@@ -184,6 +188,34 @@ def _threads(task: Task, server: Server) -> Result:
         return {**result, "seconds": collector.finished - result["started"]}
 
 
+def _js_consume(task: Task, server: Server) -> Result:
+    total = task.warmup + task.n
+    with _streams(server) as streams:
+        streams.fill(_block(task), total)
+        with _process(task, task.workload.action, server) as process:
+            result = process.result()
+            streams.check_consumed(total)
+    return result
+
+
+def _js_publish(task: Task, server: Server) -> Result:
+    with _streams(server) as streams, _process(task, task.workload.action, server) as process:
+        result = process.result()
+        if streams.stored() != result["sent"]:
+            raise RunError(f"the stream has {streams.stored()} of {result['sent']} messages")
+    return result
+
+
+@contextmanager
+def _streams(server: Server) -> Iterator[Streams]:
+    streams = Streams(server.port)
+    try:
+        streams.make()
+        yield streams
+    finally:
+        streams.close()
+
+
 @contextmanager
 def _wire(server: Server, subject: str) -> Iterator[Wire]:
     wire = Wire(server.port)
@@ -199,4 +231,6 @@ _KINDS: dict[str, Callable[[Task, Server], Result]] = {
     "receive": _receive,
     "request": _request,
     "threads": _threads,
+    "js_consume": _js_consume,
+    "js_publish": _js_publish,
 }

@@ -29,8 +29,8 @@ class Server:
 
 
 @contextmanager
-def fresh_server() -> Iterator[Server]:
-    with NATSServer(args=["-m", "-1"]) as server:
+def fresh_server(*, jetstream: bool = False) -> Iterator[Server]:
+    with NATSServer(jetstream=jetstream, args=["-m", "-1"]) as server:
         address = re.search(r"http monitor on (\S+)", server.log)
         if address is None:
             raise RuntimeError("nats-server did not say where its monitoring endpoint is")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["publish", "receive", "request", "threads"]
+Kind = Literal["publish", "receive", "request", "threads", "js_consume", "js_publish"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Workload:
     body: Literal["raw", "json"] = "raw"
     subscriptions: int = 1
     in_flight: int = 1
+    concurrency: int = 0
+    """Handlers at work at a time, where it is not each contender's default."""
     fixed_n: int = 0
     """Messages of every run, where the workload is about their number and not about a rate."""
     quick: bool = True
@@ -45,6 +47,8 @@ class Workload:
         """Messages between two reports of a receiver: at most 1 MiB of them."""
         if self.action == "sleepers":
             return 100
+        if self.kind == "js_consume":
+            return 500
         return max(4, min(2000, (1 << 20) // self.size))
 
     @property
@@ -67,7 +71,8 @@ CONTENDERS = {
             "nats_py.py",
             "nats-py",
             "defaults; a callback per subscription; json.loads and json.dumps; validated by "
-            "pydantic's `validate_json`. From threads: `asyncio.run_coroutine_threadsafe`",
+            "pydantic's `validate_json`. From threads: `asyncio.run_coroutine_threadsafe`. "
+            "Streams: `fetch(16)` from a pull consumer and `ack`; `publish_async` with 256 pending",
         ),
         Contender(
             "nats-py-uvloop", "nats_py.py", "nats-py", "the same on uvloop, its best", uvloop=True
@@ -82,7 +87,8 @@ CONTENDERS = {
             "faststream",
             "faststream_app.py",
             "faststream",
-            "`logger=None` (the default logs every message); sleepers: `max_workers=100`",
+            "`logger=None` (the default logs every message); sleepers: `max_workers=100`. "
+            "Streams: `PullSub(batch_size=16)` with `max_workers=16`; 256 publishes gathered",
         ),
         Contender(
             "natsapi",
@@ -104,7 +110,8 @@ CONTENDERS = {
             "bare.py",
             _OWN,
             "a bare asyncio.Protocol that frames and parses and does nothing else: the ceiling "
-            "of pure Python on asyncio's own loop",
+            "of pure Python on asyncio's own loop. From a stream it pulls 1,000 at a time and has "
+            "up to 2,000 in hand, so that it is the server that is measured",
         ),
     )
 }
@@ -116,6 +123,8 @@ _PAIR = ("tidings", "nats-py")
 _LOOPS = (*_TIDINGS, "nats-py", "nats-py-uvloop")
 _FRAMEWORKS = ("panini", "faststream", "natsapi")
 _JSON = (*_TIDINGS, "nats-py", *_FRAMEWORKS)
+
+_STREAMS = (*_LOOPS, "faststream", "bare")
 
 _SIZED: tuple[tuple[Kind, str], ...] = (("receive", "receive_raw"), ("publish", "publish"))
 
@@ -149,6 +158,19 @@ def _workloads() -> list[Workload]:
             Workload(f"{kind}_{size}", kind, action, _PAIR, 2_000, size=size, quick=False)
             for kind, action in _SIZED
             for size in SIZES
+        ),
+        Workload(
+            "js_consume", "js_consume", "js_consume", _STREAMS, 5_000, concurrency=16, quick=False
+        ),
+        Workload("js_publish", "js_publish", "js_publish", _STREAMS[:-1], 1_000, quick=False),
+        Workload(
+            "js_publish_window",
+            "js_publish",
+            "js_publish_window",
+            _STREAMS[:-1],
+            5_000,
+            in_flight=256,
+            quick=False,
         ),
         Workload(
             "memory",

@@ -4,6 +4,7 @@ No headers, no errors, no reconnect, no queue: what a client in Python could do 
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ class Bare(asyncio.Protocol):
     def __init__(self, on_message: Callable[[bytes], object] | None = None) -> None:
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
+        self.line = b""
         self._buffer = b""
         self._out: list[bytes] = []
         self._writable = asyncio.Event()
@@ -42,12 +44,18 @@ class Bare(asyncio.Protocol):
                 following = end + size + 4
                 if following > len(data):
                     break
+                self.line = data[at:end]
                 self._on_message(data[end + 2 : end + 2 + size])
                 at = following
             else:
                 self._control(data[at:end])
                 at = end + 2
         self._buffer = data[at:]
+
+    @property
+    def reply(self) -> bytes:
+        """The reply subject of the message at hand."""
+        return self.line.split(b" ")[3]
 
     def _control(self, line: bytes) -> None:
         if line == b"PING":
@@ -107,9 +115,45 @@ async def receive_raw(opts: probe.Options) -> dict[str, Any]:
     return await probe.receive(blocks, bare.publish)
 
 
+async def js_consume(opts: probe.Options) -> dict[str, Any]:
+    """Pulls ahead, and acknowledges each message: what is waited for is the server."""
+    blocks = probe.Blocks(opts)
+    at_once = 1000
+    owed = 0
+
+    def pull() -> None:
+        nonlocal owed
+        owed += at_once
+        body = b'{"batch":%d,"expires":30000000000}' % at_once
+        where = f"$JS.API.CONSUMER.MSG.NEXT.{probe.STREAM}.{probe.DURABLE}".encode()
+        consumer.send(b"PUB %b pulled %d\r\n%b\r\n" % (where, len(body), body))
+
+    def on_message(body: bytes) -> None:
+        nonlocal owed
+        owed -= 1
+        consumer.send(b"PUB %b 4\r\n+ACK\r\n" % consumer.reply)
+        blocks.left -= 1
+        if not blocks.left:
+            blocks.end_raw(body)
+        if owed == at_once and not blocks.done.is_set():
+            pull()
+
+    consumer = await connect(opts, on_message)
+    config = {"durable_name": probe.DURABLE, "ack_policy": "explicit", "max_ack_pending": 10_000}
+    create = json.dumps({"stream_name": probe.STREAM, "config": config}).encode()
+    where = f"$JS.API.CONSUMER.DURABLE.CREATE.{probe.STREAM}.{probe.DURABLE}".encode()
+    consumer.send(b"PUB %b %d\r\n%b\r\n" % (where, len(create), create))
+    await consumer.flush()
+    await asyncio.sleep(0.2)  # nobody is told when it is there
+    consumer.subscribe("pulled")
+    pull()
+    pull()
+    return await probe.consume(blocks, consumer.flush)
+
+
 async def main() -> None:
     opts = probe.options()
-    action = {"publish": publish, "receive_raw": receive_raw}[opts.action]
+    action = {"publish": publish, "receive_raw": receive_raw, "js_consume": js_consume}[opts.action]
     probe.emit(await action(opts), "")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import probe
 from faststream import FastStream
-from faststream.nats import NatsBroker
+from faststream.nats import JStream, NatsBroker, PullSub
 from pydantic import BaseModel
 
 OPTS = probe.options()
@@ -88,6 +88,36 @@ async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, request)
 
 
+async def on_stream(body: bytes) -> None:  # acknowledged when it returns, the default
+    BLOCKS.left -= 1
+    if not BLOCKS.left:
+        BLOCKS.end_raw(body)
+
+
+async def js_consume() -> dict[str, Any]:
+    return await probe.consume(BLOCKS, flush)
+
+
+def store(subject: str, body: bytes) -> Any:
+    return BROKER.publish(body, subject, stream=probe.STREAM)
+
+
+async def js_publish() -> dict[str, Any]:
+    return await probe.publish_many(OPTS, store, flush)
+
+
+async def js_publish_window() -> dict[str, Any]:
+    async def publish_all(n: int) -> int:
+        left = iter(range(n))
+
+        async def publisher() -> int:
+            return sum([await store(OPTS.subjects[0], OPTS.payload) is None for _ in left])
+
+        return sum(await asyncio.gather(*(publisher() for _ in range(OPTS.in_flight))))
+
+    return await probe.publish_window(OPTS, publish_all)
+
+
 HANDLERS: dict[str, Any] = {
     "receive_raw": on_raw,
     "receive_json": on_json,
@@ -99,6 +129,14 @@ HANDLERS: dict[str, Any] = {
 def listen() -> None:
     if OPTS.action == "respond":
         BROKER.subscriber(probe.ECHO)(on_request)
+    elif OPTS.action == "js_consume":
+        BROKER.subscriber(
+            f"{probe.LOAD}.>",
+            stream=JStream(probe.STREAM, declare=False),
+            durable=probe.DURABLE,
+            pull_sub=PullSub(batch_size=OPTS.concurrency),
+            max_workers=OPTS.concurrency,
+        )(on_stream)
     elif OPTS.action == "sleepers":
         BROKER.subscriber(OPTS.subjects[0], max_workers=OPTS.concurrency)(on_sleeper)
     elif OPTS.action in HANDLERS:

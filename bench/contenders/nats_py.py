@@ -79,6 +79,41 @@ class Contender:
             await self.nc.subscribe(subject, cb=callback)
         return await probe.receive(self.blocks, self.nc.publish)
 
+    async def js_consume(self) -> dict[str, Any]:
+        js = self.nc.jetstream()
+        subscription = await js.pull_subscribe("", durable=probe.DURABLE, stream=probe.STREAM)
+
+        async def handle(msg: Msg) -> None:
+            self.blocks.left -= 1
+            if not self.blocks.left:
+                self.blocks.end_raw(msg.data)
+            await msg.ack()
+
+        async def consume() -> None:
+            while True:
+                for msg in await subscription.fetch(self.opts.concurrency, timeout=30):
+                    await handle(msg)
+
+        consuming = asyncio.create_task(consume())
+        result = await probe.consume(self.blocks, self.nc.flush)
+        consuming.cancel()
+        return result
+
+    async def js_publish(self) -> dict[str, Any]:
+        return await probe.publish_many(self.opts, self.nc.jetstream().publish, self.nc.flush)
+
+    async def js_publish_window(self) -> dict[str, Any]:
+        js = self.nc.jetstream(publish_async_max_pending=self.opts.in_flight)
+
+        async def publish_all(n: int) -> int:
+            acks = [
+                await js.publish_async(self.opts.subjects[0], self.opts.payload) for _ in range(n)
+            ]
+            await js.publish_async_completed()
+            return sum(ack.exception() is not None for ack in acks)
+
+        return await probe.publish_window(self.opts, publish_all)
+
     async def respond(self) -> dict[str, Any]:
         await self.nc.subscribe(probe.ECHO, cb=self.on_request)
         return await probe.respond(self.nc.publish)

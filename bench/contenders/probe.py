@@ -23,6 +23,12 @@ LOAD = "load"
 REPORT = "report.count"
 """A receiver says here how far it is; the load generator waits for it."""
 
+STREAM = "BENCH"
+"""The stream of the workloads of JetStream, which stores what goes to load.>."""
+
+DURABLE = "bench"
+"""The consumer there."""
+
 ECHO = "echo.request"
 """Requests go here."""
 
@@ -65,7 +71,7 @@ class Options:
     @property
     def ordered(self) -> bool:
         """Whether messages come to the handlers in the order in which they were sent."""
-        return self.subscriptions == 1 and self.action != "sleepers"
+        return self.subscriptions == 1 and self.action not in ("sleepers", "js_consume")
 
 
 def options() -> Options:
@@ -227,6 +233,28 @@ async def _measure_sends(
     await send(opts.n)
     meter.stop()
     return meter.result(opts.n, sent=opts.n + opts.warmup)
+
+
+async def consume(blocks: Blocks, flush: Flush, **more: Any) -> dict[str, Any]:
+    """Wait until every message of the stream was handled, and the server has what was said of it.
+
+    The clock stops at the last message; what is acknowledged is for the harness to ask.
+    """
+    await blocks.done.wait()
+    await asyncio.sleep(0.1)  # the last acknowledgements leave with the loop's next turns
+    await flush()
+    return blocks.result(**more)
+
+
+async def publish_window(opts: Options, publish_all: Callable[[int], Awaitable[int]]) -> Any:
+    """`publish_all` publishes so many with `in_flight` unacknowledged; returns how many failed."""
+    meter = Meter()
+    failed = await publish_all(opts.warmup)
+    meter.start()
+    failed += await publish_all(opts.n)
+    meter.stop()
+    error = {"error": f"{failed} publishes failed"} if failed else {}
+    return meter.result(opts.n, sent=opts.n + opts.warmup, **error)
 
 
 async def request_many(opts: Options, request: Request) -> dict[str, Any]:

@@ -88,6 +88,30 @@ async def threads() -> dict[str, Any]:
     return await probe.publish_from_threads(OPTS, app.publish_from_another_thread, app.flush)
 
 
+async def on_stream(msg: Message[bytes]) -> None:
+    BLOCKS.left -= 1
+    if not BLOCKS.left:
+        BLOCKS.end_raw(msg.data)
+
+
+async def js_consume() -> dict[str, Any]:
+    return await probe.consume(BLOCKS, app.flush)
+
+
+async def js_publish() -> dict[str, Any]:
+    return await probe.publish_many(OPTS, app.js.publish, app.flush)
+
+
+async def js_publish_window() -> dict[str, Any]:
+    async def publish_all(n: int) -> int:
+        async with app.js.publish_window(OPTS.in_flight) as window:
+            for _ in range(n):
+                await window.publish(OPTS.subjects[0], OPTS.payload)
+        return n - window.acked
+
+    return await probe.publish_window(OPTS, publish_all)
+
+
 LISTENERS: dict[str, Any] = {
     "receive_raw": on_raw,
     "receive_json": on_json,
@@ -106,6 +130,8 @@ async def main() -> None:
 if __name__ == "__main__":
     if OPTS.action == "respond":
         app.listen(probe.ECHO)(on_request)
+    elif OPTS.action == "js_consume":
+        app.consume(probe.STREAM, durable=probe.DURABLE)(on_stream)
     elif OPTS.action in LISTENERS:
         app.listen(OPTS.subjects)(LISTENERS[OPTS.action])
     app.run()

@@ -191,7 +191,15 @@ async def test_every_order_is_billed_once_though_the_service_and_its_server_are_
         await service.has(100)
         service.kill()
         service.start()
+    billed = service.invoices()
+    command = [sys.executable, "-m", "examples.billing", str(TABLE)]
+    environment = {**os.environ, "NATS_URL": server.url}
+    again = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert again.stdout == "420 orders are in the stream, 0 not\n", again.stderr
     assert service.stop() == 0
+    assert service.invoices() == billed
 
 
 async def test_every_order_is_billed_once_though_the_leader_of_the_stream_is_killed(
@@ -206,5 +214,16 @@ async def test_every_order_is_billed_once_though_the_leader_of_the_stream_is_kil
             await asyncio.to_thread(cluster.servers[number - 1].kill)
             await service.has(60)
             service.kill()
+            for name in ("ORDERS", "DEAD"):  # a start asks for the streams, and needs an answer
+                await has_leader(shop.app, name)
             service.start()
         assert service.stop() == 0
+
+
+async def has_leader(app: App, stream: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(TidingsError):
+                await app.js.api.call(f"STREAM.INFO.{stream}", timeout=1)
+                return
+            await asyncio.sleep(0.1)

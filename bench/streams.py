@@ -1,0 +1,69 @@
+"""A stream for one measurement, over a bare socket: made, filled, and asked for its counts."""
+
+import json
+import re
+import time
+from typing import Any
+
+from .contenders.probe import DURABLE, LOAD, STREAM
+from .load import Block, LoadError, Wire
+
+INBOX = "_INBOX.bench"
+WAIT = 10.0  # seconds for an answer
+FILL = 60.0  # seconds to fill a stream
+
+
+class Streams:
+    """What a measurement needs of JetStream."""
+
+    def __init__(self, port: int) -> None:
+        self._wire = Wire(port)
+        self._wire.subscribe(INBOX)
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def make(self) -> None:
+        """Make the stream. It is in memory: a disk is nothing that a client could be quick at."""
+        config = {"name": STREAM, "subjects": [f"{LOAD}.>"], "storage": "memory"}
+        self._call(f"STREAM.CREATE.{STREAM}", config)
+
+    def fill(self, block: Block, messages: int) -> None:
+        """Store that many messages.
+
+        Raises:
+            LoadError: the stream does not have them in time.
+        """
+        for sent in range(0, messages, block.messages):
+            self._wire.send(block.numbered(sent + block.messages))
+        deadline = time.monotonic() + FILL
+        while self.stored() < messages:
+            if time.monotonic() > deadline:
+                raise LoadError(f"the stream has {self.stored()} of {messages} messages")
+            time.sleep(0.02)
+
+    def stored(self) -> int:
+        """Messages in the stream."""
+        return int(self._call(f"STREAM.INFO.{STREAM}")["state"]["messages"])
+
+    def check_consumed(self, messages: int) -> None:
+        """Raise LoadError unless each message was delivered and acknowledged, and once."""
+        info = self._call(f"CONSUMER.INFO.{STREAM}.{DURABLE}")
+        acked, deliveries = info["ack_floor"]["stream_seq"], info["delivered"]["consumer_seq"]
+        if acked != messages or deliveries != messages:
+            raise LoadError(f"{deliveries} deliveries, {acked} of {messages} acknowledged in order")
+
+    def _call(self, operation: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
+        body = b"" if payload is None else json.dumps(payload).encode()
+        head = f"PUB $JS.API.{operation} {INBOX} {len(body)}\r\n".encode()
+        self._wire.send(head + body + b"\r\n")
+        data, deadline = b"", time.monotonic() + WAIT
+        while True:
+            data += self._wire.receive(deadline)
+            found = re.search(rb"MSG %s 1 (\d+)\r\n" % INBOX.encode(), data)
+            if found is not None and len(data) >= found.end() + int(found[1]):
+                break
+        answer: dict[str, Any] = json.loads(data[found.end() : found.end() + int(found[1])])
+        if "error" in answer:
+            raise LoadError(f"{operation}: {answer['error']}")
+        return answer
