@@ -256,11 +256,12 @@ class Parser:
             self._heads.clear()
             self._sizes.clear()
         words = line.rsplit(b" ", 2)
-        if len(self._sizes) < MAX_KNOWN_LINES:
+        # A line with more spaces than a server writes is another with them taken for words.
+        if words[-1].isdigit() and len(self._sizes) < MAX_KNOWN_LINES:
             self._sizes[words[-1]] = parsed[4]
         if not parsed[2]:
             self._known[line] = parsed
-        elif not parsed[3]:
+        elif not parsed[3] and words[0].count(b" ") == 2:
             self._heads[words[0]] = parsed[:2]
 
     def _parse_control(self, line: bytes) -> Frame | None:

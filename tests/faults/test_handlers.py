@@ -145,7 +145,7 @@ async def test_an_error_is_answered_whatever_its_text_is(
         assert (await ask_until_error(app, subject)).code == 500
 
 
-@pytest.mark.parametrize("value", [object(), {"a": object()}, "\ud800", {1j}], ids=repr)
+@pytest.mark.parametrize("value", [1j, {"a": 1j}, "\ud800", {1j}], ids=repr)
 async def test_an_answer_that_cannot_be_sent_is_an_error_to_the_requester(
     nats_server: NATSServer, make_app: MakeApp, subject: str, value: object
 ) -> None:

@@ -246,3 +246,18 @@ async def test_poison_split_at_every_byte_is_dropped_all_the_same(
     assert app.stats().connection.malformed == sum(
         count for frame, count in MALFORMED.values() if len(frame) < 100
     )
+
+
+async def test_a_reply_subject_after_two_spaces_is_read_though_the_body_comes_later(
+    peer: FakePeer, app: App
+) -> None:
+    async def answer(msg):
+        return msg.reply
+
+    await app.subscribe_new_subject("ask", answer, data_type=str)
+    sid = await peer.sid_of("ask")
+    peer.send(b"MSG ask %d one  2\r\n" % sid)
+    await app.flush()
+    peer.send(b"hi\r\nMSG ask %d two  2\r\nhi\r\n" % sid)
+    await peer.until(lambda: len(peer.published) == 2)
+    assert peer.published == [("one", b"one"), ("two", b"two")]

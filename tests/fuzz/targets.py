@@ -178,6 +178,8 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x05HMSG b 2 12 14\r\nNATS/1.0\r\n\r\nhi\r\nHMSG b 2 r 12 14\r\nNATS/1.0\r\n\r\nhi\r\n",
         b"\x07HMSG a 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n-ERR 'x'\r\n+OK\r\nINFO {}\r\nPONG\r\n",
         b"\x05\0X\r\nMSG a.b 1 2\r\nhi\r\n\r\n\0\r\nPING\r\n\r\n\r\nMSG a.b 1 0\r\n\r\n",
+        b"\x03MSG a 1 re.ply  2\r\nhi\r\nMSG a  1 re.ply 2\r\nhi\r\nMSG a 1 r x 2\r\nhi\r\n",
+        b"\x0bMSG a 1 2 \r\nhi\r\nMSG a 1 r 2\r\nhi\r\nMSG a 1 x \r\nhi\r\nPING\r\n",
         b"\x02MSG a 1 -1\r\nMSG a 1 99999999999\r\nHMSG a 1 0 0\r\n\r\nMSG \xff 1 0\r\n\r\n",
     ],
     "subject": [

@@ -12,7 +12,20 @@ from fuzz.targets import SEEDS, TARGETS
 PIECES = st.sampled_from(
     [
         *(b"MSG ", b"HMSG ", b"PING\r\n", b"PONG\r\n", b"+OK\r\n", b"INFO ", b"-ERR ", b"\r\n"),
-        *(b" ", b"\t", b"\r", b"\n", b"a.b ", b"b ", b"_INBOX.1 ", b"1 ", b"2 ", b"7 ", b"12 "),
+        *(
+            b" ",
+            b"  ",
+            b"\t",
+            b"\r",
+            b"\n",
+            b"a.b ",
+            b"b ",
+            b"_INBOX.1 ",
+            b"1 ",
+            b"2 ",
+            b"7 ",
+            b"12 ",
+        ),
         *(b"0\r\n\r\n", b"2\r\nhi\r\n", b"12 14\r\nNATS/1.0\r\n\r\nhi\r\n", b"NATS/1.0\r\n\r\n"),
         *(b"MSG a.b 1 2\r\nhi\r\n", b"MSG a.b 1 r 2\r\nhi\r\n", b"MSG b 2 0\r\n\r\n", b"-1\r\n"),
         *(b"MSG _INBOX.9 7 1\r\nx\r\n", b"99999999999\r\n", b"\xff", "\u2028".encode(), b"|", b":"),
