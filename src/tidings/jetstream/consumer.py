@@ -28,6 +28,8 @@ logger = logging.getLogger("tidings")
 READ_AHEAD = 256
 # Seconds that a batch waits for the word that the pull which fills it has ended.
 PULL_LATE = 0.25
+# Seconds below which a pull is not worth a request.
+LEAST_PULL = 0.005
 
 
 class Consumer(WorkQueue[Frame]):
@@ -102,8 +104,14 @@ class Consumer(WorkQueue[Frame]):
         batch = self.spec.batch
         if batch is None:
             return self._capacity - len(self._queue) - self._taken, EXPIRES
+        if self._ripe:  # what is in the queue has its workers, who have not come yet
+            slots = self._slots + -(-len(self._queue) // batch)
+            return (self._concurrency - slots) * batch, self.spec.batch_timeout
         room = (self._concurrency - self._slots) * batch - len(self._queue)
-        if self._queue or self._loop.time() < self._full_at + self.spec.batch_timeout:
+        if self._ripening is not None and self._queue:
+            left = self._ripening.when() - self._loop.time()
+            return (0 if self._overdue or left < LEAST_PULL else room), left
+        if self._loop.time() < self._full_at + self.spec.batch_timeout:
             return room, self.spec.batch_timeout
         return min(room, 1), EXPIRES
 
