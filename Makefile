@@ -57,7 +57,7 @@ demo: $(VENV)/.demo  ## a service, its clients and its server, live in this term
 
 .PHONY: test
 test: $(VENV)/.dev  ## the whole suite, with every snippet of README.md and docs/
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: check
 check: $(VENV)/.dev  ## format, lint, types and the order of imports

@@ -113,7 +113,7 @@ def test_a_value_is_encoded_by_what_it_is(value: object, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), lambda: None, {"a": object()}, "\ud800", {"a": "\ud800"}, {1.5j: 1}, 1j]
+    "value", [1j, lambda: None, {"a": 1j}, "\ud800", {"a": "\ud800"}, {1.5j: 1}, {1j}]
 )
 def test_a_value_that_is_no_body_is_an_encode_error_that_names_its_type(value: object) -> None:
     with pytest.raises(EncodeError) as caught:

@@ -521,12 +521,11 @@ class App(Declarations):
         assert self._consumers is not None
         assert self._watchers is not None
         self.js.end_watches()  # a handler may be waiting for what comes next
-        try:
-            await self._consumers.stop(self.nats.request_timeout)
-            await self._watchers.stop(self.nats.request_timeout)
-            await self._subscriptions.end_all(self.nats.request_timeout)
-        except TidingsError as error:
-            logger.warning("messages under way may be lost at shutdown: %s", error)
+        for stop in (self._consumers.stop, self._watchers.stop, self._subscriptions.end_all):
+            try:
+                await stop(self.nats.request_timeout)
+            except TidingsError as error:
+                logger.warning("messages under way may be lost at shutdown: %s", error)
         await self._subscriptions.finish()
         await self._consumers.finish()
         await self._watchers.finish()

@@ -466,7 +466,9 @@ class PublishTimeoutError(TidingsError, TimeoutError):
 class WrongSequenceError(JetStreamError):
     """Someone else wrote first: the last sequence, or message id, is not the expected one.
 
-    Nothing was stored. Read again, decide again, and publish with what is the last one now.
+    Read again, decide again, and publish with what is the last one now. Nothing was stored, as far
+    as the stream can tell: where an acknowledgement was lost and somebody overwrote the message
+    since, it cannot.
     """
 
 

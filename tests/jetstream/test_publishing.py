@@ -443,7 +443,7 @@ async def test_a_window_says_which_publishes_failed_and_warns(
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"message": object()}, EncodeError),
+        ({"message": 1j}, EncodeError),
         ({"subject": "a b"}, SubjectError),
         ({"headers": {"": ""}}, HeaderError),
         ({"bogus": 1}, TypeError),

@@ -158,13 +158,17 @@ async def publish_stored(
         try:
             answer = await api.request(subject, body, block, min(left, TRY_TIMEOUT))
             return _acknowledgement(subject, answer)
-        except WrongSequenceError:
-            place = None
-            if id_is_known or doubt is not None:
+        except WrongSequenceError as error:
+            if not id_is_known and doubt is None:
+                raise  # the first try: somebody else's write
+            try:
                 place = await own_place(api, subject, expected, msg_id)
-            if place is None:
-                raise
-            return PublishAck(*place, duplicate=True)
+            except (RequestTimeoutError, DisconnectedError, JetStreamUnavailableError):
+                doubt = error  # an election goes on: whose write it was is asked again
+            else:
+                if place is None:
+                    raise
+                return PublishAck(*place, duplicate=True)
         except JetStreamError as error:
             if not _passes(error):
                 raise
