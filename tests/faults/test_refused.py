@@ -115,9 +115,7 @@ async def test_bad_headers_raise_and_nothing_is_on_the_wire(
         assert peer.published == [("good", b"body")]
 
 
-@pytest.mark.parametrize(
-    "body", ["\ud800", 1j, {"a": 1j}, {1.5j: 2}, {"a": {1j}}], ids=repr
-)
+@pytest.mark.parametrize("body", ["\ud800", 1j, {"a": 1j}, {1.5j: 2}, {"a": {1j}}], ids=repr)
 async def test_a_body_that_cannot_be_encoded_raises_and_nothing_is_on_the_wire(
     make_app: MakeApp, body: Any
 ) -> None:
