@@ -14,6 +14,7 @@ from tidings import codec
 from tidings.errors import (
     ConfigError,
     DisconnectedError,
+    HeaderError,
     JetStreamError,
     JetStreamUnavailableError,
     NoStreamError,
@@ -27,6 +28,7 @@ from tidings.jetstream.api import JetStreamApi, raise_refusal
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
 from tidings.subject import check_subject
+from tidings.wire import header_block, header_problem
 
 # Seconds to wait for one acknowledgement before publishing again, and between two tries.
 TRY_TIMEOUT = 2.0
@@ -60,7 +62,7 @@ class Publication:
 
     subject: str
     body: bytes
-    headers: Headers
+    block: bytes  # the headers, encoded once
     expected: Expected
     msg_id: str
     id_is_known: bool  # given by the caller, who may have published it before
@@ -68,16 +70,37 @@ class Publication:
 
     async def send(self, api: JetStreamApi) -> PublishAck:
         """Publish it, and again until it is acknowledged: see `publish_stored`."""
-        return await publish_stored(
-            api,
-            self.subject,
-            self.body,
-            self.headers,
-            msg_id=self.msg_id,
-            timeout=self.timeout,
-            expected=self.expected,
-            id_is_known=self.id_is_known,
-        )
+        doubt: TidingsError | None = None
+        streams = _StreamCheck(api, self.subject)
+        deadline = time.monotonic() + self.timeout
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                answer = await api.request(
+                    self.subject, self.body, self.block, min(left, TRY_TIMEOUT)
+                )
+                return _acknowledgement(self.subject, answer)
+            except WrongSequenceError as error:
+                if not self.id_is_known and doubt is None:
+                    raise  # the first try: somebody else's write
+                try:
+                    place = await own_place(api, self.subject, self.expected, self.msg_id)
+                except (RequestTimeoutError, DisconnectedError, JetStreamUnavailableError):
+                    doubt = error  # an election goes on: whose write it was is asked again
+                else:
+                    if place is None:
+                        raise
+                    return PublishAck(*place, duplicate=True)
+            except JetStreamError as error:
+                if not _passes(error):
+                    raise
+                doubt = error
+            except (JetStreamUnavailableError, RequestTimeoutError) as error:
+                doubt = error  # perhaps stored, or there is nobody to store it
+                await streams.check()
+            except DisconnectedError as error:
+                doubt = error
+            await asyncio.sleep(TRY_WAIT)
+        raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from doubt
 
 
 def prepare(
@@ -101,27 +124,38 @@ def prepare(
     check_subject(subject)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
         raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
-    checked = Headers(headers or ())
-    given = checked.get(MSG_ID) if msg_id is None else msg_id
-    if msg_id is not None and MSG_ID in checked:
+    pairs = Headers(headers).pairs() if headers else []
+    own = [value for name, value in pairs if name == MSG_ID]
+    if msg_id is not None and own:
         raise ConfigError(f"msg_id={msg_id!r} and the header {MSG_ID}: leave one out")
+    given = own[0] if own else msg_id
     if given is not None and (not isinstance(given, str) or not given):
         raise ConfigError(f"msg_id={given!r}: a str that is not empty")
     chosen = given or secrets.token_hex(16)
-    Headers([(MSG_ID, chosen)])  # checked here, before anything is under way
+    if problem := header_problem(MSG_ID, chosen):
+        raise HeaderError(MSG_ID, problem)
+    expected = Expected(
+        stream=expected_stream,
+        sequence=expected_sequence,
+        subject_sequence=expected_subject_sequence,
+        msg_id=expected_msg_id,
+    )
+    others = [pair for pair in pairs if pair[0] != MSG_ID] if own else pairs
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
-        headers=Headers([pair for pair in checked.pairs() if pair[0] != MSG_ID]),
-        expected=Expected(
-            stream=expected_stream,
-            sequence=expected_sequence,
-            subject_sequence=expected_subject_sequence,
-            msg_id=expected_msg_id,
-        ),
+        block=_block([*others, *expected.pairs()], chosen),
+        expected=expected,
         msg_id=chosen,
         id_is_known=given is not None,
         timeout=timeout,
+    )
+
+
+def _block(pairs: list[tuple[str, str]], msg_id: str) -> bytes:
+    # Headers checks them: an expected stream's name, for one, is the caller's.
+    return header_block(
+        [*Headers(pairs).pairs(), (MSG_ID, msg_id)] if pairs else [(MSG_ID, msg_id)]
     )
 
 
@@ -149,37 +183,16 @@ async def publish_stored(
         TidingsError: it cannot be sent.
     """
     expected = expected or Expected()
-    pairs = [*headers.pairs(), *expected.pairs(), (MSG_ID, msg_id)]
-    block = Headers(pairs).to_block()
-    doubt: TidingsError | None = None
-    streams = _StreamCheck(api, subject)
-    deadline = time.monotonic() + timeout
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            answer = await api.request(subject, body, block, min(left, TRY_TIMEOUT))
-            return _acknowledgement(subject, answer)
-        except WrongSequenceError as error:
-            if not id_is_known and doubt is None:
-                raise  # the first try: somebody else's write
-            try:
-                place = await own_place(api, subject, expected, msg_id)
-            except (RequestTimeoutError, DisconnectedError, JetStreamUnavailableError):
-                doubt = error  # an election goes on: whose write it was is asked again
-            else:
-                if place is None:
-                    raise
-                return PublishAck(*place, duplicate=True)
-        except JetStreamError as error:
-            if not _passes(error):
-                raise
-            doubt = error
-        except (JetStreamUnavailableError, RequestTimeoutError) as error:
-            doubt = error  # perhaps stored, or there is nobody to store it
-            await streams.check()
-        except DisconnectedError as error:
-            doubt = error
-        await asyncio.sleep(TRY_WAIT)
-    raise PublishTimeoutError(subject, msg_id, timeout) from doubt
+    publication = Publication(
+        subject=subject,
+        body=body,
+        block=_block([*headers.pairs(), *expected.pairs()], msg_id),
+        expected=expected,
+        msg_id=msg_id,
+        id_is_known=id_is_known,
+        timeout=timeout,
+    )
+    return await publication.send(api)
 
 
 def _acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
