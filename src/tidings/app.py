@@ -458,8 +458,11 @@ class App(Declarations):
         for task in self._tasks:
             task.start()
         self._started.set()
-        count = len(self._listener_specs)
-        logger.info("%s listens (%d) on %s", self.service_name, count, self._connection.url)
+        parts = [f"listens ({len(self._listener_specs)})"]
+        if self._consumer_specs:
+            parts.append(f"consumes ({len(self._consumer_specs)})")
+        what = " and ".join(parts)
+        logger.info("%s %s on %s", self.service_name, what, self._connection.url)
 
     async def _abort_start(self) -> None:
         if self._ending is not None:

@@ -157,7 +157,7 @@ class Declarations:
                     concurrency=concurrency,
                     ack_wait=ack_wait,
                     max_deliver=max_deliver,
-                    backoff=tuple(backoff),
+                    backoff=_delays(backoff),
                     dead_letter=dead_letter,
                     double_ack=double_ack,
                     manual_ack=manual_ack,
@@ -348,6 +348,12 @@ class Group(Declarations):
             queue=self.queue if spec.queue is None else spec.queue,
             middlewares=self._middlewares,
         )
+
+
+def _delays(backoff: Any) -> tuple[float, ...]:
+    if not isinstance(backoff, (list, tuple)):
+        raise ConfigError(f"backoff={backoff!r}: a list of seconds, one for each redelivery")
+    return tuple(backoff)
 
 
 def _instance(middleware: Middleware | type[Middleware]) -> Middleware:

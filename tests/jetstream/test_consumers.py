@@ -320,6 +320,7 @@ async def test_an_app_that_cannot_start_handles_nothing(make_app: MakeApp, strea
         ({"max_deliver": 0, "dead_letter": "x"}, "max_deliver=0"),
         ({"max_deliver": 5}, "needs dead_letter="),
         ({"backoff": []}, "backoff"),
+        ({"backoff": 5}, "backoff"),
         ({"backoff": [1, -1]}, "backoff"),
         ({"backoff": ["1"]}, "backoff"),
         ({"backoff": [float("nan")]}, "backoff"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
 from tidings.connection import Connection
-from tidings.errors import ConfigError, NotStartedError
+from tidings.errors import ConfigError, NotStartedError, RequestTimeoutError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage
@@ -23,6 +24,8 @@ T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)
 
 API_TIMEOUT = 5.0
+# Seconds for which a stream may be without a leader when the app starts.
+ELECTION = 10.0
 
 
 class JetStream:
@@ -76,7 +79,17 @@ class JetStream:
         Raises:
             JetStreamUnavailableError: no JetStream answers.
         """
-        return [await plan_stream(self.api, stream) for stream in self.streams]
+        return [await self._plan(stream) for stream in self.streams]
+
+    async def _plan(self, stream: Stream) -> StreamPlan:
+        """The plan of one stream. While a leader is elected nothing is answered: ask again."""
+        deadline = time.monotonic() + ELECTION
+        while True:
+            try:
+                return await plan_stream(self.api, stream)
+            except RequestTimeoutError:
+                if time.monotonic() > deadline:
+                    raise
 
     async def apply(self, *, force: bool = False) -> list[StreamPlan]:
         """Create or change the declared streams; returns what was done.
