@@ -81,7 +81,7 @@ fuzz: $(VENV)/.dev  ## atheris on what reads foreign bytes, five targets of 20 s
 	$(BIN)/python tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: $(VENV)/.dev  ## the whole benchmark, beside its peers: about 20 minutes
+bench: $(VENV)/.dev  ## the whole benchmark, beside its peers: about 15 minutes
 	$(PIP) install -e '.[bench]'
 	$(BIN)/python -m bench
 

@@ -155,6 +155,12 @@ TARGETS = (
     ),
     Target("handlers at a time", ("sleepers_at_a_time", _T), CONCURRENCY, unit=""),
     Target("handlers that await 10 ms", ("sleepers", _T), 0.9 * CONCURRENCY / SLEEP, unit="/s"),
+    Target(
+        "handlers that await 10 ms",
+        ("sleepers", "tidings-uvloop"),
+        0.9 * CONCURRENCY / SLEEP,
+        unit="/s",
+    ),
     Target("publish from 4 threads", ("threads", _T), 100_000, unit="/s"),
 )
 

@@ -148,7 +148,7 @@ def _workloads() -> list[Workload]:
         Workload("receive_validated", "receive", "receive_validated", _JSON, 20_000, body="json"),
         _request("request_many", 4_000, 256),
         _request("request_one", 500, 1),
-        Workload("sleepers", "receive", "sleepers", (*_PAIR, "faststream"), 100),
+        Workload("sleepers", "receive", "sleepers", (*_LOOPS, "faststream"), 100),
         Workload("threads", "threads", "threads", (*_PAIR, "panini"), 20_000),
         *(
             Workload(f"subscriptions_{n}", "receive", "receive_raw", _PAIR, 20_000, subscriptions=n)

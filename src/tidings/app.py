@@ -434,7 +434,7 @@ class App(Declarations):
             await self._connection.open()
             middlewares = [spec.make() for spec in self._middleware_specs]
             self.nats.attach(self._connection, middlewares)
-            self.js.attach(self._connection)
+            self.js.attach(self._connection, middlewares)
             await self.js.apply()
             await self.js.open_buckets()
             if self._lifespan is not None:

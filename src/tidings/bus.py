@@ -78,8 +78,8 @@ class Bus:
         self._outbox = outbox = connection.outbox
         self._bridge = FrameBridge(self._portal, outbox.post, outbox.make_room)
         self.subscriptions = Subscriptions(connection, self._portal, self, middlewares)
-        self._send_publish = fold_send(middlewares, self._publish, request=False)
-        self._send_request = fold_send(middlewares, self._request, request=True)
+        self._send_publish = fold_send(middlewares, self._publish, "send_publish")
+        self._send_request = fold_send(middlewares, self._request, "send_request")
 
     def detach(self) -> None:
         """Let go of the connection."""
@@ -319,9 +319,18 @@ class Bus:
                 headers=headers,
                 data_type=data_type,
             )
-        return await self._request(
-            subject, message, timeout, response_data_type, headers, data_type
+        connection = self._connection or self._require("request")
+        token, future, read = self._start_request(
+            connection, subject, message, timeout, response_data_type, headers, data_type
         )
+        try:
+            frame = await future
+        except BaseException:
+            connection.end_request(token)
+            raise
+        if frame[3]:
+            raise_remote_error(subject, frame[3], frame[4])
+        return read(frame)
 
     async def _request(
         self,
@@ -332,8 +341,29 @@ class Bus:
         headers: HeadersLike | None = None,
         data_type: Any = None,
     ) -> Any:
-        """`request` below the middlewares."""
+        """`request` below the middlewares. Without any it is not passed, for one coroutine less."""
         connection = self._require("request")
+        token, future, read = self._start_request(
+            connection, subject, message, timeout, response_data_type, headers, data_type
+        )
+        try:
+            frame = await future
+        finally:
+            connection.end_request(token)
+        raise_remote_error(subject, frame[3], frame[4])
+        return read(frame)
+
+    def _start_request(
+        self,
+        connection: Connection,
+        subject: str,
+        message: Any,
+        timeout: float | None,
+        response_data_type: Any,
+        headers: HeadersLike | None,
+        data_type: Any,
+    ) -> tuple[int, asyncio.Future[Frame], Callable[[Frame], Any]]:
+        """Check a request and send it: its token, what to await, and what reads the answer."""
         if timeout is None:
             timeout = self.request_timeout
         elif not timeout > 0:
@@ -343,13 +373,7 @@ class Bus:
         plain = response_data_type is None
         read = _read_dict if plain else _response_reader(response_data_type)
         token, future = connection.start_request(subject, payload, block, timeout)
-        try:
-            frame = await future
-        finally:
-            connection.end_request(token)
-        if frame[3]:
-            raise_remote_error(subject, frame[3], frame[4])
-        return read(frame)
+        return token, future, read
 
     def request_sync(
         self,

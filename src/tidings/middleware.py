@@ -20,7 +20,7 @@ logger = logging.getLogger("tidings")
 class Middleware:
     """Base of middlewares. Override what you need; what you do not override costs nothing.
 
-    `send_any` stands in for `send_publish` and `send_request` where those are not overridden,
+    `send_any` stands in for `send_publish`, `send_request` and `send_stream` where not overridden,
     `listen_any` for `listen_publish`, `listen_request` and `listen_stream`. Each hook must await
     the function it is given, or nothing goes further. The last middleware added is outermost.
 
@@ -56,10 +56,16 @@ class Middleware:
         """Around `request`; returns the decoded response."""
         return await request_func(subject, message, *args, **kwargs)
 
+    async def send_stream(
+        self, subject: str, message: Any, publish_func: Send, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Around `app.js.publish`; returns the acknowledgement."""
+        return await publish_func(subject, message, *args, **kwargs)
+
     async def send_any(
         self, subject: str, message: Any, send_func: Send, *args: Any, **kwargs: Any
     ) -> Any:
-        """Around `publish` and `request` alike."""
+        """Around everything that is sent; returns what `send_func` returned."""
         return await send_func(subject, message, *args, **kwargs)
 
     async def listen_publish(self, msg: Message[Any], callback: Handler) -> Any:
@@ -236,12 +242,17 @@ def fold_stream(middlewares: Sequence[Middleware], handler: Handler) -> Handler:
     return handler
 
 
-def fold_send(middlewares: Sequence[Middleware], send: Send, *, request: bool) -> Send | None:
-    """The send function with the hooks around it, or None where no middleware has one."""
-    name = "send_request" if request else "send_publish"
+def fold_send(middlewares: Sequence[Middleware], send: Send, hook_name: str) -> Send | None:
+    """The send function with the hooks around it, or None where no middleware has one.
+
+    Args:
+        middlewares: innermost first.
+        send: the function.
+        hook_name: "send_publish", "send_request" or "send_stream".
+    """
     folded = None
     for middleware in middlewares:
-        hook = _hook(middleware, name, "send_any")
+        hook = _hook(middleware, hook_name, "send_any")
         if hook is not None:
             folded = _around_send(hook, folded or send)
     return folded

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tidings import App
+from tidings import App, Middleware
 from tidings.errors import (
     ConfigError,
     EncodeError,
@@ -522,3 +522,56 @@ async def test_before_the_start_a_publish_says_what_it_needs(name: str) -> None:
         await app.js.publish(f"{name}.a")
     with pytest.raises(NotStartedError):
         app.js.publish_sync(f"{name}.a")
+
+
+class Stamp(Middleware):
+    """Puts a header on what is sent, and keeps what came back."""
+
+    def __init__(self, returned: list[Any]) -> None:
+        self.returned = returned
+
+    async def send_any(
+        self, subject: str, message: Any, send_func: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        headers = {"Stamp": "a", **(kwargs.pop("headers", None) or {})}
+        result = await send_func(subject, message, *args, headers=headers, **kwargs)
+        self.returned.append(result)
+        return result
+
+
+class StreamStamp(Middleware):
+    async def send_stream(
+        self, subject: str, message: Any, publish_func: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        headers = {"Stream-Stamp": "b", **(kwargs.pop("headers", None) or {})}
+        return await publish_func(subject, message, *args, headers=headers, **kwargs)
+
+
+async def test_send_hooks_are_around_every_way_to_publish_to_a_stream(
+    make_app: Callable[..., App], name: str
+) -> None:
+    app = make_app(streams=[Stream(name, subjects=[f"{name}.>"], storage="memory")])
+    returned: list[Any] = []
+    app.add_middleware(Stamp, returned)
+    app.add_middleware(StreamStamp)
+    seen: list[Any] = []
+    three = asyncio.Event()
+
+    @app.consume(name, ordered=True)
+    async def read(msg: Any) -> None:
+        seen.append(msg)
+        if len(seen) == 3:
+            three.set()
+
+    async with app:
+        ack = await app.js.publish(f"{name}.a", {"n": 1}, msg_id="one")
+        await asyncio.to_thread(app.js.publish_sync, f"{name}.a", {"n": 2}, headers={"Mine": "c"})
+        async with app.js.publish_window(2) as window:
+            await window.publish(f"{name}.a", {"n": 3})
+        await three.wait()
+    assert ack == PublishAck(name, 1)
+    assert window.acked == 1
+    assert [type(result) for result in returned] == [PublishAck] * 3
+    assert [(m.headers["Stamp"], m.headers["Stream-Stamp"]) for m in seen] == [("a", "b")] * 3
+    assert seen[0].headers["Nats-Msg-Id"] == "one"
+    assert seen[1].headers["Mine"] == "c"

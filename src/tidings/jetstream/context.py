@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
@@ -15,10 +15,11 @@ from tidings.jetstream.buckets import Bucket, Storage
 from tidings.jetstream.keyvalue import KeyValue, KeyValueOptions
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
-from tidings.jetstream.publishing import PUBLISH_TIMEOUT, PublishAck, prepare
+from tidings.jetstream.publishing import PUBLISH_TIMEOUT, Publication, PublishAck, prepare
 from tidings.jetstream.readers import Reader
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
+from tidings.middleware import Middleware, Send, fold_send
 
 T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)
@@ -46,13 +47,15 @@ class JetStream:
     def __init__(self, bus: Bus, streams: Sequence[Stream]) -> None:
         self._bus = bus
         self._api: JetStreamApi | None = None
+        self._send: Send | None = None
         self._buckets: list[Bucket] = []
         self.readers: set[Reader] = set()
         self.streams = _checked(streams)
 
-    def attach(self, connection: Connection) -> None:
-        """Take up a connection."""
+    def attach(self, connection: Connection, middlewares: Sequence[Middleware]) -> None:
+        """Take up a connection. The send hooks are folded here, once."""
         self._api = JetStreamApi(connection, API_TIMEOUT)
+        self._send = fold_send(middlewares, self._publish, "send_stream")
 
     def detach(self) -> None:
         """Let go of the connection."""
@@ -326,19 +329,34 @@ class JetStream:
             print(ack.stream, ack.sequence, ack.duplicate)
             ```
         """
-        publication = prepare(
-            subject,
-            message,
-            msg_id=msg_id,
-            headers=headers,
-            data_type=data_type,
-            expected_stream=expected_stream,
-            expected_sequence=expected_sequence,
-            expected_subject_sequence=expected_subject_sequence,
-            expected_msg_id=expected_msg_id,
-            timeout=timeout,
-        )
-        return await publication.send(self.api)
+        options = {
+            "msg_id": msg_id,
+            "headers": headers,
+            "data_type": data_type,
+            "expected_stream": expected_stream,
+            "expected_sequence": expected_sequence,
+            "expected_subject_sequence": expected_subject_sequence,
+            "expected_msg_id": expected_msg_id,
+            "timeout": timeout,
+        }
+        publication = prepare(subject, message, **options)
+        return await self._begin(publication, message, options)
+
+    async def _publish(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
+        """`publish` below the middlewares."""
+        return await prepare(subject, message, **options).send(self.api)
+
+    def _begin(
+        self, publication: Publication, message: Any, options: dict[str, Any]
+    ) -> Awaitable[PublishAck]:
+        """What to await for the acknowledgement of a publish that was found right."""
+        if self._send is None:
+            return publication.send(self.api)
+        if (
+            not publication.id_is_known
+        ):  # the id that a failure is told with is the one that is sent
+            options = {**options, "msg_id": publication.msg_id}
+        return self._send(publication.subject, message, **options)
 
     def publish_sync(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
         """`publish` from synchronous code; the same arguments.
@@ -347,8 +365,10 @@ class JetStream:
             LoopThreadError: on the event loop's own thread.
             TidingsError: as `publish`.
         """
-        publication, api, portal = prepare(subject, message, **options), self.api, self._bus.portal
-        return portal.run(publication.send(api), "js.publish_sync", "await app.js.publish(...)")
+        prepare(subject, message, **options)  # a wrong use is told before anything is under way
+        portal = self._bus.portal
+        work = self.publish(subject, message, **options)
+        return portal.run(work, "js.publish_sync", "await app.js.publish(...)")
 
     def publish_window(self, size: int) -> PublishWindow:
         """Publish with up to `size` messages unacknowledged in flight.
@@ -366,7 +386,7 @@ class JetStream:
             print(window.acked, window.failed)
             ```
         """
-        return PublishWindow(lambda: self.api, size)
+        return PublishWindow(self._begin, size)
 
 
 def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:

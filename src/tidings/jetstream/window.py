@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from tidings.errors import ConfigError
-from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.publishing import Publication, PublishAck, prepare
+
+# Sends a publish, through the send hooks where there are any.
+Begin = Callable[[Publication, Any, dict[str, Any]], Awaitable[PublishAck]]
 
 logger = logging.getLogger("tidings")
 
@@ -41,14 +43,14 @@ class PublishWindow:
         failed: a `PublishFailure` for each that was not, in the order in which they failed.
     """
 
-    def __init__(self, api: Callable[[], JetStreamApi], size: int) -> None:
+    def __init__(self, begin: Begin, size: int) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(f"publish_window({size!r}): a whole number above 0")
         self.acked = 0
         self.failed: list[PublishFailure] = []
-        self._api = api
+        self._begin = begin
         self._room = asyncio.Semaphore(size)
-        self._tasks: set[asyncio.Task[PublishAck]] = set()
+        self._tasks: set[asyncio.Future[PublishAck]] = set()
 
     async def publish(
         self, subject: str, message: Any = None, **options: Any
@@ -78,15 +80,14 @@ class PublishWindow:
             ```
         """
         publication = prepare(subject, message, **options)
-        api = self._api()
         await self._room.acquire()
-        task = asyncio.create_task(publication.send(api))
+        task = asyncio.ensure_future(self._begin(publication, message, options))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._settle(done, publication, message))
         return task
 
     def _settle(
-        self, task: asyncio.Task[PublishAck], publication: Publication, message: Any
+        self, task: asyncio.Future[PublishAck], publication: Publication, message: Any
     ) -> None:
         self._tasks.discard(task)
         self._room.release()

@@ -1,0 +1,67 @@
+"""The figures that README.md quotes: `python -m bench.quote` writes them from the committed run."""
+
+import json
+import re
+from pathlib import Path
+
+from .report import Report, ratios
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "bench" / "results" / "full.json"
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(?<=<!-- figures begin -->\n).*(?=<!-- figures end -->)", re.DOTALL)
+
+ROWS = {
+    "publish": "`await app.publish`, 128 B",
+    "receive_raw": "receive 128 B",
+    "receive_json": "receive JSON as dict",
+    "request_many": "requests, 256 in flight",
+    "request_p50": "time of one request, median",
+}
+COLUMNS = {
+    "nats-py": "nats-py",
+    "panini": "Panini",
+    "faststream": "FastStream",
+    "libnats": "the C client",
+}
+
+
+def figures(path: Path = RESULT) -> str:
+    """The block of README.md that quotes a run: ratios only, and the command that made them."""
+    report: Report = json.loads(path.read_text())
+    found = ratios(path)
+    lines = [
+        f"| tidings against | {' | '.join(COLUMNS.values())} |",
+        f"| --- |{' ---: |' * len(COLUMNS)}",
+    ]
+    for measure, title in ROWS.items():
+        cells = [_cell(found.get(f"{measure}/{contender}")) for contender in COLUMNS]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    versions = report["versions"]
+    said = ", ".join(
+        f"{title} {versions[name]}" for name, title in COLUMNS.items() if name in versions
+    )
+    machine = report["machine"]
+    where = f"{machine['cores']} cores with Python {machine['python']}"
+    how = "everyone on asyncio's own event loop, with documented defaults"
+    lines += ["", f"Medians of one run of `{report['command']}` on {where}, {how}: {said}.", ""]
+    return "\n".join(lines)
+
+
+def _cell(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return (
+        f"{ratio:.0f} x" if ratio >= 9.95 else f"{ratio:.1f} x" if ratio >= 1 else f"{ratio:.2f} x"
+    )
+
+
+def main() -> None:
+    text, changed = BLOCK.subn(lambda _: figures(), README.read_text())
+    if not changed:
+        raise SystemExit("README.md has no block of figures")
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
