@@ -7,7 +7,7 @@ from typing import Any
 
 from tidings import Message
 
-PATIENCE = 10  # seconds until what a test waits for has to have happened
+PATIENCE = 20  # seconds until what a test waits for has to have happened
 
 
 class Inbox:

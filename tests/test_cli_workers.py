@@ -41,14 +41,14 @@ async def who(msg):
 
 @app.listen("SUBJECT.slow")
 async def slow(msg):
-    print("begun", flush=True)
+    print("begun\\n", end="", flush=True)  # one write: other workers print, too
     await asyncio.sleep(SECONDS)
     return {"pid": os.getpid()}
 
 
 @app.listen("SUBJECT.all", queue="")
 async def every(msg):
-    print("told", os.getpid(), flush=True)
+    print(f"told {os.getpid()}\\n", end="", flush=True)
 """
 
 

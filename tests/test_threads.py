@@ -318,6 +318,21 @@ def test_threads_that_are_ahead_of_the_loop_wait_and_lose_nothing(app: App, subj
     assert count == 2_001
 
 
+def test_what_a_thread_asks_comes_after_what_it_published(app: App, subject: str) -> None:
+    seen = 0
+
+    @app.listen(subject, data_type=bytes, concurrency=1)
+    async def handle(msg):
+        nonlocal seen
+        seen += 1
+        return {"seen": seen} if msg.is_request else None
+
+    with app:
+        for _ in range(500):
+            app.publish_sync(subject, b"x" * 10_000)
+        assert app.request_sync(subject) == {"seen": 501}
+
+
 def test_the_event_loop_is_not_patched() -> None:
     source = """
 import asyncio, asyncio.base_events as base

@@ -77,6 +77,7 @@ class Bus:
         self._thread = get_ident()
         self._outbox = outbox = connection.outbox
         self._bridge = FrameBridge(self._portal, outbox.post, outbox.make_room)
+        self._portal.before = self._bridge.taken
         self.subscriptions = Subscriptions(connection, self._portal, self, middlewares)
         self._send_publish = fold_send(middlewares, self._publish, "send_publish")
         self._send_request = fold_send(middlewares, self._request, "send_request")

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from tidings.errors import (
@@ -28,9 +28,14 @@ RETRY_WAIT = 0.02
 
 
 class Portal:
-    """Calls into the event loop from any thread. Made on the loop's own thread."""
+    """Calls into the event loop from any thread. Made on the loop's own thread.
+
+    Attributes:
+        before: awaited before each piece of work from another thread.
+    """
 
     def __init__(self) -> None:
+        self.before: Callable[[], Awaitable[None]] | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._calls: deque[Callable[[], object]] = deque()
@@ -117,9 +122,15 @@ class Portal:
         if outcome.cancelled():
             work.close()
             return
-        task = self.spawn(work)
+        task = self.spawn(self._in_turn(work))
         task.add_done_callback(lambda done: copy_outcome(done, outcome))
+        task.add_done_callback(lambda done: work.close())  # cancelled before it began
         outcome.add_done_callback(lambda ended: self._pass_cancellation(ended, task))
+
+    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+        if self.before is not None:
+            await self.before()
+        return await work
 
     def _pass_cancellation(
         self, outcome: concurrent.futures.Future[Any], task: asyncio.Task[Any]
@@ -163,6 +174,9 @@ class FrameBridge:
         self._frames: deque[bytes] = deque()
         self._size = 0
         self._taking = False
+        self._put = self._taken = 0  # frames, since the beginning
+        self._waiting: list[asyncio.Future[None]] = []
+        self._is_held_up = False  # by a full buffer, which only the connection can empty
         self._room = threading.Condition()
 
     @property
@@ -184,6 +198,7 @@ class FrameBridge:
                 raise NotStartedError("publish_sync")
             self._frames.append(frame)
             self._size += len(frame)
+            self._put += 1
             wake = not self._taking
             self._taking = True
         if wake:
@@ -200,6 +215,8 @@ class FrameBridge:
                 except BufferFullError:
                     # Taken from its thread already, so it is kept until there is room; the threads
                     # behind it are told at once by the check before put().
+                    self._is_held_up = True
+                    self._tell_waiting()
                     await asyncio.sleep(RETRY_WAIT)
                     continue
                 except ConnectionClosedError:
@@ -208,10 +225,31 @@ class FrameBridge:
                         "before they were taken",
                         len(frames),
                     )
+                    self._taken += len(frames)
                     break
                 frames.popleft()
+                self._taken += 1
+                self._is_held_up = False
                 if crowded:
                     await self._make_room()
+            self._tell_waiting()
+
+    async def taken(self) -> None:
+        """Wait until what was handed in before is taken, or a full buffer holds it up.
+
+        So that a thread's calls keep their order: what it published goes out before what it asks.
+        """
+        target = self._put
+        while self._taken < target and not self._is_held_up:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _next_batch(self) -> deque[bytes]:
         with self._room:

@@ -19,7 +19,7 @@ import pytest
 from tidings import App
 from tidings.server import NATSServer
 
-PATIENCE = 5.0
+PATIENCE = 10.0
 
 QUICK = {
     "connect_timeout": 1.0,

@@ -11,7 +11,7 @@ import contextlib
 import json
 from typing import Any, Self
 
-PATIENCE = 5.0
+PATIENCE = 10.0
 
 INFO: dict[str, Any] = {
     "server_id": "FAKE",
