@@ -231,8 +231,12 @@ async def test_chaos_loses_nothing_that_was_answered_keeps_its_bounds_and_ends_c
 
     assert chaos.answered <= chaos.handled
     assert grown < MEMORY
-    # What was published and not noted was possibly lost; nothing came twice or in another order.
-    assert chaos.noted == sorted(set(chaos.noted))
+    # What was published and not noted was possibly lost; nothing came twice.
+    assert len(set(chaos.noted)) == len(chaos.noted)
+    # In order within a connection. A server that was frozen may read what the one before it had
+    # still to bring after what came over the next.
+    descents = sum(one > other for one, other in itertools.pairwise(chaos.noted))
+    assert descents <= stats.connection.reconnects
     assert chaos.published - len(chaos.noted) <= stats.connection.possibly_lost
     assert stats.connection.unsent == stats.connection.requests == 0
     assert stats.connection.refused == chaos.refused
