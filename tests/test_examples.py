@@ -125,8 +125,8 @@ def test_a_warm_room_raises_an_alarm(test_client: MakeClient) -> None:
     with test_client(app_of("sensors")) as client:
         client.publish("sensors.attic.temperature", {"celsius": 31.5})
         client.wait_for("sensors.*.temperature", 4)
-        alarms = client.wait_for("alarms.attic")
-        assert {"room": "attic", "celsius": 31.5} in [alarm.data for alarm in alarms]
+        alarm = {"room": "attic", "celsius": 31.5}  # the service's own readings raise some, too
+        wait_until(lambda: alarm in [seen.data for seen in client.messages("alarms.attic")])
 
 
 def test_the_middlewares_time_and_pass_the_trace_on(

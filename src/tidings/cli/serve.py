@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -66,8 +66,13 @@ def _serve(cluster: int | None, port: int | None, jetstream: bool, store: Path |
 
 
 def _wait(servers: tuple[NATSServer, ...]) -> int:
+    # An exception raised by a signal gets lost where it falls into a finalizer; an event does not.
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     while all(server.is_running for server in servers):
-        time.sleep(0.2)
+        if ended.wait(0.2):
+            return 0
     for server in servers:
         if not server.is_running:
             log = printable(server.log, keep="\n")
