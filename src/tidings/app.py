@@ -524,6 +524,7 @@ class App(Declarations):
         assert self._consumers is not None
         assert self._watchers is not None
         self.js.end_watches()  # a handler may be waiting for what comes next
+        await self.nats.take_published()
         for stop in (self._consumers.stop, self._watchers.stop, self._subscriptions.end_all):
             try:
                 await stop(self.nats.request_timeout)

@@ -525,6 +525,11 @@ class Bus:
             spec, queue=self.queue, concurrency=self.concurrency
         )
 
+    async def take_published(self) -> None:
+        """Wait until what other threads have published is with the connection."""
+        if self._bridge is not None:
+            await self._bridge.taken()
+
     async def flush(self, timeout: float = 10.0) -> None:
         """Return when the server has everything that was sent before.
 

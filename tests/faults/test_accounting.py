@@ -62,6 +62,7 @@ async def test_the_sums_of_each_listener_hold_at_every_moment(
             if number % 100 == 0:
                 await asyncio.sleep(0)
                 assert all(map(adds_up, app.stats().listeners))
+        await until(lambda: all(one.received == 5000 for one in app.stats().listeners))
         await until(lambda: not any(one.pending or one.running for one in app.stats().listeners))
         stats = app.stats()
     assert [one.received for one in stats.listeners] == [5000] * 3
