@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,11 @@ from tidings.errors import JetStreamError, JetStreamUnavailableError, StreamChan
 from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi
 from tidings.jetstream.drops import Drop, drop_of
 from tidings.jetstream.streams import Stream
+
+# JetStream's number for a placement that finds no servers, and the seconds it may take a cluster to
+# know its members, and between two tries.
+NO_SUITABLE_PEERS = 10005
+PEERS, PEERS_WAIT = 10.0, 0.2
 
 logger = logging.getLogger("tidings")
 
@@ -159,11 +166,26 @@ def _check(plan: StreamPlan, force: bool) -> None:
         )
 
 
+async def _create(api: JetStreamApi, stream: Stream) -> None:
+    """Create a stream; again for a while where a cluster just formed counts a member as offline."""
+    deadline = time.monotonic() + PEERS
+    while True:
+        try:
+            await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
+        except JetStreamError as error:
+            passes = error.err_code == NO_SUITABLE_PEERS and "offline" in error.description
+            if not passes or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(PEERS_WAIT)
+        else:
+            return
+
+
 async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
     stream = plan.stream
     try:
         if not plan.exists:
-            await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
+            await _create(api, stream)
         else:
             info = await api.call(f"STREAM.INFO.{stream.name}")
             await api.call(f"STREAM.UPDATE.{stream.name}", {**info["config"], **stream.config()})
