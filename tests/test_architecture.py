@@ -28,7 +28,7 @@ FLOORS = {
         "message",
         "remote_errors",
     ],
-    "transport": ["transport", "requests", "outbox", "connection"],
+    "transport": ["transport", "requests", "outbox", "denials", "connection"],
     "work": [
         "handlers",
         "middleware",

@@ -441,9 +441,8 @@ class App(Declarations):
                 await self._stack.enter_async_context(self._lifespan(self))
             for hook in self._startup_hooks:
                 await _call(hook)
-            for listener in self._listener_specs:
-                self.nats.subscribe(listener)
-            await self._subscriptions.confirm(self.nats.request_timeout)
+            sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
+            await self._subscriptions.confirm(sids, self.nats.request_timeout)
             self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
@@ -596,6 +595,7 @@ class App(Declarations):
         return AppStats(
             connection=self.nats.client.snapshot(),
             listeners=tuple(listener.snapshot() for listener in self._subscriptions.listeners),
+            ended=self._subscriptions.ended,
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self._consumers.snapshot() if self._consumers is not None else (),
             watchers=self._watchers.snapshot() if self._watchers is not None else (),

@@ -15,6 +15,7 @@ from tidings.errors import (
     BufferFullError,
     ConfigError,
     ConnectionClosedError,
+    ConnectionLostError,
     NotStartedError,
 )
 from tidings.headers import Headers, HeadersLike
@@ -181,10 +182,10 @@ class Bus:
         frame = _frame(outbox, subject, message, reply_to, headers, data_type)
         if force:
             connection.require("publish with force")
-            connection.denied_publishes.pop(subject, None)
+            denials, since = connection.denials, connection.denials.count
             outbox.post(frame)
             await connection.confirm(self.request_timeout)
-            if denied := connection.denied_publishes.pop(subject, None):
+            if denied := denials.of_publish(subject, since):
                 raise denied
         elif outbox.post(frame):
             await outbox.make_room()
@@ -443,9 +444,16 @@ class Bus:
             SubjectPermissionError: the server denies it.
         """
         spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
-        sid = self.subscribe(spec)
-        await self._require_subscriptions("subscribe_new_subject").confirm(self.request_timeout)
-        return sid
+        subscriptions = self._require_subscriptions("subscribe_new_subject")
+        sids = self.subscribe(spec)
+        try:
+            await subscriptions.confirm(sids, self.request_timeout)
+        except ConnectionLostError:
+            pass  # made with the next connection, as one that is asked for while there is none
+        except BaseException:
+            subscriptions.end(sids, self.request_timeout)  # the caller has no ID to end it by
+            raise
+        return str(sids[0])
 
     def subscribe_new_subject_sync(
         self,
@@ -463,7 +471,7 @@ class Bus:
         """
         if self.portal.is_here:
             spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
-            return self.subscribe(spec)
+            return str(self.subscribe(spec)[0])
         work = self.subscribe_new_subject(
             subject, callback, queue, data_type, concurrency, no_reply
         )
@@ -476,8 +484,8 @@ class Bus:
             SubscriptionNotFoundError: there is none.
         """
         subscriptions = self._require_subscriptions("unsubscribe_subject")
-        sids = subscriptions.begin_end(subscriptions.on_subject(subject))
-        await subscriptions.finish_end(sids, self.request_timeout)
+        sids = subscriptions.on_subject(subject)
+        await asyncio.shield(subscriptions.end(sids, self.request_timeout))
 
     def unsubscribe_subject_sync(self, subject: str) -> None:
         """`unsubscribe_subject` from synchronous code.
@@ -488,8 +496,7 @@ class Bus:
         portal = self.portal
         if portal.is_here:
             subscriptions = self._require_subscriptions("unsubscribe_subject_sync")
-            sids = subscriptions.begin_end(subscriptions.on_subject(subject))
-            portal.spawn(subscriptions.finish_end(sids, self.request_timeout))
+            subscriptions.end(subscriptions.on_subject(subject), self.request_timeout)
         else:
             work = self.unsubscribe_subject(subject)
             self._run(work, "unsubscribe_subject_sync", "await app.unsubscribe_subject(...)")
@@ -501,8 +508,8 @@ class Bus:
             SubscriptionNotFoundError: there is none.
         """
         subscriptions = self._require_subscriptions("unsubscribe_ssid")
-        sids = subscriptions.begin_end([subscriptions.with_id(ssid)])
-        await subscriptions.finish_end(sids, self.request_timeout)
+        sids = [subscriptions.with_id(ssid)]
+        await asyncio.shield(subscriptions.end(sids, self.request_timeout))
 
     def unsubscribe_ssid_sync(self, ssid: str) -> None:
         """`unsubscribe_ssid` from synchronous code.
@@ -513,14 +520,13 @@ class Bus:
         portal = self.portal
         if portal.is_here:
             subscriptions = self._require_subscriptions("unsubscribe_ssid_sync")
-            sids = subscriptions.begin_end([subscriptions.with_id(ssid)])
-            portal.spawn(subscriptions.finish_end(sids, self.request_timeout))
+            subscriptions.end([subscriptions.with_id(ssid)], self.request_timeout)
         else:
             work = self.unsubscribe_ssid(ssid)
             self._run(work, "unsubscribe_ssid_sync", "await app.unsubscribe_ssid(...)")
 
-    def subscribe(self, spec: ListenerSpec) -> str:
-        """Subscribe a listener to its subjects, without waiting. Returns the first one's ID."""
+    def subscribe(self, spec: ListenerSpec) -> list[int]:
+        """Subscribe a listener to its subjects, without waiting. Returns their IDs."""
         return self._require_subscriptions("subscribe_new_subject").add(
             spec, queue=self.queue, concurrency=self.concurrency
         )

@@ -26,6 +26,7 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.nuid import NUID
 
+from tidings.denials import Denials
 from tidings.errors import (
     AuthError,
     ConnectError,
@@ -57,9 +58,6 @@ from tidings.wire import (
 
 logger = logging.getLogger("tidings")
 
-# Denied publishes remembered: a publish that waits for the server looks its own up.
-MAX_DENIED = 1024
-
 Deliver = Callable[[int, list[Frame]], None]  # bytes of headers and bodies, frames
 EventHook = Callable[[str, Exception | None], None]
 
@@ -83,14 +81,12 @@ class Connection(Client):
 
     Attributes:
         outbox: what waits to be sent.
-        denied: permission errors of subscriptions, by subject, as the server reported them.
-        denied_publishes: the same of publishes.
+        denials: what the server did not permit.
     """
 
     def __init__(self, options: ConnectionOptions, on_event: EventHook) -> None:
         super().__init__()
-        self.denied: dict[str, SubjectPermissionError] = {}
-        self.denied_publishes: dict[str, SubjectPermissionError] = {}
+        self.denials = Denials()
         self._settings = options
         self._given_up: Exception | None = None
         self._on_event = on_event
@@ -398,19 +394,28 @@ class Connection(Client):
         """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
         self._server_errors += 1
         self._err = error
-        if isinstance(error, SubjectPermissionError):
-            self._on_denied(error)
-        logger.error("the server says: %s", error)
+        if not isinstance(error, SubjectPermissionError):
+            logger.error("the server says: %s", error)
+        elif error.operation == "subscription":
+            logger.error("the server says: %s", error)
+            self._on_denied_subscription(error)
+        else:
+            self.denials.add_publish(error)
+            self._requests.fail_subject(error.subject, error)
+            if news := self.denials.news():
+                logger.error("the server says: %s (%d messages denied)", error, news)
         self._emit("error", error)
 
-    def _on_denied(self, error: SubjectPermissionError) -> None:
-        if error.operation == "subscription":
-            self.denied[error.subject] = error
-            return
-        if len(self.denied_publishes) >= MAX_DENIED:
-            self.denied_publishes.clear()
-        self.denied_publishes[error.subject] = error
-        self._requests.fail_subject(error.subject, error)
+    def _on_denied_subscription(self, error: SubjectPermissionError) -> None:
+        denied = (error.subject.encode(), error.queue.encode())
+        for sid in [sid for sid, wanted in self._interest.items() if wanted == denied]:
+            if sid == self._inbox_sid:
+                # No answer can come, to no request. The next one asks the server again.
+                self.unsubscribe_route(sid)
+                self._inbox_sid = 0
+                self._requests.fail_all(lambda request: error)
+            else:
+                self.denials.add_subscription(sid, error)
 
     async def _process_err(self, err_msg: str) -> None:
         self._on_server_error(_server_error(err_msg.encode()))
@@ -491,6 +496,7 @@ class Connection(Client):
     def unsubscribe_route(self, sid: int, *, keep_route: bool = False) -> None:
         """End a subscription. With `keep_route` what the server has sent already is delivered."""
         self._interest.pop(sid, None)
+        self.denials.take_subscription(sid)
         if not keep_route:
             self.drop_route(sid)
         self.outbox.control(unsubscribe_frame(sid))
@@ -655,7 +661,8 @@ def _server_error(words: bytes) -> TransportError:
     if lowered.startswith("permissions violation for "):
         operation = "subscription" if "subscription" in lowered else "publish"
         parts = text.split('"')
-        return SubjectPermissionError(operation, parts[1] if len(parts) > 2 else text)
+        subject = parts[1] if len(parts) > 2 else text
+        return SubjectPermissionError(operation, subject, parts[3] if len(parts) > 4 else "")
     return ProtocolError(text)
 
 

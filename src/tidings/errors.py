@@ -280,13 +280,17 @@ class SubjectPermissionError(TransportError):
     Attributes:
         operation: "publish" or "subscription".
         subject: the subject, as the server names it.
+        queue: the queue group of the subscription, "" for none.
     """
 
-    def __init__(self, operation: str, subject: str) -> None:
+    def __init__(self, operation: str, subject: str, queue: str = "") -> None:
         self.operation = operation
         self.subject = subject
+        self.queue = queue
+        group = f" in queue group {queue!r}" if queue else ""
         super().__init__(
-            f"the server denies {operation} to {subject!r}: check the permissions of this user"
+            f"the server denies {operation} to {subject!r}{group}: "
+            "check the permissions of this user"
         )
 
 

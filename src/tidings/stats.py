@@ -36,6 +36,27 @@ class ListenerStats:
     running: int
     abandoned: int
 
+    @classmethod
+    def none(cls) -> ListenerStats:
+        """A record of nothing, to add others to."""
+        return cls("", (), "", 0, 0, 0, 0, 0, 0, 0, 0)
+
+    def plus(self, other: ListenerStats) -> ListenerStats:
+        """The same record with what another counted added."""
+        return ListenerStats(
+            name=self.name,
+            subjects=self.subjects,
+            queue=self.queue,
+            received=self.received + other.received,
+            handled=self.handled + other.handled,
+            failed=self.failed + other.failed,
+            dropped=self.dropped + other.dropped,
+            pending=self.pending + other.pending,
+            pending_bytes=self.pending_bytes + other.pending_bytes,
+            running=self.running + other.running,
+            abandoned=self.abandoned + other.abandoned,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStats:
@@ -173,6 +194,7 @@ class AppStats:
     Attributes:
         connection: the connection's record.
         listeners: a record for each listener.
+        ended: what listeners counted that were unsubscribed, together.
         tasks: a record for each task.
         consumers: a record for each stream consumer.
         watchers: a record for each watch of a bucket.
@@ -180,6 +202,7 @@ class AppStats:
 
     connection: ConnectionStats
     listeners: tuple[ListenerStats, ...]
+    ended: ListenerStats
     tasks: tuple[TaskStats, ...]
     consumers: tuple[ConsumerStats, ...] = ()
     watchers: tuple[WatcherStats, ...] = ()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 
 from tidings.connection import Connection
-from tidings.errors import SubscriptionNotFoundError
+from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
 from tidings.listener import Listener, ListenerSpec, Sender
 from tidings.middleware import Middleware
 from tidings.portal import Portal
+from tidings.stats import ListenerStats
 from tidings.workers import WorkerPool
+
+logger = logging.getLogger("tidings")
 
 
 class Subscriptions:
@@ -19,6 +23,7 @@ class Subscriptions:
     Attributes:
         listeners: those at work, in the order in which they were added.
         pool: the workers.
+        ended: what those counted that were unsubscribed, together.
     """
 
     def __init__(
@@ -29,6 +34,7 @@ class Subscriptions:
         middlewares: Sequence[Middleware],
     ) -> None:
         self.listeners: list[Listener] = []
+        self.ended = ListenerStats.none()
         self._connection = connection
         self._portal = portal
         self._sender = sender
@@ -36,8 +42,8 @@ class Subscriptions:
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
 
-    def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> str:
-        """Subscribe a listener to its subjects, without waiting. Returns the first one's ID.
+    def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> list[int]:
+        """Subscribe a listener to its subjects, without waiting. Returns their IDs.
 
         Args:
             spec: the listener.
@@ -57,21 +63,21 @@ class Subscriptions:
             sid = self._connection.subscribe_route(subject, listener.queue_group, listener.deliver)
             listener.sids.append(sid)
             self._subscribed[sid] = (subject, listener)
-        return str(listener.sids[0])
+        return list(listener.sids)
 
-    async def confirm(self, timeout: float) -> None:
-        """Wait until the server has every subscription, where it is connected.
+    async def confirm(self, sids: Iterable[int], timeout: float) -> None:
+        """Wait until the server has these subscriptions, where it is connected.
 
         Raises:
-            SubjectPermissionError: it denies one; that one is ended here.
+            SubjectPermissionError: it denies one.
+            ConnectionLostError: the connection dropped first; they are made with the next one.
+            FlushTimeoutError: no answer in time.
         """
         if self._connection.state != "connected":
             return  # they are made when the connection is back
         await self._connection.confirm(timeout)
-        for sid, (subject, _) in list(self._subscribed.items()):
-            denied = self._connection.denied.pop(subject, None)
-            if denied is not None:
-                await self.finish_end(self.begin_end([sid]), timeout)
+        for sid in sids:
+            if denied := self._connection.denials.take_subscription(sid):
                 raise denied
 
     def on_subject(self, subject: str) -> list[int]:
@@ -107,13 +113,24 @@ class Subscriptions:
 
     async def finish_end(self, ended: list[tuple[int, Listener]], timeout: float) -> None:
         """Return when the server sends nothing more. What is queued is handled after that."""
-        if self._connection.state == "connected":
-            await self._connection.confirm(timeout)
-        for sid, listener in ended:
-            self._connection.drop_route(sid)
-            listener.sids.remove(sid)
-            if not listener.sids:
-                self._portal.spawn(self._retire(listener))
+        try:
+            if self._connection.state == "connected":
+                await self._connection.confirm(timeout)
+        except ConnectionLostError:
+            pass  # and with it what the server knew of them
+        finally:
+            for sid, listener in ended:
+                self._connection.drop_route(sid)
+                listener.sids.remove(sid)
+                if not listener.sids:
+                    self._portal.spawn(self._retire(listener))
+
+    def end(self, sids: list[int], timeout: float) -> asyncio.Task[None]:
+        """End subscriptions; what to await for the same as `finish_end`. It goes on where the
+        caller is cancelled, or does not wait."""
+        task = self._portal.spawn(self.finish_end(self.begin_end(sids), timeout))
+        task.add_done_callback(_log_failure)
+        return task
 
     async def end_all(self, timeout: float) -> None:
         """End them all, and return when everything that the server had sent is queued."""
@@ -137,3 +154,10 @@ class Subscriptions:
         listener.abandon()
         if listener in self.listeners:
             self.listeners.remove(listener)
+            self.ended = self.ended.plus(listener.snapshot())
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Tell of an end that nobody may be waiting for."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("messages under way to an ended subscription may be lost: %s", error)

@@ -32,7 +32,7 @@ def adds_up(stats: ListenerStats) -> bool:
 def sums(stats: AppStats) -> tuple[int, int]:
     """What came, and what became of it where it was no reply."""
     connection = stats.connection
-    listened = sum(listener.received for listener in stats.listeners)
+    listened = sum(listener.received for listener in (*stats.listeners, stats.ended))
     return connection.received, listened + connection.unrouted + connection.mismatched
 
 
@@ -73,6 +73,29 @@ async def test_the_sums_of_each_listener_hold_at_every_moment(
     received, known = sums(stats)
     assert received == known
     assert stats.connection.sent == 5000
+
+
+async def test_the_messages_of_listeners_that_were_unsubscribed_stay_counted(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    inbox = Inbox()
+
+    async def fail(msg):
+        raise ValueError
+
+    async with make_app(server) as app:
+        for handler in (inbox, fail, inbox):
+            ssid = await app.subscribe_new_subject("passing", handler, data_type=int)
+            for number in range(10):
+                await app.publish("passing", number)
+            await app.flush()
+            await app.unsubscribe_ssid(ssid)
+        await until(lambda: not app.stats().listeners)
+        stats = app.stats()
+    assert (stats.ended.received, stats.ended.handled, stats.ended.failed) == (30, 20, 10)
+    assert adds_up(stats.ended)
+    received, known = sums(stats)
+    assert received == known == 30
 
 
 async def test_what_comes_is_counted_once_by_where_it_went(make_app: MakeApp) -> None:
