@@ -537,14 +537,12 @@ class App(Declarations):
     async def _run_shutdown_hooks(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                for hook in self._shutdown_hooks:
-                    try:
-                        await _call(hook)
-                    except Exception:
-                        logger.exception("an on_shutdown hook raised")
-                await self._stack.aclose()
-        except Exception:
-            logger.exception("shutdown hooks did not end well")
+                for hook in (*self._shutdown_hooks, self._stack.aclose):
+                    await _call_at_end(hook)
+        except TimeoutError:
+            logger.error(
+                "on_shutdown did not end within the drain timeout; what is left is skipped"
+            )
 
     async def _send_rest(self, deadline: float) -> int:
         """Have the server confirm what is sent, waiting if it is away. Returns bytes left."""
@@ -621,6 +619,17 @@ async def _call(hook: Callable[[], Any]) -> None:
     result = hook()
     if inspect.isawaitable(result):
         await result
+
+
+async def _call_at_end(hook: Callable[[], Any]) -> None:
+    """Call a hook of which nothing may hold up the end, SystemExit included."""
+    try:
+        await _call(hook)
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # the time is up
+        logger.exception("an on_shutdown hook, or the end of the lifespan, raised")
 
 
 def _check_limits(concurrency: int, request_timeout: float, drain_timeout: float) -> None:

@@ -23,6 +23,7 @@ TidingsError
     SubjectPermissionError     the server forbids the subject to this user
     ProtocolError              the server refused the protocol spoken to it
     FlushTimeoutError          the server did not confirm in time (also a TimeoutError)
+  SlowConsumerError            a listener's queue is full, and it drops messages
   DrainTimeoutError            work was abandoned at shutdown (also a TimeoutError)
   RequestError                 a request that has no answer
     RequestTimeoutError        no reply within the timeout (also a TimeoutError)
@@ -308,6 +309,27 @@ class FlushTimeoutError(TransportError, TimeoutError):
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         super().__init__(f"the server did not confirm within {timeout:g} s")
+
+
+class SlowConsumerError(TidingsError):
+    """A listener's queue is full, and it drops messages: the error of `slow_consumer` events.
+
+    Attributes:
+        listener: the handler's name.
+        subject: the subject of a message that was dropped.
+        dropped: messages that this listener has dropped, in all.
+        pending: messages in its queue.
+    """
+
+    def __init__(self, listener: str, subject: str, dropped: int, pending: int) -> None:
+        self.listener = listener
+        self.subject = subject
+        self.dropped = dropped
+        self.pending = pending
+        super().__init__(
+            f"{listener} is a slow consumer: it drops messages on {subject!r} "
+            f"({dropped} dropped in all, {pending} wait)"
+        )
 
 
 class DrainTimeoutError(TidingsError, TimeoutError):

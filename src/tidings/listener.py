@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import secrets
@@ -12,7 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tidings import codec
-from tidings.errors import ConfigError, DecodeError, ServiceError
+from tidings.errors import (
+    ConfigError,
+    DecodeError,
+    ServiceError,
+    SlowConsumerError,
+    TidingsError,
+)
 from tidings.handlers import annotated_type, check_handler, function_name
 from tidings.headers import HeadersLike
 from tidings.message import Message
@@ -28,6 +35,10 @@ logger = logging.getLogger("tidings")
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
+
+# What requesters are told whose requests are not handled, so that they need not wait.
+OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
+CUT_OFF = ServiceError(503, "the service ended before it had answered")
 
 
 class Sender(Protocol):
@@ -162,7 +173,15 @@ class Listener(WorkQueue[Frame]):
                 self._pending_bytes += size
             else:
                 self._dropped += 1
+                self._refuse(frame, OVERLOADED)
                 self._tell_dropped(frame[1])
+
+    def _refuse(self, frame: Frame, error: ServiceError) -> None:
+        """Answer a request that is not handled, or not to its end."""
+        if frame[2] and not self.spec.no_reply:
+            body, headers = error_reply(error, "", self._sender.service_name)
+            with contextlib.suppress(TidingsError):  # the connection counts what it does not take
+                self._sender.reply(frame[2], body, headers)
 
     def _tell_dropped(self, subject: str) -> None:
         now = time.monotonic()
@@ -170,13 +189,14 @@ class Listener(WorkQueue[Frame]):
             return
         self._tell_dropped_at = now + 1
         news, self._told_dropped = self._dropped - self._told_dropped, self._dropped
+        error = SlowConsumerError(self.spec.name, subject, self._dropped, len(self._queue))
         logger.warning(
-            "%s is a slow consumer: %d messages on %r dropped (%d in all, %d wait); raise "
-            "concurrency, or add instances to the queue group",
-            *(self.spec.name, news, subject, self._dropped, len(self._queue)),
+            "%s; %d since this was last told; raise concurrency, or add instances to the queue "
+            "group",
+            *(error, news),
             extra={"listener": self.spec.name, "subject": subject, "dropped": self._dropped},
         )
-        self._sender.tell("slow_consumer", None)
+        self._sender.tell("slow_consumer", error)
 
     # Workers.
 
@@ -212,6 +232,7 @@ class Listener(WorkQueue[Frame]):
                 self._handled += 1
             except BaseException as error:
                 if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
+                    self._refuse(frame, CUT_OFF)
                     raise
                 if self._loop.is_closed():
                     raise  # GeneratorExit: this is what is left of a loop that ended
@@ -268,6 +289,8 @@ class Listener(WorkQueue[Frame]):
         """Give up what is left. Returns how many messages, handled halfway or queued."""
         abandoned = self._received - self._handled - self._failed - self._dropped - self._abandoned
         self._abandoned += abandoned
+        for frame in self._queue:
+            self._refuse(frame, CUT_OFF)
         self._queue.clear()
         self._pending_bytes = 0
         self._threads.close()

@@ -80,6 +80,8 @@ async def _serve(app: Runnable) -> None:
             return
         raise
     started = True
+    if signals:  # an on_startup hook that swallowed its cancellation
+        app.begin_disconnect()
     await app.wait_stopped()
 
 
@@ -92,6 +94,8 @@ class BackgroundRun:
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name="tidings", daemon=True)
 
     def start(self) -> None:
@@ -103,7 +107,11 @@ class BackgroundRun:
         self._thread.start()
         try:
             self._started.result()
-        except BaseException:
+        except BaseException:  # its own error, or Ctrl-C here while it starts
+            self._is_given_up = True
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._give_up)
             self._thread.join()
             raise
 
@@ -119,6 +127,12 @@ class BackgroundRun:
             self._loop.call_soon_threadsafe(self._begin_disconnect)
         self._thread.join()
         self._ended.result()
+
+    def _give_up(self) -> None:
+        if self._started.done():
+            self._begin_disconnect()
+        elif self._main is not None:
+            self._main.cancel()
 
     def _begin_disconnect(self) -> None:
         with contextlib.suppress(NotStartedError):  # it has ended already
@@ -138,6 +152,9 @@ class BackgroundRun:
                 self._ended.set_result(None)
 
     async def _serve(self) -> None:
+        self._main = asyncio.current_task()
+        if self._is_given_up:
+            raise asyncio.CancelledError
         await self._app.__aenter__()
         self._started.set_result(None)
         await self._app.wait_stopped()

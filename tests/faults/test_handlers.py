@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from faults.conftest import Inbox, until
-from tidings import App, ServiceError
+from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
@@ -480,3 +480,32 @@ async def test_an_app_ends_at_once_after_the_last_message_of_a_listener_that_was
     released.set()
     async with asyncio.timeout(5):
         await ending
+
+
+async def test_who_asks_a_listener_that_drops_is_told_at_once(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, "busy")
+    released = asyncio.Event()
+    told: list[ConnectionEvent] = []
+    app.on("slow_consumer")(told.append)
+
+    @app.listen("work", data_type=int, concurrency=1, pending_msgs_limit=2)
+    async def work(msg):
+        await released.wait()
+        return {"done": True}
+
+    async with make_app(server, "asker", request_timeout=60) as asker, app:
+        asking = [asyncio.create_task(asker.request("work", number)) for number in range(10)]
+        await until(lambda: app.stats().listeners[0].received == 10)
+        await until(lambda: sum(task.done() for task in asking) == app.stats().listeners[0].dropped)
+        released.set()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        dropped = [answer for answer in answers if isinstance(answer, ServiceError)]
+        assert 7 <= len(dropped) == app.stats().listeners[0].dropped
+        assert {(error.code, error.service) for error in dropped} == {(503, "busy")}
+        assert len(answers) - len(dropped) == answers.count({"done": True})
+    error = told[0].error
+    assert isinstance(error, SlowConsumerError)
+    assert (error.subject, error.dropped >= 1, error.pending) == ("work", True, 2)
+    assert error.listener.endswith("work")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Inbox, Program, until
+from faults.conftest import PATIENCE, Inbox, Program, until
 from tidings import App
-from tidings.errors import DrainTimeoutError
+from tidings.errors import DrainTimeoutError, RequestTimeoutError, ServiceError
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
@@ -312,3 +312,111 @@ async def test_a_server_that_dies_while_the_app_drains_does_not_hold_up_what_was
     async with asyncio.timeout(3):
         await ending
     assert len(finished) == 1
+
+
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+async def test_a_shutdown_hook_that_exits_or_is_cancelled_does_not_keep_the_app_from_ending(
+    server: NATSServer, make_app: MakeApp, kind: type[BaseException]
+) -> None:
+    app = make_app(server)
+    told = []
+
+    @app.on_shutdown
+    async def leave():
+        raise kind
+
+    app.on_shutdown(lambda: told.append("the next hook"))
+    await app.__aenter__()
+    await app.disconnect()
+    assert told == ["the next hook"]
+    assert "idle" in repr(app)
+
+
+def test_a_sigterm_that_a_startup_hook_swallows_ends_the_service_all_the_same(
+    run_program: Callable[[str], Program],
+) -> None:
+    program = run_program(
+        """
+        import asyncio
+        from tidings import App
+
+        app = App("stubborn")
+
+        @app.on_startup
+        async def wait():
+            print("starting")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                print("swallowed")
+
+        app.run()
+        print("ended")
+        """
+    )
+    program.until("starting")
+    program.signal()
+    assert program.wait() == 0
+    assert program.output.endswith("swallowed\nended\n")
+
+
+@pytest.mark.parametrize("when", ["while it waits for its server", "while it starts"])
+def test_ctrl_c_in_a_synchronous_program_that_is_starting_ends_it(
+    run_program: Callable[..., Program], when: str
+) -> None:
+    program = run_program(
+        """
+        import asyncio, os
+        from tidings import App
+
+        waits = "waits" in os.environ["WHEN"]
+        app = App("script", servers="nats://127.0.0.1:1" if waits else None, wait_for_server=waits)
+
+        @app.on_startup
+        async def start():
+            print("starting")
+            await asyncio.sleep(60)
+
+        print("begins")
+        try:
+            with app:
+                raise AssertionError("it cannot have started")
+        except KeyboardInterrupt:
+            print("interrupted", app)
+        """,
+        WHEN=when,
+    )
+    program.until("begins" if "waits" in when else "starting")
+    program.signal(signal.SIGINT)
+    assert program.wait() == 0
+    assert program.output.endswith("interrupted <App 'script' idle>\n")
+
+
+async def test_who_waits_for_an_answer_is_told_when_the_drain_timeout_passes(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, drain_timeout=0.2)
+
+    @app.listen("work", data_type=int, concurrency=2)
+    async def work(msg):
+        await asyncio.sleep(60)
+
+    @app.listen("silent", no_reply=True)
+    async def silent(msg):
+        await asyncio.sleep(60)
+
+    await app.__aenter__()
+    async with make_app(server, request_timeout=60) as asker:
+        asking = [asyncio.create_task(asker.request("work", number)) for number in range(5)]
+        silence = asyncio.create_task(asker.request("silent", timeout=3))
+        await until(lambda: sum(one.received for one in app.stats().listeners) == 6)
+        with pytest.raises(DrainTimeoutError) as caught:
+            await app.disconnect()
+        assert caught.value.abandoned == 6
+        async with asyncio.timeout(PATIENCE):
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+        for answer in answers:
+            assert isinstance(answer, ServiceError)
+            assert (answer.code, answer.service) == (503, "faulty")
+        with pytest.raises(RequestTimeoutError):
+            await silence
