@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, TidingsError
 
 from .console import say
 
@@ -118,11 +118,21 @@ def new(
         "requirements.txt": REQUIREMENTS,
     }
     for file_name, text in files.items():
-        # "x": a file that appeared meanwhile is not overwritten, and no link followed.
-        with open(folder / file_name, "x", encoding="utf-8") as file:
-            file.write(Template(text).substitute(words))
+        _write(folder / file_name, Template(text).substitute(words))
     say(f"{module}/: {', '.join(files)}", style="green")
     say(f"\n  cd {module}\n  tidings run {module}:app --dev\n  pytest")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        # "x": a file that appeared meanwhile is not overwritten, and no link followed.
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise TidingsError(
+            f"{path} cannot be written: {error.strerror}. "
+            f"Before you try again, empty the folder {path.parent.name}"
+        ) from None
 
 
 def module_name(name: str) -> str:
