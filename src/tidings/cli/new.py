@@ -85,7 +85,9 @@ $$ tidings run $module:app --dev
 
 ```console
 $$ tidings req $module.greet '{"name": "Ada"}' --servers URL
-{"hello":"Ada"}
+{
+  "hello": "Ada"
+}
 ```
 
 The tests bring their own server, too:
