@@ -78,6 +78,8 @@ def test_the_new_files_are_formatted(call: Call, folder: Path) -> None:
         ("class", "class_service"),
         ("queue", "queue_service"),
         ("tidings", "tidings_service"),
+        ("nats", "nats_service"),  # an installed package, which tidings imports
+        ("uvloop", "uvloop_service"),
         ('a"""; import os', "a_import_os"),
         ("$HOME", "home"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import keyword
 import re
 import sys
@@ -164,7 +165,9 @@ def module_name(name: str) -> str:
 
 
 def _is_taken(module: str) -> bool:
-    return keyword.iskeyword(module) or module in {*sys.stdlib_module_names, "tidings", "pytest"}
+    """Whether Python has it, or an installed package: one of the two would hide the other."""
+    installed = importlib.metadata.packages_distributions()
+    return keyword.iskeyword(module) or module in {*sys.stdlib_module_names, *installed}
 
 
 def _make(folder: Path) -> None:
