@@ -72,6 +72,18 @@ def test_without_the_extra_nothing_of_it_is_imported(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", ADVICE)
 
 
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-m", "tidings", "run", "service"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_reader_who_is_gone_is_no_traceback(start: Start) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -200,6 +200,35 @@ def test_sub_ends_when_its_reader_is_gone(start: Start, subject: str, nats_serve
     assert len(process.err) == 1
 
 
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+FULL_DISK = "tidings: the output cannot be written: No space left on device"
+
+
+@FULL
+@pytest.mark.parametrize("command", [["--version"], ["pub", "SUBJECT", "x"], ["req", "SUBJECT"]])
+def test_output_that_cannot_be_written_is_an_error_without_traceback(
+    command: list[str], start: Start, service: list[Any], subject: str
+) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [word.replace("SUBJECT", f"{subject}.echo") for word in command]
+        process = start(*command, stdout=full)
+    assert process.wait() == 1
+    assert process.err == [FULL_DISK]
+
+
+@FULL
+def test_sub_ends_when_its_output_cannot_be_written(
+    start: Start, subject: str, nats_server: Any
+) -> None:
+    with open("/dev/full", "wb") as full:
+        process = start("sub", subject, stdout=full)
+    process.wait_for("^listening")
+    with App("test", servers=nats_server.url) as client:
+        client.publish_sync(subject, b"x", force=True)
+    assert process.wait() == 1
+    assert process.err[1:] == [FULL_DISK]
+
+
 def on_terminal(start: Start, *arguments: str, **env: str) -> tuple[int, str]:
     """Runs a command on a pseudo-terminal; returns its exit code and what the terminal got."""
     ours, theirs = pty.openpty()

@@ -131,6 +131,19 @@ def test_what_the_users_own_module_raises_is_shown_from_its_own_line_on(
     assert "importlib" not in shown
 
 
+@pytest.mark.parametrize("call", ["run", "start"])
+def test_a_module_that_runs_its_app_at_once_is_told_the_guard(
+    call: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(f"from tidings import App\napp = App('x', servers='127.0.0.1:1')\napp.{call}()")
+    with pytest.raises(SystemExit) as caught:
+        load_app("service")
+    shown = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert f'File "{path}", line 3' in shown
+    assert shown.rstrip().endswith('write it under `if __name__ == "__main__":`')
+
+
 def test_a_module_missing_inside_a_package_named_alike_is_the_users_error(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

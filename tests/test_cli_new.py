@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,8 @@ def test_the_new_files_are_formatted(call: Call, folder: Path) -> None:
         ("class", "class_service"),
         ("queue", "queue_service"),
         ("tidings", "tidings_service"),
+        ("nats", "nats_service"),  # an installed package, which tidings imports
+        ("uvloop", "uvloop_service"),
         ('a"""; import os', "a_import_os"),
         ("$HOME", "home"),
     ],
@@ -124,3 +127,16 @@ def test_a_folder_that_cannot_be_made_is_told(call: Call, folder: Path) -> None:
     code, _, shown = call("new", "greeter")
     assert code == 2
     assert "exists and is no folder" in shown
+
+
+def test_a_file_that_cannot_be_written_is_told(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_a_full_disk(path: Path, *options: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("tidings.cli.new.open", on_a_full_disk, raising=False)
+    code, _, shown = call("new", "greeter")
+    assert code == 1
+    assert "greeter.py cannot be written: No space left on device" in shown
+    assert len(shown.splitlines()) == 1

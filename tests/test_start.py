@@ -56,6 +56,8 @@ def test_options_are_keywords_only() -> None:
         ({"host": "h", "servers": "nats://h"}, "not both"),
         ({"port": 4222, "servers": "nats://h"}, "not both"),
         ({"host": 7}, "host="),
+        ({"host": "127.0.0.1:4222"}, "a port goes to port="),
+        ({"host": "nats://ada:secret@h", "port": 4222}, "a URL to servers="),
         ({"port": 0}, "port="),
         ({"port": 70000}, "port="),
         ({"port": "4222"}, "port="),

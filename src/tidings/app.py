@@ -12,6 +12,7 @@ import math
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
@@ -48,6 +49,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 logger = logging.getLogger("tidings")
+
+# Set while a command imports a module whose app it is going to run itself.
+importing: ContextVar[bool] = ContextVar("importing", default=False)
 
 # Seconds that on_shutdown hooks have at the least, where the drain timeout is used up.
 HOOK_GRACE = 1.0
@@ -341,8 +345,14 @@ class App(Declarations):
         Raises:
             SystemExit: with 1, when work was abandoned or the connection was given up.
             ConnectError: no server could be reached.
-            ConfigError: called inside a running event loop; use `async with app` there.
+            ConfigError: called inside a running event loop; use `async with app` there. Or while
+                `tidings run` imports the module, which would end up with two runs.
         """
+        if importing.get():
+            raise ConfigError(
+                "app.run() while a command imports the module to run the app itself: write it "
+                'under `if __name__ == "__main__":`'
+            )
         run_until_stopped(self, use_uvloop=self.use_uvloop)
 
     start = run

@@ -110,6 +110,10 @@ def server_urls(
         raise ConfigError("give servers=, or host= and port=, not both")
     if host is not None:
         check_type("host", host, str)
+        if "/" in host or "@" in host or host.count(":") == 1:  # it may hold a password: not shown
+            raise ConfigError(
+                "host= is a name or an address; a port goes to port=, a URL to servers="
+            )
     if port is not None and (type(port) is not int or not 0 < port < 65536):
         raise ConfigError(f"port={port!r}: a whole number from 1 to 65535")
     if host is not None or port is not None:

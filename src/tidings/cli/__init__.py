@@ -30,7 +30,7 @@ def main() -> None:
     """Run the command line of this process, and end the process with its exit code.
 
     Raises:
-        SystemExit: always; 0 for success, 1 for a failure, 2 for a wrong use.
+        SystemExit: always; 0 for success, 1 for a failure, 2 for a wrong use, 130 for Ctrl-C.
     """
     _open_standard_streams()
     try:
@@ -40,6 +40,8 @@ def main() -> None:
         app(prog_name="tidings")
     except TidingsError as error:
         _fail(error)
+    except KeyboardInterrupt:  # while the command is imported; from then on it is typer's
+        sys.exit(130)
 
 
 def _open_standard_streams() -> None:

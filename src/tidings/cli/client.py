@@ -18,7 +18,7 @@ from tidings.message import Message
 from tidings.subject import check_pattern, check_queue, check_subject
 
 from . import logs
-from .console import give_up_stdout, on_terminal, say
+from .console import OutputError, give_up_stdout, on_terminal, say, told
 from .text import one_line, pretty, printable
 
 Subject = Annotated[str, typer.Argument(help="Words with dots between them, as orders.created.")]
@@ -86,8 +86,9 @@ def show_answer(body: bytes) -> None:
     if on_terminal():
         say(pretty(body))
         return
-    sys.stdout.buffer.write(body + b"\n")
-    sys.stdout.buffer.flush()
+    with told():
+        sys.stdout.buffer.write(body + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def sub(
@@ -111,6 +112,8 @@ def sub(
         print(f"listening on {printable(subject)}; Ctrl-C ends it", file=sys.stderr, flush=True)
 
     app.run()
+    if printer.failure is not None:
+        raise printer.failure
 
 
 class Printer:
@@ -119,12 +122,16 @@ class Printer:
     Args:
         app: the app.
         count: how many messages; None for no end.
+
+    Attributes:
+        failure: why it ended before its time; None where it did not.
     """
 
     def __init__(self, app: App, count: int | None) -> None:
         self._app = app
         self._left = count
         self._ended = False
+        self.failure: OutputError | None = None
 
     def show(self, msg: Message[bytes]) -> None:
         """Print one message. Those that come after the end are let go."""
@@ -134,6 +141,10 @@ class Printer:
             self._print(msg)
         except BrokenPipeError:  # the reader, such as `head`, has had enough
             give_up_stdout()
+            self._end()
+            return
+        except OutputError as error:
+            self.failure = error
             self._end()
             return
         if self._left is not None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from tidings.errors import TidingsError
+
+
+class OutputError(TidingsError):
+    """Standard output takes no more, for example on a full disk."""
 
 
 def on_terminal() -> bool:
@@ -24,12 +31,31 @@ def say(text: str = "", style: str = "") -> None:
 
     Raises:
         BrokenPipeError: nobody reads any more.
+        OutputError: it cannot be written for another reason.
     """
-    if style and on_terminal():
-        # NO_COLOR and TERM=dumb are rich's to respect.
-        Console(highlight=False, soft_wrap=True).print(Text(text, style=style))
-    else:
-        print(text, flush=True)
+    with told():
+        if style and on_terminal():
+            # NO_COLOR and TERM=dumb are rich's to respect.
+            Console(highlight=False, soft_wrap=True).print(Text(text, style=style))
+        else:
+            print(text, flush=True)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turn the failure of a write to standard output into an `OutputError`.
+
+    Raises:
+        BrokenPipeError: nobody reads any more.
+        OutputError: it cannot be written for another reason.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_stdout()
+        raise OutputError(f"the output cannot be written: {error.strerror}") from None
 
 
 def mention(text: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import traceback
 from types import ModuleType, TracebackType
 
-from tidings.app import App
+from tidings.app import App, importing
 from tidings.errors import ConfigError
 
 
@@ -49,6 +49,7 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def _import(name: str, folder: str) -> ModuleType:
+    token = importing.set(True)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -62,6 +63,8 @@ def _import(name: str, folder: str) -> ModuleType:
     except Exception as error:
         _show_users_error(error)
         raise  # never reached
+    finally:
+        importing.reset(token)
 
 
 def _show_users_error(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import keyword
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, TidingsError
 
 from .console import say
 
@@ -85,7 +86,9 @@ $$ tidings run $module:app --dev
 
 ```console
 $$ tidings req $module.greet '{"name": "Ada"}' --servers URL
-{"hello":"Ada"}
+{
+  "hello": "Ada"
+}
 ```
 
 The tests bring their own server, too:
@@ -118,11 +121,21 @@ def new(
         "requirements.txt": REQUIREMENTS,
     }
     for file_name, text in files.items():
-        # "x": a file that appeared meanwhile is not overwritten, and no link followed.
-        with open(folder / file_name, "x", encoding="utf-8") as file:
-            file.write(Template(text).substitute(words))
+        _write(folder / file_name, Template(text).substitute(words))
     say(f"{module}/: {', '.join(files)}", style="green")
     say(f"\n  cd {module}\n  tidings run {module}:app --dev\n  pytest")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        # "x": a file that appeared meanwhile is not overwritten, and no link followed.
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise TidingsError(
+            f"{path} cannot be written: {error.strerror}. "
+            f"Before you try again, empty the folder {path.parent.name}"
+        ) from None
 
 
 def module_name(name: str) -> str:
@@ -152,7 +165,9 @@ def module_name(name: str) -> str:
 
 
 def _is_taken(module: str) -> bool:
-    return keyword.iskeyword(module) or module in {*sys.stdlib_module_names, "tidings", "pytest"}
+    """Whether Python has it, or an installed package: one of the two would hide the other."""
+    installed = importlib.metadata.packages_distributions()
+    return keyword.iskeyword(module) or module in {*sys.stdlib_module_names, *installed}
 
 
 def _make(folder: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from tidings import __version__
 
 from .client import pub, req, sub
-from .console import on_terminal
+from .console import on_terminal, say
 from .dead import dead
 from .demo import demo
 from .new import new
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tidings {__version__}")
+        say(f"tidings {__version__}")
         raise typer.Exit
 
 

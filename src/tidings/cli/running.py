@@ -91,7 +91,7 @@ def servers_for(servers: str, dev: bool) -> Iterator[str]:
         yield servers
     elif named:
         shown = ", ".join(map(redact, server_urls(named)))
-        mention(f"nats-server of $NATS_URL: {shown}")
+        mention(f"nats-server of $NATS_URL, so that --dev brings none: {shown}")
         yield named
     else:
         with NATSServer(jetstream=True) as server:

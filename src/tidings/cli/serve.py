@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
 
 from .console import mention
@@ -55,14 +55,18 @@ def _serve(cluster: int | None, port: int | None, jetstream: bool, store: Path |
         with NATSCluster(cluster, jetstream=jetstream) as servers:
             mention(",".join(servers.urls))
             return _wait(servers.servers)
-    own = NATSServer(
-        port=4222 if port is None else port,
-        jetstream=jetstream,
-        store_dir=store,
-    )
-    with own as single:
-        mention(single.url)
-        return _wait((single,))
+    port = 4222 if port is None else port
+    try:
+        with NATSServer(port=port, jetstream=jetstream, store_dir=store) as own:
+            mention(own.url)
+            return _wait((own,))
+    except ServerStartError as error:
+        if "address already in use" not in error.output:
+            raise
+        raise TidingsError(
+            f"port {port}: address already in use, perhaps by a nats-server that runs already. "
+            f"--port 0 takes a free one"
+        ) from None
 
 
 def _wait(servers: tuple[NATSServer, ...]) -> int:
