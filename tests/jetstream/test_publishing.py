@@ -460,6 +460,17 @@ async def test_a_wrong_use_of_a_window_raises_where_it_is_written(
     assert (window.acked, window.failed) == (0, [])
 
 
+async def test_a_publish_that_cannot_begin_takes_no_room_in_the_window(
+    make_app: Callable[..., App], subject: str
+) -> None:
+    async with make_app() as ended:
+        window = ended.js.publish_window(1)
+    for _ in range(2):
+        with pytest.raises(NotStartedError):
+            async with asyncio.timeout(5):
+                await window.publish(subject)
+
+
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, "8"])
 async def test_a_window_has_a_size(app: App, size: Any) -> None:
     with pytest.raises(ConfigError, match="a whole number above 0"):

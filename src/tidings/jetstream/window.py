@@ -81,7 +81,11 @@ class PublishWindow:
         """
         publication = prepare(subject, message, **options)
         await self._room.acquire()
-        task = asyncio.ensure_future(self._begin(publication, message, options))
+        try:
+            task = asyncio.ensure_future(self._begin(publication, message, options))
+        except BaseException:  # the app is not running, or a hook is no coroutine and raised
+            self._room.release()
+            raise
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._settle(done, publication, message))
         return task
