@@ -496,6 +496,28 @@ async def test_a_publish_that_is_cancelled_is_among_the_failed(app: App, name: s
     assert [failure.message for failure in window.failed] == [7]
 
 
+@pytest.mark.parametrize("where", ["in the body", "while leaving"])
+async def test_who_is_cancelled_leaves_a_window_at_once_and_nothing_goes_on(
+    app: App, subject: str, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def observe(msg: Any) -> None:
+        pass
+
+    await app.subscribe_new_subject(subject, observe, data_type=str, no_reply=True)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), app.js.publish_window(2) as window:
+            await window.publish(subject, "a", msg_id="id-a")
+            await window.publish(subject, "b")
+            if where == "in the body":
+                await window.publish(subject, "c")
+    assert time.monotonic() - started < 1
+    assert app.stats().connection.requests == 0
+    failed = {failure.message: failure.msg_id for failure in window.failed}
+    assert (window.acked, set(failed), failed["a"]) == (0, {"a", "b"}, "id-a")
+    assert "2 of 2 publishes of a window were not acknowledged" in caplog.text
+
+
 async def test_a_long_window_keeps_nothing_of_what_is_acknowledged(app: App, name: str) -> None:
     async with app.js.publish_window(16) as window:
         for _ in range(500):
