@@ -334,6 +334,24 @@ async def test_without_any_answer_the_timeout_tells_the_id_and_the_last_cause(
     assert isinstance(raised.value, TimeoutError)
 
 
+async def test_a_server_that_is_silent_does_not_hold_a_publish_beyond_its_timeout(
+    app: App, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    async def silent(self: JetStreamApi, where: str, body: bytes, block: bytes, wait: float) -> Any:
+        waits.append(wait)
+        await asyncio.sleep(wait)
+        raise RequestTimeoutError(where, wait)
+
+    monkeypatch.setattr(JetStreamApi, "request", silent)
+    started = time.monotonic()
+    with pytest.raises(PublishTimeoutError):
+        await app.js.publish(f"{name}.a", timeout=0.2)
+    assert time.monotonic() - started < 1
+    assert len(waits) == 2  # the publish, and the question whether a stream takes it
+
+
 async def test_a_publish_outlives_the_restart_of_its_server() -> None:
     async with NATSServer(jetstream=True) as server:
         orders = Stream("ORDERS", subjects=["orders.>"])
