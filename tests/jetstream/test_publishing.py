@@ -523,12 +523,17 @@ async def test_who_is_cancelled_leaves_a_window_at_once_and_nothing_goes_on(
 
     await app.subscribe_new_subject(subject, observe, data_type=str, no_reply=True)
     started = time.monotonic()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2), app.js.publish_window(2) as window:
+    window = app.js.publish_window(2)
+
+    async def publish() -> None:
+        async with asyncio.timeout(0.2), window:
             await window.publish(subject, "a", msg_id="id-a")
             await window.publish(subject, "b")
             if where == "in the body":
                 await window.publish(subject, "c")
+
+    with pytest.raises(TimeoutError):
+        await publish()
     assert time.monotonic() - started < 1
     assert app.stats().connection.requests == 0
     failed = {failure.message: failure.msg_id for failure in window.failed}

@@ -38,8 +38,8 @@ class PublishFailure:
 class PublishWindow:
     """Publishes that overlap. Leaving it waits for every acknowledgement.
 
-    Who is cancelled in it, or while leaving it, does not wait: what is under way is given up. It may
-    be stored, and is among the failed.
+    Who is cancelled in it, or while leaving it, does not wait: what is under way is given up. It
+    may be stored, and is among the failed.
 
     Attributes:
         acked: how many were acknowledged. The acknowledgements themselves are not kept.
