@@ -136,6 +136,17 @@ async def test_a_task_without_interval_that_raises_ends_and_the_app_goes_on(
     assert "Traceback" in caplog.text
 
 
+async def test_a_plain_wrapper_around_an_async_task_is_awaited(app: App) -> None:
+    ran = asyncio.Event()
+
+    async def tick() -> None:
+        ran.set()
+
+    app.task()(lambda: tick())
+    async with app, asyncio.timeout(PATIENCE):
+        await ran.wait()
+
+
 async def test_a_def_task_runs_in_a_worker_thread_with_the_sync_calls(
     app: App, subject: str
 ) -> None:

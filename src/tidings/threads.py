@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import queue
 import threading
 from collections.abc import Awaitable, Callable
@@ -35,12 +36,17 @@ class WorkerThreads:
         self._lock = threading.Lock()
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run `function(*args)` in a thread, in a copy of this context."""
+        """Run `function(*args)` in a thread, in a copy of this context.
+
+        A plain wrapper around an `async def` function, as decorators are, returns a coroutine: that
+        is awaited here. Else its work would count as done and never have begun.
+        """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._ensure_thread()
         self._jobs.put((future, loop, contextvars.copy_context(), lambda: function(*args)))
-        return await future
+        result = await future
+        return await result if inspect.isawaitable(result) else result
 
     def close(self) -> None:
         """Let the threads end when they have nothing to do."""

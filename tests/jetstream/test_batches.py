@@ -14,6 +14,7 @@ from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
 from tidings import App, Middleware
 from tidings.errors import Reject
 from tidings.jetstream import Stream, StreamMessage
+from tidings.jetstream import outcomes as outcomes_module
 
 Batch = list[StreamMessage[int]]
 
@@ -104,6 +105,32 @@ async def test_a_batch_in_hand_for_longer_than_ack_wait_is_not_delivered_again(
         await is_acked(app, stream, "d", 3)
         assert (await consumer_info(app, stream, "d"))["num_redelivered"] == 0
     assert seen == [[0, 1, 2]]
+
+
+async def test_a_batch_keeps_its_messages_while_one_of_them_becomes_a_dead_letter(
+    make_app: MakeApp, stream: Stream, dead: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(streams=[stream, dead])
+    bury = outcomes_module.dead_letter
+    got = []
+
+    async def slow(*args: Any) -> None:
+        await asyncio.sleep(1.2)  # an election of the dead letters' stream
+        await bury(*args)
+
+    monkeypatch.setattr(outcomes_module, "dead_letter", slow)
+    options: dict[str, Any] = {"ack_wait": 0.4, "batch_timeout": 0.3, "concurrency": 2}
+
+    @app.consume(stream.name, durable="d", batch=2, dead_letter=f"{dead.name}.x", **options)
+    async def keep(messages: Batch) -> None:
+        got.append([(msg.data, msg.delivered) for msg in messages])
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", b"no number")
+        await app.js.publish(f"{stream.name}.n", 2)
+        await is_acked(app, stream, "d", 2)
+        assert (await consumer_info(app, stream, "d"))["delivered"]["consumer_seq"] == 2
+    assert got == [[(2, 1)]]
 
 
 async def test_when_the_handler_raises_what_is_not_settled_comes_again(

@@ -363,6 +363,37 @@ async def test_a_message_is_kept_while_its_dead_letter_cannot_be_stored(
     assert int(letter["headers"]["Tidings-Dead-Deliveries"]) > 1
 
 
+@pytest.mark.parametrize("body", [b"1", b"no number"], ids=["raised", "does not decode"])
+async def test_a_dead_letter_stored_late_tells_why_the_message_was_given_up(
+    make_app: MakeApp,
+    stream: Stream,
+    dead: Stream,
+    body: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
+    app = make_app(streams=[stream, dead])
+    options = {"max_deliver": 1, "dead_letter": f"{dead.name}.x"}
+
+    @app.consume(stream.name, durable="d", data_type=int, **options)
+    async def fail(msg: StreamMessage[int]) -> None:
+        raise ZeroDivisionError
+
+    async with app:
+        await app.js.api.call(f"STREAM.DELETE.{dead.name}")
+        await app.js.publish(f"{stream.name}.n", body)
+        await until(lambda: caplog.text.count("so the message is kept") >= 2)
+        await app.js.apply()
+        [letter] = await letters(app, dead)
+        await is_acked(app, stream, "d", 1)
+        [consumer] = app._consumers._consumers
+        assert consumer._outcomes._verdicts == {}
+    wanted = "ZeroDivisionError" if body == b"1" else "DecodeError"
+    assert letter["headers"]["Tidings-Dead-Error"] == wanted
+    assert letter["headers"]["Tidings-Dead-Error-Id"] in caplog.text
+
+
 async def test_a_message_whose_last_delivery_had_no_outcome_is_a_dead_letter(
     make_app: MakeApp, stream: Stream, dead: Stream
 ) -> None:

@@ -418,6 +418,27 @@ async def test_a_plain_function_runs_in_a_thread(make_app: MakeApp, stream: Stre
     assert threading.main_thread() not in threads
 
 
+async def test_a_plain_wrapper_around_an_async_handler_is_awaited(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app(streams=[stream])
+    got = []
+
+    def traced(handler: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda msg: handler(msg)
+
+    @app.consume(stream.name, durable="d", data_type=int)
+    @traced
+    async def keep(msg: Message[int]) -> None:
+        await asyncio.sleep(0)
+        got.append(msg.data)
+
+    async with app:
+        await publish(app, stream, 1)
+        await is_acked(app, stream, "d", 1)
+    assert got == [0]
+
+
 async def test_context_variables_of_one_message_are_not_seen_by_the_next(
     make_app: MakeApp, stream: Stream
 ) -> None:

@@ -105,6 +105,29 @@ async def test_a_rejected_message_is_kept_as_it_came_with_the_reason(
     assert datetime.now(UTC) - letter.time < timedelta(seconds=10)
 
 
+@pytest.mark.parametrize(("by", "size"), [("the server", 1024 * 1024), ("the stream", 4096)])
+async def test_a_message_nearly_as_large_as_is_taken_is_buried_with_the_headers_that_fit(
+    make_app: Callable[..., App], name: str, dead: str, by: str, size: int
+) -> None:
+    bound = None if by == "the server" else size
+    kept = Stream(dead, subjects=[f"{dead}.>"], storage="memory", max_msg_size=bound)
+    app = make_app(streams=[Stream(name, subjects=[f"{name}.>"], storage="memory"), kept])
+
+    @app.consume(name, durable="worker", data_type=bytes, dead_letter=f"{dead}.worker")
+    async def handle(msg: Any) -> None:
+        raise Reject("it is not for us")
+
+    body = b"x" * (size - 256)
+    async with app:
+        await app.js.publish(f"{name}.created", body, headers={"Trace": "7f"})
+        await until(lambda: app.stats().consumers[0].dead)
+        [letter] = await read(app, dead)
+    assert (letter.subject, letter.body) == (f"{name}.created", body)
+    assert letter.headers.pairs() == [("Trace", "7f")]
+    assert (letter.stream, letter.stream_sequence) == (name, 1)
+    assert letter.reason == ""
+
+
 async def test_headers_that_cannot_be_sent_do_not_keep_a_message_from_its_grave(
     make_app: Callable[..., App], streams: list[Stream], name: str, dead: str
 ) -> None:

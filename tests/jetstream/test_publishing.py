@@ -334,6 +334,24 @@ async def test_without_any_answer_the_timeout_tells_the_id_and_the_last_cause(
     assert isinstance(raised.value, TimeoutError)
 
 
+async def test_a_server_that_is_silent_does_not_hold_a_publish_beyond_its_timeout(
+    app: App, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    async def silent(self: JetStreamApi, where: str, body: bytes, block: bytes, wait: float) -> Any:
+        waits.append(wait)
+        await asyncio.sleep(wait)
+        raise RequestTimeoutError(where, wait)
+
+    monkeypatch.setattr(JetStreamApi, "request", silent)
+    started = time.monotonic()
+    with pytest.raises(PublishTimeoutError):
+        await app.js.publish(f"{name}.a", timeout=0.2)
+    assert time.monotonic() - started < 1
+    assert len(waits) == 2  # the publish, and the question whether a stream takes it
+
+
 async def test_a_publish_outlives_the_restart_of_its_server() -> None:
     async with NATSServer(jetstream=True) as server:
         orders = Stream("ORDERS", subjects=["orders.>"])
@@ -460,6 +478,17 @@ async def test_a_wrong_use_of_a_window_raises_where_it_is_written(
     assert (window.acked, window.failed) == (0, [])
 
 
+async def test_a_publish_that_cannot_begin_takes_no_room_in_the_window(
+    make_app: Callable[..., App], subject: str
+) -> None:
+    async with make_app() as ended:
+        window = ended.js.publish_window(1)
+    for _ in range(2):
+        with pytest.raises(NotStartedError):
+            async with asyncio.timeout(5):
+                await window.publish(subject)
+
+
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, "8"])
 async def test_a_window_has_a_size(app: App, size: Any) -> None:
     with pytest.raises(ConfigError, match="a whole number above 0"):
@@ -483,6 +512,33 @@ async def test_a_publish_that_is_cancelled_is_among_the_failed(app: App, name: s
     async with app.js.publish_window(8) as window:
         (await window.publish(f"{name}.a", 7)).cancel()
     assert [failure.message for failure in window.failed] == [7]
+
+
+@pytest.mark.parametrize("where", ["in the body", "while leaving"])
+async def test_who_is_cancelled_leaves_a_window_at_once_and_nothing_goes_on(
+    app: App, subject: str, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def observe(msg: Any) -> None:
+        pass
+
+    await app.subscribe_new_subject(subject, observe, data_type=str, no_reply=True)
+    started = time.monotonic()
+    window = app.js.publish_window(2)
+
+    async def publish() -> None:
+        async with asyncio.timeout(0.2), window:
+            await window.publish(subject, "a", msg_id="id-a")
+            await window.publish(subject, "b")
+            if where == "in the body":
+                await window.publish(subject, "c")
+
+    with pytest.raises(TimeoutError):
+        await publish()
+    assert time.monotonic() - started < 1
+    assert app.stats().connection.requests == 0
+    failed = {failure.message: failure.msg_id for failure in window.failed}
+    assert (window.acked, set(failed), failed["a"]) == (0, {"a", "b"}, "id-a")
+    assert "2 of 2 publishes of a window were not acknowledged" in caplog.text
 
 
 async def test_a_long_window_keeps_nothing_of_what_is_acknowledged(app: App, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -361,6 +362,26 @@ async def test_a_consumer_that_was_deleted_goes_on_without_a_gap(
             assert app.stats().consumers[0].healed == 1
     assert set(range(0 if start == "all" else 1, 10)) <= set(got)
     assert caplog.text.count("was gone and is made again") == 1
+
+
+async def test_a_deleted_consumer_of_a_work_queue_is_made_again(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    queue = dataclasses.replace(stream, retention="workqueue")
+    app = make_app(streams=[queue])
+    got = []
+
+    @app.consume(queue.name, durable="d", data_type=int)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+
+    async with app:
+        await app.js.publish(f"{queue.name}.n", 0)
+        await is_acked(app, queue, "d", 1)
+        await app.js.api.call(f"CONSUMER.DELETE.{queue.name}.d")
+        await app.js.publish(f"{queue.name}.n", 1)
+        await until(lambda: got == [0, 1])
+        await is_acked(app, queue, "d", 2)
 
 
 async def test_a_consumer_made_again_begins_after_what_was_done(

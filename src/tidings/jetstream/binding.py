@@ -49,6 +49,7 @@ class Binding:
         self.floor = 0
         self._api = api
         self._stream_created = ""
+        self._is_work_queue = False
 
     async def bring_about(self) -> None:
         """Make the consumer, or bring it to what is declared.
@@ -138,7 +139,9 @@ class Binding:
             outbox.post(outbox.frame(subject, b""))
 
     def _after(self) -> int | None:
-        return self.floor + 1 if self._stream_created else None
+        """Where a consumer that is made again begins. A work queue has only what is not done, and
+        takes no consumer that begins anywhere else than with all of it."""
+        return self.floor + 1 if self._stream_created and not self._is_work_queue else None
 
     async def _see_stream(self) -> None:
         """A stream made anew counts from 1: what was known of the one before says nothing of it."""
@@ -158,6 +161,7 @@ class Binding:
 
     async def _created(self) -> str:
         info = await self._api.call(f"STREAM.INFO.{self.spec.stream}", timeout=ANSWER)
+        self._is_work_queue = info["config"]["retention"] == "workqueue"
         return str(info["created"])
 
     async def _info(self) -> dict[str, Any] | None:

@@ -68,6 +68,7 @@ class Consumer(WorkQueue[Frame]):
             capacity=self._capacity,
         )
         self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
+        self._unseen: set[str] = set()  # of a batch, behind one that is becoming a dead letter
         self._taken = self._slots = 0  # messages, and lists of them, taken and not done yet
         self._ripe = False  # a batch need not be full: its time is over
         self._overdue = False  # nor wait for more than the end of a pull
@@ -224,10 +225,13 @@ class Consumer(WorkQueue[Frame]):
                 subject, None, body, reply, sid, block, None, _settler=self._outcomes
             )
             messages.append(message)
+        replies = {message.reply for message in messages[1:]}
+        self._unseen |= replies
         try:
             fit = [message for message in messages if await self._is_fit(message)]
             return await self._run_handler(fit) if fit else False
         finally:
+            self._unseen -= replies
             for message in messages:
                 if self._in_hand.get(message.reply) is message:
                     del self._in_hand[message.reply]
@@ -235,6 +239,7 @@ class Consumer(WorkQueue[Frame]):
     async def _is_fit(self, message: StreamMessage[Any]) -> bool:
         """Whether the handler is to see it. What does not decode never is."""
         consumer, delivered, sequence, ordinal = delivery(message.reply)
+        self._unseen.discard(message.reply)
         if self.spec.ordered:
             if not self._is_next(consumer, sequence, ordinal):
                 return False
@@ -303,7 +308,7 @@ class Consumer(WorkQueue[Frame]):
         known: set[str] = set()
         while True:
             await asyncio.sleep(self.spec.ack_wait / 3)
-            here = {frame[2] for frame in self._queue}
+            here = {frame[2] for frame in self._queue} | self._unseen
             for reply, message in self._in_hand.items():
                 if message.settlement is Settlement.OPEN:
                     here.add(reply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tidings.errors import JetStreamError, PayloadTooLargeError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.messages import StreamMessage
@@ -22,6 +23,10 @@ REASON = f"{PREFIX}Reason"
 
 # Seconds to wait for the dead letter's own acknowledgement.
 TIMEOUT = 10.0
+# Headers that the log has, too: left out one by one where all together are more than is taken.
+SPARE = (REASON, ERROR_ID, CONSUMER, DELIVERIES, ERROR)
+# JetStream's number for a message that is larger than its stream takes.
+TOO_LARGE = 10054
 # Characters of a reason: a header is no place for a report.
 MOST_REASON = 500
 
@@ -45,7 +50,8 @@ async def dead_letter(
     """Store a message as a dead letter, with its headers and body as they came.
 
     Its message id is its place in the stream, its time and the consumer, so that burying it twice
-    stores it once. The time tells a stream from one made anew under its name.
+    stores it once. The time tells a stream from one made anew under its name. A message nearly as
+    large as the server or the stream takes leaves no room for every header: some are left out.
 
     Raises:
         TidingsError: it was not stored.
@@ -66,7 +72,18 @@ async def dead_letter(
     ]
     stamp = round(metadata.timestamp.timestamp() * 1e6)
     msg_id = f"dead-{metadata.stream}-{metadata.consumer}-{metadata.sequence}-{stamp}"
-    await publish_stored(api, subject, message.body, Headers(pairs), msg_id=msg_id, timeout=TIMEOUT)
+    for spare in (*SPARE, None):
+        try:
+            await publish_stored(
+                api, subject, message.body, Headers(pairs), msg_id=msg_id, timeout=TIMEOUT
+            )
+        except (PayloadTooLargeError, JetStreamError) as problem:
+            too_large = not isinstance(problem, JetStreamError) or problem.err_code == TOO_LARGE
+            if spare is None or not too_large:
+                raise
+            pairs = [pair for pair in pairs if pair[0] != spare]
+        else:
+            return
 
 
 def sendable(text: str) -> str:

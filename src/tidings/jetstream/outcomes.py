@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from datetime import datetime
 from typing import Any
 
 from tidings.errors import (
@@ -37,6 +38,8 @@ DEAD_LETTER_DELAY = 5.0
 # Seconds to wait for the word on one acknowledgement, and between two tries.
 CONFIRM_TRY, CONFIRM_WAIT = 2.0, 0.1
 NO_RESPONDERS = 503
+# Messages of which is remembered why they were given up, while their dead letters cannot be stored.
+MOST_VERDICTS = 1024
 
 
 class Outcomes:
@@ -56,6 +59,8 @@ class Outcomes:
         self._api = api
         self._connection = api.connection
         self._outbox = api.connection.outbox
+        # Error, reason, error id, by sequence and time: a stream made anew counts from 1 again.
+        self._verdicts: dict[tuple[int, datetime], tuple[str, str, str]] = {}
 
     # By what the handler did.
 
@@ -185,10 +190,13 @@ class Outcomes:
         await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
 
     async def used_up(self, message: StreamMessage[Any]) -> None:
-        """It came once more than max_deliver: nobody lived to say what became of the last time."""
+        """It came once more than max_deliver: nobody lived to say what became of the last time, or
+        its dead letter could not be stored then."""
         self.failed += 1
         reason = "deliveries used up, and the last one had no outcome"
-        await self.bury(message, "Crash", reason, secrets.token_hex(6))
+        crash = ("Crash", reason, secrets.token_hex(6))
+        known = self._verdicts.get((message.sequence, message.timestamp))
+        await self.bury(message, *(known or crash))
 
     async def bury(
         self, message: StreamMessage[Any], error: str, reason: str, error_id: str
@@ -204,8 +212,12 @@ class Outcomes:
                     *(self.spec.name, target, failure),
                     extra={"listener": self.spec.name, "subject": message.subject},
                 )
+                while len(self._verdicts) >= MOST_VERDICTS:
+                    del self._verdicts[next(iter(self._verdicts))]
+                self._verdicts[message.sequence, message.timestamp] = (error, reason, error_id)
                 await self._give_back(message, DEAD_LETTER_DELAY)
                 return
+        self._verdicts.pop((message.sequence, message.timestamp), None)
         self.dead += 1
         logger.error(
             "%s gave up on %r (%s, sequence %d): %s, %s (error id %s); %s",

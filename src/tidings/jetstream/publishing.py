@@ -37,6 +37,8 @@ TRY_WAIT = 0.1
 PUBLISH_TIMEOUT = 10.0
 # Seconds for which nobody may listen on the API before JetStream counts as off.
 OFF_AFTER = 1.0
+# Seconds to ask whether a stream takes the subject, at the least: what the timeout may be late by.
+LEAST_CHECK = 0.25
 
 # Refusals that pass: no leader, the stream is behind, the same message is being stored just now.
 _PASSING = (10009, 10158, 10163, 10167)
@@ -96,7 +98,8 @@ class Publication:
                 doubt = error
             except (JetStreamUnavailableError, RequestTimeoutError) as error:
                 doubt = error  # perhaps stored, or there is nobody to store it
-                await streams.check()
+                left = deadline - time.monotonic()
+                await streams.check(min(max(left, LEAST_CHECK), TRY_TIMEOUT))
             except DisconnectedError as error:
                 doubt = error
             await asyncio.sleep(TRY_WAIT)
@@ -221,7 +224,7 @@ class _StreamCheck:
         self._subject = subject
         self._off_since: float | None = None
 
-    async def check(self) -> None:
+    async def check(self, timeout: float) -> None:
         """Return where a stream takes the subject, or nobody can say.
 
         Raises:
@@ -229,7 +232,7 @@ class _StreamCheck:
             JetStreamUnavailableError: nobody listens on the API, and not for an instant only.
         """
         try:
-            found = await self._api.call("STREAM.NAMES", {"subject": self._subject}, TRY_TIMEOUT)
+            found = await self._api.call("STREAM.NAMES", {"subject": self._subject}, timeout)
         except JetStreamUnavailableError:
             now = time.monotonic()
             self._off_since = self._off_since or now

@@ -38,6 +38,9 @@ class PublishFailure:
 class PublishWindow:
     """Publishes that overlap. Leaving it waits for every acknowledgement.
 
+    Who is cancelled in it, or while leaving it, does not wait: what is under way is given up. It
+    may be stored, and is among the failed.
+
     Attributes:
         acked: how many were acknowledged. The acknowledgements themselves are not kept.
         failed: a `PublishFailure` for each that was not, in the order in which they failed.
@@ -81,7 +84,11 @@ class PublishWindow:
         """
         publication = prepare(subject, message, **options)
         await self._room.acquire()
-        task = asyncio.ensure_future(self._begin(publication, message, options))
+        try:
+            task = asyncio.ensure_future(self._begin(publication, message, options))
+        except BaseException:  # the app is not running, or a hook is no coroutine and raised
+            self._room.release()
+            raise
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._settle(done, publication, message))
         return task
@@ -108,8 +115,27 @@ class PublishWindow:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        try:
+            if isinstance(error, asyncio.CancelledError):
+                self._cut_off()
+            await self._ended()
+        except asyncio.CancelledError:
+            self._cut_off()
+            await self._ended()
+            raise
+        finally:
+            self._tell()
+
+    async def _ended(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _cut_off(self) -> None:
+        """Who is cancelled waits no longer. What is under way is among the failed, with its id."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _tell(self) -> None:
         if self.failed:
             logger.warning(
                 "%d of %d publishes of a window were not acknowledged; the first on %r: %s",
