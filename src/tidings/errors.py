@@ -443,11 +443,13 @@ class JetStreamUnavailableError(TidingsError):
     Attributes:
         call: the call that was made.
         reason: the server's words, where there are any.
+        err_code: JetStream's own number for it; 0 where nobody listens.
     """
 
-    def __init__(self, call: str, reason: str = "") -> None:
+    def __init__(self, call: str, reason: str = "", err_code: int = 0) -> None:
         self.call = call
         self.reason = reason
+        self.err_code = err_code
         said = f" ({reason})" if reason else ""
         super().__init__(
             f"{call}: no JetStream answers{said}. Is it on (`nats-server -js`), also for this "

@@ -88,7 +88,7 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
     err_code = int(error.get("err_code", 0))
     description = str(error.get("description", ""))
     if err_code in UNAVAILABLE:
-        raise JetStreamUnavailableError(call, f"{description}, error {err_code}")
+        raise JetStreamUnavailableError(call, f"{description}, error {err_code}", err_code)
     kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamError
     raise kind(int(error.get("code", 500)), err_code, description)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import secrets
@@ -11,17 +10,14 @@ from typing import Any
 from tidings.errors import (
     ConfigError,
     JetStreamError,
-    JetStreamUnavailableError,
-    RequestTimeoutError,
     TidingsError,
 )
 from tidings.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.election import through_election
 from tidings.jetstream.specs import ConsumerSpec
 
 logger = logging.getLogger("tidings")
 
-# Seconds that a start waits through the election of a leader, and between two tries.
-ELECTION, ELECTION_WAIT = 10.0, 0.2
 # Seconds to wait for what is known at once, or to nobody: without a leader nothing answers.
 ANSWER = 1.0
 
@@ -59,21 +55,13 @@ class Binding:
             JetStreamError: the server refuses it.
             RequestTimeoutError, JetStreamUnavailableError: no leader answers.
         """
-        deadline = asyncio.get_running_loop().time() + ELECTION
-        while True:
-            try:
-                self._stream_created = await self._created()
-                await self._make_or_change()
-            except (RequestTimeoutError, JetStreamUnavailableError):
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(ELECTION_WAIT)
-            except JetStreamError as error:
-                raise self._refusal(error) from None
-            else:
-                return
+        try:
+            await through_election(self._make_or_change)
+        except JetStreamError as error:
+            raise self._refusal(error) from None
 
     async def _make_or_change(self) -> None:
+        self._stream_created = await self._created()
         wanted = self.spec.config(self.name)
         info = None if self.spec.durable is None else await self._info()
         if info is None:

@@ -16,6 +16,7 @@ from tidings.errors import (
     NoStreamError,
 )
 from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.jetstream.election import through_election
 from tidings.jetstream.readers import Host
 
 Storage = Literal["file", "memory"]
@@ -84,10 +85,13 @@ class Bucket:
         """
         api = self._host.api
         if self._opened is not api:
-            info = await self._find(api) or await self._make(api)
+            info = await through_election(lambda: self._find_or_make(api))
             self._compare(info["config"])
             self._opened = api
         return api
+
+    async def _find_or_make(self, api: JetStreamApi) -> dict[str, Any]:
+        return await self._find(api) or await self._make(api)
 
     async def _find(self, api: JetStreamApi) -> dict[str, Any] | None:
         try:

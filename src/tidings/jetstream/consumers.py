@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer import Consumer
+from tidings.jetstream.election import through_election
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.middleware import Middleware
 from tidings.stats import ConsumerStats
@@ -55,7 +56,8 @@ class Consumers:
     async def _check_dead_letter(self, spec: ConsumerSpec) -> None:
         if spec.dead_letter is None:
             return
-        found = await self._api.call("STREAM.NAMES", {"subject": spec.dead_letter})
+        asked = {"subject": spec.dead_letter}
+        found = await through_election(lambda: self._api.call("STREAM.NAMES", asked))
         streams = found.get("streams") or ()
         if spec.stream in streams and (
             spec.subject is None or matches(spec.subject, spec.dead_letter)

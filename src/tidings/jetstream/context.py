@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
 from tidings.connection import Connection
-from tidings.errors import ConfigError, NotStartedError, RequestTimeoutError
+from tidings.errors import ConfigError, NotStartedError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage
+from tidings.jetstream.election import through_election
 from tidings.jetstream.keyvalue import KeyValue, KeyValueOptions
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
@@ -25,8 +26,6 @@ T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)
 
 API_TIMEOUT = 5.0
-# Seconds for which a stream may be without a leader when the app starts.
-ELECTION = 10.0
 
 
 class JetStream:
@@ -82,17 +81,8 @@ class JetStream:
         Raises:
             JetStreamUnavailableError: no JetStream answers.
         """
-        return [await self._plan(stream) for stream in self.streams]
-
-    async def _plan(self, stream: Stream) -> StreamPlan:
-        """The plan of one stream. While a leader is elected nothing is answered: ask again."""
-        deadline = time.monotonic() + ELECTION
-        while True:
-            try:
-                return await plan_stream(self.api, stream)
-            except RequestTimeoutError:
-                if time.monotonic() > deadline:
-                    raise
+        work = [functools.partial(plan_stream, self.api, stream) for stream in self.streams]
+        return [await through_election(each) for each in work]
 
     async def apply(self, *, force: bool = False) -> list[StreamPlan]:
         """Create or change the declared streams; returns what was done.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +10,8 @@ from typing import Any
 from tidings.errors import JetStreamError, JetStreamUnavailableError, StreamChangeError
 from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi
 from tidings.jetstream.drops import Drop, drop_of
+from tidings.jetstream.election import through_election
 from tidings.jetstream.streams import Stream
-
-# JetStream's number for a placement that finds no servers, and the seconds it may take a cluster to
-# know its members, and between two tries.
-NO_SUITABLE_PEERS = 10005
-PEERS, PEERS_WAIT = 10.0, 0.2
 
 logger = logging.getLogger("tidings")
 
@@ -102,7 +96,9 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
     try:
         info = await api.call(f"STREAM.INFO.{stream.name}")
     except JetStreamUnavailableError as error:
-        raise JetStreamUnavailableError(f"stream {stream.name}", error.reason) from None
+        raise JetStreamUnavailableError(
+            f"stream {stream.name}", error.reason, error.err_code
+        ) from None
     except JetStreamError as error:
         if error.err_code == STREAM_NOT_FOUND:
             return StreamPlan(stream, exists=False)
@@ -166,29 +162,10 @@ def _check(plan: StreamPlan, force: bool) -> None:
         )
 
 
-async def _create(api: JetStreamApi, stream: Stream) -> None:
-    """Create a stream; again for a while where a cluster just formed counts a member as offline."""
-    deadline = time.monotonic() + PEERS
-    while True:
-        try:
-            await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
-        except JetStreamError as error:
-            passes = error.err_code == NO_SUITABLE_PEERS and "offline" in error.description
-            if not passes or time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(PEERS_WAIT)
-        else:
-            return
-
-
 async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
     stream = plan.stream
     try:
-        if not plan.exists:
-            await _create(api, stream)
-        else:
-            info = await api.call(f"STREAM.INFO.{stream.name}")
-            await api.call(f"STREAM.UPDATE.{stream.name}", {**info["config"], **stream.config()})
+        await through_election(lambda: _create_or_update(api, plan))
     except JetStreamError as error:
         if error.err_code == STREAM_NAME_IN_USE and not plan.exists:
             # Somebody else has made it in the meantime, another version of this app perhaps.
@@ -198,6 +175,15 @@ async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
         raise StreamChangeError(
             stream.name, changes, f"the server refuses ({error.description})"
         ) from None
+
+
+async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> None:
+    stream = plan.stream
+    if not plan.exists:
+        await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
+    else:
+        info = await api.call(f"STREAM.INFO.{stream.name}")
+        await api.call(f"STREAM.UPDATE.{stream.name}", {**info["config"], **stream.config()})
 
 
 # What the server leaves out of a configuration where it is empty.

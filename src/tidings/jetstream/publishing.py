@@ -25,6 +25,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi, raise_refusal
+from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
 from tidings.subject import check_subject
@@ -35,8 +36,6 @@ TRY_TIMEOUT = 2.0
 TRY_WAIT = 0.1
 # Seconds that a publish may take, a leader election within them included.
 PUBLISH_TIMEOUT = 10.0
-# Seconds for which nobody may listen on the API before JetStream counts as off.
-OFF_AFTER = 1.0
 # Seconds to ask whether a stream takes the subject, at the least: what the timeout may be late by.
 LEAST_CHECK = 0.25
 

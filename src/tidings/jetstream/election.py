@@ -1,0 +1,56 @@
+"""Waiting through an election: without a leader JetStream answers nothing, or that it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tidings.errors import (
+    JetStreamError,
+    JetStreamUnavailableError,
+    RequestTimeoutError,
+    TidingsError,
+)
+
+T = TypeVar("T")
+
+# Seconds that a start waits through the election of a leader, and between two tries. A call that
+# falls into it is not answered, so that this is three of their timeouts.
+ELECTION, ELECTION_WAIT = 15.0, 0.2
+# Seconds for which nobody may listen on the API before JetStream counts as off.
+OFF_AFTER = 1.0
+
+NO_LEADER = 10008
+NOT_LEADER = 10009
+NO_SUITABLE_PEERS = 10005
+
+
+async def through_election(work: Callable[[], Awaitable[T]]) -> T:
+    """Await `work()`, again for a while where it fails because a leader is being elected, or a
+    cluster just formed counts a member as offline. It must do no harm when it is done twice.
+
+    Raises:
+        TidingsError: what `work()` raised, at once or the last time.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while True:
+        try:
+            return await work()
+        except TidingsError as error:
+            if loop.time() - began > _patience(error):
+                raise
+        await asyncio.sleep(ELECTION_WAIT)
+
+
+def _patience(error: TidingsError) -> float:
+    """Seconds for which this error may be an election's."""
+    if isinstance(error, RequestTimeoutError):
+        return ELECTION
+    if isinstance(error, JetStreamUnavailableError):
+        return {NO_LEADER: ELECTION, 0: OFF_AFTER}.get(error.err_code, -1)
+    if isinstance(error, JetStreamError):
+        offline = error.err_code == NO_SUITABLE_PEERS and "offline" in error.description
+        return ELECTION if offline or error.err_code == NOT_LEADER else -1
+    return -1
