@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -196,6 +197,37 @@ def test_the_log_level_holds_for_tidings_and_for_root(start: Start, write: Write
     assert process.stop() == 0
     assert len(process.err) == 1
     assert process.err[0].split(" ", 1)[1] == "WARNING root: warning of root"
+
+
+@pytest.mark.parametrize("hook", ["on_startup", "lifespan"])
+def test_an_error_of_the_users_start_says_where_it_was_raised(
+    start: Start, write: Write, nats_server: Any, hook: str
+) -> None:
+    write(
+        """
+from contextlib import asynccontextmanager
+from tidings import App
+
+@asynccontextmanager
+async def warm_up(app):
+    await app.request("bad subject")
+    yield
+
+async def ask():
+    await app.request("bad subject")
+"""
+        + (
+            "app = App('ill')\napp.on_startup(ask)"
+            if hook == "on_startup"
+            else "app = App('ill', lifespan=warm_up)"
+        )
+    )
+    process = start("run", "service:app", "--servers", nats_server.url)
+    assert process.wait() == 1  # though a bad subject typed at the command would be 2
+    where = "ask (service.py:10)" if hook == "on_startup" else "warm_up (service.py:5)"
+    process.wait_for("^tidings: bad subject")
+    process.wait_for(f"^raised in .*{re.escape(where)}$")
+    assert "Traceback" not in process.text
 
 
 def test_an_app_that_disconnects_by_itself_ends_the_process(start: Start, write: Write) -> None:

@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,7 +28,7 @@ from tidings.errors import (
 )
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
 from tidings.group import Declarations, Group
-from tidings.handlers import check_handler
+from tidings.handlers import check_handler, function_place
 from tidings.jetstream.consumers import Consumers
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.specs import ConsumerSpec
@@ -448,9 +448,11 @@ class App(Declarations):
             await self.js.apply()
             await self.js.open_buckets()
             if self._lifespan is not None:
-                await self._stack.enter_async_context(self._lifespan(self))
+                with _noted("the lifespan", self._lifespan):
+                    await self._stack.enter_async_context(self._lifespan(self))
             for hook in self._startup_hooks:
-                await _call(hook)
+                with _noted("on_startup", hook):
+                    await _call(hook)
             sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
             await self._subscriptions.confirm(sids, self.nats.request_timeout)
             self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
@@ -623,6 +625,16 @@ class App(Declarations):
 
     def __repr__(self) -> str:
         return f"<App {self.service_name!r} {self._lifecycle.value}>"
+
+
+@contextlib.contextmanager
+def _noted(what: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Say of an error of the user's code whose it is: its text may be one of tidings' own."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised in {what}: {function_place(function)}")
+        raise
 
 
 async def _call(hook: Callable[[], Any]) -> None:

@@ -300,7 +300,7 @@ class Connection(Client):
                 await self._close(Client.CLOSED)
                 return
             if rounds & (rounds - 1) == 0:
-                logger.warning("still disconnected after %d rounds: %s", rounds, error)
+                logger.warning("still disconnected, %d tries: %s", rounds, error)
             # Spread out, so that a thousand services do not come back in the same instant.
             await asyncio.sleep(self._settings.reconnect_time_wait * random.uniform(0.9, 1.0))  # noqa: S311 - not a secret
 

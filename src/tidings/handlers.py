@@ -6,6 +6,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 from tidings.errors import ConfigError
@@ -16,6 +17,14 @@ def function_name(function: Callable[..., Any]) -> str:
     """A function's name for people: `Orders.created`, without where it was defined locally."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name).rpartition("<locals>.")[2]
+
+
+def function_place(function: Callable[..., Any]) -> str:
+    """A function's name, and where it stands if that is known: `warm_up (service.py:12)`."""
+    target = inspect.unwrap(_unwrapped(function))
+    code = getattr(target, "__code__", None)
+    where = f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})" if code else ""
+    return f"{function_name(target)}{where}"
 
 
 def check_handler(handler: Callable[..., Any], argument: str) -> None:

@@ -63,9 +63,10 @@ def _check_extra() -> None:
 def _fail(error: TidingsError) -> None:
     from .text import printable  # needs no extra
 
-    text = printable(str(error), keep="\n")
+    notes = getattr(error, "__notes__", [])  # what is raised in the user's own code has one
+    text = printable("\n".join([str(error), *notes]), keep="\n")
     print(f"tidings: {text}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, _USAGE) else 1)
+    sys.exit(2 if isinstance(error, _USAGE) and not notes else 1)
 
 
 def __getattr__(name: str) -> Any:
