@@ -27,8 +27,9 @@ FLOORS = {
         "stats",
         "message",
         "remote_errors",
+        "protocol",
     ],
-    "transport": ["transport", "requests", "outbox", "denials", "connection"],
+    "transport": ["transport", "requests", "incoming", "outbox", "denials", "connection"],
     "work": [
         "handlers",
         "middleware",

@@ -17,8 +17,9 @@ from nats.aio.client import Client, Srv
 
 import tidings
 from tidings import errors
-from tidings.connection import Connection, _server_error
+from tidings.connection import Connection
 from tidings.options import ConnectionOptions
+from tidings.protocol import read_error
 
 EVERY = [
     value
@@ -197,10 +198,10 @@ def tls_error(kind: type[ssl.SSLError]) -> ssl.SSLError:
         (nats.errors.SecureConnWantedError(), errors.TlsError, "clear text only"),
         (tls_error(ssl.SSLError), errors.TlsError, "TLS failed"),
         (tls_error(ssl.SSLCertVerificationError), errors.TlsError, "TLS failed"),
-        (_server_error(b"'Authorization Violation'"), errors.AuthError, "Authorization Violation"),
-        (_server_error(b"'Authentication Timeout'"), errors.AuthError, "Authentication Timeout"),
-        (_server_error(b"'User Authentication Expired'"), errors.AuthError, "Expired"),
-        (_server_error(b"'maximum connections exceeded'"), errors.ConnectError, "maximum"),
+        (read_error(b"'Authorization Violation'"), errors.AuthError, "Authorization Violation"),
+        (read_error(b"'Authentication Timeout'"), errors.AuthError, "Authentication Timeout"),
+        (read_error(b"'User Authentication Expired'"), errors.AuthError, "Expired"),
+        (read_error(b"'maximum connections exceeded'"), errors.ConnectError, "maximum"),
         (errors.AuthError(SERVERS, "as it is"), errors.AuthError, "as it is"),
         pytest.param(nats.errors.InvalidUserCredentialsError(), errors.AuthError, "cred"),
         pytest.param(nkeys.ErrInvalidSeed(), errors.AuthError, "seed"),
@@ -246,7 +247,7 @@ async def test_no_error_of_nats_py_leaves_connecting_as_it_is(foreign: type[Exce
 def test_a_permission_violation_names_operation_and_subject(
     words: bytes, operation: str, subject: str
 ) -> None:
-    error = _server_error(words)
+    error = read_error(words)
     assert isinstance(error, errors.SubjectPermissionError)
     assert (error.operation, error.subject) == (operation, subject)
 
@@ -255,6 +256,6 @@ def test_a_permission_violation_names_operation_and_subject(
     "words", [b"", b"'Stale Connection'", b"\xff", b"'Maximum Payload Violation'"]
 )
 def test_other_words_of_the_server_are_kept_in_a_protocol_error(words: bytes) -> None:
-    error = _server_error(words)
+    error = read_error(words)
     assert type(error) is errors.ProtocolError
     assert str(error) == words.decode("utf-8", "replace").strip("'")

@@ -19,9 +19,7 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
-import msgspec
 from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.nuid import NUID
@@ -34,31 +32,29 @@ from tidings.errors import (
     ConnectionLostError,
     DisconnectedError,
     FlushTimeoutError,
-    ProtocolError,
     SubjectPermissionError,
     TidingsError,
     TlsError,
     TransportError,
 )
+from tidings.incoming import Deliver, Incoming
 from tidings.options import ConnectionOptions, redact
 from tidings.outbox import Outbox
+from tidings.protocol import member_address, read_error, read_info
 from tidings.requests import RequestTable
 from tidings.stats import ConnectionStats
-from tidings.subject import check_pattern, check_queue, matches
+from tidings.subject import check_pattern, check_queue
 from tidings.transport import SocketTransport
 from tidings.wire import (
-    CONTROL,
     PING,
     PONG,
     Frame,
-    Parser,
     subscribe_frame,
     unsubscribe_frame,
 )
 
 logger = logging.getLogger("tidings")
 
-Deliver = Callable[[int, list[Frame]], None]  # bytes of headers and bodies, frames
 EventHook = Callable[[str, Exception | None], None]
 
 _STATES = {
@@ -97,16 +93,12 @@ class Connection(Client):
         self._inbox_bytes = self._inbox.encode()
         self._inbox_sid = 0
         # Incoming.
-        self._parser = Parser(self._admit)
-        self._routes: dict[int, Deliver] = {}
-        self._patterns: dict[int, str] = {}
+        self._incoming = Incoming(self._on_control, self._on_foreign)
         self._interest: dict[int, tuple[bytes, bytes]] = {}
         self._socket: SocketTransport = SocketTransport()  # one that is not open yet
         self._foreign: asyncio.Queue[Frame] | None = None
         self._foreign_task: asyncio.Task[None] | None = None
-        # Counted.
-        self._unrouted = 0
-        self._received = self._received_bytes = self._mismatched = self._server_errors = 0
+        self._server_errors = 0
 
     # Opening and closing.
 
@@ -206,7 +198,7 @@ class Connection(Client):
             if line.startswith(b"PONG"):
                 return
             if line.startswith(b"-ERR"):
-                raise _server_error(line[4:])
+                raise read_error(line[4:])
             if line.startswith(b"INFO"):
                 await self._take_info(line)
             elif line.startswith(b"PING"):
@@ -214,7 +206,7 @@ class Connection(Client):
 
     async def _take_info(self, line: bytes) -> None:
         operation, _, argument = line.strip().partition(b" ")
-        info = _read_info(argument)
+        info = read_info(argument)
         if operation != b"INFO" or info is None:
             raise nats_errors.ProtocolError
         await self._process_info(info, initial_connection=True)
@@ -226,7 +218,9 @@ class Connection(Client):
         if info.get("auth_required"):
             self._auth_configured = True
         known = {(server.uri.hostname, server.uri.port) for server in self._server_pool}
-        info["connect_urls"] = [url for url in info["connect_urls"] if _address(url) not in known]
+        info["connect_urls"] = [
+            url for url in info["connect_urls"] if member_address(url) not in known
+        ]
         await super()._process_info(info, initial_connection)
         self._lend_credentials()
         if info.get("ldm") and not initial_connection:
@@ -244,14 +238,14 @@ class Connection(Client):
         """Take up work on a fresh connection: subscriptions first, then what waited to be sent."""
         self._socket = transport
         self._status = Client.CONNECTED
-        self._parser.reset()
+        self._incoming.parser.reset()
         self._pings_outstanding = 0
         frames = [subscribe_frame(*wanted, sid) for sid, wanted in self._interest.items()]
         for sid, sub in self._subs.items():  # nats-py's own, JetStream's among them
             frames.append(subscribe_frame(sub._subject.encode(), (sub._queue or "").encode(), sid))
         if frames:
             transport.writelines(frames)
-        transport.start_reading(self._on_chunk, self._on_lost, self.outbox.write)
+        transport.start_reading(self._incoming.take, self._on_lost, self.outbox.write)
         self._ping_interval_task = self._loop.create_task(self._ping_interval())
         self.outbox.connect(transport)
 
@@ -330,27 +324,6 @@ class Connection(Client):
 
     # Incoming.
 
-    def _on_chunk(self, data: bytes) -> None:
-        self._received_bytes += len(data)
-        for sid, size, frames in self._parser.feed(data):
-            deliver = self._routes.get(sid)
-            try:
-                if deliver is not None:
-                    self._received += len(frames)
-                    deliver(size, frames)
-                elif sid == CONTROL:
-                    self._on_control(frames[0])
-                else:
-                    self._received += len(frames)
-                    self._on_unrouted(sid, frames)
-            except Exception:
-                logger.exception("messages on %r were lost to a fault in tidings", frames[0][1])
-
-    def _admit(self, sid: int, subject: str) -> bool:
-        """Whether a message is for its subscription, as the server says: asked once a subject."""
-        pattern = self._patterns.get(sid)
-        return pattern is None or pattern == subject or matches(pattern, subject)
-
     def _on_control(self, frame: Frame) -> None:
         operation = frame[1]
         if operation == "PING":
@@ -359,27 +332,24 @@ class Connection(Client):
             self._pings_outstanding = 0
             self.outbox.pong()
         elif operation == "-ERR":
-            self._on_server_error(_server_error(frame[3]))
+            self._onread_error(read_error(frame[3]))
         elif operation == "INFO":
-            info = _read_info(frame[3])
+            info = read_info(frame[3])
             if info is None:
-                self._parser.malformed += 1
+                self._incoming.parser.malformed += 1
             else:
                 self._run(self._process_info(info))
 
-    def _on_unrouted(self, sid: int, frames: list[Frame]) -> None:
-        """Messages not for their subscription, of one that nats-py made, or of one that is gone."""
-        if sid < 0:
-            self._mismatched += len(frames)
-            logger.error("message on %r is not for its subscription; not handled", frames[0][1])
-        elif sid not in self._subs:
-            self._unrouted += len(frames)
-        else:
-            if self._foreign is None:
-                self._foreign = asyncio.Queue()
-                self._foreign_task = self._loop.create_task(self._pump_foreign(self._foreign))
-            for frame in frames:
-                self._foreign.put_nowait(frame)
+    def _on_foreign(self, sid: int, frames: list[Frame]) -> bool:
+        """Messages of a subscription that nats-py made, or of one that is gone."""
+        if sid not in self._subs:
+            return False
+        if self._foreign is None:
+            self._foreign = asyncio.Queue()
+            self._foreign_task = self._loop.create_task(self._pump_foreign(self._foreign))
+        for frame in frames:
+            self._foreign.put_nowait(frame)
+        return True
 
     async def _pump_foreign(self, queue: asyncio.Queue[Frame]) -> None:
         while True:
@@ -387,10 +357,10 @@ class Connection(Client):
             try:
                 await self._process_msg(sid, subject.encode(), reply.encode(), body, block)
             except Exception:
-                self._parser.malformed += 1
+                self._incoming.parser.malformed += 1
                 logger.exception("nats-py could not take the message on %r", subject)
 
-    def _on_server_error(self, error: TransportError) -> None:
+    def _onread_error(self, error: TransportError) -> None:
         """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
         self._server_errors += 1
         self._err = error
@@ -418,7 +388,7 @@ class Connection(Client):
                 self.denials.add_subscription(sid, error)
 
     async def _process_err(self, err_msg: str) -> None:
-        self._on_server_error(_server_error(err_msg.encode()))
+        self._onread_error(read_error(err_msg.encode()))
 
     async def _log_foreign_error(self, error: Exception) -> None:
         logger.error("nats-py reports: %s", error, exc_info=error)
@@ -486,9 +456,7 @@ class Connection(Client):
         wanted = (check_pattern(pattern), check_queue(queue))
         self._sid += 1
         sid = self._sid
-        self._routes[sid] = deliver
-        if not any_subject:
-            self._patterns[sid] = pattern
+        self._incoming.add_route(sid, deliver, None if any_subject else pattern)
         self._interest[sid] = wanted
         self.outbox.control(subscribe_frame(*wanted, sid))
         return sid
@@ -503,8 +471,7 @@ class Connection(Client):
 
     def drop_route(self, sid: int) -> None:
         """Deliver nothing more for a subscription that was ended with `keep_route`."""
-        self._routes.pop(sid, None)
-        self._patterns.pop(sid, None)
+        self._incoming.drop_route(sid)
 
     def start_request(
         self, subject: str, payload: bytes, block: bytes, timeout: float
@@ -519,7 +486,7 @@ class Connection(Client):
             self.require(f"request to {subject!r}")
         if not self._inbox_sid:
             self._inbox_sid = self.subscribe_route(f"{self._inbox}*", "", self._on_replies)
-            self._parser.expect_new_subjects(self._inbox_sid, self._inbox_bytes)
+            self._incoming.parser.expect_new_subjects(self._inbox_sid, self._inbox_bytes)
         token, future = self._requests.add(subject, timeout)
         try:
             reply = b"%b%d" % (self._inbox_bytes, token)
@@ -555,7 +522,7 @@ class Connection(Client):
 
     def snapshot(self) -> ConnectionStats:
         """What was counted up to now."""
-        outbox = self.outbox
+        outbox, incoming = self.outbox, self._incoming
         return ConnectionStats(
             state=self.state,
             sent=outbox.written,
@@ -564,11 +531,11 @@ class Connection(Client):
             unsent_bytes=outbox.unsent_bytes,
             possibly_lost=outbox.possibly_lost,
             refused=outbox.refused,
-            received=self._received,
-            received_bytes=self._received_bytes,
-            malformed=self._parser.malformed,
-            unrouted=self._unrouted,
-            mismatched=self._mismatched,
+            received=incoming.received,
+            received_bytes=incoming.received_bytes,
+            malformed=incoming.parser.malformed,
+            unrouted=incoming.unrouted,
+            mismatched=incoming.mismatched,
             late_replies=self._requests.late,
             requests=len(self._requests),
             reconnects=self.stats["reconnects"],
@@ -627,43 +594,6 @@ class Connection(Client):
 
 def _told(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _read_info(text: bytes) -> dict[str, Any] | None:
-    """The fields of an INFO, None where it is none. Fields that make no sense are left out."""
-    try:
-        info: dict[str, Any] = msgspec.json.decode(text, type=dict)
-    except (ValueError, RecursionError):  # msgspec's DecodeError is a ValueError
-        return None
-    limit = info.get("max_payload")
-    if type(limit) is not int or limit < 1:
-        info.pop("max_payload", None)
-    urls = info.get("connect_urls")
-    info["connect_urls"] = list(filter(_address, urls)) if isinstance(urls, list) else []
-    return info
-
-
-def _address(text: object) -> tuple[str, int] | None:
-    """Host and port of a cluster member as an INFO names it, None where it is none."""
-    try:
-        parts = urlsplit(f"//{text}" if isinstance(text, str) else "")
-        if parts.hostname and parts.port and "@" not in parts.netloc:
-            return parts.hostname, parts.port
-    except ValueError:
-        pass
-    return None
-
-
-def _server_error(words: bytes) -> TransportError:
-    """The typed error for the words of an -ERR."""
-    text = words.decode("utf-8", "replace").strip().strip("'")
-    lowered = text.lower()
-    if lowered.startswith("permissions violation for "):
-        operation = "subscription" if "subscription" in lowered else "publish"
-        parts = text.split('"')
-        subject = parts[1] if len(parts) > 2 else text
-        return SubjectPermissionError(operation, subject, parts[3] if len(parts) > 4 else "")
-    return ProtocolError(text)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

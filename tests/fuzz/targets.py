@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from tidings.codec import decoder, encode
-from tidings.connection import _read_info, _server_error
 from tidings.errors import (
     DecodeError,
     HeaderError,
@@ -24,6 +23,7 @@ from tidings.errors import (
     TransportError,
 )
 from tidings.headers import Headers
+from tidings.protocol import read_error, read_info
 from tidings.remote_errors import raise_remote_error
 from tidings.subject import check_pattern, check_queue, check_subject, matches
 from tidings.wire import (
@@ -160,11 +160,11 @@ def body(data: bytes) -> None:
 
 def server_text(data: bytes) -> None:
     """Whatever a server says of itself or as an error is read without an error of another kind."""
-    info = _read_info(data)
+    info = read_info(data)
     assert info is None or isinstance(info["connect_urls"], list)
     if info is not None and "max_payload" in info:
         assert info["max_payload"] > 0
-    assert isinstance(_server_error(data), TransportError)
+    assert isinstance(read_error(data), TransportError)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

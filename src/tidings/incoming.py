@@ -1,0 +1,95 @@
+"""Incoming: from the bytes that come to the subscription that they are for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from tidings.subject import matches
+from tidings.wire import CONTROL, Frame, Parser
+
+logger = logging.getLogger("tidings")
+
+Deliver = Callable[[int, list[Frame]], None]  # bytes of headers and bodies, frames
+
+
+class Incoming:
+    """The routes of what comes, by subscription, and what was counted on the way.
+
+    Args:
+        on_control: takes a control line.
+        on_other: takes the messages of a subscription that has no route here; returns whether it
+            knows it.
+
+    Attributes:
+        parser: what makes frames of bytes.
+        received: messages that arrived.
+        received_bytes: bytes that arrived, protocol included.
+        unrouted: messages of subscriptions that nobody knows.
+        mismatched: messages whose subject is not under their subscription's.
+    """
+
+    # Slots, since a class with as many attributes as nats-py's client is slow to read and write.
+    __slots__ = (
+        "_on_control",
+        "_on_other",
+        "_patterns",
+        "_routes",
+        "mismatched",
+        "parser",
+        "received",
+        "received_bytes",
+        "unrouted",
+    )
+
+    def __init__(
+        self,
+        on_control: Callable[[Frame], None],
+        on_other: Callable[[int, list[Frame]], bool],
+    ) -> None:
+        self.parser = Parser(self._admit)
+        self.received = self.received_bytes = self.unrouted = self.mismatched = 0
+        self._on_control = on_control
+        self._on_other = on_other
+        self._routes: dict[int, Deliver] = {}
+        self._patterns: dict[int, str] = {}
+
+    def add_route(self, sid: int, deliver: Deliver, pattern: str | None) -> None:
+        """Deliver the messages of a subscription; where there is a pattern, only those under it."""
+        self._routes[sid] = deliver
+        if pattern is not None:
+            self._patterns[sid] = pattern
+
+    def drop_route(self, sid: int) -> None:
+        """Deliver nothing more of a subscription."""
+        self._routes.pop(sid, None)
+        self._patterns.pop(sid, None)
+
+    def take(self, data: bytes) -> None:
+        """Take a chunk of bytes, and deliver the messages that it completes. Never raises."""
+        self.received_bytes += len(data)
+        for sid, size, frames in self.parser.feed(data):
+            deliver = self._routes.get(sid)
+            try:
+                if deliver is not None:
+                    self.received += len(frames)
+                    deliver(size, frames)
+                elif sid == CONTROL:
+                    self._on_control(frames[0])
+                else:
+                    self.received += len(frames)
+                    self._take_unrouted(sid, frames)
+            except Exception:
+                logger.exception("messages on %r were lost to a fault in tidings", frames[0][1])
+
+    def _take_unrouted(self, sid: int, frames: list[Frame]) -> None:
+        if sid < 0:
+            self.mismatched += len(frames)
+            logger.error("message on %r is not for its subscription; not handled", frames[0][1])
+        elif not self._on_other(sid, frames):
+            self.unrouted += len(frames)
+
+    def _admit(self, sid: int, subject: str) -> bool:
+        """Whether a message is for its subscription, as the server says: asked once a subject."""
+        pattern = self._patterns.get(sid)
+        return pattern is None or pattern == subject or matches(pattern, subject)
