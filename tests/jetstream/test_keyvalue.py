@@ -24,7 +24,8 @@ from tidings.errors import (
 )
 from tidings.jetstream import Entry
 from tidings.jetstream.entries import Operation
-from tidings.testing import NATSServer
+from tidings.jetstream.follow import Follower
+from tidings.testing import NATSCluster, NATSServer
 
 PATIENCE = 15
 
@@ -554,6 +555,41 @@ async def test_a_watch_goes_on_in_a_bucket_that_was_made_anew(
             await limits.put("b", 7)
             (entry,) = await take(watch, 1)
             assert (entry.key, entry.value, entry.revision) == ("b", 7, 1)
+
+
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
+    others: int, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket in memory, in a cluster: its revisions begin anew, and it is as old as before."""
+    may_go_on = asyncio.Event()
+    begin_anew = Follower._begin_anew
+
+    async def wait(self: Follower, reason: str) -> None:
+        await may_go_on.wait()
+        await begin_anew(self, reason)
+
+    monkeypatch.setattr(Follower, "_begin_anew", wait)
+    async with NATSCluster() as cluster:
+        app = App("watch", servers=cluster.urls, reconnect_time_wait=0.05)
+        limits = app.js.key_value(bucket, type=int, storage="memory")
+        async with app:
+            for number in range(3):
+                await limits.put(f"a.{number}", number)
+            async with limits.watch() as watch, limits.watch(initial=False) as later:
+                await take(watch, 3)
+                info = await app.js.api.call(f"STREAM.INFO.KV_{bucket}")
+                leader = info["cluster"]["leader"]
+                server = cluster.servers[int(leader.removeprefix("server-")) - 1]
+                server.kill()
+                await asyncio.to_thread(server.start)
+                for number in range(others):
+                    await limits.put(f"b.{number}", number)
+                may_go_on.set()
+                await limits.put("end", 7)
+                for each in watch, later:
+                    keys = [entry.key for entry in await take(each, others + 1)]
+                    assert keys == [*(f"b.{number}" for number in range(others)), "end"]
 
 
 # Watching with a handler.
