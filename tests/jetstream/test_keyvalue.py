@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from nats.js import JetStreamContext, api
 from nats.js.errors import KeyNotFoundError as NotFoundThere
 
+from helpers import until
 from tidings import App, ConfigError, DecodeError, EncodeError, Group, Middleware, SubjectError
 from tidings.errors import (
     BucketChangeError,
@@ -24,10 +25,13 @@ from tidings.errors import (
 )
 from tidings.jetstream import Entry
 from tidings.jetstream.entries import Operation
-from tidings.jetstream.follow import Follower
+from tidings.jetstream.follow import READ_AHEAD, Follower
+from tidings.jetstream.readers import Reader
 from tidings.testing import NATSCluster, NATSServer
 
 PATIENCE = 15
+
+Work = Callable[[], Awaitable[None]]
 
 _numbers = itertools.count(1)
 
@@ -219,6 +223,64 @@ async def test_more_keys_than_are_read_ahead_are_all_there(app: App, bucket: str
     async with app:
         await asyncio.gather(*(limits.put(f"user.{number}", number) for number in range(700)))
         assert len(set(await limits.keys())) == 700
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
+    """Has something done in the middle of a reading, when the first part of it has come."""
+
+    def declare(work: Work) -> None:
+        start = Reader.start
+
+        async def start_and_work(self: Reader) -> int:
+            pending = await start(self)
+            await until(lambda: len(self._messages) == READ_AHEAD)
+            await work()
+            return pending
+
+        monkeypatch.setattr(Reader, "start", start_and_work)
+
+    return declare
+
+
+async def test_a_key_that_is_written_while_keys_are_read_is_there_once_as_it_is(
+    app: App, bucket: str, meanwhile: Callable[[Work], None]
+) -> None:
+    limits = app.js.key_value(bucket, type=int, history=2)
+
+    async def write() -> None:
+        await limits.put("user.0", 7)
+        await limits.delete("user.1")
+
+    async with app:
+        for number in range(300):
+            await limits.put(f"user.{number}", number)
+        meanwhile(write)
+        keys = await limits.keys()
+    assert keys == ["user.0", *(f"user.{number}" for number in range(2, 300))]
+
+
+async def test_keys_come_to_an_end_where_the_bucket_is_emptied_meanwhile(
+    app: App, bucket: str, meanwhile: Callable[[Work], None]
+) -> None:
+    limits = app.js.key_value(bucket, type=int)
+
+    async def empty() -> None:
+        await app.js.api.call(f"STREAM.PURGE.KV_{bucket}")
+
+    async def remove() -> None:
+        await app.js.api.call(f"STREAM.DELETE.KV_{bucket}")
+
+    async with app:
+        for number in range(300):
+            await limits.put(f"user.{number}", number)
+        meanwhile(empty)
+        assert len(await limits.keys()) == READ_AHEAD
+        for number in range(300):
+            await limits.put(f"user.{number}", number)
+        meanwhile(remove)
+        with pytest.raises(BucketNotFoundError):
+            await limits.keys()
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from tidings.errors import JetStreamUnavailableError, RequestTimeoutError, TidingsError
+from tidings.errors import (
+    JetStreamError,
+    JetStreamUnavailableError,
+    RequestTimeoutError,
+    TidingsError,
+)
 from tidings.headers import Headers
-from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
+from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
 from tidings.jetstream.messages import Settlement, StreamMessage
 from tidings.wire import Frame, publish_frame
 
@@ -154,6 +159,21 @@ class Follower:
                     raise
                 timeout = min(2 * timeout, self._api.timeout)
                 await asyncio.sleep(RETRY_FIRST)
+
+    async def is_through(self) -> bool:
+        """Whether everything that there was has been handed on. False where nobody says.
+
+        Raises:
+            JetStreamError: the stream is gone.
+        """
+        consumer, delivered = self.consumer, self._delivered
+        try:
+            info = await self._api.call(f"CONSUMER.INFO.{self._reading.stream}.{consumer}")
+        except TidingsError as error:
+            if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+                raise
+            return False
+        return not info["num_pending"] and info["delivered"]["consumer_seq"] == delivered
 
     def resume(self) -> None:
         """A message was handled: there may be room for more."""

@@ -255,8 +255,9 @@ class KeyValue(Bucket, Generic[T]):
             TidingsError: as `get`.
         """
         messages = await self._read_all(self._pattern(keys), purpose="keys", only_keys=True)
-        entries = map(self.entry, messages)
-        return [entry.key for entry in entries if not entry.is_deleted]
+        # Of one that is written meanwhile there are several: the last one says how it is.
+        entries = {entry.key: entry for entry in map(self.entry, messages)}
+        return [key for key, entry in entries.items() if not entry.is_deleted]
 
     def watch(
         self,

@@ -353,7 +353,8 @@ class ObjectStore(Bucket):
         with self._must_exist():
             messages = await read_all(reading, self._host)
         infos = []
-        for message in messages:
+        # Of one that is put meanwhile there are several: the last one says how it is.
+        for message in {message.subject: message for message in messages}.values():
             try:
                 infos.append(ObjectInfo.decode(message.body, message.timestamp))
             except DecodeError as error:
