@@ -163,6 +163,23 @@ async def test_an_update_with_an_old_revision_changes_nothing(app: App, bucket: 
         assert (await limits.get("ada")).revision == second
 
 
+@pytest.mark.parametrize("revision", [None, -1, "1", True, 1.0, 2**64])
+async def test_a_revision_that_is_none_is_refused(app: App, bucket: str, revision: Any) -> None:
+    limits = app.js.key_value(bucket, type=int)
+    async with app:
+        await limits.put("ada", 1)
+        with pytest.raises(ConfigError, match="revision="):
+            await limits.update("ada", 2, revision)
+        if revision is not None:
+            with pytest.raises(ConfigError, match="revision="):
+                await limits.get("ada", revision=revision)
+            with pytest.raises(ConfigError, match="revision="):
+                await limits.delete("ada", revision=revision)
+        with pytest.raises(KeyNotFoundError):
+            await limits.get("ada", revision=0)
+        assert await limits.value("ada") == 1
+
+
 async def test_a_counter_that_many_update_loses_no_update(app: App, bucket: str) -> None:
     counters = app.js.key_value(bucket, type=int)
 
