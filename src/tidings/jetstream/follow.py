@@ -143,7 +143,11 @@ class Follower:
             JetStreamError: the server refuses it.
             TidingsError: the server does not answer.
         """
-        pending = await self._make_first()
+        try:
+            pending = await self._make_first()
+        except BaseException:  # a cancellation, perhaps: the consumer may be there all the same
+            await self.forget()
+            raise
         self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
         return pending
 
