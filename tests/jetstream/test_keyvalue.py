@@ -24,10 +24,11 @@ from tidings.errors import (
     WrongRevisionError,
 )
 from tidings.jetstream import Entry
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.entries import Operation
 from tidings.jetstream.follow import READ_AHEAD, Follower
 from tidings.jetstream.readers import Reader
-from tidings.testing import NATSCluster, NATSServer
+from tidings.testing import NATSServer
 
 PATIENCE = 15
 
@@ -542,6 +543,50 @@ async def test_a_watch_may_leave_out_what_was_deleted(app: App, bucket: str) -> 
         assert entry.key == "b"
 
 
+@pytest.mark.parametrize("there", [["a", "b"], ["a"], []])
+async def test_a_watch_that_leaves_out_deletions_knows_when_it_is_current(
+    app: App, bucket: str, there: list[str]
+) -> None:
+    limits = app.js.key_value(bucket, type=int)
+    async with app:
+        for key in ("a", "x", "b", "y"):
+            await limits.put(key, 1)
+        for key in {"a", "b", "x", "y"} - {*there}:
+            await limits.delete(key)
+        told = []
+        async with asyncio.timeout(PATIENCE), limits.watch(deletes=False) as watch:
+            entries = aiter(watch)
+            while not watch.is_current:
+                told.append((await anext(entries)).key)
+            assert told == there
+            await limits.put("x", 2)
+            assert (await anext(entries)).key == "x"
+            assert watch.is_current
+
+
+async def test_a_watch_that_is_cancelled_while_it_begins_leaves_nothing_at_the_server(
+    app: App, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = app.js.key_value(bucket, type=int)
+    async with app:
+        await limits.put("a", 1)
+        call = JetStreamApi.call
+
+        async def never_return(self: Any, operation: str, *args: Any, **options: Any) -> Any:
+            answer = await call(self, operation, *args, **options)
+            if operation.startswith("CONSUMER.CREATE"):
+                beginning.cancel()
+                await asyncio.Event().wait()
+            return answer
+
+        monkeypatch.setattr(JetStreamApi, "call", never_return)
+        beginning = asyncio.create_task(limits.watch().__aenter__())
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        names = await app.js.api.call(f"CONSUMER.NAMES.KV_{bucket}")
+        assert not names["consumers"]
+
+
 async def test_a_value_that_does_not_decode_does_not_end_a_watch(app: App, bucket: str) -> None:
     plain = app.js.key_value(bucket, type=bytes)
     async with app:
@@ -638,37 +683,42 @@ async def test_a_watch_goes_on_in_a_bucket_that_was_made_anew(
 
 @pytest.mark.parametrize("others", [0, 5])
 async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
-    others: int, bucket: str, monkeypatch: pytest.MonkeyPatch
+    others: int, app: App, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bucket in memory, in a cluster: its revisions begin anew, and it is as old as before."""
+    """In a cluster a bucket in memory whose server restarts is as old as before, but its revisions
+    begin with 1 again. Here it is made anew, and said to be as old: an election takes 10 s."""
     may_go_on = asyncio.Event()
     begin_anew = Follower._begin_anew
+    call = JetStreamApi.call
 
     async def wait(self: Follower, reason: str) -> None:
         await may_go_on.wait()
         await begin_anew(self, reason)
 
+    async def as_old(self: JetStreamApi, operation: str, *args: Any, **options: Any) -> Any:
+        answer = await call(self, operation, *args, **options)
+        return (
+            {**answer, "created": "2026-01-01T00:00:00Z"} if "STREAM.INFO" in operation else answer
+        )
+
+    monkeypatch.setattr(JetStreamApi, "call", as_old)
     monkeypatch.setattr(Follower, "_begin_anew", wait)
-    async with NATSCluster() as cluster:
-        app = App("watch", servers=cluster.urls, reconnect_time_wait=0.05)
-        limits = app.js.key_value(bucket, type=int, storage="memory")
-        async with app:
-            for number in range(3):
-                await limits.put(f"a.{number}", number)
-            async with limits.watch() as watch, limits.watch(initial=False) as later:
-                await take(watch, 3)
-                info = await app.js.api.call(f"STREAM.INFO.KV_{bucket}")
-                leader = info["cluster"]["leader"]
-                server = cluster.servers[int(leader.removeprefix("server-")) - 1]
-                server.kill()
-                await asyncio.to_thread(server.start)
-                for number in range(others):
-                    await limits.put(f"b.{number}", number)
-                may_go_on.set()
+    limits = app.js.key_value(bucket, type=int, storage="memory")
+    async with app:
+        for number in range(3):
+            await limits.put(f"a.{number}", number)
+        async with limits.watch() as watch, limits.watch(initial=False) as later:
+            await take(watch, 3)
+            await app.js.api.call(f"STREAM.DELETE.KV_{bucket}")
+            with pytest.raises(BucketNotFoundError):
                 await limits.put("end", 7)
-                for each in watch, later:
-                    keys = [entry.key for entry in await take(each, others + 1)]
-                    assert keys == [*(f"b.{number}" for number in range(others)), "end"]
+            for number in range(others):
+                await limits.put(f"b.{number}", number)
+            may_go_on.set()
+            await limits.put("end", 7)
+            for each in watch, later:
+                keys = [entry.key for entry in await take(each, others + 1)]
+                assert keys == [*(f"b.{number}" for number in range(others)), "end"]
 
 
 # Watching with a handler.
