@@ -743,6 +743,31 @@ async def test_a_handler_sees_what_is_there_and_then_what_comes(
     assert (stats.bucket, stats.keys, stats.received, stats.handled) == (bucket, "user.*", 2, 2)
 
 
+async def test_the_type_of_a_value_may_stand_in_the_signature(
+    app: App, bucket: str, make_app: Callable[..., App]
+) -> None:
+    seen: asyncio.Queue[Session] = asyncio.Queue()
+    watcher = make_app("watcher")
+
+    @watcher.watch(bucket)
+    async def on_session(entry: Entry[Session]) -> None:
+        seen.put_nowait(entry.value)
+
+    sessions = app.js.key_value(bucket, type=Session)
+    async with app:
+        await sessions.put("a", Session("ada", 3))
+        async with watcher, asyncio.timeout(PATIENCE):
+            assert await seen.get() == Session("ada", 3)
+
+
+def test_a_signature_and_a_data_type_that_differ_are_refused(app: App, bucket: str) -> None:
+    async def on_session(entry: Entry[Session]) -> None: ...
+
+    with pytest.raises(ConfigError, match="differ; one is enough"):
+        app.watch(bucket, data_type=int)(on_session)
+    app.watch(bucket, data_type=Session)(on_session)
+
+
 async def test_a_handler_that_raises_and_a_value_that_does_not_decode_cost_themselves_only(
     app: App, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
