@@ -127,6 +127,16 @@ async def test_several_waits_go_on_at_once(billing: App) -> None:
         assert len(second) == 2
 
 
+async def test_many_messages_are_waited_for(billing: App) -> None:
+    """Each of them is looked at once, not with all that came before."""
+    async with TestClient(billing) as client:
+        waiting = asyncio.create_task(client.wait_for("many", 30_000))
+        await asyncio.sleep(0)
+        for number in range(30_000):
+            await client.publish("many", number)
+        assert [message.data for message in await waiting] == list(range(30_000))
+
+
 async def test_a_wait_in_vain_says_what_was_seen_instead(billing: App) -> None:
     async with TestClient(billing) as client:
         for _ in range(2):

@@ -182,7 +182,8 @@ class Declarations:
         Args:
             bucket: the bucket's name; one that the app declares, or that is there at start.
             keys: only keys of this pattern, as "user.*".
-            data_type: the type of `entry.value`; that of the declared bucket where None, else dict.
+            data_type: the type of `entry.value`; where None that of the signature,
+                `entry: Entry[T]`, else that of the declared bucket, else dict.
             initial: begin with what is there; False for changes only.
 
         Raises:

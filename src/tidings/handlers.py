@@ -58,8 +58,13 @@ def is_async(function: Callable[..., Any]) -> bool:
     )
 
 
-def annotated_type(handler: Callable[..., Any]) -> Any:
-    """T of a handler's `Message[T]`, or of a list of them, or None."""
+def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
+    """T of a handler's `Message[T]`, or of a list of them, or None.
+
+    Args:
+        handler: the handler.
+        of: what it takes, where that is another generic class.
+    """
     target = _unwrapped(handler)
     if not inspect.isroutine(target):
         target = getattr(target, "__call__", target)  # noqa: B004 - as above
@@ -68,7 +73,7 @@ def annotated_type(handler: Callable[..., Any]) -> Any:
         hints = typing.get_type_hints(target)
     except Exception as error:
         # Anything that is not known here may stand in a signature, but for the type of the data.
-        if not any("Message[" in str(value) for value in annotations.values()):
+        if not any(f"{of.__name__}[" in str(value) for value in annotations.values()):
             return None
         raise ConfigError(
             f"{getattr(handler, '__qualname__', handler)}: the type in its signature is not known "
@@ -79,7 +84,7 @@ def annotated_type(handler: Callable[..., Any]) -> Any:
         if typing.get_origin(hint) is list:  # a batch
             (hint,) = typing.get_args(hint)
         kind = typing.get_origin(hint)
-        if isinstance(kind, type) and issubclass(kind, Message):
+        if isinstance(kind, type) and issubclass(kind, of):
             wanted = typing.get_args(hint)[0]
             return None if isinstance(wanted, typing.TypeVar) else wanted
     return None

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from nats.js import JetStreamContext, api
 from nats.js.errors import KeyNotFoundError as NotFoundThere
 
+from helpers import until
 from tidings import App, ConfigError, DecodeError, EncodeError, Group, Middleware, SubjectError
 from tidings.errors import (
     BucketChangeError,
@@ -23,10 +24,15 @@ from tidings.errors import (
     WrongRevisionError,
 )
 from tidings.jetstream import Entry
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.entries import Operation
+from tidings.jetstream.follow import READ_AHEAD, Follower
+from tidings.jetstream.readers import Reader
 from tidings.testing import NATSServer
 
 PATIENCE = 15
+
+Work = Callable[[], Awaitable[None]]
 
 _numbers = itertools.count(1)
 
@@ -158,6 +164,23 @@ async def test_an_update_with_an_old_revision_changes_nothing(app: App, bucket: 
         assert (await limits.get("ada")).revision == second
 
 
+@pytest.mark.parametrize("revision", [None, -1, "1", True, 1.0, 2**64])
+async def test_a_revision_that_is_none_is_refused(app: App, bucket: str, revision: Any) -> None:
+    limits = app.js.key_value(bucket, type=int)
+    async with app:
+        await limits.put("ada", 1)
+        with pytest.raises(ConfigError, match="revision="):
+            await limits.update("ada", 2, revision)
+        if revision is not None:
+            with pytest.raises(ConfigError, match="revision="):
+                await limits.get("ada", revision=revision)
+            with pytest.raises(ConfigError, match="revision="):
+                await limits.delete("ada", revision=revision)
+        with pytest.raises(KeyNotFoundError):
+            await limits.get("ada", revision=0)
+        assert await limits.value("ada") == 1
+
+
 async def test_a_counter_that_many_update_loses_no_update(app: App, bucket: str) -> None:
     counters = app.js.key_value(bucket, type=int)
 
@@ -218,6 +241,64 @@ async def test_more_keys_than_are_read_ahead_are_all_there(app: App, bucket: str
     async with app:
         await asyncio.gather(*(limits.put(f"user.{number}", number) for number in range(700)))
         assert len(set(await limits.keys())) == 700
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
+    """Has something done in the middle of a reading, when the first part of it has come."""
+
+    def declare(work: Work) -> None:
+        start = Reader.start
+
+        async def start_and_work(self: Reader) -> int:
+            pending = await start(self)
+            await until(lambda: len(self._messages) == READ_AHEAD)
+            await work()
+            return pending
+
+        monkeypatch.setattr(Reader, "start", start_and_work)
+
+    return declare
+
+
+async def test_a_key_that_is_written_while_keys_are_read_is_there_once_as_it_is(
+    app: App, bucket: str, meanwhile: Callable[[Work], None]
+) -> None:
+    limits = app.js.key_value(bucket, type=int, history=2)
+
+    async def write() -> None:
+        await limits.put("user.0", 7)
+        await limits.delete("user.1")
+
+    async with app:
+        for number in range(300):
+            await limits.put(f"user.{number}", number)
+        meanwhile(write)
+        keys = await limits.keys()
+    assert keys == ["user.0", *(f"user.{number}" for number in range(2, 300))]
+
+
+async def test_keys_come_to_an_end_where_the_bucket_is_emptied_meanwhile(
+    app: App, bucket: str, meanwhile: Callable[[Work], None]
+) -> None:
+    limits = app.js.key_value(bucket, type=int)
+
+    async def empty() -> None:
+        await app.js.api.call(f"STREAM.PURGE.KV_{bucket}")
+
+    async def remove() -> None:
+        await app.js.api.call(f"STREAM.DELETE.KV_{bucket}")
+
+    async with app:
+        for number in range(300):
+            await limits.put(f"user.{number}", number)
+        meanwhile(empty)
+        assert len(await limits.keys()) == READ_AHEAD
+        for number in range(300):
+            await limits.put(f"user.{number}", number)
+        meanwhile(remove)
+        with pytest.raises(BucketNotFoundError):
+            await limits.keys()
 
 
 @pytest.mark.parametrize(
@@ -462,6 +543,50 @@ async def test_a_watch_may_leave_out_what_was_deleted(app: App, bucket: str) -> 
         assert entry.key == "b"
 
 
+@pytest.mark.parametrize("there", [["a", "b"], ["a"], []])
+async def test_a_watch_that_leaves_out_deletions_knows_when_it_is_current(
+    app: App, bucket: str, there: list[str]
+) -> None:
+    limits = app.js.key_value(bucket, type=int)
+    async with app:
+        for key in ("a", "x", "b", "y"):
+            await limits.put(key, 1)
+        for key in {"a", "b", "x", "y"} - {*there}:
+            await limits.delete(key)
+        told = []
+        async with asyncio.timeout(PATIENCE), limits.watch(deletes=False) as watch:
+            entries = aiter(watch)
+            while not watch.is_current:
+                told.append((await anext(entries)).key)
+            assert told == there
+            await limits.put("x", 2)
+            assert (await anext(entries)).key == "x"
+            assert watch.is_current
+
+
+async def test_a_watch_that_is_cancelled_while_it_begins_leaves_nothing_at_the_server(
+    app: App, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = app.js.key_value(bucket, type=int)
+    async with app:
+        await limits.put("a", 1)
+        call = JetStreamApi.call
+
+        async def never_return(self: Any, operation: str, *args: Any, **options: Any) -> Any:
+            answer = await call(self, operation, *args, **options)
+            if operation.startswith("CONSUMER.CREATE"):
+                beginning.cancel()
+                await asyncio.Event().wait()
+            return answer
+
+        monkeypatch.setattr(JetStreamApi, "call", never_return)
+        beginning = asyncio.create_task(limits.watch().__aenter__())
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        names = await app.js.api.call(f"CONSUMER.NAMES.KV_{bucket}")
+        assert not names["consumers"]
+
+
 async def test_a_value_that_does_not_decode_does_not_end_a_watch(app: App, bucket: str) -> None:
     plain = app.js.key_value(bucket, type=bytes)
     async with app:
@@ -556,6 +681,46 @@ async def test_a_watch_goes_on_in_a_bucket_that_was_made_anew(
             assert (entry.key, entry.value, entry.revision) == ("b", 7, 1)
 
 
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
+    others: int, app: App, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster a bucket in memory whose server restarts is as old as before, but its revisions
+    begin with 1 again. Here it is made anew, and said to be as old: an election takes 10 s."""
+    may_go_on = asyncio.Event()
+    begin_anew = Follower._begin_anew
+    call = JetStreamApi.call
+
+    async def wait(self: Follower, reason: str) -> None:
+        await may_go_on.wait()
+        await begin_anew(self, reason)
+
+    async def as_old(self: JetStreamApi, operation: str, *args: Any, **options: Any) -> Any:
+        answer = await call(self, operation, *args, **options)
+        return (
+            {**answer, "created": "2026-01-01T00:00:00Z"} if "STREAM.INFO" in operation else answer
+        )
+
+    monkeypatch.setattr(JetStreamApi, "call", as_old)
+    monkeypatch.setattr(Follower, "_begin_anew", wait)
+    limits = app.js.key_value(bucket, type=int, storage="memory")
+    async with app:
+        for number in range(3):
+            await limits.put(f"a.{number}", number)
+        async with limits.watch() as watch, limits.watch(initial=False) as later:
+            await take(watch, 3)
+            await app.js.api.call(f"STREAM.DELETE.KV_{bucket}")
+            with pytest.raises(BucketNotFoundError):
+                await limits.put("end", 7)
+            for number in range(others):
+                await limits.put(f"b.{number}", number)
+            may_go_on.set()
+            await limits.put("end", 7)
+            for each in watch, later:
+                keys = [entry.key for entry in await take(each, others + 1)]
+                assert keys == [*(f"b.{number}" for number in range(others)), "end"]
+
+
 # Watching with a handler.
 
 
@@ -576,6 +741,31 @@ async def test_a_handler_sees_what_is_there_and_then_what_comes(
             assert (entry.key, entry.operation) == ("user.1", Operation.DELETE)
             (stats,) = app.stats().watchers
     assert (stats.bucket, stats.keys, stats.received, stats.handled) == (bucket, "user.*", 2, 2)
+
+
+async def test_the_type_of_a_value_may_stand_in_the_signature(
+    app: App, bucket: str, make_app: Callable[..., App]
+) -> None:
+    seen: asyncio.Queue[Session] = asyncio.Queue()
+    watcher = make_app("watcher")
+
+    @watcher.watch(bucket)
+    async def on_session(entry: Entry[Session]) -> None:
+        seen.put_nowait(entry.value)
+
+    sessions = app.js.key_value(bucket, type=Session)
+    async with app:
+        await sessions.put("a", Session("ada", 3))
+        async with watcher, asyncio.timeout(PATIENCE):
+            assert await seen.get() == Session("ada", 3)
+
+
+def test_a_signature_and_a_data_type_that_differ_are_refused(app: App, bucket: str) -> None:
+    async def on_session(entry: Entry[Session]) -> None: ...
+
+    with pytest.raises(ConfigError, match="differ; one is enough"):
+        app.watch(bucket, data_type=int)(on_session)
+    app.watch(bucket, data_type=Session)(on_session)
 
 
 async def test_a_handler_that_raises_and_a_value_that_does_not_decode_cost_themselves_only(

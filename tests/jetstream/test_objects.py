@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from tidings.errors import (
     EncodeError,
     JetStreamError,
     ObjectNotFoundError,
+    PayloadTooLargeError,
 )
 from tidings.jetstream import ObjectStore
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.files import file_name
 from tidings.jetstream.objectinfo import ObjectInfo
+from tidings.jetstream.readers import Reader
 from tidings.server import NATSServer
 
 PATIENCE = 15
@@ -272,6 +276,70 @@ async def test_a_put_that_is_cancelled_leaves_no_chunk(app: App, files: ObjectSt
         assert await subjects(app, files) == {}
 
 
+@pytest.mark.parametrize("cut", ["$JS.API.STREAM.MSG.GET.", "$O."])
+async def test_a_put_that_is_cancelled_at_its_end_leaves_the_chunks_of_one_object(
+    app: App, files: ObjectStore, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = JetStreamApi.request
+
+    async def cancel_and_ask(self: JetStreamApi, subject: str, *args: Any) -> Any:
+        if subject.startswith(cut):
+            putting.cancel()
+        return await request(self, subject, *args)
+
+    async with app:
+        await files.put("a", b"before")
+        with monkeypatch.context() as patch:
+            patch.setattr(JetStreamApi, "request", cancel_and_ask)
+            putting = asyncio.create_task(files.put("a", b"after"))
+            with pytest.raises(asyncio.CancelledError):
+                await putting
+        async with asyncio.timeout(PATIENCE):
+            while await chunks(app, files) != 1 or await files.get("a") != b"after":
+                pass
+
+
+async def test_a_put_goes_through_a_restart_of_the_server_before_its_last_message(
+    tmp_path: Path,
+) -> None:
+    restarting: list[asyncio.Task[Any]] = []
+
+    with NATSServer(store_dir=tmp_path) as server:
+        app = App("files", servers=server.url, reconnect_time_wait=0.05)
+        files = app.js.object_store("files")
+
+        def restart(done: int, total: int | None) -> None:
+            if done == total and not restarting:
+                server.kill()
+                restarting.append(asyncio.create_task(asyncio.to_thread(server.start)))
+
+        async with app:
+            await files.put("a", b"before")
+            await files.put("a", b"after", progress=restart)
+            await asyncio.gather(*restarting)
+            assert await files.get("a") == b"after"
+            assert await chunks(app, files) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        ("\udce4.txt", {}, ConfigError),
+        ("a", {"description": "\udce4"}, ConfigError),
+        ("a", {"description": 7}, ConfigError),
+        ("a", {"description": "x" * 2_000_000}, PayloadTooLargeError),
+        ("a", {"headers": {"A": "x" * 2_000_000}}, PayloadTooLargeError),
+    ],
+)
+async def test_an_object_that_cannot_be_described_leaves_no_chunk(
+    app: App, files: ObjectStore, name: str, options: dict[str, Any], error: type[Exception]
+) -> None:
+    async with app:
+        with pytest.raises(error):
+            await files.put(name, BYTES, **options)
+        assert await subjects(app, files) == {}
+
+
 async def test_a_full_store_refuses_and_keeps_what_it_has(app: App, bucket: str) -> None:
     files = app.js.object_store(bucket, max_bytes=1_000_000)
     async with app:
@@ -442,6 +510,20 @@ async def test_an_object_replaced_under_its_reader_is_read_again(
                 pass
 
 
+async def test_an_object_is_read_of_a_replica_that_is_behind(
+    app: App, files: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Reader.start
+
+    async def know_less(self: Reader) -> int:
+        return await start(self) - 1
+
+    monkeypatch.setattr(Reader, "start", know_less)
+    async with app:
+        await files.put("a", BYTES)
+        assert await files.get("a") == BYTES
+
+
 async def test_an_object_whose_chunks_went_away_ends_in_an_error(
     app: App, files: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,6 +590,32 @@ async def test_a_file_is_not_written_through_a_link(
         await files.get_file("a", folder)
     assert outside.read_text() == "before"
     assert (folder / "a").read_bytes() == b"1"
+
+
+async def test_a_get_that_is_cancelled_while_it_opens_its_file_leaves_none(
+    app: App, files: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open = threading.Event()
+    opening = threading.Event()
+    open_file = Path.open
+
+    def open_slowly(self: Path, *args: Any, **options: Any) -> Any:
+        opening.set()
+        assert may_open.wait(PATIENCE)
+        return open_file(self, *args, **options)
+
+    async with app:
+        await files.put("a", b"here")
+        monkeypatch.setattr(Path, "open", open_slowly)
+        getting = asyncio.create_task(files.get_file("a", tmp_path))
+        assert await asyncio.to_thread(opening.wait, PATIENCE)
+        getting.cancel()
+        await asyncio.sleep(0)
+        may_open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await getting
+    await asyncio.get_running_loop().shutdown_default_executor()  # the file is opened by now
+    assert names_in(tmp_path) == []
 
 
 async def test_what_cannot_be_put_is_refused_before_anything_is_sent(
@@ -636,3 +744,22 @@ async def test_a_link_of_another_client_leads_to_its_object(
         assert (await files.info("alias")).link == (target.name, "real")
         assert await files.get("alias") == BYTES
         assert b"".join([part async for part in files.stream("alias")]) == BYTES
+
+
+async def test_a_link_to_a_link_leads_to_the_object_behind_it(app: App, files: ObjectStore) -> None:
+    async def link(name: str, to: str) -> None:
+        await files.put(name, b"")
+        options = {"link": {"bucket": files.name, "name": to}}
+        await spoil(app, files, name, options=options, digest=None)
+
+    async with app:
+        await files.put("real", BYTES)
+        await link("second", "real")
+        await link("first", "second")
+        assert await files.get("first") == BYTES
+        await link("endless", "endless")
+        with pytest.raises(DigestError, match="without an end"):
+            await files.get("endless")
+        await link("all", "")
+        with pytest.raises(DigestError, match="all of the store"):
+            await files.get("all")

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tidings.errors import ConfigError, EncodeError
 
@@ -67,7 +67,7 @@ async def _slices(view: memoryview, size: int) -> AsyncGenerator[bytes, None]:
 
 
 async def _read_file(path: Path, size: int) -> AsyncGenerator[bytes, None]:
-    file = await asyncio.to_thread(path.open, "rb")
+    file = await _open(path, "rb")
     try:
         while chunk := await asyncio.to_thread(file.read, size):
             yield chunk
@@ -98,8 +98,8 @@ async def write_file(target: Path, chunks: AsyncIterator[bytes]) -> None:
         Exception: whatever the chunks raise; no file is left then.
     """
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
-    file = await asyncio.to_thread(temporary.open, "xb")
     try:
+        file = await _open(temporary, "xb")
         try:
             async for chunk in chunks:
                 await asyncio.to_thread(file.write, chunk)
@@ -107,6 +107,17 @@ async def write_file(target: Path, chunks: AsyncIterator[bytes]) -> None:
             await asyncio.to_thread(file.close)
         await asyncio.to_thread(os.replace, temporary, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+
+
+async def _open(path: Path, mode: str) -> IO[bytes]:
+    opening = asyncio.ensure_future(asyncio.to_thread(path.open, mode))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])  # the thread goes on, and would leave an open file behind
+        if opening.exception() is None:
+            opening.result().close()
         raise

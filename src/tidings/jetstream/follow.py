@@ -8,13 +8,19 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
 
-from tidings.errors import JetStreamUnavailableError, RequestTimeoutError, TidingsError
+from tidings.errors import (
+    JetStreamError,
+    JetStreamUnavailableError,
+    RequestTimeoutError,
+    TidingsError,
+)
 from tidings.headers import Headers
-from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
+from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
 from tidings.jetstream.messages import Settlement, StreamMessage
 from tidings.wire import Frame, publish_frame
 
@@ -35,6 +41,10 @@ RETRY_FIRST, RETRY_MOST = 0.1, 3.0
 FIRST_ANSWER, ELECTION = 0.5, 10.0
 # Seconds until the server removes a consumer that nobody pulls from.
 INACTIVE_THRESHOLD = 300.0
+
+# Before any message; and how far the times of one may differ that were told in different ways.
+BEGINNING = datetime.min.replace(tzinfo=UTC)
+CLOCK = timedelta(milliseconds=1)
 
 HEARTBEAT_STATUS = 100
 ENDED = (404, 408)
@@ -119,6 +129,7 @@ class Follower:
         self._sid = 0
         self._created = ""  # when the stream was
         self._last = 0  # the sequence of the last message handed on
+        self._last_at = BEGINNING  # when that one was stored
         self._delivered = 0  # messages handed on of this consumer
         self._owed = 0  # messages asked for that did not come yet
         self._heard_at = 0.0
@@ -132,7 +143,11 @@ class Follower:
             JetStreamError: the server refuses it.
             TidingsError: the server does not answer.
         """
-        pending = await self._make_first()
+        try:
+            pending = await self._make_first()
+        except BaseException:  # a cancellation, perhaps: the consumer may be there all the same
+            await self.forget()
+            raise
         self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
         return pending
 
@@ -149,6 +164,21 @@ class Follower:
                 timeout = min(2 * timeout, self._api.timeout)
                 await asyncio.sleep(RETRY_FIRST)
 
+    async def is_through(self) -> bool:
+        """Whether everything that there was has been handed on. False where nobody says.
+
+        Raises:
+            JetStreamError: the stream is gone.
+        """
+        consumer, delivered = self.consumer, self._delivered
+        try:
+            info = await self._api.call(f"CONSUMER.INFO.{self._reading.stream}.{consumer}")
+        except TidingsError as error:
+            if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+                raise
+            return False
+        return not info["num_pending"] and info["delivered"]["consumer_seq"] == delivered
+
     def resume(self) -> None:
         """A message was handled: there may be room for more."""
         if not self._owed and self._room():
@@ -164,8 +194,9 @@ class Follower:
         info = await self._api.call(f"STREAM.INFO.{reading.stream}", timeout=timeout)
         if not self._created and reading.begin == "new":
             self._last = info["state"]["last_seq"]
-        elif self._created != info["created"]:
-            self._last = 0  # another stream of that name, whose sequences begin anew
+            self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
+        elif self._begins_anew(info):
+            self._last, self._last_at = 0, BEGINNING
         self._created = info["created"]
         former, self.consumer = self.consumer, f"tidings-{secrets.token_hex(8)}"
         self._delivered = 0
@@ -177,6 +208,15 @@ class Follower:
         )
         await self._remove(former)
         return int(made["num_pending"])
+
+    def _begins_anew(self, info: dict[str, Any]) -> bool:
+        """Whether it is another stream of that name, or one that was lost and begins with 1 again:
+        in a cluster, one in memory whose server restarted."""
+        state = info["state"]
+        if self._created != info["created"] or state["last_seq"] < self._last:
+            return True
+        is_later = datetime.fromisoformat(state["first_ts"]) > self._last_at + CLOCK
+        return bool(state["first_seq"] <= self._last and is_later)
 
     async def _remove(self, consumer: str) -> None:
         if consumer:
@@ -258,7 +298,7 @@ class Follower:
             self._lost = "a message is missing"
             return False
         self._delivered += 1
-        self._last = metadata.sequence
+        self._last, self._last_at = metadata.sequence, metadata.timestamp
         return True
 
     def _on_status(self, headers: Headers) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypedDict, TypeVar, overload
 
 from tidings import codec
 from tidings.errors import (
+    ConfigError,
     KeyExistsError,
     KeyNotFoundError,
     SubjectError,
@@ -51,6 +52,15 @@ def check_keys(keys: object) -> None:
     if not isinstance(keys, str) or not _KEYS.fullmatch(keys):
         raise SubjectError(keys, "keys are of letters, digits, - / _ = . and the wildcards * >")
     check_pattern(keys)
+
+
+def _check_revision(revision: Any) -> None:
+    whole = isinstance(revision, int) and not isinstance(revision, bool)
+    if not whole or not 0 <= revision < 2**64:
+        raise ConfigError(
+            f"revision={revision!r}: the `revision` of an entry, or what a write returned; 0 is a "
+            f"key that was never set. To set a key whatever it was, use put"
+        )
 
 
 class KeyValueOptions(TypedDict, total=False):
@@ -140,16 +150,19 @@ class KeyValue(Bucket, Generic[T]):
             KeyNotFoundError: it has no value, or not with that revision.
             DecodeError: its value is not of the bucket's type.
             SubjectError: a key that NATS does not allow.
+            ConfigError: a revision that is none.
             BucketNotFoundError: the bucket is gone.
             TidingsError: the server does not answer.
         """
         subject = self._subject(key)
+        if revision is not None:
+            _check_revision(revision)
         api = await self.open()
         with self._must_exist():
             if revision is None:
                 stored = await read_last(api, self._stream, subject)
-            else:
-                stored = await read_sequence(api, self._stream, revision)
+            else:  # nothing has the revision 0, and the server takes it for no question
+                stored = await read_sequence(api, self._stream, revision) if revision else None
         if stored is None or stored.subject != subject:
             raise KeyNotFoundError(self.name, key)
         entry = self._stored_entry(stored)
@@ -212,8 +225,10 @@ class KeyValue(Bucket, Generic[T]):
 
         Raises:
             WrongRevisionError: someone has, or deleted it.
+            ConfigError: a revision that is none.
             TidingsError: as `put`.
         """
+        _check_revision(revision)
         return await self._write(key, codec.encode(value, self.type), revision=revision)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
@@ -255,8 +270,9 @@ class KeyValue(Bucket, Generic[T]):
             TidingsError: as `get`.
         """
         messages = await self._read_all(self._pattern(keys), purpose="keys", only_keys=True)
-        entries = map(self.entry, messages)
-        return [entry.key for entry in entries if not entry.is_deleted]
+        # Of one that is written meanwhile there are several: the last one says how it is.
+        entries = {entry.key: entry for entry in map(self.entry, messages)}
+        return [key for key, entry in entries.items() if not entry.is_deleted]
 
     def watch(
         self,
@@ -335,6 +351,8 @@ class KeyValue(Bucket, Generic[T]):
         revision: int | None = None,
     ) -> int:
         subject = self._subject(key)
+        if revision is not None:
+            _check_revision(revision)
         expected = Expected(subject_sequence=revision)
         api = await self.open()
         with self._must_exist():

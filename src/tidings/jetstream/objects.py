@@ -12,6 +12,7 @@ import base64
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,9 +23,11 @@ from tidings.errors import (
     ConfigError,
     DecodeError,
     DigestError,
-    JetStreamError,
-    NoStreamError,
+    DisconnectedError,
+    JetStreamUnavailableError,
     ObjectNotFoundError,
+    PublishTimeoutError,
+    RequestTimeoutError,
     TidingsError,
     WrongSequenceError,
 )
@@ -36,9 +39,9 @@ from tidings.jetstream.expected import Expected
 from tidings.jetstream.files import Source, chunks_of, file_name, size_of, write_file
 from tidings.jetstream.follow import Reading
 from tidings.jetstream.objectinfo import ObjectInfo, digest_text
-from tidings.jetstream.publishing import PUBLISH_TIMEOUT, publish_stored
+from tidings.jetstream.publishing import PUBLISH_TIMEOUT, TRY_WAIT, publish_stored
 from tidings.jetstream.readers import Host, read_all
-from tidings.jetstream.stored import stored_message
+from tidings.jetstream.stored import Stored, stored_message
 
 T = TypeVar("T")
 
@@ -46,6 +49,8 @@ CHUNK_SIZE = 128 * 1024
 ROLLUP = ("Nats-Rollup", "sub")
 # Times that a read is begun again because the object was replaced under it.
 RESTARTS = 3
+# Links that are followed, one to the next.
+MOST_LINKS = 10
 HEADER_ROOM = 1024
 
 logger = logging.getLogger("tidings")
@@ -121,7 +126,8 @@ class ObjectStore(Bucket):
             progress: called with the bytes that are stored, and with those there are, or None.
 
         Raises:
-            ConfigError: an empty name, a source or chunk size that is none.
+            ConfigError: an empty name, a source or chunk size that is none, a text that cannot be
+                written in UTF-8.
             OSError: the file cannot be read.
             PublishTimeoutError: no acknowledgement in time. If it was the last one, the object may
                 be stored.
@@ -131,6 +137,7 @@ class ObjectStore(Bucket):
         _check_name(name)
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
             raise ConfigError(f"chunk_size={chunk_size!r}: bytes, above 0")
+        _check_text("description", description)
         kept = Headers(headers or ())
         total = await size_of(source)
         api = await self.open()
@@ -155,19 +162,25 @@ class ObjectStore(Bucket):
                 headers=kept,
                 nuid=nuid,
             )
-            try:
-                await self._replace(api, info, size)
-            except (JetStreamError, NoStreamError):
-                await self._discard(api, nuid)
-                raise
-            # Any other error leaves it open whether the description is stored: the chunks stay.
+            # Shielded: cut off in the middle, it would leave chunks that nobody reads.
+            await asyncio.shield(self._describe(api, info, size))
         return info
+
+    async def _describe(self, api: JetStreamApi, info: ObjectInfo, chunk_size: int) -> None:
+        """Store the description of an object whose chunks are stored."""
+        try:
+            await self._replace(api, info, chunk_size)
+        except (PublishTimeoutError, JetStreamUnavailableError):
+            raise  # it may be stored: the chunks stay
+        except BaseException:
+            await self._discard(api, info.nuid)
+            raise
 
     async def _replace(self, api: JetStreamApi, info: ObjectInfo, chunk_size: int | None) -> None:
         """Store a description in place of the last, then remove the chunks of that one."""
         subject = self._meta_subject(info.name)
         while True:
-            last = await stored_message(api, self._stream, last_on=subject)
+            last = await self._last_on(api, subject)
             try:
                 await publish_stored(
                     api,
@@ -186,6 +199,17 @@ class ObjectStore(Bucket):
                 former = ObjectInfo.decode(last.body, last.time)
                 if former.nuid and (info.is_deleted or former.nuid != info.nuid):
                     await self._discard(api, former.nuid)
+
+    async def _last_on(self, api: JetStreamApi, subject: str) -> Stored | None:
+        """The last message on a subject, asked for through an outage as long as a publish is."""
+        deadline = time.monotonic() + PUBLISH_TIMEOUT
+        while True:
+            try:
+                return await stored_message(api, self._stream, last_on=subject)
+            except (RequestTimeoutError, DisconnectedError, JetStreamUnavailableError):
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(TRY_WAIT)
 
     async def _abandon(self, api: JetStreamApi, writer: ChunkWriter, nuid: str) -> None:
         await writer.abandon()
@@ -308,11 +332,16 @@ class ObjectStore(Bucket):
 
     async def _resolve(self, name: str) -> tuple[ObjectStore, ObjectInfo]:
         """The object of that name, or the one that it is a link to."""
-        info = await self.info(name)
-        if info.link is None:
-            return self, info
-        store = ObjectStore(self._host, info.link[0], create=False)
-        return store, await store.info(info.link[1])
+        store, info = self, await self.info(name)
+        for _ in range(MOST_LINKS):
+            if info.link is None:
+                return store, info
+            bucket, target = info.link
+            if not target:
+                raise DigestError(self.name, name, f"it is a link to all of the store {bucket!r}")
+            store = ObjectStore(self._host, bucket, create=False)
+            info = await store.info(target)
+        raise DigestError(self.name, name, "it is a link to a link, and so on without an end")
 
     # Knowing.
 
@@ -353,7 +382,8 @@ class ObjectStore(Bucket):
         with self._must_exist():
             messages = await read_all(reading, self._host)
         infos = []
-        for message in messages:
+        # Of one that is put meanwhile there are several: the last one says how it is.
+        for message in {message.subject: message for message in messages}.values():
             try:
                 infos.append(ObjectInfo.decode(message.body, message.timestamp))
             except DecodeError as error:
@@ -370,7 +400,7 @@ class ObjectStore(Bucket):
         info = await self.info(name)
         gone = replace(info, size=0, chunks=0, digest="", is_deleted=True)
         with self._must_exist():
-            await self._replace(self._host.api, gone, None)
+            await asyncio.shield(self._replace(self._host.api, gone, None))
 
     def _decode(self, name: str, body: bytes, stored: datetime) -> ObjectInfo:
         try:
@@ -390,3 +420,15 @@ class ObjectStore(Bucket):
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"object {name!r}: a name is a str that is not empty")
+    _check_text("name", name)
+
+
+def _check_text(option: str, text: object) -> None:
+    """Check that it can be written down, before anything is stored that it belongs to."""
+    try:
+        if isinstance(text, str):
+            text.encode()
+            return
+    except UnicodeEncodeError:
+        pass  # a lone surrogate: of a file's name that is not UTF-8, for one
+    raise ConfigError(f"{option}={text!r}: a str that can be written in UTF-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import Any, Protocol
 
@@ -10,6 +11,9 @@ from tidings.errors import ConnectionClosedError, RequestTimeoutError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.follow import READ_AHEAD, Follower, Reading
 from tidings.jetstream.messages import StreamMessage
+
+# Seconds without a message after which the server is asked whether there are more.
+LOOK = 0.5
 
 
 class Host(Protocol):
@@ -33,6 +37,9 @@ class Reader:
         host: where it belongs.
         read_ahead: messages that may wait here.
         endless: whether it waits for what comes; such a reading ends when the app begins to drain.
+
+    Attributes:
+        is_ended: whether it was ended.
     """
 
     def __init__(
@@ -48,7 +55,7 @@ class Reader:
         self._host = host
         self._messages: deque[StreamMessage[Any]] = deque()
         self._changed = asyncio.Event()
-        self._ended = False
+        self.is_ended = False
         self._follower = Follower(
             reading,
             host.api,
@@ -78,7 +85,7 @@ class Reader:
             RequestTimeoutError: none within `timeout` seconds.
         """
         while not self._messages:
-            if self._ended:
+            if self.is_ended:
                 return None
             self._changed.clear()
             try:
@@ -90,16 +97,24 @@ class Reader:
         self._follower.resume()
         return message
 
+    async def is_through(self) -> bool:
+        """Whether everything that there was has come, and was taken from here.
+
+        Raises:
+            JetStreamError: the stream is gone.
+        """
+        return await self._follower.is_through() and not self._messages
+
     def end(self) -> None:
         """Read no more: `next` returns what is here, then None. Without waiting."""
-        self._ended = True
+        self.is_ended = True
         self._follower.abandon()
         self._changed.set()
         self._host.readers.discard(self)
 
     async def close(self) -> None:
         """Read no more, and have the server forget it."""
-        if not self._ended:
+        if not self.is_ended:
             self.end()
             await self._follower.forget()
 
@@ -117,11 +132,27 @@ async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
     try:
         pending = await reader.start()
         while pending:
-            message = await reader.next(host.api.timeout)
+            message = await _next(reader, host.api.timeout)
             if message is None:
-                raise ConnectionClosedError(reading.purpose)
+                break
             messages.append(message)
             pending = message.pending
+        if reader.is_ended:
+            raise ConnectionClosedError(reading.purpose)
     finally:
         await reader.close()
     return messages
+
+
+async def _next(reader: Reader, timeout: float) -> StreamMessage[Any] | None:
+    """The next message. None where there are no more: what was to come may have been purged, or
+    its time may be over."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return await reader.next(LOOK)
+        except RequestTimeoutError:
+            if await reader.is_through():
+                return None
+            if time.monotonic() > deadline:
+                raise

@@ -31,6 +31,8 @@ class Watch(Generic[T]):
         self._deletes = deletes
         self._reader: Reader | None = None
         self._current = False
+        self._all_read = False  # of what was there when it began
+        self._ahead: Entry[T] | None = None  # the next to tell, where it was read already
 
     @property
     def is_current(self) -> bool:
@@ -39,7 +41,13 @@ class Watch(Generic[T]):
 
     async def __aenter__(self) -> Self:
         self._reader, pending = await self._begin()
-        self._current = not pending
+        self._all_read = not pending
+        try:
+            self._ahead = await self._look_ahead()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        self._current = self._all_read and self._ahead is None
         return self
 
     async def __aexit__(
@@ -50,7 +58,7 @@ class Watch(Generic[T]):
     ) -> None:
         if self._reader is not None:
             await self._reader.close()
-            self._reader = None
+            self._reader = self._ahead = None
 
     async def __aiter__(self) -> AsyncIterator[Entry[T]]:
         begins_here = self._reader is None
@@ -58,15 +66,32 @@ class Watch(Generic[T]):
             await self.__aenter__()
         try:
             while (entry := await self._next()) is not None:
-                if self._deletes or not entry.is_deleted:
-                    yield entry
+                yield entry
         finally:
             if begins_here:
                 await self.__aexit__(None, None, None)
 
     async def _next(self) -> Entry[T] | None:
-        message = None if self._reader is None else await self._reader.next()
-        if message is None:
-            return None
-        self._current = self._current or message.pending == 0
-        return self._entry(message)
+        if self._ahead is None:
+            self._ahead = await self._read()
+        following = await self._look_ahead()
+        entry, self._ahead = self._ahead, following
+        self._current = self._all_read and following is None
+        return entry
+
+    async def _look_ahead(self) -> Entry[T] | None:
+        """The next entry of what was there. Who leaves out deletions has to know of it: where only
+        deletions follow, everything has been told."""
+        return None if self._deletes else await self._read(only_there=True)
+
+    async def _read(self, only_there: bool = False) -> Entry[T] | None:
+        """The next entry to tell; None where the reading ended, or what was there is through."""
+        while self._reader is not None and not (only_there and self._all_read):
+            message = await self._reader.next()
+            if message is None:
+                return None
+            self._all_read = self._all_read or not message.pending
+            entry = self._entry(message)
+            if self._deletes or not entry.is_deleted:
+                return entry
+        return None

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tidings import codec
-from tidings.errors import DecodeError
-from tidings.handlers import check_handler, function_name
+from tidings.errors import ConfigError, DecodeError
+from tidings.handlers import annotated_type, check_handler, function_name
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import check_bucket
 from tidings.jetstream.entries import Entry
@@ -50,13 +50,32 @@ class WatchSpec:
         check_bucket(self.bucket)
         check_keys(self.keys)
         check_handler(self.handler, "the entry")
-        if self.data_type is not None:
-            codec.decoder(self.data_type)
+        if self.wanted_type is not None:
+            codec.decoder(self.wanted_type)
 
     @property
     def name(self) -> str:
         """The handler's name, for logs and statistics."""
         return function_name(self.handler)
+
+    @property
+    def wanted_type(self) -> Any:
+        """The type of `entry.value`: `data_type=`, or `Entry[T]` in the signature; None where both
+        say nothing."""
+        if self.data_type is None:
+            annotated = annotated_type(self.handler, Entry)
+            return None if annotated is Any else annotated
+        wanted = codec.resolve(self.data_type)
+        try:
+            annotated = annotated_type(self.handler, Entry)
+        except ConfigError:
+            return wanted  # data_type is what helps where the signature cannot be read
+        if annotated not in (None, Any, wanted):
+            raise ConfigError(
+                f"{self.name}: data_type={self.data_type!r} and Entry[{annotated!r}] in the "
+                f"signature differ; one is enough"
+            )
+        return wanted
 
 
 class Watcher(WorkQueue[StreamMessage[Any]]):
@@ -206,7 +225,9 @@ class Watchers:
             JetStreamError: the server refuses it.
         """
         for spec in specs:
-            wanted = types.get(spec.bucket, dict) if spec.data_type is None else spec.data_type
+            wanted = spec.wanted_type
+            if wanted is None:
+                wanted = types.get(spec.bucket, dict)
             bucket: KeyValue[Any] = KeyValue(self._host, spec.bucket, type=wanted, create=False)
             api = await bucket.open()
             watcher = Watcher(spec, bucket, api, self._pool, self._middlewares)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import threading
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tidings.message import Message
@@ -34,13 +35,22 @@ class NotSeenError(AssertionError):
         )
 
 
+@dataclass(eq=False)
+class _Wait:
+    """Who waits for messages, and how many it misses: they are not counted anew with each."""
+
+    subject: str
+    missing: int
+    future: concurrent.futures.Future[Messages] = field(default_factory=concurrent.futures.Future)
+
+
 class Record:
     """Every message seen, and who waits for some. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._messages: Messages = []
-        self._waiting: list[tuple[str, int, concurrent.futures.Future[Messages]]] = []
+        self._waiting: list[_Wait] = []
 
     def clear(self) -> None:
         with self._lock:
@@ -49,10 +59,9 @@ class Record:
     def add(self, message: Message[Any]) -> None:
         with self._lock:
             self._messages.append(message)
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                if not each[2].cancelled():
-                    self._serve(*each)
+            for wait in self._waiting:
+                wait.missing -= matches(wait.subject, message.subject)
+            self._serve()
 
     def matching(self, subject: str) -> Messages:
         with self._lock:
@@ -62,21 +71,23 @@ class Record:
         """The messages on a subject, as soon as there are so many."""
         check_pattern(subject)
         with self._lock:
-            future: concurrent.futures.Future[Messages] = concurrent.futures.Future()
-            self._serve(subject, count, future)
-            return future
+            wait = _Wait(subject, count - len(self._matching(subject)))
+            self._waiting.append(wait)
+            self._serve()
+            return wait.future
 
     def not_seen(self, subject: str, count: int, timeout: float) -> NotSeenError:
         with self._lock:
             counts = collections.Counter(message.subject for message in self._messages)
         return NotSeenError(subject, count, timeout, dict(counts))
 
-    def _serve(self, subject: str, count: int, future: concurrent.futures.Future[Messages]) -> None:
-        found = self._matching(subject)
-        if len(found) >= count:
-            future.set_result(found)
-        else:
-            self._waiting.append((subject, count, future))
+    def _serve(self) -> None:
+        """Answer who waits for no more. Who gave up is forgotten."""
+        self._waiting = [wait for wait in self._waiting if not wait.future.cancelled()]
+        for wait in [wait for wait in self._waiting if wait.missing <= 0]:
+            self._waiting.remove(wait)
+            if wait.future.set_running_or_notify_cancel():
+                wait.future.set_result(self._matching(wait.subject))
 
     def _matching(self, subject: str) -> Messages:
         return [message for message in self._messages if matches(subject, message.subject)]
