@@ -409,6 +409,7 @@ async def test_a_cluster_is_formed_and_has_a_meta_leader() -> None:
         await stream.add_stream(name="orders", subjects=["orders.*"], num_replicas=3)
         await stream.publish("orders.new", b"one")
         assert (await stream.stream_info("orders")).state.messages == 1
+        assert [each.config.name for each in await stream.streams_info()] == ["orders"]
         await client.close()
     assert cluster.servers == ()
 

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from tidings.errors import ServerStartError, TidingsError
 from tidings.process import Process, Reaper, find_binary, store_name
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["NATSCluster", "NATSServer"]
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to connect to, not to bind
+
+# The stream by which a cluster is tried, and seconds to wait for each answer.
+PROBE, PROBE_TIMEOUT = "tidings-ready", 2.0
 
 
 class _Embedded:
@@ -286,7 +289,7 @@ class NATSCluster(_Embedded):
 
     Args:
         size: the number of servers.
-        jetstream: turn JetStream on; the cluster is then ready when it has a meta leader.
+        jetstream: turn JetStream on; the cluster is then ready when a stream can be on each server.
         startup_timeout: seconds in which the cluster must be formed.
 
     Example:
@@ -318,7 +321,7 @@ class NATSCluster(_Embedded):
         return [server.url for server in self._servers]
 
     def start(self) -> Self:
-        """Start the servers and return when each knows all others, and the meta leader.
+        """Start the servers and return when each knows all others, and streams can be made.
 
         Raises:
             MissingExtraError: there is no nats-server.
@@ -354,6 +357,9 @@ class NATSCluster(_Embedded):
                     raise server._started().start_error("cluster", self._startup_timeout)
                 if self._jetstream:
                     self._await(server, "leader", deadline)
+            first = self._servers[0]
+            if self._jetstream and not _places_streams(first.port, self._size, deadline):
+                raise first._started().start_error("cluster", self._startup_timeout)
 
     def _members(self) -> tuple[NATSServer, ...]:
         routes = [f"nats://127.0.0.1:{port}" for port in _free_ports(self._size)]
@@ -387,6 +393,38 @@ def _knows_peers(port: int, size: int, deadline: float) -> bool:
             if kind == b"INFO" and len(json.loads(info).get("connect_urls", ())) >= size:
                 return True
     return False
+
+
+def _places_streams(port: int, size: int, deadline: float) -> bool:
+    """Wait until a stream can have a replica on each server, by making one and deleting it: a meta
+    leader counts a member as offline until it has heard of it, some seconds in a bad moment."""
+    stream = {"name": PROBE, "subjects": [PROBE], "storage": "memory", "num_replicas": size}
+    while time.monotonic() < deadline:
+        with (
+            contextlib.suppress(OSError, ValueError),  # no answer, or none that can be read
+            socket.create_connection(("127.0.0.1", port), PROBE_TIMEOUT) as connection,
+            connection.makefile("rb") as lines,
+        ):
+            connection.sendall(b'CONNECT {"verbose":false}\r\nSUB %b.reply 1\r\n' % PROBE.encode())
+            if "error" not in _ask(connection, lines, "CREATE", stream):
+                _ask(connection, lines, "DELETE", {})
+                return True
+        time.sleep(0.1)
+    return False
+
+
+def _ask(
+    connection: socket.socket, lines: BinaryIO, operation: str, question: dict[str, object]
+) -> dict[str, object]:
+    """One call of the JetStream API on the probe."""
+    body = json.dumps(question).encode()
+    subject = f"$JS.API.STREAM.{operation}.{PROBE} {PROBE}.reply"
+    connection.sendall(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(body), body))
+    for line in lines:
+        if line.startswith(b"MSG "):
+            answer: dict[str, object] = json.loads(lines.readline())
+            return answer
+    raise OSError("the server closed the connection")
 
 
 def _free_ports(count: int) -> list[int]:

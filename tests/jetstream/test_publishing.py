@@ -371,11 +371,9 @@ async def test_a_publish_outlives_the_restart_of_its_server() -> None:
 async def test_what_is_acknowledged_is_stored_through_elections_and_the_loss_of_a_server() -> None:
     async with NATSCluster(3, jetstream=True) as cluster:
         stream = Stream("ORDERS", subjects=["orders.>"], replicas=3)
-        app = App("app", servers=cluster.urls, reconnect_time_wait=0.1)
+        app = App("app", servers=cluster.urls, reconnect_time_wait=0.1, streams=[stream])
         async with app:
-            await _until_a_leader_answers(app)
             api = app.js.api
-            await api.call("STREAM.CREATE.ORDERS", stream.config(), 10)
             async with app.js.publish_window(32) as window:
                 acks = [await window.publish("orders.created", each) for each in range(200)]
                 await api.call("STREAM.LEADER.STEPDOWN.ORDERS", timeout=10)
@@ -389,17 +387,6 @@ async def test_what_is_acknowledged_is_stored_through_elections_and_the_loss_of_
             assert len(sequences) == window.acked == 600
             info = await api.call("STREAM.INFO.ORDERS", timeout=10)
             assert info["state"]["messages"] == 600
-
-
-async def _until_a_leader_answers(app: App) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await app.js.api.call("INFO", timeout=1)
-            except (JetStreamUnavailableError, RequestTimeoutError):
-                await asyncio.sleep(0.1)
-            else:
-                return
 
 
 # Windows.

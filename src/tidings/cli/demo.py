@@ -62,8 +62,9 @@ def demo() -> None:
     here, which sends it the orders of a file.
     """
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
-    # SIGTERM ends it as Ctrl-C does: service and server go first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGTERM ends it as Ctrl-C does, which asyncio takes between two steps: service and server go
+    # first. An exception in the middle of one could fall into a finalizer, and be lost.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     started = time.monotonic()
     asyncio.run(_demo(find_example()))
     say(f"\nDone in {time.monotonic() - started:.1f} s.", style="bold green")
