@@ -62,15 +62,19 @@ def demo() -> None:
     here, which sends it the orders of a file.
     """
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
-    # SIGTERM ends it as Ctrl-C does, which asyncio takes between two steps: service and server go
-    # first. An exception in the middle of one could fall into a finalizer, and be lost.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     started = time.monotonic()
-    asyncio.run(_demo(find_example()))
+    try:
+        asyncio.run(_demo(find_example()))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     say(f"\nDone in {time.monotonic() - started:.1f} s.", style="bold green")
 
 
 async def _demo(example: Example) -> None:
+    # SIGTERM ends it as Ctrl-C does, between two steps: service and server go first.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with NATSServer(jetstream=True) as server:
         say(f"nats-server   {server.url}, JetStream on, its store in a temporary folder")
         async with _service(example, server.url) as service:
