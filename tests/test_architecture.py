@@ -32,6 +32,7 @@ FLOORS = {
     "transport": ["transport", "requests", "incoming", "outbox", "denials", "connection"],
     "work": [
         "handlers",
+        "hooks",
         "middleware",
         "threads",
         "workers",

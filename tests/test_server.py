@@ -414,6 +414,11 @@ async def test_a_cluster_is_formed_and_has_a_meta_leader() -> None:
     assert cluster.servers == ()
 
 
+def test_a_cluster_may_have_more_servers_than_a_stream_has_replicas() -> None:
+    with NATSCluster(6) as cluster:
+        assert len(cluster.urls) == 6
+
+
 async def ask_until_known(client: Any, subject: str) -> bytes:
     """Ask again until the news of the subscription has crossed the cluster."""
     async with asyncio.timeout(10):

@@ -6,13 +6,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import enum
-import inspect
 import logging
 import math
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
@@ -29,6 +27,7 @@ from tidings.errors import (
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
 from tidings.group import Declarations, Group
 from tidings.handlers import check_handler, function_place
+from tidings.hooks import call_hook, let_finish, noted
 from tidings.jetstream.consumers import Consumers
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.specs import ConsumerSpec
@@ -49,9 +48,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 logger = logging.getLogger("tidings")
-
-# Set while a command imports a module whose app it is going to run itself.
-importing: ContextVar[bool] = ContextVar("importing", default=False)
 
 # Seconds that on_shutdown hooks have at the least, where the drain timeout is used up.
 HOOK_GRACE = 1.0
@@ -348,11 +344,6 @@ class App(Declarations):
             ConfigError: called inside a running event loop; use `async with app` there. Or while
                 `tidings run` imports the module, which would end up with two runs.
         """
-        if importing.get():
-            raise ConfigError(
-                "app.run() while a command imports the module to run the app itself: write it "
-                'under `if __name__ == "__main__":`'
-            )
         run_until_stopped(self, use_uvloop=self.use_uvloop)
 
     start = run
@@ -448,11 +439,11 @@ class App(Declarations):
             await self.js.apply()
             await self.js.open_buckets()
             if self._lifespan is not None:
-                with _noted("the lifespan", self._lifespan):
+                with noted("the lifespan", self._lifespan):
                     await self._stack.enter_async_context(self._lifespan(self))
             for hook in self._startup_hooks:
-                with _noted("on_startup", hook):
-                    await _call(hook)
+                with noted("on_startup", hook):
+                    await call_hook(hook)
             sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
             await self._subscriptions.confirm(sids, self.nats.request_timeout)
             self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
@@ -549,8 +540,10 @@ class App(Declarations):
     async def _run_shutdown_hooks(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                for hook in (*self._shutdown_hooks, self._stack.aclose):
-                    await _call_at_end(hook)
+                for hook in self._shutdown_hooks:
+                    what = f"on_shutdown: {function_place(hook)}"
+                    await let_finish(call_hook(hook), what)
+                await let_finish(self._stack.aclose(), "the end of the lifespan")
         except TimeoutError:
             logger.error(
                 "on_shutdown did not end within the drain timeout; what is left is skipped"
@@ -625,33 +618,6 @@ class App(Declarations):
 
     def __repr__(self) -> str:
         return f"<App {self.service_name!r} {self._lifecycle.value}>"
-
-
-@contextlib.contextmanager
-def _noted(what: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Say of an error of the user's code whose it is: its text may be one of tidings' own."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised in {what}: {function_place(function)}")
-        raise
-
-
-async def _call(hook: Callable[[], Any]) -> None:
-    result = hook()
-    if inspect.isawaitable(result):
-        await result
-
-
-async def _call_at_end(hook: Callable[[], Any]) -> None:
-    """Call a hook of which nothing may hold up the end, SystemExit included."""
-    try:
-        await _call(hook)
-    except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # the time is up
-        logger.exception("an on_shutdown hook, or the end of the lifespan, raised")
 
 
 def _check_limits(concurrency: int, request_timeout: float, drain_timeout: float) -> None:

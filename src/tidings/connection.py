@@ -332,7 +332,7 @@ class Connection(Client):
             self._pings_outstanding = 0
             self.outbox.pong()
         elif operation == "-ERR":
-            self._onread_error(read_error(frame[3]))
+            self._on_server_error(read_error(frame[3]))
         elif operation == "INFO":
             info = read_info(frame[3])
             if info is None:
@@ -360,7 +360,7 @@ class Connection(Client):
                 self._incoming.parser.malformed += 1
                 logger.exception("nats-py could not take the message on %r", subject)
 
-    def _onread_error(self, error: TransportError) -> None:
+    def _on_server_error(self, error: TransportError) -> None:
         """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
         self._server_errors += 1
         self._err = error
@@ -388,7 +388,7 @@ class Connection(Client):
                 self.denials.add_subscription(sid, error)
 
     async def _process_err(self, err_msg: str) -> None:
-        self._onread_error(read_error(err_msg.encode()))
+        self._on_server_error(read_error(err_msg.encode()))
 
     async def _log_foreign_error(self, error: Exception) -> None:
         logger.error("nats-py reports: %s", error, exc_info=error)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from tidings.hooks import let_finish
 
 logger = logging.getLogger("tidings")
 
@@ -47,16 +49,6 @@ class EventHooks:
                 logger.exception("the hook for %r raised", event.name)
                 continue
             if inspect.isawaitable(result):
-                task = asyncio.create_task(_finish(result, event.name))
+                task = asyncio.create_task(let_finish(result, f"the hook for {event.name!r}"))
                 self._tasks.add(task)  # kept until it ends: the loop itself keeps only a weak one
                 task.add_done_callback(self._tasks.discard)
-
-
-async def _finish(result: Awaitable[Any], name: str) -> None:
-    try:
-        await result
-    except BaseException as error:  # in a task SystemExit would end the loop
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # the loop ends
-        logger.exception("the hook for %r raised", name)

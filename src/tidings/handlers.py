@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
+from tidings import codec
 from tidings.errors import ConfigError
 from tidings.message import Message
 
@@ -88,6 +89,33 @@ def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
             wanted = typing.get_args(hint)[0]
             return None if isinstance(wanted, typing.TypeVar) else wanted
     return None
+
+
+def wanted_type(handler: Callable[..., Any], data_type: Any, of: type = Message) -> Any:
+    """The type of the data: `data_type=`, or T of `Message[T]` in the signature; None where both
+    say nothing.
+
+    Args:
+        handler: the handler.
+        data_type: what was said, or None.
+        of: as for `annotated_type`.
+
+    Raises:
+        ConfigError: they differ, or one is no type.
+    """
+    if data_type is None:
+        return annotated_type(handler, of)
+    wanted = codec.resolve(data_type)
+    try:
+        annotated = annotated_type(handler, of)
+    except ConfigError:
+        return wanted  # data_type is what helps where the signature cannot be read
+    if annotated not in (None, Any, wanted):
+        raise ConfigError(
+            f"{function_name(handler)}: data_type={data_type!r} and {of.__name__}[{annotated!r}] "
+            f"in the signature differ; one is enough"
+        )
+    return wanted
 
 
 def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from tidings.errors import (
     SlowConsumerError,
     TidingsError,
 )
-from tidings.handlers import annotated_type, check_handler, function_name
+from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.headers import HeadersLike
 from tidings.message import Message
 from tidings.middleware import Middleware, fold_listen
@@ -93,20 +93,8 @@ class ListenerSpec:
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, or `Message[T]` in the signature, or dict."""
-        if self.data_type is None:
-            annotated = annotated_type(self.handler)
-            return dict if annotated is None else annotated
-        wanted = codec.resolve(self.data_type)
-        try:
-            annotated = annotated_type(self.handler)
-        except ConfigError:
-            return wanted  # data_type is what helps where the signature cannot be read
-        if annotated not in (None, Any, wanted):
-            raise ConfigError(
-                f"{self.name}: data_type={self.data_type!r} and Message[{annotated!r}] "
-                f"in the signature differ; one is enough"
-            )
-        return wanted
+        wanted = wanted_type(self.handler, self.data_type)
+        return dict if wanted is None else wanted
 
 
 class Listener(WorkQueue[Frame]):

@@ -10,11 +10,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from tidings.errors import ConfigError, ConnectionClosedError, DrainTimeoutError, NotStartedError
 
 logger = logging.getLogger("tidings")
+
+# Set while a command imports a module whose app it is going to run itself.
+importing: ContextVar[bool] = ContextVar("importing", default=False)
 
 
 class Runnable(Protocol):
@@ -34,8 +38,13 @@ def run_until_stopped(app: Runnable, *, use_uvloop: bool) -> None:
 
     Raises:
         SystemExit: with 1, when work was abandoned or the connection given up.
-        ConfigError: inside a running event loop.
+        ConfigError: inside a running event loop, or while a command imports the app's module.
     """
+    if importing.get():
+        raise ConfigError(
+            "app.run() while a command imports the module to run the app itself: write it "
+            'under `if __name__ == "__main__":`'
+        )
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         raise ConfigError("app.run() inside a running event loop: write `async with app:` there")

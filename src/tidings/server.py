@@ -289,7 +289,7 @@ class NATSCluster(_Embedded):
 
     Args:
         size: the number of servers.
-        jetstream: turn JetStream on; the cluster is then ready when a stream can be on each server.
+        jetstream: turn JetStream on; the cluster is then ready when streams can be made.
         startup_timeout: seconds in which the cluster must be formed.
 
     Example:
@@ -397,8 +397,9 @@ def _knows_peers(port: int, size: int, deadline: float) -> bool:
 
 def _places_streams(port: int, size: int, deadline: float) -> bool:
     """Wait until a stream can have a replica on each server, by making one and deleting it: a meta
-    leader counts a member as offline until it has heard of it, some seconds in a bad moment."""
-    stream = {"name": PROBE, "subjects": [PROBE], "storage": "memory", "num_replicas": size}
+    leader counts a member as offline until it has heard of it, some seconds in a bad moment. Five
+    replicas are the most that a stream has."""
+    stream = {"name": PROBE, "subjects": [PROBE], "storage": "memory", "num_replicas": min(size, 5)}
     while time.monotonic() < deadline:
         with (
             contextlib.suppress(OSError, ValueError),  # no answer, or none that can be read

@@ -616,3 +616,26 @@ async def test_messages_in_the_queue_at_the_drain_timeout_are_given_back(
     assert stuck.got == [0]
     async with heir:
         await until(lambda: sorted(gate.got) == [0, 1, 2])
+
+
+async def test_data_type_helps_where_the_signature_cannot_be_read(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app(streams=[stream])
+    got = []
+
+    def declare() -> None:
+        class Local:
+            """A type that is known in this function only."""
+
+        async def keep(msg: Message[Local]) -> None:
+            got.append(msg.data)
+
+        with pytest.raises(ConfigError, match="data_type="):
+            app.consume(stream.name, durable="d")(keep)
+        app.consume(stream.name, durable="d", data_type=int)(keep)
+
+    declare()
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 1)
+        await until(lambda: got == [1])

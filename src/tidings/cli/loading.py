@@ -9,8 +9,9 @@ import sys
 import traceback
 from types import ModuleType, TracebackType
 
-from tidings.app import App, importing
+from tidings.app import App
 from tidings.errors import ConfigError
+from tidings.runner import importing
 
 
 def load_app(target: str) -> App:

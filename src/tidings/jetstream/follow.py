@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 from collections.abc import Callable
@@ -15,12 +16,11 @@ import msgspec
 
 from tidings.errors import (
     JetStreamError,
-    JetStreamUnavailableError,
-    RequestTimeoutError,
     TidingsError,
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.jetstream.election import through_election
 from tidings.jetstream.messages import Settlement, StreamMessage
 from tidings.wire import Frame, publish_frame
 
@@ -38,7 +38,7 @@ LOOK = 0.25
 RETRY_FIRST, RETRY_MOST = 0.1, 3.0
 # Seconds that the first of them waits for an answer: what is asked during the election of a leader
 # is never answered, so that it is better asked again. The later ones wait longer.
-FIRST_ANSWER, ELECTION = 0.5, 10.0
+FIRST_ANSWER = 0.5
 # Seconds until the server removes a consumer that nobody pulls from.
 INACTIVE_THRESHOLD = 300.0
 
@@ -153,16 +153,10 @@ class Follower:
 
     async def _make_first(self) -> int:
         """Make the consumer, through the election of a leader, in which nothing is answered."""
-        timeout = FIRST_ANSWER
-        deadline = self._loop.time() + ELECTION
-        while True:
-            try:
-                return await self._make_consumer(timeout)
-            except (RequestTimeoutError, JetStreamUnavailableError):
-                if self._loop.time() > deadline:
-                    raise
-                timeout = min(2 * timeout, self._api.timeout)
-                await asyncio.sleep(RETRY_FIRST)
+        timeouts = (FIRST_ANSWER * 2**tries for tries in itertools.count())
+        return await through_election(
+            lambda: self._make_consumer(min(next(timeouts), self._api.timeout))
+        )
 
     async def is_through(self) -> bool:
         """Whether everything that there was has been handed on. False where nobody says.

@@ -10,7 +10,7 @@ from typing import Any
 
 from tidings import codec
 from tidings.errors import ConfigError
-from tidings.handlers import annotated_type, check_handler, function_name
+from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.jetstream.api import nanoseconds
 from tidings.middleware import Middleware
 from tidings.subject import check_pattern, check_subject
@@ -156,16 +156,8 @@ class ConsumerSpec:
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, or that of the signature, or dict."""
-        annotated = annotated_type(self.handler)
-        if self.data_type is None:
-            return dict if annotated is None else annotated
-        wanted = codec.resolve(self.data_type)
-        if annotated not in (None, Any, wanted):
-            raise ConfigError(
-                f"{self.name}: data_type={self.data_type!r} and {annotated!r} in the signature "
-                f"differ; one is enough"
-            )
-        return wanted
+        wanted = wanted_type(self.handler, self.data_type)
+        return dict if wanted is None else wanted
 
     def config(self, name: str, start_sequence: int | None = None) -> dict[str, Any]:
         """The consumer's configuration, as the server takes it. (NATS ADR-15, ADR-13)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tidings import codec
-from tidings.errors import ConfigError, DecodeError
-from tidings.handlers import annotated_type, check_handler, function_name
+from tidings.errors import DecodeError
+from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import check_bucket
 from tidings.jetstream.entries import Entry
@@ -62,20 +62,8 @@ class WatchSpec:
     def wanted_type(self) -> Any:
         """The type of `entry.value`: `data_type=`, or `Entry[T]` in the signature; None where both
         say nothing."""
-        if self.data_type is None:
-            annotated = annotated_type(self.handler, Entry)
-            return None if annotated is Any else annotated
-        wanted = codec.resolve(self.data_type)
-        try:
-            annotated = annotated_type(self.handler, Entry)
-        except ConfigError:
-            return wanted  # data_type is what helps where the signature cannot be read
-        if annotated not in (None, Any, wanted):
-            raise ConfigError(
-                f"{self.name}: data_type={self.data_type!r} and Entry[{annotated!r}] in the "
-                f"signature differ; one is enough"
-            )
-        return wanted
+        wanted = wanted_type(self.handler, self.data_type, Entry)
+        return None if wanted is Any and self.data_type is None else wanted
 
 
 class Watcher(WorkQueue[StreamMessage[Any]]):
