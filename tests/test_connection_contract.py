@@ -20,8 +20,8 @@ from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 
-from tidings import connection
-from tidings.connection import Connection
+from tidings.transport import connection
+from tidings.transport.connection import Connection
 
 SOURCE = Path(connection.__file__).read_text()
 TREE = ast.parse(SOURCE)

@@ -17,9 +17,9 @@ from nats.aio.client import Client, Srv
 
 import tidings
 from tidings import errors
-from tidings.connection import Connection
-from tidings.options import ConnectionOptions
-from tidings.protocol import read_error
+from tidings.protocol.info import read_error
+from tidings.transport.connection import Connection
+from tidings.transport.options import ConnectionOptions
 
 EVERY = [
     value

@@ -8,21 +8,14 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from tidings.wire import (
-    CONTROL,
-    MAX_KNOWN_LINES,
-    MAX_LINE,
-    MAX_PAYLOAD,
-    Frame,
-    Parser,
-    header_block,
-    header_problem,
-    parse_header_block,
+from tidings.protocol.commands import (
     publish_frame,
     publish_headers_frame,
     subscribe_frame,
     unsubscribe_frame,
 )
+from tidings.protocol.headers import header_block, header_problem, parse_header_block
+from tidings.protocol.parser import CONTROL, MAX_KNOWN_LINES, MAX_LINE, MAX_PAYLOAD, Frame, Parser
 
 # Few different ones, so that lines repeat and every shortcut for a known line is taken.
 TOKENS = st.sampled_from(["a", "b", "zoë", "\u2028", "\x0b", "MSG", "1"])

@@ -16,7 +16,6 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
 
 from tidings.bus import Bus
-from tidings.connection import Connection
 from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
@@ -34,13 +33,14 @@ from tidings.jetstream.specs import ConsumerSpec
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.watchers import Watchers
 from tidings.middleware import Middleware, MiddlewareSpec
-from tidings.options import ConnectionOptions, check_type, server_urls
 from tidings.portal import copy_outcome
 from tidings.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
 from tidings.subject import check_queue
 from tidings.subscriptions import Subscriptions
 from tidings.tasks import Task
+from tidings.transport.connection import Connection
+from tidings.transport.options import ConnectionOptions, check_type, server_urls
 from tidings.watchdog import Watchdog
 from tidings.workers import inside
 

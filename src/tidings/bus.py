@@ -10,7 +10,6 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from tidings import codec
-from tidings.connection import Connection
 from tidings.errors import (
     BufferFullError,
     ConfigError,
@@ -22,12 +21,13 @@ from tidings.headers import Headers, HeadersLike
 from tidings.listener import ListenerSpec
 from tidings.message import Message
 from tidings.middleware import Middleware, Send, fold_send
-from tidings.outbox import Outbox
 from tidings.portal import FrameBridge, Portal
+from tidings.protocol.parser import Frame
 from tidings.remote_errors import raise_remote_error
 from tidings.subject import check_subject
 from tidings.subscriptions import Subscriptions
-from tidings.wire import Frame
+from tidings.transport.buffer import Outbox
+from tidings.transport.connection import Connection
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tidings.errors import HeaderError
-from tidings.wire import header_block, header_problem, parse_header_block
+from tidings.protocol.headers import header_block, header_problem, parse_header_block
 
 HeadersLike = Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
 

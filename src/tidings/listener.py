@@ -24,11 +24,11 @@ from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.headers import HeadersLike
 from tidings.message import Message
 from tidings.middleware import Middleware, fold_listen
+from tidings.protocol.parser import Frame
 from tidings.remote_errors import error_reply
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 from tidings.threads import WorkerThreads, as_async
-from tidings.wire import Frame
 from tidings.workers import WorkerPool, WorkQueue, end_cancellation
 
 logger = logging.getLogger("tidings")

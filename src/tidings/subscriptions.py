@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 
-from tidings.connection import Connection
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
 from tidings.listener import Listener, ListenerSpec, Sender
 from tidings.middleware import Middleware
 from tidings.portal import Portal
 from tidings.stats import ListenerStats
+from tidings.transport.connection import Connection
 from tidings.workers import WorkerPool
 
 logger = logging.getLogger("tidings")

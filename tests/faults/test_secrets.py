@@ -22,9 +22,9 @@ from faults.fake_peer import FakePeer, info_line, message
 from tidings import App, ServiceError
 from tidings.codec import decoder
 from tidings.errors import ConfigError, DecodeError, TidingsError
-from tidings.options import ConnectionOptions, redact
+from tidings.protocol.parser import MAX_PAYLOAD, Parser
 from tidings.server import NATSServer
-from tidings.wire import MAX_PAYLOAD, Parser
+from tidings.transport.options import ConnectionOptions, redact
 
 MakeApp = Callable[..., App]
 SOURCE = Path(__file__).parents[2] / "src" / "tidings"

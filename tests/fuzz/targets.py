@@ -23,19 +23,12 @@ from tidings.errors import (
     TransportError,
 )
 from tidings.headers import Headers
-from tidings.protocol import read_error, read_info
+from tidings.protocol.commands import publish_frame, publish_headers_frame, subscribe_frame
+from tidings.protocol.headers import header_problem, parse_header_block
+from tidings.protocol.info import read_error, read_info
+from tidings.protocol.parser import CONTROL, Frame, Parser
 from tidings.remote_errors import raise_remote_error
 from tidings.subject import check_pattern, check_queue, check_subject, matches
-from tidings.wire import (
-    CONTROL,
-    Frame,
-    Parser,
-    header_problem,
-    parse_header_block,
-    publish_frame,
-    publish_headers_frame,
-    subscribe_frame,
-)
 
 INBOX_SID, INBOX = 7, b"_INBOX."
 

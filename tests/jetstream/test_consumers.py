@@ -21,7 +21,7 @@ from tidings.errors import DrainTimeoutError, JetStreamError, SubjectError
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream import consumer as consumer_module
 from tidings.jetstream import puller as puller_module
-from tidings.wire import publish_frame
+from tidings.protocol.commands import publish_frame
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from tidings.app import App
-from tidings.connection import Connection
 from tidings.errors import ConfigError, TidingsError
 from tidings.jetstream.api import JetStreamApi
+from tidings.transport.connection import Connection
 
 from . import logs
 from .loading import load_app

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from tidings.errors import ConfigError
-from tidings.options import redact, server_urls
 from tidings.server import NATSServer
+from tidings.transport.options import redact, server_urls
 
 from . import logs
 from .child import WORKER, run_child, take_orders

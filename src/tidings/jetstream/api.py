@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from tidings.connection import Connection
 from tidings.errors import JetStreamError, JetStreamUnavailableError, WrongSequenceError
 from tidings.headers import Headers
+from tidings.transport.connection import Connection
 
 PREFIX = "$JS.API"
 NO_RESPONDERS = 503

@@ -19,7 +19,7 @@ from tidings.jetstream.follow import Reading
 from tidings.jetstream.objectinfo import ObjectInfo
 from tidings.jetstream.publishing import MSG_ID, PUBLISH_TIMEOUT, publish_stored
 from tidings.jetstream.readers import Host, Reader
-from tidings.wire import Frame
+from tidings.protocol.parser import Frame
 
 # Bytes done, and of how many; None where that is not known.
 Progress = Callable[[int, int | None], object]

@@ -17,9 +17,9 @@ from tidings.jetstream.outcomes import Outcomes
 from tidings.jetstream.puller import EXPIRES, Puller
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.middleware import Middleware, fold_stream
+from tidings.protocol.parser import Frame
 from tidings.stats import ConsumerStats
 from tidings.threads import WorkerThreads, as_async
-from tidings.wire import Frame
 from tidings.workers import WorkerPool, WorkQueue, end_cancellation
 
 logger = logging.getLogger("tidings")

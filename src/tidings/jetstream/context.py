@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
-from tidings.connection import Connection
 from tidings.errors import ConfigError, NotStartedError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
@@ -21,6 +20,7 @@ from tidings.jetstream.readers import Reader
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
 from tidings.middleware import Middleware, Send, fold_send
+from tidings.transport.connection import Connection
 
 T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)

@@ -22,7 +22,8 @@ from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.messages import Settlement, StreamMessage
-from tidings.wire import Frame, publish_frame
+from tidings.protocol.commands import publish_frame
+from tidings.protocol.parser import Frame
 
 logger = logging.getLogger("tidings")
 

@@ -28,8 +28,8 @@ from tidings.jetstream.api import JetStreamApi, raise_refusal
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
+from tidings.protocol.headers import header_block, header_problem
 from tidings.subject import check_subject
-from tidings.wire import header_block, header_problem
 
 # Seconds to wait for one acknowledgement before publishing again, and between two tries.
 TRY_TIMEOUT = 2.0

@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from tidings.connection import Connection
 from tidings.errors import TidingsError
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.binding import Binding
 from tidings.jetstream.specs import ConsumerSpec
-from tidings.wire import Frame, publish_frame
+from tidings.protocol.commands import publish_frame
+from tidings.protocol.parser import Frame
+from tidings.transport.connection import Connection
 
 logger = logging.getLogger("tidings")
 

@@ -24,7 +24,6 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.nuid import NUID
 
-from tidings.denials import Denials
 from tidings.errors import (
     AuthError,
     ConnectError,
@@ -37,21 +36,17 @@ from tidings.errors import (
     TlsError,
     TransportError,
 )
-from tidings.incoming import Deliver, Incoming
-from tidings.options import ConnectionOptions, redact
-from tidings.outbox import Outbox
-from tidings.protocol import member_address, read_error, read_info
-from tidings.requests import RequestTable
+from tidings.protocol.commands import PING, PONG, subscribe_frame, unsubscribe_frame
+from tidings.protocol.info import member_address, read_error, read_info
+from tidings.protocol.parser import Frame
 from tidings.stats import ConnectionStats
 from tidings.subject import check_pattern, check_queue
-from tidings.transport import SocketTransport
-from tidings.wire import (
-    PING,
-    PONG,
-    Frame,
-    subscribe_frame,
-    unsubscribe_frame,
-)
+from tidings.transport.buffer import Outbox
+from tidings.transport.dispatch import Deliver, Incoming
+from tidings.transport.options import ConnectionOptions, redact
+from tidings.transport.permissions import Denials
+from tidings.transport.requests import RequestTable
+from tidings.transport.tcp import SocketTransport
 
 logger = logging.getLogger("tidings")
 

@@ -14,9 +14,9 @@ from tidings.errors import (
     SubjectError,
     TidingsError,
 )
+from tidings.protocol.commands import PING, publish_frame, publish_headers_frame
 from tidings.subject import MAX_SUBJECT_BYTES, check_subject
-from tidings.transport import SocketTransport
-from tidings.wire import PING, publish_frame, publish_headers_frame
+from tidings.transport.tcp import SocketTransport
 
 # Bytes that gather before they are written in the middle of a loop turn, and before a publisher
 # that can wait is made to.

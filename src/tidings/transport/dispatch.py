@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from tidings.protocol.parser import CONTROL, Frame, Parser
 from tidings.subject import matches
-from tidings.wire import CONTROL, Frame, Parser
 
 logger = logging.getLogger("tidings")
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from tidings.errors import RequestTimeoutError, TidingsError
-from tidings.wire import Frame
+from tidings.protocol.parser import Frame
 
 # Deadlines are kept to within this: seconds between two sweeps at the least.
 SWEEP_GAP = 0.005

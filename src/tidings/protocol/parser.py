@@ -1,4 +1,4 @@
-"""The protocol's fast path: frames out as pure functions, frames in by one parser.
+"""Parser: bytes from the server in, frames out.
 
 A frame in is a plain tuple, because one is made for every message: see `Frame`. Nothing here raises
 on what a server sends; what cannot be understood is dropped and counted.
@@ -7,12 +7,9 @@ on what a server sends; what cannot be understood is dropped and counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-CRLF = b"\r\n"
-PING = b"PING\r\n"
-PONG = b"PONG\r\n"
-HEADER_VERSION = b"NATS/1.0"
+from tidings.protocol.headers import CRLF, HEADER_VERSION
 
 # The server's own upper bound for max_payload; a size above it is garbage, not a message.
 MAX_PAYLOAD = 64 * 1024 * 1024
@@ -32,77 +29,8 @@ Batch = tuple[int, int, list[Frame]]
 # (sid, subject, reply, header size, size of header and body)
 _Line = tuple[int, str, str, int, int]
 
-_HEADER_NAME = re.compile(r"[!-9;-~]+")  # printable ASCII but the colon
 _SPACES = re.compile(rb"[ \t]+")
 _CONTROL_OPS = {b"PING": "PING", b"PONG": "PONG", b"INFO": "INFO", b"-ERR": "-ERR", b"+OK": "+OK"}
-
-
-def publish_frame(subject: bytes, reply: bytes, payload: bytes) -> bytes:
-    """A PUB frame. Subject and reply are checked by the caller."""
-    if reply:
-        return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload)
-    return b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload)
-
-
-def publish_headers_frame(subject: bytes, reply: bytes, block: bytes, payload: bytes) -> bytes:
-    """An HPUB frame, `block` being an encoded header block."""
-    size = len(block)
-    total = size + len(payload)
-    if reply:
-        return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, size, total, block, payload)
-    return b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, size, total, block, payload)
-
-
-def subscribe_frame(subject: bytes, queue: bytes, sid: int) -> bytes:
-    """A SUB frame."""
-    if queue:
-        return b"SUB %b %b %d\r\n" % (subject, queue, sid)
-    return b"SUB %b %d\r\n" % (subject, sid)
-
-
-def unsubscribe_frame(sid: int) -> bytes:
-    """An UNSUB frame that takes effect at once."""
-    return b"UNSUB %d\r\n" % sid
-
-
-def header_problem(name: object, value: object) -> str:
-    """What keeps a header off the wire, or "" where nothing does."""
-    if not isinstance(name, str) or not isinstance(value, str):
-        return "name and value are str"
-    if not _HEADER_NAME.fullmatch(name):
-        return "a name is printable ASCII without colon or space"
-    if "\r" in value or "\n" in value or "\0" in value:
-        return "the value has a line break or NUL"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "the value is not encodable as UTF-8"
-    return ""
-
-
-def header_block(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """Encode checked header pairs. (NATS ADR-4)"""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in pairs])
-    return b"%b\r\n%b\r\n" % (HEADER_VERSION, lines.encode())
-
-
-def parse_header_block(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
-    """Read a header block into (status, description, pairs); status 0 where there is none.
-
-    A line that is no header is left out, and bytes that are not UTF-8 become U+FFFD: headers come
-    from other programs, and one bad one must not cost the message.
-    """
-    first, _, rest = block.partition(CRLF)
-    code, _, description = (
-        first[len(HEADER_VERSION) :].decode("utf-8", "replace").strip().partition(" ")
-    )
-    status = int(code) if code.isascii() and code.isdigit() else 0
-    pairs = []
-    for line in rest.decode("utf-8", "replace").split("\r\n"):
-        name, colon, value = line.partition(":")
-        if colon and _HEADER_NAME.fullmatch(name):
-            pairs.append((name, value.strip(" \t")))
-    return status, description.strip(), pairs
 
 
 def _admit_all(sid: int, subject: str) -> bool:

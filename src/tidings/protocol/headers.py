@@ -1,0 +1,51 @@
+"""Header blocks: pairs in and out. (NATS ADR-4)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+CRLF = b"\r\n"
+HEADER_VERSION = b"NATS/1.0"
+
+_HEADER_NAME = re.compile(r"[!-9;-~]+")  # printable ASCII but the colon
+
+
+def header_problem(name: object, value: object) -> str:
+    """What keeps a header off the wire, or "" where nothing does."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        return "name and value are str"
+    if not _HEADER_NAME.fullmatch(name):
+        return "a name is printable ASCII without colon or space"
+    if "\r" in value or "\n" in value or "\0" in value:
+        return "the value has a line break or NUL"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "the value is not encodable as UTF-8"
+    return ""
+
+
+def header_block(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """Encode checked header pairs. (NATS ADR-4)"""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in pairs])
+    return b"%b\r\n%b\r\n" % (HEADER_VERSION, lines.encode())
+
+
+def parse_header_block(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
+    """Read a header block into (status, description, pairs); status 0 where there is none.
+
+    A line that is no header is left out, and bytes that are not UTF-8 become U+FFFD: headers come
+    from other programs, and one bad one must not cost the message.
+    """
+    first, _, rest = block.partition(CRLF)
+    code, _, description = (
+        first[len(HEADER_VERSION) :].decode("utf-8", "replace").strip().partition(" ")
+    )
+    status = int(code) if code.isascii() and code.isdigit() else 0
+    pairs = []
+    for line in rest.decode("utf-8", "replace").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if colon and _HEADER_NAME.fullmatch(name):
+            pairs.append((name, value.strip(" \t")))
+    return status, description.strip(), pairs

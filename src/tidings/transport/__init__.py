@@ -1,0 +1,1 @@
+"""One connection to a NATS server, or to a cluster of them."""
