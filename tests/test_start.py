@@ -665,7 +665,7 @@ async def test_a_service_is_named_in_the_servers_monitoring(
 ) -> None:
     app = App("billing", servers=nats_server.url)
     async with app:
-        assert app.nats.client.options["name"] == "billing"
+        assert app.nats._connection.options["name"] == "billing"
         assert app.nats.service_name == "billing"
 
 

@@ -44,6 +44,7 @@ from tidings.errors import (
     StreamChangeError,
     SubjectError,
     SubjectPermissionError,
+    SubscriptionLimitError,
     SubscriptionNotFoundError,
     TidingsError,
     TlsError,
@@ -67,8 +68,7 @@ from tidings.stats import (
     TaskStats,
     WatcherStats,
 )
-
-__version__ = "0.1.0"
+from tidings.version import __version__
 
 __all__ = [
     "App",
@@ -124,6 +124,7 @@ __all__ = [
     "StreamMessage",
     "SubjectError",
     "SubjectPermissionError",
+    "SubscriptionLimitError",
     "SubscriptionNotFoundError",
     "TaskStats",
     "TidingsError",

@@ -595,10 +595,11 @@ class App(Declarations):
         Raises:
             NotStartedError: the app is not running.
         """
+        subscriptions = self._subscriptions
         return AppStats(
-            connection=self.nats.client.snapshot(),
-            listeners=tuple(listener.snapshot() for listener in self._subscriptions.listeners),
-            ended=self._subscriptions.ended,
+            connection=self._connection.snapshot(),
+            listeners=tuple(listener.snapshot() for listener in subscriptions.listeners),
+            ended=subscriptions.ended,
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self._consumers.snapshot() if self._consumers is not None else (),
             watchers=self._watchers.snapshot() if self._watchers is not None else (),

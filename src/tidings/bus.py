@@ -26,7 +26,7 @@ from tidings.protocol.parser import Frame
 from tidings.remote_errors import raise_remote_error
 from tidings.subject import check_subject
 from tidings.subscriptions import Subscriptions
-from tidings.transport.buffer import Outbox
+from tidings.transport.buffer import Buffer
 from tidings.transport.connection import Connection
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Bus:
         self.tell = tell
         self.subscriptions: Subscriptions | None = None
         self._connection: Connection | None = None
-        self._outbox: Outbox | None = None
+        self._outbox: Buffer | None = None
         self._portal: Portal | None = None
         self._thread = 0
         self._bridge: FrameBridge | None = None
@@ -89,15 +89,6 @@ class Bus:
             self._portal.close()
         self._connection = self._outbox = self._portal = self._bridge = None
         self.subscriptions = None
-
-    @property
-    def client(self) -> Connection:
-        """The nats-py client below, for what tidings does not wrap.
-
-        Raises:
-            NotStartedError: the app is not running.
-        """
-        return self._require("client")
 
     @property
     def portal(self) -> Portal:
@@ -232,7 +223,7 @@ class Bus:
         else:
             portal.run(work, "publish_sync(force=True)", "await app.publish(..., force=True)")
 
-    def _publish_from_thread(self, outbox: Outbox, frame: bytes) -> None:
+    def _publish_from_thread(self, outbox: Buffer, frame: bytes) -> None:
         bridge = self._bridge
         if bridge is None:
             raise NotStartedError("publish_sync")
@@ -364,7 +355,7 @@ class Bus:
         response_data_type: Any,
         headers: HeadersLike | None,
         data_type: Any,
-    ) -> tuple[int, asyncio.Future[Frame], Callable[[Frame], Any]]:
+    ) -> tuple[str, asyncio.Future[Frame], Callable[[Frame], Any]]:
         """Check a request and send it: its token, what to await, and what reads the answer."""
         if timeout is None:
             timeout = self.request_timeout
@@ -569,7 +560,7 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
 
 
 def _frame(
-    outbox: Outbox,
+    outbox: Buffer,
     subject: str,
     message: Any,
     reply_to: str,

@@ -21,6 +21,7 @@ TidingsError
       BufferFullError          the bounded outgoing buffer is full
     ConnectionClosedError      the connection was closed for good
     SubjectPermissionError     the server forbids the subject to this user
+    SubscriptionLimitError     the server takes no more subscriptions of this user
     ProtocolError              the server refused the protocol spoken to it
     FlushTimeoutError          the server did not confirm in time (also a TimeoutError)
   SlowConsumerError            a listener's queue is full, and it drops messages
@@ -292,6 +293,24 @@ class SubjectPermissionError(TransportError):
         super().__init__(
             f"the server denies {operation} to {subject!r}{group}: "
             "check the permissions of this user"
+        )
+
+
+class SubscriptionLimitError(TransportError):
+    """The server takes no more subscriptions of this connection, user or account.
+
+    Attributes:
+        reason: the server's words.
+        subject: the subject of the subscription that it refused, "" where that is not known.
+    """
+
+    def __init__(self, reason: str, subject: str = "") -> None:
+        self.reason = reason
+        self.subject = subject
+        what = f"the subscription to {subject!r}" if subject else "a subscription"
+        super().__init__(
+            f"the server refused {what}: {reason}; raise max_subscriptions in its configuration, "
+            f"or the limit of this user or account"
         )
 
 

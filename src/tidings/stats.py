@@ -165,8 +165,10 @@ class ConnectionStats:
         mismatched: messages whose subject is not under their subscription's; not handled.
         late_replies: replies that came after their request had ended.
         requests: requests that wait for a reply now.
-        reconnects: times the connection was had again.
+        reconnects: times the connection was made again.
         errors: errors that the server sent.
+        refused_subjects: subjects of subscriptions that the server refuses now; they are asked for
+            again until it takes them.
     """
 
     state: str
@@ -185,6 +187,7 @@ class ConnectionStats:
     requests: int
     reconnects: int
     errors: int
+    refused_subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

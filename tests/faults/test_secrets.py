@@ -61,7 +61,7 @@ def told_by_app(app: App) -> Iterator[str]:
     yield repr(app.nats)
     yield repr(vars(app.state))
     with contextlib.suppress(TidingsError):
-        yield repr(app.nats.client)
+        yield repr(app.nats._connection)
         yield repr(app.stats())
         yield repr(app.connected_url)
     with contextlib.suppress(AttributeError):
@@ -188,7 +188,7 @@ async def test_no_secret_is_told_by_the_output_of_a_program(
 
             @app.task()
             async def ask():
-                print(app, app.nats, app.nats.client, app.stats())
+                print(app, app.nats, app.nats._connection, app.stats())
                 await app.request("nobody")
 
             app.run()

@@ -608,7 +608,7 @@ async def test_messages_in_the_queue_at_the_drain_timeout_are_given_back(
         frame = publish_frame(
             f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.d".encode(), inbox.subject.encode(), asked
         )
-        app.nats.client.outbox.post(frame)
+        app.nats._connection.outbox.post(frame)
         await until(lambda: app.stats().consumers[0].pending == 2)
         with pytest.raises(DrainTimeoutError) as caught:
             await app.disconnect()

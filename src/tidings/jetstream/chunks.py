@@ -37,7 +37,7 @@ READ_TIMEOUT, LOOK = 10.0, 1.0
 class _Chunk:
     body: bytes
     msg_id: str
-    token: int = 0
+    token: str = ""
     answer: asyncio.Future[Frame] | None = None  # None where it could not be sent
 
 

@@ -230,12 +230,12 @@ class Follower:
     async def _read(self) -> str:
         """Pull, one pull after another, until something is wrong. Returns what it is."""
         connection = self._connection
-        reconnects = connection.stats["reconnects"]
+        reconnects = connection.reconnects
         inbox = connection.new_inbox()
         self._sid = connection.subscribe_route(inbox, "", self._on_frames, any_subject=True)
         self._owed, self._lost, self._heard = 0, "", False
         while not self._lost:
-            if connection.state != "connected" or connection.stats["reconnects"] != reconnects:
+            if connection.state != "connected" or connection.reconnects != reconnects:
                 self._lost = "the connection was lost"
             elif self._owed:
                 silent = self._loop.time() - self._heard_at

@@ -101,7 +101,7 @@ class Outcomes:
     def return_unhandled(self, reply: str) -> None:
         """Give back a message that no handler saw, or that one was cancelled with."""
         with contextlib.suppress(TidingsError):  # closed: it comes again after ack_wait
-            self._outbox.reply(reply, NAK)
+            self._outbox.ack(reply, NAK)
 
     async def _give_back(self, message: StreamMessage[Any], delay: float) -> None:
         try:
@@ -127,7 +127,7 @@ class Outcomes:
         if how is Settlement.ACKED and self.spec.double_ack:
             await self._ack_confirmed(message)
         else:
-            self._outbox.reply(message.reply, words)
+            self._outbox.ack(message.reply, words)
         message.settlement = how
         if how is Settlement.ACKED:
             self.acked += 1
@@ -171,14 +171,14 @@ class Outcomes:
             TidingsError: it cannot be sent.
         """
         if not self.spec.ordered and message.settlement is Settlement.OPEN:
-            self._outbox.reply(message.reply, IN_PROGRESS)
+            self._outbox.ack(message.reply, IN_PROGRESS)
 
     def keep(self, replies: set[str]) -> None:
         """Tell the server that these are still wanted. Not during an outage: nothing waits then."""
         if self._connection.state == "connected":
             with contextlib.suppress(TidingsError):
                 for reply in replies:
-                    self._outbox.reply(reply, IN_PROGRESS)
+                    self._outbox.ack(reply, IN_PROGRESS)
 
     # Given up.
 

@@ -96,7 +96,7 @@ class Puller:
         self._flows = True  # whether a message or heartbeat came since pulling began anew
         self._scheduled = False
         self._stopped = False
-        self._reconnects = self._connection.stats["reconnects"]
+        self._reconnects = self._connection.reconnects
         self._healing: asyncio.Task[None] | None = None
         self._monitor: asyncio.Task[None] | None = None
 
@@ -222,7 +222,7 @@ class Puller:
         )
 
     async def _begin_anew(self) -> None:
-        self._reconnects = self._connection.stats["reconnects"]
+        self._reconnects = self._connection.reconnects
         await self._close_inboxes()
         if self.spec.ordered:
             former = self.binding.name
@@ -260,7 +260,7 @@ class Puller:
             if self._healing is not None or self._connection.state != "connected":
                 continue
             now = self._loop.time()
-            if self._connection.stats["reconnects"] != self._reconnects:
+            if self._connection.reconnects != self._reconnects:
                 self._flows = True  # what was before this connection says nothing of it
                 self.heal("reconnected")
             elif self.owed and now - self._heard_at > 2 * HEARTBEAT + 1:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
+
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
@@ -32,3 +36,8 @@ def subscribe_frame(subject: bytes, queue: bytes, sid: int) -> bytes:
 def unsubscribe_frame(sid: int) -> bytes:
     """An UNSUB frame that takes effect at once."""
     return b"UNSUB %d\r\n" % sid
+
+
+def connect_frame(fields: Mapping[str, object]) -> bytes:
+    """A CONNECT frame."""
+    return b"CONNECT %b\r\n" % msgspec.json.encode(fields)

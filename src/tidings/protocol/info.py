@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from tidings.errors import ProtocolError, SubjectPermissionError, TransportError
+from tidings.errors import (
+    ProtocolError,
+    SubjectPermissionError,
+    SubscriptionLimitError,
+    TransportError,
+)
+
+# A quoted word as the server writes it, and what follows it.
+_QUOTED = r'"((?:[^"\\]|\\.)*)"'
+_DENIED = re.compile(rf"{_QUOTED}(?: using queue {_QUOTED})?")
+_DENIED_SID = re.compile(r'\(sid "(\d{1,18})"\)')
 
 
 def read_info(text: bytes) -> dict[str, Any] | None:
@@ -41,7 +52,31 @@ def read_error(words: bytes) -> TransportError:
     lowered = text.lower()
     if lowered.startswith("permissions violation for "):
         operation = "subscription" if "subscription" in lowered else "publish"
-        parts = text.split('"')
-        subject = parts[1] if len(parts) > 2 else text
-        return SubjectPermissionError(operation, subject, parts[3] if len(parts) > 4 else "")
+        named = _DENIED.search(text)
+        if named is None:
+            return SubjectPermissionError(operation, text)
+        return SubjectPermissionError(operation, _unquote(named[1]), _unquote(named[2] or ""))
+    if lowered.startswith("maximum subscriptions"):
+        return SubscriptionLimitError(text)
     return ProtocolError(text)
+
+
+def denied_sid(words: bytes) -> int:
+    """The subscription that an -ERR names, 0 where it names none.
+
+    The server refuses a SUB by its subject and queue group. When it takes a permission away later,
+    it adds the subscription's ID.
+    """
+    named = _DENIED_SID.search(words.decode("utf-8", "replace"))
+    return int(named[1]) if named else 0
+
+
+def is_refused_login(text: str) -> bool:
+    """Whether the words of an -ERR refuse the credentials. A timeout does not: the server, or the
+    network, was slow."""
+    lowered = text.lower()
+    return "auth" in lowered and "timeout" not in lowered
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)

@@ -1,8 +1,9 @@
-"""Outbox: what waits to be sent. One joined write a loop turn, in order, bounded, counted."""
+"""Buffer: what waits to be sent. One joined write a loop turn, in order, bounded, counted."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,10 @@ from tidings.errors import (
 )
 from tidings.protocol.commands import PING, publish_frame, publish_headers_frame
 from tidings.subject import MAX_SUBJECT_BYTES, check_subject
+from tidings.transport.permissions import News
 from tidings.transport.tcp import SocketTransport
+
+logger = logging.getLogger("tidings")
 
 # Bytes that gather before they are written in the middle of a loop turn, and before a publisher
 # that can wait is made to.
@@ -25,9 +29,13 @@ WRITE_THRESHOLD = 128 * 1024
 MAX_KNOWN_SUBJECTS = 4096
 # Seconds between two PINGs that confirm what was written, while something is unconfirmed.
 CONFIRM_INTERVAL = 0.5
+# Where a reply to `$...` may go all the same: the server's own requests, those of an authentication
+# callout, are answered there.
+SERVERS_INBOX = b"$SYS._INBOX."
+DOLLAR = ord("$")
 
 
-class Outbox:
+class Buffer:
     """The frames that wait to be sent, and what is known of those that were.
 
     Every message is counted once: written, waiting, or refused with an error. Of the written ones
@@ -47,8 +55,8 @@ class Outbox:
         refused: messages not taken, with an error to the caller.
     """
 
-    # Slots, since a class with as many attributes as nats-py's client is slow to read and write.
     __slots__ = (
+        "_astray",
         "_closed",
         "_confirmed",
         "_controls",
@@ -74,6 +82,7 @@ class Outbox:
         self.max_payload = 1024 * 1024
         self.size = self.written = self.written_bytes = self.possibly_lost = self.refused = 0
         self._loop = loop
+        self._astray = News()
         self._subjects: dict[str, bytes] = {}
         self._frames: list[bytes] = []
         self._controls = 0  # of the frames, those that are no message
@@ -150,7 +159,12 @@ class Outbox:
         return False
 
     def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
-        """Publish to a subject that the server sent: it needs no check, and is not used again.
+        """Send an answer to the reply subject of a message. The subject needs no check of its form,
+        since the server sent it, and is not used again.
+
+        The sender of the message chose it. An answer to `$JS.API.STREAM.DELETE.ORDERS` or
+        `$KV.flags.admin` would act with this user's permissions for a stranger, so nothing is sent
+        to a subject that begins with `$`: it is counted as refused, and logged.
 
         Raises:
             SubjectError: so long that the server would close this connection over it.
@@ -161,12 +175,28 @@ class Outbox:
             self.refused += 1
             raise PayloadTooLargeError(size, self.max_payload)
         subject = reply.encode()
+        if subject[0] == DOLLAR and not subject.startswith(SERVERS_INBOX):
+            self._refuse_reply(reply)
+            return False
         if len(subject) > MAX_SUBJECT_BYTES:
             self.refused += 1
-            raise SubjectError(reply, "the request's sender wants the answer at too long a subject")
+            raise SubjectError(reply, "the reply subject of the request is too long")
         if block:
             return self.post(publish_headers_frame(subject, b"", block, payload))
         return self.post(b"PUB %b %d\r\n%b\r\n" % (subject, size, payload))
+
+    def ack(self, reply: str, payload: bytes) -> bool:
+        """Acknowledge a message of a stream, at the subject that the server gave it."""
+        return self.post(b"PUB %b %d\r\n%b\r\n" % (reply.encode(), len(payload), payload))
+
+    def _refuse_reply(self, reply: str) -> None:
+        self.refused += 1
+        if news := self._astray.add():
+            logger.warning(
+                "no answer is sent to the reply subject %r: subjects with $ belong to the server "
+                "(%d since this was last logged)",
+                *(reply[:100], news),
+            )
 
     def post(self, frame: bytes) -> bool:
         """Take a message's frame; it goes out with the loop's next turn.
@@ -251,6 +281,13 @@ class Outbox:
                 future.set_result(None)
 
     # The connection below.
+
+    def hold(self, last: asyncio.Future[Any]) -> None:
+        """Write what waits and a PING, whose PONG ends the future, and then nothing more."""
+        self.ping(last)
+        self.write()
+        self._socket = None
+        self._scheduled = True
 
     def connect(self, socket: SocketTransport) -> None:
         """Write to this socket from now on, what waits first."""

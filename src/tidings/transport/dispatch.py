@@ -1,4 +1,4 @@
-"""Incoming: from the bytes that come to the subscription that they are for."""
+"""Dispatch: from the bytes that come to the subscription that they are for."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ logger = logging.getLogger("tidings")
 Deliver = Callable[[int, list[Frame]], None]  # bytes of headers and bodies, frames
 
 
-class Incoming:
+class Dispatch:
     """The routes of what comes, by subscription, and what was counted on the way.
 
     Args:
         on_control: takes a control line.
-        on_other: takes the messages of a subscription that has no route here; returns whether it
-            knows it.
 
     Attributes:
         parser: what makes frames of bytes.
@@ -29,10 +27,8 @@ class Incoming:
         mismatched: messages whose subject is not under their subscription's.
     """
 
-    # Slots, since a class with as many attributes as nats-py's client is slow to read and write.
     __slots__ = (
         "_on_control",
-        "_on_other",
         "_patterns",
         "_routes",
         "mismatched",
@@ -42,15 +38,10 @@ class Incoming:
         "unrouted",
     )
 
-    def __init__(
-        self,
-        on_control: Callable[[Frame], None],
-        on_other: Callable[[int, list[Frame]], bool],
-    ) -> None:
+    def __init__(self, on_control: Callable[[Frame], None]) -> None:
         self.parser = Parser(self._admit)
         self.received = self.received_bytes = self.unrouted = self.mismatched = 0
         self._on_control = on_control
-        self._on_other = on_other
         self._routes: dict[int, Deliver] = {}
         self._patterns: dict[int, str] = {}
 
@@ -86,7 +77,7 @@ class Incoming:
         if sid < 0:
             self.mismatched += len(frames)
             logger.error("message on %r is not for its subscription; not handled", frames[0][1])
-        elif not self._on_other(sid, frames):
+        else:
             self.unrouted += len(frames)
 
     def _admit(self, sid: int, subject: str) -> bool:

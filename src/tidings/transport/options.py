@@ -1,23 +1,35 @@
-"""Connection options: one frozen record, checked when the app is written down."""
+"""Connection options: one frozen record, checked when the app is declared."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, MissingExtraError
+from tidings.protocol.auth import (
+    find_seed,
+    is_credentials_text,
+    is_seed_text,
+    require_nkeys,
+    split_credentials,
+)
 from tidings.subject import check_subject
+from tidings.transport.credentials import Secret, SecretFile, read_secret_file
+from tidings.transport.tls import load_context
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
-_SECRETS = ("password", "token", "nkey_seed")
-_NKEY_SEED = re.compile(r"SU[A-Z2-7]{56}")
-_CREDENTIAL_PARTS = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
+SCHEMES = ("nats", "tls", "ws", "wss")
+DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
+
+# May hold a secret: never shown, not even the path of a file, which may be the secret itself.
+_SECRETS = ("password", "token", "credentials", "nkey_seed", "tls_key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +37,26 @@ class ConnectionOptions:
     """How to reach the server. `App` takes each of these as a keyword argument.
 
     Attributes:
-        servers: URLs, tried in random order.
+        servers: URLs of the servers.
         name: the client's name in the server's monitoring.
         user: user name, with `password`.
-        password: its password.
-        token: a token in place of user and password.
-        credentials: path of a credentials file (JWT and seed).
-        nkey_seed: an nkey seed ("SU...").
+        password: the password, or a function that returns it. It is called at each connect.
+        token: a token in place of user and password, or a function that returns it.
+        credentials: a credentials file (JWT and seed): its path, its content, or a function that
+            returns one of them. A file is read at each connect.
+        nkey_seed: an nkey seed ("SU..."), the path of a file with it, or a function that returns
+            one of them.
         tls: context for TLS; a default one is used for tls:// URLs.
         tls_hostname: the name expected in the server's certificate.
+        tls_cert: path of the client's certificate, with `tls_key`.
+        tls_key: path of its key.
+        tls_ca: path of the authorities that sign the server's certificate.
+        tls_handshake_first: begin with the TLS handshake, before the server's greeting.
+        ignore_discovered_servers: connect to `servers` only, not to those that the server names.
+        randomize_servers: try servers in random order.
         inbox_prefix: first tokens of the reply subjects.
         connect_timeout: seconds to reach one server and be accepted by it.
-        reconnect_time_wait: seconds between two rounds over the servers.
+        reconnect_time_wait: seconds between two rounds over the servers, at the most.
         max_reconnect_attempts: rounds before giving up; -1 never gives up.
         ping_interval: seconds between two PINGs.
         max_outstanding_pings: PINGs unanswered before the connection counts as dead.
@@ -47,14 +67,20 @@ class ConnectionOptions:
     servers: tuple[str, ...]
     name: str = ""
     user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    credentials: str | Path | None = None
-    nkey_seed: str | None = field(default=None, repr=False)
+    password: Secret | None = field(default=None, repr=False)
+    token: Secret | None = field(default=None, repr=False)
+    credentials: SecretFile | None = field(default=None, repr=False)
+    nkey_seed: SecretFile | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     tls_hostname: str | None = None
+    tls_cert: str | Path | None = None
+    tls_key: str | Path | None = None
+    tls_ca: str | Path | None = None
+    tls_handshake_first: bool = False
+    ignore_discovered_servers: bool = False
+    randomize_servers: bool = True
     inbox_prefix: str = "_INBOX"
-    connect_timeout: float = 2.0
+    connect_timeout: float = 5.0
     reconnect_time_wait: float = 2.0
     max_reconnect_attempts: int = -1
     ping_interval: float = 10.0
@@ -63,18 +89,33 @@ class ConnectionOptions:
     wait_for_server: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("user", "password", "token", "nkey_seed", "tls_hostname"):
-            if getattr(self, name) is not None:
-                check_type(name, getattr(self, name), str)
-        check_type("wait_for_server", self.wait_for_server, bool)
+        self._check_login()
+        self._check_tls()
+        for name in ("ignore_discovered_servers", "randomize_servers", "wait_for_server"):
+            check_type(name, getattr(self, name), bool)
         for name in ("connect_timeout", "reconnect_time_wait", "ping_interval"):
             _positive(name, getattr(self, name))
         for name in ("max_outstanding_pings", "pending_size"):
             _positive_int(name, getattr(self, name))
         if not isinstance(self.max_reconnect_attempts, int) or self.max_reconnect_attempts < -1:
             raise ConfigError("max_reconnect_attempts is a number of rounds, or -1 for no end")
-        if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
-            raise ConfigError("tls is an ssl.SSLContext: ssl.create_default_context(cafile=...)")
+        check_subject(self.inbox_prefix)
+        if any(url.startswith(("ws://", "wss://")) for url in self.servers):
+            _require_websockets()
+
+    @property
+    def is_tls_required(self) -> bool:
+        """Whether an option asks for TLS, whatever the scheme of the URL is."""
+        asked = (self.tls, self.tls_cert, self.tls_ca)
+        return self.tls_handshake_first or any(each is not None for each in asked)
+
+    def _check_login(self) -> None:
+        if self.user is not None:
+            check_type("user", self.user, str)
+        for name in ("password", "token"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                check_type(name, value, str)
         if (self.user is None) != (self.password is None):
             raise ConfigError("user and password go together")
         ways = [self.user, self.token, self.credentials, self.nkey_seed]
@@ -82,11 +123,26 @@ class ConnectionOptions:
             raise ConfigError(
                 "one of user and password, token, credentials, nkey_seed; not several"
             )
-        if self.nkey_seed is not None and not _NKEY_SEED.fullmatch(self.nkey_seed.strip()):
-            raise ConfigError("nkey_seed is a user's seed: SU, then 56 letters and digits")
         if self.credentials is not None:
-            _check_credentials(self.credentials)
-        check_subject(self.inbox_prefix)
+            _check_secret_file("credentials", self.credentials, is_credentials_text)
+        if self.nkey_seed is not None:
+            _check_secret_file("nkey_seed", self.nkey_seed, is_seed_text)
+
+    def _check_tls(self) -> None:
+        if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
+            raise ConfigError("tls is an ssl.SSLContext: ssl.create_default_context(cafile=...)")
+        check_type("tls_handshake_first", self.tls_handshake_first, bool)
+        if self.tls_hostname is not None:
+            check_type("tls_hostname", self.tls_hostname, str)
+        paths = (self.tls_cert, self.tls_key, self.tls_ca)
+        if self.tls is not None and any(path is not None for path in paths):
+            raise ConfigError("give a context as tls=, or files as tls_cert, tls_key, tls_ca")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key go together")
+        if any(path is not None for path in paths):
+            load_context(*paths)
+        if self.is_tls_required and any(url.startswith("ws://") for url in self.servers):
+            raise ConfigError("TLS was asked for, and ws:// is clear text: write wss://")
 
     def with_servers(self, servers: tuple[str, ...]) -> ConnectionOptions:
         """The same options for other servers."""
@@ -132,11 +188,12 @@ def server_urls(
 
 
 def redact(url: str) -> str:
-    """The URL without user, password or token, for logs and errors."""
+    """The URL without user, password, token, path and query, for logs and errors."""
     scheme, mark, rest = url.partition("://")
     if not mark:
         scheme, rest = "nats", url
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    place = rest.rpartition("@")[2]
+    return f"{scheme}://{re.split('[/?#]', place, maxsplit=1)[0]}"
 
 
 def _split(url: str) -> tuple[SplitResult | None, int | None]:
@@ -158,11 +215,15 @@ def _complete(url: str) -> str:
             f"server {scheme}://{place.partition(':')[0]}: no valid host and port, as in "
             f"nats://127.0.0.1:4222; a password with / ? # [ or ] in it goes to password="
         )
-    if parts.scheme not in ("nats", "tls"):
-        raise ConfigError(f"server {redact(url)!r}: the scheme is nats:// or tls://")
+    if parts.scheme not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise ConfigError(f"server {redact(url)!r}: the scheme is one of {known}")
     if not parts.hostname:
         raise ConfigError(f"server {redact(url)!r}: no host in it")
-    return url if port is not None else f"{url.rstrip('/').rstrip(':')}:4222"
+    if port is not None:
+        return url
+    place = f"{parts.netloc.rstrip(':')}:{DEFAULT_PORTS[parts.scheme]}"
+    return parts._replace(netloc=place).geturl().rstrip("/")
 
 
 def check_type(name: str, value: object, kind: type) -> None:
@@ -175,16 +236,24 @@ def check_type(name: str, value: object, kind: type) -> None:
         raise ConfigError(f"{name}= is a {kind.__name__}, not a {type(value).__name__}")
 
 
-def _check_credentials(path: object) -> None:
-    if not isinstance(path, (str, Path)):
-        raise ConfigError(f"credentials={path!r}: the path of a file")
+def _check_secret_file(name: str, value: object, is_text: Callable[[str], bool]) -> None:
+    require_nkeys(f"{name}=")
+    if callable(value):
+        return
+    find = split_credentials if name == "credentials" else find_seed
     try:
-        text = Path(path).read_text(errors="replace")
-    except OSError as error:
-        raise ConfigError(f"credentials={str(path)!r}: {error.strerror}") from None
-    for part in _CREDENTIAL_PARTS:  # nats-py would look for a missing one for ever
-        if part not in text:
-            raise ConfigError(f"credentials={str(path)!r}: there is no {part!r} in the file")
+        text = read_secret_file(name, value, is_text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    try:
+        find(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}= cannot be used: {error}") from None
+
+
+def _require_websockets() -> None:
+    if importlib.util.find_spec("websockets") is None:
+        raise MissingExtraError("websocket", "a ws:// or wss:// server")
 
 
 def _positive(name: str, value: object) -> None:

@@ -1,8 +1,10 @@
-"""Requests in flight: integer tokens, and one timer for all their deadlines."""
+"""Requests in flight: tokens that nobody can guess, and one timer for all their deadlines."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
 from collections.abc import Callable
 
 from tidings.errors import RequestTimeoutError, TidingsError
@@ -10,11 +12,17 @@ from tidings.protocol.parser import Frame
 
 # Deadlines are kept to within this: seconds between two sweeps at the least.
 SWEEP_GAP = 0.005
-MAX_TOKEN = 20  # digits
+# Random bytes of a token, 12 characters of base64, and tokens that are made at once: one of them
+# costs less than counting and reading an integer.
+TOKEN_BYTES, TOKENS = 9, 256
+TOKEN_LENGTH = TOKEN_BYTES * 4 // 3
 
 
 class RequestTable:
     """The requests that wait for a reply.
+
+    The last token of a reply subject is random. Who has answered one request knows where answers
+    go, and still cannot answer another.
 
     A request costs one future and one dict entry. There is one timer for all of them, set to the
     earliest deadline known; answered requests are gone from the table before it fires.
@@ -26,16 +34,18 @@ class RequestTable:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.late = 0
         self._loop = loop
-        self._token = 0
-        self._waiting: dict[int, tuple[asyncio.Future[Frame], float, str, float]] = {}
+        self._tokens: list[str] = []
+        self._waiting: dict[str, tuple[asyncio.Future[Frame], float, str, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, subject: str, timeout: float) -> tuple[int, asyncio.Future[Frame]]:
+    def add(self, subject: str, timeout: float) -> tuple[str, asyncio.Future[Frame]]:
         """Begin to wait; returns the token of the reply subject and what to await."""
-        self._token = token = self._token + 1
+        if not self._tokens:
+            self._tokens = _new_tokens()
+        token = self._tokens.pop()
         future: asyncio.Future[Frame] = self._loop.create_future()
         deadline = self._loop.time() + timeout
         self._waiting[token] = (future, deadline, subject, timeout)
@@ -46,16 +56,14 @@ class RequestTable:
             self._timer = self._loop.call_at(deadline, self._sweep)
         return token, future
 
-    def discard(self, token: int) -> None:
+    def discard(self, token: str) -> None:
         """Stop waiting: the requester has its reply, or was cancelled."""
         self._waiting.pop(token, None)
 
     def deliver(self, frames: list[Frame], begin: int) -> None:
         """Hand replies to their requesters; the token begins there in the subject."""
         for frame in frames:
-            token = frame[1][begin:]
-            known = token.isdecimal() and len(token) < MAX_TOKEN
-            waiting = self._waiting.pop(int(token), None) if known else None
+            waiting = self._waiting.pop(frame[1][begin:], None)
             if waiting is None:
                 self.late += 1
             elif not waiting[0].done():
@@ -90,3 +98,8 @@ class RequestTable:
         self._timer = None
         if earliest is not None:
             self._timer = self._loop.call_at(max(earliest, now + SWEEP_GAP), self._sweep)
+
+
+def _new_tokens() -> list[str]:
+    text = base64.urlsafe_b64encode(os.urandom(TOKEN_BYTES * TOKENS)).decode()
+    return [text[at : at + TOKEN_LENGTH] for at in range(0, len(text), TOKEN_LENGTH)]
