@@ -363,6 +363,6 @@ async def test_an_app_that_was_ended_publishes_no_more(server: NATSServer, app: 
     async with app:
         client = app.nats._connection
     with pytest.raises(ConnectionClosedError):
-        await client.flush()
+        await client.confirm(1)
     with pytest.raises(ConnectionClosedError):
         client.outbox.post(b"PUB a 0\r\n\r\n")

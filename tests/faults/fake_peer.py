@@ -45,7 +45,9 @@ class FakePeer:
 
     Attributes:
         received: every byte sent to it, over all connections.
+        connect: the fields of the last CONNECT.
         published: subject and body of every message sent to it.
+        replies: the reply subject of every message sent to it that has one.
         subscribed: the sid of every subscription, by subject.
         connections: how many were made.
     """
@@ -57,7 +59,9 @@ class FakePeer:
         self.answers = answers
         self.refusal = refusal
         self.received = bytearray()
+        self.connect: dict[str, Any] = {}
         self.published: list[tuple[str, bytes]] = []
+        self.replies: list[str] = []
         self.subscribed: dict[str, int] = {}
         self.connections = 0
         self._changed = asyncio.Condition()
@@ -123,6 +127,8 @@ class FakePeer:
         self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         operation, *words = line.split()
+        if operation == b"CONNECT":
+            self.connect = json.loads(line[8:])
         if operation == b"CONNECT" and self.refusal:
             writer.write(f"-ERR '{self.refusal}'\r\n".encode())
             writer.close()
@@ -134,6 +140,8 @@ class FakePeer:
             body = await reader.readexactly(int(words[-1]) + 2)
             self.received += body
             self.published.append((words[0].decode(), body[:-2]))
+            if len(words) == (3 if operation == b"PUB" else 4):
+                self.replies.append(words[1].decode())
 
     async def _tell(self) -> None:
         async with self._changed:

@@ -115,7 +115,7 @@ async def test_what_the_public_calls_raise_is_never_an_error_of_nats_py(
     ("words", "kind"),
     [
         ("Authorization Violation", errors.AuthError),
-        ("Authentication Timeout", errors.AuthError),
+        ("Authentication Timeout", errors.ConnectError),
         ("User Authentication Expired", errors.AuthError),
         ("User Authentication Revoked", errors.AuthError),
         ("Account Authentication Expired", errors.AuthError),

@@ -23,7 +23,8 @@ RAISED: list[type[BaseException]] = [ValueError, SystemExit, asyncio.CancelledEr
 async def live_through_everything(app: App, server: NATSServer) -> None:
     """Connect, be told an error, be too slow, lose the server, get it back, and close."""
     inbox = Inbox()
-    released = asyncio.Event()
+    released, failed = asyncio.Event(), asyncio.Event()
+    app.on("error")(lambda event: failed.set())
 
     @app.listen("slow", pending_msgs_limit=1, concurrency=1, data_type=int)
     async def slow(msg):
@@ -36,7 +37,7 @@ async def live_through_everything(app: App, server: NATSServer) -> None:
         await until(lambda: app.stats().listeners[0].dropped)
         released.set()
         await asyncio.to_thread(server.kill)
-        await until(lambda: app.stats().connection.state == "reconnecting")
+        await failed.wait()
         await asyncio.to_thread(server.restart)
         await until(lambda: app.stats().connection.state == "connected")
         await app.publish("numbers", 7)

@@ -268,7 +268,7 @@ async def test_an_awaited_publish_waits_for_a_server_that_stops_reading_and_goes
                 await app.publish("numbers", b"x" * 10_000)
 
         publishing = asyncio.create_task(publish())
-        await until(lambda: app.nats._connection._socket.is_paused)
+        await until(lambda: app.nats._connection._accepted.transport.is_paused)
         assert not publishing.done()
         await asyncio.to_thread(server.resume)
         await publishing

@@ -147,7 +147,7 @@ async def test_a_reply_that_nobody_waits_for_is_counted(peer: FakePeer, app: App
     sid, prefix = peer.subscribed[pattern], pattern[:-1].encode()
     for token in (b"99", b"x", b"-1", b"9" * 40, "\u0663".encode()):
         peer.send(message(prefix + token, sid, b"late"))
-    peer.send(message(prefix + b"1", sid, b"answer"))
+    peer.send(message(peer.replies[-1].encode(), sid, b"answer"))
     assert await asking == "answer"
     assert app.stats().connection.late_replies == 5
     assert app.stats().connection.requests == 0
@@ -190,7 +190,8 @@ async def test_no_responders_is_told_from_an_answer(peer: FakePeer, app: App) ->
     pattern = next(subject for subject in peer.subscribed if subject.startswith("_INBOX"))
     block = b"NATS/1.0 503\r\n\r\n"
     size = len(block)
-    head = b"HMSG %s1 %d %d %d\r\n" % (pattern[:-1].encode(), peer.subscribed[pattern], size, size)
+    reply = peer.replies[-1].encode()
+    head = b"HMSG %s %d %d %d\r\n" % (reply, peer.subscribed[pattern], size, size)
     peer.send(head + block + b"\r\n")
     with pytest.raises(NoRespondersError):
         await asking
