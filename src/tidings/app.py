@@ -40,6 +40,7 @@ from tidings.subject import check_queue
 from tidings.subscriptions import Subscriptions
 from tidings.tasks import Task
 from tidings.transport.connection import Connection
+from tidings.transport.credentials import Secret, SecretFile
 from tidings.transport.options import ConnectionOptions, check_type, server_urls
 from tidings.watchdog import Watchdog
 from tidings.workers import inside
@@ -81,15 +82,23 @@ class App(Declarations):
             left after the last.
         streams: streams to create, or bring to what is declared, at start.
         user: user name, with `password`.
-        password: the password.
-        token: a token in their place.
-        credentials: path of a credentials file.
-        nkey_seed: an nkey seed.
+        password: the password, or a function that returns it, called at each connect.
+        token: a token in their place, or a function that returns it.
+        credentials: a credentials file (JWT and seed): its path, its content, or a function that
+            returns one of them.
+        nkey_seed: an nkey seed, the path of a file with it, or a function that returns one of them.
         tls: TLS context; TLS is then never optional.
         tls_hostname: the name expected in the server's certificate.
+        tls_cert: path of the client's certificate, with `tls_key`, in place of `tls`.
+        tls_key: path of its key.
+        tls_ca: path of the authorities of the server's certificate, in place of `tls`.
+        tls_handshake_first: begin with the TLS handshake, before the server's greeting.
+        ignore_discovered_servers: connect to `servers` only, not to those that the cluster
+            announces.
+        randomize_servers: try the servers in random order.
         inbox_prefix: first tokens of reply subjects.
         connect_timeout: seconds to reach one server and be accepted.
-        reconnect_time_wait: seconds between two rounds over the servers.
+        reconnect_time_wait: seconds between two rounds over the servers, at the most.
         max_reconnect_attempts: rounds before giving up; -1 never does.
         ping_interval: seconds between PINGs.
         max_outstanding_pings: unanswered PINGs before the connection counts as dead.
@@ -139,14 +148,20 @@ class App(Declarations):
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
         user: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-        credentials: str | Path | None = None,
-        nkey_seed: str | None = None,
+        password: Secret | None = None,
+        token: Secret | None = None,
+        credentials: SecretFile | None = None,
+        nkey_seed: SecretFile | None = None,
         tls: ssl.SSLContext | None = None,
         tls_hostname: str | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
+        tls_ca: str | Path | None = None,
+        tls_handshake_first: bool = False,
+        ignore_discovered_servers: bool = False,
+        randomize_servers: bool = True,
         inbox_prefix: str = "_INBOX",
-        connect_timeout: float = 2.0,
+        connect_timeout: float = 5.0,
         reconnect_time_wait: float = 2.0,
         max_reconnect_attempts: int = -1,
         ping_interval: float = 10.0,
@@ -185,6 +200,12 @@ class App(Declarations):
             nkey_seed=nkey_seed,
             tls=tls,
             tls_hostname=tls_hostname,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_ca=tls_ca,
+            tls_handshake_first=tls_handshake_first,
+            ignore_discovered_servers=ignore_discovered_servers,
+            randomize_servers=randomize_servers,
             inbox_prefix=inbox_prefix,
             connect_timeout=connect_timeout,
             reconnect_time_wait=reconnect_time_wait,
@@ -284,7 +305,8 @@ class App(Declarations):
         """Call the decorated function, `def` or `async def`, on an event of the connection.
 
         Args:
-            event: "connected", "disconnected", "reconnected", "slow_consumer", "error" or "closed".
+            event: "connected", "disconnected", "reconnected", "lame_duck" (the server will shut
+                down soon), "slow_consumer", "error" or "closed".
 
         Raises:
             ConfigError: another event, or a function that does not take one argument (the

@@ -13,7 +13,15 @@ from tidings.hooks import let_finish
 
 logger = logging.getLogger("tidings")
 
-EVENTS = ("connected", "disconnected", "reconnected", "slow_consumer", "error", "closed")
+EVENTS = (
+    "connected",
+    "disconnected",
+    "reconnected",
+    "lame_duck",
+    "slow_consumer",
+    "error",
+    "closed",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +29,8 @@ class ConnectionEvent:
     """Something that happened to the connection.
 
     Attributes:
-        name: "connected", "disconnected", "reconnected", "slow_consumer", "error" or "closed".
+        name: "connected", "disconnected", "reconnected", "lame_duck", "slow_consumer", "error" or
+            "closed".
         error: the error behind it, where there is one.
     """
 

@@ -80,7 +80,7 @@ class Stage:
         message.data = _readable(message.body)
         self.record.add(message)
         if message.is_request and await self._nobody_listens(message.subject):
-            outbox = self.inner.nats._connection.outbox
+            outbox = self.inner._connection.outbox
             outbox.reply(message.reply, b"", NO_RESPONDERS)
 
     async def _nobody_listens(self, subject: str) -> bool:

@@ -117,7 +117,7 @@ class Attempt:
         until = loop.time() + self._options.connect_timeout * GREETING_SHARE
         try:
             return await self._run(tls_first=False, greeting_until=until)
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):  # it waited for TLS, and perhaps gave up
             if self.stage is not Stage.GREETING:
                 raise
         accepted = await self._run(tls_first=True)
