@@ -61,6 +61,7 @@ class Buffer:
         "_confirmed",
         "_controls",
         "_frames",
+        "_held",
         "_last_ping",
         "_loop",
         "_pings",
@@ -89,6 +90,7 @@ class Buffer:
         self._threshold = min(WRITE_THRESHOLD, limit)
         self._socket: SocketTransport | None = None
         self._scheduled = True  # also while there is no socket: nothing is written then
+        self._held = False  # nothing is written, though there is a socket
         self._closed = False
         self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
         self._last_ping = 0.0
@@ -240,7 +242,7 @@ class Buffer:
         """Write everything that waits, as one. While the socket has no room it is left waiting:
         the socket calls again."""
         socket = self._socket
-        if socket is None:
+        if socket is None or self._held:
             return
         self._scheduled = False
         if not self._frames or socket.is_paused:
@@ -283,16 +285,22 @@ class Buffer:
     # The connection below.
 
     def hold(self, last: asyncio.Future[Any]) -> None:
-        """Write what waits and a PING, whose PONG ends the future, and then nothing more."""
+        """Write what waits and a PING, whose PONG ends the future. What comes after it waits."""
         self.ping(last)
         self.write()
-        self._socket = None
+        self._held = True
         self._scheduled = True
+
+    def release(self) -> None:
+        """Write again, after `hold`."""
+        if self._held:
+            self._held = self._scheduled = False
+            self.write()
 
     def connect(self, socket: SocketTransport) -> None:
         """Write to this socket from now on, what waits first."""
         self._socket = socket
-        self._scheduled = False
+        self._scheduled = self._held = False
         self.write()
 
     def disconnect(self, error: Callable[[str], TidingsError]) -> int:
@@ -303,6 +311,7 @@ class Buffer:
         """
         self._socket = None
         self._scheduled = True
+        self._held = False
         self._frames = [f for f in self._frames if f.startswith((b"PUB ", b"HPUB "))]
         self.size = sum(map(len, self._frames))
         self._controls = 0

@@ -33,6 +33,7 @@ from tidings.transport.backoff import Backoff
 from tidings.transport.buffer import Buffer
 from tidings.transport.dial import Accepted, dial_any
 from tidings.transport.dispatch import Deliver, Dispatch
+from tidings.transport.handover import Handover
 from tidings.transport.interest import Interest
 from tidings.transport.options import ConnectionOptions
 from tidings.transport.permissions import Permissions
@@ -85,6 +86,8 @@ class Connection:
         self._backoff = Backoff(options.reconnect_time_wait)
         self._reconnecting: asyncio.Task[None] | None = None
         self._given_up: Exception | None = None
+        self._lame: Accepted | None = None  # the last one whose server will shut down
+        self._moving: asyncio.Task[None] | None = None
         self._interest = Interest(loop, self.outbox)
         self.denials = Permissions(self._interest.refusal)
         self._dispatch = Dispatch(self._on_control)
@@ -136,6 +139,7 @@ class Connection:
         self.outbox.write()
         self._state = State.CLOSED
         self._pinger.stop()
+        self._end_moving()
         self._interest.end()
         if self._reconnecting is not None and self._reconnecting is not asyncio.current_task():
             self._reconnecting.cancel()
@@ -179,6 +183,7 @@ class Connection:
         self._accepted = None
         accepted.abort()
         self._pinger.stop()
+        self._end_moving()
         self._interest.end()
         self._backoff.lost(self._loop.time() - self._began)
         lost = self.outbox.disconnect(ConnectionLostError)
@@ -247,6 +252,68 @@ class Connection:
         self.outbox.max_payload = info.get("max_payload", self.outbox.max_payload)
         if self._accepted is not None:
             self._servers.announce(info["connect_urls"], self._accepted.server)
+            if info.get("ldm") and self._lame is not self._accepted:
+                self._on_lame_duck(self._accepted)
+
+    # Moving to another server, before this one shuts down.
+
+    def _on_lame_duck(self, accepted: Accepted) -> None:
+        self._lame = accepted
+        logger.info("%s will shut down (lame duck); moving to another server", accepted.server.url)
+        self._emit("lame_duck")
+        if self._moving is None:
+            self._moving = self._loop.create_task(self._move_on())
+
+    async def _move_on(self) -> None:
+        tries = 0
+        while self._accepted is not None and self._accepted is self._lame:
+            old = self._accepted
+            try:
+                handover = await self._move(old)
+            except (ConnectError, TimeoutError, OSError) as error:
+                tries += 1
+                if _is_power_of_two(tries):  # log less often while there is no other server
+                    logger.warning("no other server accepts, %d tries: %s", tries, error)
+                await asyncio.sleep(self._options.reconnect_time_wait)
+            else:
+                logger.info("moved from %s to %s", old.server.url, self.url)
+                await handover.finish()
+        self._moving = None
+
+    async def _move(self, old: Accepted) -> Handover:
+        """Move to another server.
+
+        Raises:
+            ConnectError, TimeoutError, OSError: there is none that can be used.
+        """
+        servers = [server for server in self._servers.in_order() if server is not old.server]
+        if not servers:
+            raise ConnectError((old.server.url,), "no other server is known")
+        new = await dial_any(servers, self._options)
+        if new.info.get("ldm"):
+            new.abort()
+            new.server.failures += 1  # the others come first the next time
+            raise ConnectError((new.server.url,), "it will shut down, too")
+        handover = Handover(
+            old,
+            new,
+            dispatch=self._dispatch,
+            buffer=self.outbox,
+            interest=self._interest,
+            on_control=self._on_control,
+            on_lost=functools.partial(self._on_lost, new),
+        )
+        await handover.move()
+        self._accepted = new
+        self._began = self._loop.time()
+        self._pinger.start()
+        self._take_info(new.info)
+        return handover
+
+    def _end_moving(self) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
 
     def _on_server_error(self, error: TransportError, sid: int) -> None:
         """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
@@ -359,7 +426,7 @@ class Connection:
         """Subscribe to the answers. Where the server has refused that, ask it again each time."""
         if not self._inbox_sid:
             self._inbox_sid = self.subscribe_route(f"{self._inbox}*", "", self._on_replies)
-            self._dispatch.parser.expect_new_subjects(self._inbox_sid, self._inbox_bytes)
+            self._dispatch.expect_new_subjects(self._inbox_sid, self._inbox_bytes)
         elif self._interest.refusal(self._inbox_sid):
             self._interest.ask(self._inbox_sid)
             return

@@ -31,6 +31,7 @@ class Dispatch:
         "_on_control",
         "_patterns",
         "_routes",
+        "_transient",
         "mismatched",
         "parser",
         "received",
@@ -44,6 +45,19 @@ class Dispatch:
         self._on_control = on_control
         self._routes: dict[int, Deliver] = {}
         self._patterns: dict[int, str] = {}
+        self._transient: dict[int, bytes] = {}
+
+    def new_parser(self) -> Parser:
+        """A parser for another connection with the same subscriptions."""
+        parser = Parser(self._admit)
+        for sid, prefix in self._transient.items():
+            parser.expect_new_subjects(sid, prefix)
+        return parser
+
+    def expect_new_subjects(self, sid: int, prefix: bytes) -> None:
+        """Each message of this subscription has another subject, under `prefix`."""
+        self._transient[sid] = prefix
+        self.parser.expect_new_subjects(sid, prefix)
 
     def add_route(self, sid: int, deliver: Deliver, pattern: str | None) -> None:
         """Deliver the messages of a subscription; where there is a pattern, only those under it."""
@@ -72,6 +86,18 @@ class Dispatch:
                     self._take_unrouted(sid, frames)
             except Exception:
                 logger.exception("messages on %r were lost to a fault in tidings", frames[0][1])
+
+    def deliver(self, sid: int, size: int, frames: list[Frame]) -> None:
+        """Deliver messages that another parser has read. Never raises."""
+        self.received += len(frames)
+        deliver = self._routes.get(sid)
+        try:
+            if deliver is not None:
+                deliver(size, frames)
+            else:
+                self._take_unrouted(sid, frames)
+        except Exception:
+            logger.exception("messages on %r were lost to a fault in tidings", frames[0][1])
 
     def _take_unrouted(self, sid: int, frames: list[Frame]) -> None:
         if sid < 0:

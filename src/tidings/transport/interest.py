@@ -76,7 +76,16 @@ class Interest:
         self.end()
         self._refused.clear()
         self._asked = dict.fromkeys(self._wanted)
-        return [subscribe_frame(*wanted, sid) for sid, wanted in self._wanted.items()]
+        return list(self.frames().values())
+
+    def frames(self) -> dict[int, bytes]:
+        """The frame that makes each subscription, by its ID."""
+        return {sid: subscribe_frame(*wanted, sid) for sid, wanted in self._wanted.items()}
+
+    def is_shared(self, sid: int) -> bool:
+        """Whether a subscription is in a queue group."""
+        _, queue = self._wanted.get(sid, (b"", b""))
+        return queue != b""
 
     def end(self) -> None:
         """The connection is gone: ask for nothing until the next one begins."""

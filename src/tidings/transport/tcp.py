@@ -92,6 +92,10 @@ class SocketTransport(asyncio.Protocol):
         if self._closed.done():
             self._loop.call_soon(lost, self._error)
 
+    def redirect(self, sink: Callable[[bytes], None]) -> None:
+        """Hand each chunk to another sink from now on."""
+        self._sink = sink
+
     def stop_reading(self) -> None:
         """Hand over nothing more, the end of the connection included."""
         self._sink = self._lost = self._roomy = None
