@@ -19,6 +19,7 @@ from tidings.bus import Bus
 from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
+    DisconnectedError,
     DrainTimeoutError,
     NotStartedError,
     TidingsError,
@@ -467,7 +468,7 @@ class App(Declarations):
                 with noted("on_startup", hook):
                     await call_hook(hook)
             sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
-            await self._subscriptions.confirm(sids, self.nats.request_timeout)
+            await self._confirm_listeners(sids)
             self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
@@ -475,6 +476,7 @@ class App(Declarations):
         except BaseException:
             await self._abort_start()
             raise
+        self._connection.waits = False
         self._tasks = [Task(spec) for spec in self._task_specs]
         self._lifecycle = State.RUNNING
         self._watchdog = Watchdog()
@@ -487,6 +489,17 @@ class App(Declarations):
             parts.append(f"consumes ({len(self._consumer_specs)})")
         what = " and ".join(parts)
         logger.info("%s %s on %s", self.service_name, what, self._connection.url)
+
+    async def _confirm_listeners(self, sids: list[int]) -> None:
+        """Return when the server has the listeners' subscriptions."""
+        while True:
+            try:
+                await self._subscriptions.confirm(sids, self.nats.request_timeout)
+                return
+            except DisconnectedError:
+                if not self._connection.waits:
+                    raise
+            await self._connection.connected()
 
     async def _abort_start(self) -> None:
         if self._ending is not None:

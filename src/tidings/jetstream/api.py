@@ -6,12 +6,19 @@ from typing import Any
 
 import msgspec
 
-from tidings.errors import JetStreamError, JetStreamUnavailableError, WrongSequenceError
+from tidings.errors import (
+    DisconnectedError,
+    JetStreamError,
+    JetStreamUnavailableError,
+    WrongSequenceError,
+)
 from tidings.headers import Headers
 from tidings.transport.connection import Connection
 
 PREFIX = "$JS.API"
 NO_RESPONDERS = 503
+# Round trips to the server that an answer has at the least.
+LEAST_TRIPS = 3
 
 # JetStream's own numbers for errors, where tidings acts on them.
 CONSUMER_NOT_FOUND = 10014
@@ -46,9 +53,22 @@ class JetStreamApi:
             DisconnectedError: there is no connection now.
         """
         body = b"" if payload is None else msgspec.json.encode(payload)
-        answer = await self.request(f"{PREFIX}.{operation}", body, b"", timeout or self.timeout)
+        answer = await self._ask(f"{PREFIX}.{operation}", body, timeout or self.timeout)
         raise_refusal(answer, operation)
         return answer
+
+    async def _ask(self, subject: str, body: bytes, timeout: float) -> dict[str, Any]:
+        """Send a request; again on the next connection where the app waits for one in its start."""
+        connection = self.connection
+        while True:
+            try:
+                # However short the wait, an answer can come in it.
+                patience = max(timeout, LEAST_TRIPS * connection.round_trip)
+                return await self.request(subject, body, b"", patience)
+            except DisconnectedError:
+                if not connection.waits:
+                    raise
+            await connection.connected()
 
     async def request(
         self, subject: str, body: bytes, block: bytes, timeout: float

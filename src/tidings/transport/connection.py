@@ -66,11 +66,14 @@ class Connection:
         outbox: what waits to be sent.
         denials: what the server did not permit.
         reconnects: how often a connection was made again.
+        waits: whether calls of a start wait for the next connection where this one is lost.
     """
 
     def __init__(self, options: ConnectionOptions, on_event: EventHook) -> None:
         loop = asyncio.get_running_loop()
         self.reconnects = 0
+        self.waits = options.wait_for_server
+        self._changed = asyncio.Event()  # connected, or closed
         self.outbox = Buffer(loop, options.pending_size)
         self._options = options
         self._on_event = on_event
@@ -138,6 +141,7 @@ class Connection:
         connected = self._state is State.CONNECTED
         self.outbox.write()
         self._state = State.CLOSED
+        self._changed.set()
         self._pinger.stop()
         self._end_moving()
         self._interest.end()
@@ -158,6 +162,7 @@ class Connection:
         """Begin work on a new connection: subscriptions first, then what waits to be sent."""
         self._accepted = accepted
         self._state = State.CONNECTED
+        self._changed.set()
         self._began = self._loop.time()
         self._dispatch.parser.reset()
         self._inbox_works = self._inbox_sid != 0
@@ -180,6 +185,7 @@ class Connection:
         if accepted is not self._accepted or self._state is not State.CONNECTED:
             return
         self._state = State.RECONNECTING
+        self._changed.clear()
         self._accepted = None
         accepted.abort()
         self._pinger.stop()
@@ -358,6 +364,15 @@ class Connection:
         except TimeoutError:
             raise FlushTimeoutError(timeout) from None
 
+    async def connected(self) -> None:
+        """Return when there is a connection.
+
+        Raises:
+            ConnectionClosedError: it was closed for good.
+        """
+        await self._changed.wait()
+        self.require_open("waiting for a connection")
+
     def require_open(self, call: str) -> None:
         """Raise ConnectionClosedError if the connection is closed for good."""
         if self._state is State.CLOSED:
@@ -445,6 +460,11 @@ class Connection:
     def state(self) -> str:
         """The connection's state in a word."""
         return self._state.value
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds from CONNECT to the server's answer, 0 where there is no connection."""
+        return 0.0 if self._accepted is None else self._accepted.round_trip
 
     @property
     def is_closed(self) -> bool:

@@ -7,6 +7,7 @@ import enum
 import functools
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -50,11 +51,13 @@ class Accepted:
         server: the server.
         transport: the connection, whose greeting was read.
         info: the server's INFO.
+        round_trip: seconds from CONNECT to its answer.
     """
 
     server: Server
     transport: SocketTransport
     info: dict[str, Any]
+    round_trip: float
 
     def abort(self) -> None:
         """End it now."""
@@ -138,11 +141,11 @@ class Attempt:
                 info = await self._read_info(transport)
             if not tls_first and not self.server.is_websocket:
                 await self._upgrade(transport, info)
-            info = await self._introduce(transport, info)
+            info, trip = await self._introduce(transport, info)
         except BaseException:
             transport.abort()
             raise
-        return Accepted(self.server, transport, info)
+        return Accepted(self.server, transport, info, trip)
 
     async def _open(self) -> SocketTransport:
         """Connect to the first of the server's addresses that accepts. (RFC 8305)"""
@@ -180,8 +183,11 @@ class Attempt:
         if self._is_secure or required:
             await self._start_tls(transport)
 
-    async def _introduce(self, transport: SocketTransport, info: dict[str, Any]) -> dict[str, Any]:
-        """Send CONNECT, and wait until the server has accepted it. Returns the newest INFO."""
+    async def _introduce(
+        self, transport: SocketTransport, info: dict[str, Any]
+    ) -> tuple[dict[str, Any], float]:
+        """Send CONNECT, and wait until the server has accepted it. Returns the newest INFO, and
+        the seconds that it took."""
         self.stage = Stage.LOGIN
         login = await login_fields(self._options, self.server, info)
         fields = {
@@ -197,11 +203,12 @@ class Attempt:
             **login,
         }
         self.stage = Stage.ANSWER
+        sent = time.monotonic()
         transport.write(connect_frame(fields) + PING)
         while True:
             line = await transport.readline()
             if line.startswith(b"PONG"):
-                return info
+                return info, time.monotonic() - sent
             if line.startswith(b"-ERR"):
                 raise read_error(line[4:])
             if line.startswith(b"INFO"):
