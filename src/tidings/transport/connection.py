@@ -138,7 +138,6 @@ class Connection:
         """Close for good. What is buffered goes out if the server takes it within a second."""
         if self._state is State.CLOSED:
             return
-        connected = self._state is State.CONNECTED
         self.outbox.write()
         self._state = State.CLOSED
         self._changed.set()
@@ -151,8 +150,9 @@ class Connection:
             logger.warning("%d messages possibly lost: closed before the server had them", lost)
         self.outbox.close()
         self._requests.fail_all(ConnectionClosedError)
-        if connected and self._accepted is not None:
-            transport = self._accepted.transport
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            transport = accepted.transport
             transport.stop_reading()
             transport.close()
             await transport.wait_closed()
@@ -424,7 +424,7 @@ class Connection:
             DisconnectedError: no connection now: a request sent later would find nobody waiting.
             TidingsError: as `frame` and `post`.
         """
-        if self._state is not State.CONNECTED:
+        if self._accepted is None:  # closed, too: faster than the state, which is an enum's member
             self.require(f"request to {subject!r}")
         if not self._inbox_works:
             self._open_inbox()
