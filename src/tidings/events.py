@@ -6,8 +6,9 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tidings.hooks import let_finish
 
@@ -24,8 +25,7 @@ EVENTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionEvent:
+class ConnectionEvent(msgspec.Struct, frozen=True):
     """Something that happened to the connection.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tidings.errors import ConfigError, RequestTimeoutError
 from tidings.message import Message
@@ -198,8 +199,7 @@ class DebugMiddleware(Middleware):
         return answer
 
 
-@dataclass(frozen=True)
-class MiddlewareSpec:
+class MiddlewareSpec(msgspec.Struct, frozen=True):
     """A middleware as it was added: made when the app starts, checked when it is written down.
 
     Raises:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerStats:
+class ListenerStats(msgspec.Struct, frozen=True):
     """What became of the messages of one listener. Each is counted once:
     ``received == handled + failed + dropped + pending + running + abandoned``.
 
@@ -58,8 +57,7 @@ class ListenerStats:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerStats:
+class ConsumerStats(msgspec.Struct, frozen=True):
     """What became of the deliveries of one stream consumer.
 
     Attributes:
@@ -97,8 +95,7 @@ class ConsumerStats:
     healed: int
 
 
-@dataclass(frozen=True, slots=True)
-class WatcherStats:
+class WatcherStats(msgspec.Struct, frozen=True):
     """What became of the entries of one watch of a key-value bucket. Each is counted once:
     ``received == handled + failed + pending + running + abandoned``.
 
@@ -127,8 +124,7 @@ class WatcherStats:
     healed: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStats:
+class TaskStats(msgspec.Struct, frozen=True):
     """What became of the runs of one task.
 
     Attributes:
@@ -146,8 +142,7 @@ class TaskStats:
     overrun: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionStats:
+class ConnectionStats(msgspec.Struct, frozen=True):
     """What passed over the connection.
 
     Attributes:
@@ -190,8 +185,7 @@ class ConnectionStats:
     refused_subjects: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AppStats:
+class AppStats(msgspec.Struct, frozen=True):
     """Everything that one app has counted.
 
     Attributes:

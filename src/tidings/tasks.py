@@ -6,8 +6,9 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tidings.errors import ConfigError
 from tidings.handlers import check_handler, function_name, is_async
@@ -18,8 +19,7 @@ from tidings.workers import inside
 logger = logging.getLogger("tidings")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskSpec:
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A task as it was written down.
 
     Raises:

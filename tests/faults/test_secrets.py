@@ -9,7 +9,7 @@ import logging
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -211,14 +211,12 @@ def test_a_url_is_shown_without_user_password_and_token() -> None:
     assert redact(f"nats://ada:x@{SECRET}@host") == "nats://host"
 
 
-def test_every_option_that_holds_a_secret_is_left_out_of_the_repr() -> None:
-    shown = repr(
-        ConnectionOptions(servers=(f"nats://a:{SECRET}@h:1",), user="ada", password=SECRET)
-    )
+@pytest.mark.parametrize("option", ["password", "token", "credentials", "nkey_seed", "tls_key"])
+def test_an_option_that_holds_a_secret_is_left_out_of_the_repr(option: str) -> None:
+    options = ConnectionOptions(servers=(f"nats://a:{SECRET}@h:1",))
+    shown = repr(msgspec.structs.force_setattr(options, option, SECRET) or options)
     assert SECRET not in shown
-    for field in fields(ConnectionOptions):
-        secret = any(word in field.name for word in ("password", "token", "seed", "credentials"))
-        assert field.repr is not secret
+    assert option not in shown
 
 
 async def test_an_error_of_a_handler_says_nothing_of_its_own_to_the_requester(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
+import msgspec
 import typer
 
 from tidings.app import App
@@ -47,7 +47,7 @@ def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
     """
 
     async def connected() -> T:
-        options = dataclasses.replace(app.connection_options, wait_for_server=False)
+        options = msgspec.structs.replace(app.connection_options, wait_for_server=False)
         connection = Connection(options, lambda event, error: None)
         await connection.open()
         try:

@@ -8,7 +8,6 @@ import hashlib
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -33,8 +32,7 @@ CHUNK_TIMEOUT = 10.0
 READ_TIMEOUT, LOOK = 10.0, 1.0
 
 
-@dataclass
-class _Chunk:
+class _Chunk(msgspec.Struct):
     body: bytes
     msg_id: str
     token: str = ""

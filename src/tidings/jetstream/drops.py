@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.stored import stored_message
@@ -14,8 +15,7 @@ from tidings.jetstream.stored import stored_message
 MOST_DELETED = 100_000
 
 
-@dataclass(frozen=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """What a change drops.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
@@ -16,8 +16,7 @@ SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 LAST_MSG_ID = "Nats-Expected-Last-Msg-Id"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expected:
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What a publisher expects of the stream, for optimistic concurrency.
 
     Attributes: as the arguments `expected_...` of `JetStream.publish`.

@@ -8,7 +8,6 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -53,8 +52,7 @@ ENDED = (404, 408)
 Take = Callable[[list[StreamMessage[Any]]], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of a stream.
 
     Attributes:

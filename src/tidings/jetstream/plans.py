@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tidings.errors import JetStreamError, JetStreamUnavailableError, StreamChangeError
 from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi
@@ -16,8 +17,7 @@ from tidings.jetstream.streams import Stream
 logger = logging.getLogger("tidings")
 
 
-@dataclass(frozen=True)
-class StreamChange:
+class StreamChange(msgspec.Struct, frozen=True):
     """One option of a stream that is not as declared.
 
     Attributes:
@@ -41,8 +41,7 @@ class StreamChange:
         return f"{words} ({self.drop})" if self.drop is not None else words
 
 
-@dataclass(frozen=True)
-class StreamPlan:
+class StreamPlan(msgspec.Struct, frozen=True):
     """What bringing one declared stream about would do.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -57,8 +56,7 @@ class PublishAck(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
-@dataclass(frozen=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True):
     """A message on its way into a stream: everything that can be wrong with it was found."""
 
     subject: str

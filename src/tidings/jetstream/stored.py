@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from tidings.errors import JetStreamError
 from tidings.headers import Headers
 from tidings.jetstream.api import MESSAGE_NOT_FOUND, JetStreamApi
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """A message in its stream.
 
     Attributes:

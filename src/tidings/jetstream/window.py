@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
 
 from tidings.errors import ConfigError
 from tidings.jetstream.publishing import Publication, PublishAck, prepare
@@ -18,8 +19,7 @@ Begin = Callable[[Publication, Any, dict[str, Any]], Awaitable[PublishAck]]
 logger = logging.getLogger("tidings")
 
 
-@dataclass(frozen=True)
-class PublishFailure:
+class PublishFailure(msgspec.Struct, frozen=True):
     """A publish of a window that was not acknowledged.
 
     Attributes:

@@ -9,9 +9,10 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
+
+import msgspec
 
 from tidings.errors import AuthError, ConfigError, ConnectError, TlsError, TransportError
 from tidings.protocol.commands import PING, PONG, connect_frame
@@ -43,8 +44,7 @@ class Stage(enum.Enum):
     ANSWER = "no answer to CONNECT"
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """A connection that a server has accepted.
 
     Attributes:

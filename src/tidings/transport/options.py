@@ -8,9 +8,10 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
+
+import msgspec
 
 from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import (
@@ -32,8 +33,7 @@ DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 _SECRETS = ("password", "token", "credentials", "nkey_seed", "tls_key")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConnectionOptions:
+class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach the server. `App` takes each of these as a keyword argument.
 
     Attributes:
@@ -67,10 +67,10 @@ class ConnectionOptions:
     servers: tuple[str, ...]
     name: str = ""
     user: str | None = None
-    password: Secret | None = field(default=None, repr=False)
-    token: Secret | None = field(default=None, repr=False)
-    credentials: SecretFile | None = field(default=None, repr=False)
-    nkey_seed: SecretFile | None = field(default=None, repr=False)
+    password: Secret | None = None
+    token: Secret | None = None
+    credentials: SecretFile | None = None
+    nkey_seed: SecretFile | None = None
     tls: ssl.SSLContext | None = None
     tls_hostname: str | None = None
     tls_cert: str | Path | None = None
@@ -146,10 +146,11 @@ class ConnectionOptions:
 
     def with_servers(self, servers: tuple[str, ...]) -> ConnectionOptions:
         """The same options for other servers."""
-        return replace(self, servers=servers)
+        return msgspec.structs.replace(self, servers=servers)
 
     def __repr__(self) -> str:
-        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _SECRETS}
+        names = [name for name in self.__struct_fields__ if name not in _SECRETS]
+        shown = {name: getattr(self, name) for name in names}
         shown["servers"] = tuple(redact(url) for url in self.servers)
         return f"ConnectionOptions({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
@@ -216,8 +217,7 @@ def _complete(url: str) -> str:
             f"nats://127.0.0.1:4222; a password with / ? # [ or ] in it goes to password="
         )
     if parts.scheme not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ConfigError(f"server {redact(url)!r}: the scheme is one of {known}")
+        raise ConfigError(f"server {redact(url)!r}: the scheme is nats://, tls://, ws:// or wss://")
     if not parts.hostname:
         raise ConfigError(f"server {redact(url)!r}: no host in it")
     if port is not None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from tidings.protocol.info import member_address
 from tidings.transport.options import redact
 
 
-@dataclass(slots=True, eq=False)
-class Server:
+class Server(msgspec.Struct, eq=False):
     """A server, and what is known of it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Server:
     host: str
     port: int
     resource: str = "/"
-    login: dict[str, str] = field(default_factory=dict, repr=False)
+    login: dict[str, str] = {}
     tls_name: str = ""
     is_discovered: bool = False
     has_connected: bool = False
@@ -55,6 +55,9 @@ class Server:
             login=_login(parts.username, parts.password),
             tls_name=parts.hostname,
         )
+
+    def __repr__(self) -> str:  # without the login
+        return f"<Server {self.url}>"
 
     @property
     def url(self) -> str:
