@@ -21,7 +21,7 @@ from tidings.transport.login import login_fields
 from tidings.transport.options import ConnectionOptions
 from tidings.transport.race import race
 from tidings.transport.servers import Server
-from tidings.transport.tcp import SocketTransport
+from tidings.transport.tcp import ClearTextError, SocketTransport
 from tidings.transport.tls import load_context
 from tidings.transport.websocket import WebSocketTransport
 from tidings.version import __version__
@@ -253,7 +253,9 @@ def _connect_error(attempt: Attempt, error: Exception, timeout: float) -> Connec
     if isinstance(error, ssl.SSLCertVerificationError):
         words = getattr(error, "verify_message", "")  # set by the handshake only
         return TlsError(urls, f"TLS failed: {words or error.reason or error}")
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ClearTextError):
+        return TlsError(urls, str(error))
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return TlsError(urls, f"TLS failed: {error.reason or error}")
     if isinstance(error, TransportError) and is_refused_login(str(error)):
         return AuthError(urls, f"the server refused the credentials ({error})")

@@ -10,6 +10,10 @@ from typing import cast
 MAX_GREETING = 1024 * 1024  # an INFO line with the URLs of a large cluster; beyond it, not NATS
 
 
+class ClearTextError(ConnectionError):
+    """The server speaks clear text where TLS was to begin."""
+
+
 class SocketTransport(asyncio.Protocol):
     """A socket as a protocol, so that a chunk goes from the loop to the parser in one call.
 
@@ -42,11 +46,12 @@ class SocketTransport(asyncio.Protocol):
         """Upgrade to TLS.
 
         Raises:
-            OSError: the handshake failed (ssl.SSLError), or clear text came ahead of it.
+            ClearTextError: clear text came ahead of the handshake.
+            OSError: the handshake failed (ssl.SSLError), or the connection ended.
         """
         assert self._transport is not None
         if self._greeting:
-            raise ConnectionError("the server sent clear text after asking for TLS")
+            raise ClearTextError("the server sent clear text ahead of the TLS handshake")
         upgraded = await self._loop.start_tls(
             self._transport, self, context, server_hostname=hostname
         )

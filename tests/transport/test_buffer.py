@@ -1,0 +1,179 @@
+"""The buffer: order, bound, counts, and what becomes of it when the connection drops."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from tidings.errors import (
+    BufferFullError,
+    ConnectionClosedError,
+    ConnectionLostError,
+    PayloadTooLargeError,
+    SubjectError,
+)
+from tidings.transport.buffer import Buffer
+from tidings.transport.tcp import SocketTransport
+
+
+class FakeSocket:
+    """Takes what is written; `is_paused` is set by the test."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_paused = False
+        self.buffered = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+@pytest.fixture
+async def buffer() -> Buffer:
+    return Buffer(asyncio.get_running_loop(), limit=1000)
+
+
+def connect(buffer: Buffer) -> FakeSocket:
+    socket = FakeSocket()
+    buffer.connect(cast(SocketTransport, socket))
+    return socket
+
+
+async def test_messages_and_control_lines_are_written_in_order_as_one(buffer: Buffer) -> None:
+    socket = connect(buffer)
+    buffer.control(b"SUB a 1\r\n")
+    buffer.publish("a", b"x")
+    buffer.post(b"PUB b 0\r\n\r\n")
+    assert socket.written == b""
+    await asyncio.sleep(0)
+    assert socket.written == b"SUB a 1\r\nPUB a 1\r\nx\r\nPUB b 0\r\n\r\nPING\r\n"
+    assert (buffer.written, buffer.waiting, buffer.size) == (2, 0, 0)
+
+
+async def test_what_waits_goes_out_with_the_next_connection_without_control_lines(
+    buffer: Buffer,
+) -> None:
+    buffer.publish("a", b"1")
+    buffer.control(b"SUB a 1\r\n")
+    assert buffer.waiting == 1
+    socket = connect(buffer)
+    assert socket.written.startswith(b"PUB a 1\r\n1\r\n")
+
+
+async def test_more_than_the_bound_is_refused_and_counted(buffer: Buffer) -> None:
+    taken = 0
+    with pytest.raises(BufferFullError) as caught:
+        for _ in range(1000):
+            buffer.publish("a", b"x" * 50)
+            taken += 1
+    assert caught.value.limit == 1000
+    assert (buffer.waiting, buffer.refused) == (taken, 1)
+    assert buffer.size <= 1000
+
+
+async def test_a_socket_without_room_is_left_alone_until_it_has_some(buffer: Buffer) -> None:
+    socket = connect(buffer)
+    socket.is_paused = True
+    buffer.publish("a", b"x")
+    await asyncio.sleep(0)
+    assert socket.written == b""
+    socket.is_paused = False
+    buffer.write()
+    assert b"PUB a 1" in socket.written
+
+
+async def test_what_no_pong_confirmed_is_possibly_lost(buffer: Buffer) -> None:
+    connect(buffer)
+    confirmed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    buffer.publish("a", b"1")
+    buffer.ping(confirmed)
+    buffer.publish("a", b"2")
+    buffer.write()
+    buffer.pong()
+    assert confirmed.done()
+    waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    buffer.ping(waiting)
+    assert buffer.disconnect(ConnectionLostError) == 1
+    assert (buffer.possibly_lost, buffer.unconfirmed) == (1, 0)
+    with pytest.raises(ConnectionLostError):
+        await waiting
+
+
+async def test_what_is_held_goes_to_the_next_socket(buffer: Buffer) -> None:
+    old = connect(buffer)
+    last: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    buffer.publish("a", b"1")
+    buffer.hold(last)
+    assert old.written.endswith(b"PUB a 1\r\n1\r\nPING\r\n")
+    before = old.written
+    buffer.publish("a", b"2")
+    buffer.control(b"SUB b 7\r\n")
+    await asyncio.sleep(0)
+    assert old.written == before
+    buffer.pong()
+    assert last.done()
+    new = connect(buffer)
+    assert new.written.startswith(b"PUB a 1\r\n2\r\nSUB b 7\r\n")
+    assert buffer.possibly_lost == 0
+
+
+async def test_what_was_held_goes_out_when_it_is_released(buffer: Buffer) -> None:
+    socket = connect(buffer)
+    buffer.hold(asyncio.get_running_loop().create_future())
+    buffer.publish("a", b"2")
+    buffer.release()
+    assert socket.written.endswith(b"PUB a 1\r\n2\r\n")
+
+
+async def test_a_closed_buffer_refuses_everything(buffer: Buffer) -> None:
+    buffer.close()
+    with pytest.raises(ConnectionClosedError):
+        buffer.publish("a", b"x")
+    with pytest.raises(ConnectionClosedError):
+        buffer.post(b"PUB a 0\r\n\r\n")
+    assert buffer.refused == 2
+
+
+async def test_a_body_that_the_server_would_not_take_is_refused(buffer: Buffer) -> None:
+    buffer.max_payload = 3
+    for call in (
+        lambda: buffer.publish("a", b"1234"),
+        lambda: buffer.frame("a", b"12", block=b"34"),
+        lambda: buffer.reply("a", b"1234"),
+    ):
+        with pytest.raises(PayloadTooLargeError):
+            call()
+    assert buffer.refused == 3
+    assert buffer.waiting == 0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["$JS.API.STREAM.DELETE.ORDERS", "$KV.flags.admin", "$JS.ACK.S.c.1.1.1.1.0", "$", "$SYS.x"],
+)
+async def test_no_answer_goes_to_a_subject_of_the_server(
+    buffer: Buffer, reply: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        buffer.reply(reply, b"x")
+        buffer.reply(reply, b"x", b"NATS/1.0\r\n\r\n")
+    assert buffer.waiting == 0
+    assert buffer.refused == 6
+    assert len(caplog.records) == 1
+    assert repr(reply) in caplog.text
+
+
+@pytest.mark.parametrize("reply", ["_INBOX.a.1", "_R_.x", "answers.$x", "$SYS._INBOX.h.1"])
+async def test_an_answer_goes_anywhere_else_and_to_the_servers_own_inbox(
+    buffer: Buffer, reply: str
+) -> None:
+    buffer.reply(reply, b"x")
+    assert (buffer.waiting, buffer.refused) == (1, 0)
+
+
+async def test_a_reply_subject_that_is_too_long_is_refused(buffer: Buffer) -> None:
+    with pytest.raises(SubjectError):
+        buffer.reply("a" * 5000, b"")
+    assert buffer.refused == 1

@@ -1,0 +1,82 @@
+"""The table of requests: tokens, deadlines and what ends a wait."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tidings.errors import (
+    ConnectionLostError,
+    RequestTimeoutError,
+    SubjectPermissionError,
+)
+from tidings.protocol.parser import Frame
+from tidings.transport.requests import TOKENS, RequestTable
+
+
+def reply(token: str, body: bytes = b"") -> Frame:
+    return (1, f"in.{token}", "", b"", body)
+
+
+@pytest.fixture
+async def table() -> RequestTable:
+    return RequestTable(asyncio.get_running_loop())
+
+
+async def test_a_reply_ends_the_wait_of_its_request(table: RequestTable) -> None:
+    (one, first), (two, second) = table.add("a", 5), table.add("a", 5)
+    table.deliver([reply(two, b"2"), reply(one, b"1")], len("in."))
+    assert [(await first)[4], (await second)[4]] == [b"1", b"2"]
+    assert len(table) == 0
+
+
+async def test_tokens_are_random_and_of_one_length(table: RequestTable) -> None:
+    tokens = [table.add("a", 5)[0] for _ in range(3 * TOKENS)]
+    assert len(set(tokens)) == len(tokens)
+    assert {len(token) for token in tokens} == {18}
+    assert all(token.isdecimal() for token in tokens)
+    numbers = [int(token) for token in tokens]
+    gaps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
+    assert len(gaps) == len(tokens) - 1
+    table.fail_all(ConnectionLostError)
+
+
+async def test_a_guessed_token_ends_nothing_and_is_counted(table: RequestTable) -> None:
+    token, future = table.add("a", 5)
+    guesses = [str(int(token) + 1), str(int(token) - 1), token[:-1], f"{token}0", f" {token}", ""]
+    table.deliver([reply(guess) for guess in guesses], len("in."))
+    assert not future.done()
+    assert table.late == len(guesses)
+    table.discard(token)
+
+
+async def test_each_request_ends_at_its_own_deadline(table: RequestTable) -> None:
+    _, late = table.add("late", 0.05)
+    _, soon = table.add("soon", 0.01)
+    with pytest.raises(RequestTimeoutError, match="'soon' within 0.01"):
+        await soon
+    assert not late.done()
+    with pytest.raises(RequestTimeoutError, match="'late' within 0.05"):
+        await late
+    assert len(table) == 0
+
+
+async def test_a_refused_publish_ends_the_requests_on_its_subject_only(
+    table: RequestTable,
+) -> None:
+    (_, refused), (token, other) = table.add("a", 5), table.add("b", 5)
+    error = SubjectPermissionError("publish", "a")
+    table.fail_subject("a", error)
+    with pytest.raises(SubjectPermissionError):
+        await refused
+    assert not other.done()
+    table.discard(token)
+
+
+async def test_a_lost_connection_ends_every_wait(table: RequestTable) -> None:
+    futures = [table.add("a", 5)[1] for _ in range(3)]
+    table.fail_all(ConnectionLostError)
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert {type(result) for result in results} == {ConnectionLostError}
+    assert len(table) == 0
