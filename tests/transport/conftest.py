@@ -1,4 +1,4 @@
-"""What the tests of the transport share: a server of the test's own, and apps that notice quickly."""
+"""What the tests of the transport share: servers of their own, and apps that notice quickly."""
 
 from __future__ import annotations
 

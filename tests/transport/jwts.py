@@ -1,4 +1,4 @@
-"""Operator, account and user JWTs made by hand, and the configuration of a server that knows them."""
+"""JWTs of an operator, an account and users, and the server configuration that knows them."""
 
 from __future__ import annotations
 

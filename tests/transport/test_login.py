@@ -57,8 +57,9 @@ async def test_a_user_in_the_options_comes_before_that_of_no_auth_user(
     configured: Configured, make_app: MakeApp
 ) -> None:
     server = configured(
-        "accounts { A { users: [{user: a, password: a}] }, B { users: [{user: b, password: b}] } }\n"
-        "no_auth_user: a\n"
+        "accounts {\nA { users: [{user: a, password: a}] }\nB { users: [{user: b, password: b}] }\n"
+        "}"
+        "\nno_auth_user: a\n"
     )
     async with make_app(server) as anyone, make_app(server, user="b", password="b") as known:
         users = [await app.request("$SYS.REQ.USER.INFO") for app in (anyone, known)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from faults.conftest import until
 from tidings.transport.race import race
 
 
@@ -68,8 +69,7 @@ async def test_a_result_that_comes_too_late_is_discarded() -> None:
     both = asyncio.Event()
     attempts = [runners.runner("a", both), runners.runner("b", both)]
     racing = asyncio.create_task(race(attempts, 0.0, runners.discarded.append))
-    while len(runners.begun) < 2:
-        await asyncio.sleep(0)
+    await until(lambda: len(runners.begun) == 2)
     both.set()
     winner = await racing
     assert {winner, *runners.discarded} == {"a", "b"}
@@ -78,8 +78,7 @@ async def test_a_result_that_comes_too_late_is_discarded() -> None:
 async def test_a_race_that_is_cancelled_cancels_what_runs() -> None:
     runners = Runners()
     racing = asyncio.create_task(race([runners.runner("a", asyncio.Event())], 9, print))
-    while not runners.begun:
-        await asyncio.sleep(0)
+    await until(lambda: runners.begun)
     racing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await racing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -37,7 +38,7 @@ async def test_tokens_are_random_and_of_one_length(table: RequestTable) -> None:
     assert {len(token) for token in tokens} == {18}
     assert all(token.isdecimal() for token in tokens)
     numbers = [int(token) for token in tokens]
-    gaps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
+    gaps = {later - earlier for earlier, later in itertools.pairwise(numbers)}
     assert len(gaps) == len(tokens) - 1
     table.fail_all(ConnectionLostError)
 
@@ -54,10 +55,10 @@ async def test_a_guessed_token_ends_nothing_and_is_counted(table: RequestTable) 
 async def test_each_request_ends_at_its_own_deadline(table: RequestTable) -> None:
     _, late = table.add("late", 0.05)
     _, soon = table.add("soon", 0.01)
-    with pytest.raises(RequestTimeoutError, match="'soon' within 0.01"):
+    with pytest.raises(RequestTimeoutError, match=r"'soon' within 0\.01"):
         await soon
     assert not late.done()
-    with pytest.raises(RequestTimeoutError, match="'late' within 0.05"):
+    with pytest.raises(RequestTimeoutError, match=r"'late' within 0\.05"):
         await late
     assert len(table) == 0
 
