@@ -17,9 +17,9 @@ import tidings.jetstream
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "tidings"
 
-# nats-py imports aiohttp, for its WebSockets, wherever it is installed.
-IMPORTED_BY_NATS = {"aiohttp"}
 OPTIONAL = {
+    "nats",
+    "nkeys",
     "pydantic",
     "pytest",
     "pythonjsonlogger",
@@ -27,6 +27,7 @@ OPTIONAL = {
     "typer",
     "uvloop",
     "watchfiles",
+    "websockets",
 }
 
 EXCUSE = re.compile(r"#\s*(?:type:\s*ignore|noqa)\b(?P<rest>.*)")
@@ -53,10 +54,15 @@ def test_importing_tidings_imports_no_optional_dependency() -> None:
     assert imported_modules("import tidings") & OPTIONAL == set()
 
 
-def test_importing_tidings_imports_nothing_that_nats_and_msgspec_do_not() -> None:
-    needed = imported_modules("import nats, nats.aio.client, nkeys, msgspec, msgspec.json")
+def test_importing_tidings_imports_nothing_that_msgspec_does_not() -> None:
+    needed = imported_modules("import msgspec, msgspec.json, copy")
     extra = imported_modules("import tidings") - needed - {"tidings"} - sys.stdlib_module_names
-    assert extra - IMPORTED_BY_NATS == set()
+    assert extra == set()
+
+
+def test_tidings_requires_msgspec_and_nothing_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [re.split(r"\W", name)[0] for name in project["dependencies"]] == ["msgspec"]
 
 
 def test_the_changelog_starts_with_the_version_of_the_package() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +25,9 @@ RAISED: list[type[BaseException]] = [ValueError, SystemExit, asyncio.CancelledEr
 async def live_through_everything(app: App, server: NATSServer) -> None:
     """Connect, be told an error, be too slow, lose the server, get it back, and close."""
     inbox = Inbox()
-    released, failed = asyncio.Event(), asyncio.Event()
+    released, failed, lame = asyncio.Event(), asyncio.Event(), asyncio.Event()
     app.on("error")(lambda event: failed.set())
+    app.on("lame_duck")(lambda event: lame.set())
 
     @app.listen("slow", pending_msgs_limit=1, concurrency=1, data_type=int)
     async def slow(msg):
@@ -36,6 +39,8 @@ async def live_through_everything(app: App, server: NATSServer) -> None:
             await app.publish("slow", number)
         await until(lambda: app.stats().listeners[0].dropped)
         released.set()
+        os.kill(server.pid, signal.SIGUSR2)
+        await lame.wait()
         await asyncio.to_thread(server.kill)
         await failed.wait()
         await asyncio.to_thread(server.restart)

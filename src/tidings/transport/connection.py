@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tidings.errors import (
-    AuthError,
     ConnectError,
     ConnectionClosedError,
     ConnectionLostError,
@@ -20,8 +19,6 @@ from tidings.errors import (
     FlushTimeoutError,
     SubjectPermissionError,
     SubscriptionLimitError,
-    TidingsError,
-    TlsError,
     TransportError,
 )
 from tidings.protocol.commands import PONG
@@ -29,16 +26,18 @@ from tidings.protocol.info import denied_sid, read_error, read_info
 from tidings.protocol.parser import Frame
 from tidings.stats import ConnectionStats
 from tidings.subject import check_pattern, check_queue
-from tidings.transport.backoff import Backoff
 from tidings.transport.buffer import Buffer
-from tidings.transport.dial import Accepted, dial_any
+from tidings.transport.dial import Accepted
 from tidings.transport.dispatch import Deliver, Dispatch
 from tidings.transport.handover import Handover
+from tidings.transport.inbox import Inbox
 from tidings.transport.interest import Interest
+from tidings.transport.moving import Mover
 from tidings.transport.options import ConnectionOptions
 from tidings.transport.permissions import Permissions
 from tidings.transport.pings import Pinger
 from tidings.transport.requests import RequestTable
+from tidings.transport.seeker import Seeker
 from tidings.transport.servers import ServerPool
 
 logger = logging.getLogger("tidings")
@@ -86,19 +85,27 @@ class Connection:
         )
         self._accepted: Accepted | None = None
         self._began = 0.0
-        self._backoff = Backoff(options.reconnect_time_wait)
+        self._seeker = Seeker(options, self._servers, functools.partial(self._emit, "error"))
         self._reconnecting: asyncio.Task[None] | None = None
         self._given_up: Exception | None = None
-        self._lame: Accepted | None = None  # the last one whose server will shut down
-        self._moving: asyncio.Task[None] | None = None
+        self._mover = Mover(
+            options, self._servers, handover=self._handover, on_moved=self._on_moved
+        )
         self._interest = Interest(loop, self.outbox)
         self.denials = Permissions(self._interest.refusal)
         self._dispatch = Dispatch(self._on_control)
         self._requests = RequestTable(loop)
-        self._inbox = f"{self.new_inbox()}."
-        self._inbox_bytes = self._inbox.encode()
-        self._inbox_sid = 0
-        self._inbox_works = False
+        self._inbox = Inbox(
+            self.new_inbox(),
+            requests=self._requests,
+            buffer=self.outbox,
+            interest=self._interest,
+            dispatch=self._dispatch,
+            require=self.require,
+        )
+        # Not wrapped, for a call less in each request.
+        self.start_request = self._inbox.request
+        self.end_request = self._requests.discard
         self._server_errors = 0
         self._pinger = Pinger(
             loop,
@@ -116,20 +123,11 @@ class Connection:
         Raises:
             ConnectError: none did; AuthError and TlsError where that was about credentials or TLS.
         """
-        while True:
-            try:
-                accepted = await dial_any(self._servers.in_order(), self._options)
-            except ConnectError as error:
-                final = isinstance(error, (AuthError, TlsError))
-                if final or not self._options.wait_for_server:
-                    self._state = State.CLOSED
-                    raise
-                self._backoff.refused()
-                if _is_power_of_two(self._backoff.attempts):  # log less often in a long wait
-                    logger.warning("waiting for a server: %s", error)
-                await asyncio.sleep(self._backoff.pause())
-            else:
-                break
+        try:
+            accepted = await self._seeker.first()
+        except ConnectError:
+            self._state = State.CLOSED
+            raise
         self._begin(accepted)
         self._began = float("-inf")  # however soon it is lost, it was not a reconnection
         self._emit("connected")
@@ -142,8 +140,9 @@ class Connection:
         self._state = State.CLOSED
         self._changed.set()
         self._pinger.stop()
-        self._end_moving()
+        self._mover.end()
         self._interest.end()
+        self._inbox.close()
         if self._reconnecting is not None and self._reconnecting is not asyncio.current_task():
             self._reconnecting.cancel()
         if lost := self.outbox.disconnect(ConnectionClosedError):
@@ -165,7 +164,6 @@ class Connection:
         self._changed.set()
         self._began = self._loop.time()
         self._dispatch.parser.reset()
-        self._inbox_works = self._inbox_sid != 0
         if frames := self._interest.begin():
             accepted.transport.writelines(frames)
         self._take_info(accepted.info)
@@ -189,9 +187,10 @@ class Connection:
         self._accepted = None
         accepted.abort()
         self._pinger.stop()
-        self._end_moving()
+        self._mover.end()
         self._interest.end()
-        self._backoff.lost(self._loop.time() - self._began)
+        self._inbox.close()
+        self._seeker.lost(self._loop.time() - self._began, error)
         lost = self.outbox.disconnect(ConnectionLostError)
         self._requests.fail_all(ConnectionLostError)
         logger.warning(
@@ -202,39 +201,20 @@ class Connection:
             self.outbox.waiting,
         )
         self._emit("disconnected", error)
-        self._reconnecting = self._loop.create_task(self._reconnect(error))
+        self._reconnecting = self._loop.create_task(self._reconnect())
 
-    async def _reconnect(self, cause: Exception | None) -> None:
+    async def _reconnect(self) -> None:
         lost_at = self._loop.time()
-        rounds = 0
-        while not self._is_hopeless():
-            await asyncio.sleep(self._backoff.pause())
-            try:
-                accepted = await dial_any(self._servers.in_order(), self._options)
-            except ConnectError as error:
-                cause = error
-                rounds += 1
-                self._backoff.refused()
-                self._emit("error", error)
-                if _is_power_of_two(rounds):  # log less often in a long outage
-                    logger.warning("still disconnected, %d tries: %s", rounds, error)
-            else:
-                self._begin(accepted)
-                self.reconnects += 1
-                outage = self._loop.time() - lost_at
-                logger.warning("reconnected to %s after %.1f s", accepted.server.url, outage)
-                self._emit("reconnected")
-                return
-        attempts = self._backoff.attempts
-        logger.error("giving up after %d attempts to reconnect: %s", attempts, cause)
-        self._given_up = cause
-        await self.close()
-
-    def _is_hopeless(self) -> bool:
-        """Whether attempts to reconnect are used up, those among them that were accepted and soon
-        closed."""
-        attempts, most = self._backoff.attempts, self._options.max_reconnect_attempts
-        return attempts > 0 and 0 <= most <= attempts
+        accepted = await self._seeker.again()
+        if accepted is None:
+            self._given_up = self._seeker.cause
+            await self.close()
+            return
+        self._begin(accepted)
+        self.reconnects += 1
+        outage = self._loop.time() - lost_at
+        logger.warning("reconnected to %s after %.1f s", accepted.server.url, outage)
+        self._emit("reconnected")
 
     # What the server says.
 
@@ -258,49 +238,17 @@ class Connection:
         self.outbox.max_payload = info.get("max_payload", self.outbox.max_payload)
         if self._accepted is not None:
             self._servers.announce(info["connect_urls"], self._accepted.server)
-            if info.get("ldm") and self._lame is not self._accepted:
+            if info.get("ldm"):
                 self._on_lame_duck(self._accepted)
 
-    # Moving to another server, before this one shuts down.
-
     def _on_lame_duck(self, accepted: Accepted) -> None:
-        self._lame = accepted
-        logger.info("%s will shut down (lame duck); moving to another server", accepted.server.url)
-        self._emit("lame_duck")
-        if self._moving is None:
-            self._moving = self._loop.create_task(self._move_on())
+        if self._mover.leave(accepted):
+            url = accepted.server.url
+            logger.info("%s will shut down (lame duck); moving to another server", url)
+            self._emit("lame_duck")
 
-    async def _move_on(self) -> None:
-        tries = 0
-        while self._accepted is not None and self._accepted is self._lame:
-            old = self._accepted
-            try:
-                handover = await self._move(old)
-            except (ConnectError, TimeoutError, OSError) as error:
-                tries += 1
-                if _is_power_of_two(tries):  # log less often while there is no other server
-                    logger.warning("no other server accepts, %d tries: %s", tries, error)
-                await asyncio.sleep(self._options.reconnect_time_wait)
-            else:
-                logger.info("moved from %s to %s", old.server.url, self.url)
-                await handover.finish()
-        self._moving = None
-
-    async def _move(self, old: Accepted) -> Handover:
-        """Move to another server.
-
-        Raises:
-            ConnectError, TimeoutError, OSError: there is none that can be used.
-        """
-        servers = [server for server in self._servers.in_order() if server is not old.server]
-        if not servers:
-            raise ConnectError((old.server.url,), "no other server is known")
-        new = await dial_any(servers, self._options)
-        if new.info.get("ldm"):
-            new.abort()
-            new.server.failures += 1  # the others come first the next time
-            raise ConnectError((new.server.url,), "it will shut down, too")
-        handover = Handover(
+    def _handover(self, old: Accepted, new: Accepted) -> Handover:
+        return Handover(
             old,
             new,
             dispatch=self._dispatch,
@@ -309,17 +257,12 @@ class Connection:
             on_control=self._on_control,
             on_lost=functools.partial(self._on_lost, new),
         )
-        await handover.move()
+
+    def _on_moved(self, new: Accepted) -> None:
         self._accepted = new
         self._began = self._loop.time()
         self._pinger.start()
         self._take_info(new.info)
-        return handover
-
-    def _end_moving(self) -> None:
-        if self._moving is not None:
-            self._moving.cancel()
-            self._moving = None
 
     def _on_server_error(self, error: TransportError, sid: int) -> None:
         """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
@@ -339,10 +282,7 @@ class Connection:
     def _on_refused_subscription(self, error: TransportError, named: int) -> bool:
         """Returns whether it is news: a refused subscription is asked for again and again."""
         sids, is_news = self._interest.refuse(error, named)
-        if self._inbox_sid in sids:  # no answer can come, to no request
-            self._inbox_works = False
-            refusal = self._interest.refusal(self._inbox_sid) or error
-            self._requests.fail_all(lambda request: refusal)
+        self._inbox.refuse(sids)
         return is_news
 
     # Outgoing.
@@ -415,45 +355,6 @@ class Connection:
         """Deliver nothing more for a subscription that was ended with `keep_route`."""
         self._dispatch.drop_route(sid)
 
-    def start_request(
-        self, subject: str, payload: bytes, block: bytes, timeout: float
-    ) -> tuple[str, asyncio.Future[Frame]]:
-        """Send a request; returns its token, for `end_request`, and what to await.
-
-        Raises:
-            DisconnectedError: no connection now: a request sent later would find nobody waiting.
-            TidingsError: as `frame` and `post`.
-        """
-        if self._accepted is None:  # closed, too: faster than the state, which is an enum's member
-            self.require(f"request to {subject!r}")
-        if not self._inbox_works:
-            self._open_inbox()
-        token, future = self._requests.add(subject, timeout)
-        try:
-            reply = b"%b%b" % (self._inbox_bytes, token.encode())
-            self.outbox.post(self.outbox.frame(subject, payload, reply, block))
-        except TidingsError:
-            self._requests.discard(token)
-            raise
-        return token, future
-
-    def _open_inbox(self) -> None:
-        """Subscribe to the answers. Where the server has refused that, ask it again each time."""
-        if not self._inbox_sid:
-            self._inbox_sid = self.subscribe_route(f"{self._inbox}*", "", self._on_replies)
-            self._dispatch.expect_new_subjects(self._inbox_sid, self._inbox_bytes)
-        elif self._interest.refusal(self._inbox_sid):
-            self._interest.ask(self._inbox_sid)
-            return
-        self._inbox_works = True
-
-    def end_request(self, token: str) -> None:
-        """Forget a request whose requester no longer waits."""
-        self._requests.discard(token)
-
-    def _on_replies(self, size: int, frames: list[Frame]) -> None:
-        self._requests.deliver(frames, len(self._inbox))
-
     # What others may know.
 
     @property
@@ -509,7 +410,3 @@ class Connection:
                 self._on_event(event, error)
             except Exception:
                 logger.exception("the hook for %r raised", event)
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0

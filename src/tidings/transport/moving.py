@@ -1,0 +1,97 @@
+"""Moving: from a server that shuts down to another one that the connection knows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from tidings.errors import ConnectError
+from tidings.transport.dial import Accepted, dial_any
+from tidings.transport.handover import Handover
+from tidings.transport.options import ConnectionOptions
+from tidings.transport.servers import ServerPool
+
+logger = logging.getLogger("tidings")
+
+
+class Mover:
+    """Leaves servers that are in lame duck mode.
+
+    Args:
+        options: how to connect.
+        servers: the servers that are known.
+        handover: prepares the handover from one connection to another.
+        on_moved: takes the connection that is in use from now on.
+    """
+
+    def __init__(
+        self,
+        options: ConnectionOptions,
+        servers: ServerPool,
+        *,
+        handover: Callable[[Accepted, Accepted], Handover],
+        on_moved: Callable[[Accepted], None],
+    ) -> None:
+        self._options = options
+        self._servers = servers
+        self._handover = handover
+        self._on_moved = on_moved
+        self._lame: Accepted | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a server is being left, the time among it for which both are connected."""
+        return self._task is not None
+
+    def leave(self, accepted: Accepted) -> bool:
+        """The server of a connection will shut down. Returns whether that is news."""
+        if self._lame is accepted:
+            return False
+        self._lame = accepted
+        if self._task is None:
+            self._task = asyncio.create_task(self._move_on(), name="tidings move")
+        return True
+
+    def end(self) -> None:
+        """Move no more: the connection was lost or closed."""
+        self._lame = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _move_on(self) -> None:
+        tries = 0
+        while (lame := self._lame) is not None:
+            try:
+                handover = await self._move(lame)
+            except (ConnectError, TimeoutError, OSError) as error:
+                tries += 1
+                if tries & (tries - 1) == 0:  # log less often while there is no other server
+                    logger.warning("no other server accepts, %d tries: %s", tries, error)
+                await asyncio.sleep(self._options.reconnect_time_wait)
+            else:
+                await handover.finish()
+        self._task = None
+
+    async def _move(self, lame: Accepted) -> Handover:
+        """Move to another server.
+
+        Raises:
+            ConnectError, TimeoutError, OSError: none can be used.
+        """
+        servers = [server for server in self._servers.in_order() if server is not lame.server]
+        if not servers:
+            raise ConnectError((lame.server.url,), "no other server is known")
+        new = await dial_any(servers, self._options)
+        if new.info.get("ldm"):
+            new.abort()
+            new.server.failures += 1  # the others come first the next time
+            raise ConnectError((new.server.url,), "it will shut down, too")
+        handover = self._handover(lame, new)
+        await handover.move()
+        logger.info("moved from %s to %s", lame.server.url, new.server.url)
+        self._lame = None
+        self._on_moved(new)
+        return handover
