@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import nkeys
 import pytest
 
 from faults.conftest import Inbox, until
 from faults.fake_peer import FakePeer
-from tidings import App
+from tidings import App, ServiceError, Stream
 from tidings.errors import (
+    AuthError,
     EncodeError,
     HeaderError,
+    KeyNotFoundError,
     PayloadTooLargeError,
     SubjectError,
     TidingsError,
 )
 from tidings.server import NATSServer
+from transport.jwts import new_pair
 
 MakeApp = Callable[..., App]
 
@@ -197,6 +202,63 @@ async def test_a_stranger_cannot_cut_a_service_off_by_a_long_reply_subject(
         stats = app.stats().connection
         assert (stats.reconnects, stats.errors) == (0, 0)
         writer.close()
+
+
+async def test_a_stranger_cannot_have_a_service_write_to_the_server_by_a_reply_subject(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The service may do all that; the stranger may only ask it."""
+    with NATSServer(jetstream=True) as server:
+        app = make_app(server, streams=[Stream("ORDERS", subjects=["orders.>"])])
+        flags = app.js.key_value("flags", type=str)
+
+        @app.listen("echo", data_type=bytes)
+        async def echo(msg):
+            if msg.data == b"raise":
+                raise ServiceError(400, "yes")
+            await msg.respond(msg.data)
+            return msg.data
+
+        async with app:
+            await app.js.publish("orders.a", 1)
+            for reply in ("$KV.flags.admin", "$JS.API.STREAM.DELETE.ORDERS"):
+                await app.publish("echo", b"on", reply_to=reply)
+                await app.publish("echo", b"raise", reply_to=reply)
+            await until(lambda: app.stats().listeners[0].handled == 2)
+            await until(lambda: app.stats().listeners[0].failed == 2)
+            assert app.stats().connection.refused == 6
+            with pytest.raises(KeyNotFoundError):
+                await flags.get("admin")
+            await app.js.publish("orders.a", 2)  # the stream is still there
+            assert await app.request("echo", b"1", response_data_type=bytes) == b"1"
+    lines = [text for text in caplog.messages if "belong to the server" in text]
+    assert 1 <= len(lines) <= 3
+
+
+async def test_an_authentication_callout_is_answered(make_app: MakeApp, tmp_path: Path) -> None:
+    """The server asks it at an inbox of its own, which begins with `$`."""
+    issuer = new_pair(nkeys.PREFIX_BYTE_ACCOUNT).public_key.decode()
+    config = tmp_path / "callout.conf"
+    config.write_text(
+        "accounts { AUTH: { users: [{user: auth, password: auth}] }, SYS: {} }\n"
+        "system_account: SYS\n"
+        f"authorization {{ auth_callout {{\nissuer: {issuer}\naccount: AUTH\nauth_users: [auth]\n}} }}"
+    )
+    with NATSServer(config=config) as server:
+        app = make_app(server, user="auth", password="auth")
+        asked = []
+
+        @app.listen("$SYS.REQ.USER.AUTH", data_type=bytes)
+        async def decide(msg):
+            asked.append(msg.reply)
+            return b"no JWT, so no"
+
+        async with app:
+            with pytest.raises(AuthError):
+                await make_app(server, user="ada", password="x").__aenter__()
+            assert asked[0].startswith("$SYS._INBOX.")
+            assert app.stats().connection.refused == 0
+            assert app.stats().connection.sent >= 1
 
 
 async def test_an_answer_that_is_too_large_is_an_error_to_the_requester(
