@@ -242,7 +242,8 @@ async def test_an_authentication_callout_is_answered(make_app: MakeApp, tmp_path
     config.write_text(
         "accounts { AUTH: { users: [{user: auth, password: auth}] }, SYS: {} }\n"
         "system_account: SYS\n"
-        f"authorization {{ auth_callout {{\nissuer: {issuer}\naccount: AUTH\nauth_users: [auth]\n}} }}"
+        f"authorization {{ auth_callout {{\nissuer: {issuer}\naccount: AUTH\n"
+        "auth_users: [auth]\n} }"
     )
     with NATSServer(config=config) as server:
         app = make_app(server, user="auth", password="auth")
