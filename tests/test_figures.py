@@ -1,4 +1,4 @@
-"""What README.md says of speed is what the committed run of the benchmark found."""
+"""The figures in README.md and on the performance page are those of the committed run."""
 
 import json
 
