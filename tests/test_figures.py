@@ -33,7 +33,7 @@ def test_the_page_on_performance_says_what_was_missed() -> None:
     missed = {target["title"] for target in full["targets"] if target["verdict"] != "reached"}
     assert missed == {"handlers that await 10 ms"}
     assert f"handles {round(median('sleepers', 'tidings'), -2):,.0f} messages a second" in page
-    assert f"With uvloop tidings handles {round(median('sleepers', 'tidings-uvloop'), -2):,.0f}" in page
+    assert f"With uvloop it handles {round(median('sleepers', 'tidings-uvloop'), -2):,.0f}" in page
     requests = median("request_many", "tidings-uvloop") / median("request_many", "libnats")
     assert f"reaches {requests:.0%} of the C client's rate".replace("%", " %") in page
     window = median("js_publish_window", "tidings") / median("js_publish_window", "nats-py")
