@@ -345,8 +345,8 @@ def traceback_in_document(item: SybilItem, excinfo: pytest.ExceptionInfo[BaseExc
     return excinfo.traceback.cut(path=item.path)
 
 
-# Sybil's own filter expects Sybil's frames in every traceback. The traceback of an exception's cause
-# has none, and the filter would end the whole test run with an IndexError.
+# Sybil's own filter expects Sybil's frames in every traceback. The traceback of a cause has none,
+# so the filter would end the whole test run with an IndexError.
 SybilItem._traceback_filter = traceback_in_document
 
 pytest_collect_file = Sybil(

@@ -43,7 +43,7 @@ def figures(path: Path = RESULT) -> str:
     )
     machine = report["machine"]
     where = f"{machine['cores']} cores with Python {machine['python']}"
-    how = "Each ran with its documented defaults, the Python clients on asyncio's own event loop"
+    how = "Each client ran with its documented defaults, the Python ones on asyncio's event loop"
     run = f"Medians of one run of `{report['command']}` on {where}. {how}. Versions: {clients}."
     lines += ["", run, ""]
     return "\n".join(lines)
