@@ -48,7 +48,7 @@ def _options() -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="NAME",
-        help="write results/NAME.*; a full run always writes results/full.*",
+        help="write results/NAME.*; without --save only a full run writes its results",
     )
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 5)
