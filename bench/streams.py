@@ -10,7 +10,7 @@ from .load import Block, LoadError, Wire
 
 INBOX = "_INBOX.bench"
 WAIT = 10.0  # seconds to wait for an answer
-FILL = 60.0  # seconds in which a stream must be full
+FILL = 60.0  # seconds to wait until a stream holds all messages
 
 
 class Streams:
