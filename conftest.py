@@ -142,7 +142,7 @@ class Stage:
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
-        # One server a document: its streams are in no other document's way.
+        # Each document has its own server, so that the streams of two documents cannot collide.
         self.server = NATSServer(jetstream=True)
         self.server.start()
         self.environment = pytest.MonkeyPatch()

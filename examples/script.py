@@ -1,4 +1,4 @@
-"""Use an app from synchronous code, such as a script or a Flask view. It runs in its own thread.
+"""Use an app from synchronous code, such as a script or Flask. The app runs in its own thread.
 
 python examples/script.py                (start a server first: tidings server)
 """

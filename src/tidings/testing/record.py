@@ -37,7 +37,7 @@ class NotSeenError(AssertionError):
 
 @dataclass(eq=False)
 class _Wait:
-    """A wait for messages. `missing` spares counting all messages each time one arrives."""
+    """A wait for messages. `missing` counts down, so that a new message needs no recount."""
 
     subject: str
     missing: int

@@ -69,7 +69,7 @@ class Stage:
         return [self.server] if isinstance(self.server, str) else list(self.server)
 
     def _beside_inner(self, urls: list[str]) -> list[str]:
-        """Return the one server of a cluster that the watcher uses, for the app to use it too.
+        """Return only the watcher's server of a cluster, so that the app connects to the same one.
 
         News about subscriptions takes time to reach the other servers. The app learns of those
         from this one.
