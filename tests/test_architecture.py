@@ -23,6 +23,8 @@ FLOORS = {
         "wire",
         "subject",
         "headers",
+        "typeforms",
+        "pydantic_types",
         "codec",
         "options",
         "stats",
@@ -63,6 +65,7 @@ OPTIONAL = {
     "pythonjsonlogger",
     "rich",
     "typer",
+    "typing_extensions",
     "uvloop",
     "watchfiles",
 }
