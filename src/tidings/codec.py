@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+import sys
 import typing
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,7 +15,14 @@ import msgspec
 
 from tidings import pydantic_types
 from tidings.errors import ConfigError, DecodeError, EncodeError
-from tidings.pydantic_types import dumper, floats_in, raised_text, without_dataclasses
+from tidings.pydantic_types import (
+    NOT_FINITE,
+    PYDANTIC_DATACLASSES,
+    dumper,
+    floats_in,
+    raised_text,
+    without_dataclasses,
+)
 from tidings.typeforms import function_name, is_function, is_pydantic, parts_of, type_name
 
 DataType = Any  # a type, a name from NAMED, or a callable that takes the decoded JSON
@@ -127,7 +136,8 @@ def _build(data_type: DataType) -> Decoder:
     if is_function(data_type):
         return _function_decoder(data_type)
     if pydantic_types.is_alone(data_type) or pydantic_types.is_needed(data_type):
-        return pydantic_types.checker(data_type) or _refuse(data_type, "pydantic has no schema")
+        reason = "pydantic has to check a part of it, and does not know the rest"
+        return pydantic_types.checker(data_type) or _refuse(data_type, reason)
     try:
         decode = msgspec.json.Decoder(data_type, dec_hook=_from_plain).decode
     except Exception as error:  # of several kinds: no type, a name that is not known
@@ -250,26 +260,30 @@ def _check_takes_json(make: Callable[..., Any], name: str) -> None:
 
 def _to_plain(value: Any) -> Any:
     """msgspec's hook for a value that it does not know."""
-    kind: type[object] = type(value)
+    kind: Any = type(value)
     dump = dumper(kind)
     if dump is None:
         raise NotImplementedError
     return msgspec.Raw(dump(value))
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_to_plain)
+_modules = sys.modules
+_write_json = msgspec.json.Encoder(enc_hook=_to_plain).encode
 # MessagePack begins a float that is NaN or infinite with one of these. So do other bytes, which a
 # closer look tells apart. What the hook is given was checked when it was dumped.
-_packer = msgspec.msgpack.Encoder(enc_hook=lambda value: None)
-_MAYBE_NOT_FINITE = (b"\xcb\x7f", b"\xcb\xff")
+_pack = msgspec.msgpack.Encoder(enc_hook=lambda value: None).encode
+_may_be_not_finite = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 
 
 def _to_json(value: object) -> bytes:
     try:
-        value = without_dataclasses(value)
-        body = _encoder.encode(value)
-        # msgspec writes NaN and infinity as null. A body without a null has none of them.
-        lost = b"null" in body and _holds_not_finite(value)
+        if PYDANTIC_DATACLASSES in _modules:
+            value = without_dataclasses(value)
+        body = _write_json(value)
+        # msgspec writes NaN and infinity as null: a body without a null has none of them. No other
+        # search is as fast as this one.
+        if not body.rpartition(b"null")[1] or not _holds_not_finite(value):
+            return body
     except EncodeError:
         raise  # of a part that pydantic writes
     except NotImplementedError:
@@ -278,19 +292,15 @@ def _to_json(value: object) -> bytes:
         raise EncodeError(value, str(error)) from None
     except RecursionError:
         raise EncodeError(value, "nested too deep, or within itself") from None
-    if lost:
-        raise EncodeError(value, pydantic_types.NOT_FINITE)
-    return body
+    raise EncodeError(value, NOT_FINITE)
 
 
 def _holds_not_finite(value: Any) -> bool:
     try:
-        packed = _packer.encode(value)
-    except (OverflowError, TypeError, ValueError):  # a number beyond 64 bits, for one
-        pass
-    else:
-        if not any(start in packed for start in _MAYBE_NOT_FINITE):
+        if _may_be_not_finite(_pack(value)) is None:
             return False
+    except (OverflowError, TypeError, ValueError):
+        pass  # MessagePack cannot hold it: a number beyond 64 bits, for example
     plain = msgspec.to_builtins(value, enc_hook=lambda value: None)
     return not all(map(math.isfinite, floats_in(plain)))
 

@@ -23,6 +23,7 @@ from tidings.typeforms import is_pydantic, parts_of, type_name
 
 Check = Callable[[bytes], Any]
 
+PYDANTIC_DATACLASSES = "pydantic.dataclasses"
 # Packages whose objects in `Annotated[...]` only pydantic obeys.
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "annotated_types"})
 _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
@@ -176,7 +177,7 @@ def _new_adapter(data_type: Any) -> Any:
 def _adapter_of_class(data_type: Any) -> Any:
     """The adapter of a class that may have a configuration of its own: ours holds where it has
     none, if it is given to a type around the class."""
-    import pydantic.dataclasses  # from now on `without_dataclasses` looks for such a class
+    import pydantic.dataclasses  # from now on the codec looks for such a class
     import typing_extensions  # comes with pydantic
 
     if is_pydantic(data_type):
@@ -199,20 +200,24 @@ def _is_model(data_type: Any) -> bool:
 
 def _vocabulary(data_type: Any) -> frozenset[str]:
     """Every text in the schema of a type: the names of its fields and all that it calls itself."""
+    texts: set[str] = set()
+    for node in _schemas(data_type):
+        for each in (*node, *node.values()):
+            texts.update([each] if isinstance(each, str) else ())
+    return frozenset(texts)
+
+
+def _schemas(data_type: Any) -> Iterator[dict[str, Any]]:
+    """Every node in the schema of a type."""
     schema = getattr(data_type, "__pydantic_core_schema__", None)
     if not isinstance(schema, dict):
         schema = getattr(_adapter(data_type), "core_schema", None)
-    return frozenset(_texts(schema))
-
-
-def _texts(schema: Any) -> Iterator[str]:
     waiting = [schema]
     while waiting:
         each = waiting.pop()
-        if isinstance(each, str):
+        if isinstance(each, dict):
             yield each
-        elif isinstance(each, dict):
-            waiting += [*each, *each.values()]
+            waiting += each.values()
         elif isinstance(each, (list, tuple)):
             waiting += each
 
@@ -221,12 +226,11 @@ def _texts(schema: Any) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def dumper(kind: type) -> Callable[[Any], bytes] | None:
+def dumper(kind: Any) -> Callable[[Any], bytes] | None:
     """What writes an instance of a class as JSON, or None where that is not pydantic's business."""
     if not is_pydantic(kind) and not (dataclasses.is_dataclass(kind) and is_needed(kind)):
         return None
-    config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
-    options = {"by_alias": config.get("serialize_by_alias", True), "warnings": "error"}
+    options = _dump_options(kind)
     texts = _vocabulary(kind)
     maybe_float = not texts or not _MAYBE_FLOAT.isdisjoint(texts)
 
@@ -245,6 +249,23 @@ def dumper(kind: type) -> Callable[[Any], bytes] | None:
     return dump
 
 
+def _dump_options(kind: type) -> dict[str, Any]:
+    """How pydantic writes a class, so that the class can read it again."""
+    config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
+    return {
+        "by_alias": config.get("serialize_by_alias", True),
+        # Writes `Json[...]` as a str of JSON, and leaves out computed fields.
+        "round_trip": any(
+            node.get("type") == "json" or "forbid" in _extra(node) for node in _schemas(kind)
+        ),
+        "warnings": "error",
+    }
+
+
+def _extra(node: dict[str, Any]) -> tuple[Any, Any]:
+    return node.get("extra_behavior"), node.get("extra_fields_behavior")
+
+
 def _dump_json(value: Any, options: dict[str, Any]) -> bytes:
     if hasattr(value, "model_dump_json"):
         text: str = value.model_dump_json(**options)
@@ -257,10 +278,11 @@ def _is_lost(value: Any, body: bytes, options: dict[str, Any]) -> bool:
     """Whether a float that is NaN or infinite became null, or a word that is no JSON."""
     if b"null" not in body and b"NaN" not in body and b"Infinity" not in body:
         return False
+    # In Python's mode: in JSON's a float in a field of any type is None already.
     if hasattr(value, "model_dump"):
-        plain = value.model_dump(mode="json", **options)
+        plain = value.model_dump(**options)
     else:
-        plain = _adapter(type(value)).dump_python(value, mode="json", **options)
+        plain = _adapter(type(value)).dump_python(value, **options)
     if all(map(math.isfinite, floats_in(plain))):
         return False
     try:
@@ -272,8 +294,8 @@ def _is_lost(value: Any, body: bytes, options: dict[str, Any]) -> bool:
 def _differs(plain: Any, sent: Any) -> bool:
     """Whether a float in a value is null in what is sent of it."""
     if isinstance(plain, dict) and isinstance(sent, dict):
-        return any(_differs(each, sent.get(key, each)) for key, each in plain.items())
-    if isinstance(plain, list) and isinstance(sent, list):
+        return any(map(_differs, plain.values(), sent.values()))
+    if isinstance(plain, (list, tuple, set, frozenset)) and isinstance(sent, list):
         return any(map(_differs, plain, sent))
     return isinstance(plain, float) and sent is None
 
@@ -303,10 +325,9 @@ def without_dataclasses(value: Any) -> Any:
     """The value with each dataclass of pydantic's in its dicts and lists written as JSON already:
     msgspec would write the fields of those itself, and know neither aliases nor serializers.
 
-    Returns the same object where there is none.
+    Returns the same object where there is none: so it always is before `PYDANTIC_DATACLASSES` is
+    imported.
     """
-    if "pydantic.dataclasses" not in sys.modules:
-        return value
     kind = type(value)
     if kind is dict:
         changed = {key: without_dataclasses(each) for key, each in value.items()}
