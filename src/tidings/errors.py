@@ -52,6 +52,11 @@ from tidings.text import printable
 MAX_SHOWN = 500
 
 
+def _clipped(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+
+
 class TidingsError(Exception):
     """Base of every error raised by tidings.
 
@@ -442,12 +447,9 @@ class ServiceError(RequestError):
         self.subject = subject
         self.service = service
         self.body = body
-        where = f" from {service or 'the service'} on {subject!r}" if subject else ""
-        ref = f" (id {error_id})" if error_id else ""
-        shown = str(description)
-        if len(shown) > MAX_SHOWN:
-            shown = f"{shown[:MAX_SHOWN]}..."
-        super().__init__(f"{code} {shown}{where}{ref}")
+        where = f" from {_clipped(service) or 'the service'} on {subject!r}" if subject else ""
+        ref = f" (id {_clipped(error_id)})" if error_id else ""
+        super().__init__(f"{code} {_clipped(description)}{where}{ref}")
 
     def forward(self) -> ServiceError:
         """Return the same error as one of this service's own.
