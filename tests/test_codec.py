@@ -789,6 +789,8 @@ def quoting(data: dict[str, str]) -> None:
         (Shade, {"colour": "s3cret"}, r"Invalid enum value - at `\$\.colour`"),
         (dict[Colour, int], {"s3cret": 1}, "Invalid enum value"),
         (Literal["a", "b"], "s3cret", "Invalid enum value"),
+        (Literal["a", "b"], "x - at `$.s3cret`", "Invalid enum value$"),
+        (Forbidding, {"x - at `$ s3cret": 1}, "an unknown field$"),
         (Forbidding, {"s3cret": 1}, "an unknown field"),
         (str, b"s3cret\xff", "not UTF-8 at byte 6"),
         (dict, b'{"a":"s3cret\xff"}', "not UTF-8"),

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, TypedDict, TypeVar
 
 import attrs
 import msgspec
@@ -115,6 +115,28 @@ async def test_the_signature_of_a_method_a_partial_and_a_callable_object_says_it
             answer = await app.request(f"{subject}.{number}", ORDER, response_data_type=Order)
             assert answer == Order(**ORDER)
             with pytest.raises(ServiceError, match="DecodeError"):
+                await app.request(f"{subject}.{number}", {})
+
+
+async def test_a_signature_says_the_type_by_another_name_too(app: App, subject: str) -> None:
+    async def optional(msg: Message[Order] | None) -> Order:
+        assert msg is not None
+        return msg.data
+
+    async def annotated(msg: Annotated[Message[Order], "a note"]) -> Order:
+        return msg.data
+
+    async def either(msg: Message[Order] | list[Message[Order]]) -> Order:
+        assert isinstance(msg, Message)
+        return msg.data
+
+    for number, handler in enumerate((optional, annotated, either)):
+        app.listen(f"{subject}.{number}")(handler)
+    async with app:
+        for number in range(3):
+            answer = await app.request(f"{subject}.{number}", ORDER, response_data_type=Order)
+            assert answer == Order(**ORDER)
+            with pytest.raises(ServiceError, match="400 DecodeError"):
                 await app.request(f"{subject}.{number}", {})
 
 

@@ -36,6 +36,7 @@ _SAID_WITH_VALUE = {
     "Invalid value ": "Invalid value",
     "Object contains unknown field ": "Object contains an unknown field",
 }
+_PATH = re.compile(r" - at (`key` in )?`\$[\w.\[\]-]*`$")
 _WAYS_OUT = (
     "Use pydantic models (pip install 'tidings[pydantic]'), tagged msgspec.Struct classes, or a "
     "function that takes the decoded JSON"
@@ -106,8 +107,7 @@ def fault_text(error: BaseException) -> str:
         return "nested too deep"
     if not isinstance(error, msgspec.MsgspecError):
         return raised_text(error)
-    text, mark, path = str(error).rpartition(" - at ")
-    text, where = (text, f" - at {path}") if mark else (path, "")
+    text, where = _without_path(str(error))
     cause = error.__cause__
     if isinstance(cause, _FaultError):
         text = str(cause)
@@ -117,6 +117,12 @@ def fault_text(error: BaseException) -> str:
         if text.startswith(start):
             text = said
     return f"{text}{where}"
+
+
+def _without_path(text: str) -> tuple[str, str]:
+    """What msgspec says, and the path behind it: names of fields only, never a key of a dict."""
+    path = _PATH.search(text)
+    return (text[: path.start()], path[0]) if path else (text, "")
 
 
 # Decode.
