@@ -275,9 +275,10 @@ def _to_plain(value: Any) -> Any:
 
 _modules = sys.modules
 _write_json = msgspec.json.Encoder(enc_hook=_to_plain).encode
-# MessagePack begins a float that is NaN or infinite with one of these. So do other bytes, which a
-# closer look tells apart. What the hook is given was checked when it was dumped.
+# MessagePack marks a float, and one that is NaN or infinite begins with these bytes. A text may
+# have them too, which a closer look tells apart. What the hook is given was checked when dumped.
 _pack = msgspec.msgpack.Encoder(enc_hook=lambda value: None).encode
+_FLOAT = b"\xcb"
 _may_be_not_finite = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 
 
@@ -303,7 +304,8 @@ def _to_json(value: object) -> bytes:
 
 def _holds_not_finite(value: Any) -> bool:
     try:
-        if _may_be_not_finite(_pack(value)) is None:
+        packed = _pack(value)
+        if not packed.rpartition(_FLOAT)[1] or _may_be_not_finite(packed) is None:
             return False
     except (OverflowError, TypeError, ValueError):
         pass  # MessagePack cannot hold it: a number beyond 64 bits, for example
