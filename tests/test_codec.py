@@ -27,7 +27,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -276,6 +276,7 @@ def test_a_body_of_another_type_is_a_decode_error_that_says_where(
     assert caught.value.wanted == wanted
 
 
+@settings(deadline=None)  # the first body has its decoders built
 @given(st.binary())
 def test_garbage_is_a_decode_error_and_nothing_else(body: bytes) -> None:
     for data_type in (dict, list, str, int, "json", Order, ModelOrder, Point):
@@ -499,6 +500,25 @@ def test_without_pydantic_such_a_type_is_a_config_error_that_says_what_to_instal
             decoder(data_type)
     finally:
         tidings.pydantic_types._cached_adapter.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "data_type",
+    [
+        *[None, list[None], list[str], dict[str, str], tuple[str, ...], Literal["a"], Any, "json"],
+        *[Order, list[Order], Order | None, dict[str, Colour], StructOrder, AttrsOrder],
+        *[sorted, Point],
+    ],
+)
+def test_a_type_without_a_part_of_pydantics_needs_no_pydantic(
+    data_type: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(data_type: Any) -> None:
+        raise AssertionError(data_type)
+
+    monkeypatch.setattr(tidings.pydantic_types, "_adapter", refuse)
+    tidings.codec._decoder.cache_clear()
+    decoder(data_type)
 
 
 def test_a_partial_and_a_callable_object_are_functions() -> None:

@@ -272,6 +272,26 @@ async def test_a_handler_forwards_the_error_of_another_service_on_purpose(
     assert {record.levelno for record in failures(caplog, "outer")} <= {logging.INFO}
 
 
+async def test_an_error_that_has_no_text_is_answered_and_costs_no_worker(
+    app: App, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SilentError(ServiceError):
+        def __str__(self) -> str:
+            raise LookupError("no text")
+
+    @app.listen(subject, concurrency=1)
+    async def handle(msg):
+        raise SilentError(409, "taken")
+
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logger = logging.getLogger("tidings")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest's own handler lets it out
+    async with app:
+        for _ in range(3):
+            with pytest.raises(ServiceError, match="409 taken"):
+                await app.request(subject)
+
+
 async def test_a_value_that_does_not_decode_inside_a_handler_is_no_fault_of_the_request(
     app: App, subject: str
 ) -> None:

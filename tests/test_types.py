@@ -140,6 +140,22 @@ async def test_a_signature_says_the_type_by_another_name_too(app: App, subject: 
                 await app.request(f"{subject}.{number}", {})
 
 
+async def test_a_constraint_in_the_signature_is_checked(app: App, subject: str) -> None:
+    async def by_msgspec(msg: Message[Annotated[int, msgspec.Meta(gt=0)]]) -> int:
+        return msg.data
+
+    async def by_pydantic(msg: Message[Annotated[int, pydantic.Field(gt=0)]]) -> int:
+        return msg.data
+
+    for number, handler in enumerate((by_msgspec, by_pydantic)):
+        app.listen(f"{subject}.{number}")(handler)
+    async with app:
+        for number in range(2):
+            assert await app.request(f"{subject}.{number}", 3, response_data_type=int) == 3
+            with pytest.raises(ServiceError, match="400 DecodeError"):
+                await app.request(f"{subject}.{number}", 0)
+
+
 async def test_an_annotation_in_quotes_is_resolved(app: App, subject: str) -> None:
     @app.listen(subject)
     async def handle(msg: "Message[Order]") -> "Order":

@@ -141,7 +141,7 @@ def _build(data_type: DataType) -> Decoder:
     _check_variables(data_type)
     if is_function(data_type):
         return _function_decoder(data_type)
-    if pydantic_types.is_alone(data_type) or pydantic_types.is_needed(data_type):
+    if pydantic_types.is_first(data_type):
         reason = "pydantic has to check a part of it, and does not know the rest"
         return pydantic_types.checker(data_type) or _refuse(data_type, reason)
     try:

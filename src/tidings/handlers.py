@@ -73,7 +73,7 @@ def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
         target = getattr(target, "__call__", target)  # noqa: B004 - as above
     annotations = getattr(target, "__annotations__", {})
     try:
-        hints = typing.get_type_hints(target)
+        hints = typing.get_type_hints(target, include_extras=True)
     except Exception as error:
         # Anything that is not known here may stand in a signature, but for the type of the data.
         if not any(f"{of.__name__}[" in str(value) for value in annotations.values()):
@@ -92,7 +92,8 @@ def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
 
 
 def _within(hint: Any) -> Iterator[Any]:
-    """What a handler's argument may be, out of a list (a batch), a union or another name for it."""
+    """The types that a handler's argument may have: those in a list, for a batch, in a union, or
+    behind a type alias."""
     if hasattr(hint, "__value__"):  # `type OrderMessage = Message[Order]`
         hint = hint.__value__
     arguments = typing.get_args(hint)

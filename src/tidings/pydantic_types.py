@@ -40,6 +40,12 @@ _MOST_FAULTS, _MOST_KIND = 3, 60
 # Which types are pydantic's to check.
 
 
+def is_first(data_type: Any) -> bool:
+    """Whether pydantic checks all of it, though msgspec may know it too: where it is faster, or
+    where msgspec would leave a part unchecked."""
+    return has_part(data_type) and (is_alone(data_type) or is_needed(data_type))
+
+
 def is_needed(data_type: Any) -> bool:
     """Whether msgspec would leave something unchecked that pydantic checks: a dataclass of
     pydantic's, or a constraint of pydantic's in `Annotated[...]`."""
@@ -50,7 +56,7 @@ def is_needed(data_type: Any) -> bool:
 
 
 def is_alone(data_type: Any) -> bool:
-    """Whether it is made of pydantic's classes and containers of them only."""
+    """Whether nothing in it but pydantic's classes needs a check: containers of them, with str."""
     if is_pydantic(data_type) or data_type is None or data_type is NoneType:
         return True
     arguments = typing.get_args(data_type)

@@ -31,15 +31,17 @@ def failed_request(error: BaseException) -> dict[str, str]:
     return {}
 
 
-def failure_text(error: BaseException, is_bad_body: bool) -> str:
+def failure_text(error: BaseException, is_bad_body: bool) -> object:
     """What a log line says of a failure: never a value of the body.
+
+    A user's own error is returned as it is: its `__str__` may raise, which logging survives.
 
     Args:
         error: what was raised.
         is_bad_body: whether the message's own body did not decode.
     """
     if is_bad_body or is_own(error):
-        return str(error)
+        return error
     if request := failed_request(error):
         return f"its request to {request['request_subject']!r} failed: {error}"
     return type(error).__name__

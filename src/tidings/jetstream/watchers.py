@@ -143,7 +143,7 @@ class Watcher(WorkQueue[StreamMessage[Any]]):
 
     def _log_failure(self, entry: Entry[Any], error: BaseException, is_decoded: bool) -> None:
         error_id = secrets.token_hex(6)
-        what = failure_text(error, is_bad_body=False)
+        what: object = failure_text(error, is_bad_body=False)
         shown: BaseException | None = error
         if isinstance(error, DecodeError) and not is_decoded:
             what, shown = f"not a valid {error.wanted}: {error.reason}", None
