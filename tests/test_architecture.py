@@ -18,10 +18,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 # modules to its left. A package (jetstream, cli) stands here as one.
 FLOORS = {
     "ground": [
+        "text",
         "errors",
         "wire",
         "subject",
         "headers",
+        "typeforms",
+        "pydantic_types",
         "codec",
         "options",
         "stats",
@@ -62,6 +65,7 @@ OPTIONAL = {
     "pythonjsonlogger",
     "rich",
     "typer",
+    "typing_extensions",
     "uvloop",
     "watchfiles",
 }

@@ -182,6 +182,31 @@ def test_json_logs_carry_the_extra_fields(start: Start, write: Write, subject: s
     assert "LookupError: naïve" in record["exc_info"]
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_message_forges_no_line_of_the_log(
+    start: Start, write: Write, subject: str, form: str
+) -> None:
+    write(
+        "from tidings import App\n"
+        "app = App('careful')\n"
+        "@app.listen('SUBJECT')\n"
+        "async def fail(msg):\n"
+        "    app.logger.warning('user %s', msg.data['user'])\n"
+        "    raise LookupError(msg.data['user'])\n"
+    )
+    process = start("run", "service", "--log-format", form)
+    process.wait_for("careful listens")
+    with App("test") as client:
+        client.publish_sync(subject, {"user": "x\n2031 ERROR forged\x1b[2J\u202e"}, force=True)
+        process.wait_for("fail failed")
+    assert process.stop() == 0
+    assert any("forged" in line for line in process.err)
+    assert not [line for line in process.err if line.startswith("2031")]
+    assert not [line for line in process.err if "\x1b" in line or "\u202e" in line]
+    if form == "json":
+        assert all(json.loads(line) for line in process.err)
+
+
 def test_the_log_level_holds_for_tidings_and_for_root(start: Start, write: Write) -> None:
     write(
         "import logging\n"

@@ -16,6 +16,7 @@ from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
     ConnectionLostError,
+    DecodeError,
     NotStartedError,
 )
 from tidings.headers import Headers, HeadersLike
@@ -332,7 +333,11 @@ class Bus:
             raise
         if frame[3]:
             raise_remote_error(subject, frame[3], frame[4])
-        return read(frame)
+        try:
+            return read(frame)
+        except DecodeError as error:
+            error.subject = subject  # of an answer: no fault of the message that is being handled
+            raise
 
     async def _request(
         self,
@@ -353,7 +358,11 @@ class Bus:
         finally:
             connection.end_request(token)
         raise_remote_error(subject, frame[3], frame[4])
-        return read(frame)
+        try:
+            return read(frame)
+        except DecodeError as error:
+            error.subject = subject  # as above
+            raise
 
     def _start_request(
         self,

@@ -46,9 +46,26 @@ TidingsError
 
 from __future__ import annotations
 
+from tidings.text import printable
+
+# Characters of another service's description that an error's text shows.
+MAX_SHOWN = 500
+
+
+def _clipped(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+
 
 class TidingsError(Exception):
-    """Base of every error raised by tidings."""
+    """Base of every error raised by tidings.
+
+    Its text is safe to log and to print: control characters, line breaks among them, are escaped
+    in it. The fields hold what came as it came.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(TidingsError, ValueError):
@@ -147,14 +164,18 @@ class EncodeError(TidingsError, TypeError):
 class DecodeError(TidingsError, ValueError):
     """A body that cannot become the wanted type.
 
+    Its text never holds a value of the body, so it can be logged.
+
     Attributes:
         wanted: the name of the type.
-        reason: what is wrong with the body, by path into it where the decoder says so.
+        reason: what is wrong with the body: the kind of the fault and the path to it.
+        subject: the subject of the request, where the body is its answer; "" otherwise.
     """
 
-    def __init__(self, wanted: str, reason: str) -> None:
+    def __init__(self, wanted: str, reason: str, *, subject: str = "") -> None:
         self.wanted = wanted
         self.reason = reason
+        self.subject = subject
         super().__init__(f"the body is not a valid {wanted}: {reason}")
 
 
@@ -197,6 +218,9 @@ class ServerStartError(TidingsError):
     def __init__(self, reason: str, output: str = "") -> None:
         self.output = output
         super().__init__(f"{reason}\n{output}" if output else reason)
+
+    def __str__(self) -> str:
+        return printable(Exception.__str__(self), keep="\n")
 
 
 class TransportError(TidingsError):
@@ -380,8 +404,12 @@ class NoRespondersError(RequestError):
 
 
 class ServiceError(RequestError):
-    """An error that a service answers with. Raise it in a handler to say something to the caller;
-    it is raised at the requester with the same fields. (NATS ADR-32)
+    """An error that a service answers with. Raise it in a handler to say something to the caller.
+    `request` raises it at the requester with the same code and description. (NATS ADR-32)
+
+    A handler that makes a request itself and lets the ServiceError of that request through does
+    not answer its own caller with it: the caller gets code 502. Raise `error.forward()` to pass
+    the error on.
 
     Attributes:
         code: the error code, as in HTTP: 4xx the caller's fault, 5xx the service's.
@@ -390,6 +418,7 @@ class ServiceError(RequestError):
         subject: the request's subject, at the requester.
         service: the name of the service that answered, at the requester.
         body: the reply's raw body, at the requester.
+        is_received: whether it came as the answer to a request.
 
     Example:
         ```python
@@ -399,6 +428,8 @@ class ServiceError(RequestError):
         assert (error.code, error.description) == (404, "no such order")
         ```
     """
+
+    is_received = False
 
     def __init__(
         self,
@@ -416,9 +447,31 @@ class ServiceError(RequestError):
         self.subject = subject
         self.service = service
         self.body = body
-        where = f" from {service or 'the service'} on {subject!r}" if subject else ""
-        ref = f" (id {error_id})" if error_id else ""
-        super().__init__(f"{code} {description}{where}{ref}")
+        where = f" from {_clipped(service) or 'the service'} on {subject!r}" if subject else ""
+        ref = f" (id {_clipped(error_id)})" if error_id else ""
+        super().__init__(f"{code} {_clipped(description)}{where}{ref}")
+
+    def forward(self) -> ServiceError:
+        """Return the same error as one of this service's own.
+
+        Raise it in a handler to answer the caller with the code and the description that another
+        service answered with.
+
+        Example:
+            ```python
+            from tidings import App, ServiceError
+
+            app = App("shop")
+
+            @app.listen("checkout")
+            async def checkout(msg):
+                try:
+                    return await app.request("orders.pay", msg.data)
+                except ServiceError as error:
+                    raise error.forward() from None
+            ```
+        """
+        return ServiceError(self.code, self.description)
 
 
 class JetStreamError(TidingsError):

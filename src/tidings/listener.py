@@ -24,7 +24,7 @@ from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.headers import HeadersLike
 from tidings.message import Message
 from tidings.middleware import Middleware, fold_listen
-from tidings.remote_errors import error_reply
+from tidings.remote_errors import error_reply, failed_request, failure_text, is_own
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 from tidings.threads import WorkerThreads, as_async
@@ -208,6 +208,7 @@ class Listener(WorkQueue[Frame]):
                 self._waking = True
                 self._loop.call_soon(self._call_next)
             started = monotonic()
+            message: Message[Any] | None = None  # until its body is decoded
             try:
                 data = body if decode is None else decode(body)
                 message = Message(subject, data, body, reply, sid, block, sender)
@@ -224,7 +225,9 @@ class Listener(WorkQueue[Frame]):
                     raise
                 if self._loop.is_closed():
                     raise  # GeneratorExit: this is what is left of a loop that ended
-                self._on_failure(frame, error, monotonic() - started)
+                self._on_failure(
+                    frame, error, monotonic() - started, is_decoded=message is not None
+                )
                 if end_cancellation():
                     self._leave()
                     return False
@@ -246,27 +249,31 @@ class Listener(WorkQueue[Frame]):
                 extra={"listener": self.spec.name, "subject": message.subject},
             )
 
-    def _on_failure(self, frame: Frame, error: BaseException, duration: float) -> None:
+    def _on_failure(
+        self, frame: Frame, error: BaseException, duration: float, *, is_decoded: bool
+    ) -> None:
         self._failed += 1
         error_id = secrets.token_hex(6)
         subject, reply = frame[1], frame[2]
-        # The text of these two is ours or meant for the caller; a traceback would say no more.
-        what = error if isinstance(error, (ServiceError, DecodeError)) else type(error).__name__
+        is_bad_body = not is_decoded and isinstance(error, DecodeError)
         logger.log(
-            logging.INFO if isinstance(error, ServiceError) else logging.ERROR,
+            logging.INFO if is_own(error) else logging.ERROR,
             "%s failed on %r after %.3f s: %s (error id %s)",
-            *(self.spec.name, subject, duration, what, error_id),
-            exc_info=None if isinstance(error, (ServiceError, DecodeError)) else error,
+            *(self.spec.name, subject, duration, failure_text(error, is_bad_body), error_id),
+            exc_info=None if is_bad_body or is_own(error) else error,
             extra={
                 "listener": self.spec.name,
                 "subject": subject,
                 "duration": duration,
                 "error_id": error_id,
+                **failed_request(error),
             },
         )
         if reply and not self.spec.no_reply:
             try:
-                body, headers = error_reply(error, error_id, self._sender.service_name)
+                body, headers = error_reply(
+                    error, error_id, self._sender.service_name, is_bad_body=is_bad_body
+                )
                 self._sender.reply(reply, body, headers)
             except Exception as second:
                 logger.error("the error (id %s) could not be answered: %s", error_id, second)

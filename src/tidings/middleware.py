@@ -10,6 +10,7 @@ from typing import Any
 
 from tidings.errors import ConfigError, RequestTimeoutError
 from tidings.message import Message
+from tidings.text import printable
 
 Handler = Callable[[Message[Any]], Awaitable[Any]]
 Send = Callable[..., Awaitable[Any]]
@@ -184,18 +185,31 @@ class DebugMiddleware(Middleware):
     async def send_any(
         self, subject: str, message: Any, send_func: Send, *args: Any, **kwargs: Any
     ) -> Any:
-        logger.log(self.level, "send %s %r", subject, message)
+        logger.log(self.level, "send %s %s", printable(subject), _Shown(message))
         response = await send_func(subject, message, *args, **kwargs)
         if response is not None:
-            logger.log(self.level, "response of %s %r", subject, response)
+            logger.log(self.level, "response of %s %s", printable(subject), _Shown(response))
         return response
 
-    async def listen_any(self, msg: Message[Any], callback: Handler) -> Any:
-        logger.log(self.level, "received %s %r", msg.subject, msg.data)
+    async def listen_any(self, msg: Any, callback: Handler) -> Any:
+        messages = msg if isinstance(msg, list) else [msg]  # with `batch=` it is a list
+        for each in messages:
+            logger.log(self.level, "received %s %s", printable(each.subject), _Shown(each.data))
         answer = await callback(msg)
         if answer is not None:
-            logger.log(self.level, "answer to %s %r", msg.subject, answer)
+            subject = printable(messages[0].subject)
+            logger.log(self.level, "answer to %s %s", subject, _Shown(answer))
         return answer
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A value in a log line: escaped, and not looked at before the line is written."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        return printable(repr(self.value))
 
 
 @dataclass(frozen=True)

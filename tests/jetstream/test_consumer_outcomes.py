@@ -14,7 +14,7 @@ import pytest
 
 from helpers import until
 from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
-from tidings import App, ConfigError, Headers, Message
+from tidings import App, ConfigError, Headers, Message, ServiceError
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream import outcomes as outcomes_module
@@ -70,6 +70,48 @@ async def test_a_message_whose_handler_raised_comes_again_after_each_backoff(
     assert (stats.failed, stats.naked, stats.acked, stats.redelivered) == (3, 3, 1, 3)
     assert stats.handled == 1
     assert caplog.text.count("fail_thrice failed on") == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "logged"),
+    [
+        (b"no JSON", "the body is not a valid dict"),
+        (ServiceError(422, "no such user"), "422 no such user from"),
+    ],
+    ids=["of another type", "an error"],
+)
+async def test_a_message_whose_handler_asked_another_service_in_vain_comes_again(
+    make_app: MakeApp,
+    stream: Stream,
+    dead: Stream,
+    caplog: pytest.LogCaptureFixture,
+    answer: Any,
+    logged: str,
+) -> None:
+    app = make_app(streams=[stream, dead])
+    asked = f"{stream.name.lower()}-prices"
+    deliveries: list[int] = []
+
+    @app.listen(asked)
+    async def price(msg):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @app.consume(
+        stream.name, durable="d", backoff=[0.01], max_deliver=5, dead_letter=f"{dead.name}.d"
+    )
+    async def order(msg: StreamMessage[dict[str, Any]]) -> None:
+        deliveries.append(msg.delivered)
+        if msg.delivered == 1:
+            await app.request(asked)
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", {"a": 1})
+        await is_acked(app, stream, "d", 1)
+        assert await stored(app, dead) == []
+    assert deliveries == [1, 2]
+    assert f"its request to {asked!r} failed: {logged}" in caplog.text
 
 
 async def test_without_max_deliver_a_message_is_never_given_up(
@@ -261,6 +303,23 @@ async def test_reject_makes_a_dead_letter_at_once(
     assert deliveries == [1]
     assert letter["headers"]["Tidings-Dead-Error"] == "Reject"
     assert letter["headers"]["Tidings-Dead-Reason"] == "no such product"
+
+
+async def test_the_reason_of_a_reject_forges_no_line_in_the_log(
+    make_app: MakeApp, stream: Stream, dead: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream, dead])
+
+    @app.consume(stream.name, durable="d", dead_letter=f"{dead.name}.d")
+    async def reject(msg: StreamMessage[dict[str, str]]) -> None:
+        raise Reject(f"no user {msg.data['user']}")
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", {"user": "x\nERROR forged\x1b[2J"})
+        await letters(app, dead)
+        await is_acked(app, stream, "d", 1)
+    (record,) = [record for record in caplog.records if "gave up on" in record.message]
+    assert r"no user x\nERROR forged\x1b[2J" in record.message
 
 
 async def test_reject_without_dead_letters_ends_the_message_and_says_so(

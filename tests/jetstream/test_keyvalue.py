@@ -794,6 +794,27 @@ async def test_a_handler_that_raises_and_a_value_that_does_not_decode_cost_thems
     assert "secret" not in caplog.text
 
 
+async def test_a_request_that_fails_in_a_watch_is_no_fault_of_the_entry(
+    app: App, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = app.js.key_value(bucket, type=int)
+    asked = f"{bucket}-names"
+    app.listen(asked)(lambda msg: "no dict")
+
+    @app.watch(bucket, data_type=int)
+    async def on_limit(entry: Entry[int]) -> None:
+        await app.request(asked)
+
+    async with app:
+        await limits.put("a", 1)
+        async with asyncio.timeout(PATIENCE):
+            while not app.stats().watchers[0].failed:  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)
+    (record,) = [record for record in caplog.records if "on_limit failed" in record.message]
+    assert f"its request to {asked!r} failed: the body is not a valid dict" in record.message
+    assert record.exc_info is not None
+
+
 async def test_entries_are_handled_one_after_another(app: App, bucket: str) -> None:
     limits = app.js.key_value(bucket, type=int, history=64)
     running, order = 0, []

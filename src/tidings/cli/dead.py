@@ -26,10 +26,11 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.letters import DeadLetter, Wanted, last_sequence, read_letters, streams_of
 from tidings.jetstream.specs import check_name
 from tidings.subject import check_pattern
+from tidings.text import printable
 
 from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
 from .console import give_up_stdout, mention, say
-from .text import pretty, printable
+from .text import pretty
 
 T = TypeVar("T")
 

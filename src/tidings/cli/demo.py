@@ -15,12 +15,12 @@ from typing import IO, NamedTuple
 from tidings.app import App
 from tidings.errors import TidingsError
 from tidings.server import NATSServer
+from tidings.text import printable
 
 from . import logs
 from .console import say, table
 from .demo_client import Client, Priced, Refused, expected_totals, read_orders
 from .supervisor import ChildCommand, Worker, ending
-from .text import printable
 
 SHOWN = 8  # rows of answers, and of refusals, that are printed
 REQUESTS = 8_000

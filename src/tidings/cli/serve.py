@@ -12,9 +12,9 @@ import typer
 
 from tidings.errors import ConfigError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
+from tidings.text import printable
 
 from .console import mention
-from .text import printable
 
 
 def server(

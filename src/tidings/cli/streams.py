@@ -11,10 +11,10 @@ from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.streams import Stream
+from tidings.text import printable
 
 from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
 from .console import say
-from .text import printable
 
 streams = typer.Typer(no_args_is_help=True)
 

@@ -15,6 +15,7 @@ from tidings.errors import (
 from tidings.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, JetStreamApi
 from tidings.jetstream.election import through_election
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.text import printable
 
 logger = logging.getLogger("tidings")
 
@@ -83,7 +84,10 @@ class Binding:
                 if current.get(name) != new.get(name)
             ]
             info = await self._create({**kept, **new})
-            logger.info("%s: %s changed: %s", self.spec.name, self._called, ", ".join(changes))
+            logger.info(
+                "%s: %s changed: %s",
+                *(self.spec.name, self._called, printable(", ".join(changes))),
+            )
         self._take(info)
 
     async def restore(self) -> bool:

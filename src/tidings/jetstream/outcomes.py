@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from tidings.errors import (
+    DecodeError,
     DisconnectedError,
     JetStreamError,
     Reject,
@@ -30,6 +31,8 @@ from tidings.jetstream.messages import (
     nak_words,
 )
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.remote_errors import failed_request, failure_text
+from tidings.text import printable
 
 logger = logging.getLogger("tidings")
 
@@ -185,8 +188,9 @@ class Outcomes:
     async def undecodable(self, message: StreamMessage[Any], error: Exception) -> None:
         """Its body is not of the wanted type, and never will be."""
         self.failed += 1
-        wanted = getattr(error, "wanted", "")
-        reason = f"not a valid {wanted}" if wanted else "it does not decode"
+        reason = "it does not decode"
+        if isinstance(error, DecodeError):
+            reason = f"not a valid {error.wanted}: {error.reason}"
         await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
 
     async def used_up(self, message: StreamMessage[Any]) -> None:
@@ -222,7 +226,7 @@ class Outcomes:
         logger.error(
             "%s gave up on %r (%s, sequence %d): %s, %s (error id %s); %s",
             *(self.spec.name, message.subject, message.stream, message.sequence),
-            *(error, reason, error_id),
+            *(error, printable(reason), error_id),
             f"dead letter on {target!r}" if target else "it is not delivered again",
             extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
         )
@@ -247,7 +251,7 @@ class Outcomes:
         logger.error(
             "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
             *(self.spec.name, message.subject, metadata.stream, metadata.sequence),
-            *(metadata.delivered, type(error).__name__, error_id),
+            *(metadata.delivered, failure_text(error, is_bad_body=False), error_id),
             exc_info=error,
             extra={
                 "listener": self.spec.name,
@@ -255,5 +259,6 @@ class Outcomes:
                 "stream": metadata.stream,
                 "sequence": metadata.sequence,
                 "error_id": error_id,
+                **failed_request(error),
             },
         )

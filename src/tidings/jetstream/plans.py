@@ -12,6 +12,7 @@ from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStrea
 from tidings.jetstream.drops import Drop, drop_of
 from tidings.jetstream.election import through_election
 from tidings.jetstream.streams import Stream
+from tidings.text import printable
 
 logger = logging.getLogger("tidings")
 
@@ -142,7 +143,7 @@ async def apply_streams(
     for plan in plans:
         if not plan.is_done:
             await _apply(api, plan, force)
-            logger.info("stream %s", plan)
+            logger.info("stream %s", printable(str(plan)))
 
 
 def _check(plan: StreamPlan, force: bool) -> None:

@@ -15,6 +15,7 @@ from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.binding import Binding
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.text import printable
 from tidings.wire import Frame, publish_frame
 
 logger = logging.getLogger("tidings")
@@ -216,7 +217,7 @@ class Puller:
     def _tell_trouble(self, reason: str) -> None:
         logger.warning(
             "%s: consumer %s of %s does not answer: %s",
-            *(self.spec.name, self.binding.name, self.spec.stream, reason),
+            *(self.spec.name, self.binding.name, self.spec.stream, printable(reason)),
             extra={"listener": self.spec.name, "stream": self.spec.stream},
         )
 

@@ -21,6 +21,7 @@ from tidings.jetstream.keyvalue import KeyValue, check_keys
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.readers import Host
 from tidings.middleware import Middleware, fold_stream
+from tidings.remote_errors import failed_request, failure_text
 from tidings.stats import WatcherStats
 from tidings.threads import WorkerThreads, as_async
 from tidings.workers import WorkerPool, WorkQueue, end_cancellation
@@ -123,14 +124,16 @@ class Watcher(WorkQueue[StreamMessage[Any]]):
 
     async def _handle(self, message: StreamMessage[Any]) -> None:
         entry = self._bucket.entry(message)
+        is_decoded = False
         try:
             message.data = entry.value
+            is_decoded = True
             await self._handler(message)
         except BaseException as error:
             if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
                 raise
             self._failed += 1
-            self._log_failure(entry, error)
+            self._log_failure(entry, error, is_decoded)
         else:
             self._handled += 1
 
@@ -138,12 +141,12 @@ class Watcher(WorkQueue[StreamMessage[Any]]):
         data = message.data  # a middleware may have put another value there
         return await self._call(replace(self._bucket.entry(message), _decode=lambda body: data))
 
-    def _log_failure(self, entry: Entry[Any], error: BaseException) -> None:
+    def _log_failure(self, entry: Entry[Any], error: BaseException, is_decoded: bool) -> None:
         error_id = secrets.token_hex(6)
-        what: str = type(error).__name__
+        what: object = failure_text(error, is_bad_body=False)
         shown: BaseException | None = error
-        if isinstance(error, DecodeError):
-            what, shown = f"not a valid {error.wanted}", None
+        if isinstance(error, DecodeError) and not is_decoded:
+            what, shown = f"not a valid {error.wanted}: {error.reason}", None
         logger.error(
             "%s failed on key %r of bucket %r (revision %d): %s (error id %s)",
             *(self.spec.name, entry.key, entry.bucket, entry.revision),
@@ -154,6 +157,7 @@ class Watcher(WorkQueue[StreamMessage[Any]]):
                 "bucket": entry.bucket,
                 "key": entry.key,
                 "error_id": error_id,
+                **failed_request(error),
             },
         )
 
