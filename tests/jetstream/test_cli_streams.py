@@ -139,7 +139,7 @@ def test_a_change_that_drops_messages_is_refused_without_force_with_the_count(
     assert code == 1
     assert shown.splitlines() == [
         f"{name}: change, holding 12 messages",
-        "  max_msgs no limit -> 5 (drops 7 of 12 messages)",
+        "  max_msgs no limit -> 5 (can drop up to 7 of 12 messages)",
     ]
     assert "would lose messages" in failed
     assert held(client, name) == 12

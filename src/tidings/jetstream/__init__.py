@@ -8,7 +8,7 @@ from tidings.jetstream.objectinfo import ObjectInfo
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamChange, StreamPlan
 from tidings.jetstream.publishing import PublishAck
-from tidings.jetstream.streams import Stream, days, hours
+from tidings.jetstream.streams import Stream, days
 from tidings.jetstream.watch import Watch
 from tidings.jetstream.window import PublishFailure, PublishWindow
 
@@ -30,5 +30,4 @@ __all__ = [
     "StreamPlan",
     "Watch",
     "days",
-    "hours",
 ]
