@@ -16,6 +16,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import ObjectNotFoundError as NotFoundThere
 
+from helpers import until
 from tidings import App, ConfigError
 from tidings.errors import (
     BucketChangeError,
@@ -30,6 +31,7 @@ from tidings.errors import (
 )
 from tidings.jetstream import ObjectStore
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.chunks import WINDOW
 from tidings.jetstream.files import file_name
 from tidings.jetstream.objectinfo import ObjectInfo
 from tidings.jetstream.readers import Reader
@@ -276,7 +278,7 @@ async def test_a_put_that_is_cancelled_leaves_no_chunk(app: App, files: ObjectSt
         assert await subjects(app, files) == {}
 
 
-@pytest.mark.parametrize("cut", ["$JS.API.STREAM.MSG.GET.", "$O."])
+@pytest.mark.parametrize("cut", ["$O.", "$JS.API.STREAM.PURGE."])
 async def test_a_put_that_is_cancelled_at_its_end_leaves_the_chunks_of_one_object(
     app: App, files: ObjectStore, cut: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,17 +664,56 @@ async def test_a_store_is_made_as_it_is_declared(
     )
 
 
-async def test_a_store_that_is_gone_is_an_error(
-    app: App, files: ObjectStore, foreign: JetStreamContext
+async def test_a_declared_store_that_is_gone_is_made_again_at_its_first_use(
+    app: App,
+    files: ObjectStore,
+    foreign: JetStreamContext,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with app:
-        for call in (files.put("a", b"1"), files.get("a"), files.list(), files.info("a")):
+        for call in (files.get("a"), files.info("a"), files.delete("a")):
             await foreign.delete_object_store(files.name)
+            caplog.clear()
+            with pytest.raises(ObjectNotFoundError):
+                await call
+            assert f"OBJ_{files.name} was gone" in caplog.text
+        await foreign.delete_object_store(files.name)
+        assert await files.list() == []
+        await foreign.delete_object_store(files.name)
+        await files.put("a", b"1")
+        assert await files.get("a") == b"1"
+
+
+async def test_a_store_that_is_not_declared_stays_gone(app: App, bucket: str) -> None:
+    async with app:
+        files = app.js.object_store(bucket, create=False)
+        for call in (files.put("a", b"1"), files.get("a"), files.list(), files.info("a")):
             with pytest.raises(BucketNotFoundError):
                 await call
-            assert await files.list() == []
-        with pytest.raises(BucketNotFoundError):
-            await app.js.object_store("nothing", create=False).list()
+
+
+@pytest.mark.parametrize("is_restored", [False, True])
+async def test_a_put_into_a_store_that_is_lost_meanwhile_does_not_succeed(
+    app: App, files: ObjectStore, foreign: JetStreamContext, is_restored: bool
+) -> None:
+    stored: list[int] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(WINDOW + 2):
+            yield b"1" * 50
+        await until(lambda: stored)
+        await foreign.delete_object_store(files.name)
+        if is_restored:
+            await app.js.api.restore_stream(f"OBJ_{files.name}")
+        yield b"2" * 50
+
+    async with app:
+        with pytest.raises((BucketNotFoundError, JetStreamError)) as raised:
+            await files.put(
+                "a", parts(), chunk_size=50, progress=lambda done, of: stored.append(done)
+            )
+        assert ("was lost while" in str(raised.value)) is is_restored
+        assert await files.list() == []
 
 
 async def test_run_sync_puts_and_gets_from_synchronous_code(

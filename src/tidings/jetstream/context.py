@@ -54,6 +54,7 @@ class JetStream:
     def attach(self, connection: Connection, middlewares: Sequence[Middleware]) -> None:
         """Take up a connection. The send hooks are folded here, once."""
         self._api = JetStreamApi(connection, API_TIMEOUT)
+        self._api.declared.update({stream.name: stream.config() for stream in self.streams})
         self._send = fold_send(middlewares, self._publish, "send_stream")
 
     def detach(self) -> None:

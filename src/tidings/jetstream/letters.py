@@ -214,7 +214,7 @@ async def streams_of(api: JetStreamApi, subjects: Iterable[str]) -> dict[str, tu
     """
     found: dict[str, tuple[str, ...]] = {}
     for subject in subjects:
-        names = (await api.call("STREAM.NAMES", {"subject": subject})).get("streams")
+        names = await api.streams_taking(subject)
         if not names:
             raise ConfigError(f"no stream takes the dead letters of {subject!r}")
         for name in names:
