@@ -11,7 +11,7 @@ import msgspec
 from tidings.connection import Connection
 from tidings.errors import JetStreamError, JetStreamUnavailableError, WrongSequenceError
 from tidings.headers import Headers
-from tidings.subject import matches
+from tidings.subject import has_wildcard, matches
 
 logger = logging.getLogger("tidings")
 
@@ -69,6 +69,8 @@ class JetStreamApi:
         """
         body = b"" if payload is None else msgspec.json.encode(payload)
         subject = f"{self.prefix}.{operation}"
+        if has_wildcard(subject):  # a filter's, at the end of CONSUMER.CREATE
+            self.connection.outbox.take_pattern(subject)
         answer = await self.request(subject, body, b"", timeout or self.timeout)
         raise_refusal(answer, operation)
         return answer
@@ -150,16 +152,14 @@ class JetStreamApi:
         if await self._has_stream(name):
             return True
         try:
-            answer = await self.call(f"STREAM.CREATE.{name}", self.declared[name])
+            await self.call(f"STREAM.CREATE.{name}", self.declared[name])
         except JetStreamError as error:
             if error.err_code != STREAM_NAME_IN_USE:
                 raise
             return True  # another instance created it, perhaps of another version of this app
-        if answer.get("did_create"):
-            logger.warning(
-                "the stream %s was gone, with every message that it held: created it again, empty",
-                name,
-            )
+        logger.warning(
+            "the stream %s was gone, with every message that it held; it is created again", name
+        )
         return True
 
     async def _has_stream(self, name: str) -> bool:

@@ -100,6 +100,13 @@ class JetStream:
         await apply_streams(self.api, plans, force=force)
         return plans
 
+    async def restore_stream(self, name: str) -> bool:
+        """Create a declared stream or bucket again if the server has lost it.
+
+        See `JetStreamApi.restore_stream`.
+        """
+        return await self.api.restore_stream(name)
+
     # Buckets.
 
     @overload
