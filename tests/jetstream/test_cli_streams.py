@@ -367,6 +367,17 @@ def test_what_cannot_be_published_again_is_kept_and_the_rest_is_done(
     assert numbers(call("dead", "list", "--stream", dead)[1]) == ["8"]
 
 
+def test_a_forged_letter_is_named_and_kept_and_does_no_harm(
+    call: Call, name: str, dead: str, client: App
+) -> None:
+    bury(client, name, 8, f"$JS.API.STREAM.DELETE.{name}")
+    code, shown, failed = call("dead", "redrive", "--stream", dead, "--yes")
+    assert code == 1
+    assert shown.splitlines()[-1] == "published again: 6 of 7"
+    assert f"tidings: {dead} 8 is kept: the dead letter 8 of '{dead}' is not published" in failed
+    assert held(client, name) == 6
+
+
 def test_a_drop_deletes_what_is_named_and_nothing_else(
     call: Call, declare: Declare, name: str, dead: str, client: App
 ) -> None:

@@ -43,5 +43,5 @@ def check_existing_name(name: object, what: str) -> None:
     is_text = isinstance(name, str) and 0 < len(name) <= _LONGEST
     if not is_text or _FORBIDDEN.search(str(name)):
         raise ConfigError(
-            f"{what} {name!r}: a name without white space, control characters and . * > / \\"
+            f"{what} {name!r}: letters, digits and signs other than . * > / \\, without white space"
         )
