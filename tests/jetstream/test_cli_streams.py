@@ -424,6 +424,38 @@ def test_a_list_ends_when_its_reader_is_gone(start: Start, dead: str) -> None:
     assert process.err == []
 
 
+# Objects.
+
+
+def test_chunks_without_an_object_are_counted_by_a_dry_run_and_then_deleted(
+    call: Call, name: str, client: App
+) -> None:
+    files = client.js.object_store(name)
+    client.js.run_sync(files.put("a", b"1" * 100))
+    for _ in range(3):
+        client.js.publish_sync(f"$O.{name}.C.left", b"2" * 50)
+    for arguments, shown in (
+        (["--dry-run"], "deleted: 0 chunks of 0 puts, 0 bytes"),
+        (["--dry-run", "--older-than", "0s"], "would delete: 3 chunks of 1 put, 150 bytes"),
+        (["--older-than", "0s"], "deleted: 3 chunks of 1 put, 150 bytes"),
+        ([], "deleted: 0 chunks of 0 puts, 0 bytes"),
+    ):
+        code, printed, _ = call("objects", "prune", name, *arguments)
+        assert code == 0
+        assert shown.removeprefix("deleted: 0") in printed
+        if arguments == ["--dry-run"]:
+            assert "left alone: 3 chunks, younger than 1h" in printed
+    assert client.js.run_sync(files.get("a")) == b"1" * 100
+
+
+def test_a_store_that_is_not_there_is_an_error_and_a_wrong_age_a_wrong_use(
+    call: Call, client: App
+) -> None:
+    code, _, failed = call("objects", "prune", "nowhere")
+    assert (code, "there is no bucket 'nowhere'" in failed) == (1, True)
+    assert call("objects", "prune", "nowhere", "--older-than", "soon")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7_200), ("7d", 604_800)]
 )

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import os
+import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -29,7 +31,7 @@ from tidings.errors import (
     ObjectNotFoundError,
     PayloadTooLargeError,
 )
-from tidings.jetstream import ObjectStore
+from tidings.jetstream import ObjectStore, Pruned
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.chunks import WINDOW
 from tidings.jetstream.files import file_name
@@ -804,3 +806,99 @@ async def test_a_link_to_a_link_leads_to_the_object_behind_it(app: App, files: O
         await link("all", "")
         with pytest.raises(DigestError, match="all of the store"):
             await files.get("all")
+
+
+# Pruning what a kill has left.
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from tidings import App
+
+app = App("killed", servers=sys.argv[1])
+files = app.js.object_store(sys.argv[2])
+
+def kill(done, total):
+    if done >= 3_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def parts():
+    while True:
+        yield bytes(1_000)
+        await asyncio.sleep(0)
+
+async def main():
+    async with app:
+        await files.put("a", parts(), chunk_size=1_000, progress=kill)
+
+asyncio.run(main())
+"""
+
+
+async def test_chunks_that_a_killed_put_left_are_pruned_and_nothing_else(
+    app: App, files: ObjectStore, nats_server: NATSServer
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, nats_server.url, files.name
+    )
+    assert await process.wait() == -signal.SIGKILL
+    async with app:
+        left = await chunks(app, files)
+        assert left >= 3
+        await files.put("b", BYTES)
+        await files.put("c", b"")
+        await files.put("d", b"deleted")
+        await files.delete("d")
+
+        found = await files.prune()
+        assert (found.puts, found.chunks, found.recent) == (0, 0, left)  # it may be under way
+        for dry_run in (True, False):
+            found = await files.prune(older_than=0, dry_run=dry_run)
+            assert (found.puts, found.chunks, found.size) == (1, left, left * 1_000)
+        assert await files.prune(older_than=0) == Pruned()
+        assert await files.get("b") == BYTES
+        assert [info.name for info in await files.list()] == ["b", "c"]
+
+
+async def test_a_put_under_way_keeps_its_chunks(app: App, files: ObjectStore) -> None:
+    going_on = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(WINDOW + 4):
+            yield b"1" * 50
+        await going_on.wait()
+        yield b"2" * 50
+
+    async with app:
+        putting = asyncio.create_task(files.put("a", parts(), chunk_size=50))
+        async with asyncio.timeout(PATIENCE):
+            while not await chunks(app, files):
+                pass
+        found = await files.prune()
+        assert found.chunks == 0
+        assert found.recent > 0
+        going_on.set()
+        await putting
+        assert len(await files.get("a")) == 50 * (WINDOW + 5)
+
+
+async def test_nothing_is_pruned_where_a_description_cannot_be_read(
+    app: App, files: ObjectStore
+) -> None:
+    """Nobody knows which chunks it names."""
+    async with app:
+        await files.put("a", b"1")
+        await app.js.publish(f"$O.{files.name}.C.left", b"x")
+        await app.js.publish(f"$O.{files.name}.M.YQ==", b"no description")
+        with pytest.raises(DecodeError):
+            await files.prune(older_than=0)
+        assert await chunks(app, files) == 2
+
+
+@pytest.mark.parametrize("older_than", [-1, float("inf"), float("nan"), True, "1h"])
+async def test_an_age_that_is_none_is_refused(
+    app: App, files: ObjectStore, older_than: Any
+) -> None:
+    async with app:
+        with pytest.raises(ConfigError, match="older_than="):
+            await files.prune(older_than=older_than)

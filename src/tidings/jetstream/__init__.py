@@ -7,6 +7,7 @@ from tidings.jetstream.messages import Metadata, Settlement, StreamMessage
 from tidings.jetstream.objectinfo import ObjectInfo
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamChange, StreamPlan
+from tidings.jetstream.prune import Pruned
 from tidings.jetstream.publishing import PublishAck
 from tidings.jetstream.streams import Stream, days
 from tidings.jetstream.watch import Watch
@@ -20,6 +21,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "Operation",
+    "Pruned",
     "PublishAck",
     "PublishFailure",
     "PublishWindow",

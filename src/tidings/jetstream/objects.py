@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -39,6 +40,7 @@ from tidings.jetstream.files import Source, chunks_of, file_name, size_of, write
 from tidings.jetstream.follow import Reading
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.objectinfo import ObjectInfo, digest_text
+from tidings.jetstream.prune import Pruned, Pruner
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, TRY_WAIT, publish_stored
 from tidings.jetstream.readers import Host, read_all
 from tidings.jetstream.reads import read_newest
@@ -54,6 +56,8 @@ RESTARTS = 3
 # Links that are followed, one to the next.
 MOST_LINKS = 10
 HEADER_ROOM = 1024
+# Seconds since the last chunk of a put after which the put counts as dead.
+PRUNE_AGE = 3600.0
 
 logger = logging.getLogger("tidings")
 
@@ -417,6 +421,44 @@ class ObjectStore(Bucket):
         gone = replace(info, size=0, chunks=0, digest="", is_deleted=True)
         with self._must_exist():
             await asyncio.shield(self._replace(self._origin_api(self._host.api), gone, None))
+
+    async def prune(self, *, older_than: float = PRUNE_AGE, dry_run: bool = False) -> Pruned:
+        """Delete chunks that belong to no object: a put that was killed has left them.
+
+        A put that is under way has no object yet either. So chunks are left alone until the last
+        one of their put is `older_than` seconds old. Choose more than the longest time that a
+        source of yours may pause between two parts.
+
+        Args:
+            older_than: seconds since the last chunk of a put; an hour by default.
+            dry_run: only say what would be deleted.
+
+        Raises:
+            ConfigError: a bad `older_than`, or the store is the mirror of another one.
+            DecodeError: the description of an object cannot be read.
+            TidingsError: as `info`.
+
+        Example:
+            ```python
+            files = app.js.object_store("backups")
+            found = await files.prune(dry_run=True)
+            print(found.chunks, "chunks,", found.size, "bytes")
+            ```
+        """
+        is_number = isinstance(older_than, int | float) and not isinstance(older_than, bool)
+        if not is_number or not 0 <= older_than < math.inf:
+            raise ConfigError(f"older_than={older_than!r}: seconds, 0 or more")
+
+        async def work(api: JetStreamApi) -> Pruned:
+            if self._origin.stream != self._stream:
+                raise ConfigError(
+                    f"the object store {self.name!r} is a mirror: prune {self._origin.stream!r}, "
+                    f"where its objects are put"
+                )
+            pruner = Pruner(self._host, self._stream, self._origin.read, older_than)
+            return await pruner.run(dry_run=dry_run)
+
+        return await self.use(work)
 
     async def _newest(self, api: JetStreamApi, name: str) -> Stored | None:
         """The description of an object, where writes go: a mirror may be behind."""
