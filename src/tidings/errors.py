@@ -592,12 +592,14 @@ class WrongRevisionError(WrongSequenceError):
         bucket: the bucket's name.
         key: the key.
         revision: the revision that was expected.
+        last: the key's revision at that moment, if the server said it.
     """
 
-    def __init__(self, bucket: str, key: str, revision: int) -> None:
+    def __init__(self, bucket: str, key: str, revision: int, last: int | None = None) -> None:
         self.bucket = bucket
         self.key = key
         self.revision = revision
+        self.last = last
         super().__init__(400, 10071, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
         self.args = (f"{text}: someone wrote first; read it again",)

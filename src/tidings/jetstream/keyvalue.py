@@ -29,7 +29,7 @@ from tidings.jetstream.follow import Reading
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.publishing import PublishAck, publish_stored
 from tidings.jetstream.readers import Host, Reader, read_all
-from tidings.jetstream.reads import read_last, read_newest, read_sequence
+from tidings.jetstream.reads import read_from, read_last, read_sequence
 from tidings.jetstream.stored import Stored
 from tidings.jetstream.watch import Watch
 from tidings.subject import check_pattern, check_subject
@@ -40,6 +40,8 @@ D = TypeVar("D")
 ROLLUP = ("Nats-Rollup", "sub")
 WRITE_TIMEOUT = 10.0
 
+# The server's words for the error of a wrong revision.
+_LAST = re.compile(r"wrong last sequence: (\d{1,19})$")
 # The characters that every client accepts in a key.
 _NEW_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
 
@@ -209,8 +211,9 @@ class KeyValue(Bucket, Generic[T]):
         body = codec.encode(value, self.type)
         try:
             return await self._write(key, body, revision=0)
-        except WrongRevisionError:
-            last = await self.use(lambda api: self._newest(api, key))
+        except WrongRevisionError as error:
+            at_least = error.last
+            last = await self.use(lambda api: self._newest(api, key, at_least))
             if last is not None and Operation.of(last.headers) is Operation.PUT:
                 raise KeyExistsError(self.name, key) from None
         try:  # it was deleted, and its marker has a revision
@@ -355,8 +358,10 @@ class KeyValue(Bucket, Generic[T]):
             _check_revision(revision)
         try:
             ack = await self.use(lambda api: self._publish(api, key, body, headers, revision))
-        except WrongSequenceError:
-            raise WrongRevisionError(self.name, key, revision or 0) from None
+        except WrongSequenceError as error:
+            said = _LAST.search(error.description)
+            last = int(said[1]) if said else None
+            raise WrongRevisionError(self.name, key, revision or 0, last) from None
         return ack.sequence
 
     async def _publish(
@@ -383,15 +388,10 @@ class KeyValue(Bucket, Generic[T]):
         # No entry has the revision 0, and the server does not take it for a question.
         return await read_sequence(api, self._stream, revision) if revision else None
 
-    async def _newest(self, api: JetStreamApi, key: str) -> Stored | None:
-        """The last entry of a key, where writes go: a mirror may be behind."""
-        origin = self._origin
-        return await read_newest(
-            self._origin_api(api),
-            origin.stream,
-            f"{origin.source}{key}",
-            is_replicated=origin.is_replicated,
-        )
+    async def _newest(self, api: JetStreamApi, key: str, at_least: int | None) -> Stored | None:
+        """The last entry of a key, where writes go: a replica or a mirror may be behind."""
+        origin, api = self._origin, self._origin_api(api)
+        return await read_from(api, origin.stream, f"{origin.source}{key}", at_least)
 
     async def _read_all(
         self, keys: str, *, purpose: str, only_keys: bool = False

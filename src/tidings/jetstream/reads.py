@@ -49,6 +49,25 @@ async def read_newest(
     return await read_last(api, stream, subject)
 
 
+async def read_from(
+    api: JetStreamApi, stream: str, subject: str, at_least: int | None
+) -> Stored | None:
+    """The last message on a subject, which is known to have a sequence of `at_least` or more.
+
+    A direct read is enough if it shows that much. Otherwise, and if the sequence is not known, the
+    leader is asked, as far as the user may.
+
+    Raises:
+        TidingsError: as `read_last`.
+    """
+    found = await read_last(api, stream, subject)
+    if found is not None and at_least is not None and found.sequence >= at_least:
+        return found
+    with contextlib.suppress(SubjectPermissionError):
+        found = await stored_message(api, stream, last_on=subject)
+    return found
+
+
 async def read_sequence(api: JetStreamApi, stream: str, sequence: int) -> Stored | None:
     """The message with a sequence, None where it is gone or has not come yet.
 
