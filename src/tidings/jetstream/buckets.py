@@ -29,8 +29,6 @@ T = TypeVar("T")
 
 Storage = Literal["file", "memory"]
 
-DUPLICATE_WINDOW = 120.0
-
 # The server's names of options, and what they are called here.
 _OPTIONS = {
     "max_age": "ttl",
@@ -74,13 +72,11 @@ class Bucket:
         self._host = host
         self._create = create
         self._said = said
-        window = min(nanoseconds(DUPLICATE_WINDOW), said.get("max_age", math.inf))
         self._config = {
             "name": self._stream,
             "discard": "new",
             "allow_rollup_hdrs": True,
             "allow_direct": True,
-            "duplicate_window": window,
             **base,
             **said,
         }

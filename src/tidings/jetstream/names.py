@@ -7,8 +7,8 @@ import re
 from tidings.errors import ConfigError
 
 # Every server, client and file system accepts these.
-_NEW = re.compile(r"[A-Za-z0-9_\-=]+")
-_NEW_BUCKET = re.compile(r"[A-Za-z0-9_\-]+")
+_NEW = re.compile(r"[A-Za-z0-9_\-=]{1,255}")
+_NEW_BUCKET = re.compile(r"[A-Za-z0-9_\-]{1,250}")
 # A name is one word of a subject, and the name of a folder on the server.
 _FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f.*>/\\]")
 _LONGEST = 255
@@ -21,7 +21,7 @@ def check_new_name(name: object, what: str) -> None:
         ConfigError: it has characters that not every server and client accepts.
     """
     if not isinstance(name, str) or not _NEW.fullmatch(name):
-        raise ConfigError(f"{what} {name!r}: letters, digits, '_', '-' and '=' only")
+        raise ConfigError(f"{what} {name!r}: letters, digits, '_', '-' and '=' only, at most 255")
 
 
 def check_new_bucket(name: object) -> None:
@@ -31,7 +31,7 @@ def check_new_bucket(name: object) -> None:
         ConfigError: it has characters that not every client accepts.
     """
     if not isinstance(name, str) or not _NEW_BUCKET.fullmatch(name):
-        raise ConfigError(f"bucket {name!r}: letters, digits, '_' and '-' only")
+        raise ConfigError(f"bucket {name!r}: letters, digits, '_' and '-' only, at most 250")
 
 
 def check_existing_name(name: object, what: str) -> None:

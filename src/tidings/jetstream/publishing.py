@@ -226,8 +226,7 @@ class _StreamCheck:
 
     def __init__(self, api: JetStreamApi, subject: str) -> None:
         self._api = api
-        # The streams of another domain take the subject without the prefix that leads there.
-        self._subject = subject.removeprefix(f"{api.prefix}.")
+        self._subject = subject
         self._off_since: float | None = None
 
     async def check(self, timeout: float) -> None:
@@ -240,8 +239,10 @@ class _StreamCheck:
             JetStreamUnavailableError: nobody has listened on the API for longer than a moment.
             JetStreamError: the server refuses to create the declared stream.
         """
+        # The streams of another domain take the subject without the prefix that leads there.
+        subject = self._subject.removeprefix(f"{self._api.prefix}.")
         try:
-            names = await self._api.streams_taking(self._subject, timeout)
+            names = await self._api.streams_taking(subject, timeout)
         except JetStreamUnavailableError:
             now = time.monotonic()
             self._off_since = self._off_since or now
