@@ -178,7 +178,7 @@ class Bucket:
 
 
 def check_bucket(name: object) -> None:
-    """Check the name of a bucket, whoever chose it.
+    """Check the name of a bucket that any client may have created.
 
     Raises:
         ConfigError: no bucket can have that name.

@@ -120,8 +120,10 @@ class ObjectStore(Bucket):
         chunk_size: int = CHUNK_SIZE,
         progress: Progress | None = None,
     ) -> ObjectInfo:
-        """Store an object, in place of the one of that name: it is replaced when the new one is
-        whole, and stays where this fails. At most 2 MiB are in memory with the usual chunks.
+        """Store an object, or replace the object of that name.
+
+        The old object is replaced when the new one is complete, and stays if the put fails. At most
+        2 MiB are in memory with chunks of the default size.
 
         Args:
             name: any text; it is no path, though it may look like one.
@@ -138,7 +140,7 @@ class ObjectStore(Bucket):
             PublishTimeoutError: no acknowledgement in time. If it was the last one, the object may
                 be stored.
             BucketNotFoundError: the store is gone.
-            JetStreamError: the server refuses it: the store is full, for one.
+            JetStreamError: the server refuses it, for example because the store is full.
         """
         _check_name(name)
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
@@ -313,7 +315,7 @@ class ObjectStore(Bucket):
         progress: Progress | None,
         take: Callable[[AsyncIterator[bytes]], Coroutine[Any, Any, T]],
     ) -> T:
-        """Read an object from its beginning, and again where it was replaced meanwhile."""
+        """Read an object from its beginning, and again if it was replaced meanwhile."""
         for restart in range(RESTARTS + 1):
             store, info = await self._resolve(name)
             try:
@@ -496,5 +498,5 @@ def _check_text(option: str, text: object) -> None:
             text.encode()
             return
     except UnicodeEncodeError:
-        pass  # a lone surrogate: of a file's name that is not UTF-8, for one
+        pass  # a lone surrogate, such as a file's name that is not UTF-8 may have
     raise ConfigError(f"{option}={text!r}: a str that can be written in UTF-8")
