@@ -378,11 +378,11 @@ class ObjectStore(Bucket):
                 is_replicated=self._origin.is_replicated,
             )
 
-        stored = await self.use(read)
-        if stored is None:
-            raise ObjectNotFoundError(self.name, name)
-        info = self._decode(name, stored.body, stored.time)
-        if info.is_deleted:
+        return self._info_of(name, await self.use(read))
+
+    def _info_of(self, name: str, stored: Stored | None) -> ObjectInfo:
+        info = None if stored is None else self._decode(name, stored.body, stored.time)
+        if info is None or info.is_deleted:
             raise ObjectNotFoundError(self.name, name)
         return info
 
@@ -419,7 +419,8 @@ class ObjectStore(Bucket):
             ObjectNotFoundError: there is none.
             TidingsError: as `put`.
         """
-        info = await self.info(name)
+        _check_name(name)
+        info = self._info_of(name, await self.use(lambda api: self._newest(api, name)))
         gone = replace(info, size=0, chunks=0, digest="", is_deleted=True)
         with self._must_exist():
             await asyncio.shield(self._replace(self._origin_api(self._host.api), gone, None))
