@@ -896,6 +896,17 @@ async def test_a_put_under_way_keeps_its_chunks(app: App, files: ObjectStore) ->
         assert len(await files.get("a")) == 50 * (WINDOW + 5)
 
 
+@pytest.mark.parametrize("claimed", ["1", "many"])
+async def test_a_size_that_a_publisher_claims_is_not_believed(
+    app: App, files: ObjectStore, claimed: str
+) -> None:
+    async with app:
+        await files.open()
+        headers = {"Nats-Msg-Size": claimed}
+        await app.js.publish(f"$O.{files.name}.C.left", b"x" * 70, headers=headers)
+        assert (await files.prune(older_than=0, dry_run=True)).size == 70
+
+
 async def test_nothing_is_pruned_where_a_description_cannot_be_read(
     app: App, files: ObjectStore
 ) -> None:

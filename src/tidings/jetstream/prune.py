@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tidings.errors import JetStreamError
+from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.follow import Reading
 from tidings.jetstream.objectinfo import ObjectInfo
@@ -128,12 +129,18 @@ class Pruner:
             purpose=f"prune of {self._stream}",
         )
         chunks = await read_all(reading, self._host)
-        size = sum(int(chunk.headers.get(SIZE, 0)) for chunk in chunks)
+        size = sum(_size_of(chunk.headers) for chunk in chunks)
         return _Orphan(subject, count, size, last.sequence)
 
     async def _delete(self, orphan: _Orphan) -> None:
         body = {"filter": orphan.subject, "seq": orphan.last_sequence + 1}
         await self._api.call(f"STREAM.PURGE.{self._stream}", body)
+
+
+def _size_of(headers: Headers) -> int:
+    """The bytes of a message that was read without its body. The last header is the server's."""
+    said = headers.get_all(SIZE)[-1:]
+    return int(said[0]) if said and said[0].isascii() and said[0].isdigit() else 0
 
 
 def _time_of(info: Mapping[str, Any]) -> datetime:
