@@ -172,6 +172,18 @@ async def test_a_stream_that_somebody_made_in_the_meantime_is_changed(app: App, 
     assert (await plan_stream(app.js.api, plan.stream)).is_done
 
 
+async def test_a_change_that_another_instance_has_made_is_neither_made_nor_logged_again(
+    app: App, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="tidings")
+    await apply(app, Stream(name, subjects=[f"{name}.>"]))
+    wider = Stream(name, subjects=[f"{name}.>"], max_msgs=10)
+    plans = [await plan_stream(app.js.api, wider) for _ in range(2)]
+    for plan in plans:
+        await apply_streams(app.js.api, [plan])
+    assert caplog.text.count("max_msgs no limit -> 10") == 1
+
+
 async def test_a_harmless_change_is_made_and_told_in_words(app: App, name: str) -> None:
     await apply(app, Stream(name, subjects=[f"{name}.a"], max_age=3600))
     await app.js.publish(f"{name}.a")

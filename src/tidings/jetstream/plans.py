@@ -144,7 +144,6 @@ async def apply_streams(
     for plan in plans:
         if not plan.is_done:
             await _apply(api, plan, force)
-            logger.info("stream %s", plan)
 
 
 def _check(plan: StreamPlan, force: bool) -> None:
@@ -167,7 +166,8 @@ def _check(plan: StreamPlan, force: bool) -> None:
 async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
     stream = plan.stream
     try:
-        await through_election(lambda: _create_or_update(api, plan))
+        if await through_election(lambda: _create_or_update(api, plan)):
+            logger.info("stream %s", plan)
     except JetStreamError as error:
         if error.err_code == STREAM_NAME_IN_USE and not plan.exists:
             # Another instance created it in the meantime, perhaps of another version of this app.
@@ -179,13 +179,18 @@ async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
         ) from None
 
 
-async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> None:
+async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> bool:
+    """Returns whether there was still something to do: another instance may have been faster."""
     stream = plan.stream
     if not plan.exists:
         await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
-    else:
-        info = await api.call(f"STREAM.INFO.{stream.name}")
-        await api.call(f"STREAM.UPDATE.{stream.name}", stream.changed(info["config"]))
+        return True
+    current = (await api.call(f"STREAM.INFO.{stream.name}"))["config"]
+    wanted = stream.changed(current)
+    if not differences(current, wanted):
+        return False
+    await api.call(f"STREAM.UPDATE.{stream.name}", wanted)
+    return True
 
 
 # Values that the server leaves out of a configuration.

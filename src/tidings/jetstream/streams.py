@@ -126,7 +126,7 @@ class Stream:
         if window is not None and isinstance(age, int | float) and window > age:
             raise ConfigError(
                 f"stream {self.name}: duplicate_window={window:g} s is longer than "
-                f"max_age={age:g} s, so that an id is forgotten before"
+                f"max_age={age:g} s: a message id is known no longer than messages are kept"
             )
 
     def _refuse(self, option: str, wanted: str) -> None:
