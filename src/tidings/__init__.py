@@ -34,6 +34,7 @@ from tidings.errors import (
     PayloadTooLargeError,
     ProtocolError,
     PublishTimeoutError,
+    RedriveError,
     Reject,
     RequestError,
     RequestTimeoutError,
@@ -56,7 +57,7 @@ from tidings.group import Group
 from tidings.headers import Headers
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.publishing import PublishAck
-from tidings.jetstream.streams import Stream, days, hours
+from tidings.jetstream.streams import Stream, days
 from tidings.message import Message
 from tidings.middleware import DebugMiddleware, ErrorMiddleware, Middleware, TimeoutMiddleware
 from tidings.stats import (
@@ -112,6 +113,7 @@ __all__ = [
     "ProtocolError",
     "PublishAck",
     "PublishTimeoutError",
+    "RedriveError",
     "Reject",
     "RequestError",
     "RequestTimeoutError",
@@ -135,5 +137,4 @@ __all__ = [
     "WrongSequenceError",
     "__version__",
     "days",
-    "hours",
 ]

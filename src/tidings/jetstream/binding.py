@@ -14,6 +14,7 @@ from tidings.errors import (
 )
 from tidings.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, JetStreamApi
 from tidings.jetstream.election import through_election
+from tidings.jetstream.names import check_new_name
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.text import printable
 
@@ -66,6 +67,7 @@ class Binding:
         wanted = self.spec.config(self.name)
         info = None if self.spec.durable is None else await self._info()
         if info is None:
+            check_new_name(self.name, "durable")
             self._take(await self._create(wanted))
             return
         current = info["config"]
