@@ -45,7 +45,7 @@ FLOORS = {
         "jetstream",
         "group",
     ],
-    "face": ["watchdog", "runner", "app"],
+    "face": ["watchdog", "exits", "executor", "signals", "loops", "runner", "app"],
     "edges": ["process", "server", "testing", "contrib", "cli", "__main__"],
 }
 PLACES = [module for floor in FLOORS.values() for module in floor]
