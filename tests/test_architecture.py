@@ -32,10 +32,10 @@ FLOORS = {
     "transport": ["transport", "requests", "incoming", "outbox", "denials", "connection"],
     "work": [
         "handlers",
-        "hooks",
         "middleware",
         "threads",
         "workers",
+        "hooks",
         "listener",
         "tasks",
         "events",

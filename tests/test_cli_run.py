@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tidings import App
+from tidings.signals import MOMENT
 from waits import wait_until
 
 if TYPE_CHECKING:
@@ -152,6 +154,7 @@ def test_the_second_signal_exits_at_once(start: Start, write: Write, subject: st
         process.wait_for("begun")
         process.signal(signal.SIGINT)
         process.wait_for("draining; once more")
+        time.sleep(MOMENT)
         process.signal(signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
 

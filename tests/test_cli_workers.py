@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pytest
 
 from tidings import App
 from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
+from tidings.signals import MOMENT
 from waits import is_alive, wait_until
 
 if TYPE_CHECKING:
@@ -169,6 +171,7 @@ def test_the_second_signal_kills_the_workers(start: Start, service: Write, subje
         process.wait_for("^begun")
         process.signal()
         process.wait_for("SIGTERM: stopping")
+        time.sleep(MOMENT)
         assert process.stop() == 128 + signal.SIGTERM
     assert not any(map(is_alive, pids))
 
@@ -217,8 +220,6 @@ def test_a_worker_that_hangs_ends_when_its_supervisor_is_killed(start: Start, wr
         "app = App('blocked', drain_timeout=0.1)\n"
         "@app.task()\n"
         "async def block():\n"
-        "    from tidings.cli import child\n"
-        "    child.GRACE = 0.1\n"
         "    print('blocks', flush=True)\n"
         "    time.sleep(600)\n"
     )

@@ -176,7 +176,7 @@ class App(Declarations):
         self.state = SimpleNamespace()
         self.logger = logger
         self.drain_timeout = drain_timeout
-        self._at_shutdown = ""  # what runs at the end, for the log
+        self._at_shutdown = ""  # what runs at the end; "" once everything has ended
         self._lifespan = lifespan
         self.use_uvloop = use_uvloop
         self._options = ConnectionOptions(
@@ -554,8 +554,9 @@ class App(Declarations):
         self.js.detach()
         self._watchdog.stop()
         self._lifecycle = State.IDLE
-        if abandoned or unsent:
-            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent)
+        left = f"{self._at_shutdown} did not end" if self._at_shutdown else ""
+        if abandoned or unsent or left:
+            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent, left)
         if self._fatal is not None:
             raise self._fatal
         logger.info("%s has ended", self.service_name)
@@ -577,11 +578,8 @@ class App(Declarations):
 
     async def _run_shutdown_hooks(self, deadline: float) -> None:
         running = asyncio.create_task(self._call_shutdown_hooks(), name="tidings on_shutdown")
-        if not await _ends_by(running, deadline):
-            logger.error(
-                "%s did not end within the drain timeout; what comes after it is skipped",
-                self._at_shutdown,
-            )
+        if await _ends_by(running, deadline):
+            self._at_shutdown = ""
 
     async def _call_shutdown_hooks(self) -> None:
         for hook in self._shutdown_hooks:

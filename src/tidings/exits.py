@@ -15,6 +15,7 @@ logger = logging.getLogger("tidings")
 # Seconds for the last log line and for what is still in buffers, and frames of a stack in it.
 LAST_WORDS = 0.4
 FRAMES = 3
+LOOK = 0.1  # seconds between two looks at the main thread
 
 
 def exit_at_once(message: str, code: int) -> None:
@@ -65,7 +66,23 @@ def bound_exit(seconds: float) -> None:
 
 
 def _end_after_main(deadline: float) -> None:
-    threading.main_thread().join()
+    while not _main_has_ended():
+        time.sleep(LOOK)
     time.sleep(max(deadline - time.monotonic(), LAST_WORDS))
-    left = [each.name for each in threading.enumerate() if not each.daemon]
+    main = threading.main_thread()
+    left = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
     exit_at_once(f"exiting at once: the threads {', '.join(left)} do not end", 1)
+
+
+def _main_has_ended() -> bool:
+    """Whether the main thread has run the program and only waits for other threads.
+
+    It counts as alive while thread pools join their threads. The module `threading` calls them
+    then, and no code of the program is below it.
+    """
+    main = threading.main_thread()
+    frame = sys._current_frames().get(main.ident or 0)
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    waits = frame is not None and frame.f_code.co_filename == threading.__file__
+    return waits or not main.is_alive()

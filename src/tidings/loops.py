@@ -52,6 +52,8 @@ class LoopRun:
                 left = self.loop.run_until_complete(self._clean_up(seconds_left()))
             finally:
                 asyncio.set_event_loop(None)
+                # What is left is reported; that a task was destroyed with it says nothing new.
+                self.loop.set_exception_handler(lambda loop, context: None)
                 self.loop.close()
         return left
 
