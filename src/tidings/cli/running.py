@@ -109,8 +109,8 @@ def servers_for(servers: str, dev: bool) -> Iterator[str]:
         mention(f"nats-server of $NATS_URL, so that --dev brings none: {shown}")
         yield named
     else:
-        with NATSServer(jetstream=True) as server:
+        with NATSServer(jetstream=True, token=os.environ.get("NATS_TOKEN") or None) as server:
             mention(f"nats-server for this run, JetStream on: {server.url}")
             # For whatever else connects: another App, a subprocess, a script started by a handler.
-            os.environ["NATS_URL"] = server.url
-            yield server.url
+            os.environ["NATS_URL"] = server.url_with_token
+            yield server.url_with_token
