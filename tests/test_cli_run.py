@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tidings import App
-from tidings.signals import MOMENT
 from waits import wait_until
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def test_the_second_signal_exits_at_once(start: Start, write: Write, subject: st
         process.wait_for("begun")
         process.signal(signal.SIGINT)
         process.wait_for("draining; once more")
-        time.sleep(MOMENT)
+        time.sleep(1)
         process.signal(signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
 

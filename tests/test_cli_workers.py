@@ -18,7 +18,6 @@ import pytest
 
 from tidings import App
 from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
-from tidings.signals import MOMENT
 from waits import is_alive, wait_until
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def test_the_second_signal_kills_the_workers(start: Start, service: Write, subje
         process.wait_for("^begun")
         process.signal()
         process.wait_for("SIGTERM: stopping")
-        time.sleep(MOMENT)
+        time.sleep(1)
         assert process.stop() == 128 + signal.SIGTERM
     assert not any(map(is_alive, pids))
 

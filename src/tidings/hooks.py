@@ -52,6 +52,8 @@ async def let_finish(work: Awaitable[Any], what: str) -> None:
     which would end the loop. Only the caller's own cancellation goes through."""
     try:
         await work
+    except GeneratorExit:  # its loop has ended without it
+        raise
     except BaseException as error:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():

@@ -29,7 +29,8 @@ from tidings.exits import exit_at_once
 __all__ = ["Request", "StopRequests", "StopSignals", "stop_signals"]
 
 # Signals within this many seconds count as one: a terminal and a supervisor both pass Ctrl-C on.
-MOMENT = 1.0
+# Half of the second that is promised, since a busy process notices the first signal late.
+MOMENT = 0.5
 # Seconds after giving up in which the process must be gone, before C code ends it without Python.
 LAST_RESORT = 0.5
 

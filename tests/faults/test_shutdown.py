@@ -14,7 +14,6 @@ from faults.conftest import PATIENCE, Inbox, Program, until
 from tidings import App
 from tidings.errors import DrainTimeoutError, RequestTimeoutError, ServiceError
 from tidings.server import NATSServer
-from tidings.signals import MOMENT
 
 MakeApp = Callable[..., App]
 RunProgram = Callable[..., Program]
@@ -107,7 +106,7 @@ async def test_a_second_signal_exits_at_once(
         await asyncio.to_thread(program.until, "began")
         program.signal(number)
         await asyncio.to_thread(program.until, "once more to exit")
-        await asyncio.sleep(MOMENT)
+        await asyncio.sleep(1)
         program.signal(number)
         began = time.monotonic()
         assert await asyncio.to_thread(program.wait) == 128 + number
