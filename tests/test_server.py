@@ -440,7 +440,7 @@ async def test_a_token_is_asked_of_every_client(token: str) -> None:
 
 
 async def test_the_url_with_the_token_is_enough_to_connect() -> None:
-    with NATSServer(token="s3cret") as server:  # noqa: S106 - made up
+    with NATSServer(token="s3cret") as server:
         assert server.url_with_token == f"nats://s3cret@127.0.0.1:{server.port}"
         async with App("friend", servers=server.url_with_token) as app:
             await app.flush()

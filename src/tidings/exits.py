@@ -16,6 +16,7 @@ logger = logging.getLogger("tidings")
 LAST_WORDS = 0.4
 FRAMES = 3
 LOOK = 0.1  # seconds between two looks at the main thread
+EXIT_GRACE = 1.5  # seconds that threads and exit handlers have at the least after it
 
 
 def exit_at_once(message: str, code: int) -> None:
@@ -42,10 +43,8 @@ def _write(message: str) -> None:
 
 
 def stack_of(thread: int | None) -> str:
-    """The innermost frames of a thread, a line each; "" if it does not run Python code."""
+    """The innermost frames of a thread, a line each."""
     frame = sys._current_frames().get(thread or 0)
-    if frame is None:
-        return ""
     return "\n".join(
         f"  {each.filename}:{each.lineno} in {each.name}"
         for each in traceback.extract_stack(frame)[-FRAMES:]
@@ -68,7 +67,7 @@ def bound_exit(seconds: float) -> None:
 def _end_after_main(deadline: float) -> None:
     while not _main_has_ended():
         time.sleep(LOOK)
-    time.sleep(max(deadline - time.monotonic(), LAST_WORDS))
+    time.sleep(max(deadline - time.monotonic(), EXIT_GRACE))
     main = threading.main_thread()
     left = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
     exit_at_once(f"exiting at once: the threads {', '.join(left)} do not end", 1)

@@ -59,7 +59,7 @@ class MainRun:
         _check_place()
         self._app = app
         self._use_uvloop = use_uvloop
-        self._signals = StopSignals(self._on_signal, self._give_up, app.drain_timeout + END_GRACE)
+        self._signals = StopSignals(self._on_signal, self._give_up, self._patience)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[Any] | None = None
         self._has_started = False
@@ -78,7 +78,7 @@ class MainRun:
         with self._signals:
             self._run_loop()
         if self._has_failed or self._signals.asked_at is not None:
-            bound_exit(self._app.drain_timeout + END_GRACE - self._signals.seconds_since())
+            bound_exit(self._patience() - self._signals.seconds_since())
         if self._has_failed:
             raise SystemExit(1)
 
@@ -128,6 +128,9 @@ class MainRun:
             self._begin_disconnect()
         await self._app.wait_stopped()
 
+    def _patience(self) -> float:
+        return self._app.drain_timeout + END_GRACE
+
     def _on_signal(self, number: signal.Signals) -> None:
         self.stop(number.name)
 
@@ -150,7 +153,7 @@ class MainRun:
     def _give_up(self) -> str:
         where = _blocked_at(threading.main_thread().ident)
         if not self._has_started:
-            return f"the start did not end when it was cancelled{where}"
+            return f"the start did not end when it was cancelled; {where}"
         return str(DrainTimeoutError(self._app.drain_timeout, *self._app.unfinished(), where))
 
 
@@ -171,8 +174,7 @@ def _check_place() -> None:
 
 
 def _blocked_at(thread: int | None) -> str:
-    stack = stack_of(thread)
-    return f"the thread of the event loop is at\n{stack}" if stack else ""
+    return f"the thread of the event loop is at\n{stack_of(thread)}"
 
 
 class BackgroundRun:

@@ -12,6 +12,7 @@ import contextlib
 import enum
 import faulthandler
 import io
+import math
 import os
 import select
 import signal
@@ -73,7 +74,7 @@ class StopSignals:
     Args:
         stop: called for the first signal, on any thread; it begins the end and returns at once.
         give_up: called on a thread of its own when the time is up; returns what to log.
-        patience: seconds from the first signal until the process is ended by force.
+        patience: asked at the first signal: seconds until the process is ended by force.
 
     Raises:
         ConfigError: outside the main thread.
@@ -83,13 +84,17 @@ class StopSignals:
     """
 
     def __init__(
-        self, stop: Callable[[signal.Signals], None], give_up: Callable[[], str], patience: float
+        self,
+        stop: Callable[[signal.Signals], None],
+        give_up: Callable[[], str],
+        patience: Callable[[], float],
     ) -> None:
         _check_thread()
         self.asked_at: float | None = None
         self._stop = stop
         self._give_up = give_up
         self._patience = patience
+        self._deadline = math.inf
         self._requests = StopRequests()
         self._lock = threading.RLock()
         self._reader, self._writer = socket.socketpair()
@@ -145,8 +150,10 @@ class StopSignals:
         with self._lock:
             if self.asked_at is not None:
                 return
+            patience = self._patience()
             self.asked_at = time.monotonic()
-            self._arm_last_resort()
+            self._deadline = self.asked_at + patience
+            _arm_last_resort(patience + LAST_RESORT)
             self._wake()
 
     def seconds_since(self) -> float:
@@ -156,12 +163,6 @@ class StopSignals:
     @staticmethod
     def _set_wakeup(number: int) -> int:
         return signal.set_wakeup_fd(number, warn_on_full_buffer=False)
-
-    def _arm_last_resort(self) -> None:
-        """No Python code runs while a C function holds the interpreter's lock; this still does."""
-        # It needs a real standard error to write the stack to.
-        with contextlib.suppress(RuntimeError, ValueError, AttributeError, io.UnsupportedOperation):
-            faulthandler.dump_traceback_later(self._patience + LAST_RESORT, exit=True)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it wakes up anyway
@@ -180,16 +181,11 @@ class StopSignals:
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         while not self._is_ended:
-            left = self._seconds_left()
-            if left is not None and left <= 0:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
                 exit_at_once(self._give_up(), 1)
-            poll.poll(None if left is None else left * 1000 + 1)
+            poll.poll(None if left == math.inf else left * 1000 + 1)
             self._take()
-
-    def _seconds_left(self) -> float | None:
-        if self.asked_at is None:
-            return None
-        return self.asked_at + self._patience - time.monotonic()
 
     def _take(self) -> None:
         """Handle the signals that came since. Each is read by one thread, so it counts once."""
@@ -230,6 +226,13 @@ def _check_thread() -> None:
             "signals reach the main thread only: call app.run() there, or write `with app:`, "
             "which works in every thread"
         )
+
+
+def _arm_last_resort(seconds: float) -> None:
+    """No Python code runs while a C function holds the interpreter's lock; this still does."""
+    # It needs a real standard error to write the stack to.
+    with contextlib.suppress(RuntimeError, ValueError, AttributeError, io.UnsupportedOperation):
+        faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 _active: weakref.WeakSet[StopSignals] = weakref.WeakSet()

@@ -86,10 +86,14 @@ class Child:
 
     def run(self, app: App) -> int:
         """Run the app to its end. Returns the exit code."""
-        self.say(b"%b %g\n" % (LOADED, app.drain_timeout))
+        self.say_loaded(app)
         self._run = MainRun(SupervisedApp(app, self), use_uvloop=app.use_uvloop)
         self._run.run()
         return 0 if self._run.was_stopped else ENDED
+
+    def say_loaded(self, app: App) -> None:
+        """Report the drain timeout, which decides how long the supervisor waits for the end."""
+        self.say(b"%b %g\n" % (LOADED, app.drain_timeout))
 
     def say(self, line: bytes) -> None:
         """Report to the supervisor."""
@@ -127,6 +131,7 @@ class SupervisedApp:
 
     async def __aenter__(self) -> Any:
         await self._app.__aenter__()
+        self._child.say_loaded(self._app)  # the start may have changed the drain timeout
         self._child.say(b"%b\n" % RUNNING)
 
     async def wait_stopped(self) -> None:

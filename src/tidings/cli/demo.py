@@ -81,7 +81,7 @@ async def _until_stopped(example: Example) -> None:
     def stop(number: signal.Signals) -> None:
         loop.call_soon_threadsafe(task.cancel)
 
-    with StopSignals(stop, lambda: "the demo did not end in time", PATIENCE) as signals:
+    with StopSignals(stop, lambda: "the demo did not end in time", lambda: PATIENCE) as signals:
         signals.join_loop()
         await _demo(example)
 
