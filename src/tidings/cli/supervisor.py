@@ -25,6 +25,7 @@ FIRST_DELAY = 0.5  # seconds before a worker that died is started again
 LONGEST_DELAY = 30.0
 # Seconds more than a child takes to end by itself, even by force, before it is killed.
 KILL_GRACE = 0.15
+LISTEN_GRACE = 0.1  # seconds to read what a child said before it ended
 # A worker that lived this long was well: the delays begin anew when it dies.
 STEADY = 10.0
 
@@ -148,6 +149,8 @@ class Worker:
         code = await asyncio.shield(self._exit)
         if self._killing is not None:
             self._killing.cancel()
+        # What it said last may still have to be read; a process that it forked may hold the socket.
+        await asyncio.wait([self._listening], timeout=LISTEN_GRACE)
         self._listening.cancel()
         # The loop lets go of the socket before it is closed, and its number becomes another's.
         await asyncio.wait([self._listening])
