@@ -14,7 +14,7 @@ logger = logging.getLogger("tidings")
 
 # Seconds for the last log line and for what is still in buffers, and frames of a stack in it.
 LAST_WORDS = 0.4
-FRAMES = 3
+FRAMES = 6
 LOOK = 0.1  # seconds between two looks at the main thread
 EXIT_GRACE = 1.5  # seconds that threads and exit handlers have at the least after it
 
@@ -70,7 +70,8 @@ def _end_after_main(deadline: float) -> None:
     time.sleep(max(deadline - time.monotonic(), EXIT_GRACE))
     main = threading.main_thread()
     left = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
-    exit_at_once(f"exiting at once: the threads {', '.join(left)} do not end", 1)
+    what = f"the threads {', '.join(left)} do not end" if left else "an exit handler does not end"
+    exit_at_once(f"exiting at once: {what}; the main thread is at\n{stack_of(main.ident)}", 1)
 
 
 def _main_has_ended() -> bool:
