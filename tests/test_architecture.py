@@ -35,10 +35,10 @@ FLOORS = {
     "transport": ["transport", "requests", "incoming", "outbox", "denials", "connection"],
     "work": [
         "handlers",
-        "hooks",
         "middleware",
         "threads",
         "workers",
+        "hooks",
         "listener",
         "tasks",
         "events",
@@ -48,7 +48,7 @@ FLOORS = {
         "jetstream",
         "group",
     ],
-    "face": ["watchdog", "runner", "app"],
+    "face": ["watchdog", "exits", "executor", "signals", "loops", "runner", "app"],
     "edges": ["process", "server", "testing", "contrib", "cli", "__main__"],
 }
 PLACES = [module for floor in FLOORS.values() for module in floor]

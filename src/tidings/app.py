@@ -49,8 +49,10 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 logger = logging.getLogger("tidings")
 
-# Seconds that on_shutdown hooks have at the least, where the drain timeout is used up.
-HOOK_GRACE = 1.0
+# Seconds that on_shutdown hooks have at the least, where the drain timeout is used up, and seconds
+# in which they have to follow their cancellation after that.
+HOOK_GRACE = 0.75
+CANCEL_GRACE = 0.25
 
 
 class State(enum.Enum):
@@ -76,7 +78,8 @@ class App(Declarations):
         description: what it does, in a line.
         concurrency: handlers of one listener at work at a time.
         request_timeout: seconds that `request` waits where it is not told.
-        drain_timeout: seconds that shutdown waits for work that was begun.
+        drain_timeout: seconds that shutdown waits for work in progress; `run` ends the process two
+            seconds after that, whatever blocks.
         lifespan: an async context manager made with the app: entered before the first message,
             left after the last.
         streams: streams to create, or bring to what is declared, at start.
@@ -105,7 +108,7 @@ class App(Declarations):
         nats: the `Bus`: every call of it stands on the app too.
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
-        drain_timeout: seconds that shutdown waits for work that was begun.
+        drain_timeout: seconds that shutdown waits for work in progress.
         use_uvloop: whether `run` and `with app` use uvloop where it is installed.
 
     Example:
@@ -135,7 +138,7 @@ class App(Declarations):
         description: str = "",
         concurrency: int = 100,
         request_timeout: float = 10.0,
-        drain_timeout: float = 30.0,
+        drain_timeout: float = 8.0,
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
         user: str | None = None,
@@ -165,7 +168,7 @@ class App(Declarations):
             raise ConfigError(
                 f"lifespan={lifespan!r}: what makes an async context manager of the app"
             )
-        _check_limits(concurrency, request_timeout, drain_timeout)
+        _check_limits(concurrency, request_timeout)
         check_queue(queue)
         self.service_name = service_name
         self.version = version
@@ -173,6 +176,7 @@ class App(Declarations):
         self.state = SimpleNamespace()
         self.logger = logger
         self.drain_timeout = drain_timeout
+        self._at_shutdown = ""  # what runs at the end; "" once everything has ended
         self._lifespan = lifespan
         self.use_uvloop = use_uvloop
         self._options = ConnectionOptions(
@@ -262,19 +266,40 @@ class App(Declarations):
         self._middleware_specs.append(MiddlewareSpec(cls, args, kwargs))
 
     @property
+    def drain_timeout(self) -> float:
+        """Seconds that shutdown waits for work in progress. May be set until the app stops.
+
+        Raises:
+            ConfigError: when it is set to anything but a number of seconds above 0.
+        """
+        return self._drain_timeout
+
+    @drain_timeout.setter
+    def drain_timeout(self, seconds: float) -> None:
+        _check_seconds("drain_timeout", seconds)
+        self._drain_timeout = seconds
+
+    @property
     def middlewares(self) -> tuple[MiddlewareSpec, ...]:
         """The middlewares added, innermost first."""
         return tuple(self._middleware_specs)
 
     def on_startup(self, function: F) -> F:
-        """Run the decorated function when the app is connected, before the first message."""
+        """Run the decorated function when the app is connected, before the first message.
+
+        An `async def` function runs on the event loop, a `def` function in a thread.
+        """
         check_handler(function, "")
         self._declaring("on_startup")
         self._startup_hooks.append(function)
         return function
 
     def on_shutdown(self, function: F) -> F:
-        """Run the decorated function after the last message, while the app is still connected."""
+        """Run the decorated function after the last message, while the app is still connected.
+
+        An `async def` function runs on the event loop, a `def` function in a thread. One that does
+        not end within the drain timeout is left behind.
+        """
         check_handler(function, "")
         self._declaring("on_shutdown")
         self._shutdown_hooks.append(function)
@@ -336,13 +361,18 @@ class App(Declarations):
     # Running: three ways, one lifecycle.
 
     def run(self) -> None:
-        """Run until SIGTERM, SIGINT or `disconnect()`, then drain and return.
+        """Run until SIGTERM, SIGINT, SIGHUP or `disconnect()`, then drain and return.
+
+        At most `drain_timeout` and two seconds after the first signal the process has ended or this
+        returns, even if a handler blocks the event loop. A second signal, at least one second after
+        the first, ends the process at once.
 
         Raises:
             SystemExit: with 1, when work was abandoned or the connection was given up.
             ConnectError: no server could be reached.
-            ConfigError: called inside a running event loop; use `async with app` there. Or while
-                `tidings run` imports the module, which would end up with two runs.
+            ConfigError: called inside a running event loop, where `async with app` works; outside
+                the main thread, where `with app` works; or while `tidings run` imports the module,
+                which would end up with two runs.
         """
         run_until_stopped(self, use_uvloop=self.use_uvloop)
 
@@ -478,12 +508,20 @@ class App(Declarations):
         if self.nats.subscriptions is not None:
             await self._subscriptions.close()
         try:
-            await self._stack.aclose()
+            await self._leave_lifespan()
         finally:
             await self._connection.close()
             self.nats.detach()
             self.js.detach()
             self._lifecycle = State.IDLE
+
+    async def _leave_lifespan(self) -> None:
+        """Leave what the start entered, within the drain timeout."""
+        leaving = asyncio.create_task(self._stack.aclose(), name="tidings lifespan")
+        if await _ends_by(leaving, asyncio.get_running_loop().time() + self.drain_timeout):
+            leaving.result()
+        else:
+            logger.error("the lifespan did not end within the drain timeout; it is left behind")
 
     def begin_disconnect(self) -> asyncio.Task[None]:
         """Begin to drain, on the loop's own thread; returns what to await."""
@@ -516,8 +554,9 @@ class App(Declarations):
         self.js.detach()
         self._watchdog.stop()
         self._lifecycle = State.IDLE
-        if abandoned or unsent:
-            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent)
+        left = f"{self._at_shutdown} did not end" if self._at_shutdown else ""
+        if abandoned or unsent or left:
+            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent, left)
         if self._fatal is not None:
             raise self._fatal
         logger.info("%s has ended", self.service_name)
@@ -538,16 +577,16 @@ class App(Declarations):
         await self.nats.portal.finish()
 
     async def _run_shutdown_hooks(self, deadline: float) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                for hook in self._shutdown_hooks:
-                    what = f"on_shutdown: {function_place(hook)}"
-                    await let_finish(call_hook(hook), what)
-                await let_finish(self._stack.aclose(), "the end of the lifespan")
-        except TimeoutError:
-            logger.error(
-                "on_shutdown did not end within the drain timeout; what is left is skipped"
-            )
+        running = asyncio.create_task(self._call_shutdown_hooks(), name="tidings on_shutdown")
+        if await _ends_by(running, deadline):
+            self._at_shutdown = ""
+
+    async def _call_shutdown_hooks(self) -> None:
+        for hook in self._shutdown_hooks:
+            self._at_shutdown = f"on_shutdown: {function_place(hook)}"
+            await let_finish(call_hook(hook), self._at_shutdown)
+        self._at_shutdown = "the end of the lifespan"
+        await let_finish(self._stack.aclose(), self._at_shutdown)
 
     async def _send_rest(self, deadline: float) -> int:
         """Have the server confirm what is sent, waiting if it is away. Returns bytes left."""
@@ -568,6 +607,18 @@ class App(Declarations):
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
         return self._lifecycle is State.RUNNING
+
+    def unfinished(self) -> tuple[int, int]:
+        """Messages that are queued or being handled, and bytes that are not sent. (0, 0) while the
+        app does not run. May be called from any thread.
+        """
+        if self._lifecycle is State.IDLE or self.nats.subscriptions is None:
+            return 0, 0
+        stats = self.stats()
+        messages = sum(each.pending + each.running for each in stats.listeners)
+        messages += sum(each.pending + each.running for each in stats.consumers)
+        messages += sum(each.pending + each.running for each in stats.watchers)
+        return messages, self._connection.outbox.unsent_bytes
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -620,10 +671,28 @@ class App(Declarations):
         return f"<App {self.service_name!r} {self._lifecycle.value}>"
 
 
-def _check_limits(concurrency: int, request_timeout: float, drain_timeout: float) -> None:
+async def _ends_by(task: asyncio.Task[None], deadline: float) -> bool:
+    """Wait for a task until the deadline, then cancel it. Returns whether it ended by itself.
+
+    One that ignores its cancellation is left: the end of the app must not depend on it.
+    """
+    try:
+        await asyncio.wait([task], timeout=deadline - asyncio.get_running_loop().time())
+        if task.done():
+            return True
+    finally:
+        task.cancel()
+    await asyncio.wait([task], timeout=CANCEL_GRACE)
+    return False
+
+
+def _check_limits(concurrency: int, request_timeout: float) -> None:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigError(f"concurrency={concurrency!r}: a whole number above 0")
-    for name, value in (("request_timeout", request_timeout), ("drain_timeout", drain_timeout)):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 < value < math.inf:
-            raise ConfigError(f"{name}={value!r}: seconds, above 0")
+    _check_seconds("request_timeout", request_timeout)
+
+
+def _check_seconds(name: str, value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number by now
+        raise ConfigError(f"{name}={value!r}: seconds, above 0")

@@ -363,14 +363,16 @@ class DrainTimeoutError(TidingsError, TimeoutError):
     Attributes:
         abandoned: handlers and queued messages left.
         unsent: bytes that the server may not have.
+        left: what else did not end, in words, such as the line at which the event loop is blocked.
     """
 
-    def __init__(self, timeout: float, abandoned: int, unsent: int) -> None:
+    def __init__(self, timeout: float, abandoned: int, unsent: int, left: str = "") -> None:
         self.abandoned = abandoned
         self.unsent = unsent
+        self.left = left
         super().__init__(
             f"drain_timeout of {timeout:g} s passed: {abandoned} messages abandoned, "
-            f"{unsent} bytes unsent"
+            f"{unsent} bytes unsent{f'; {left}' if left else ''}"
         )
 
 

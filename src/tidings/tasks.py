@@ -106,6 +106,8 @@ class Task:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # so that whoever cancelled it, at the end of the loop for one, sees its end
+        except GeneratorExit:  # the loop has ended without it
+            raise
         except BaseException as error:  # SystemExit too: a task cannot end the service by it
             self._on_failure(f"raised {type(error).__name__}", error)
         finally:

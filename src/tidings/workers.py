@@ -112,7 +112,7 @@ class WorkerPool:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=1)  # one that swallows its cancellation is left
+            await asyncio.wait(tasks, timeout=0.5)  # one that swallows its cancellation is left
 
 
 class WorkQueue(ABC, Generic[T]):
