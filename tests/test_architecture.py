@@ -37,6 +37,7 @@ FLOORS = {
         "threads",
         "workers",
         "listener",
+        "queues",
         "tasks",
         "events",
         "portal",
@@ -45,7 +46,7 @@ FLOORS = {
         "jetstream",
         "group",
     ],
-    "face": ["watchdog", "runner", "app"],
+    "face": ["watchdog", "cautions", "runner", "app"],
     "edges": ["process", "server", "testing", "contrib", "cli", "__main__"],
 }
 PLACES = [module for floor in FLOORS.values() for module in floor]

@@ -16,6 +16,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
 
 from tidings.bus import Bus
+from tidings.cautions import warn_of_declarations
 from tidings.connection import Connection
 from tidings.errors import (
     ConfigError,
@@ -36,6 +37,7 @@ from tidings.jetstream.watchers import Watchers
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, check_type, server_urls
 from tidings.portal import copy_outcome
+from tidings.queues import queue_groups
 from tidings.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
 from tidings.subject import check_queue
@@ -71,7 +73,9 @@ class App(Declarations):
         host: the server's host, with `port`, in place of `servers`.
         port: the server's port.
         servers: a URL or several; `$NATS_URL` where None, else nats://127.0.0.1:4222.
-        queue: queue group of listeners that name none, "" for none.
+        queue: first word of the queue groups of listeners that name none: `orders` gives
+            `orders.<handler>`. The service's name where None; "" for no groups, so that every
+            instance handles every message.
         version: the service's version.
         description: what it does, in a line.
         concurrency: handlers of one listener at work at a time.
@@ -106,6 +110,8 @@ class App(Declarations):
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
         drain_timeout: seconds that shutdown waits for work that was begun.
+        queue: first word of the queue groups of listeners that name none; None for the service's
+            name, "" for no groups.
         use_uvloop: whether `run` and `with app` use uvloop where it is installed.
 
     Example:
@@ -130,7 +136,7 @@ class App(Declarations):
         host: str | None = None,
         port: int | None = None,
         servers: str | Sequence[str] | None = None,
-        queue: str = "",
+        queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
         concurrency: int = 100,
@@ -166,8 +172,10 @@ class App(Declarations):
                 f"lifespan={lifespan!r}: what makes an async context manager of the app"
             )
         _check_limits(concurrency, request_timeout, drain_timeout)
-        check_queue(queue)
+        if queue is not None:
+            check_queue(queue)
         self.service_name = service_name
+        self.queue = queue
         self.version = version
         self.description = description
         self.state = SimpleNamespace()
@@ -196,7 +204,6 @@ class App(Declarations):
         )
         self.nats = Bus(
             service_name,
-            queue=queue,
             concurrency=concurrency,
             request_timeout=request_timeout,
             tell=self._on_event,
@@ -316,16 +323,6 @@ class App(Declarations):
         self._declaring("set_servers")
         self._options = self._options.with_servers(server_urls(servers))
 
-    def set_default_queue(self, queue: str) -> None:
-        """Use another queue group for listeners that name none. For command lines.
-
-        Raises:
-            SubjectError: a queue group that NATS does not allow.
-        """
-        self._declaring("set_default_queue")
-        check_queue(queue)
-        self.nats.queue = queue
-
     def _declaring(self, call: str) -> None:
         if self._lifecycle is not State.IDLE:
             raise ConfigError(
@@ -433,6 +430,9 @@ class App(Declarations):
         self._connection = Connection(self._options, self._on_event)
         try:
             await self._connection.open()
+            warn_of_declarations(
+                *(self._listener_specs, self._consumer_specs, self._watch_specs, self.js.streams)
+            )
             middlewares = [spec.make() for spec in self._middleware_specs]
             self.nats.attach(self._connection, middlewares)
             self.js.attach(self._connection, middlewares)
@@ -444,8 +444,7 @@ class App(Declarations):
             for hook in self._startup_hooks:
                 with noted("on_startup", hook):
                     await call_hook(hook)
-            sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
-            await self._subscriptions.confirm(sids, self.nats.request_timeout)
+            await self._subscribe_listeners()
             self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
@@ -465,6 +464,15 @@ class App(Declarations):
             parts.append(f"consumes ({len(self._consumer_specs)})")
         what = " and ".join(parts)
         logger.info("%s %s on %s", self.service_name, what, self._connection.url)
+
+    async def _subscribe_listeners(self) -> None:
+        specs = self._listener_specs
+        sids: list[int] = []
+        for spec, queue in zip(
+            specs, queue_groups(self.service_name, self.queue, specs), strict=True
+        ):
+            sids += self.nats.subscribe(spec, queue)
+        await self._subscriptions.confirm(sids, self.nats.request_timeout)
 
     async def _abort_start(self) -> None:
         if self._ending is not None:

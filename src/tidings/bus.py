@@ -39,9 +39,8 @@ class Bus:
 
     Attributes:
         service_name: the app's name.
-        queue: queue group of listeners that name none.
         concurrency: handlers of one listener at work at a time, where it names no number.
-        request_timeout: seconds that `request` waits where it is not told.
+        request_timeout: default timeout of `request`, in seconds.
         tell: takes an event and its error.
         subscriptions: the subscriptions of this run; None while the app is not running.
     """
@@ -50,13 +49,11 @@ class Bus:
         self,
         service_name: str,
         *,
-        queue: str,
         concurrency: int,
         request_timeout: float,
         tell: Callable[[str, Exception | None], None],
     ) -> None:
         self.service_name = service_name
-        self.queue = queue
         self.concurrency = concurrency
         self.request_timeout = request_timeout
         self.tell = tell
@@ -426,12 +423,14 @@ class Bus:
         concurrency: int | None = None,
         no_reply: bool = False,
     ) -> str:
-        """Subscribe while the app runs; what `@app.listen` does before it.
+        """Subscribe while the app runs. `@app.listen` declares what every instance listens to;
+        this subscribes the instance that calls it.
 
         Args:
             subject: the subject, wildcards allowed.
             callback: the handler, `async def` or `def`, called with the message.
-            queue: queue group; the app's where None, "" for none.
+            queue: the queue group to join. Without one the subscription belongs to this instance
+                alone: every instance that subscribes gets every message.
             data_type: as in `App.listen`.
             concurrency: as in `App.listen`.
             no_reply: as in `App.listen`.
@@ -445,7 +444,7 @@ class Bus:
         """
         spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
         subscriptions = self._require_subscriptions("subscribe_new_subject")
-        sids = self.subscribe(spec)
+        sids = self.subscribe(spec, spec.queue or "")
         try:
             await subscriptions.confirm(sids, self.request_timeout)
         except ConnectionLostError:
@@ -471,7 +470,7 @@ class Bus:
         """
         if self.portal.is_here:
             spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
-            return str(self.subscribe(spec)[0])
+            return str(self.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
             subject, callback, queue, data_type, concurrency, no_reply
         )
@@ -525,10 +524,15 @@ class Bus:
             work = self.unsubscribe_ssid(ssid)
             self._run(work, "unsubscribe_ssid_sync", "await app.unsubscribe_ssid(...)")
 
-    def subscribe(self, spec: ListenerSpec) -> list[int]:
-        """Subscribe a listener to its subjects, without waiting. Returns their IDs."""
+    def subscribe(self, spec: ListenerSpec, queue: str) -> list[int]:
+        """Subscribe a listener to its subjects, without waiting. Returns their IDs.
+
+        Args:
+            spec: the listener.
+            queue: the queue group it joins, "" for none.
+        """
         return self._require_subscriptions("subscribe_new_subject").add(
-            spec, queue=self.queue, concurrency=self.concurrency
+            spec, queue=queue, concurrency=self.concurrency
         )
 
     async def take_published(self) -> None:

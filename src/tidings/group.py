@@ -44,8 +44,10 @@ class Declarations:
 
         Args:
             subject: the subject or subjects, wildcards (`*`, `>`) allowed.
-            queue: queue group: of its members one gets each message. The app's where None, "" for
-                none.
+            queue: the queue group to join: one of its members gets each message. "" for none, so
+                that every instance of the service handles every message. Where None, the listener
+                has a group of its own: one instance of the service handles each message, and every
+                other listener still gets it.
             data_type: what `msg.data` is decoded into: dict (the default), list, str, bytes, any
                 type that msgspec validates, a pydantic model, another callable, or one of the names
                 "json", "dict", "list", "str", "bytes". `Message[T]` in the signature says the same.
@@ -272,7 +274,8 @@ class Group(Declarations):
 
     Args:
         prefix: first tokens of the subjects of its listeners, "" for none.
-        queue: queue group of those listeners that name none; the app's where None.
+        queue: first word of the queue groups of those listeners that name none: `orders` gives
+            `orders.<handler>`. "" for no groups; the app's `queue` where None.
         middlewares: middlewares around those listeners only, inside the app's; classes or
             instances.
 
@@ -284,7 +287,7 @@ class Group(Declarations):
         ```python
         from tidings import App, Group
 
-        orders = Group("orders", queue="billing")
+        orders = Group("orders")
 
         @orders.listen("created")
         async def created(msg):
@@ -346,7 +349,8 @@ class Group(Declarations):
         return replace(
             spec,
             subjects=tuple(f"{dot}{subject}" for subject in spec.subjects),
-            queue=self.queue if spec.queue is None else spec.queue,
+            group_queue=self.queue,
+            prefix=self.prefix,
             middlewares=self._middlewares,
         )
 

@@ -76,6 +76,44 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(given)
 
 
+def overlaps(first: str, second: str) -> bool:
+    """Whether there is a subject that falls under both patterns.
+
+    Example:
+        ```python
+        from tidings.subject import overlaps
+
+        assert overlaps("orders.*", "*.created")
+        assert overlaps("orders.>", "orders.eu.*")
+        assert not overlaps("orders.*", "orders")
+        ```
+    """
+    ours, theirs = first.split("."), second.split(".")
+    for one, other in zip(ours, theirs, strict=False):
+        if ">" in (one, other):
+            return True
+        if one != other and "*" not in (one, other):
+            return False
+    return len(ours) == len(theirs)
+
+
+def literal_wildcards(pattern: str) -> str | None:
+    """The first token that holds `*` or `>` beside other characters, which NATS takes literally.
+
+    Example:
+        ```python
+        from tidings.subject import literal_wildcards
+
+        assert literal_wildcards("orders.new*") == "new*"
+        assert literal_wildcards("orders.*") is None
+        ```
+    """
+    for token in pattern.split("."):
+        if token not in ("*", ">") and ("*" in token or ">" in token):
+            return token
+    return None
+
+
 def _check_tokens(subject: str) -> bytes:
     encoded = _check_text(subject, "subject")
     if subject[0] == "." or subject[-1] == "." or ".." in subject:
