@@ -19,6 +19,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": [
         "errors",
+        "forks",
+        "home",
         "wire",
         "subject",
         "headers",

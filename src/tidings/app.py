@@ -22,10 +22,10 @@ from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
     DrainTimeoutError,
-    NotStartedError,
     TidingsError,
 )
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
+from tidings.forks import forget_after_fork, release_signals
 from tidings.group import Declarations, Group
 from tidings.handlers import check_handler, function_place
 from tidings.hooks import call_hook, let_finish, noted
@@ -379,9 +379,11 @@ class App(Declarations):
         once, since it cannot wait for its caller.
 
         Raises:
+            WrongLoopError: awaited in another event loop than the app's.
+            ForkedError: the app runs in the process that this one was forked from.
             DrainTimeoutError: work was abandoned after `drain_timeout`.
         """
-        if self._lifecycle is State.IDLE:
+        if self._is_over("app.disconnect"):
             return
         starting = self._lifecycle is State.STARTING
         ending = self.begin_disconnect()
@@ -395,12 +397,17 @@ class App(Declarations):
             LoopThreadError: on the event loop's own thread.
             DrainTimeoutError: as `disconnect`.
         """
-        if self._lifecycle is State.IDLE:
+        if self._is_over("app.disconnect_sync"):
             return
         work = self._begin_for_thread()
         ended = self.nats.portal.run(work, "disconnect_sync", "await app.disconnect()")
         if not inside.get():
             ended.result()
+
+    def _is_over(self, call: str) -> bool:
+        if self.nats.is_forked:
+            raise self.nats.not_running(call)
+        return self._lifecycle is State.IDLE
 
     async def _begin_for_thread(self) -> concurrent.futures.Future[None]:
         # A coroutine that waited here for the end would be work that the end waits for.
@@ -425,6 +432,7 @@ class App(Declarations):
         if self._lifecycle is not State.IDLE:
             raise ConfigError(f"the app is {self._lifecycle.value} already")
         self._lifecycle = State.STARTING
+        forget_after_fork(self)
         self._ending = self._fatal = self._consumers = self._watchers = None
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._connection = Connection(self._options, self._on_event)
@@ -494,10 +502,12 @@ class App(Declarations):
             self._lifecycle = State.IDLE
 
     def begin_disconnect(self) -> asyncio.Task[None]:
-        """Begin to drain, on the loop's own thread; returns what to await."""
+        """Begin to drain, in the app's own event loop; returns what to await."""
+        if self._lifecycle in (State.RUNNING, State.DRAINING):
+            self.nats.check("disconnect")
         if self._ending is None:
             if self._lifecycle is State.IDLE:
-                raise NotStartedError("disconnect")
+                raise self.nats.not_running("disconnect")
             self._ending = asyncio.create_task(self._drain(), name="tidings drain")
             self._stopping.set()
         return self._ending
@@ -570,6 +580,18 @@ class App(Declarations):
                 await asyncio.sleep(0.02)
         return outbox.unsent_bytes
 
+    def forget(self) -> None:
+        """Count as not started in a forked child: the run goes on in the parent. For forks."""
+        if self._lifecycle is State.IDLE:
+            return
+        self._lifecycle = State.IDLE
+        self._background = self._ending = self._fatal = self._consumers = self._watchers = None
+        self._tasks = []
+        self._stack = AsyncExitStack()  # what the lifespan holds is the parent's
+        self.nats.forget()
+        self.js.forget()
+        release_signals()
+
     # What the app knows.
 
     @property
@@ -615,7 +637,7 @@ class App(Declarations):
     @property
     def _subscriptions(self) -> Subscriptions:
         if self.nats.subscriptions is None:
-            raise NotStartedError("subscriptions")
+            raise self.nats.not_running("subscriptions")
         return self.nats.subscriptions
 
     def _on_event(self, event: str, error: Exception | None) -> None:

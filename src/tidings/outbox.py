@@ -41,6 +41,7 @@ class Outbox:
         max_payload: bytes of headers and body that the server takes.
         limit: bytes that may wait.
         size: bytes that wait now.
+        is_scheduled: whether the loop is going to write, or there is no connection to write to.
         written: messages handed to a socket.
         written_bytes: bytes handed to a socket, control lines included.
         possibly_lost: messages written and not confirmed when their connection dropped.
@@ -56,10 +57,10 @@ class Outbox:
         "_last_ping",
         "_loop",
         "_pings",
-        "_scheduled",
         "_socket",
         "_subjects",
         "_threshold",
+        "is_scheduled",
         "limit",
         "max_payload",
         "possibly_lost",
@@ -79,7 +80,7 @@ class Outbox:
         self._controls = 0  # of the frames, those that are no message
         self._threshold = min(WRITE_THRESHOLD, limit)
         self._socket: SocketTransport | None = None
-        self._scheduled = True  # also while there is no socket: nothing is written then
+        self.is_scheduled = True  # also while there is no socket: nothing is written then
         self._closed = False
         self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
         self._last_ping = 0.0
@@ -144,8 +145,8 @@ class Outbox:
         self.size = size = self.size + len(frame)
         if size >= self._threshold:
             return self._on_crowded()
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
         return False
 
@@ -182,8 +183,8 @@ class Outbox:
         self.size += len(frame)
         if self.size >= self._threshold:
             return self._on_crowded()
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
         return False
 
@@ -212,7 +213,7 @@ class Outbox:
         socket = self._socket
         if socket is None:
             return
-        self._scheduled = False
+        self.is_scheduled = False
         if not self._frames or socket.is_paused:
             return
         if not self._pings and self._loop.time() - self._last_ping > CONFIRM_INTERVAL:
@@ -233,8 +234,8 @@ class Outbox:
         self._controls += 1
         self._frames.append(frame)
         self.size += len(frame)
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
 
     def ping(self, future: asyncio.Future[Any] | None) -> None:
@@ -255,7 +256,7 @@ class Outbox:
     def connect(self, socket: SocketTransport) -> None:
         """Write to this socket from now on, what waits first."""
         self._socket = socket
-        self._scheduled = False
+        self.is_scheduled = False
         self.write()
 
     def disconnect(self, error: Callable[[str], TidingsError]) -> int:
@@ -265,7 +266,7 @@ class Outbox:
             How many messages are possibly lost with it.
         """
         self._socket = None
-        self._scheduled = True
+        self.is_scheduled = True
         self._frames = [f for f in self._frames if f.startswith((b"PUB ", b"HPUB "))]
         self.size = sum(map(len, self._frames))
         self._controls = 0

@@ -9,6 +9,7 @@ import msgspec
 from tidings.connection import Connection
 from tidings.errors import JetStreamError, JetStreamUnavailableError, WrongSequenceError
 from tidings.headers import Headers
+from tidings.home import Home
 
 PREFIX = "$JS.API"
 NO_RESPONDERS = 503
@@ -23,7 +24,7 @@ UNAVAILABLE = (10008, 10039, 10076)  # no leader; not on for the account, or at 
 
 
 class JetStreamApi:
-    """Calls of the API.
+    """Calls of the API, in the event loop in which it was made.
 
     Args:
         connection: where they go.
@@ -33,6 +34,7 @@ class JetStreamApi:
     def __init__(self, connection: Connection, timeout: float) -> None:
         self.connection = connection
         self.timeout = timeout
+        self.home = Home()
 
     async def call(
         self, operation: str, payload: dict[str, Any] | None = None, timeout: float | None = None
@@ -58,7 +60,9 @@ class JetStreamApi:
         Raises:
             JetStreamUnavailableError: nobody listens on the subject.
             RequestTimeoutError, DisconnectedError: as `call`.
+            WrongLoopError: in another event loop than the one it was made in.
         """
+        self.home.check("app.js")
         token, future = self.connection.start_request(subject, body, block, timeout)
         try:
             frame = await future

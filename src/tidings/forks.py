@@ -1,0 +1,51 @@
+"""Forks: what a child process must not use of its parent's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import weakref
+from typing import Protocol
+
+
+class Forgetful(Protocol):
+    """What a child of the process in which an app runs has to let go of."""
+
+    def forget(self) -> None: ...
+
+
+_running: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+# A child keeps what its parent ran: to destroy an event loop or a transport would end the parent's
+# registrations in the poller, which both processes share.
+_kept: list[Forgetful] = []
+
+
+def forget_after_fork(thing: Forgetful) -> None:
+    """Call `thing.forget()` in every process that is forked from this one while it lives."""
+    _running.add(thing)
+
+
+def _forget_all() -> None:
+    _kept.extend(_running)
+    _running.clear()
+    for thing in _kept:
+        thing.forget()
+
+
+def release_signals() -> None:
+    """Give signals their default meaning again where the parent's event loop had taken them.
+
+    The child would write each one into the loop of its parent: a child that is terminated would
+    live on, and its parent would shut down.
+    """
+    if signal.set_wakeup_fd(-1) == -1:
+        return  # no loop takes signals
+    for number in signal.valid_signals():
+        module = getattr(signal.getsignal(number), "__module__", None) or ""
+        if module.partition(".")[0] in ("asyncio", "uvloop"):
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
