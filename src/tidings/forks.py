@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import weakref
 from typing import Protocol
 
@@ -18,18 +19,12 @@ _running: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 # A child keeps what its parent ran: to destroy an event loop or a transport would end the parent's
 # registrations in the poller, which both processes share.
 _kept: list[Forgetful] = []
+_mask = threading.local()  # the signals that the forking thread blocked before the fork
 
 
 def forget_after_fork(thing: Forgetful) -> None:
     """Call `thing.forget()` in every process that is forked from this one while it lives."""
     _running.add(thing)
-
-
-def _forget_all() -> None:
-    _kept.extend(_running)
-    _running.clear()
-    for thing in _kept:
-        thing.forget()
 
 
 def release_signals() -> None:
@@ -47,5 +42,27 @@ def release_signals() -> None:
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
+def _hold_signals() -> None:
+    """Let no signal reach the child before it has released those that the parent's loop takes."""
+    _mask.before = None
+    if _running:
+        _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def _let_signals_through() -> None:
+    if _mask.before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+def _forget_all() -> None:
+    _kept.extend(_running)
+    _running.clear()
+    for thing in _kept:
+        thing.forget()
+    _let_signals_through()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(
+        before=_hold_signals, after_in_parent=_let_signals_through, after_in_child=_forget_all
+    )
