@@ -31,7 +31,15 @@ FLOORS = {
         "remote_errors",
         "protocol",
     ],
-    "transport": ["transport", "requests", "incoming", "outbox", "denials", "connection"],
+    "transport": [
+        "transport",
+        "requests",
+        "incoming",
+        "outbox",
+        "denials",
+        "connection",
+        "stream_answers",
+    ],
     "work": [
         "handlers",
         "hooks",

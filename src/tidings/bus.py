@@ -29,6 +29,7 @@ from tidings.middleware import Middleware, Send, fold_send
 from tidings.outbox import Outbox
 from tidings.portal import FrameBridge, Portal
 from tidings.remote_errors import raise_remote_error
+from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
 from tidings.subscriptions import Subscriptions
 from tidings.wire import Frame
@@ -394,6 +395,8 @@ class Bus:
             raise
         if frame[3]:
             raise_remote_error(subject, frame[3], frame[4])
+        elif frame[4].startswith(ACKNOWLEDGEMENTS):
+            await refuse_stream_answer(connection, subject, frame[4])
         return read(frame)
 
     async def _request(
@@ -415,6 +418,8 @@ class Bus:
         finally:
             connection.end_request(token)
         raise_remote_error(subject, frame[3], frame[4])
+        if not frame[3] and frame[4].startswith(ACKNOWLEDGEMENTS):
+            await refuse_stream_answer(connection, subject, frame[4])
         return read(frame)
 
     def _start_request(
