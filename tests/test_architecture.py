@@ -43,6 +43,7 @@ FLOORS = {
     "work": [
         "handlers",
         "hooks",
+        "hook_checks",
         "middleware",
         "threads",
         "workers",

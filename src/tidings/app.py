@@ -262,7 +262,8 @@ class App(Declarations):
             kwargs: keyword arguments of its `__init__`.
 
         Raises:
-            ConfigError: no subclass of Middleware, or the app runs already.
+            ConfigError: no subclass of Middleware, one with a hook that would not run, or the app
+                runs already.
             TypeError: arguments that its `__init__` does not take.
         """
         self._declaring("add_middleware")

@@ -30,7 +30,7 @@ from tidings.outbox import Outbox
 from tidings.portal import FrameBridge, Portal
 from tidings.remote_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
-from tidings.subject import check_subject
+from tidings.subject import check_subject, warn_of_literal
 from tidings.subscriptions import Subscriptions
 from tidings.wire import Frame
 
@@ -695,7 +695,7 @@ def _dynamic_spec(
     concurrency: int | None,
     no_reply: bool,
 ) -> ListenerSpec:
-    return ListenerSpec(
+    spec = ListenerSpec(
         handler=callback,
         subjects=(subject,),
         queue=queue,
@@ -703,6 +703,8 @@ def _dynamic_spec(
         concurrency=concurrency,
         no_reply=no_reply,
     )
+    warn_of_literal(f"subscription of {spec.name}", subject)
+    return spec
 
 
 _decode_dict = codec.decoder(dict)

@@ -10,7 +10,7 @@ from tidings.jetstream.streams import Stream
 from tidings.jetstream.watchers import WatchSpec
 from tidings.listener import ListenerSpec
 from tidings.queues import competing
-from tidings.subject import literal_wildcards, overlaps
+from tidings.subject import overlaps, warn_of_literal
 
 logger = logging.getLogger("tidings")
 
@@ -22,7 +22,8 @@ def warn_of_declarations(
     streams: Sequence[Stream],
 ) -> None:
     """Log a warning for each doubtful declaration of an app that starts."""
-    warn_of_literals(_patterns(listeners, consumers, watches, streams))
+    for what, pattern in _patterns(listeners, consumers, watches, streams):
+        warn_of_literal(what, pattern)
     for first, second in competing(listeners):
         logger.warning(
             "%s and %s both join the queue group %r and their subjects overlap, so each message "
@@ -37,21 +38,6 @@ def warn_of_declarations(
                 "or declare the listener with no_reply=True",
                 *(spec.name, subject, stream.name),
                 extra={"listener": spec.name, "subject": subject},
-            )
-
-
-def warn_of_literals(patterns: Iterator[tuple[str, str]]) -> None:
-    """Log a warning for each pattern with a `*` or `>` that is no wildcard.
-
-    Args:
-        patterns: what declares the pattern, in words, and the pattern.
-    """
-    for what, pattern in patterns:
-        if (token := literal_wildcards(pattern)) is not None:
-            logger.warning(
-                "%s: %r in %r is taken literally, because a wildcard is a whole word between dots; "
-                "write `*` for one word or `>` for the rest",
-                *(what, token, pattern),
             )
 
 

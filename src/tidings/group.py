@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tidings.errors import ConfigError
+from tidings.hook_checks import check_hooks, check_instance
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.jetstream.watchers import WatchSpec
 from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
@@ -281,7 +282,7 @@ class Group(Declarations):
 
     Raises:
         SubjectError: a prefix that is no subject, or ends with `>`; a bad queue group.
-        ConfigError: a middleware that is none.
+        ConfigError: a middleware that is none, or with a hook that would not run.
 
     Example:
         ```python
@@ -365,6 +366,8 @@ def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
     made = middleware() if isinstance(middleware, type) else middleware
     if not isinstance(made, Middleware):
         raise ConfigError(f"{middleware!r} is no Middleware")
+    check_hooks(type(made), Middleware)
+    check_instance(made)
     return made
 
 

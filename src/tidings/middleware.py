@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidings.errors import ConfigError, RequestTimeoutError
+from tidings.hook_checks import check_hooks, check_instance
 from tidings.message import Message
 
 Handler = Callable[[Message[Any]], Awaitable[Any]]
@@ -23,6 +24,9 @@ class Middleware:
     `send_any` stands in for `send_publish`, `send_request` and `send_stream` where not overridden,
     `listen_any` for `listen_publish`, `listen_request` and `listen_stream`. Each hook must await
     the function it is given, or nothing goes further. The last middleware added is outermost.
+
+    A public method called `send_...` or `listen_...` that is no hook, or has nearly the name of
+    one, is refused where the middleware is added.
 
     Example:
         ```python
@@ -203,7 +207,7 @@ class MiddlewareSpec:
     """A middleware as it was added: made when the app starts, checked when it is written down.
 
     Raises:
-        ConfigError: no Middleware subclass.
+        ConfigError: no Middleware subclass, or one with a hook that would not run.
         TypeError: arguments that its `__init__` does not take.
     """
 
@@ -216,11 +220,18 @@ class MiddlewareSpec:
             raise ConfigError(
                 f"add_middleware takes a subclass of Middleware and its arguments, not {self.cls!r}"
             )
+        check_hooks(self.cls, Middleware)
         inspect.signature(self.cls).bind(*self.args, **self.kwargs)
 
     def make(self) -> Middleware:
-        """The middleware itself."""
-        return self.cls(*self.args, **self.kwargs)
+        """The middleware itself.
+
+        Raises:
+            ConfigError: its `__init__` sets a hook on the instance, which would not run.
+        """
+        made = self.cls(*self.args, **self.kwargs)
+        check_instance(made)
+        return made
 
 
 def fold_listen(middlewares: Sequence[Middleware], handler: Handler, *, request: bool) -> Handler:

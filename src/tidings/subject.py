@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from tidings.errors import SubjectError
+
+logger = logging.getLogger("tidings")
 
 # The server refuses a control line over 4,096 bytes (its default) by closing the connection. There
 # are two subjects in one, or a subject and a queue group, and some numbers.
@@ -97,21 +100,23 @@ def overlaps(first: str, second: str) -> bool:
     return len(ours) == len(theirs)
 
 
-def literal_wildcards(pattern: str) -> str | None:
-    """The first token that holds `*` or `>` beside other characters, which NATS takes literally.
+def warn_of_literal(what: str, pattern: str) -> None:
+    """Log a warning where a token holds `*` or `>` beside other characters.
 
-    Example:
-        ```python
-        from tidings.subject import literal_wildcards
+    NATS takes such a token literally, and so matches less than it seems to.
 
-        assert literal_wildcards("orders.new*") == "new*"
-        assert literal_wildcards("orders.*") is None
-        ```
+    Args:
+        what: what has the pattern, for people.
+        pattern: the pattern.
     """
     for token in pattern.split("."):
         if token not in ("*", ">") and ("*" in token or ">" in token):
-            return token
-    return None
+            logger.warning(
+                "%s: %r in %r is taken literally, because a wildcard is a whole word between dots; "
+                "write `*` for one word, or `>` at the end for the rest",
+                *(what, token, pattern),
+            )
+            return
 
 
 def _check_tokens(subject: str) -> bytes:
