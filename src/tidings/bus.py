@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import typing
+from asyncio import current_task
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
 from typing import Any, TypeVar
@@ -72,6 +73,7 @@ class Bus:
         self._portal: Portal | None = None
         self._thread = 0  # of the app's loop; 0 while there is none
         self._home: Home | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_forked = False
         self._bridge: FrameBridge | None = None
         self._send_publish: Send | None = None
@@ -84,7 +86,7 @@ class Bus:
         self._connection = connection
         self._portal = Portal()
         self._home = Home()
-        self._thread = self._home.thread
+        self._thread, self._loop = self._home.thread, self._home.loop
         self._is_forked = False
         self._outbox = outbox = connection.outbox
         self._bridge = FrameBridge(self._portal, outbox.post, outbox.make_room)
@@ -107,7 +109,8 @@ class Bus:
             self._let_go()
 
     def _let_go(self) -> None:
-        self._connection = self._outbox = self._portal = self._bridge = self._home = None
+        self._connection = self._outbox = self._portal = self._bridge = None
+        self._home = self._loop = None
         self._thread = 0
         self.subscriptions = None
 
@@ -199,9 +202,11 @@ class Bus:
             await app.publish(subject="orders.created", message=b"raw", force=True)
             ```
         """
-        # Asking for the running loop is slow, so that it is done once for each turn of the loop.
+        # Checked in full where it may be wrong only: the running loop is slow to ask for.
         outbox = self._outbox
-        if outbox is None or get_ident() != self._thread or not outbox.is_scheduled:
+        if get_ident() != self._thread or not (
+            outbox.is_scheduled or current_task(self._loop)  # type: ignore[union-attr]  # it runs
+        ):
             self.check("publish")
         if self._send_publish is not None:
             await self._send_publish(
@@ -216,10 +221,9 @@ class Bus:
         if force or reply_to or headers:
             await self._publish(subject, message, reply_to, force, headers, data_type)
             return
-        assert outbox is not None  # checked above
         plain = type(message) is bytes and data_type is None
-        if outbox.publish(subject, message if plain else codec.encode(message, data_type)):
-            await outbox.make_room()
+        if outbox.publish(subject, message if plain else codec.encode(message, data_type)):  # type: ignore[union-attr]  # it runs
+            await outbox.make_room()  # type: ignore[union-attr]  # it runs
 
     async def _publish(
         self,
@@ -324,9 +328,11 @@ class Bus:
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None:
         """Send what `Message.respond` is given."""
         outbox = self._outbox
-        if outbox is None or get_ident() != self._thread or not outbox.is_scheduled:
+        if get_ident() != self._thread or not (
+            outbox.is_scheduled or current_task(self._loop)  # type: ignore[union-attr]  # it runs
+        ):
             self.check("msg.respond")
-        assert outbox is not None  # checked above
+        assert outbox is not None
         block = Headers(headers).to_block() if headers else b""
         if outbox.reply(reply, codec.encode(value), block):
             await outbox.make_room()
@@ -374,7 +380,8 @@ class Bus:
             total = await app.request("orders.total", {"id": 7}, response_data_type=int)
             ```
         """
-        self.check("request")
+        if get_ident() != self._thread or not current_task(self._loop):
+            self.check("request")
         if self._send_request is not None:
             return await self._send_request(
                 subject,
