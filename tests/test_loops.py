@@ -72,6 +72,7 @@ def calls_of(app: App, subject: str) -> dict[str, tuple[Work, str]]:
         ),
         "unsubscribe_ssid": (lambda: app.unsubscribe_ssid("1"), "app.unsubscribe_ssid_sync"),
         "disconnect": (app.disconnect, "app.disconnect_sync"),
+        "wait_stopped": (app.wait_stopped, "@app.on_shutdown"),
         "leaving the app": (lambda: app.__aexit__(None, None, None), "app.disconnect_sync"),
         "js.publish": (lambda: app.js.publish(f"{subject}.stored.a", 1), "app.js.publish_sync"),
         "window.publish": (lambda: window.publish(f"{subject}.stored.a", 1), "js.publish_sync"),
@@ -190,6 +191,22 @@ async def test_a_message_is_answered_and_settled_in_the_apps_loop_only(
     assert [text.split()[0] for text in errors] == [
         *("msg.respond", "msg.ack", "msg.nak", "msg.term", "msg.in_progress")
     ]
+
+
+async def test_a_watch_goes_on_in_the_apps_loop_only(app: App, subject: str) -> None:
+    bucket = app.js.key_value(subject.replace(".", "-"), type=int)
+
+    async def next_of(entries: Any) -> Any:
+        return await anext(aiter(entries))
+
+    async with app:
+        await bucket.put("a", 1)
+        async with bucket.watch() as entries:
+            assert (await next_of(entries)).value == 1
+            with pytest.raises(WrongLoopError):
+                await asyncio.to_thread(asyncio.run, next_of(entries))
+            await bucket.put("a", 2)
+            assert (await next_of(entries)).value == 2
 
 
 class Blocked:

@@ -422,7 +422,10 @@ class App(Declarations):
         Raises:
             DrainTimeoutError: work was abandoned.
             ConnectionClosedError: the connection was given up.
+            WrongLoopError: awaited in another event loop than the app's.
         """
+        if self._lifecycle in (State.RUNNING, State.DRAINING):
+            self.nats.check("wait_stopped")
         await self._stopping.wait()
         assert self._ending is not None
         await asyncio.shield(self._ending)

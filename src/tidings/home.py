@@ -16,6 +16,7 @@ INSTEAD = {
     "flush": "app.publish_sync(..., force=True)",
     "msg.respond": "app.publish_sync(msg.reply, ...)",
     "js.publish": "app.js.publish_sync(...)",
+    "wait_stopped": "a threading.Event that an @app.on_shutdown function sets",
 }
 INSTEAD |= {
     call: f"app.{call}_sync(...)"
