@@ -68,7 +68,7 @@ Run = Callable[..., str]
 def run(nats_server: NATSServer, subject: str) -> Run:
     """Run a program, after what is above, and return what it printed."""
 
-    def run(source: str, use_uvloop: bool = False) -> str:
+    def run(source: str, use_uvloop: bool = False, clean: bool = True) -> str:
         program = PROGRAM + textwrap.dedent(source)
         names = {"SUBJECT": subject, "STREAM": subject.replace(".", "-")}
         for name, value in {**names, "USE_UVLOOP": str(use_uvloop)}.items():
@@ -82,7 +82,7 @@ def run(nats_server: NATSServer, subject: str) -> Run:
         )
         output = done.stdout + done.stderr
         assert done.returncode == 0, output
-        assert "Traceback" not in output
+        assert not clean or "Traceback" not in output
         return output
 
     return run
@@ -255,6 +255,34 @@ def test_the_connection_ends_with_the_parent_though_a_child_lives(run: Run) -> N
         """
     )
     assert "no answer: NoRespondersError" in output
+
+
+@pytest.mark.parametrize("use_uvloop", [False, True])
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_a_child_that_comes_back_from_its_handler_ends_and_the_parent_goes_on(
+    run: Run, kind: str, use_uvloop: bool
+) -> None:
+    source = """
+    children = []
+
+    @app.listen("SUBJECT.fork", concurrency=1)
+    KIND fork(msg):
+        children.append(os.fork())
+        if not children[-1] and msg.data.get("exit"):
+            sys.exit(7)
+        return {}
+
+    with app:
+        for message in ({"exit": True}, {"exit": False}):
+            app.request_sync("SUBJECT.fork", message)
+        assert app.request_sync("SUBJECT.ask") == {"pid": os.getpid()}
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        assert app.request_sync("SUBJECT.ask") == {"pid": os.getpid()}
+    print("exit codes", codes)
+    """
+    output = run(source.replace("KIND", kind), use_uvloop, clean=False)  # sys.exit is a failure
+    assert f"exit codes {[1, 1] if kind == 'async def' else [7, 1]}" in output
+    assert "leave a forked child with os._exit()" in output
 
 
 def test_an_app_that_had_ended_before_the_fork_is_merely_not_started(run: Run) -> None:

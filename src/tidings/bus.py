@@ -106,6 +106,8 @@ class Bus:
         if self._connection is not None:
             self._connection.forget()
             self._is_forked = True
+            if self._home is not None:
+                self._home.end_child_in_loop()
             self._let_go()
 
     def _let_go(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
+import sys
 import threading
 import weakref
 from typing import Protocol
@@ -14,6 +17,8 @@ class Forgetful(Protocol):
 
     def forget(self) -> None: ...
 
+
+logger = logging.getLogger("tidings")
 
 _running: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 # A child keeps what its parent ran: to destroy an event loop or a transport would end the parent's
@@ -40,6 +45,26 @@ def release_signals() -> None:
         if module.partition(".")[0] in ("asyncio", "uvloop"):
             is_interrupt = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+
+
+def end_child(code: int = 1) -> None:
+    """End a forked child that came back into the parent's event loop, or one of its threads.
+
+    It would wait there for ever, and take events from its parent meanwhile.
+
+    Args:
+        code: the exit code.
+    """
+    logger.error(
+        "a process forked in a handler or task came back from it, and ends here with exit code %d: "
+        "leave a forked child with os._exit()",
+        code,
+    )
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+            stream.flush()
+    os._exit(code)
 
 
 def _hold_signals() -> None:

@@ -7,7 +7,7 @@ from asyncio import _get_running_loop
 from threading import get_ident
 
 from tidings.errors import ForkedError, WrongLoopError
-from tidings.forks import forget_after_fork
+from tidings.forks import end_child, forget_after_fork
 
 # What to call in place of an awaited call, from a thread with another event loop.
 INSTEAD = {
@@ -37,6 +37,11 @@ class Home:
     def forget(self) -> None:
         """This is a child of the process in which the app runs."""
         self.is_forked = True
+
+    def end_child_in_loop(self) -> None:
+        """End this process, a forked child, where it comes back into the parent's event loop."""
+        if get_ident() == self.thread and self.loop.is_running():
+            self.loop.call_soon(end_child)
 
     def check(self, call: str) -> None:
         """Raise unless the caller runs in the app's loop, or in none.
