@@ -131,6 +131,20 @@ def test_a_call_awaited_in_the_next_loop_of_the_apps_own_thread_is_refused_too(
         second.close()
 
 
+def test_a_call_that_another_library_awaits_in_its_thread_is_refused_too(
+    app: App, subject: str
+) -> None:
+    """As trio does, which has no asyncio loop."""
+    with app:
+        before = app.stats().connection.sent
+        for work in (app.publish(subject, 1), app.request(subject), app.js.publish(subject)):
+            with pytest.raises(WrongLoopError):
+                work.send(None)
+        assert app.stats().connection.sent == before
+        plan = app.js.run_sync(app.js.api.call(f"STREAM.INFO.{app.js.streams[0].name}"))
+        assert plan["config"]["name"] == app.js.streams[0].name
+
+
 def test_sync_calls_in_the_next_loop_of_the_apps_own_thread_are_not_lost_in_silence(
     app: App, subject: str
 ) -> None:

@@ -122,7 +122,7 @@ class Bus:
         return self._is_forked
 
     def check(self, call: str) -> None:
-        """Raise unless the app runs, and the caller is in its event loop or in none.
+        """Raise unless the app runs, and the caller is in its event loop.
 
         Args:
             call: what was called, as users write it.

@@ -44,7 +44,7 @@ class Home:
             self.loop.call_soon(end_child)
 
     def check(self, call: str) -> None:
-        """Raise unless the caller runs in the app's loop, or in none.
+        """Raise unless the caller runs in the app's loop, or in its thread while no loop runs.
 
         Args:
             call: what was called, as users write it.
@@ -56,6 +56,8 @@ class Home:
         if self.is_forked:
             raise ForkedError(call)
         running = _get_running_loop()
-        if running is not None and running is not self.loop:
-            is_elsewhere = get_ident() != self.thread
+        if running is self.loop:
+            return
+        is_elsewhere = get_ident() != self.thread
+        if is_elsewhere or running is not None:
             raise WrongLoopError(call, INSTEAD.get(call, RUN_SYNC) if is_elsewhere else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
@@ -83,6 +84,8 @@ class JetStream:
             NotStartedError: the app is not running.
             WrongLoopError: in another event loop than the app's.
         """
+        if self._api is not None and _get_running_loop() is None:
+            return self._api  # what a thread hands to run_sync
         return self._api_for("app.js")
 
     def _api_for(self, call: str) -> JetStreamApi:
