@@ -79,7 +79,7 @@ class App(Declarations):
         version: the service's version.
         description: what it does, in a line.
         concurrency: handlers of one listener at work at a time.
-        request_timeout: seconds that `request` waits where it is not told.
+        request_timeout: default timeout of `request`, in seconds.
         drain_timeout: seconds that shutdown waits for work that was begun.
         lifespan: an async context manager made with the app: entered before the first message,
             left after the last.

@@ -40,7 +40,7 @@ class Declarations:
     ) -> Callable[[F], F]:
         """Subscribe; the decorated function runs for every message.
 
-        A value it returns is the reply, where the message wants one; None sends nothing. `def`
+        If the message is a request, the value it returns is the reply; None sends no reply. `def`
         functions run in worker threads.
 
         Args:

@@ -73,7 +73,7 @@ class Middleware:
         return await send_func(subject, message, *args, **kwargs)
 
     async def listen_publish(self, msg: Message[Any], callback: Handler) -> Any:
-        """Around the handler, for a message that wants no answer."""
+        """Around the handler, for a message that is no request."""
         return await callback(msg)
 
     async def listen_request(self, msg: Message[Any], callback: Handler) -> Any:
@@ -235,7 +235,7 @@ class MiddlewareSpec:
 
 
 def fold_listen(middlewares: Sequence[Middleware], handler: Handler, *, request: bool) -> Handler:
-    """The handler with the hooks around it, for requests or for what wants no answer."""
+    """The handler with the hooks around it, for requests or for other messages."""
     name = "listen_request" if request else "listen_publish"
     for middleware in middlewares:
         hook = _hook(middleware, name, "listen_any")

@@ -229,8 +229,8 @@ class FrameBridge:
                 try:
                     crowded = self._post(frames[0])
                 except BufferFullError:
-                    # Taken from its thread already, so it is kept until there is room; the threads
-                    # behind it are told at once by the check before put().
+                    # Its thread has returned already, so the frame is kept until there is room. The
+                    # check before put() refuses what other threads publish meanwhile.
                     self._is_held_up = True
                     self._tell_waiting()
                     await asyncio.sleep(RETRY_WAIT)

@@ -365,9 +365,7 @@ class JetStream:
         api = self._api_for("js.publish")
         if self._send is None:
             return publication.send(api)
-        if (
-            not publication.id_is_known
-        ):  # the id that a failure is told with is the one that is sent
+        if not publication.id_is_known:  # so that a failure names the id that was sent
             options = {**options, "msg_id": publication.msg_id}
         return self._send(publication.subject, message, **options)
 

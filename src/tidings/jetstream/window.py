@@ -38,8 +38,8 @@ class PublishFailure:
 class PublishWindow:
     """Publishes that overlap. Leaving it waits for every acknowledgement.
 
-    Who is cancelled in it, or while leaving it, does not wait: what is under way is given up. It
-    may be stored, and is among the failed.
+    If the task is cancelled inside the window or while leaving it, the window stops waiting. The
+    publishes under way count as failed, though they may be stored.
 
     Attributes:
         acked: how many were acknowledged. The acknowledgements themselves are not kept.
@@ -133,7 +133,7 @@ class PublishWindow:
             await asyncio.wait(self._tasks)
 
     def _cut_off(self) -> None:
-        """Who is cancelled waits no longer. What is under way is among the failed, with its id."""
+        """Stop waiting. The publishes under way count as failed, each with its id."""
         for task in self._tasks:
             task.cancel()
 
