@@ -271,22 +271,25 @@ class Bus:
             TidingsError: as `publish`.
         """
         outbox = self._outbox or self._require("publish_sync").outbox
-        if get_ident() == self._thread and not outbox.is_scheduled:
-            self.check("publish_sync")
         if force or self._send_publish is not None:
             self._publish_by_loop(subject, message, reply_to, force, headers, data_type)
         elif get_ident() != self._thread:
             frame = _frame(outbox, subject, message, reply_to, headers, data_type)
             self._publish_from_thread(outbox, frame)
-        elif reply_to or headers:
-            outbox.post(_frame(outbox, subject, message, reply_to, headers, data_type))
         else:
+            if not (outbox.is_scheduled or current_task(self._loop)):
+                self.check("publish_sync")
+            if reply_to or headers:
+                outbox.post(_frame(outbox, subject, message, reply_to, headers, data_type))
+                return
             plain = type(message) is bytes and data_type is None
             outbox.publish(subject, message if plain else codec.encode(message, data_type))
 
     def _publish_by_loop(self, subject: str, message: Any, *args: Any) -> None:
         """`publish_sync` where something has to be awaited: a hook, or the server."""
         portal = self._portal_for("publish_sync")
+        if portal.is_here:
+            self.check("publish_sync")
         work = self.publish(subject, message, *args)
         if not portal.is_here:
             portal.run(work, "publish_sync", "await app.publish(...)")

@@ -4,7 +4,7 @@ TidingsError
   ConfigError                  a wrong use, found when it is written down (also a ValueError)
     MissingExtraError          an optional dependency is not installed (also an ImportError)
   LoopThreadError              a blocking call on the event loop's own thread
-  WrongLoopError               an awaited call in another event loop than the app's
+  WrongLoopError               a call in another event loop than the app's
   NotStartedError              a call that needs a running app
     ForkedError                a call in a process forked from the one in which the app runs
   SubjectError                 a bad subject, pattern or queue group (also a ValueError)
@@ -91,7 +91,7 @@ class LoopThreadError(TidingsError):
 
 
 class WrongLoopError(TidingsError):
-    """An awaited call was made in another event loop than the one in which the app runs.
+    """A call was made in another event loop than the one in which the app runs.
 
     Attributes:
         call: the call that was made.
@@ -111,7 +111,7 @@ class WrongLoopError(TidingsError):
                 "and use the calls that end in _sync."
             )
         super().__init__(
-            f"{call} was awaited in another event loop than the app's; nothing was sent. {advice}"
+            f"{call} was called in another event loop than the app's; nothing was sent. {advice}"
         )
 
 
