@@ -107,8 +107,8 @@ class WrongLoopError(TidingsError):
         else:
             advice = (
                 "That loop does not run while this one does: await the app's calls in the loop "
-                "that started it, or start it with `with app:`, which gives it a thread of its own "
-                "and use the calls that end in _sync."
+                "that started it, or start it with `with app:`, which gives it a thread of its "
+                "own, and use the calls that end in _sync."
             )
         super().__init__(
             f"{call} was called in another event loop than the app's; nothing was sent. {advice}"
