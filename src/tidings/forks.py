@@ -38,8 +38,7 @@ def release_signals() -> None:
     The child would write each one into the loop of its parent: a child that is terminated would
     live on, and its parent would shut down.
     """
-    if signal.set_wakeup_fd(-1) == -1:
-        return  # no loop takes signals
+    signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         module = getattr(signal.getsignal(number), "__module__", None) or ""
         if module.partition(".")[0] in ("asyncio", "uvloop"):
