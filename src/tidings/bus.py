@@ -385,7 +385,9 @@ class Bus:
             total = await app.request("orders.total", {"id": 7}, response_data_type=int)
             ```
         """
-        if get_ident() != self._thread or not current_task(self._loop):
+        if get_ident() != self._thread or not (
+            self._outbox.is_scheduled or current_task(self._loop)  # type: ignore[union-attr]  # it runs
+        ):
             self.check("request")
         if self._send_request is not None:
             return await self._send_request(
@@ -445,8 +447,9 @@ class Bus:
         data_type: Any,
     ) -> tuple[int, asyncio.Future[Frame], Callable[[Frame], Any]]:
         """Check a request and send it: its token, what to await, and what reads the answer."""
-        timeout = self._limit(timeout)
-        payload = codec.encode(message, data_type)
+        timeout = self.request_timeout if timeout is None else self._limit(timeout)
+        is_ready = type(message) is bytes and data_type is None
+        payload = message if is_ready else codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
         plain = response_data_type is None
         read = _read_dict if plain else _response_reader(response_data_type)
