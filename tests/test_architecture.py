@@ -20,6 +20,8 @@ FLOORS = {
     "ground": [
         "text",
         "errors",
+        "forks",
+        "home",
         "wire",
         "subject",
         "headers",
@@ -32,14 +34,24 @@ FLOORS = {
         "remote_errors",
         "protocol",
     ],
-    "transport": ["transport", "requests", "incoming", "outbox", "denials", "connection"],
+    "transport": [
+        "transport",
+        "requests",
+        "incoming",
+        "outbox",
+        "denials",
+        "connection",
+        "stream_answers",
+    ],
     "work": [
         "handlers",
+        "hook_checks",
         "middleware",
         "threads",
         "workers",
         "hooks",
         "listener",
+        "queues",
         "tasks",
         "events",
         "portal",
@@ -48,7 +60,7 @@ FLOORS = {
         "jetstream",
         "group",
     ],
-    "face": ["watchdog", "exits", "executor", "signals", "loops", "runner", "app"],
+    "face": ["watchdog", "cautions", "exits", "executor", "signals", "loops", "runner", "app"],
     "edges": ["process", "server", "testing", "contrib", "cli", "__main__"],
 }
 PLACES = [module for floor in FLOORS.values() for module in floor]

@@ -87,7 +87,6 @@ def test_workers_share_the_messages_and_answer_each_once(
         wait_until(lambda: len(answers) >= 50)
     assert len(answers) == 50
     assert set(answers) == set(pids)
-    assert process.count("share the group 'many-hands'") == 1
 
 
 def test_servers_go_to_the_workers_but_in_no_argument(
@@ -367,3 +366,63 @@ def test_a_child_whose_supervisor_is_gone_already_ends(service: Write, tmp_path:
         )
         ours.close()
         assert child.wait(20) in (0, -signal.SIGTERM)
+
+
+KINDS = """
+import os
+from tidings import App
+
+app = App(service_name="kinds")
+shared = app.js.key_value("BUCKET", type=int)
+
+
+def told(what):
+    print(f"{what} {os.getpid()}\\n", end="", flush=True)
+
+
+@app.task()
+async def once():
+    told("task")
+
+
+@app.watch("BUCKET")
+async def changed(entry):
+    told(f"watch-{entry.value}")
+
+
+@app.listen("SUBJECT.event")
+async def event(msg):
+    told("event")
+
+
+@app.listen("SUBJECT.>")
+async def audit(msg):
+    told("audit")
+
+
+@app.on_startup
+def prepare():
+    told("startup")
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_runs_once_a_process_and_what_once_in_all(
+    start: Start, write: Write, subject: str, nats_server: Any, workers: int
+) -> None:
+    write(KINDS.replace("BUCKET", subject.replace(".", "-")))
+    process = start("run", "service", "--workers", str(workers), "-s", nats_server.url)
+    for once_a_process in ("^startup", "^task", "kinds listens"):
+        process.wait_for(once_a_process, workers)
+    with App("test", servers=nats_server.url) as client:
+        bucket = client.js.key_value(subject.replace(".", "-"), type=int)
+        client.js.run_sync(bucket.put("key", 7))
+        for _ in range(10):
+            client.publish_sync(f"{subject}.event")
+    process.wait_for("^watch-7", workers)
+    process.wait_for("^event", 10)
+    process.wait_for("^audit", 10)
+    assert process.stop() == 0
+    counts = [process.count(f"^{what}") for what in ("startup", "task", "watch-7")]
+    assert counts == [workers] * 3
+    assert [process.count(f"^{what}") for what in ("event", "audit")] == [10, 10]

@@ -14,6 +14,7 @@ from tidings.subject import (
     check_subject,
     has_wildcard,
     matches,
+    overlaps,
 )
 
 TOKENS = st.text("ab*>é-", min_size=1, max_size=3)
@@ -132,3 +133,28 @@ def test_matching_is_that_of_the_same_pattern_as_a_regular_expression(
 )
 def test_only_a_whole_token_is_a_wildcard(pattern: str, expected: bool) -> None:
     assert has_wildcard(pattern) is expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a", "a"),
+        ("a.*", "*.b"),
+        ("a.>", "a.b"),
+        ("a.>", "*.*.c"),
+        (">", "a"),
+        ("a.b.>", "a.>"),
+        ("a.*.c", "a.b.*"),
+    ],
+)
+def test_patterns_overlap_where_one_subject_is_under_both(first: str, second: str) -> None:
+    assert overlaps(first, second)
+    assert overlaps(second, first)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("a", "b"), ("a", "a.b"), ("a.>", "a"), ("a.*", "a.b.c"), ("a*", "ab")]
+)
+def test_patterns_without_a_common_subject_do_not_overlap(first: str, second: str) -> None:
+    assert not overlaps(first, second)
+    assert not overlaps(second, first)

@@ -2,7 +2,7 @@
 
 from tidings import Group, Message, ServiceError
 
-payments = Group("payments", queue="payments")
+payments = Group("payments")
 LIMIT = 100_000
 
 

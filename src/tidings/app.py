@@ -16,15 +16,16 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
 
 from tidings.bus import Bus
+from tidings.cautions import warn_of_declarations
 from tidings.connection import Connection
 from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
     DrainTimeoutError,
-    NotStartedError,
     TidingsError,
 )
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
+from tidings.forks import forget_after_fork, release_signals
 from tidings.group import Declarations, Group
 from tidings.handlers import check_handler, function_place
 from tidings.hooks import call_hook, let_finish, noted
@@ -36,6 +37,7 @@ from tidings.jetstream.watchers import Watchers
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, check_type, server_urls
 from tidings.portal import copy_outcome
+from tidings.queues import queue_groups
 from tidings.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
 from tidings.subject import check_queue
@@ -73,11 +75,13 @@ class App(Declarations):
         host: the server's host, with `port`, in place of `servers`.
         port: the server's port.
         servers: a URL or several; `$NATS_URL` where None, else nats://127.0.0.1:4222.
-        queue: queue group of listeners that name none, "" for none.
+        queue: first word of the queue groups of listeners that name none: `orders` gives
+            `orders.<handler>`. The service's name where None; "" for no groups, so that every
+            instance handles every message.
         version: the service's version.
         description: what it does, in a line.
         concurrency: handlers of one listener at work at a time.
-        request_timeout: seconds that `request` waits where it is not told.
+        request_timeout: default timeout of `request`, in seconds.
         drain_timeout: seconds that shutdown waits for work in progress; `run` ends the process two
             seconds after that, whatever blocks.
         lifespan: an async context manager made with the app: entered before the first message,
@@ -109,6 +113,8 @@ class App(Declarations):
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
         drain_timeout: seconds that shutdown waits for work in progress.
+        queue: first word of the queue groups of listeners that name none; None for the service's
+            name, "" for no groups.
         use_uvloop: whether `run` and `with app` use uvloop where it is installed.
 
     Example:
@@ -133,7 +139,7 @@ class App(Declarations):
         host: str | None = None,
         port: int | None = None,
         servers: str | Sequence[str] | None = None,
-        queue: str = "",
+        queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
         concurrency: int = 100,
@@ -169,8 +175,10 @@ class App(Declarations):
                 f"lifespan={lifespan!r}: what makes an async context manager of the app"
             )
         _check_limits(concurrency, request_timeout)
-        check_queue(queue)
+        if queue is not None:
+            check_queue(queue)
         self.service_name = service_name
+        self.queue = queue
         self.version = version
         self.description = description
         self.state = SimpleNamespace()
@@ -200,7 +208,6 @@ class App(Declarations):
         )
         self.nats = Bus(
             service_name,
-            queue=queue,
             concurrency=concurrency,
             request_timeout=request_timeout,
             tell=self._on_event,
@@ -259,7 +266,8 @@ class App(Declarations):
             kwargs: keyword arguments of its `__init__`.
 
         Raises:
-            ConfigError: no subclass of Middleware, or the app runs already.
+            ConfigError: no subclass of Middleware, one with a hook that would not run, or the app
+                runs already.
             TypeError: arguments that its `__init__` does not take.
         """
         self._declaring("add_middleware")
@@ -341,16 +349,6 @@ class App(Declarations):
         self._declaring("set_servers")
         self._options = self._options.with_servers(server_urls(servers))
 
-    def set_default_queue(self, queue: str) -> None:
-        """Use another queue group for listeners that name none. For command lines.
-
-        Raises:
-            SubjectError: a queue group that NATS does not allow.
-        """
-        self._declaring("set_default_queue")
-        check_queue(queue)
-        self.nats.queue = queue
-
     def _declaring(self, call: str) -> None:
         if self._lifecycle is not State.IDLE:
             raise ConfigError(
@@ -412,9 +410,11 @@ class App(Declarations):
         once, since it cannot wait for its caller.
 
         Raises:
+            WrongLoopError: awaited in another event loop than the app's.
+            ForkedError: the app runs in the process that this one was forked from.
             DrainTimeoutError: work was abandoned after `drain_timeout`.
         """
-        if self._lifecycle is State.IDLE:
+        if self._is_over("app.disconnect"):
             return
         starting = self._lifecycle is State.STARTING
         ending = self.begin_disconnect()
@@ -428,12 +428,17 @@ class App(Declarations):
             LoopThreadError: on the event loop's own thread.
             DrainTimeoutError: as `disconnect`.
         """
-        if self._lifecycle is State.IDLE:
+        if self._is_over("app.disconnect_sync"):
             return
         work = self._begin_for_thread()
         ended = self.nats.portal.run(work, "disconnect_sync", "await app.disconnect()")
         if not inside.get():
             ended.result()
+
+    def _is_over(self, call: str) -> bool:
+        if self.nats.is_forked:
+            raise self.nats.not_running(call)
+        return self._lifecycle is State.IDLE
 
     async def _begin_for_thread(self) -> concurrent.futures.Future[None]:
         # A coroutine that waited here for the end would be work that the end waits for.
@@ -447,7 +452,10 @@ class App(Declarations):
         Raises:
             DrainTimeoutError: work was abandoned.
             ConnectionClosedError: the connection was given up.
+            WrongLoopError: awaited in another event loop than the app's.
         """
+        if self._lifecycle in (State.RUNNING, State.DRAINING):
+            self.nats.check("wait_stopped")
         await self._stopping.wait()
         assert self._ending is not None
         await asyncio.shield(self._ending)
@@ -458,11 +466,15 @@ class App(Declarations):
         if self._lifecycle is not State.IDLE:
             raise ConfigError(f"the app is {self._lifecycle.value} already")
         self._lifecycle = State.STARTING
+        forget_after_fork(self)
         self._ending = self._fatal = self._consumers = self._watchers = None
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._connection = Connection(self._options, self._on_event)
         try:
             await self._connection.open()
+            warn_of_declarations(
+                *(self._listener_specs, self._consumer_specs, self._watch_specs, self.js.streams)
+            )
             middlewares = [spec.make() for spec in self._middleware_specs]
             self.nats.attach(self._connection, middlewares)
             self.js.attach(self._connection, middlewares)
@@ -474,8 +486,7 @@ class App(Declarations):
             for hook in self._startup_hooks:
                 with noted("on_startup", hook):
                     await call_hook(hook)
-            sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
-            await self._subscriptions.confirm(sids, self.nats.request_timeout)
+            await self._subscribe_listeners()
             self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
@@ -495,6 +506,15 @@ class App(Declarations):
             parts.append(f"consumes ({len(self._consumer_specs)})")
         what = " and ".join(parts)
         logger.info("%s %s on %s", self.service_name, what, self._connection.url)
+
+    async def _subscribe_listeners(self) -> None:
+        specs = self._listener_specs
+        sids: list[int] = []
+        for spec, queue in zip(
+            specs, queue_groups(self.service_name, self.queue, specs), strict=True
+        ):
+            sids += self.nats.subscribe(spec, queue)
+        await self._subscriptions.confirm(sids, self.nats.request_timeout)
 
     async def _abort_start(self) -> None:
         if self._ending is not None:
@@ -524,10 +544,12 @@ class App(Declarations):
             logger.error("the lifespan did not end within the drain timeout; it is left behind")
 
     def begin_disconnect(self) -> asyncio.Task[None]:
-        """Begin to drain, on the loop's own thread; returns what to await."""
+        """Begin to drain, in the app's own event loop; returns what to await."""
+        if self._lifecycle in (State.RUNNING, State.DRAINING):
+            self.nats.check("disconnect")
         if self._ending is None:
             if self._lifecycle is State.IDLE:
-                raise NotStartedError("disconnect")
+                raise self.nats.not_running("disconnect")
             self._ending = asyncio.create_task(self._drain(), name="tidings drain")
             self._stopping.set()
         return self._ending
@@ -601,6 +623,18 @@ class App(Declarations):
                 await asyncio.sleep(0.02)
         return outbox.unsent_bytes
 
+    def forget(self) -> None:
+        """Count as not started in a forked child: the run goes on in the parent. For forks."""
+        if self._lifecycle is State.IDLE:
+            return
+        self._lifecycle = State.IDLE
+        self._background = self._ending = self._fatal = self._consumers = self._watchers = None
+        self._tasks = []
+        self._stack = AsyncExitStack()  # what the lifespan holds is the parent's
+        self.nats.forget()
+        self.js.forget()
+        release_signals()
+
     # What the app knows.
 
     @property
@@ -658,7 +692,7 @@ class App(Declarations):
     @property
     def _subscriptions(self) -> Subscriptions:
         if self.nats.subscriptions is None:
-            raise NotStartedError("subscriptions")
+            raise self.nats.not_running("subscriptions")
         return self.nats.subscriptions
 
     def _on_event(self, event: str, error: Exception | None) -> None:

@@ -322,6 +322,12 @@ class Connection(Client):
             await self._socket.wait_closed()
         self._emit("closed", self._given_up)
 
+    def forget(self) -> None:
+        """Count as closed in a forked child. The connection goes on in the parent."""
+        self._status = Client.CLOSED
+        self.outbox.close()
+        self._socket.forget()
+
     # Incoming.
 
     def _on_control(self, frame: Frame) -> None:

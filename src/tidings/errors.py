@@ -4,7 +4,9 @@ TidingsError
   ConfigError                  a wrong use, found when it is written down (also a ValueError)
     MissingExtraError          an optional dependency is not installed (also an ImportError)
   LoopThreadError              a blocking call on the event loop's own thread
+  WrongLoopError               a call in another event loop than the app's
   NotStartedError              a call that needs a running app
+    ForkedError                a call in a process forked from the one in which the app runs
   SubjectError                 a bad subject, pattern or queue group (also a ValueError)
   HeaderError                  a header that cannot be sent (also a ValueError)
   EncodeError                  a value that does not become a body (also a TypeError)
@@ -24,11 +26,13 @@ TidingsError
     ProtocolError              the server refused the protocol spoken to it
     FlushTimeoutError          the server did not confirm in time (also a TimeoutError)
   SlowConsumerError            a listener's queue is full, and it drops messages
+  LoopTimeoutError             the app's event loop did no work in time (also a TimeoutError)
   DrainTimeoutError            work was abandoned at shutdown (also a TimeoutError)
   RequestError                 a request that has no answer
     RequestTimeoutError        no reply within the timeout (also a TimeoutError)
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
+    StreamAnsweredError        a stream stored the request, and acknowledged it
   JetStreamError               JetStream refused a call
     WrongSequenceError         an expected sequence was not met: someone else wrote first
       WrongRevisionError       the same of a key in a bucket
@@ -104,6 +108,31 @@ class LoopThreadError(TidingsError):
         )
 
 
+class WrongLoopError(TidingsError):
+    """A call was made in another event loop than the one in which the app runs.
+
+    Attributes:
+        call: the call that was made.
+        instead: the call to make in its place; "" where the app's loop ran in this same thread, so
+            that there is none.
+    """
+
+    def __init__(self, call: str, instead: str) -> None:
+        self.call = call
+        self.instead = instead
+        if instead:
+            advice = f"Use `{instead}` in this thread."
+        else:
+            advice = (
+                "That loop does not run while this one does: await the app's calls in the loop "
+                "that started it, or start it with `with app:`, which gives it a thread of its "
+                "own, and use the calls that end in _sync."
+            )
+        super().__init__(
+            f"{call} was called in another event loop than the app's; nothing was sent. {advice}"
+        )
+
+
 class NotStartedError(TidingsError):
     """The call needs a running app.
 
@@ -116,6 +145,44 @@ class NotStartedError(TidingsError):
         super().__init__(
             f"{call}() needs a running app: call it from a handler, a task or on_startup, or enter "
             f"`async with app:` (in an event loop) or `with app:` (in a plain thread) first."
+        )
+
+
+class ForkedError(NotStartedError):
+    """The call was made in a process that was forked from the one in which the app runs.
+
+    The app's connection and its event loop stay with the parent. The same app can be started in
+    the child.
+
+    Attributes:
+        call: the call that was made.
+    """
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call)
+        text = (
+            f"{call}() in a process that was forked while the app ran: the connection stays with "
+            "the parent. Start the app in the child, after the fork: `with app:`, or "
+            "`app.__enter__()` in a hook such as gunicorn's post_fork"
+        )
+        self.args = (text,)
+
+
+class LoopTimeoutError(TidingsError, TimeoutError):
+    """A call from another thread did not end in time, for example because a handler blocks the
+    app's event loop. It was cancelled, and may have been done in part.
+
+    Attributes:
+        call: the call that was made.
+        timeout: seconds waited.
+    """
+
+    def __init__(self, call: str, timeout: float) -> None:
+        self.call = call
+        self.timeout = timeout
+        super().__init__(
+            f"{call}() did not end within {timeout:g} s; it was cancelled and may have been done "
+            f"in part. If the log names a handler that blocks the event loop, make it a plain `def`"
         )
 
 
@@ -475,6 +542,26 @@ class ServiceError(RequestError):
             ```
         """
         return ServiceError(self.code, self.description)
+
+
+class StreamAnsweredError(RequestError):
+    """A stream stores the subject, and its acknowledgement came before any service's answer.
+
+    Attributes:
+        subject: the request's subject.
+        stream: the stream's name.
+        sequence: the request's sequence in the stream; 0 where the stream refused to store it.
+    """
+
+    def __init__(self, subject: str, stream: str, sequence: int) -> None:
+        self.subject = subject
+        self.stream = stream
+        self.sequence = sequence
+        super().__init__(
+            f"the stream {stream} stores {subject!r} and answered the request itself: take the "
+            f"subject out of the stream's subjects to ask a service, or use app.js.publish to "
+            f"store a message"
+        )
 
 
 class JetStreamError(TidingsError):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tidings.errors import ConfigError
+from tidings.hook_checks import check_hooks, check_instance
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.jetstream.watchers import WatchSpec
 from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
@@ -39,13 +40,15 @@ class Declarations:
     ) -> Callable[[F], F]:
         """Subscribe; the decorated function runs for every message.
 
-        A value it returns is the reply, where the message wants one; None sends nothing. `def`
+        If the message is a request, the value it returns is the reply; None sends no reply. `def`
         functions run in worker threads.
 
         Args:
             subject: the subject or subjects, wildcards (`*`, `>`) allowed.
-            queue: queue group: of its members one gets each message. The app's where None, "" for
-                none.
+            queue: the queue group to join: one of its members gets each message. "" for none, so
+                that every instance of the service handles every message. Where None, the listener
+                has a group of its own: one instance of the service handles each message, and every
+                other listener still gets it.
             data_type: what `msg.data` is decoded into: dict (the default), list, str, bytes, any
                 type that msgspec validates, a pydantic model, another callable, or one of the names
                 "json", "dict", "list", "str", "bytes". `Message[T]` in the signature says the same.
@@ -272,19 +275,20 @@ class Group(Declarations):
 
     Args:
         prefix: first tokens of the subjects of its listeners, "" for none.
-        queue: queue group of those listeners that name none; the app's where None.
+        queue: first word of the queue groups of those listeners that name none: `orders` gives
+            `orders.<handler>`. "" for no groups; the app's `queue` where None.
         middlewares: middlewares around those listeners only, inside the app's; classes or
             instances.
 
     Raises:
         SubjectError: a prefix that is no subject, or ends with `>`; a bad queue group.
-        ConfigError: a middleware that is none.
+        ConfigError: a middleware that is none, or with a hook that would not run.
 
     Example:
         ```python
         from tidings import App, Group
 
-        orders = Group("orders", queue="billing")
+        orders = Group("orders")
 
         @orders.listen("created")
         async def created(msg):
@@ -346,7 +350,8 @@ class Group(Declarations):
         return replace(
             spec,
             subjects=tuple(f"{dot}{subject}" for subject in spec.subjects),
-            queue=self.queue if spec.queue is None else spec.queue,
+            group_queue=self.queue,
+            prefix=self.prefix,
             middlewares=self._middlewares,
         )
 
@@ -361,6 +366,8 @@ def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
     made = middleware() if isinstance(middleware, type) else middleware
     if not isinstance(made, Middleware):
         raise ConfigError(f"{middleware!r} is no Middleware")
+    check_hooks(type(made), Middleware)
+    check_instance(made)
     return made
 
 

@@ -18,6 +18,7 @@ from tidings.message import Message
 
 def function_name(function: Callable[..., Any]) -> str:
     """A function's name for people: `Orders.created`, without where it was defined locally."""
+    function = _unwrapped(function)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name).rpartition("<locals>.")[2]
 

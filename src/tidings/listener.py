@@ -57,6 +57,10 @@ class Sender(Protocol):
 class ListenerSpec:
     """A listener as it was written down. Everything that can be wrong with it is found here.
 
+    Attributes: as the arguments of `App.listen`, and of the `Group` that it is in:
+        group_queue: the group's `queue`.
+        prefix: the group's prefix, which `subjects` begin with already.
+
     Raises:
         ConfigError: a handler with the wrong signature, a bad option, an unknown data type.
         SubjectError: a bad subject or queue group.
@@ -65,6 +69,8 @@ class ListenerSpec:
     handler: Callable[..., Any]
     subjects: tuple[str, ...]
     queue: str | None = None
+    group_queue: str | None = None
+    prefix: str = ""
     data_type: Any = None
     concurrency: int | None = None
     no_reply: bool = False

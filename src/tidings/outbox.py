@@ -23,6 +23,8 @@ from tidings.wire import PING, publish_frame, publish_headers_frame
 WRITE_THRESHOLD = 128 * 1024
 # Subjects checked and encoded before.
 MAX_KNOWN_SUBJECTS = 4096
+# The ends of the first lines of messages, by the size of the body.
+SIZES = tuple(b"%d\r\n" % size for size in range(1024))
 # Seconds between two PINGs that confirm what was written, while something is unconfirmed.
 CONFIRM_INTERVAL = 0.5
 
@@ -41,6 +43,7 @@ class Outbox:
         max_payload: bytes of headers and body that the server takes.
         limit: bytes that may wait.
         size: bytes that wait now.
+        is_scheduled: whether the loop is going to write, or there is no connection to write to.
         written: messages handed to a socket.
         written_bytes: bytes handed to a socket, control lines included.
         possibly_lost: messages written and not confirmed when their connection dropped.
@@ -49,6 +52,7 @@ class Outbox:
 
     # Slots, since a class with as many attributes as nats-py's client is slow to read and write.
     __slots__ = (
+        "_begins",
         "_closed",
         "_confirmed",
         "_controls",
@@ -56,10 +60,10 @@ class Outbox:
         "_last_ping",
         "_loop",
         "_pings",
-        "_scheduled",
         "_socket",
         "_subjects",
         "_threshold",
+        "is_scheduled",
         "limit",
         "max_payload",
         "possibly_lost",
@@ -75,11 +79,12 @@ class Outbox:
         self.size = self.written = self.written_bytes = self.possibly_lost = self.refused = 0
         self._loop = loop
         self._subjects: dict[str, bytes] = {}
+        self._begins: dict[str, bytes] = {}
         self._frames: list[bytes] = []
         self._controls = 0  # of the frames, those that are no message
         self._threshold = min(WRITE_THRESHOLD, limit)
         self._socket: SocketTransport | None = None
-        self._scheduled = True  # also while there is no socket: nothing is written then
+        self.is_scheduled = True  # also while there is no socket: nothing is written then
         self._closed = False
         self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
         self._last_ping = 0.0
@@ -142,20 +147,34 @@ class Outbox:
         self._subjects[subject] = checked
         return checked
 
+    def _begin(self, subject: str) -> bytes:
+        """The beginning of a message's frame, kept for the next one on the subject."""
+        begin = b"PUB %b " % (self._subjects.get(subject) or self._check(subject))
+        if len(self._begins) >= MAX_KNOWN_SUBJECTS:
+            self._begins.clear()
+        self._begins[subject] = begin
+        return begin
+
     def publish(self, subject: str, payload: bytes) -> bool:
         """`post(frame(subject, payload))` without the calls: most messages have no more to them."""
-        subject_bytes = self._subjects.get(subject) or self._check(subject)
+        try:
+            begin = self._begins[subject]
+        except KeyError:
+            begin = self._begin(subject)
         size = len(payload)
         if size > self.max_payload:
             self.refused += 1
             raise PayloadTooLargeError(size, self.max_payload)
-        frame = b"PUB %b %d\r\n%b\r\n" % (subject_bytes, size, payload)
+        if size < len(SIZES):  # much the quickest way to put such a line together
+            frame = b"".join((begin, SIZES[size], payload, b"\r\n"))
+        else:
+            frame = b"%b%d\r\n%b\r\n" % (begin, size, payload)
         self._frames.append(frame)
         self.size = size = self.size + len(frame)
         if size >= self._threshold:
             return self._on_crowded()
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
         return False
 
@@ -192,8 +211,8 @@ class Outbox:
         self.size += len(frame)
         if self.size >= self._threshold:
             return self._on_crowded()
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
         return False
 
@@ -222,7 +241,7 @@ class Outbox:
         socket = self._socket
         if socket is None:
             return
-        self._scheduled = False
+        self.is_scheduled = False
         if not self._frames or socket.is_paused:
             return
         if not self._pings and self._loop.time() - self._last_ping > CONFIRM_INTERVAL:
@@ -243,8 +262,8 @@ class Outbox:
         self._controls += 1
         self._frames.append(frame)
         self.size += len(frame)
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
 
     def ping(self, future: asyncio.Future[Any] | None) -> None:
@@ -265,7 +284,7 @@ class Outbox:
     def connect(self, socket: SocketTransport) -> None:
         """Write to this socket from now on, what waits first."""
         self._socket = socket
-        self._scheduled = False
+        self.is_scheduled = False
         self.write()
 
     def disconnect(self, error: Callable[[str], TidingsError]) -> int:
@@ -275,7 +294,7 @@ class Outbox:
             How many messages are possibly lost with it.
         """
         self._socket = None
-        self._scheduled = True
+        self.is_scheduled = True
         self._frames = [f for f in self._frames if f.startswith((b"PUB ", b"HPUB "))]
         self.size = sum(map(len, self._frames))
         self._controls = 0

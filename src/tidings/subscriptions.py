@@ -47,14 +47,14 @@ class Subscriptions:
 
         Args:
             spec: the listener.
-            queue: its queue group where it names none.
+            queue: the queue group it joins, "" for none.
             concurrency: its concurrency where it names none.
         """
         listener = Listener(
             spec,
             self._sender,
             self.pool,
-            queue=queue if spec.queue is None else spec.queue,
+            queue=queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
         )

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from tidings.forks import end_child, forget_after_fork
 from tidings.handlers import is_async
 
 _Job = tuple[asyncio.Future[Any], asyncio.AbstractEventLoop, contextvars.Context, Callable[[], Any]]
@@ -34,6 +35,12 @@ class WorkerThreads:
         self._threads = 0
         self._unfinished = 0
         self._lock = threading.Lock()
+        self._is_forked = False
+        forget_after_fork(self)
+
+    def forget(self) -> None:
+        """This is a forked child: its one thread may be one of these, at work."""
+        self._is_forked = True
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run `function(*args)` in a thread, in a copy of this context.
@@ -69,6 +76,8 @@ class WorkerThreads:
                 outcome, failed = context.run(function), False
             except BaseException as error:  # handed on, SystemExit too: the loop decides
                 outcome, failed = error, True
+            if self._is_forked:
+                end_child(_exit_code(outcome))
             with self._lock:
                 self._unfinished -= 1
             try:
@@ -76,6 +85,12 @@ class WorkerThreads:
             except RuntimeError:
                 return  # the loop is closed: the process has stopped waiting for this
             del job, future, context, function, outcome
+
+
+def _exit_code(outcome: Any) -> int:
+    """The exit code of a child that ends with this outcome, as the interpreter has it."""
+    code = outcome.code if isinstance(outcome, SystemExit) else 1
+    return code if isinstance(code, int) else int(code is not None)
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any, failed: bool) -> None:

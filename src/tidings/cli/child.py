@@ -56,19 +56,7 @@ def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | Non
         app.drain_timeout = drain_timeout
     if servers := orders.get(SERVERS):
         app.set_servers(servers)
-    if worker := orders.get(WORKER):
-        join_queue_group(app, tell=worker == "1")
     return child.run(app)
-
-
-def join_queue_group(app: App, *, tell: bool) -> None:
-    """Let the workers of one app share its messages, where the app names no queue group."""
-    if app.nats.queue:
-        return
-    queue = "-".join(app.service_name.split())
-    app.set_default_queue(queue)
-    if tell:
-        logger.info("listeners that name no queue group share the group %r", queue)
 
 
 class Child:

@@ -42,7 +42,7 @@ def run(
         bool, typer.Option("--reload", help="Start again when a .py file changes.")
     ] = False,
     workers: Annotated[
-        int, typer.Option("--workers", "-w", min=1, help="Processes, in one queue group.")
+        int, typer.Option("--workers", "-w", min=1, help="Processes that share the work.")
     ] = 1,
     drain_timeout: Annotated[
         float | None,

@@ -11,6 +11,7 @@ import msgspec
 from tidings.connection import Connection
 from tidings.errors import JetStreamError, JetStreamUnavailableError, WrongSequenceError
 from tidings.headers import Headers
+from tidings.home import Home
 from tidings.subject import has_wildcard, matches
 
 logger = logging.getLogger("tidings")
@@ -38,7 +39,7 @@ class _Refusal(msgspec.Struct):
 
 
 class JetStreamApi:
-    """Calls of the API.
+    """Calls of the API, in the event loop in which it was made.
 
     Args:
         connection: the connection that the calls use.
@@ -55,6 +56,7 @@ class JetStreamApi:
         self.prefix = prefix
         self.declared: dict[str, dict[str, Any]] = {}
         self._restoring: dict[str, asyncio.Task[bool]] = {}
+        self.home = Home()
 
     async def call(
         self, operation: str, payload: dict[str, Any] | None = None, timeout: float | None = None
@@ -84,7 +86,9 @@ class JetStreamApi:
             JetStreamError: the answer is no JSON object.
             JetStreamUnavailableError: nobody listens on the subject.
             RequestTimeoutError, DisconnectedError: as `call`.
+            WrongLoopError: in another event loop than the one it was made in.
         """
+        self.home.check("app.js")
         token, future = self.connection.start_request(subject, body, block, timeout)
         try:
             frame = await future

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
 from tidings.connection import Connection
-from tidings.errors import ConfigError, NotStartedError
+from tidings.errors import ConfigError, LoopTimeoutError, PublishTimeoutError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage
@@ -16,7 +17,13 @@ from tidings.jetstream.election import through_election
 from tidings.jetstream.keyvalue import KeyValue, KeyValueOptions
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
-from tidings.jetstream.publishing import PUBLISH_TIMEOUT, Publication, PublishAck, prepare
+from tidings.jetstream.publishing import (
+    LEAST_CHECK,
+    PUBLISH_TIMEOUT,
+    Publication,
+    PublishAck,
+    prepare,
+)
 from tidings.jetstream.readers import Reader
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
@@ -26,6 +33,8 @@ T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)
 
 API_TIMEOUT = 5.0
+# Seconds that a thread waits past the timeout of a publish, which may be late by its last question.
+PUBLISH_LATE = 2 * LEAST_CHECK
 
 
 class JetStream:
@@ -63,15 +72,27 @@ class JetStream:
             reader.end()
         self._api = None
 
+    def forget(self) -> None:
+        """Let go of the connection in a forked child: it is the parent's."""
+        self.readers = set()
+        self._api = None
+
     @property
     def api(self) -> JetStreamApi:
         """The JetStream API, for what is not wrapped here.
 
         Raises:
             NotStartedError: the app is not running.
+            WrongLoopError: in another event loop than the app's.
         """
+        if self._api is not None and _get_running_loop() is None:
+            return self._api  # what a thread hands to run_sync
+        return self._api_for("app.js")
+
+    def _api_for(self, call: str) -> JetStreamApi:
         if self._api is None:
-            raise NotStartedError("js")
+            raise self._bus.not_running(call)
+        self._bus.check(call)
         return self._api
 
     # Streams.
@@ -255,11 +276,17 @@ class JetStream:
         for reader in [reader for reader in self.readers if reader.endless]:
             reader.end()
 
-    def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+    def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
         """Wait for a call of a bucket, a store or of `app.js` from synchronous code.
+
+        Args:
+            work: the call, not awaited.
+            timeout: seconds to wait, even while a handler blocks the event loop; None to wait for
+                as long as the call takes.
 
         Raises:
             LoopThreadError: on the event loop's own thread.
+            LoopTimeoutError: the call did not end within `timeout`.
             NotStartedError: the app is not running.
             Exception: whatever the call raises.
 
@@ -272,12 +299,7 @@ class JetStream:
                 return app.js.run_sync(quotas.put("ada", 10))
             ```
         """
-        try:
-            portal = self._bus.portal
-        except NotStartedError:
-            work.close()
-            raise
-        return portal.run(work, "js.run_sync", "await ...")
+        return self._bus.run(work, "js.run_sync", "await ...", timeout)
 
     # Publishing.
 
@@ -348,23 +370,37 @@ class JetStream:
         self, publication: Publication, message: Any, options: dict[str, Any]
     ) -> Awaitable[PublishAck]:
         """What to await for the acknowledgement of a publish that was found right."""
+        api = self._api_for("js.publish")
         if self._send is None:
-            return publication.send(self.api)
-        if not publication.id_is_known:  # a failure names the id that was sent
+            return publication.send(api)
+        if not publication.id_is_known:  # so that a failure names the id that was sent
             options = {**options, "msg_id": publication.msg_id}
         return self._send(publication.subject, message, **options)
 
     def publish_sync(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
         """`publish` from synchronous code; the same arguments.
 
+        The thread waits for `timeout` at the most, the time in send hooks included, even while a
+        handler blocks the event loop.
+
         Raises:
             LoopThreadError: on the event loop's own thread.
             TidingsError: as `publish`.
         """
-        prepare(subject, message, **options)  # a wrong use raises before anything is sent
-        portal = self._bus.portal
-        work = self.publish(subject, message, **options)
-        return portal.run(work, "js.publish_sync", "await app.js.publish(...)")
+        publication = prepare(subject, message, **options)
+        work = self._send_begun(publication, message, options)
+        limit = publication.timeout
+        try:
+            return self._bus.run(
+                work, "js.publish_sync", "await app.js.publish(...)", limit + PUBLISH_LATE
+            )
+        except LoopTimeoutError:
+            raise PublishTimeoutError(subject, publication.msg_id, limit) from None
+
+    async def _send_begun(
+        self, publication: Publication, message: Any, options: dict[str, Any]
+    ) -> PublishAck:
+        return await self._begin(publication, message, options)
 
     def publish_window(self, size: int) -> PublishWindow:
         """Publish with up to `size` messages unacknowledged in flight.
@@ -382,7 +418,7 @@ class JetStream:
             print(window.acked, window.failed)
             ```
         """
-        return PublishWindow(self._begin, size)
+        return PublishWindow(self._begin, size, lambda: self._bus.check("js.publish"))
 
 
 def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:

@@ -343,6 +343,14 @@ class Follower:
     def progress(self, message: StreamMessage[Any]) -> None:
         """An ordered consumer has no deadline."""
 
+    def check(self, call: str) -> None:
+        """Raise unless the caller runs in the app's event loop.
+
+        Raises:
+            WrongLoopError: it runs in another one.
+        """
+        self._api.home.check(call)
+
     # The end.
 
     async def stop(self, timeout: float) -> None:

@@ -101,6 +101,8 @@ class Settler(Protocol):
 
     def progress(self, message: StreamMessage[Any]) -> None: ...
 
+    def check(self, call: str) -> None: ...
+
 
 class StreamMessage(Message[T], eq=False, kw_only=True):
     """A message of a stream as its handler sees it.
@@ -171,6 +173,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
             TidingsError: it cannot be sent, or the server does not confirm it with
                 `double_ack=True`.
         """
+        self._settler.check("msg.ack")
         await self._settler.settle(self, Settlement.ACKED, ACK)
 
     async def nak(self, delay: float = 0.0) -> None:
@@ -180,6 +183,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
             ConfigError: a delay that is none.
             TidingsError: it cannot be sent.
         """
+        self._settler.check("msg.nak")
         await self._settler.settle(self, Settlement.NAKED, nak_words(delay))
 
     async def term(self, reason: str = "") -> None:
@@ -189,9 +193,11 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         Raises:
             TidingsError: it cannot be sent.
         """
+        self._settler.check("msg.term")
         words = b" ".join((TERM, reason.encode())) if reason else TERM
         await self._settler.settle(self, Settlement.TERMED, words)
 
     async def in_progress(self) -> None:
         """Ask for more time: `ack_wait` begins anew. The framework does so by itself, too."""
+        self._settler.check("msg.in_progress")
         self._settler.progress(self)

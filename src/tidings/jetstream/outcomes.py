@@ -167,6 +167,14 @@ class Outcomes:
         if frame[3] and Headers.from_block(frame[3]).status == NO_RESPONDERS:
             raise JetStreamError(503, 0, f"the consumer that delivered {message!r} is gone")
 
+    def check(self, call: str) -> None:
+        """Raise unless the caller runs in the app's event loop.
+
+        Raises:
+            WrongLoopError: it runs in another one.
+        """
+        self._api.home.check(call)
+
     def progress(self, message: StreamMessage[Any]) -> None:
         """Tell the server that a message is being worked on.
 

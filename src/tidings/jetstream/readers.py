@@ -83,10 +83,12 @@ class Reader:
 
         Raises:
             RequestTimeoutError: none within `timeout` seconds.
+            WrongLoopError: in another event loop than the app's.
         """
         while not self._messages:
             if self.is_ended:
                 return None
+            self._host.api.home.check("app.js")
             self._changed.clear()
             try:
                 async with asyncio.timeout(timeout):

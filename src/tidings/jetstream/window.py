@@ -46,12 +46,13 @@ class PublishWindow:
         failed: a `PublishFailure` for each that was not, in the order in which they failed.
     """
 
-    def __init__(self, begin: Begin, size: int) -> None:
+    def __init__(self, begin: Begin, size: int, check: Callable[[], None]) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(f"publish_window({size!r}): a whole number above 0")
         self.acked = 0
         self.failed: list[PublishFailure] = []
         self._begin = begin
+        self._check = check  # that the app runs, and in this event loop
         self._room = asyncio.Semaphore(size)
         self._tasks: set[asyncio.Future[PublishAck]] = set()
 
@@ -83,6 +84,7 @@ class PublishWindow:
             ```
         """
         publication = prepare(subject, message, **options)
+        self._check()
         await self._room.acquire()
         try:
             task = asyncio.ensure_future(self._begin(publication, message, options))
@@ -131,7 +133,7 @@ class PublishWindow:
             await asyncio.wait(self._tasks)
 
     def _cut_off(self) -> None:
-        """Stop waiting. The messages under way are among the failed, with their ids."""
+        """Stop waiting. The publishes under way count as failed, each with its id."""
         for task in self._tasks:
             task.cancel()
 

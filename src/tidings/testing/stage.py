@@ -40,7 +40,7 @@ class Stage:
 
     def __init__(self, app: App, server: Server | None) -> None:
         self.app = app
-        self.inner = App("test-client", drain_timeout=5.0)
+        self.inner = App("test-client", queue="", drain_timeout=5.0)
         self.record = Record()
         self.server: Server = _own_server() if server is None else server
         self._owns_server = server is None
