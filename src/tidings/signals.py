@@ -19,13 +19,13 @@ import signal
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
 from tidings.errors import ConfigError
 from tidings.exits import exit_at_once
+from tidings.forks import forget_after_fork
 
 __all__ = ["Request", "StopRequests", "StopSignals", "stop_signals"]
 
@@ -101,7 +101,7 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
         self._previous_wakeup = -1
         self._loop_wakeup = -1  # a copy of the socket by which the event loop hears of signals
-        self._is_ended = False
+        self._is_ended = self._is_let_go = False
         self._thread = threading.Thread(target=self._watch, name="tidings signals", daemon=True)
 
     def __enter__(self) -> Self:
@@ -111,7 +111,7 @@ class StopSignals:
         for number in stop_signals():
             self._previous[number] = signal.signal(number, self._on_python_signal)
         self._thread.start()
-        _active.add(self)
+        forget_after_fork(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -128,7 +128,7 @@ class StopSignals:
 
     def let_go(self) -> None:
         """Give the signals back to whoever had them."""
-        _active.discard(self)
+        self._is_let_go = True
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._on_python_signal:
                 signal.signal(number, previous)
@@ -216,8 +216,9 @@ class StopSignals:
 
     def forget(self) -> None:
         """In a forked child: the signals sent to it are not the parent's."""
-        with contextlib.suppress(ValueError):
-            self.let_go()
+        if not self._is_let_go:
+            with contextlib.suppress(ValueError):  # forked in another thread
+                self.let_go()
 
 
 def _check_thread() -> None:
@@ -233,14 +234,3 @@ def _arm_last_resort(seconds: float) -> None:
     # It needs a real standard error to write the stack to.
     with contextlib.suppress(RuntimeError, ValueError, AttributeError, io.UnsupportedOperation):
         faulthandler.dump_traceback_later(seconds, exit=True)
-
-
-_active: weakref.WeakSet[StopSignals] = weakref.WeakSet()
-
-
-def _forget_in_child() -> None:
-    for each in list(_active):
-        each.forget()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -93,12 +93,14 @@ class OneAnswer:
 
 
 def outcome_of(call: Callable[[JetStreamApi], Any], block: bytes, body: bytes) -> Any:
-    """What a call returns, or the JetStreamError that it raises. It never has to wait."""
+    """What a call returns, or the JetStreamError that it raises."""
     connection: Any = OneAnswer(block, body)
+
+    async def in_loop() -> Any:
+        return await call(JetStreamApi(connection, 1.0))
+
     try:
-        call(JetStreamApi(connection, 1.0)).send(None)
-    except StopIteration as end:
-        return end.value
+        return asyncio.run(in_loop())
     except (JetStreamError, JetStreamUnavailableError) as error:
         return error
 

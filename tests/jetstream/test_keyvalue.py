@@ -345,9 +345,9 @@ async def test_a_bucket_of_another_client_may_have_any_name(app: App, bucket: st
     limits = app.js.key_value(name, type=int, create=False)
     seen = Inbox()
     app.watch(name, data_type=int)(seen)
-    with App("other", servers=app.connection_options.servers) as other:
+    async with App("other", servers=app.connection_options.servers) as other:
         made = {"name": f"KV_{name}", "subjects": [f"$KV.{name}.>"], "max_msgs_per_subject": 1}
-        other.js.run_sync(other.js.api.call(f"STREAM.CREATE.KV_{name}", made))
+        await other.js.api.call(f"STREAM.CREATE.KV_{name}", made)
     async with app:
         await limits.put("a", 1)
         assert await limits.value("a") == 1
