@@ -76,6 +76,26 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(given)
 
 
+def overlaps(first: str, second: str) -> bool:
+    """Whether some subject falls under both patterns.
+
+    Example:
+        ```python
+        from tidings.subject import overlaps
+
+        assert overlaps("orders.*.paid", "orders.eu.>")
+        assert not overlaps("orders.*", "orders.eu.paid")
+        ```
+    """
+    one, other = first.split("."), second.split(".")
+    for left, right in zip(one, other, strict=False):
+        if ">" in (left, right):
+            return True
+        if left != right and "*" not in (left, right):
+            return False
+    return len(one) == len(other)
+
+
 def _check_tokens(subject: str) -> bytes:
     encoded = _check_text(subject, "subject")
     if subject[0] == "." or subject[-1] == "." or ".." in subject:
