@@ -56,6 +56,7 @@ from tidings.group import Group
 from tidings.headers import Headers
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.publishing import PublishAck
+from tidings.jetstream.specs import DROP
 from tidings.jetstream.streams import Stream, days, hours
 from tidings.message import Message
 from tidings.middleware import DebugMiddleware, ErrorMiddleware, Middleware, TimeoutMiddleware
@@ -84,6 +85,7 @@ __all__ = [
     "ConnectionLostError",
     "ConnectionStats",
     "ConsumerStats",
+    "DROP",
     "DebugMiddleware",
     "DecodeError",
     "DigestError",

@@ -30,7 +30,7 @@ from tidings.handlers import check_handler, function_place
 from tidings.hooks import call_hook, let_finish, noted
 from tidings.jetstream.consumers import Consumers
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.specs import ConsumerSpec
+from tidings.jetstream.specs import ConsumerSpec, check_unique
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.watchers import Watchers
 from tidings.middleware import Middleware, MiddlewareSpec
@@ -235,11 +235,14 @@ class App(Declarations):
         """Add a group's listeners, under its prefix, and its tasks.
 
         Raises:
-            ConfigError: no Group, or the app runs already.
+            ConfigError: no Group; the app runs already; or a consumer of the group has the stream
+                and durable name of another one.
         """
         if not isinstance(group, Group):
             raise ConfigError(f"include takes a Group, not {type(group).__name__}")
         self._declaring("include")
+        for spec in group.consumers:
+            check_unique(spec, self._consumer_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
@@ -446,7 +449,13 @@ class App(Declarations):
                     await call_hook(hook)
             sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
             await self._subscriptions.confirm(sids, self.nats.request_timeout)
-            self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
+            self._consumers = Consumers(
+                self.js.api,
+                self._subscriptions.pool,
+                middlewares,
+                service=self.service_name,
+                restore_stream=self.js.restore_stream,
+            )
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
             await self._watchers.start(self._watch_specs, self.js.bucket_types)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tidings.errors import ConfigError
-from tidings.jetstream.specs import ConsumerSpec
+from tidings.jetstream.specs import ConsumerSpec, Drop, check_unique
 from tidings.jetstream.watchers import WatchSpec
 from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.middleware import Middleware
@@ -96,16 +96,16 @@ class Declarations:
         subject: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
-        ack_wait: float = 30.0,
+        ack_wait: float | None = None,
         max_deliver: int | None = None,
-        backoff: Sequence[float] = (1.0,),
-        dead_letter: str | None = None,
+        backoff: Sequence[float] | None = None,
+        dead_letter: str | Drop | None = None,
         double_ack: bool = False,
         manual_ack: bool = False,
         ordered: bool = False,
         batch: int | None = None,
         batch_timeout: float = 0.5,
-        start: str | int = "all",
+        start: str | int | None = None,
     ) -> Callable[[F], F]:
         """Consume a stream; the decorated function runs at least once for every message.
 
@@ -116,25 +116,33 @@ class Declarations:
 
         Args:
             stream: the stream's name.
-            durable: the consumer's name, which instances share and which outlives them; None for an
-                ephemeral one, for this process only.
-            subject: only messages of this subject, wildcards allowed.
+            durable: the consumer's name. Instances share it, and it outlives them. None derives
+                a name from the service and the function: instances share it too, and it ends with
+                the last of them.
+            subject: only messages of this subject, wildcards allowed. None for all, or for the
+                filter that an existing consumer has.
             data_type: as in `listen`; a body that does not decode is a dead letter at once.
             concurrency: handlers at work at a time; never more messages are fetched than these.
-            ack_wait: seconds after which the server delivers again what it heard nothing of.
-            max_deliver: deliveries after which a message is a dead letter; None for no end.
-            backoff: seconds before each redelivery; the last one for all further.
-            dead_letter: the subject for messages that are given up; a stream must take it.
+            ack_wait: seconds after which the server delivers again what it heard nothing of. None
+                for what an existing consumer has, or the server's default of 30.
+            max_deliver: deliveries after which a message is given up; None for no limit but that of
+                an existing consumer. It requires `dead_letter`.
+            backoff: seconds before each redelivery; the last one for all further. None for those
+                of an existing consumer, or 1 second.
+            dead_letter: the subject for messages that are given up; a stream must take it. `DROP`
+                drops them: each is logged and counted.
             double_ack: wait for the server's word that it has the acknowledgement.
             manual_ack: the function acknowledges itself: `msg.ack()`, `nak()`, `term()`.
             ordered: follow the stream in order, ephemeral, without acknowledgements.
             batch: hand the function a list of up to so many messages.
             batch_timeout: seconds to wait for a batch to fill.
-            start: where a new consumer begins: "all", "new", "last", or a sequence.
+            start: where a new consumer begins: "all", "new", "last", or a sequence; None for
+                "all".
 
         Raises:
-            ConfigError: a bad option, or options that mean nothing together.
-            SubjectError: a bad subject.
+            ConfigError: an option is wrong, two options contradict each other, or another consumer
+                of the app has the same stream and durable name.
+            SubjectError: a subject is not valid.
 
         Example:
             ```python
@@ -256,6 +264,7 @@ class Declarations:
 
     def _add_consumer(self, spec: ConsumerSpec) -> None:
         self._declaring("consume")
+        check_unique(spec, self._consumer_specs)
         self._consumer_specs.append(spec)
 
     def _add_watch(self, spec: WatchSpec) -> None:
@@ -351,7 +360,9 @@ class Group(Declarations):
         )
 
 
-def _delays(backoff: Any) -> tuple[float, ...]:
+def _delays(backoff: Any) -> tuple[float, ...] | None:
+    if backoff is None:
+        return None
     if not isinstance(backoff, (list, tuple)):
         raise ConfigError(f"backoff={backoff!r}: a list of seconds, one for each redelivery")
     return tuple(backoff)

@@ -14,7 +14,7 @@ from tidings.errors import (
     SubjectError,
     TidingsError,
 )
-from tidings.subject import MAX_SUBJECT_BYTES, check_subject
+from tidings.subject import MAX_SUBJECT_BYTES, check_pattern, check_subject
 from tidings.transport import SocketTransport
 from tidings.wire import PING, publish_frame, publish_headers_frame
 
@@ -125,8 +125,18 @@ class Outbox:
             return b"PUB %b %b %d\r\n%b\r\n" % (subject_bytes, reply, size, payload)
         return publish_frame(subject_bytes, reply, payload)
 
+    def take_pattern(self, subject: str) -> None:
+        """Let the next `frame` take a subject with wildcards: some of the API have a filter in it.
+
+        Raises:
+            SubjectError: a bad pattern.
+        """
+        self._keep(subject, check_pattern(subject))
+
     def _check(self, subject: str) -> bytes:
-        checked = check_subject(subject)
+        return self._keep(subject, check_subject(subject))
+
+    def _keep(self, subject: str, checked: bytes) -> bytes:
         if len(self._subjects) >= MAX_KNOWN_SUBJECTS:
             self._subjects.clear()
         self._subjects[subject] = checked

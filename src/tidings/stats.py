@@ -73,11 +73,14 @@ class ConsumerStats:
         naked: given back, to be delivered again.
         termed: never to be delivered again: dead letters, and what a handler said so of.
         dead: messages given up: to the dead letters, where there are any.
+        dropped: those of them that no dead letter keeps.
         redelivered: deliveries that were not the message's first.
         pending: deliveries in the queue now.
         running: deliveries with a handler now.
         abandoned: deliveries left when the drain timeout passed; delivered again later.
-        healed: times that pulling began anew.
+        healed: times that pulling began again.
+        foreign: messages in its inbox that the consumer did not deliver; not handled, and not in
+            `received`.
     """
 
     name: str
@@ -90,11 +93,13 @@ class ConsumerStats:
     naked: int
     termed: int
     dead: int
+    dropped: int
     redelivered: int
     pending: int
     running: int
     abandoned: int
     healed: int
+    foreign: int
 
 
 @dataclass(frozen=True, slots=True)

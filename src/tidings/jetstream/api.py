@@ -9,6 +9,7 @@ import msgspec
 from tidings.connection import Connection
 from tidings.errors import JetStreamError, JetStreamUnavailableError, WrongSequenceError
 from tidings.headers import Headers
+from tidings.subject import has_wildcard
 
 PREFIX = "$JS.API"
 NO_RESPONDERS = 503
@@ -18,6 +19,8 @@ CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 STREAM_NAME_IN_USE = 10058
 STREAM_NOT_FOUND = 10059
+MAX_ACK_PENDING_EXCEEDED = 10121
+CONSUMER_EXISTS = 10148
 WRONG_LAST = (10070, 10071, 10164)  # message id, sequence
 UNAVAILABLE = (10008, 10039, 10076)  # no leader; not on for the account, or at all
 
@@ -46,7 +49,10 @@ class JetStreamApi:
             DisconnectedError: there is no connection now.
         """
         body = b"" if payload is None else msgspec.json.encode(payload)
-        answer = await self.request(f"{PREFIX}.{operation}", body, b"", timeout or self.timeout)
+        subject = f"{PREFIX}.{operation}"
+        if has_wildcard(subject):  # a filter's, at the end of CONSUMER.CREATE
+            self.connection.outbox.take_pattern(subject)
+        answer = await self.request(subject, body, b"", timeout or self.timeout)
         raise_refusal(answer, operation)
         return answer
 

@@ -12,6 +12,7 @@ from tidings import codec
 from tidings.errors import TidingsError
 from tidings.handlers import is_async
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.binding import Binding
 from tidings.jetstream.messages import Settlement, StreamMessage, delivery
 from tidings.jetstream.outcomes import Outcomes
 from tidings.jetstream.puller import EXPIRES, Puller
@@ -41,17 +42,19 @@ class Consumer(WorkQueue[Frame]):
 
     def __init__(
         self,
-        spec: ConsumerSpec,
+        binding: Binding,
         api: JetStreamApi,
         pool: WorkerPool,
         *,
         concurrency: int,
         middlewares: Sequence[Middleware],
     ) -> None:
+        spec = binding.spec
         workers = 1 if spec.ordered else concurrency
         super().__init__(pool, workers)
         self.spec = spec
-        self._outcomes = Outcomes(spec, api)
+        self._binding = binding
+        self._outcomes = Outcomes(binding, api)
         self._threads = WorkerThreads(workers, f"tidings-{spec.name}")
         self._decode = codec.decoder(spec.wanted_type)
         self._handler = fold_stream(
@@ -60,7 +63,7 @@ class Consumer(WorkQueue[Frame]):
         self._is_async = is_async(spec.handler)
         self._capacity = READ_AHEAD if spec.ordered else workers * (spec.batch or 1)
         self._puller = Puller(
-            spec,
+            binding,
             api,
             wanted=self._wanted,
             take=self._take,
@@ -78,14 +81,6 @@ class Consumer(WorkQueue[Frame]):
         self._ordinal = 0
         self._received = self._redelivered = self._abandoned = 0
         self._counted: ConsumerStats | None = None  # the end's, which nothing changes any more
-
-    async def bring_about(self) -> None:
-        """Make the consumer on the server, or bring it to what is declared.
-
-        Raises:
-            ConfigError, JetStreamError: it cannot be so.
-        """
-        await self._puller.binding.bring_about()
 
     def start(self) -> None:
         """Begin to pull."""
@@ -210,7 +205,7 @@ class Consumer(WorkQueue[Frame]):
         return frames
 
     def _is_last_time(self, frame: Frame) -> bool:
-        limit = self.spec.max_deliver
+        limit = self._binding.limit
         return limit is not None and delivery(frame[2])[1] >= limit
 
     def _leave(self) -> None:
@@ -244,12 +239,17 @@ class Consumer(WorkQueue[Frame]):
             if not self._is_next(consumer, sequence, ordinal):
                 return False
         else:
+            if not delivered:
+                self._received -= 1
+                self._puller.drop_foreign()
+                return False
             if delivered > 1:
                 self._redelivered += 1
                 if self._is_copy(sequence):
                     return False
             self._in_hand[message.reply] = message
-            if self.spec.max_deliver is not None and delivered > self.spec.max_deliver:
+            limit = self._binding.limit
+            if limit is not None and delivered > limit:
                 await self._outcomes.used_up(message)
                 return False
         try:
@@ -261,7 +261,7 @@ class Consumer(WorkQueue[Frame]):
 
     def _is_next(self, consumer: str, sequence: int, ordinal: int) -> bool:
         """Whether an ordered consumer has missed nothing before this message."""
-        binding = self._puller.binding
+        binding = self._binding
         if consumer != binding.name:
             return False  # of the one before: it comes again from the one that goes on
         self._ordinal = self._ordinal + 1 if ordinal > 1 else 1
@@ -307,7 +307,7 @@ class Consumer(WorkQueue[Frame]):
         ack_wait after it came."""
         known: set[str] = set()
         while True:
-            await asyncio.sleep(self.spec.ack_wait / 3)
+            await asyncio.sleep(self._binding.heartbeat)
             here = {frame[2] for frame in self._queue} | self._unseen
             for reply, message in self._in_hand.items():
                 if message.settlement is Settlement.OPEN:
@@ -329,8 +329,10 @@ class Consumer(WorkQueue[Frame]):
     async def finish(self) -> None:
         """Wait until everything that is here is done."""
         await super().finish()
-        if self.spec.durable is None:
-            self._puller.binding.remove(self._puller.binding.name)
+        if self.spec.ordered:
+            self._binding.remove(self._binding.name)
+        else:
+            await self._binding.release()
 
     def abandon(self) -> int:
         """Give up what is left, and give it back, so that another instance gets it at once.
@@ -362,7 +364,7 @@ class Consumer(WorkQueue[Frame]):
         return ConsumerStats(
             name=self.spec.name,
             stream=self.spec.stream,
-            consumer=self._puller.binding.name,
+            consumer=self._binding.name,
             received=self._received,
             handled=outcomes.handled,
             failed=outcomes.failed,
@@ -370,11 +372,13 @@ class Consumer(WorkQueue[Frame]):
             naked=outcomes.naked,
             termed=outcomes.termed,
             dead=outcomes.dead,
+            dropped=outcomes.dropped,
             redelivered=self._redelivered,
             pending=len(self._queue),
             running=running,
             abandoned=self._abandoned,
             healed=self._puller.healed,
+            foreign=self._puller.foreign,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
@@ -21,6 +22,8 @@ from tidings.jetstream.readers import Reader
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
 from tidings.middleware import Middleware, Send, fold_send
+
+logger = logging.getLogger("tidings")
 
 T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)
@@ -98,6 +101,24 @@ class JetStream:
         plans = await self.plan()
         await apply_streams(self.api, plans, force=force)
         return plans
+
+    async def restore_stream(self, name: str) -> bool:
+        """Create a declared stream again that is gone. Returns whether it was.
+
+        Raises:
+            JetStreamError, JetStreamUnavailableError: the server refuses, or does not answer.
+        """
+        declared = next((stream for stream in self.streams if stream.name == name), None)
+        if declared is None:
+            return False
+        plan = await plan_stream(self.api, declared)
+        if plan.exists:
+            return False
+        await apply_streams(self.api, [plan])
+        logger.warning(
+            "the stream %s was gone, with every message that it held, and is created again", name
+        )
+        return True
 
     # Buckets.
 
