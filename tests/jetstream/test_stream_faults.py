@@ -25,6 +25,7 @@ from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream import puller as puller_module
+from tidings.jetstream.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 
 QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 1.0, "drain_timeout": 10.0}
@@ -429,35 +430,68 @@ async def test_deleted_while_every_worker_is_busy_it_is_noticed_at_the_next_pull
         await is_acked(app, stream, "d", 2)
 
 
-async def test_a_stream_that_is_gone_is_waited_for_and_read_from_its_beginning(
-    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("declared", [False, True])
+async def test_a_stream_that_is_gone_is_read_from_its_beginning_once_it_is_there_again(
+    make_app: MakeApp, stream: Stream, declared: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = make_app(streams=[stream])
+    app = make_app(streams=[stream] if declared else [])
     got = []
 
     @app.consume(stream.name, durable="d", data_type=int)
     async def keep(msg: StreamMessage[int]) -> None:
         got.append((msg.data, msg.sequence))
 
-    async with app:
+    async with make_app("other", streams=[stream]) as other, app:
         for number in range(5):
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 5)
         await app.js.api.call(f"STREAM.DELETE.{stream.name}")
-        await until(lambda: "does not answer" in caplog.text)
-        await app.js.apply()
+        if declared:
+            await until(lambda: "is created again" in caplog.text)
+        else:
+            await until(lambda: "does not answer" in caplog.text)
+            await other.js.apply()
         await app.js.publish(f"{stream.name}.n", 5)
         await until(lambda: got[-1] == (5, 1))
         await is_acked(app, stream, "d", 1)
-    assert "stream not found" in caplog.text
+    assert ("stream not found" in caplog.text) == (not declared)
+
+
+async def test_a_memory_stream_that_its_servers_restart_lost_is_created_again_and_consumed(
+    server: NATSServer, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("work", servers=server.url, streams=[stream], **QUICK)
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+
+    async with app:
+        for number in range(3):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 3)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.restart)
+        await until(lambda: "with every message that it held, and is created again" in caplog.text)
+        await until(lambda: app.stats().consumers[0].healed)
+        await app.js.publish(f"{stream.name}.n", 3)
+        await until(lambda: len(got) == 4)
+        await is_acked(app, stream, "d", 1)
+    assert got == [0, 1, 2, 3]
 
 
 async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop(
-    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+    make_app: MakeApp,
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     app = make_app(streams=[stream])
     app.consume(stream.name, durable="d", data_type=int, concurrency=50)(print)
     async with app:
+        # A limit that the app does not know of, as one of a later server's would be.
+        monkeypatch.setattr(Terms, "of", lambda config: Terms())
         config = (await consumer_info(app, stream, "d"))["config"]
         payload = {"stream_name": stream.name, "config": {**config, "max_batch": 10}}
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
@@ -469,6 +503,29 @@ async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", {**payload, "config": config})
         await app.js.publish(f"{stream.name}.n", 1)
         await is_acked(app, stream, "d", 1)
+
+
+async def test_pulls_keep_to_the_limits_that_others_gave_the_consumer(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app()
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int, concurrency=50)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+
+    async with make_app("other", streams=[stream]) as other:
+        limits = {"max_batch": 3, "max_expires": 1_000_000_000, "max_waiting": 1}
+        config = {"durable_name": "d", "ack_policy": "explicit", **limits}
+        payload = {"stream_name": stream.name, "config": config}
+        await other.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
+        async with app:
+            for number in range(20):
+                await other.js.publish(f"{stream.name}.n", number)
+            await is_acked(app, stream, "d", 20)
+            assert app.stats().consumers[0].healed == 0
+    assert got == list(range(20))
 
 
 # A cluster of three.

@@ -266,9 +266,9 @@ class Binding:
         self._config = config
         # Before the first delivery of an ordered consumer both are where it begins.
         self.floor = info["delivered" if self.spec.ordered else "ack_floor"]["stream_seq"]
-        if "ts" in info:
-            self._floor_at = datetime.fromisoformat(info["ts"])
         if not self.spec.ordered:
+            if "ts" in info:
+                self._floor_at = datetime.fromisoformat(info["ts"])
             self.terms = Terms.of(config)
             limits = (self.spec.max_deliver, self.terms.max_deliver)
             self.limit = min((limit for limit in limits if limit is not None), default=None)
@@ -294,8 +294,11 @@ class Binding:
     def _is_another(self, info: dict[str, Any]) -> bool:
         """Whether a stream was created again, or was lost with the memory of its server, which
         keeps the time of its creation."""
+        if self._created != info["created"]:
+            return True
         state = info["state"]
-        if self._created != info["created"] or state["last_seq"] < self.floor:
+        begin = self._config.get("opt_start_seq", 0)  # may be one that the stream has not reached
+        if begin <= self.floor and state["last_seq"] < self.floor:
             return True
         is_later = datetime.fromisoformat(state["first_ts"]) > self._floor_at
         return bool(0 < state["first_seq"] <= self.floor and is_later)
