@@ -218,7 +218,8 @@ def test_a_public_name_exists_and_is_documented(name: str) -> None:
 
 
 def test_public_names_are_sorted_and_complete() -> None:
-    assert list(tidings.__all__) == sorted(tidings.__all__)
+    constants_first = sorted(tidings.__all__, key=lambda name: (not name.isupper(), name))
+    assert list(tidings.__all__) == constants_first
     bound = {
         name
         for name, value in vars(tidings).items()

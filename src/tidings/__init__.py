@@ -72,6 +72,7 @@ from tidings.stats import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "DROP",
     "App",
     "AppStats",
     "AuthError",
@@ -85,7 +86,6 @@ __all__ = [
     "ConnectionLostError",
     "ConnectionStats",
     "ConsumerStats",
-    "DROP",
     "DebugMiddleware",
     "DecodeError",
     "DigestError",

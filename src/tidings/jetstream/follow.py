@@ -21,7 +21,8 @@ from tidings.errors import (
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
-from tidings.jetstream.messages import Settlement, StreamMessage
+from tidings.jetstream.filters import unmatched
+from tidings.jetstream.messages import ACK_PREFIX, Settlement, StreamMessage
 from tidings.wire import Frame, publish_frame
 
 logger = logging.getLogger("tidings")
@@ -186,6 +187,8 @@ class Follower:
     async def _make_consumer(self, timeout: float) -> int:
         reading = self._reading
         info = await self._api.call(f"STREAM.INFO.{reading.stream}", timeout=timeout)
+        if not self._created and (reason := unmatched(reading.subject, info["config"])):
+            logger.warning("%s: %s", reading.purpose, reason)
         if not self._created and reading.begin == "new":
             self._last = info["state"]["last_seq"]
             self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
@@ -273,6 +276,8 @@ class Follower:
             if not reply:
                 self._on_status(Headers.from_block(block))
                 continue
+            if not reply.startswith(ACK_PREFIX):
+                continue  # anybody may send to an inbox, but the server alone with such a reply
             message = StreamMessage(subject, None, body, reply, sid, block, None, _settler=self)
             if not self._lost and self._is_next(message):
                 messages.append(message)
@@ -298,7 +303,7 @@ class Follower:
     def _on_status(self, headers: Headers) -> None:
         """The server says something of the pull. (NATS ADR-13)"""
         self._heard = self._heard or headers.status == HEARTBEAT_STATUS
-        if headers.status == HEARTBEAT_STATUS:
+        if headers.status in (0, HEARTBEAT_STATUS):  # 0: somebody else's message
             return
         if headers.status in ENDED or "batch completed" in headers.description.lower():
             self._owed = 0
