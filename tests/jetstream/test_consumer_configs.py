@@ -35,6 +35,13 @@ async def config_of(app: App, stream: Stream) -> dict[str, Any]:
     return dict((await consumer_info(app, stream, "d"))["config"])
 
 
+async def has_pull(app: App, stream: Stream, consumer: str) -> None:
+    """Wait until a pull is at the server: one that comes after a deletion is not answered."""
+    async with asyncio.timeout(10):
+        while not (await consumer_info(app, stream, consumer))["num_waiting"]:
+            await asyncio.sleep(0.01)
+
+
 class Handler:
     """Keeps what it gets."""
 
@@ -239,7 +246,8 @@ async def test_a_deleted_consumer_comes_back_as_others_had_configured_it(
         await make_consumer(other, stream, **wanted)
         async with app:
             await other.js.publish(f"{stream.name}.a", 1)
-            await until(lambda: handler.got == [1])
+            await is_acked(other, stream, "d", 1)
+            await has_pull(other, stream, "d")
             await other.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
             await until(lambda: app.stats().consumers[0].healed)
             await other.js.publish(f"{stream.name}.b", 2)
@@ -475,6 +483,7 @@ async def test_permissions_for_one_filter_are_enough_to_create_update_and_recrea
             await other.js.publish("orders.created", 1)
             await is_acked(other, stream, name, 1)
         async with service(ack_wait=20, start="new") as app:
+            await has_pull(other, stream, name)
             await other.js.api.call(f"CONSUMER.DELETE.ORDERS.{name}")
             await until(lambda: app.stats().consumers[0].healed)
             await other.js.publish("orders.created", 2)

@@ -408,6 +408,62 @@ async def test_a_consumer_made_again_begins_after_what_was_done(
     assert got == list(range(21))
 
 
+@pytest.mark.parametrize("retention", ["limits", "workqueue", "interest"])
+async def test_after_a_consumer_was_deleted_the_log_says_how_many_messages_are_gone(
+    make_app: MakeApp, stream: Stream, retention: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = dataclasses.replace(stream, retention=retention)
+    app = make_app(streams=[kept])
+    go_on = asyncio.Event()
+    got: list[int] = []
+
+    @app.consume(stream.name, durable="d", data_type=int, concurrency=2)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+        await go_on.wait()
+
+    async with app, make_app("other") as other:
+        for number in range(10):
+            await other.js.publish(f"{stream.name}.n", number)
+        await until(lambda: len(got) == 2)
+        await other.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        for number in range(10, 15):
+            await other.js.publish(f"{stream.name}.n", number)
+        go_on.set()
+        await until(lambda: app.stats().consumers[0].healed)
+        await other.js.publish(f"{stream.name}.n", 15)
+        await until(lambda: got[-1] == 15)
+    lost = set(range(16)) - set(got)
+    gone = "up to 13 messages that nobody had handled are gone for good (retention 'interest'"
+    assert (gone in caplog.text) == (retention == "interest")
+    assert len(lost) == (13 if retention == "interest" else 0)
+    assert ("gone for good" in caplog.text) == bool(lost)
+
+
+async def test_messages_that_expired_before_a_deleted_consumer_got_them_are_reported(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[dataclasses.replace(stream, max_msgs=5)])
+    go_on = asyncio.Event()
+    got: list[int] = []
+
+    @app.consume(stream.name, durable="d", data_type=int, concurrency=1)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+        await go_on.wait()
+
+    async with app, make_app("other") as other:
+        await other.js.publish(f"{stream.name}.n", 0)
+        await until(lambda: got)
+        await other.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        for number in range(1, 13):
+            await other.js.publish(f"{stream.name}.n", number)
+        go_on.set()
+        await until(lambda: got[-1] == 12)
+    assert sorted(set(got)) == [0, *range(8, 13)]
+    assert "up to 7 messages that nobody had handled are gone for good" in caplog.text
+
+
 async def test_deleted_while_every_worker_is_busy_it_is_noticed_at_the_next_pull(
     make_app: MakeApp, stream: Stream
 ) -> None:
