@@ -38,7 +38,7 @@ async def config_of(app: App, stream: Stream) -> dict[str, Any]:
 async def has_pull(app: App, stream: Stream, consumer: str) -> None:
     """Wait until a pull is at the server: one that comes after a deletion is not answered."""
     async with asyncio.timeout(10):
-        while not (await consumer_info(app, stream, consumer))["num_waiting"]:
+        while not (await consumer_info(app, stream, consumer))["num_waiting"]:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
 
 

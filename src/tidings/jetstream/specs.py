@@ -45,6 +45,7 @@ class Drop(enum.Enum):
 
 
 DROP = Drop.DROP
+"""`dead_letter=DROP`: a message that is given up is dropped, logged and counted."""
 
 
 def check_name(name: object, what: str) -> None:
