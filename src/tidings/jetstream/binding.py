@@ -30,9 +30,10 @@ from tidings.jetstream.configs import (
 )
 from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import filters_of, unmatched
+from tidings.jetstream.losses import most_lost
 from tidings.jetstream.messages import ack_prefix, delivery, other_ack_prefix
-from tidings.jetstream.specs import DROP, LEAST_ACK_WAIT, ConsumerSpec
-from tidings.jetstream.terms import Terms
+from tidings.jetstream.specs import LEAST_ACK_WAIT, ConsumerSpec
+from tidings.jetstream.terms import Terms, surprises
 from tidings.subject import matches
 
 logger = logging.getLogger("tidings")
@@ -108,10 +109,10 @@ class Binding:
         except JetStreamError as error:
             raise self._refusal(error) from None
         self.spec.check_batch_timeout(self.terms.ack_wait)
-        self._warn_of_terms()
-        for pattern in self.terms.filters:
-            if reason := unmatched(pattern, stream):
-                logger.warning("%s: %s", self.spec.name, reason)
+        without_match = (unmatched(pattern, stream) for pattern in self.terms.filters)
+        for surprise in (*surprises(self.spec, self.terms, self._called), *without_match):
+            if surprise:
+                logger.warning("%s: %s", self.spec.name, surprise)
 
     async def _find_or_create(self, keeps_letters: bool) -> Config:
         """Do so; returns the stream's configuration."""
@@ -152,31 +153,6 @@ class Binding:
         if changes := differences(current, self._config):
             logger.info("%s: %s changed: %s", self.spec.name, self._called, ", ".join(changes))
 
-    def _warn_of_terms(self) -> None:
-        """Say what the server's configuration makes of declared options."""
-        spec, terms = self.spec, self.terms
-        if spec.ack_wait is not None and terms.backoff:
-            logger.warning(
-                "%s: ack_wait=%g has no effect: %s has a backoff on the server, and its steps "
-                "decide when a message is delivered again",
-                *(spec.name, spec.ack_wait, self._called),
-            )
-        if spec.ordered or terms.max_deliver is None or spec.max_deliver is not None:
-            return
-        if spec.dead_letter is None:
-            logger.warning(
-                "%s: %s has max_deliver=%d on the server: a message that fails so often is not "
-                "delivered again, and no dead letter keeps it. Declare dead_letter= with a "
-                "subject, or with DROP if that is meant",
-                *(spec.name, self._called, terms.max_deliver),
-            )
-        elif spec.dead_letter is not DROP:
-            logger.warning(
-                "%s: %s has max_deliver=%d on the server: a message whose last delivery ends with "
-                "its process gets no dead letter. Declare max_deliver= to have the app count",
-                *(spec.name, self._called, terms.max_deliver),
-            )
-
     # While it runs.
 
     def is_own(self, reply: str) -> bool:
@@ -202,10 +178,11 @@ class Binding:
             self._take(info)
             return
         stream = await self._see_stream()
-        floor = self.floor
         info = await self._create(remade_config(self._config, self.name, self._after()))
-        self._warn_of_gap(floor, self._most_lost(stream["state"], info))
+        seen = max(self.floor, delivery(self.last_reply)[2])
+        lost = most_lost(stream, floor=self.floor, seen=seen, pending=info["num_pending"])
         self._take(info)
+        self._warn_of_gap(lost)
 
     async def renew(self) -> None:
         """Go on after the floor with another consumer, for an ordered one.
@@ -303,23 +280,7 @@ class Binding:
         is_later = datetime.fromisoformat(state["first_ts"]) > self._floor_at
         return bool(0 < state["first_seq"] <= self.floor and is_later)
 
-    def _most_lost(self, state: dict[str, Any], info: dict[str, Any]) -> int:
-        """How many messages may be gone that nobody has handled, at the most.
-
-        Args:
-            state: the stream's state before the consumer was created again.
-            info: the answer to that.
-        """
-        if self._retention == "workqueue":
-            return 0
-        seen = max(self.floor, delivery(self.last_reply)[2])
-        first, last = int(state["first_seq"]), int(state["last_seq"])
-        if self._retention == "interest":
-            missing = last - self.floor - int(info["num_pending"])
-            return max(0, min(missing, last - seen))
-        return max(0, first - 1 - seen)
-
-    def _warn_of_gap(self, floor: int, lost: int) -> None:
+    def _warn_of_gap(self, lost: int) -> None:
         words = "messages that were handled after that may be delivered again"
         if lost:
             words += f"; up to {lost} messages that nobody had handled are gone for good"
@@ -327,7 +288,7 @@ class Binding:
                 words += " (retention 'interest' keeps only what a consumer waits for)"
         logger.warning(
             "%s: consumer %s of %s was gone and is made again, from sequence %d on: %s",
-            *(self.spec.name, self.name, self.spec.stream, floor + 1, words),
+            *(self.spec.name, self.name, self.spec.stream, self.floor + 1, words),
             extra={"listener": self.spec.name, "stream": self.spec.stream},
         )
 

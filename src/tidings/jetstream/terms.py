@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tidings.jetstream.filters import filters_of
+from tidings.jetstream.specs import ConsumerSpec
 
 SECOND = 1_000_000_000  # in nanoseconds, as the server counts
 # What the server takes where a configuration says nothing.
@@ -45,6 +47,34 @@ class Terms:
             filters=filters_of(config),
             max_batch=_limit(config.get("max_batch")),
             max_expires=expires / SECOND if expires > 0 else None,
+        )
+
+
+def surprises(spec: ConsumerSpec, terms: Terms, called: str) -> Iterator[str]:
+    """What the server's terms make of declared options, where that may not be expected.
+
+    Args:
+        spec: the consumer as it is declared.
+        terms: its terms on the server.
+        called: what it is called in the sentences.
+    """
+    if spec.ack_wait is not None and terms.backoff:
+        yield (
+            f"ack_wait={spec.ack_wait:g} has no effect: {called} has a backoff on the server, and "
+            f"its steps decide when a message is delivered again"
+        )
+    if terms.max_deliver is None or spec.max_deliver is not None:
+        return
+    limit = f"{called} has max_deliver={terms.max_deliver} on the server"
+    if spec.dead_letter is None:
+        yield (
+            f"{limit}: a message that fails so often is not delivered again, and no dead letter "
+            f"keeps it. Declare dead_letter= with a subject, or with DROP if that is meant"
+        )
+    elif spec.letters is not None:
+        yield (
+            f"{limit}: a message whose last delivery ends with its process gets no dead letter. "
+            f"Declare max_deliver= to have the app count"
         )
 
 
