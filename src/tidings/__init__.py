@@ -34,6 +34,7 @@ from tidings.errors import (
     PayloadTooLargeError,
     ProtocolError,
     PublishTimeoutError,
+    RedriveError,
     Reject,
     RequestError,
     RequestTimeoutError,
@@ -57,7 +58,7 @@ from tidings.headers import Headers
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.publishing import PublishAck
 from tidings.jetstream.specs import DROP
-from tidings.jetstream.streams import Stream, days, hours
+from tidings.jetstream.streams import Stream, days
 from tidings.message import Message
 from tidings.middleware import DebugMiddleware, ErrorMiddleware, Middleware, TimeoutMiddleware
 from tidings.stats import (
@@ -114,6 +115,7 @@ __all__ = [
     "ProtocolError",
     "PublishAck",
     "PublishTimeoutError",
+    "RedriveError",
     "Reject",
     "RequestError",
     "RequestTimeoutError",
@@ -137,5 +139,4 @@ __all__ = [
     "WrongSequenceError",
     "__version__",
     "days",
-    "hours",
 ]

@@ -36,12 +36,13 @@ TidingsError
   JetStreamUnavailableError    no JetStream answers
   NoStreamError                no stream takes the subject; nothing was stored
   PublishTimeoutError          a publish was not acknowledged in time (also a TimeoutError)
-  StreamChangeError            a declared stream is not brought about: refused, or messages would go
+  StreamChangeError            a declared stream cannot be created or changed as declared
   BucketChangeError            a declared bucket differs from the one on the server
   BucketNotFoundError          no such key-value bucket or object store (also a LookupError)
   KeyNotFoundError             no such key in the bucket (also a LookupError)
   ObjectNotFoundError          no such object in the store (also a LookupError)
   DigestError                  what was read of an object is not what was stored
+  RedriveError                 a dead letter does not agree with the message that it stands for
 """
 
 from __future__ import annotations
@@ -501,7 +502,7 @@ class WrongSequenceError(JetStreamError):
 
 
 class StreamChangeError(TidingsError):
-    """A declared stream differs from the one on the server in a way that is not brought about.
+    """A declared stream differs from the one on the server, and the change is not made.
 
     Attributes:
         stream: the stream's name.
@@ -591,12 +592,14 @@ class WrongRevisionError(WrongSequenceError):
         bucket: the bucket's name.
         key: the key.
         revision: the revision that was expected.
+        last: the key's revision at that moment, if the server said it.
     """
 
-    def __init__(self, bucket: str, key: str, revision: int) -> None:
+    def __init__(self, bucket: str, key: str, revision: int, last: int | None = None) -> None:
         self.bucket = bucket
         self.key = key
         self.revision = revision
+        self.last = last
         super().__init__(400, 10071, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
         self.args = (f"{text}: someone wrote first; read it again",)
@@ -638,3 +641,24 @@ class DigestError(TidingsError):
         self.name = name
         self.reason = reason
         super().__init__(f"the object {name!r} of {bucket!r} cannot be read whole: {reason}")
+
+
+class RedriveError(TidingsError):
+    """A dead letter is not published again: it does not agree with the message it stands for.
+
+    Whoever may publish to the subject of dead letters can write one with any headers.
+
+    Attributes:
+        stream: the stream that keeps the dead letter.
+        sequence: its sequence there.
+        reason: what does not agree.
+    """
+
+    def __init__(self, stream: str, sequence: int, reason: str) -> None:
+        self.stream = stream
+        self.sequence = sequence
+        self.reason = reason
+        super().__init__(
+            f"the dead letter {sequence} of {stream!r} is not published again: {reason}. Find out "
+            f"who wrote it; publish its message yourself if it is right, or drop the dead letter"
+        )

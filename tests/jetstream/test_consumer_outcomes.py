@@ -457,18 +457,18 @@ async def test_a_message_is_kept_while_its_dead_letter_cannot_be_stored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
-    app = make_app(streams=[stream, dead])
+    app = make_app(streams=[stream])  # it does not declare the other one, and cannot make it again
 
     @app.consume(stream.name, durable="d", data_type=int, dead_letter=f"{dead.name}.x")
     async def refuse(msg: StreamMessage[int]) -> None:
         raise Reject("no")
 
-    async with app:
+    async with make_app(streams=[dead]) as owner, app:
         await app.js.api.call(f"STREAM.DELETE.{dead.name}")
         await app.js.publish(f"{stream.name}.n", 1)
         await until(lambda: caplog.text.count("so the message is kept") >= 2)
         assert app.stats().consumers[0].termed == 0
-        await app.js.apply()
+        await owner.js.apply()
         [letter] = await letters(app, dead)
         await is_acked(app, stream, "d", 1)
     assert letter["body"] == b"1"
@@ -485,18 +485,18 @@ async def test_a_dead_letter_stored_late_tells_why_the_message_was_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
-    app = make_app(streams=[stream, dead])
+    app = make_app(streams=[stream])  # it does not declare the other one, and cannot make it again
     options = {"max_deliver": 1, "dead_letter": f"{dead.name}.x"}
 
     @app.consume(stream.name, durable="d", data_type=int, **options)
     async def fail(msg: StreamMessage[int]) -> None:
         raise ZeroDivisionError
 
-    async with app:
+    async with make_app(streams=[dead]) as owner, app:
         await app.js.api.call(f"STREAM.DELETE.{dead.name}")
         await app.js.publish(f"{stream.name}.n", body)
         await until(lambda: caplog.text.count("so the message is kept") >= 2)
-        await app.js.apply()
+        await owner.js.apply()
         [letter] = await letters(app, dead)
         await is_acked(app, stream, "d", 1)
         [consumer] = app._consumers._consumers

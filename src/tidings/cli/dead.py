@@ -19,12 +19,13 @@ from tidings.errors import (
     JetStreamError,
     NoStreamError,
     PayloadTooLargeError,
+    RedriveError,
     SubjectError,
 )
 from tidings.jetstream import letters
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.letters import DeadLetter, Wanted, last_sequence, read_letters, streams_of
-from tidings.jetstream.specs import check_name
+from tidings.jetstream.names import check_existing_name
 from tidings.subject import check_pattern
 
 from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
@@ -60,6 +61,7 @@ _OF_ONE_LETTER = (
     NoStreamError,
     JetStreamError,
     PayloadTooLargeError,
+    RedriveError,
     SubjectError,
     HeaderError,
 )
@@ -254,7 +256,7 @@ def _app(source: str | None, stream: str | None, servers: str) -> App:
     if (source is None) == (stream is None):
         raise ConfigError("name the app, as module:app, or the stream, as --stream DEAD")
     if stream is not None:
-        check_name(stream, "stream")
+        check_existing_name(stream, "stream")
     app = app_of(source, servers)
     if source is not None and not _subjects(app):
         raise ConfigError(f"{source} has no consumer with dead_letter=")

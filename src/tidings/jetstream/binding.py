@@ -32,6 +32,7 @@ from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import filters_of, unmatched
 from tidings.jetstream.losses import most_lost
 from tidings.jetstream.messages import ack_prefix, delivery, other_ack_prefix
+from tidings.jetstream.names import check_new_name
 from tidings.jetstream.specs import LEAST_ACK_WAIT, ConsumerSpec
 from tidings.jetstream.terms import Terms, surprises
 from tidings.subject import matches
@@ -123,6 +124,7 @@ class Binding:
         if keeps_letters:
             self._refuse_own_letters(info)
         if info is None:
+            check_new_name(self.name, "durable")
             info = await self._create(new_config(self.spec, self.name, config))
         self._take(info)
         if not self.spec.ordered:

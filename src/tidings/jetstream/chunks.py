@@ -10,14 +10,18 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
-import msgspec
-
-from tidings.errors import ConnectionClosedError, DigestError, RequestTimeoutError, TidingsError
+from tidings.errors import (
+    ConnectionClosedError,
+    DigestError,
+    JetStreamError,
+    RequestTimeoutError,
+    TidingsError,
+)
 from tidings.headers import Headers
-from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.api import JetStreamApi, read_answer
 from tidings.jetstream.follow import Reading
 from tidings.jetstream.objectinfo import ObjectInfo
-from tidings.jetstream.publishing import MSG_ID, PUBLISH_TIMEOUT, publish_stored
+from tidings.jetstream.publishing import MSG_ID, PUBLISH_TIMEOUT, acknowledgement, publish_stored
 from tidings.jetstream.readers import Host, Reader
 from tidings.wire import Frame
 
@@ -136,10 +140,13 @@ class ChunkWriter:
         while self._under_way:
             chunk = self._under_way[0]
             sequence = await self._store(chunk)
-            if sequence < self._last:
+            if sequence <= self._last:
                 await self._take_out(sequence)
                 chunk.msg_id = secrets.token_hex(16)
                 sequence = await self._store(chunk)
+            if sequence <= self._last:
+                reason = f"the stream {self._stream} was lost while an object was put into it"
+                raise JetStreamError(500, 0, f"{reason}: put it again")
             self._done(self._under_way.popleft(), sequence)
 
     def _done(self, chunk: _Chunk, sequence: int) -> None:
@@ -158,8 +165,9 @@ class ChunkWriter:
             return 0
         try:
             frame = await asyncio.shield(chunk.answer)
-            return int(msgspec.json.decode(frame[4], type=dict)["seq"])
-        except (TidingsError, KeyError, ValueError):  # refused, or no acknowledgement
+            answer = read_answer(self._subject, frame[3], frame[4])
+            return acknowledgement(self._subject, answer).sequence
+        except TidingsError:  # refused, or no acknowledgement
             return 0
 
     async def _store(self, chunk: _Chunk) -> int:

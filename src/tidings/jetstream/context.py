@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
@@ -22,8 +21,6 @@ from tidings.jetstream.readers import Reader
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
 from tidings.middleware import Middleware, Send, fold_send
-
-logger = logging.getLogger("tidings")
 
 T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)
@@ -57,6 +54,7 @@ class JetStream:
     def attach(self, connection: Connection, middlewares: Sequence[Middleware]) -> None:
         """Take up a connection. The send hooks are folded here, once."""
         self._api = JetStreamApi(connection, API_TIMEOUT)
+        self._api.declared.update({stream.name: stream.config() for stream in self.streams})
         self._send = fold_send(middlewares, self._publish, "send_stream")
 
     def detach(self) -> None:
@@ -103,22 +101,11 @@ class JetStream:
         return plans
 
     async def restore_stream(self, name: str) -> bool:
-        """Create a declared stream again that is gone. Returns whether it was.
+        """Create a declared stream or bucket again if the server has lost it.
 
-        Raises:
-            JetStreamError, JetStreamUnavailableError: the server refuses, or does not answer.
+        See `JetStreamApi.restore_stream`.
         """
-        declared = next((stream for stream in self.streams if stream.name == name), None)
-        if declared is None:
-            return False
-        plan = await plan_stream(self.api, declared)
-        if plan.exists:
-            return False
-        await apply_streams(self.api, [plan])
-        logger.warning(
-            "the stream %s was gone, with every message that it held, and is created again", name
-        )
-        return True
+        return await self.api.restore_stream(name)
 
     # Buckets.
 

@@ -65,8 +65,8 @@ async def own_place(
     Raises:
         TidingsError: the server does not say.
     """
-    streams = await api.call("STREAM.NAMES", {"subject": subject})
-    for stream in streams.get("streams") or ():
+    subject = subject.removeprefix(f"{api.prefix}.")  # as the stream itself has it
+    for stream in await api.streams_taking(subject):
         if expected.sequence is not None:
             found = await stored_message(api, stream, sequence=expected.sequence + 1)
         elif expected.subject_sequence is not None:

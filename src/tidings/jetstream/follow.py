@@ -88,6 +88,11 @@ class Reading:
         # What is new in a stream that was empty is everything.
         return {**config, "deliver_policy": "all" if self.begin == "new" else self.begin}
 
+    def create(self, name: str) -> str:
+        """The operation that creates the consumer: with its filter in it, as a user with filtered
+        permissions must ask."""
+        return f"CONSUMER.CREATE.{self.stream}.{name}.{self.subject}"
+
 
 class Follower:
     """Hands on a stream's messages in order, each once.
@@ -199,7 +204,7 @@ class Follower:
         self._delivered = 0
         config = reading.config(self.consumer, self._last)
         made = await self._api.call(
-            f"CONSUMER.CREATE.{reading.stream}.{self.consumer}",
+            reading.create(self.consumer),
             {"stream_name": reading.stream, "config": config, "action": "create"},
             timeout,
         )
@@ -321,12 +326,19 @@ class Follower:
             try:
                 await self._make_consumer(min(FIRST_ANSWER * 2**tries, self._api.timeout))
             except Exception as error:
+                await self._restore_stream(error)
                 tries += 1
                 wait = min(max(2 * wait, RETRY_FIRST), RETRY_MOST)
                 if tries & (tries - 1) == 0:
                     logger.warning("%s: %s; %s", self._reading.purpose, reason, error)
             else:
                 return
+
+    async def _restore_stream(self, error: Exception) -> None:
+        """Create the stream again if it is lost and the app declares it."""
+        if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+            with contextlib.suppress(TidingsError):  # the next try says the same again
+                await self._api.restore_stream(self._reading.stream)
 
     # What a message's handler may say of it: an ordered consumer hears nothing.
 

@@ -79,7 +79,7 @@ class Publication:
                 answer = await api.request(
                     self.subject, self.body, self.block, min(left, TRY_TIMEOUT)
                 )
-                return _acknowledgement(self.subject, answer)
+                return acknowledgement(self.subject, answer)
             except WrongSequenceError as error:
                 if not self.id_is_known and doubt is None:
                     raise  # the first try: somebody else's write
@@ -197,10 +197,16 @@ async def publish_stored(
     return await publication.send(api)
 
 
-def _acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
+def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
+    """Read the acknowledgement of a publish.
+
+    Raises:
+        JetStreamError: the stream refused the message, or the answer is no acknowledgement.
+        JetStreamUnavailableError: there is no JetStream to store it.
+    """
     raise_refusal(answer, f"publish to {subject!r}")
     stream, sequence = answer.get("stream"), answer.get("seq")
-    if not isinstance(stream, str) or not isinstance(sequence, int):
+    if not isinstance(stream, str) or type(sequence) is not int or sequence < 1:
         raise JetStreamError(
             500,
             0,
@@ -211,7 +217,7 @@ def _acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
 
 
 def _passes(error: JetStreamError) -> bool:
-    """Whether the same publish may be taken a moment later: an election, for one."""
+    """Whether the same publish may succeed a moment later, after an election for example."""
     return error.err_code in _PASSING or (error.code == 503 and not error.err_code)
 
 
@@ -224,14 +230,19 @@ class _StreamCheck:
         self._off_since: float | None = None
 
     async def check(self, timeout: float) -> None:
-        """Return where a stream takes the subject, or nobody can say.
+        """Return if a stream takes the subject, or if nobody can say.
+
+        A declared stream that the server has lost is created again.
 
         Raises:
-            NoStreamError: none does.
-            JetStreamUnavailableError: nobody listens on the API, and not for an instant only.
+            NoStreamError: no stream takes it.
+            JetStreamUnavailableError: nobody has listened on the API for longer than a moment.
+            JetStreamError: the server refuses to create the declared stream.
         """
+        # The streams of another domain take the subject without the prefix that leads there.
+        subject = self._subject.removeprefix(f"{self._api.prefix}.")
         try:
-            found = await self._api.call("STREAM.NAMES", {"subject": self._subject}, timeout)
+            names = await self._api.streams_taking(subject, timeout)
         except JetStreamUnavailableError:
             now = time.monotonic()
             self._off_since = self._off_since or now
@@ -241,5 +252,17 @@ class _StreamCheck:
             self._off_since = None
         else:
             self._off_since = None
-            if not found.get("streams"):
+            if not names and not await self._restore(timeout):
                 raise NoStreamError(self._subject) from None
+
+    async def _restore(self, timeout: float) -> bool:
+        """Create the declared stream again that takes the subject. Returns whether to publish
+        again."""
+        for name in self._api.declared_for(self._subject):
+            try:
+                async with asyncio.timeout(timeout):
+                    if await self._api.restore_stream(name):
+                        return True
+            except (TimeoutError, DisconnectedError, JetStreamUnavailableError):
+                return True  # nobody can say now
+        return False

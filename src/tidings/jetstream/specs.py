@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
@@ -13,11 +12,9 @@ from tidings import codec
 from tidings.errors import ConfigError
 from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.jetstream.api import nanoseconds
+from tidings.jetstream.names import check_existing_name
 from tidings.middleware import Middleware
 from tidings.subject import check_pattern, check_subject
-
-# What the server takes as a name of a stream or consumer, and a file system as a folder.
-_NAME = re.compile(r"[A-Za-z0-9_\-=]+")
 
 # The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
@@ -46,16 +43,6 @@ class Drop(enum.Enum):
 
 DROP = Drop.DROP
 """`dead_letter=DROP`: a message that is given up is dropped, logged and counted."""
-
-
-def check_name(name: object, what: str) -> None:
-    """Check the name of a stream, consumer or bucket.
-
-    Raises:
-        ConfigError: characters that the server does not take.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"{what} {name!r}: letters, digits, '_', '-' and '=' only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +77,9 @@ class ConsumerSpec:
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:
-        check_name(self.stream, "stream")
+        check_existing_name(self.stream, "stream")
         if self.durable is not None:
-            check_name(self.durable, "durable")
+            check_existing_name(self.durable, "durable")  # a new one is checked at its creation
         if self.subject is not None:
             check_pattern(self.subject)
         if self.letters is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+
+import msgspec
 
 from tidings.errors import JetStreamError
 from tidings.headers import Headers
@@ -29,6 +29,14 @@ class Stored:
     time: datetime
     headers: Headers
     body: bytes
+
+
+class _Message(msgspec.Struct):
+    subject: str
+    seq: int
+    time: str
+    hdrs: bytes = b""
+    data: bytes = b""
 
 
 async def stored_message(
@@ -59,11 +67,9 @@ async def stored_message(
         if error.err_code == MESSAGE_NOT_FOUND:
             return None
         raise
-    found: dict[str, Any] = answer["message"]
-    return Stored(
-        subject=found["subject"],
-        sequence=int(found["seq"]),
-        time=datetime.fromisoformat(found["time"]),
-        headers=Headers.from_block(base64.b64decode(found.get("hdrs", ""))),
-        body=base64.b64decode(found.get("data", "")),
-    )
+    try:
+        found = msgspec.convert(answer.get("message"), _Message)
+        time = datetime.fromisoformat(found.time)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise JetStreamError(500, 0, f"a read of {stream} was answered without a message") from None
+    return Stored(found.subject, found.seq, time, Headers.from_block(found.hdrs), found.data)
