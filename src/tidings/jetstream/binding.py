@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+from datetime import UTC, datetime
 from typing import Any
 
 from tidings.errors import (
@@ -14,6 +15,7 @@ from tidings.errors import (
 )
 from tidings.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, JetStreamApi
 from tidings.jetstream.election import through_election
+from tidings.jetstream.position import BEGINNING, Position, server_time
 from tidings.jetstream.specs import ConsumerSpec
 
 logger = logging.getLogger("tidings")
@@ -43,6 +45,7 @@ class Binding:
         self.spec = spec
         self.name = spec.durable or _fresh_name()
         self.floor = 0
+        self._floor_at = BEGINNING  # a time at which the stream had the message of the floor
         self._api = api
         self._stream_created = ""
         self._is_work_queue = False
@@ -61,7 +64,7 @@ class Binding:
             raise self._refusal(error) from None
 
     async def _make_or_change(self) -> None:
-        self._stream_created = await self._created()
+        self._stream_created = (await self._stream_info())["created"]
         wanted = self.spec.config(self.name)
         info = None if self.spec.durable is None else await self._info()
         if info is None:
@@ -100,16 +103,6 @@ class Binding:
         self._take(await self._create(self.spec.config(self.name, self._after())))
         return True
 
-    async def renew(self) -> None:
-        """Go on after the floor with another consumer, for an ordered one.
-
-        Raises:
-            TidingsError: as `restore`.
-        """
-        self.name = _fresh_name()  # at once: what the one before sent counts no more
-        await self._see_stream()
-        self._take(await self._create(self.spec.config(self.name, self._after())))
-
     async def refresh(self) -> None:
         """Learn the floor anew. Does nothing where the server does not say."""
         try:
@@ -132,25 +125,25 @@ class Binding:
         return self.floor + 1 if self._stream_created and not self._is_work_queue else None
 
     async def _see_stream(self) -> None:
-        """A stream made anew counts from 1: what was known of the one before says nothing of it."""
-        created = await self._created()
-        if created != self._stream_created:
+        """Where the stream has begun again with sequence 1, forget the floor."""
+        info = await self._stream_info()
+        if Position(self._stream_created, self.floor, self._floor_at).is_lost(info):
             logger.warning(
-                "%s: the stream %s was made anew: it is read from its beginning",
+                "%s: the stream %s has begun again with sequence 1, so it is read from there",
                 *(self.spec.name, self.spec.stream),
             )
-            self._stream_created = created
-            self.floor = 0
+            self._stream_created = info["created"]
+            self.floor, self._floor_at = 0, BEGINNING
 
     def _take(self, info: dict[str, Any]) -> None:
-        # Before the first delivery of an ordered consumer both are where it begins.
-        known = info["delivered" if self.spec.ordered else "ack_floor"]["stream_seq"]
-        self.floor = max(self.floor, known)
+        known = info["ack_floor"]["stream_seq"]
+        if known > self.floor:
+            self.floor, self._floor_at = known, server_time(info) or datetime.now(UTC)
 
-    async def _created(self) -> str:
+    async def _stream_info(self) -> dict[str, Any]:
         info = await self._api.call(f"STREAM.INFO.{self.spec.stream}", timeout=ANSWER)
         self._is_work_queue = info["config"]["retention"] == "workqueue"
-        return str(info["created"])
+        return info
 
     async def _info(self) -> dict[str, Any] | None:
         try:
@@ -174,16 +167,21 @@ class Binding:
 
     def _refusal(self, error: JetStreamError) -> TidingsError:
         if error.err_code == STREAM_NOT_FOUND:
-            return ConfigError(
-                f"{self.spec.name}: there is no stream {self.spec.stream!r}; declare it, as "
-                f"App(streams=[Stream({self.spec.stream!r}, subjects=[...])])"
-            )
+            return no_such_stream(self.spec)
         return JetStreamError(
             error.code,
             error.err_code,
             f"{self.spec.name}: {self._called} cannot be as it is declared: {error.description}. "
             f"Declare it as it is, take another durable=, or delete it and lose its place",
         )
+
+
+def no_such_stream(spec: ConsumerSpec) -> ConfigError:
+    """The error of a consumer whose stream is not there."""
+    return ConfigError(
+        f"{spec.name}: there is no stream {spec.stream!r}; declare it, as "
+        f"App(streams=[Stream({spec.stream!r}, subjects=[...])])"
+    )
 
 
 def _fresh_name() -> str:

@@ -9,6 +9,7 @@ from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer import Consumer
 from tidings.jetstream.election import through_election
+from tidings.jetstream.ordered import OrderedConsumer
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.middleware import Middleware
 from tidings.stats import ConsumerStats
@@ -25,7 +26,7 @@ class Consumers:
         self._api = api
         self._pool = pool
         self._middlewares = middlewares
-        self._consumers: list[Consumer] = []
+        self._consumers: list[Consumer | OrderedConsumer] = []
 
     async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
         """Make the consumers and begin to pull.
@@ -41,17 +42,22 @@ class Consumers:
         """
         for spec in specs:
             await self._check_dead_letter(spec)
-            consumer = Consumer(
-                spec,
-                self._api,
-                self._pool,
-                concurrency=spec.concurrency or concurrency,
-                middlewares=self._middlewares,
-            )
+            consumer = self._make(spec, concurrency)
             self._consumers.append(consumer)
             await consumer.bring_about()
         for consumer in self._consumers:
             consumer.start()  # when each is there: no message is handled by an app that fails
+
+    def _make(self, spec: ConsumerSpec, concurrency: int) -> Consumer | OrderedConsumer:
+        if spec.ordered:
+            return OrderedConsumer(spec, self._api, self._pool, self._middlewares)
+        return Consumer(
+            spec,
+            self._api,
+            self._pool,
+            concurrency=spec.concurrency or concurrency,
+            middlewares=self._middlewares,
+        )
 
     async def _check_dead_letter(self, spec: ConsumerSpec) -> None:
         if spec.dead_letter is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 from datetime import datetime
 from typing import Any
@@ -17,6 +16,7 @@ from tidings.errors import (
     Retry,
     TidingsError,
 )
+from tidings.failure_log import FailureLog, safe_text
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.deadletter import dead_letter
@@ -30,8 +30,7 @@ from tidings.jetstream.messages import (
     nak_words,
 )
 from tidings.jetstream.specs import ConsumerSpec
-
-logger = logging.getLogger("tidings")
+from tidings.work_queue import rest_of
 
 # Seconds until a message is tried again whose dead letter could not be stored.
 DEAD_LETTER_DELAY = 5.0
@@ -48,14 +47,16 @@ class Outcomes:
     Args:
         spec: the consumer.
         api: the JetStream API.
+        log: takes the lines about failures.
 
     Attributes:
-        handled, failed, acked, naked, termed, dead: as in `ConsumerStats`.
+        acked, naked, termed, dead: as in `ConsumerStats`.
     """
 
-    def __init__(self, spec: ConsumerSpec, api: JetStreamApi) -> None:
+    def __init__(self, spec: ConsumerSpec, api: JetStreamApi, log: FailureLog) -> None:
         self.spec = spec
-        self.handled = self.failed = self.acked = self.naked = self.termed = self.dead = 0
+        self.acked = self.naked = self.termed = self.dead = 0
+        self._log = log
         self._api = api
         self._connection = api.connection
         self._outbox = api.connection.outbox
@@ -66,7 +67,6 @@ class Outcomes:
 
     async def succeeded(self, message: StreamMessage[Any]) -> None:
         """Its handler returned."""
-        self.handled += 1
         if self.spec.manual_ack or message.settlement is not Settlement.OPEN:
             return
         try:
@@ -76,17 +76,16 @@ class Outcomes:
 
     async def raised(self, message: StreamMessage[Any], error: BaseException) -> None:
         """Its handler raised."""
-        self.failed += 1
-        delivered = 1 if self.spec.ordered else message.delivered
-        asked = isinstance(error, (Reject, Retry)) and not self.spec.ordered
+        delivered = message.delivered
+        asked = isinstance(error, (Reject, Retry))
         error_id = secrets.token_hex(6)
         if not asked:
             self._log_failure(message, error, error_id)
-        if message.settlement is not Settlement.OPEN or self.spec.ordered:
+        if message.settlement is not Settlement.OPEN:
             return
         limit = self.spec.max_deliver
         if isinstance(error, Reject):
-            await self.bury(message, "Reject", str(error.reason), error_id)
+            await self.bury(message, "Reject", safe_text(error.reason), error_id)
         elif limit is not None and delivered >= limit:
             await self.bury(message, type(error).__name__, "deliveries used up", error_id)
         else:
@@ -95,7 +94,7 @@ class Outcomes:
 
     def abandoned(self, message: StreamMessage[Any]) -> None:
         """Its handler was cancelled at the end: another instance gets it at once."""
-        if not self.spec.ordered and message.settlement is Settlement.OPEN:
+        if message.settlement is Settlement.OPEN:
             self.return_unhandled(message.reply)
 
     def return_unhandled(self, reply: str) -> None:
@@ -108,7 +107,7 @@ class Outcomes:
             try:
                 words = nak_words(delay)
             except TidingsError as error:
-                logger.error("%s: Retry with %s", self.spec.name, error)
+                self._log.error("%s: Retry with %s", self.spec.name, error)
                 words = nak_words(self.spec.backoff[0])
             await self.settle(message, Settlement.NAKED, words)
         except TidingsError as error:
@@ -122,7 +121,7 @@ class Outcomes:
         Raises:
             TidingsError: it cannot be sent, or the server does not confirm it with `double_ack`.
         """
-        if self.spec.ordered or message.settlement is not Settlement.OPEN:
+        if message.settlement is not Settlement.OPEN:
             return
         if how is Settlement.ACKED and self.spec.double_ack:
             await self._ack_confirmed(message)
@@ -170,7 +169,7 @@ class Outcomes:
         Raises:
             TidingsError: it cannot be sent.
         """
-        if not self.spec.ordered and message.settlement is Settlement.OPEN:
+        if message.settlement is Settlement.OPEN:
             self._outbox.reply(message.reply, IN_PROGRESS)
 
     def keep(self, replies: set[str]) -> None:
@@ -182,9 +181,8 @@ class Outcomes:
 
     # Given up.
 
-    async def undecodable(self, message: StreamMessage[Any], error: Exception) -> None:
+    async def undecodable(self, message: StreamMessage[Any], error: BaseException) -> None:
         """Its body is not of the wanted type, and never will be."""
-        self.failed += 1
         wanted = getattr(error, "wanted", "")
         reason = f"not a valid {wanted}" if wanted else "it does not decode"
         await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
@@ -192,7 +190,6 @@ class Outcomes:
     async def used_up(self, message: StreamMessage[Any]) -> None:
         """It came once more than max_deliver: nobody lived to say what became of the last time, or
         its dead letter could not be stored then."""
-        self.failed += 1
         reason = "deliveries used up, and the last one had no outcome"
         crash = ("Crash", reason, secrets.token_hex(6))
         known = self._verdicts.get((message.sequence, message.timestamp))
@@ -207,7 +204,7 @@ class Outcomes:
             try:
                 await dead_letter(self._api, target, message, error, reason, error_id)
             except Exception as failure:
-                logger.error(
+                self._log.error(
                     "%s: no dead letter on %r, so the message is kept and comes again: %s",
                     *(self.spec.name, target, failure),
                     extra={"listener": self.spec.name, "subject": message.subject},
@@ -219,7 +216,7 @@ class Outcomes:
                 return
         self._verdicts.pop((message.sequence, message.timestamp), None)
         self.dead += 1
-        logger.error(
+        self._log.error(
             "%s gave up on %r (%s, sequence %d): %s, %s (error id %s); %s",
             *(self.spec.name, message.subject, message.stream, message.sequence),
             *(error, reason, error_id),
@@ -234,7 +231,7 @@ class Outcomes:
     # Told to people.
 
     def _tell_unsettled(self, message: StreamMessage[Any], what: str, error: TidingsError) -> None:
-        logger.error(
+        self._log.error(
             "%s: the message on %r (%s, sequence %d) is %s, so it comes again: %s",
             *(self.spec.name, message.subject, message.stream, message.sequence, what, error),
             extra={"listener": self.spec.name, "subject": message.subject},
@@ -244,11 +241,12 @@ class Outcomes:
         self, message: StreamMessage[Any], error: BaseException, error_id: str
     ) -> None:
         metadata = message.metadata
-        logger.error(
+        is_timeout = rest_of(error) is not None  # whose text says all, and is ours
+        self._log.error(
             "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
             *(self.spec.name, message.subject, metadata.stream, metadata.sequence),
-            *(metadata.delivered, type(error).__name__, error_id),
-            exc_info=error,
+            *(metadata.delivered, error if is_timeout else type(error).__name__, error_id),
+            exc_info=None if is_timeout else error,
             extra={
                 "listener": self.spec.name,
                 "subject": message.subject,

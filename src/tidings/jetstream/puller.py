@@ -223,11 +223,7 @@ class Puller:
     async def _begin_anew(self) -> None:
         self._reconnects = self._connection.stats["reconnects"]
         await self._close_inboxes()
-        if self.spec.ordered:
-            former = self.binding.name
-            await self.binding.renew()
-            self.binding.remove(former)
-        elif await self.binding.restore():
+        if await self.binding.restore():
             logger.warning(
                 "%s: consumer %s of %s was gone and is made again, from sequence %d on: what "
                 "was done after it comes once more",
@@ -267,7 +263,7 @@ class Puller:
             else:
                 self._tidy(now)
                 self.pull()
-                if now - asked_at > FLOOR_INTERVAL and not self.spec.ordered:
+                if now - asked_at > FLOOR_INTERVAL:
                     asked_at = now
                     await self.binding.refresh()
 

@@ -14,6 +14,7 @@ from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.jetstream.api import nanoseconds
 from tidings.middleware import Middleware
 from tidings.subject import check_pattern, check_subject
+from tidings.time_limit import check_timeout
 
 # What the server takes as a name of a stream or consumer, and a file system as a folder.
 _NAME = re.compile(r"[A-Za-z0-9_\-=]+")
@@ -77,6 +78,7 @@ class ConsumerSpec:
     batch: int | None = None
     batch_timeout: float = 0.5
     start: str | int = "all"
+    timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ class ConsumerSpec:
             check_subject(self.dead_letter)
         what = "the message" if self.batch is None else "the list of messages"
         check_handler(self.handler, what)
+        check_timeout(self.timeout)
         codec.decoder(self.wanted_type)
         self._check_numbers()
         self._check_combinations()
@@ -174,12 +177,8 @@ class ConsumerSpec:
             config["inactive_threshold"] = nanoseconds(INACTIVE_THRESHOLD)
         else:
             config["durable_name"] = name
-        if self.ordered:
-            config |= {"ack_policy": "none", "max_deliver": 1}
-            config |= {"mem_storage": True, "num_replicas": 1}
-        else:
-            config |= {"ack_policy": "explicit", "max_deliver": -1}
-            config |= {"ack_wait": nanoseconds(self.ack_wait), "max_ack_pending": MAX_ACK_PENDING}
+        config |= {"ack_policy": "explicit", "max_deliver": -1}
+        config |= {"ack_wait": nanoseconds(self.ack_wait), "max_ack_pending": MAX_ACK_PENDING}
         if self.subject is not None:
             config["filter_subject"] = self.subject
         if start_sequence is not None:
