@@ -108,6 +108,22 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     at a time, always started in the order of arrival.
     """
 
+    __slots__ = (
+        "_bytes_limit",
+        "_decode",
+        "_msgs_limit",
+        "_on_publish",
+        "_on_request",
+        "_pending_bytes",
+        "_sender",
+        "_tell_dropped_at",
+        "_told_dropped",
+        "_warn_on_none",
+        "queue_group",
+        "sids",
+        "spec",
+    )
+
     def __init__(
         self,
         spec: ListenerSpec,

@@ -38,6 +38,28 @@ class WorkQueue(ABC, Generic[T, S]):
         concurrency: workers here at a time.
     """
 
+    # Slots, since Python reads the attributes of an instance with more than 30 slowly.
+    __slots__ = (
+        "_abandoned",
+        "_busy",
+        "_concurrency",
+        "_counted",
+        "_failed",
+        "_finished",
+        "_handled",
+        "_log",
+        "_loop",
+        "_overdue",
+        "_pool",
+        "_queue",
+        "_received",
+        "_set_aside",
+        "_threads",
+        "_timed_out",
+        "_waking",
+        "name",
+    )
+
     def __init__(self, name: str, pool: WorkerPool, concurrency: int) -> None:
         self.name = name
         self._pool = pool

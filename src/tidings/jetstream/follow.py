@@ -94,12 +94,6 @@ class Reading:
         # What is new in a stream that was empty is everything.
         return {**config, "deliver_policy": "all"}
 
-    def create(self, name: str) -> str:
-        """The operation that creates the consumer: with its filter in it, where it has one, as a
-        user with filtered permissions must ask."""
-        filtered = "" if self.subject is None else f".{self.subject}"
-        return f"CONSUMER.CREATE.{self.stream}.{name}{filtered}"
-
 
 class Follower:
     """Hands on a stream's messages in order, each once.
@@ -218,7 +212,7 @@ class Follower:
         self._delivered = 0
         config = reading.config(self.consumer, max(self._first, self._last), begins=begins)
         made = await self._api.call(
-            reading.create(self.consumer),
+            f"CONSUMER.CREATE.{reading.stream}.{self.consumer}",
             {"stream_name": reading.stream, "config": config, "action": "create"},
             timeout,
         )
