@@ -92,14 +92,19 @@ class Binding:
     async def restore(self) -> bool:
         """See that the consumer is there, or make it again. Returns whether it was gone.
 
+        A stream in memory, on a server of a cluster that was restarted, begins again with sequence
+        1. Its consumer is there then, with the beginning that it was made with.
+
         Raises:
             TidingsError: the server does not say, or refuses; a stream that is gone for one.
         """
         info = await self._info()
-        if info is not None:
+        begins_again = await self._see_stream()
+        if info is not None and not (begins_again and _begins_late(info)):
             self._take(info)
             return False
-        await self._see_stream()
+        if info is not None:
+            await self._api.call(f"CONSUMER.DELETE.{self.spec.stream}.{self.name}", timeout=ANSWER)
         self._take(await self._create(self.spec.config(self.name, self._after())))
         return True
 
@@ -124,16 +129,18 @@ class Binding:
         takes no consumer that begins anywhere else than with all of it."""
         return self.floor + 1 if self._stream_created and not self._is_work_queue else None
 
-    async def _see_stream(self) -> None:
-        """Where the stream has begun again with sequence 1, forget the floor."""
+    async def _see_stream(self) -> bool:
+        """Forget the floor where the stream has begun again with sequence 1. Returns whether."""
         info = await self._stream_info()
-        if Position(self._stream_created, self.floor, self._floor_at).is_lost(info):
-            logger.warning(
-                "%s: the stream %s has begun again with sequence 1, so it is read from there",
-                *(self.spec.name, self.spec.stream),
-            )
-            self._stream_created = info["created"]
-            self.floor, self._floor_at = 0, BEGINNING
+        if not Position(self._stream_created, self.floor, self._floor_at).is_lost(info):
+            return False
+        logger.warning(
+            "%s: the stream %s has begun again with sequence 1, so it is read from there",
+            *(self.spec.name, self.spec.stream),
+        )
+        self._stream_created = info["created"]
+        self.floor, self._floor_at = 0, BEGINNING
+        return True
 
     def _take(self, info: dict[str, Any]) -> None:
         known = info["ack_floor"]["stream_seq"]
@@ -174,6 +181,11 @@ class Binding:
             f"{self.spec.name}: {self._called} cannot be as it is declared: {error.description}. "
             f"Declare it as it is, take another durable=, or delete it and lose its place",
         )
+
+
+def _begins_late(info: dict[str, Any]) -> bool:
+    """Whether a consumer leaves out the first messages of its stream."""
+    return int(info["config"].get("opt_start_seq", 0)) > 1
 
 
 def no_such_stream(spec: ConsumerSpec) -> ConfigError:
