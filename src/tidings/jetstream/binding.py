@@ -48,6 +48,7 @@ class Binding:
         self._floor_at = BEGINNING  # a time at which the stream had the message of the floor
         self._api = api
         self._stream_created = ""
+        self._begins_again = False  # the stream, and the consumer may not fit it
         self._is_work_queue = False
 
     async def bring_about(self) -> None:
@@ -99,14 +100,17 @@ class Binding:
             TidingsError: the server does not say, or refuses; a stream that is gone for one.
         """
         info = await self._info()
-        begins_again = await self._see_stream()
-        if info is not None and not (begins_again and _begins_late(info)):
-            self._take(info)
-            return False
-        if info is not None:
-            await self._api.call(f"CONSUMER.DELETE.{self.spec.stream}.{self.name}", timeout=ANSWER)
-        self._take(await self._create(self.spec.config(self.name, self._after())))
-        return True
+        await self._see_stream()
+        if info is not None and self._begins_again and _begins_late(info):
+            operation = f"CONSUMER.DELETE.{self.spec.stream}.{self.name}"
+            await self._api.call(operation, timeout=ANSWER)
+            info = None
+        was_gone = info is None
+        if info is None:
+            info = await self._create(self.spec.config(self.name, self._after()))
+        self._begins_again = False
+        self._take(info)
+        return was_gone
 
     async def refresh(self) -> None:
         """Learn the floor anew. Does nothing where the server does not say."""
@@ -129,18 +133,18 @@ class Binding:
         takes no consumer that begins anywhere else than with all of it."""
         return self.floor + 1 if self._stream_created and not self._is_work_queue else None
 
-    async def _see_stream(self) -> bool:
-        """Forget the floor where the stream has begun again with sequence 1. Returns whether."""
+    async def _see_stream(self) -> None:
+        """Forget the floor where the stream has begun again with sequence 1."""
         info = await self._stream_info()
         if not Position(self._stream_created, self.floor, self._floor_at).is_lost(info):
-            return False
+            return
         logger.warning(
             "%s: the stream %s has begun again with sequence 1, so it is read from there",
             *(self.spec.name, self.spec.stream),
         )
         self._stream_created = info["created"]
         self.floor, self._floor_at = 0, BEGINNING
-        return True
+        self._begins_again = True
 
     def _take(self, info: dict[str, Any]) -> None:
         known = info["ack_floor"]["stream_seq"]

@@ -133,6 +133,7 @@ class Follower:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._inbox = ""
         self._sid = 0
         self._created = ""  # when the stream was
         self._first = 0  # the sequence after which reading began, where that was asked for
@@ -252,7 +253,7 @@ class Follower:
         """Pull, one pull after another, until something is wrong. Returns what it is."""
         connection = self._connection
         reconnects = connection.stats["reconnects"]
-        inbox = connection.new_inbox()
+        inbox = self._inbox = connection.new_inbox()
         self._sid = connection.subscribe_route(inbox, "", self._on_frames, any_subject=True)
         self._owed, self._lost, self._heard = 0, "", False
         while not self._lost:
