@@ -209,6 +209,7 @@ class App(Declarations):
         self._lifecycle = State.IDLE
         self._tasks: list[Task] = []
         self._ending: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Event | None = None
         self._fatal: TidingsError | None = None
         self._consumers: Consumers | None = None
         self._watchers: Watchers | None = None
@@ -420,7 +421,10 @@ class App(Declarations):
         Raises:
             DrainTimeoutError: work was abandoned.
             ConnectionClosedError: the connection was given up.
+            NotStartedError: the app was never started.
         """
+        if self._stopping is None:
+            raise NotStartedError("wait_stopped")
         await self._stopping.wait()
         assert self._ending is not None
         await asyncio.shield(self._ending)
@@ -459,13 +463,13 @@ class App(Declarations):
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
             await self._watchers.start(self._watch_specs, self.js.bucket_types)
+            self._watchdog = Watchdog()
+            self._watchdog.start()
         except BaseException:
             await self._abort_start()
             raise
         self._tasks = [Task(spec) for spec in self._task_specs]
         self._lifecycle = State.RUNNING
-        self._watchdog = Watchdog()
-        self._watchdog.start()
         for task in self._tasks:
             task.start()
         self._started.set()
@@ -497,7 +501,7 @@ class App(Declarations):
     def begin_disconnect(self) -> asyncio.Task[None]:
         """Begin to drain, on the loop's own thread; returns what to await."""
         if self._ending is None:
-            if self._lifecycle is State.IDLE:
+            if self._lifecycle is State.IDLE or self._stopping is None:
                 raise NotStartedError("disconnect")
             self._ending = asyncio.create_task(self._drain(), name="tidings drain")
             self._stopping.set()

@@ -425,6 +425,7 @@ class Bus:
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
+        timeout: float | None = None,
     ) -> str:
         """Subscribe while the app runs; what `@app.listen` does before it.
 
@@ -435,6 +436,7 @@ class Bus:
             data_type: as in `App.listen`.
             concurrency: as in `App.listen`.
             no_reply: as in `App.listen`.
+            timeout: as in `App.listen`.
 
         Returns:
             The subscription's ID. The server has the subscription then, where it is connected.
@@ -443,7 +445,7 @@ class Bus:
             SubjectError, ConfigError: a wrong subject, handler or option.
             SubjectPermissionError: the server denies it.
         """
-        spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
+        spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
         subscriptions = self._require_subscriptions("subscribe_new_subject")
         sids = self.subscribe(spec)
         try:
@@ -463,6 +465,7 @@ class Bus:
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
+        timeout: float | None = None,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
@@ -470,10 +473,12 @@ class Bus:
         logged then.
         """
         if self.portal.is_here:
-            spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
+            spec = _dynamic_spec(
+                subject, callback, queue, data_type, concurrency, no_reply, timeout
+            )
             return str(self.subscribe(spec)[0])
         work = self.subscribe_new_subject(
-            subject, callback, queue, data_type, concurrency, no_reply
+            subject, callback, queue, data_type, concurrency, no_reply, timeout
         )
         return self._run(work, "subscribe_new_subject_sync", "await app.subscribe_new_subject(...)")
 
@@ -589,6 +594,7 @@ def _dynamic_spec(
     data_type: Any,
     concurrency: int | None,
     no_reply: bool,
+    timeout: float | None,
 ) -> ListenerSpec:
     return ListenerSpec(
         handler=callback,
@@ -597,6 +603,7 @@ def _dynamic_spec(
         data_type=data_type,
         concurrency=concurrency,
         no_reply=no_reply,
+        timeout=timeout,
     )
 
 

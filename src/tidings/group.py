@@ -36,6 +36,7 @@ class Declarations:
         no_reply: bool = False,
         pending_msgs_limit: int = DEFAULT_PENDING_MSGS,
         pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Subscribe; the decorated function runs for every message.
 
@@ -53,6 +54,9 @@ class Declarations:
             no_reply: never answer, errors included.
             pending_msgs_limit: messages that may wait; past it the newest is dropped and counted.
             pending_bytes_limit: bytes that may wait.
+            timeout: seconds that one run may take; None for no limit. Then an `async def` handler
+                is cancelled, and a requester gets error 504. A `def` handler cannot be stopped: it
+                keeps its place until it returns.
 
         Raises:
             SubjectError: a subject or queue group that NATS does not allow.
@@ -82,6 +86,7 @@ class Declarations:
                     no_reply=no_reply,
                     pending_msgs_limit=pending_msgs_limit,
                     pending_bytes_limit=pending_bytes_limit,
+                    timeout=timeout,
                 )
             )
             return handler
@@ -106,6 +111,7 @@ class Declarations:
         batch: int | None = None,
         batch_timeout: float = 0.5,
         start: str | int | None = None,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Consume a stream; the decorated function runs at least once for every message.
 
@@ -138,6 +144,10 @@ class Declarations:
             batch_timeout: seconds to wait for a batch to fill.
             start: where a new consumer begins: "all", "new", "last", or a sequence; None for
                 "all".
+            timeout: seconds that one run may take; None for no limit. Past it the run has failed:
+                an `async def` function is cancelled, and the message is delivered again. A `def`
+                function cannot be stopped: it keeps its place until it returns, and the message is
+                delivered again meanwhile.
 
         Raises:
             ConfigError: an option is wrong, two options contradict each other, or another consumer
@@ -173,6 +183,7 @@ class Declarations:
                     batch=batch,
                     batch_timeout=batch_timeout,
                     start=start,
+                    timeout=timeout,
                 )
             )
             return handler
@@ -180,7 +191,13 @@ class Declarations:
         return declare
 
     def watch(
-        self, bucket: str, keys: str = ">", *, data_type: Any = None, initial: bool = True
+        self,
+        bucket: str,
+        keys: str = ">",
+        *,
+        data_type: Any = None,
+        initial: bool = True,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Watch a key-value bucket; the decorated function runs for each entry, in order.
 
@@ -193,6 +210,8 @@ class Declarations:
             data_type: the type of `entry.value`; where None that of the signature,
                 `entry: Entry[T]`, else that of the declared bucket, else dict.
             initial: begin with what is there; False for changes only.
+            timeout: seconds that one run may take, as in `listen`; None for no limit. The next
+                entry follows when the run has ended.
 
         Raises:
             ConfigError: a bad option.
@@ -218,13 +237,16 @@ class Declarations:
                     keys=keys,
                     data_type=data_type,
                     initial=initial,
+                    timeout=timeout,
                 )
             )
             return handler
 
         return declare
 
-    def task(self, interval: float | None = None) -> Callable[[F], F]:
+    def task(
+        self, interval: float | None = None, *, timeout: float | None = None
+    ) -> Callable[[F], F]:
         """Run the decorated function once at start, or at an interval.
 
         Timing is from start to start; a run that overruns is followed at once, never overlapped,
@@ -233,9 +255,12 @@ class Declarations:
 
         Args:
             interval: seconds; None to run once.
+            timeout: seconds that one run may take; None for no limit. Past it an `async def`
+                function is cancelled, and the run has failed. A `def` function cannot be stopped:
+                the next run waits for its end.
 
         Raises:
-            ConfigError: an interval of 0 or less, or a function that takes arguments.
+            ConfigError: an interval or a timeout of 0 or less, or a function that takes arguments.
 
         Example:
             ```python
@@ -246,11 +271,10 @@ class Declarations:
         """
         if callable(interval):
             raise ConfigError("task needs parentheses: @app.task() or @app.task(interval=2)")
-        if interval is not None:
-            TaskSpec(function=_nothing, interval=interval)
+        TaskSpec(function=_nothing, interval=interval, timeout=timeout)
 
         def declare(function: F) -> F:
-            self._add_task(TaskSpec(function=function, interval=interval))
+            self._add_task(TaskSpec(function=function, interval=interval, timeout=timeout))
             return function
 
         return declare
@@ -376,4 +400,4 @@ def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
 
 
 def _nothing() -> None:
-    """A function to check an interval with, before the decorator gets the real one."""
+    """A function to check the options with, before the decorator gets the real one."""

@@ -24,6 +24,7 @@ from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked,
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
+from tidings.jetstream import follow as follow_module
 from tidings.jetstream import puller as puller_module
 from tidings.jetstream.terms import Terms
 from tidings.server import NATSCluster, NATSServer
@@ -705,3 +706,52 @@ async def test_a_reader_follows_through_the_loss_of_a_leader(cluster: NATSCluste
             info = await app.js.api.call(f"STREAM.INFO.{stream.name}")
             await until(lambda: len(got) >= info["state"]["last_seq"])
     assert got == list(range(1, len(got) + 1))
+
+
+async def _restart_emptied(cluster: NATSCluster, app: App, stream: Stream) -> None:
+    """Restart the server that holds a stream in its memory; return when the stream is back."""
+    holder = named(cluster, await leader_of(app, stream))
+    await asyncio.to_thread(holder.kill)
+    await asyncio.to_thread(holder.restart)
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(TidingsError):
+                await app.js.publish(f"{stream.name}.n", 0)
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
+    cluster: NATSCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server restarts, in a cluster: the time of its creation stays the same, and so does the
+    configuration of its consumers."""
+    monkeypatch.setattr(follow_module, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(puller_module, "HEARTBEAT", 0.5)
+    stream = Stream("EMPTIED", subjects=["EMPTIED.>"], storage="memory")
+    app = App("read", servers=cluster.urls, streams=[stream], **QUICK)
+    ordered: list[int] = []
+    durable: list[int] = []
+
+    @app.consume(stream.name, ordered=True, data_type=int)
+    async def read(msg: StreamMessage[int]) -> None:
+        ordered.append(msg.sequence)
+
+    @app.consume(stream.name, durable="d", data_type=int)
+    async def work(msg: StreamMessage[int]) -> None:
+        durable.append(msg.sequence)
+
+    async with app:
+        for number in range(5):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 5)
+        # Made again after the floor, the durable would leave out as many of the next stream.
+        await app._consumers._consumers[1]._puller.binding.refresh()
+        await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        await until(lambda: app.stats().consumers[1].healed == 1)
+        await until(lambda: len(ordered) == 5)
+        await _restart_emptied(cluster, app, stream)
+        for number in range(1, 8):  # more than there were before
+            await app.js.publish(f"{stream.name}.n", number)
+        await until(lambda: len(ordered) == len(durable) == 13)
+    assert ordered == durable == [*range(1, 6), *range(1, 9)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +14,6 @@ from tidings.jetstream.api import (
     CONSUMER_EXISTS,
     CONSUMER_NOT_FOUND,
     MAX_ACK_PENDING_EXCEEDED,
-    PREFIX,
     STREAM_NOT_FOUND,
     JetStreamApi,
 )
@@ -33,6 +31,7 @@ from tidings.jetstream.filters import filters_of, unmatched
 from tidings.jetstream.losses import most_lost
 from tidings.jetstream.messages import ack_prefix, delivery, other_ack_prefix
 from tidings.jetstream.names import check_new_name
+from tidings.jetstream.position import BEGINNING, Position, server_time
 from tidings.jetstream.specs import LEAST_ACK_WAIT, ConsumerSpec
 from tidings.jetstream.terms import Terms, surprises
 from tidings.subject import matches
@@ -55,7 +54,7 @@ class Binding:
     Args:
         spec: the consumer as it is declared.
         api: the JetStream API.
-        name: the consumer's name; None for a name that no other instance has.
+        name: the consumer's name.
         restore_stream: creates a declared stream that is gone; returns whether it did.
 
     Attributes:
@@ -70,10 +69,10 @@ class Binding:
     """
 
     def __init__(
-        self, spec: ConsumerSpec, api: JetStreamApi, name: str | None, restore_stream: RestoreStream
+        self, spec: ConsumerSpec, api: JetStreamApi, name: str, restore_stream: RestoreStream
     ) -> None:
         self.spec = spec
-        self.name = name or _fresh_name()
+        self.name = name
         self.terms = Terms()
         self.limit = spec.max_deliver
         self.floor = 0
@@ -81,8 +80,10 @@ class Binding:
         self.prefixes: tuple[str, ...] = (ack_prefix(spec.stream, self.name),)
         self._api = api
         self._restore_stream = restore_stream
-        self._floor_at = datetime.max.replace(tzinfo=UTC)  # when the floor was known
+        self._floor_at = BEGINNING  # a time at which the stream had the message of the floor
         self._created = ""  # when the stream was
+        self._begins_again = False  # the stream, and the consumer may not fit it
+        self._begin = 0  # the sequence to begin with, which the stream need not have reached
         self._retention = ""
         self._config: Config = {}  # the consumer's, as the server last answered it
 
@@ -120,15 +121,15 @@ class Binding:
         stream = await self._stream_info()
         self._created = stream["created"]
         config: Config = stream["config"]
-        info = None if self.spec.ordered else await self._info()
+        info = await self._info()
         if keeps_letters:
             self._refuse_own_letters(info)
         if info is None:
             check_new_name(self.name, "durable")
             info = await self._create(new_config(self.spec, self.name, config))
         self._take(info)
-        if not self.spec.ordered:
-            await self._update(info["config"])
+        self._begin = info["config"].get("opt_start_seq", 0)
+        await self._update(info["config"])
         return config
 
     def _refuse_own_letters(self, info: dict[str, Any] | None) -> None:
@@ -171,37 +172,33 @@ class Binding:
     async def restore(self) -> None:
         """See that the consumer is there, or create it again, after the floor.
 
+        A stream in memory, on a server of a cluster that was restarted, begins again with sequence
+        1. Its consumer is there then, with the beginning that it was made with.
+
         Raises:
             TidingsError: the server does not answer, or refuses; or the stream is gone and the app
                 does not declare it.
         """
         info = await self._find()
-        if info is not None:
-            self._take(info)
-            return
         stream = await self._see_stream()
-        info = await self._create(remade_config(self._config, self.name, self._after()))
-        seen = max(self.floor, delivery(self.last_reply)[2])
-        lost = most_lost(stream, floor=self.floor, seen=seen, pending=info["num_pending"])
+        if info is not None and self._begins_again and _begins_late(info):
+            await self._api.call(f"CONSUMER.DELETE.{self._path}", timeout=ANSWER)
+            info = None
+        if info is None:
+            info = await self._create(remade_config(self._config, self.name, self._after()))
+            seen = max(self.floor, delivery(self.last_reply)[2])
+            lost = most_lost(stream, floor=self.floor, seen=seen, pending=info["num_pending"])
+            self._take(info)
+            self._warn_of_gap(lost)
+        self._begins_again = False
         self._take(info)
-        self._warn_of_gap(lost)
-
-    async def renew(self) -> None:
-        """Go on after the floor with another consumer, for an ordered one.
-
-        Raises:
-            TidingsError: as `restore`.
-        """
-        self.name = _fresh_name()  # at once: what the one before sent counts no more
-        self.prefixes = (ack_prefix(self.spec.stream, self.name),)
-        await self._find()
-        await self._see_stream()
-        self._take(await self._create(remade_config(self._config, self.name, self._after())))
 
     async def refresh(self) -> None:
         """Read floor and terms again. Does nothing if the server does not answer."""
         with contextlib.suppress(TidingsError):
             info = await self._info()
+            if info is not None and info["ack_floor"]["stream_seq"] < self.floor:
+                await self._see_stream()  # the consumer was reset, or its stream begins again
             if info is not None:
                 self._take(info)
 
@@ -226,31 +223,22 @@ class Binding:
                     self._warn_of_unhandled(info["num_pending"])
                     return
 
-    def remove(self, name: str) -> None:
-        """Delete a consumer that nobody needs any more, without waiting for it."""
-        subject = f"{PREFIX}.CONSUMER.DELETE.{self.spec.stream}.{name}"
-        with contextlib.suppress(TidingsError):  # then the server does it after a while
-            outbox = self._api.connection.outbox
-            outbox.post(outbox.frame(subject, b""))
-
     # What is known.
 
     def _take(self, info: dict[str, Any]) -> None:
         config: Config = info["config"]
-        if not self.spec.ordered and (reason := unusable(config)):
+        if reason := unusable(config):
             raise ConfigError(
                 f"{self.spec.name}: {self._called} {reason}: take another durable=, or delete it "
                 f"and let the app create it"
             )
         self._config = config
-        # Before the first delivery of an ordered consumer both are where it begins.
-        self.floor = info["delivered" if self.spec.ordered else "ack_floor"]["stream_seq"]
-        if not self.spec.ordered:
-            if "ts" in info:
-                self._floor_at = datetime.fromisoformat(info["ts"])
-            self.terms = Terms.of(config)
-            limits = (self.spec.max_deliver, self.terms.max_deliver)
-            self.limit = min((limit for limit in limits if limit is not None), default=None)
+        known = info["ack_floor"]["stream_seq"]
+        if known != self.floor:
+            self.floor, self._floor_at = known, server_time(info) or datetime.now(UTC)
+        self.terms = Terms.of(config)
+        limits = (self.spec.max_deliver, self.terms.max_deliver)
+        self.limit = min((limit for limit in limits if limit is not None), default=None)
 
     def _after(self) -> int | None:
         """Where a consumer that is created again begins. A work queue has only what is not done,
@@ -258,29 +246,19 @@ class Binding:
         return None if self._retention == "workqueue" else self.floor
 
     async def _see_stream(self) -> dict[str, Any]:
-        """Look at the stream: the sequences of one that was created again count from 1."""
+        """Look at the stream, and forget the floor if it has begun again with sequence 1."""
         info = await self._stream_info()
-        if self._is_another(info):
+        read = self.floor if self.floor >= self._begin else 0
+        if Position(self._created, read, self._floor_at).is_lost(info):
             logger.warning(
-                "%s: the stream %s was created again: it is read from its beginning",
+                "%s: the stream %s has begun again with sequence 1, so it is read from there",
                 *(self.spec.name, self.spec.stream),
             )
             self._created = info["created"]
-            self.floor = 0
+            self.floor, self._floor_at = 0, BEGINNING
             self.last_reply = ""
+            self._begins_again = True
         return info
-
-    def _is_another(self, info: dict[str, Any]) -> bool:
-        """Whether a stream was created again, or was lost with the memory of its server, which
-        keeps the time of its creation."""
-        if self._created != info["created"]:
-            return True
-        state = info["state"]
-        begin = self._config.get("opt_start_seq", 0)  # may be one that the stream has not reached
-        if begin <= self.floor and state["last_seq"] < self.floor:
-            return True
-        is_later = datetime.fromisoformat(state["first_ts"]) > self._floor_at
-        return bool(0 < state["first_seq"] <= self.floor and is_later)
 
     def _warn_of_gap(self, lost: int) -> None:
         words = "messages that were handled after that may be delivered again"
@@ -357,10 +335,7 @@ class Binding:
 
     def _refusal(self, error: JetStreamError) -> TidingsError:
         if error.err_code == STREAM_NOT_FOUND:
-            return ConfigError(
-                f"{self.spec.name}: there is no stream {self.spec.stream!r}; declare it, as "
-                f"App(streams=[Stream({self.spec.stream!r}, subjects=[...])])"
-            )
+            return no_such_stream(self.spec)
         return JetStreamError(
             error.code,
             error.err_code,
@@ -369,8 +344,17 @@ class Binding:
         )
 
 
-def _fresh_name() -> str:
-    return f"tidings-{secrets.token_hex(8)}"
+def _begins_late(info: dict[str, Any]) -> bool:
+    """Whether a consumer leaves out the first messages of its stream."""
+    return int(info["config"].get("opt_start_seq", 0)) > 1
+
+
+def no_such_stream(spec: ConsumerSpec) -> ConfigError:
+    """The error of a consumer whose stream is not there."""
+    return ConfigError(
+        f"{spec.name}: there is no stream {spec.stream!r}; declare it, as "
+        f"App(streams=[Stream({spec.stream!r}, subjects=[...])])"
+    )
 
 
 def _listed(filters: tuple[str, ...]) -> str:

@@ -40,9 +40,6 @@ def new_config(spec: ConsumerSpec, name: str, stream: Config) -> Config:
         config["inactive_threshold"] = min(nanoseconds(INACTIVE_THRESHOLD), most)
     else:
         config["durable_name"] = name
-    if spec.ordered:
-        config |= {"ack_policy": "none", "max_deliver": 1}
-        return config | {"mem_storage": True, "num_replicas": 1}
     return config | {"ack_policy": "explicit", "max_ack_pending": MAX_ACK_PENDING}
 
 

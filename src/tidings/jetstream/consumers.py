@@ -11,6 +11,7 @@ from tidings.jetstream.binding import Binding, RestoreStream
 from tidings.jetstream.consumer import Consumer
 from tidings.jetstream.election import through_election
 from tidings.jetstream.instances import consumer_names
+from tidings.jetstream.ordered import OrderedConsumer
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.middleware import Middleware
 from tidings.stats import ConsumerStats
@@ -42,7 +43,7 @@ class Consumers:
         self._middlewares = middlewares
         self._service = service
         self._restore_stream = restore_stream
-        self._consumers: list[Consumer] = []
+        self._consumers: list[Consumer | OrderedConsumer] = []
 
     async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
         """Create the consumers and begin to pull.
@@ -57,18 +58,25 @@ class Consumers:
             JetStreamError: the server refuses a consumer.
         """
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
-            binding = Binding(spec, self._api, name, self._restore_stream)
-            consumer = Consumer(
-                binding,
-                self._api,
-                self._pool,
-                concurrency=spec.concurrency or concurrency,
-                middlewares=self._middlewares,
-            )
+            keeps_letters = await self._keeps_letters(spec)
+            consumer = self._make(spec, name, concurrency)
             self._consumers.append(consumer)
-            await binding.bring_about(keeps_letters=await self._keeps_letters(spec))
+            await consumer.bring_about(keeps_letters=keeps_letters)
         for consumer in self._consumers:
             consumer.start()  # when each is there: no message is handled by an app that fails
+
+    def _make(
+        self, spec: ConsumerSpec, name: str | None, concurrency: int
+    ) -> Consumer | OrderedConsumer:
+        if name is None:
+            return OrderedConsumer(spec, self._api, self._pool, self._middlewares)
+        return Consumer(
+            Binding(spec, self._api, name, self._restore_stream),
+            self._api,
+            self._pool,
+            concurrency=spec.concurrency or concurrency,
+            middlewares=self._middlewares,
+        )
 
     async def _keeps_letters(self, spec: ConsumerSpec) -> bool:
         """Whether a consumer's own stream takes its dead letters.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 from datetime import datetime
 from typing import Any
@@ -17,6 +16,7 @@ from tidings.errors import (
     Retry,
     TidingsError,
 )
+from tidings.failure_log import FailureLog, safe_text
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.binding import Binding
@@ -30,8 +30,7 @@ from tidings.jetstream.messages import (
     StreamMessage,
     nak_words,
 )
-
-logger = logging.getLogger("tidings")
+from tidings.work_queue import rest_of
 
 # Seconds before each redelivery where neither the app nor the server says.
 BACKOFF = (1.0,)
@@ -50,16 +49,17 @@ class Outcomes:
     Args:
         binding: the consumer on the server.
         api: the JetStream API.
+        log: takes the lines about failures.
 
     Attributes:
-        handled, failed, acked, naked, termed, dead, dropped: as in `ConsumerStats`.
+        acked, naked, termed, dead, dropped: as in `ConsumerStats`.
     """
 
-    def __init__(self, binding: Binding, api: JetStreamApi) -> None:
+    def __init__(self, binding: Binding, api: JetStreamApi, log: FailureLog) -> None:
         self.spec = binding.spec
-        self.handled = self.failed = self.acked = self.naked = self.termed = 0
-        self.dead = self.dropped = 0
+        self.acked = self.naked = self.termed = self.dead = self.dropped = 0
         self._binding = binding
+        self._log = log
         self._api = api
         self._connection = api.connection
         self._outbox = api.connection.outbox
@@ -70,7 +70,6 @@ class Outcomes:
 
     async def succeeded(self, message: StreamMessage[Any]) -> None:
         """Its handler returned."""
-        self.handled += 1
         if self.spec.manual_ack or message.settlement is not Settlement.OPEN:
             return
         try:
@@ -80,17 +79,16 @@ class Outcomes:
 
     async def raised(self, message: StreamMessage[Any], error: BaseException) -> None:
         """Its handler raised."""
-        self.failed += 1
-        delivered = 1 if self.spec.ordered else message.delivered
-        asked = isinstance(error, (Reject, Retry)) and not self.spec.ordered
+        delivered = message.delivered
+        asked = isinstance(error, (Reject, Retry))
         error_id = secrets.token_hex(6)
         if not asked:
             self._log_failure(message, error, error_id)
-        if message.settlement is not Settlement.OPEN or self.spec.ordered:
+        if message.settlement is not Settlement.OPEN:
             return
         limit = self._binding.limit
         if isinstance(error, Reject):
-            await self.bury(message, "Reject", str(error.reason), error_id)
+            await self.bury(message, "Reject", safe_text(error.reason), error_id)
         elif limit is None or delivered < limit:
             delay = error.delay if isinstance(error, Retry) else self._backoff(delivered)
             await self._give_back(message, delay)
@@ -101,7 +99,7 @@ class Outcomes:
 
     def abandoned(self, message: StreamMessage[Any]) -> None:
         """Its handler was cancelled at the end: another instance gets it at once."""
-        if not self.spec.ordered and message.settlement is Settlement.OPEN:
+        if message.settlement is Settlement.OPEN:
             self.return_unhandled(message.reply)
 
     def return_unhandled(self, reply: str) -> None:
@@ -119,7 +117,7 @@ class Outcomes:
             try:
                 words = nak_words(delay)
             except TidingsError as error:
-                logger.error("%s: Retry with %s", self.spec.name, error)
+                self._log.error("%s: Retry with %s", self.spec.name, error)
                 words = nak_words(self._backoff(1))
             await self.settle(message, Settlement.NAKED, words)
         except TidingsError as error:
@@ -133,7 +131,7 @@ class Outcomes:
         Raises:
             TidingsError: it cannot be sent, or the server does not confirm it with `double_ack`.
         """
-        if self.spec.ordered or message.settlement is not Settlement.OPEN:
+        if message.settlement is not Settlement.OPEN:
             return
         if how is Settlement.ACKED and self.spec.double_ack:
             await self._ack_confirmed(message)
@@ -181,7 +179,7 @@ class Outcomes:
         Raises:
             TidingsError: it cannot be sent.
         """
-        if not self.spec.ordered and message.settlement is Settlement.OPEN:
+        if message.settlement is Settlement.OPEN:
             self._outbox.reply(message.reply, IN_PROGRESS)
 
     def keep(self, replies: set[str]) -> None:
@@ -193,9 +191,8 @@ class Outcomes:
 
     # Given up.
 
-    async def undecodable(self, message: StreamMessage[Any], error: Exception) -> None:
+    async def undecodable(self, message: StreamMessage[Any], error: BaseException) -> None:
         """Its body is not of the wanted type, and never will be."""
-        self.failed += 1
         wanted = getattr(error, "wanted", "")
         reason = f"not a valid {wanted}" if wanted else "it does not decode"
         await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
@@ -203,7 +200,6 @@ class Outcomes:
     async def used_up(self, message: StreamMessage[Any]) -> None:
         """It was delivered more often than `max_deliver`: the process died during the last
         delivery, or its dead letter could not be stored then."""
-        self.failed += 1
         reason = "deliveries used up, and the last one had no outcome"
         crash = ("Crash", reason, secrets.token_hex(6))
         known = self._verdicts.get((message.sequence, message.timestamp))
@@ -238,7 +234,7 @@ class Outcomes:
             try:
                 await dead_letter(self._api, target, message, error, reason, error_id)
             except Exception as failure:
-                logger.error(
+                self._log.error(
                     "%s: no dead letter on %r, so the message is kept and comes again: %s",
                     *(self.spec.name, target, failure),
                     extra={"listener": self.spec.name, "subject": message.subject},
@@ -276,14 +272,14 @@ class Outcomes:
     def _log_end(self, message: StreamMessage[Any], words: str, error_id: str) -> None:
         self.dead += 1
         self.dropped += self.spec.letters is None
-        logger.error(
+        self._log.error(
             "%s gave up on %r (%s, sequence %d): %s",
             *(self.spec.name, message.subject, message.stream, message.sequence, words),
             extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
         )
 
     def _tell_unsettled(self, message: StreamMessage[Any], what: str, error: TidingsError) -> None:
-        logger.error(
+        self._log.error(
             "%s: the message on %r (%s, sequence %d) is %s, so it comes again: %s",
             *(self.spec.name, message.subject, message.stream, message.sequence, what, error),
             extra={"listener": self.spec.name, "subject": message.subject},
@@ -293,11 +289,12 @@ class Outcomes:
         self, message: StreamMessage[Any], error: BaseException, error_id: str
     ) -> None:
         metadata = message.metadata
-        logger.error(
+        is_timeout = rest_of(error) is not None  # whose text says all, and is ours
+        self._log.error(
             "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
             *(self.spec.name, message.subject, metadata.stream, metadata.sequence),
-            *(metadata.delivered, type(error).__name__, error_id),
-            exc_info=error,
+            *(metadata.delivered, error if is_timeout else type(error).__name__, error_id),
+            exc_info=None if is_timeout else error,
             extra={
                 "listener": self.spec.name,
                 "subject": message.subject,

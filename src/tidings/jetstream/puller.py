@@ -259,12 +259,7 @@ class Puller:
     async def _begin_anew(self) -> None:
         self._reconnects = self._connection.stats["reconnects"]
         await self._close_inboxes()
-        if self.spec.ordered:
-            former = self.binding.name
-            await self.binding.renew()
-            self.binding.remove(former)
-        else:
-            await self.binding.restore()
+        await self.binding.restore()
         self._open_inbox()
 
     async def _close_inboxes(self) -> None:
@@ -298,7 +293,7 @@ class Puller:
             else:
                 self._tidy(now)
                 self.pull()
-                if now - asked_at > FLOOR_INTERVAL and not self.spec.ordered:
+                if now - asked_at > FLOOR_INTERVAL:
                     asked_at = now
                     await self.binding.refresh()
 

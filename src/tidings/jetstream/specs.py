@@ -15,6 +15,7 @@ from tidings.jetstream.api import nanoseconds
 from tidings.jetstream.names import check_existing_name
 from tidings.middleware import Middleware
 from tidings.subject import check_pattern, check_subject
+from tidings.time_limit import check_timeout
 
 # The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
@@ -74,6 +75,7 @@ class ConsumerSpec:
     batch: int | None = None
     batch_timeout: float = 0.5
     start: str | int | None = None
+    timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ class ConsumerSpec:
             check_subject(self.letters)
         what = "the message" if self.batch is None else "the list of messages"
         check_handler(self.handler, what)
+        check_timeout(self.timeout)
         codec.decoder(self.wanted_type)
         self._check_numbers()
         self._check_combinations()
