@@ -82,6 +82,7 @@ class Binding:
         self._restore_stream = restore_stream
         self._floor_at = datetime.max.replace(tzinfo=UTC)  # when the floor was known
         self._created = ""  # when the stream was
+        self._begin = 0  # the sequence to begin with, which the stream need not have reached
         self._retention = ""
         self._config: Config = {}  # the consumer's, as the server last answered it
 
@@ -126,6 +127,7 @@ class Binding:
             info = await self._create(new_config(self.spec, self.name, config))
         self._take(info)
         if not self.spec.ordered:
+            self._begin = info["config"].get("opt_start_seq", 0)
             await self._update(info["config"])
         return config
 
@@ -274,8 +276,7 @@ class Binding:
         if self._created != info["created"]:
             return True
         state = info["state"]
-        begin = self._config.get("opt_start_seq", 0)  # may be one that the stream has not reached
-        if begin <= self.floor and state["last_seq"] < self.floor:
+        if self._begin <= self.floor and state["last_seq"] < self.floor:
             return True
         is_later = datetime.fromisoformat(state["first_ts"]) > self._floor_at
         return bool(0 < state["first_seq"] <= self.floor and is_later)
