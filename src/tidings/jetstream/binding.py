@@ -276,10 +276,9 @@ class Binding:
         if self._created != info["created"]:
             return True
         state = info["state"]
-        if self._begin <= self.floor and state["last_seq"] < self.floor:
-            return True
+        read = self.floor if self.floor >= self._begin else 0
         is_later = datetime.fromisoformat(state["first_ts"]) > self._floor_at
-        return bool(0 < state["first_seq"] <= self.floor and is_later)
+        return bool(state["last_seq"] < read or (0 < state["first_seq"] <= read and is_later))
 
     def _warn_of_gap(self, lost: int) -> None:
         words = "messages that were handled after that may be delivered again"
