@@ -465,6 +465,27 @@ async def test_messages_that_expired_before_a_deleted_consumer_got_them_are_repo
     assert "up to 7 messages that nobody had handled are gone for good" in caplog.text
 
 
+async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_still_does(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app(streams=[stream])
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int, start=5)
+    async def keep(msg: StreamMessage[int]) -> None:
+        got.append(msg.sequence)
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 1)
+        await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        app._consumers._consumers[0]._puller.heal("deleted")
+        await until(lambda: app.stats().consumers[0].healed)
+        for number in range(2, 7):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 6)
+    assert got == [5, 6]
+
+
 async def test_deleted_while_every_worker_is_busy_it_is_noticed_at_the_next_pull(
     make_app: MakeApp, stream: Stream
 ) -> None:
