@@ -590,7 +590,7 @@ class BucketNotFoundError(TidingsError, LookupError):
         self.bucket = bucket
         super().__init__(
             f"there is no bucket {bucket!r}: app.js.key_value({bucket!r}) or "
-            f"app.js.object_store({bucket!r}) makes it, unless it is told create=False"
+            f"app.js.object_store({bucket!r}) creates it, unless you pass create=False"
         )
 
 
@@ -606,7 +606,7 @@ class BucketChangeError(TidingsError):
         self.bucket = bucket
         self.differences = differences
         super().__init__(
-            f"the bucket {bucket!r} is there already, with other options: "
+            f"the bucket {bucket!r} exists already, with other options: "
             f"{'; '.join(differences)}. Declare it as it is, or change it with the nats command"
         )
 

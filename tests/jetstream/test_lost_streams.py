@@ -125,6 +125,21 @@ async def test_a_watch_handler_goes_on_in_a_declared_bucket_that_was_gone(
         assert (await seen.next()).value == 2
 
 
+async def test_a_lost_bucket_is_reported_however_many_find_out_at_the_same_time(
+    make_app: Callable[..., App], stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app()
+    bucket = app.js.key_value(stream.name, type=int)
+    async with app:
+        await bucket.put("a", 1)
+        await lose(app, f"KV_{stream.name}")
+        later = app.js.key_value(stream.name, type=int)  # named in a handler, for example
+        calls = (bucket.value("a"), bucket.keys(), later.put("b", 2), later.value("b"))
+        await asyncio.gather(*calls)
+        assert await bucket.value("b") == 2
+    assert len(warnings_of(caplog, f"KV_{stream.name}")) == 1
+
+
 async def test_everything_declared_works_after_a_restart_without_a_disk(
     server: NATSServer,
 ) -> None:

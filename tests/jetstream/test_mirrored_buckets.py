@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,13 @@ import pytest
 
 from helpers import Inbox
 from tidings import App
-from tidings.errors import ConfigError, KeyExistsError, WrongRevisionError
+from tidings.errors import (
+    ConfigError,
+    JetStreamUnavailableError,
+    KeyExistsError,
+    RequestTimeoutError,
+    WrongRevisionError,
+)
 from tidings.jetstream import KeyValue, ObjectStore
 from tidings.server import NATSServer
 
@@ -174,18 +181,41 @@ async def hub_and_leaf(tmp_path: Path) -> AsyncIterator[tuple[App, App]]:
         yield hub_app, leaf_app
 
 
-async def test_writes_to_a_mirror_of_another_domain_go_there(
+async def connected(leaf: App) -> None:
+    """Wait until the leaf node has reached its hub."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(JetStreamUnavailableError, RequestTimeoutError):
+                await leaf.js.api.request("$JS.hub.API.INFO", b"", b"", 1)
+                return
+            await asyncio.sleep(0.02)
+
+
+HUB = {"api": "$JS.hub.API", "deliver": ""}
+
+
+async def test_keys_of_a_mirror_are_written_in_the_domain_of_its_origin(
     hub_and_leaf: tuple[App, App], name: str
 ) -> None:
     hub, leaf = hub_and_leaf
     origin = hub.js.key_value(name, type=int, history=5)
     await origin.open()
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                await leaf.js.api.request("$JS.hub.API.INFO", b"", b"", 1)
-                break
-            except Exception:  # the leaf node connects
-                await asyncio.sleep(0.02)
-    await mirror(leaf, "KV_", name, external={"api": "$JS.hub.API", "deliver": ""})
+    await connected(leaf)
+    await mirror(leaf, "KV_", name, external=HUB)
     await works(origin, leaf.js.key_value(f"{name}-edge", type=int, create=False))
+
+
+async def test_objects_of_a_mirror_are_put_in_the_domain_of_its_origin(
+    hub_and_leaf: tuple[App, App], name: str
+) -> None:
+    hub, leaf = hub_and_leaf
+    origin = hub.js.object_store(name)
+    await origin.put("a", b"1" * 1000)
+    await connected(leaf)
+    await mirror(leaf, "OBJ_", name, external=HUB)
+    edge = leaf.js.object_store(f"{name}-edge", create=False)
+    await edge.put("a", b"2" * 500, chunk_size=100)
+    assert await origin.get("a") == b"2" * 500
+    assert (await hub.js.api.call(f"STREAM.INFO.OBJ_{name}"))["state"]["messages"] == 6
+    await edge.delete("a")
+    assert await origin.list() == []

@@ -860,6 +860,20 @@ async def test_chunks_that_a_killed_put_left_are_pruned_and_nothing_else(
         assert [info.name for info in await files.list()] == ["b", "c"]
 
 
+async def test_objects_of_another_client_and_links_keep_their_chunks(
+    app: App, files: ObjectStore, foreign: JetStreamContext
+) -> None:
+    async with app:
+        await files.open()
+        store = await foreign.object_store(files.name)
+        await store.put("theirs", BYTES)
+        link = {"name": "link", "options": {"link": {"bucket": files.name, "name": "theirs"}}}
+        meta = json.dumps({**link, "bucket": files.name, "nuid": "L1"})
+        await app.js.publish(f"$O.{files.name}.M.bGluaw==", meta.encode())
+        assert await files.prune(older_than=0) == Pruned()
+        assert await files.get("link") == await files.get("theirs") == BYTES
+
+
 async def test_a_put_under_way_keeps_its_chunks(app: App, files: ObjectStore) -> None:
     going_on = asyncio.Event()
 

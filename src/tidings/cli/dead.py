@@ -214,7 +214,7 @@ def _act(
 
 
 class Worker:
-    """Does something to dead letters, one after the other, and tells what fails.
+    """Does something to dead letters, one after the other, and says what fails.
 
     Attributes:
         done: how many it was done to.

@@ -118,8 +118,10 @@ class Bucket:
                 return await work(api)
         except BucketNotFoundError:
             if not await api.restore_stream(self._stream):
+                self._opened = (
+                    None  # if somebody creates it again, it may be another kind of bucket
+                )
                 raise
-        api = await self.open()
         with self._must_exist():
             return await work(api)
 
@@ -130,7 +132,11 @@ class Bucket:
         return JetStreamApi(api.connection, api.timeout, self._origin.api_prefix)
 
     async def _find_or_make(self, api: JetStreamApi) -> dict[str, Any]:
-        return await self._find(api) or await self._make(api)
+        found = await self._find(api)
+        if found is None and self._stream in api.declared:  # the server had it in this run
+            await api.restore_stream(self._stream)
+            found = await self._find(api)
+        return found or await self._make(api)
 
     async def _find(self, api: JetStreamApi) -> dict[str, Any] | None:
         try:
@@ -170,7 +176,6 @@ class Bucket:
         except (JetStreamError, NoStreamError) as error:
             if isinstance(error, JetStreamError) and error.err_code != STREAM_NOT_FOUND:
                 raise
-            self._opened = None
             raise BucketNotFoundError(self.name) from None
 
     def __repr__(self) -> str:
@@ -178,7 +183,7 @@ class Bucket:
 
 
 def check_bucket(name: object) -> None:
-    """Check the name of a bucket, whoever chose it.
+    """Check the name of a bucket that any client may have created.
 
     Raises:
         ConfigError: no bucket can have that name.

@@ -77,7 +77,7 @@ class JetStream:
     # Streams.
 
     async def plan(self) -> list[StreamPlan]:
-        """What bringing the declared streams about would do.
+        """Compare the declared streams with those on the server.
 
         Raises:
             JetStreamUnavailableError: no JetStream answers.
@@ -135,9 +135,9 @@ class JetStream:
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
-        When the app starts, or at the first use where it runs already, the bucket is made, or
-        compared with what is declared here. Options that are not given are not compared: the bucket
-        may have them as it likes.
+        When the app starts, or at the first use if it runs already, the bucket is created, or
+        compared with what is declared here. Options that are left out are not compared. A bucket
+        that the server loses is created again at its next use.
 
         Args:
             bucket: its name: letters, digits, `_`, `-`.
@@ -150,7 +150,7 @@ class JetStream:
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
-            create: make it where there is none; False raises then.
+            create: create the bucket if there is none; with False that is an error.
 
         Raises:
             ConfigError: a bad name or option.
@@ -204,7 +204,7 @@ class JetStream:
             storage: "file" or "memory".
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all objects together.
-            create: make it where there is none; False raises then.
+            create: create the bucket if there is none; with False that is an error.
 
         Raises:
             ConfigError: a bad name or option.
@@ -304,7 +304,7 @@ class JetStream:
             subject: where to.
             message: as in `App.publish`.
             msg_id: an id by which the stream knows the message again, within its duplicate window;
-                one of its own where None.
+                None for a new one.
             headers: as in `App.publish`.
             data_type: as in `App.publish`.
             expected_stream: refuse unless this stream takes it.
@@ -350,9 +350,7 @@ class JetStream:
         """What to await for the acknowledgement of a publish that was found right."""
         if self._send is None:
             return publication.send(self.api)
-        if (
-            not publication.id_is_known
-        ):  # the id that a failure is told with is the one that is sent
+        if not publication.id_is_known:  # a failure names the id that was sent
             options = {**options, "msg_id": publication.msg_id}
         return self._send(publication.subject, message, **options)
 
@@ -363,7 +361,7 @@ class JetStream:
             LoopThreadError: on the event loop's own thread.
             TidingsError: as `publish`.
         """
-        prepare(subject, message, **options)  # a wrong use is told before anything is under way
+        prepare(subject, message, **options)  # a wrong use raises before anything is sent
         portal = self._bus.portal
         work = self.publish(subject, message, **options)
         return portal.run(work, "js.publish_sync", "await app.js.publish(...)")

@@ -26,7 +26,7 @@ class Drop:
 
 
 def drop_of(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> Drop | None:
-    """Tell what a stream may lose if one option became what is wanted; None for nothing.
+    """What a stream may lose if one option became what is wanted; None for nothing.
 
     Args:
         info: the server's STREAM.INFO.

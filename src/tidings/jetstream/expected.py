@@ -57,7 +57,7 @@ class Expected:
 async def own_place(
     api: JetStreamApi, subject: str, expected: Expected, msg_id: str
 ) -> tuple[str, int] | None:
-    """Stream and sequence of the message with this id, where it is what made `expected` untrue.
+    """Stream and sequence of the message with this id, if it is what made `expected` untrue.
 
     The server looks at the expected sequence before it looks at the id, so that a message which is
     published again, because its acknowledgement was lost, seems to come after somebody else's.

@@ -73,7 +73,7 @@ def _check_revision(revision: Any) -> None:
 
 
 class KeyValueOptions(TypedDict, total=False):
-    """The options of `JetStream.key_value` but its type, for those who check types."""
+    """The options of `JetStream.key_value` except its type, for type checkers."""
 
     ttl: float | None
     history: int | None
@@ -152,13 +152,13 @@ class KeyValue(Bucket, Generic[T]):
 
         Args:
             key: the key.
-            revision: an older revision, of those that the bucket's history keeps.
+            revision: an older revision that the bucket's history keeps.
 
         Raises:
-            KeyNotFoundError: it has no value, or not with that revision.
-            DecodeError: its value is not of the bucket's type.
-            SubjectError: a key that NATS does not allow.
-            ConfigError: a revision that is none.
+            KeyNotFoundError: the key has no value, or none with that revision.
+            DecodeError: the value is not of the bucket's type.
+            SubjectError: NATS does not allow the key.
+            ConfigError: `revision` is no revision.
             BucketNotFoundError: the bucket is gone.
             TidingsError: the server does not answer.
         """
@@ -179,7 +179,7 @@ class KeyValue(Bucket, Generic[T]):
     async def value(self, key: str, default: D) -> T | D: ...
 
     async def value(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default` where it has none.
+        """The value of a key, or `default` if the key has none.
 
         Raises:
             TidingsError: as `get`, but for KeyNotFoundError.
@@ -202,10 +202,10 @@ class KeyValue(Bucket, Generic[T]):
         return await self._write(key, codec.encode(value, self.type))
 
     async def create(self, key: str, value: T) -> int:
-        """Set a key that has no value; returns the revision. Of several at once, one does.
+        """Set a key that has no value; returns the revision. Of several calls, one succeeds.
 
         Raises:
-            KeyExistsError: it has one.
+            KeyExistsError: the key has a value.
             TidingsError: as `put`.
         """
         body = codec.encode(value, self.type)
@@ -222,21 +222,21 @@ class KeyValue(Bucket, Generic[T]):
             raise KeyExistsError(self.name, key) from None
 
     async def update(self, key: str, value: T, revision: int) -> int:
-        """Set a key if nobody has since `revision`; returns the new revision.
+        """Set a key if nobody changed it since `revision`; returns the new revision.
 
         Raises:
-            WrongRevisionError: someone has, or deleted it.
-            ConfigError: a revision that is none.
+            WrongRevisionError: somebody changed or deleted it.
+            ConfigError: `revision` is no revision.
             TidingsError: as `put`.
         """
         _check_revision(revision)
         return await self._write(key, codec.encode(value, self.type), revision=revision)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Delete a key; its history is kept. Nothing is wrong with one that has no value.
+        """Delete a key and keep its history. The key need not have a value.
 
         Raises:
-            WrongRevisionError: `revision` is given, and is not its last.
+            WrongRevisionError: `revision` is given, and is not the key's last one.
             TidingsError: as `put`.
         """
         await self._write(key, b"", [(OPERATION, DELETE)], revision)
@@ -245,13 +245,13 @@ class KeyValue(Bucket, Generic[T]):
         """Delete a key with its history.
 
         Raises:
-            WrongRevisionError: `revision` is given, and is not its last.
+            WrongRevisionError: `revision` is given, and is not the key's last one.
             TidingsError: as `put`.
         """
         await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
 
     async def history(self, key: str) -> list[Entry[T]]:
-        """The revisions of a key that the bucket keeps, the oldest first, deletions among them.
+        """The revisions of a key that the bucket keeps, oldest first, including deletions.
 
         Raises:
             TidingsError: as `get`.
@@ -266,7 +266,7 @@ class KeyValue(Bucket, Generic[T]):
         """The keys that have a value.
 
         Args:
-            keys: only those of this pattern, as "user.*".
+            keys: only keys that match this pattern, such as "user.*".
 
         Raises:
             TidingsError: as `get`.
@@ -285,15 +285,15 @@ class KeyValue(Bucket, Generic[T]):
         history: bool = False,
         deletes: bool = True,
     ) -> Watch[T]:
-        """What is there, then every change: entries in order, each once.
+        """Watch the bucket: its entries, then every change, in order and each once.
 
-        It goes on through reconnections and restarts of the server, and ends when the app does.
+        A watch goes on through reconnections and restarts of the server. It ends with the app.
 
         Args:
-            keys: only keys of this pattern, as "user.*".
-            initial: begin with what is there; False for changes only.
-            history: begin with every revision that is kept.
-            deletes: also tell of keys that were deleted.
+            keys: only keys that match this pattern, such as "user.*".
+            initial: begin with the entries that the bucket has; False for changes only.
+            history: begin with every revision that the bucket keeps.
+            deletes: also yield entries of deleted keys.
 
         Raises:
             SubjectError: a pattern that NATS does not allow.

@@ -61,7 +61,7 @@ class DeadLetter:
 
     @classmethod
     def of(cls, stream: str, message: Stored) -> DeadLetter | None:
-        """Read one from a message; None where it is no dead letter."""
+        """Read one from a message; None if it is no dead letter."""
         headers = message.headers
         if deadletter.SUBJECT not in headers:
             return None
@@ -85,7 +85,7 @@ class DeadLetter:
     def redrive_id(self) -> str:
         """The message id under which it is published again, always the same.
 
-        The time is in it, since a stream that is deleted and made again begins to count anew.
+        It contains the time, because a stream that is created again counts from 1 again.
         """
         stamp = round(self.time.timestamp() * 1e6)
         return f"redrive-{self.kept_in}-{self.sequence}-{stamp}"

@@ -120,8 +120,10 @@ class ObjectStore(Bucket):
         chunk_size: int = CHUNK_SIZE,
         progress: Progress | None = None,
     ) -> ObjectInfo:
-        """Store an object, in place of the one of that name: it is replaced when the new one is
-        whole, and stays where this fails. At most 2 MiB are in memory with the usual chunks.
+        """Store an object, or replace the object of that name.
+
+        The old object is replaced when the new one is complete, and stays if the put fails. At most
+        2 MiB are in memory with chunks of the default size.
 
         Args:
             name: any text; it is no path, though it may look like one.
@@ -138,7 +140,7 @@ class ObjectStore(Bucket):
             PublishTimeoutError: no acknowledgement in time. If it was the last one, the object may
                 be stored.
             BucketNotFoundError: the store is gone.
-            JetStreamError: the server refuses it: the store is full, for one.
+            JetStreamError: the server refuses it, for example because the store is full.
         """
         _check_name(name)
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
@@ -313,7 +315,7 @@ class ObjectStore(Bucket):
         progress: Progress | None,
         take: Callable[[AsyncIterator[bytes]], Coroutine[Any, Any, T]],
     ) -> T:
-        """Read an object from its beginning, and again where it was replaced meanwhile."""
+        """Read an object from its beginning, and again if it was replaced meanwhile."""
         for restart in range(RESTARTS + 1):
             store, info = await self._resolve(name)
             try:
@@ -376,11 +378,11 @@ class ObjectStore(Bucket):
                 is_replicated=self._origin.is_replicated,
             )
 
-        stored = await self.use(read)
-        if stored is None:
-            raise ObjectNotFoundError(self.name, name)
-        info = self._decode(name, stored.body, stored.time)
-        if info.is_deleted:
+        return self._info_of(name, await self.use(read))
+
+    def _info_of(self, name: str, stored: Stored | None) -> ObjectInfo:
+        info = None if stored is None else self._decode(name, stored.body, stored.time)
+        if info is None or info.is_deleted:
             raise ObjectNotFoundError(self.name, name)
         return info
 
@@ -417,7 +419,8 @@ class ObjectStore(Bucket):
             ObjectNotFoundError: there is none.
             TidingsError: as `put`.
         """
-        info = await self.info(name)
+        _check_name(name)
+        info = self._info_of(name, await self.use(lambda api: self._newest(api, name)))
         gone = replace(info, size=0, chunks=0, digest="", is_deleted=True)
         with self._must_exist():
             await asyncio.shield(self._replace(self._origin_api(self._host.api), gone, None))
@@ -496,5 +499,5 @@ def _check_text(option: str, text: object) -> None:
             text.encode()
             return
     except UnicodeEncodeError:
-        pass  # a lone surrogate: of a file's name that is not UTF-8, for one
+        pass  # a lone surrogate, such as a file's name that is not UTF-8 may have
     raise ConfigError(f"{option}={text!r}: a str that can be written in UTF-8")

@@ -57,8 +57,14 @@ class Origin:
 
     @property
     def write(self) -> str:
-        """What the subjects begin with that a write is published to."""
-        return self.source if self.api_prefix == PREFIX else f"{self.api_prefix}.{self.source}"
+        """What the subjects begin with that a write is published to.
+
+        A server forwards keys to another domain by the prefix of its API, and keeps them from
+        getting there otherwise. It does neither for objects.
+        """
+        if self.api_prefix == PREFIX or not self.source.startswith("$KV."):
+            return self.source
+        return f"{self.api_prefix}.{self.source}"
 
 
 def _transformed(subjects: str, transforms: Any) -> str:

@@ -1,4 +1,4 @@
-"""Publishing to streams: with acknowledgement, and again with the same id where none came."""
+"""Publishing to streams: with acknowledgement, and again with the same id if none came."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TRY_TIMEOUT = 2.0
 TRY_WAIT = 0.1
 # Seconds that a publish may take, a leader election within them included.
 PUBLISH_TIMEOUT = 10.0
-# Seconds to ask whether a stream takes the subject, at the least: what the timeout may be late by.
+# Shortest time to ask whether a stream takes the subject, in seconds: a publish may be that late.
 LEAST_CHECK = 0.25
 
 # Refusals that pass: no leader, the stream is behind, the same message is being stored just now.
@@ -155,7 +155,7 @@ def prepare(
 
 
 def _block(pairs: list[tuple[str, str]], msg_id: str) -> bytes:
-    # Headers checks them: an expected stream's name, for one, is the caller's.
+    # Headers checks them: the name of an expected stream, for example, comes from the caller.
     return header_block(
         [*Headers(pairs).pairs(), (MSG_ID, msg_id)] if pairs else [(MSG_ID, msg_id)]
     )

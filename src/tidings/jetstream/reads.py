@@ -69,7 +69,7 @@ async def read_from(
 
 
 async def read_sequence(api: JetStreamApi, stream: str, sequence: int) -> Stored | None:
-    """The message with a sequence, None where it is gone or has not come yet.
+    """The message with a sequence, None if it is gone or has not been stored yet.
 
     Raises:
         TidingsError: as `read_last`.

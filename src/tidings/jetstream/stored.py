@@ -47,7 +47,7 @@ async def stored_message(
     next_on: str | None = None,
     last_on: str | None = None,
 ) -> Stored | None:
-    """Read one message; None where there is no such.
+    """Read one message; None if there is no such message.
 
     Args:
         api: the API.

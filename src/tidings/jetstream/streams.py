@@ -126,7 +126,7 @@ class Stream:
         if window is not None and isinstance(age, int | float) and window > age:
             raise ConfigError(
                 f"stream {self.name}: duplicate_window={window:g} s is longer than "
-                f"max_age={age:g} s, for which an id can be known at the most"
+                f"max_age={age:g} s, so that an id is forgotten before"
             )
 
     def _refuse(self, option: str, wanted: str) -> None:

@@ -1,4 +1,4 @@
-"""PublishWindow: publishes to streams that overlap, so many at a time."""
+"""PublishWindow: publishes to streams that overlap, up to a number at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Self
 from tidings.errors import ConfigError
 from tidings.jetstream.publishing import Publication, PublishAck, prepare
 
-# Sends a publish, through the send hooks where there are any.
+# Sends a publish, through the send hooks if there are any.
 Begin = Callable[[Publication, Any, dict[str, Any]], Awaitable[PublishAck]]
 
 logger = logging.getLogger("tidings")
@@ -25,7 +25,7 @@ class PublishFailure:
     Attributes:
         subject: where to.
         message: the message, as it was given.
-        msg_id: its id. Where it may be stored, publish it again with this.
+        msg_id: its id. If the message may be stored, publish it again with this id.
         error: why.
     """
 
@@ -36,10 +36,10 @@ class PublishFailure:
 
 
 class PublishWindow:
-    """Publishes that overlap. Leaving it waits for every acknowledgement.
+    """Publishes that overlap. Leaving the window waits for every acknowledgement.
 
-    Who is cancelled in it, or while leaving it, does not wait: what is under way is given up. It
-    may be stored, and is among the failed.
+    If the task is cancelled inside the window or while it leaves it, the window stops waiting. The
+    messages under way may be stored, and are among the failed.
 
     Attributes:
         acked: how many were acknowledged. The acknowledgements themselves are not kept.
@@ -68,7 +68,7 @@ class PublishWindow:
             options: `msg_id`, `headers`, `expected_sequence` and so on.
 
         Returns:
-            What to await for the acknowledgement, for who wants to know of this one.
+            A future for the acknowledgement of this message.
 
         Raises:
             TidingsError: it cannot be sent at all: a bad subject, a value that does not encode.
@@ -131,7 +131,7 @@ class PublishWindow:
             await asyncio.wait(self._tasks)
 
     def _cut_off(self) -> None:
-        """Who is cancelled waits no longer. What is under way is among the failed, with its id."""
+        """Stop waiting. The messages under way are among the failed, with their ids."""
         for task in self._tasks:
             task.cancel()
 
