@@ -32,7 +32,7 @@ def log_safely(
     Where they raise, standard error gets a line that says so.
     """
     try:
-        logger.log(level, message, *args, exc_info=exc_info, extra=extra)
+        logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=2)
     except BaseException as error:  # SystemExit of a filter, too
         try:
             name = type(error).__name__

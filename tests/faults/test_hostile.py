@@ -262,3 +262,27 @@ async def test_a_flood_of_bad_messages_is_a_few_lines_a_second_and_a_count(
     failures = [record for record in lines if "failed on" in record.getMessage()]
     assert len(failures) + suppressed == 5000
     assert len(lines) < 60  # ten and a count for each second that it took, which are one or two
+
+
+async def test_a_flood_of_bad_messages_of_a_stream_is_a_few_lines_a_second_too(
+    jetstream_server: NATSServer, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(jetstream_server, streams=[Stream("WORK", subjects=["work.>"])])
+    got: list[int] = []
+
+    @app.consume("WORK", durable="one", data_type=int)
+    async def one(msg): ...
+
+    @app.consume("WORK", ordered=True, data_type=int)
+    async def ordered(msg):
+        got.append(msg.data)
+
+    async with app:
+        async with app.js.publish_window(64) as window:
+            for _ in range(300):
+                await window.publish("work.a", "no number")
+        await until(lambda: all(stats.failed == 300 for stats in app.stats().consumers))
+    lines = [record for record in caplog.records if getattr(record, "listener", "") != ""]
+    assert sum("gave up on" in line.getMessage() for line in lines) < 100
+    assert sum("failed on" in line.getMessage() for line in lines) < 100
+    assert sum(getattr(line, "suppressed", 0) for line in lines) > 400
