@@ -262,11 +262,13 @@ class Binding:
 
     def _warn_of_gap(self, lost: int) -> None:
         words = "messages that were handled after that may be delivered again"
+        level = logging.ERROR if lost else logging.WARNING
         if lost:
             words += f"; up to {lost} messages that nobody had handled are gone for good"
             if self._retention == "interest":
                 words += " (retention 'interest' keeps only what a consumer waits for)"
-        logger.warning(
+        logger.log(
+            level,
             "%s: consumer %s of %s was gone and is made again, from sequence %d on: %s",
             *(self.spec.name, self.name, self.spec.stream, self.floor + 1, words),
             extra={"listener": self.spec.name, "stream": self.spec.stream},
