@@ -47,7 +47,7 @@ def remade_config(last: Config, name: str, after: int | None) -> Config:
     """The configuration of a consumer that is created again: as it was, whoever had made it so.
 
     Args:
-        last: its configuration when the server last told it.
+        last: its configuration as the server last answered it.
         name: its name.
         after: the sequence after which it begins; None for its first beginning.
     """

@@ -259,8 +259,8 @@ class Outcomes:
     ) -> None:
         """The server's own limit of deliveries is reached, and no dead letter was declared.
 
-        It is given back: what becomes of it then, an advisory for one, is as the server's
-        configuration wants it.
+        It is given back, so that the server does what its configuration asks, such as sending an
+        advisory.
         """
         words = f"{type(error).__name__} in the last of {self._binding.limit} deliveries that the"
         words += f" server makes (error id {error_id}); dropped: it is not delivered again"
