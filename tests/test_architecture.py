@@ -44,11 +44,15 @@ FLOORS = {
         "stream_answers",
     ],
     "work": [
+        "failure_log",
+        "long_runs",
+        "time_limit",
         "handlers",
         "hook_checks",
         "middleware",
         "threads",
         "workers",
+        "work_queue",
         "hooks",
         "listener",
         "queues",
@@ -234,7 +238,8 @@ def test_a_public_name_exists_and_is_documented(name: str) -> None:
 
 
 def test_public_names_are_sorted_and_complete() -> None:
-    assert list(tidings.__all__) == sorted(tidings.__all__)
+    constants_first = sorted(tidings.__all__, key=lambda name: (not name.isupper(), name))
+    assert list(tidings.__all__) == constants_first
     bound = {
         name
         for name, value in vars(tidings).items()

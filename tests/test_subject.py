@@ -1,5 +1,6 @@
 """Subjects: what may be published to, what may be subscribed to, and what falls under a pattern."""
 
+import itertools
 import re
 
 import pytest
@@ -135,26 +136,35 @@ def test_only_a_whole_token_is_a_wildcard(pattern: str, expected: bool) -> None:
     assert has_wildcard(pattern) is expected
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ("a", "a"),
-        ("a.*", "*.b"),
-        ("a.>", "a.b"),
-        ("a.>", "*.*.c"),
-        (">", "a"),
-        ("a.b.>", "a.>"),
-        ("a.*.c", "a.b.*"),
-    ],
+# Few words, so that patterns meet.
+_WORDS = st.sampled_from(["a", "b", "*"])
+PATTERNS = st.builds(
+    lambda words, end: ".".join([*words, *end]),
+    st.lists(_WORDS, min_size=1, max_size=3),
+    st.sampled_from([[], [], [">"]]),
 )
-def test_patterns_overlap_where_one_subject_is_under_both(first: str, second: str) -> None:
-    assert overlaps(first, second)
-    assert overlaps(second, first)
+EVERY_SUBJECT = [
+    ".".join(words)
+    for length in range(1, 6)
+    for words in itertools.product(["a", "b", "c"], repeat=length)
+]
+
+
+@given(PATTERNS, PATTERNS)
+def test_two_patterns_overlap_where_some_subject_falls_under_both(one: str, other: str) -> None:
+    both = any(matches(one, subject) and matches(other, subject) for subject in EVERY_SUBJECT)
+    assert overlaps(one, other) == overlaps(other, one) == both
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [("a", "b"), ("a", "a.b"), ("a.>", "a"), ("a.*", "a.b.c"), ("a*", "ab")]
+    ("one", "other"), [(">", "a"), (">", "*.*"), ("a.>", "*.b"), ("a.*", "*.b"), ("a", "a")]
 )
-def test_patterns_without_a_common_subject_do_not_overlap(first: str, second: str) -> None:
-    assert not overlaps(first, second)
-    assert not overlaps(second, first)
+def test_wildcards_overlap_with_each_other(one: str, other: str) -> None:
+    assert overlaps(one, other)
+    assert overlaps(other, one)
+
+
+@pytest.mark.parametrize(("one", "other"), [("a.>", "a"), ("a.*", "a"), ("a", "b"), ("a.*", "b.*")])
+def test_patterns_of_different_subjects_do_not_overlap(one: str, other: str) -> None:
+    assert not overlaps(one, other)
+    assert not overlaps(other, one)

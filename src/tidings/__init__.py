@@ -21,6 +21,7 @@ from tidings.errors import (
     EncodeError,
     FlushTimeoutError,
     ForkedError,
+    HandlerTimeoutError,
     HeaderError,
     JetStreamError,
     JetStreamUnavailableError,
@@ -49,6 +50,7 @@ from tidings.errors import (
     SubjectError,
     SubjectPermissionError,
     SubscriptionNotFoundError,
+    ThreadStartError,
     TidingsError,
     TlsError,
     TransportError,
@@ -61,6 +63,7 @@ from tidings.group import Group
 from tidings.headers import Headers
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.publishing import PublishAck
+from tidings.jetstream.specs import DROP
 from tidings.jetstream.streams import Stream, days
 from tidings.message import Message
 from tidings.middleware import DebugMiddleware, ErrorMiddleware, Middleware, TimeoutMiddleware
@@ -76,6 +79,7 @@ from tidings.stats import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "DROP",
     "App",
     "AppStats",
     "AuthError",
@@ -99,6 +103,7 @@ __all__ = [
     "FlushTimeoutError",
     "ForkedError",
     "Group",
+    "HandlerTimeoutError",
     "HeaderError",
     "Headers",
     "JetStreamError",
@@ -135,6 +140,7 @@ __all__ = [
     "SubjectPermissionError",
     "SubscriptionNotFoundError",
     "TaskStats",
+    "ThreadStartError",
     "TidingsError",
     "TimeoutMiddleware",
     "TlsError",

@@ -31,7 +31,7 @@ from tidings.handlers import check_handler, function_place
 from tidings.hooks import call_hook, let_finish, noted
 from tidings.jetstream.consumers import Consumers
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.specs import ConsumerSpec
+from tidings.jetstream.specs import ConsumerSpec, check_unique
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.watchers import Watchers
 from tidings.middleware import Middleware, MiddlewareSpec
@@ -220,6 +220,7 @@ class App(Declarations):
         self._lifecycle = State.IDLE
         self._tasks: list[Task] = []
         self._ending: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Event | None = None
         self._fatal: TidingsError | None = None
         self._consumers: Consumers | None = None
         self._watchers: Watchers | None = None
@@ -246,11 +247,14 @@ class App(Declarations):
         """Add a group's listeners, under its prefix, and its tasks.
 
         Raises:
-            ConfigError: no Group, or the app runs already.
+            ConfigError: no Group; the app runs already; or a consumer of the group has the stream
+                and durable name of another one.
         """
         if not isinstance(group, Group):
             raise ConfigError(f"include takes a Group, not {type(group).__name__}")
         self._declaring("include")
+        for spec in group.consumers:
+            check_unique(spec, self._consumer_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
@@ -452,8 +456,11 @@ class App(Declarations):
         Raises:
             DrainTimeoutError: work was abandoned.
             ConnectionClosedError: the connection was given up.
+            NotStartedError: the app was never started.
             WrongLoopError: awaited in another event loop than the app's.
         """
+        if self._stopping is None:
+            raise self.nats.not_running("wait_stopped")
         if self._lifecycle in (State.RUNNING, State.DRAINING):
             self.nats.check("wait_stopped")
         await self._stopping.wait()
@@ -487,17 +494,23 @@ class App(Declarations):
                 with noted("on_startup", hook):
                     await call_hook(hook)
             await self._subscribe_listeners()
-            self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
+            self._consumers = Consumers(
+                self.js.api,
+                self._subscriptions.pool,
+                middlewares,
+                service=self.service_name,
+                restore_stream=self.js.restore_stream,
+            )
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
             await self._watchers.start(self._watch_specs, self.js.bucket_types)
+            self._watchdog = Watchdog()
+            self._watchdog.start()
         except BaseException:
             await self._abort_start()
             raise
         self._tasks = [Task(spec) for spec in self._task_specs]
         self._lifecycle = State.RUNNING
-        self._watchdog = Watchdog()
-        self._watchdog.start()
         for task in self._tasks:
             task.start()
         self._started.set()
@@ -548,7 +561,7 @@ class App(Declarations):
         if self._lifecycle in (State.RUNNING, State.DRAINING):
             self.nats.check("disconnect")
         if self._ending is None:
-            if self._lifecycle is State.IDLE:
+            if self._lifecycle is State.IDLE or self._stopping is None:
                 raise self.nats.not_running("disconnect")
             self._ending = asyncio.create_task(self._drain(), name="tidings drain")
             self._stopping.set()

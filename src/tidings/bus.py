@@ -537,6 +537,7 @@ class Bus:
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
+        timeout: float | None = None,
     ) -> str:
         """Subscribe while the app runs. `@app.listen` declares what every instance listens to;
         this subscribes the instance that calls it.
@@ -549,6 +550,7 @@ class Bus:
             data_type: as in `App.listen`.
             concurrency: as in `App.listen`.
             no_reply: as in `App.listen`.
+            timeout: as in `App.listen`.
 
         Returns:
             The subscription's ID. The server has the subscription then, where it is connected.
@@ -558,7 +560,7 @@ class Bus:
             SubjectPermissionError: the server denies it.
         """
         self.check("subscribe_new_subject")
-        spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
+        spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
         subscriptions = self._require_subscriptions("subscribe_new_subject")
         sids = self.subscribe(spec, spec.queue or "")
         try:
@@ -578,6 +580,7 @@ class Bus:
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
+        timeout: float | None = None,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
@@ -586,10 +589,12 @@ class Bus:
         """
         if self._portal_for("subscribe_new_subject_sync").is_here:
             self.check("subscribe_new_subject_sync")
-            spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
+            spec = _dynamic_spec(
+                subject, callback, queue, data_type, concurrency, no_reply, timeout
+            )
             return str(self.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
-            subject, callback, queue, data_type, concurrency, no_reply
+            subject, callback, queue, data_type, concurrency, no_reply, timeout
         )
         return self.run(work, "subscribe_new_subject_sync", "await app.subscribe_new_subject(...)")
 
@@ -718,6 +723,7 @@ def _dynamic_spec(
     data_type: Any,
     concurrency: int | None,
     no_reply: bool,
+    timeout: float | None,
 ) -> ListenerSpec:
     spec = ListenerSpec(
         handler=callback,
@@ -726,6 +732,7 @@ def _dynamic_spec(
         data_type=data_type,
         concurrency=concurrency,
         no_reply=no_reply,
+        timeout=timeout,
     )
     warn_of_literal(f"subscription of {spec.name}", subject)
     return spec

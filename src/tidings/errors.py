@@ -27,6 +27,8 @@ TidingsError
     FlushTimeoutError          the server did not confirm in time (also a TimeoutError)
   SlowConsumerError            a listener's queue is full, and it drops messages
   LoopTimeoutError             the app's event loop did no work in time (also a TimeoutError)
+  HandlerTimeoutError          a handler ran for longer than its timeout= (also a TimeoutError)
+  ThreadStartError             the system refused to start a thread (also a RuntimeError)
   DrainTimeoutError            work was abandoned at shutdown (also a TimeoutError)
   RequestError                 a request that has no answer
     RequestTimeoutError        no reply within the timeout (also a TimeoutError)
@@ -50,6 +52,8 @@ TidingsError
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from tidings.text import printable
 
@@ -421,6 +425,42 @@ class SlowConsumerError(TidingsError):
         super().__init__(
             f"{listener} is a slow consumer: it drops messages on {subject!r} "
             f"({dropped} dropped in all, {pending} wait)"
+        )
+
+
+class HandlerTimeoutError(TidingsError, TimeoutError):
+    """A handler, or a task, ran for longer than its `timeout=`. It is logged and counted; the
+    requester gets a ServiceError with code 504, and a stream delivers the message again.
+
+    Attributes:
+        handler: the handler's name.
+        timeout: its limit, in seconds.
+    """
+
+    def __init__(self, handler: str, timeout: float, rest: Any = None) -> None:
+        self.handler = handler
+        self.timeout = timeout
+        self.rest = rest  # the task that still runs, for the worker
+        super().__init__(
+            f"{handler} ran for longer than its timeout of {timeout:g} s. Find out what it waits "
+            f"for, or raise timeout="
+        )
+
+
+class ThreadStartError(TidingsError, RuntimeError):
+    """The system refused to start a thread, for a `def` handler or for the app itself.
+
+    Attributes:
+        purpose: what the thread was for.
+        reason: what the system said.
+    """
+
+    def __init__(self, purpose: str, reason: str) -> None:
+        self.purpose = purpose
+        self.reason = reason
+        super().__init__(
+            f"no thread for {purpose}: {reason}. Raise the limit of threads (`ulimit -u`, the pids "
+            f"limit of the container), or use fewer: a lower concurrency=, `async def` handlers"
         )
 
 

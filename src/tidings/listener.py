@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import logging
@@ -18,20 +17,23 @@ from tidings.errors import (
     DecodeError,
     ServiceError,
     SlowConsumerError,
+    ThreadStartError,
     TidingsError,
 )
+from tidings.failure_log import log_safely, safe_text
 from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.headers import HeadersLike
+from tidings.long_runs import NEVER
 from tidings.message import Message
 from tidings.middleware import Middleware, fold_listen
 from tidings.remote_errors import error_reply, failed_request, failure_text, is_own
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
-from tidings.threads import WorkerThreads, as_async
+from tidings.threads import as_async
+from tidings.time_limit import bounded, check_timeout
 from tidings.wire import Frame
-from tidings.workers import WorkerPool, WorkQueue, end_cancellation
-
-logger = logging.getLogger("tidings")
+from tidings.work_queue import WorkQueue, rest_of
+from tidings.workers import WorkerPool, differ, end_cancellation
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
@@ -76,6 +78,7 @@ class ListenerSpec:
     no_reply: bool = False
     pending_msgs_limit: int = DEFAULT_PENDING_MSGS
     pending_bytes_limit: int = DEFAULT_PENDING_BYTES
+    timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class ListenerSpec:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name}={value!r}: a whole number above 0")
+        check_timeout(self.timeout)
         check_handler(self.handler, "the message")
         codec.decoder(self.wanted_type)
 
@@ -103,12 +107,28 @@ class ListenerSpec:
         return dict if wanted is None else wanted
 
 
-class Listener(WorkQueue[Frame]):
+class Listener(WorkQueue[Frame, ListenerStats]):
     """One handler at work: what the connection delivers is queued, and workers handle it.
 
     While a handler is suspended another worker goes on with the next message, up to `concurrency`
     at a time, always started in the order of arrival.
     """
+
+    __slots__ = (
+        "_bytes_limit",
+        "_decode",
+        "_msgs_limit",
+        "_on_publish",
+        "_on_request",
+        "_pending_bytes",
+        "_sender",
+        "_tell_dropped_at",
+        "_told_dropped",
+        "_warn_on_none",
+        "queue_group",
+        "sids",
+        "spec",
+    )
 
     def __init__(
         self,
@@ -120,26 +140,23 @@ class Listener(WorkQueue[Frame]):
         concurrency: int,
         middlewares: Sequence[Middleware],
     ) -> None:
-        super().__init__(pool, concurrency)
+        super().__init__(spec.name, pool, concurrency)
         self.spec = spec
         self.queue_group = queue
         self.sids: list[int] = []
         self._sender = sender
-        self._threads = WorkerThreads(concurrency, f"tidings-{spec.name}")
         data_type = spec.wanted_type
         self._decode = None if data_type is bytes else codec.decoder(data_type)
         handler = as_async(spec.handler, self._threads)
         around = (*spec.middlewares, *middlewares)
-        self._on_publish = fold_listen(around, handler, request=False)
-        self._on_request = fold_listen(around, handler, request=True)
+        for_publish = fold_listen(around, handler, request=False)
+        for_request = fold_listen(around, handler, request=True)
+        self._on_publish = bounded(for_publish, spec.timeout, spec.name)
+        self._on_request = bounded(for_request, spec.timeout, spec.name)
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
-        # Counted.
-        self._received = self._handled = self._failed = 0
-        self._dropped = self._abandoned = 0
-        self._counted: ListenerStats | None = None  # the end's, which nothing changes any more
         self._told_dropped = 0
         self._tell_dropped_at = 0.0
 
@@ -166,7 +183,7 @@ class Listener(WorkQueue[Frame]):
                 self._queue.append(frame)
                 self._pending_bytes += size
             else:
-                self._dropped += 1
+                self._set_aside += 1
                 self._refuse(frame, OVERLOADED)
                 self._tell_dropped(frame[1])
 
@@ -182,65 +199,62 @@ class Listener(WorkQueue[Frame]):
         if now < self._tell_dropped_at:
             return
         self._tell_dropped_at = now + 1
-        news, self._told_dropped = self._dropped - self._told_dropped, self._dropped
-        error = SlowConsumerError(self.spec.name, subject, self._dropped, len(self._queue))
-        logger.warning(
-            "%s; %d since this was last told; raise concurrency, or add instances to the queue "
+        news, self._told_dropped = self._set_aside - self._told_dropped, self._set_aside
+        error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
+        log_safely(
+            logging.WARNING,
+            "%s; %d since this was last logged; raise concurrency, or add instances to the queue "
             "group",
             *(error, news),
-            extra={"listener": self.spec.name, "subject": subject, "dropped": self._dropped},
+            extra={"listener": self.spec.name, "subject": subject, "dropped": self._set_aside},
         )
         self._sender.tell("slow_consumer", error)
 
     # Workers.
 
     async def work(self, context: contextvars.Context) -> bool:
-        """Handle messages until none waits. Returns whether this worker may take more.
-
-        It may not when a handler left a context variable set, which the next message must not see,
-        or was cancelled.
-        """
+        """Handle messages until none waits: `HandlerQueue.work`, written out, as each call here
+        is one more for every message."""
         queue, decode, sender = self._queue, self._decode, self._sender
-        monotonic, copy_context = time.monotonic, contextvars.copy_context
+        size, values = self._pool.surroundings.size, self._pool.surroundings.values
+        monotonic = time.monotonic
         self._waking = False
         self._busy += 1
-        while queue:
-            frame = queue.popleft()
-            sid, subject, reply, block, body = frame
-            self._pending_bytes -= len(block) + len(body)
-            if queue and not self._waking:
-                # Runs only once the handler below suspends: else this worker has drained the queue
-                # by then, and the next one finds nothing to do.
-                self._waking = True
-                self._loop.call_soon(self._call_next)
-            started = monotonic()
-            message: Message[Any] | None = None  # until its body is decoded
-            try:
-                data = body if decode is None else decode(body)
-                message = Message(subject, data, body, reply, sid, block, sender)
-                if reply:
-                    value = await self._on_request(message)
-                    if not self.spec.no_reply:
-                        self._answer(message, value)
-                else:
-                    await self._on_publish(message)
-                self._handled += 1
-            except BaseException as error:
-                if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
-                    self._refuse(frame, CUT_OFF)
-                    raise
-                if self._loop.is_closed():
-                    raise  # GeneratorExit: this is what is left of a loop that ended
-                self._on_failure(
-                    frame, error, monotonic() - started, is_decoded=message is not None
-                )
-                if end_cancellation():
-                    self._leave()
+        try:
+            while queue:
+                item = queue.popleft()
+                sid, subject, reply, block, body = item
+                self._pending_bytes -= len(block) + len(body)
+                if queue and not self._waking:
+                    # Runs only once the handler below suspends: else this worker has drained the
+                    # queue by then, and the next one finds nothing to do.
+                    self._waking = True
+                    self._loop.call_soon(self._call_next)
+                started = monotonic()
+                try:
+                    data = body if decode is None else decode(body)
+                    message = Message(subject, data, body, reply, sid, block, sender)
+                    if reply:
+                        value = await self._on_request(message)
+                        if not self.spec.no_reply:
+                            self._answer(message, value)
+                    else:
+                        await self._on_publish(message)
+                    self._handled += 1
+                except BaseException as error:
+                    if self._is_end(error):
+                        self._refuse(item, CUT_OFF)
+                        raise
+                    self._on_failure(item, error, monotonic() - started)
+                    if (rest := rest_of(error)) is not None:
+                        started = NEVER
+                        await self._outlast(rest)
+                    if end_cancellation():
+                        return False
+                if len(context) != size or (values and differ(values)):
                     return False
-            if copy_context() != context:
-                self._leave()
-                return False
-        self._leave()
+        finally:
+            self._leave()
         return True
 
     def _answer(self, message: Message[Any], value: Any) -> None:
@@ -248,73 +262,89 @@ class Listener(WorkQueue[Frame]):
             self._sender.reply(message.reply, value, None)
         elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
-            logger.warning(
+            log_safely(
+                logging.WARNING,
                 "%s returned None to a request on %r, so nothing was answered; return a value, or "
                 "say no_reply=True",
-                *(self.spec.name, message.subject),
-                extra={"listener": self.spec.name, "subject": message.subject},
+                *(self.name, message.subject),
+                extra={"listener": self.name, "subject": message.subject},
             )
 
-    def _on_failure(
-        self, frame: Frame, error: BaseException, duration: float, *, is_decoded: bool
-    ) -> None:
-        self._failed += 1
+    def _on_failure(self, item: Frame, error: BaseException, duration: float) -> None:
+        """Count, log and answer. Never raises, whatever the error is."""
+        self._count_failure(error)
         error_id = secrets.token_hex(6)
-        subject, reply = frame[1], frame[2]
-        is_bad_body = not is_decoded and isinstance(error, DecodeError)
-        logger.log(
-            logging.INFO if is_own(error) else logging.ERROR,
+        try:
+            self._log_failure(item, error, duration, error_id)
+            self._answer_failure(item, error, error_id)
+        except BaseException as fault:
+            log_safely(
+                logging.ERROR,
+                "%s: the error with id %s could not be logged or answered in full",
+                *(self.name, error_id),
+                exc_info=fault,
+            )
+            self._refuse(item, ServiceError(500, type(error).__name__))
+
+    def _log_failure(
+        self, item: Frame, error: BaseException, duration: float, error_id: str
+    ) -> None:
+        # The text of these two is ours or meant for the caller; a traceback would say no more.
+        is_plain = isinstance(error, (ServiceError, DecodeError))
+        has_text = is_plain or rest_of(error) is not None or isinstance(error, ThreadStartError)
+        self._log.log(
+            logging.INFO if isinstance(error, ServiceError) else logging.ERROR,
             "%s failed on %r after %.3f s: %s (error id %s)",
-            *(self.spec.name, subject, duration, failure_text(error, is_bad_body), error_id),
-            exc_info=None if is_bad_body or is_own(error) else error,
+            *(self.name, item[1], duration),
+            *(safe_text(error) if has_text else type(error).__name__, error_id),
+            exc_info=None if has_text else error,
             extra={
-                "listener": self.spec.name,
-                "subject": subject,
+                "listener": self.name,
+                "subject": item[1],
                 "duration": duration,
                 "error_id": error_id,
                 **failed_request(error),
             },
         )
-        if reply and not self.spec.no_reply:
-            try:
-                body, headers = error_reply(
-                    error, error_id, self._sender.service_name, is_bad_body=is_bad_body
-                )
-                self._sender.reply(reply, body, headers)
-            except Exception as second:
-                logger.error("the error (id %s) could not be answered: %s", error_id, second)
+
+    def _answer_failure(self, item: Frame, error: BaseException, error_id: str) -> None:
+        if not item[2] or self.spec.no_reply:
+            return
+        if rest_of(error) is not None:
+            error = ServiceError(504, f"the handler took longer than {self.spec.timeout:g} s")
+        elif isinstance(error, ThreadStartError):
+            error = ServiceError(503, "overloaded: no thread to handle the request")
+        body, headers = error_reply(error, error_id, self._sender.service_name)
+        self._sender.reply(item[2], body, headers)
+
+    def on_long_run(self, item: Frame, seconds: float) -> None:
+        """Warn that the handler has been at a message for so long."""
+        log_safely(
+            logging.WARNING,
+            "%s has been at work on %r for %.0f s; timeout= of listen() bounds a run",
+            *(self.name, item[1], seconds),
+            extra={"listener": self.name, "subject": item[1], "duration": seconds},
+        )
 
     # The end.
 
-    def abandon(self) -> int:
-        """Give up what is left. Returns how many messages, handled halfway or queued."""
-        abandoned = self._received - self._handled - self._failed - self._dropped - self._abandoned
-        self._abandoned += abandoned
+    def _give_up_queue(self) -> None:
         for frame in self._queue:
             self._refuse(frame, CUT_OFF)
-        self._queue.clear()
         self._pending_bytes = 0
-        self._threads.close()
-        self._counted = self.snapshot()
-        return abandoned
 
-    def snapshot(self) -> ListenerStats:
-        """What was counted up to now."""
-        return self._counted or ListenerStats(
-            name=self.spec.name,
+    def _count(self) -> ListenerStats:
+        return ListenerStats(
+            name=self.name,
             subjects=self.spec.subjects,
             queue=self.queue_group,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
-            dropped=self._dropped,
+            timed_out=self._timed_out,
+            dropped=self._set_aside,
             pending=len(self._queue),
             pending_bytes=self._pending_bytes,
-            running=self._received
-            - self._handled
-            - self._failed
-            - self._dropped
-            - len(self._queue)
-            - self._abandoned,
+            running=self._running,
             abandoned=self._abandoned,
         )

@@ -13,7 +13,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from tidings.errors import ConfigError, ConnectionClosedError, DrainTimeoutError, NotStartedError
+from tidings.errors import (
+    ConfigError,
+    ConnectionClosedError,
+    DrainTimeoutError,
+    NotStartedError,
+    ThreadStartError,
+)
 from tidings.exits import bound_exit, stack_of
 from tidings.loops import LoopRun
 from tidings.signals import StopSignals
@@ -195,9 +201,13 @@ class BackgroundRun:
         """Start, and return when listeners and tasks are at work.
 
         Raises:
+            ThreadStartError: the system refuses the thread.
             ConnectError: no server could be reached, or whatever else stopped the start.
         """
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ThreadStartError("the app", str(error)) from None
         try:
             self._started.result()
         except BaseException:  # its own error, or Ctrl-C here while it starts

@@ -9,18 +9,19 @@ import threading
 import time
 import traceback
 from types import FrameType
+from typing import Any
 
-from tidings.jetstream.consumer import Consumer
+from tidings.errors import ThreadStartError
+from tidings.failure_log import log_safely
 from tidings.listener import Listener
-
-logger = logging.getLogger("tidings")
+from tidings.work_queue import HandlerQueue, WorkQueue
 
 # Seconds that the loop may be blocked before it is told, and seconds between two looks.
 BLOCKED = 1.0
 LOOK = 0.25
 
 # What workers run; `self` in its frame says whose handler it is.
-_WORK = (Listener.work.__code__, Consumer.work.__code__)
+_WORK = (Listener.work.__code__, HandlerQueue.work.__code__)
 
 
 class Watchdog:
@@ -38,9 +39,17 @@ class Watchdog:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to look.
+
+        Raises:
+            ThreadStartError: the system refuses the thread.
+        """
+        thread = threading.Thread(target=self._watch, name="tidings-watchdog", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise ThreadStartError("the watchdog of the event loop", str(error)) from None
         self._beat()
-        threading.Thread(target=self._watch, name="tidings-watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """End looking."""
@@ -68,7 +77,8 @@ class Watchdog:
         name = _handler_name(frame) or task.get_name().removeprefix("tidings ")
         stack = traceback.extract_stack(frame)
         where = stack[-1]
-        logger.warning(
+        log_safely(
+            logging.WARNING,
             "%s has blocked the event loop for %.1f s, at %s:%d in %s; make it a plain `def` "
             "(it runs in a thread then), or await",
             *(name, seconds, where.filename, where.lineno, where.name),
@@ -80,7 +90,7 @@ def _handler_name(frame: FrameType | None) -> str | None:
     """The handler whose worker is at work in this stack: workers go from one to the next."""
     while frame is not None:
         if frame.f_code in _WORK:
-            place: Listener | Consumer = frame.f_locals["self"]
-            return place.spec.name
+            place: WorkQueue[Any, Any] = frame.f_locals["self"]
+            return place.name
         frame = frame.f_back
     return None

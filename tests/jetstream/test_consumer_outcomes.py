@@ -14,7 +14,7 @@ import pytest
 
 from helpers import until
 from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
-from tidings import App, ConfigError, Headers, Message, ServiceError
+from tidings import DROP, App, ConfigError, Headers, Message, ServiceError
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream import outcomes as outcomes_module
@@ -358,6 +358,118 @@ async def test_retry_is_no_way_around_max_deliver(
         await is_acked(app, stream, "d", 1)
     assert deliveries == [1, 2, 3]
     assert letter["headers"]["Tidings-Dead-Error"] == "Retry"
+
+
+async def test_with_drop_a_message_ends_with_its_last_delivery_logged_and_counted(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream])
+    deliveries = []
+    options = {"max_deliver": 3, "backoff": [0.02], "dead_letter": DROP}
+
+    @app.consume(stream.name, durable="d", data_type=int, **options)
+    async def fail(msg: StreamMessage[int]) -> None:
+        deliveries.append((msg.data, msg.delivered))
+        if msg.data == 1:
+            raise ValueError
+
+    async with app:
+        for number in (1, 2):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 2)
+        await until(lambda: app.stats().consumers[0].dropped)
+        [stats] = app.stats().consumers
+    assert sorted(deliveries) == [(1, 1), (1, 2), (1, 3), (2, 1)]
+    assert (stats.dead, stats.dropped, stats.termed, stats.acked) == (1, 1, 1, 1)
+    assert "ValueError, deliveries used up" in caplog.text
+    assert "dropped: it is not delivered again" in caplog.text
+
+
+@pytest.mark.parametrize("dead_letter", [None, DROP])
+@pytest.mark.parametrize("body", [b"1", b"no number"], ids=["rejected", "does not decode"])
+async def test_whatever_no_dead_letter_keeps_is_counted_as_dropped(
+    make_app: MakeApp,
+    stream: Stream,
+    dead_letter: Any,
+    body: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = make_app(streams=[stream])
+
+    @app.consume(stream.name, durable="d", data_type=int, dead_letter=dead_letter)
+    async def refuse(msg: StreamMessage[int]) -> None:
+        raise Reject("too late")
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", body)
+        await is_acked(app, stream, "d", 1)
+        await until(lambda: app.stats().consumers[0].termed)
+        [stats] = app.stats().consumers
+    assert (stats.dead, stats.dropped, stats.received) == (1, 1, 1)
+    assert caplog.text.count("dropped: it is not delivered again") == 1
+
+
+async def test_with_drop_a_message_whose_last_delivery_had_no_outcome_is_dropped(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream])
+    deliveries = []
+    options = {"max_deliver": 1, "ack_wait": 0.3, "dead_letter": DROP}
+
+    @app.consume(stream.name, durable="d", data_type=int, manual_ack=True, **options)
+    async def forget(msg: StreamMessage[int]) -> None:
+        deliveries.append(msg.delivered)
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 1)
+        await is_acked(app, stream, "d", 1)
+        assert app.stats().consumers[0].dropped == 1
+    assert deliveries == [1]
+    assert "Crash" in caplog.text
+
+
+async def test_a_dead_letter_that_is_kept_is_not_counted_as_dropped(
+    make_app: MakeApp, stream: Stream, dead: Stream
+) -> None:
+    app = make_app(streams=[stream, dead])
+
+    @app.consume(stream.name, durable="d", data_type=int, dead_letter=f"{dead.name}.x")
+    async def refuse(msg: StreamMessage[int]) -> None:
+        raise Reject("no")
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 1)
+        await is_acked(app, stream, "d", 1)
+        await until(lambda: app.stats().consumers[0].dead)
+        assert app.stats().consumers[0].dropped == 0
+
+
+async def test_in_the_last_delivery_of_the_server_a_message_waits_for_its_dead_letter(
+    make_app: MakeApp, stream: Stream, dead: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
+    app = make_app()
+    deliveries = []
+
+    @app.consume(stream.name, durable="d", data_type=int, dead_letter=f"{dead.name}.x")
+    async def fail(msg: StreamMessage[int]) -> None:
+        deliveries.append(msg.delivered)
+        raise ValueError
+
+    async with make_app("other", streams=[stream, dead]) as other:
+        config = {"durable_name": "d", "ack_policy": "explicit", "max_deliver": 1}
+        payload = {"stream_name": stream.name, "config": {**config, "ack_wait": 300_000_000}}
+        await other.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
+        async with app:
+            await other.js.api.call(f"STREAM.DELETE.{dead.name}")
+            await other.js.publish(f"{stream.name}.n", 1)
+            await until(lambda: app.stats().consumers[0].failed)
+            await asyncio.sleep(0.7)  # longer than ack_wait
+            await other.js.apply()
+            [letter] = await letters(other, dead)
+            await is_acked(other, stream, "d", 1)
+    assert deliveries == [1]
+    assert letter["headers"]["Tidings-Dead-Error"] == "ValueError"
 
 
 @pytest.mark.parametrize("body", [b'{"id": "seven"}', b"{", b"\xff\xfe", b""])

@@ -265,7 +265,7 @@ def _app(source: str | None, stream: str | None, servers: str) -> App:
 
 
 def _subjects(app: App) -> list[str]:
-    return sorted({spec.dead_letter for spec in app.consumers if spec.dead_letter is not None})
+    return sorted({spec.letters for spec in app.consumers if spec.letters is not None})
 
 
 def _on_places(

@@ -9,19 +9,22 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from tidings.errors import (
+    ConfigError,
     JetStreamError,
     TidingsError,
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
-from tidings.jetstream.messages import Settlement, StreamMessage
+from tidings.jetstream.filters import unmatched
+from tidings.jetstream.messages import ACK_PREFIX, Settlement, StreamMessage
+from tidings.jetstream.position import BEGINNING, Position
 from tidings.wire import Frame, publish_frame
 
 logger = logging.getLogger("tidings")
@@ -42,10 +45,6 @@ FIRST_ANSWER = 0.5
 # Seconds until the server removes a consumer that nobody pulls from.
 INACTIVE_THRESHOLD = 300.0
 
-# Before any message; and how far the times of one may differ that were told in different ways.
-BEGINNING = datetime.min.replace(tzinfo=UTC)
-CLOCK = timedelta(milliseconds=1)
-
 HEARTBEAT_STATUS = 100
 ENDED = (404, 408)
 
@@ -58,23 +57,29 @@ class Reading:
 
     Attributes:
         stream: the stream's name.
-        subject: only messages of this subject, wildcards allowed.
-        begin: "all" that is there, the "last_per_subject", or what is "new"; then what comes.
+        subject: only messages of this subject, wildcards allowed; None for all of them.
+        begin: where reading begins: with "all" messages, the "last" one, the "last_per_subject",
+            what is "new", or a sequence. It goes on with what comes.
         headers_only: leave the bodies at the server.
         purpose: what it is for, in logs.
     """
 
     stream: str
-    subject: str
-    begin: Literal["all", "last_per_subject", "new"] = "all"
+    subject: str | None
+    begin: Literal["all", "last", "last_per_subject", "new"] | int = "all"
     headers_only: bool = False
     purpose: str
 
-    def config(self, name: str, after: int) -> dict[str, Any]:
-        """An ordered consumer's configuration, after a sequence where it is not 0. (NATS ADR-17)"""
+    def config(self, name: str, after: int, *, begins: bool) -> dict[str, Any]:
+        """An ordered consumer's configuration. (NATS ADR-17)
+
+        Args:
+            name: the consumer's name.
+            after: the sequence after which it begins; 0 for the beginning of the stream.
+            begins: whether nothing was read of any stream of that name yet.
+        """
         config: dict[str, Any] = {
             "name": name,
-            "filter_subject": self.subject,
             "ack_policy": "none",
             "max_deliver": 1,
             "mem_storage": True,
@@ -82,15 +87,20 @@ class Reading:
             "inactive_threshold": nanoseconds(INACTIVE_THRESHOLD),
             "headers_only": self.headers_only,
         }
+        if self.subject is not None:
+            config["filter_subject"] = self.subject
         if after:
             return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        if self.begin == "last_per_subject" or (self.begin == "last" and begins):
+            return {**config, "deliver_policy": self.begin}
         # What is new in a stream that was empty is everything.
-        return {**config, "deliver_policy": "all" if self.begin == "new" else self.begin}
+        return {**config, "deliver_policy": "all"}
 
     def create(self, name: str) -> str:
-        """The operation that creates the consumer: with its filter in it, as a user with filtered
-        permissions must ask."""
-        return f"CONSUMER.CREATE.{self.stream}.{name}.{self.subject}"
+        """The operation that creates the consumer: with its filter in it, where it has one, as a
+        user with filtered permissions must ask."""
+        filtered = "" if self.subject is None else f".{self.subject}"
+        return f"CONSUMER.CREATE.{self.stream}.{name}{filtered}"
 
 
 class Follower:
@@ -131,8 +141,10 @@ class Follower:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._inbox = ""
         self._sid = 0
         self._created = ""  # when the stream was
+        self._first = 0  # the sequence after which reading began, where that was asked for
         self._last = 0  # the sequence of the last message handed on
         self._last_at = BEGINNING  # when that one was stored
         self._delivered = 0  # messages handed on of this consumer
@@ -148,13 +160,25 @@ class Follower:
             JetStreamError: the server refuses it.
             TidingsError: the server does not answer.
         """
+        pending = await self.make()
+        self.begin()
+        return pending
+
+    async def make(self) -> int:
+        """Create the consumer; returns how many messages there are. Nothing is read yet.
+
+        Raises:
+            JetStreamError, TidingsError: as `start`.
+        """
         try:
-            pending = await self._make_first()
+            return await self._make_first()
         except BaseException:  # a cancellation, perhaps: the consumer may be there all the same
             await self.forget()
             raise
+
+    def begin(self) -> None:
+        """Read from the consumer that was made."""
         self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
-        return pending
 
     async def _make_first(self) -> int:
         """Make the consumer, through the election of a leader, in which nothing is answered."""
@@ -191,31 +215,35 @@ class Follower:
     async def _make_consumer(self, timeout: float) -> int:
         reading = self._reading
         info = await self._api.call(f"STREAM.INFO.{reading.stream}", timeout=timeout)
-        if not self._created and reading.begin == "new":
-            self._last = info["state"]["last_seq"]
-            self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
-        elif self._begins_anew(info):
-            self._last, self._last_at = 0, BEGINNING
-        self._created = info["created"]
+        begins = not self._created
+        if begins and (reason := unmatched(reading.subject or ">", info["config"])):
+            logger.warning("%s: %s", reading.purpose, reason)
+        self._find_place(info)
         former, self.consumer = self.consumer, f"tidings-{secrets.token_hex(8)}"
         self._delivered = 0
-        config = reading.config(self.consumer, self._last)
+        config = reading.config(self.consumer, max(self._first, self._last), begins=begins)
         made = await self._api.call(
             reading.create(self.consumer),
             {"stream_name": reading.stream, "config": config, "action": "create"},
             timeout,
         )
+        if begins and reading.begin == "last":
+            self._first = made["delivered"]["stream_seq"]  # until it has delivered something
+        self._created = info["created"]
         await self._remove(former)
         return int(made["num_pending"])
 
-    def _begins_anew(self, info: dict[str, Any]) -> bool:
-        """Whether it is another stream of that name, or one that was lost and begins with 1 again:
-        in a cluster, one in memory whose server restarted."""
-        state = info["state"]
-        if self._created != info["created"] or state["last_seq"] < self._last:
-            return True
-        is_later = datetime.fromisoformat(state["first_ts"]) > self._last_at + CLOCK
-        return bool(state["first_seq"] <= self._last and is_later)
+    def _find_place(self, info: dict[str, Any]) -> None:
+        """Decide after which sequence to read."""
+        begin = self._reading.begin
+        if self._created:
+            if Position(self._created, self._last, self._last_at).is_lost(info):
+                self._first, self._last, self._last_at = 0, 0, BEGINNING
+        elif begin == "new":
+            self._last = info["state"]["last_seq"]
+            self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
+        elif isinstance(begin, int):
+            self._first = begin - 1
 
     async def _remove(self, consumer: str) -> None:
         if consumer:
@@ -235,7 +263,7 @@ class Follower:
         """Pull, one pull after another, until something is wrong. Returns what it is."""
         connection = self._connection
         reconnects = connection.stats["reconnects"]
-        inbox = connection.new_inbox()
+        inbox = self._inbox = connection.new_inbox()
         self._sid = connection.subscribe_route(inbox, "", self._on_frames, any_subject=True)
         self._owed, self._lost, self._heard = 0, "", False
         while not self._lost:
@@ -278,6 +306,8 @@ class Follower:
             if not reply:
                 self._on_status(Headers.from_block(block))
                 continue
+            if not reply.startswith(ACK_PREFIX):
+                continue  # anybody may send to an inbox, but the server alone with such a reply
             message = StreamMessage(subject, None, body, reply, sid, block, None, _settler=self)
             if not self._lost and self._is_next(message):
                 messages.append(message)
@@ -290,7 +320,10 @@ class Follower:
             self._changed.set()
 
     def _is_next(self, message: StreamMessage[Any]) -> bool:
-        metadata = message.metadata
+        try:
+            metadata = message.metadata
+        except ConfigError:
+            return False  # not a delivery
         if metadata.consumer != self.consumer:
             return False
         if metadata.consumer_sequence != self._delivered + 1:
@@ -303,7 +336,7 @@ class Follower:
     def _on_status(self, headers: Headers) -> None:
         """The server says something of the pull. (NATS ADR-13)"""
         self._heard = self._heard or headers.status == HEARTBEAT_STATUS
-        if headers.status == HEARTBEAT_STATUS:
+        if headers.status in (0, HEARTBEAT_STATUS):  # 0: somebody else's message
             return
         if headers.status in ENDED or "batch completed" in headers.description.lower():
             self._owed = 0
@@ -366,7 +399,7 @@ class Follower:
             await self._remove(self.consumer)
 
     def abandon(self) -> None:
-        """Read no more, without a word to the server."""
+        """Read no more, without waiting for the server."""
         self._cancel()
         if self._sid:
             self._connection.unsubscribe_route(self._sid)

@@ -94,7 +94,7 @@ class Reader:
                 async with asyncio.timeout(timeout):
                     await self._changed.wait()
             except TimeoutError:
-                raise RequestTimeoutError(self._reading.subject, timeout or 0.0) from None
+                raise RequestTimeoutError(self._reading.subject or ">", timeout or 0.0) from None
         message = self._messages.popleft()
         self._follower.resume()
         return message
