@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 # modules to its left. A package (jetstream, cli) stands here as one.
 FLOORS = {
     "ground": [
+        "log",
         "errors",
         "wire",
         "subject",

@@ -9,7 +9,8 @@ import pytest
 
 from helpers import until
 from tidings import failure_log
-from tidings.failure_log import FailureLog, log_safely, safe_text
+from tidings.failure_log import FailureLog
+from tidings.log import logger, safe_text
 
 
 class Hostile:
@@ -94,6 +95,6 @@ async def test_a_filter_that_raises_changes_nothing_but_the_line(
 
 
 def test_a_value_that_cannot_be_printed_is_named_by_its_type() -> None:
-    log_safely(logging.ERROR, "failed: %s", Hostile())
+    logger.error("failed: %s", Hostile())
     assert safe_text(Hostile()) == "<Hostile>"
     assert safe_text(7) == "7"

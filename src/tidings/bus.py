@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
@@ -20,6 +19,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers, HeadersLike
 from tidings.listener import ListenerSpec
+from tidings.log import logger
 from tidings.message import Message
 from tidings.middleware import Middleware, Send, fold_send
 from tidings.outbox import Outbox
@@ -30,8 +30,6 @@ from tidings.subscriptions import Subscriptions
 from tidings.wire import Frame
 
 T = TypeVar("T")
-
-logger = logging.getLogger("tidings")
 
 
 class Bus:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from tidings.handlers import function_place
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 
 async def call_hook(hook: Callable[[], Any]) -> None:

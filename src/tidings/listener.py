@@ -20,9 +20,9 @@ from tidings.errors import (
     ThreadStartError,
     TidingsError,
 )
-from tidings.failure_log import log_safely, safe_text
 from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.headers import HeadersLike
+from tidings.log import logger, safe_text
 from tidings.long_runs import NEVER
 from tidings.message import Message
 from tidings.middleware import Middleware, fold_listen
@@ -170,6 +170,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue those that there is room for: the newest are dropped."""
+        dropped = ""  # the subject of one
         for frame in frames:
             size = len(frame[3]) + len(frame[4])
             room = self._pending_bytes + size <= self._bytes_limit
@@ -179,7 +180,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             else:
                 self._set_aside += 1
                 self._refuse(frame, OVERLOADED)
-                self._tell_dropped(frame[1])
+                dropped = frame[1]
+        if dropped and time.monotonic() >= self._tell_dropped_at:
+            self._tell_dropped_at = time.monotonic() + 1
+            self._loop.call_soon(self._tell_dropped, dropped)
 
     def _refuse(self, frame: Frame, error: ServiceError) -> None:
         """Answer a request that is not handled, or not to its end."""
@@ -189,14 +193,9 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 self._sender.reply(frame[2], body, headers)
 
     def _tell_dropped(self, subject: str) -> None:
-        now = time.monotonic()
-        if now < self._tell_dropped_at:
-            return
-        self._tell_dropped_at = now + 1
         news, self._told_dropped = self._set_aside - self._told_dropped, self._set_aside
         error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s; %d since this was last logged; raise concurrency, or add instances to the queue "
             "group",
             *(error, news),
@@ -256,8 +255,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._sender.reply(message.reply, value, None)
         elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
-            log_safely(
-                logging.WARNING,
+            logger.warning(
                 "%s returned None to a request on %r, so nothing was answered; return a value, or "
                 "say no_reply=True",
                 *(self.name, message.subject),
@@ -272,8 +270,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._log_failure(item, error, duration, error_id)
             self._answer_failure(item, error, error_id)
         except BaseException as fault:
-            log_safely(
-                logging.ERROR,
+            logger.error(
                 "%s: the error with id %s could not be logged or answered in full",
                 *(self.name, error_id),
                 exc_info=fault,
@@ -312,8 +309,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
 
     def on_long_run(self, item: Frame, seconds: float) -> None:
         """Warn that the handler has been at a message for so long."""
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has been at work on %r for %.0f s; timeout= of listen() bounds a run",
             *(self.name, item[1], seconds),
             extra={"listener": self.name, "subject": item[1], "duration": seconds},

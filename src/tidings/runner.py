@@ -20,8 +20,7 @@ from tidings.errors import (
     NotStartedError,
     ThreadStartError,
 )
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 # Set while a command imports a module whose app it is going to run itself.
 importing: ContextVar[bool] = ContextVar("importing", default=False)

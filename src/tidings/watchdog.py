@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
@@ -12,8 +11,8 @@ from types import FrameType
 from typing import Any
 
 from tidings.errors import ThreadStartError
-from tidings.failure_log import log_safely
 from tidings.listener import Listener
+from tidings.log import logger
 from tidings.work_queue import HandlerQueue, WorkQueue
 
 # Seconds that the loop may be blocked before it is told, and seconds between two looks.
@@ -77,8 +76,7 @@ class Watchdog:
         name = _handler_name(frame) or task.get_name().removeprefix("tidings ")
         stack = traceback.extract_stack(frame)
         where = stack[-1]
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has blocked the event loop for %.1f s, at %s:%d in %s; make it a plain `def` "
             "(it runs in a thread then), or await",
             *(name, seconds, where.filename, where.lineno, where.name),

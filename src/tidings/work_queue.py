@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Generic, TypeVar
 
 from tidings.errors import HandlerTimeoutError
-from tidings.failure_log import FailureLog, log_safely
+from tidings.failure_log import FailureLog
+from tidings.log import logger
 from tidings.long_runs import LONG, NEVER
 from tidings.threads import WorkerThreads
 from tidings.workers import WorkerPool, differ, end_cancellation
@@ -125,8 +125,7 @@ class WorkQueue(ABC, Generic[T, S]):
         try:
             _, running = await asyncio.wait([rest], timeout=END_GRACE)
             if running:
-                log_safely(
-                    logging.WARNING,
+                logger.warning(
                     "%s still runs, though its time is over: a thread cannot be stopped, and a "
                     "coroutine may ignore its cancellation. It keeps 1 of %d places until it ends",
                     *(self.name, self._concurrency),
@@ -235,8 +234,7 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
         except BaseException as error:
             if self._is_end(error):
                 raise
-            log_safely(
-                logging.ERROR,
+            logger.error(
                 "%s: a message has no outcome: a fault in tidings",
                 self.name,
                 exc_info=error,

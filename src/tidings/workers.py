@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from tidings.failure_log import log_safely
+from tidings.log import logger
 from tidings.long_runs import LongRuns
 
 # Workers kept for the next message when none waits; more are made when they are needed.
@@ -120,7 +119,7 @@ class WorkerPool:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            log_safely(logging.ERROR, "a worker ended: a fault in tidings", exc_info=error)
+            logger.error("a worker ended: a fault in tidings", exc_info=error)
         if (task.cancelled() or error is not None) and not self.is_abandoning:
             self._wake_next()  # whatever it was woken for goes to another
 

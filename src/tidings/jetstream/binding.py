@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +16,7 @@ from tidings.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, 
 from tidings.jetstream.election import through_election
 from tidings.jetstream.position import BEGINNING, Position, server_time
 from tidings.jetstream.specs import ConsumerSpec
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 # Seconds to wait for what is known at once, or to nobody: without a leader nothing answers.
 ANSWER = 1.0

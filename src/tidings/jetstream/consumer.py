@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from tidings import codec
 from tidings.errors import TidingsError
-from tidings.failure_log import log_safely
 from tidings.handlers import is_async
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.messages import Settlement, StreamMessage, delivery
 from tidings.jetstream.outcomes import Outcomes
 from tidings.jetstream.puller import EXPIRES, Puller
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import logger
 from tidings.middleware import Middleware, fold_stream
 from tidings.stats import ConsumerStats
 from tidings.threads import as_async
@@ -282,8 +281,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         message: StreamMessage[Any] = StreamMessage(
             subject, None, b"", reply, 0, b"", None, _settler=self._outcomes
         )
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has been at work on %r (%s, sequence %d, delivery %d) for %.1f s, %.0f times "
             "ack_wait. The server knows, so that no other instance gets %s; timeout= of consume() "
             "bounds a run",
@@ -328,7 +326,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         try:
             await self._puller.stop(timeout)
         except TidingsError as error:
-            log_safely(logging.WARNING, "%s: pulling did not end well: %s", self.name, error)
+            logger.warning("%s: pulling did not end well: %s", self.name, error)
         if self.spec.batch is not None:
             self._ripen()  # nothing comes any more that it could be filled with
 

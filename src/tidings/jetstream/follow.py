@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanose
 from tidings.jetstream.election import through_election
 from tidings.jetstream.messages import Settlement, StreamMessage
 from tidings.jetstream.position import BEGINNING, Position
+from tidings.log import logger
 from tidings.wire import Frame, publish_frame
-
-logger = logging.getLogger("tidings")
 
 # Messages that are read ahead, and seconds that ending a read may take.
 READ_AHEAD = 256
@@ -367,8 +365,9 @@ class Follower:
         """
         self._cancel()
         if self._connection.state == "connected":
-            self._connection.unsubscribe_route(self._sid, keep_route=True)
-            await self._connection.confirm(timeout)
+            if self._sid:
+                self._connection.unsubscribe_route(self._sid, keep_route=True)
+                await self._connection.confirm(timeout)
             await self._remove(self.consumer)
 
     def abandon(self) -> None:

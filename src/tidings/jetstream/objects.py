@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -42,6 +41,7 @@ from tidings.jetstream.objectinfo import ObjectInfo, digest_text
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, TRY_WAIT, publish_stored
 from tidings.jetstream.readers import Host, read_all
 from tidings.jetstream.stored import Stored, stored_message
+from tidings.log import logger
 
 T = TypeVar("T")
 
@@ -52,8 +52,6 @@ RESTARTS = 3
 # Links that are followed, one to the next.
 MOST_LINKS = 10
 HEADER_ROOM = 1024
-
-logger = logging.getLogger("tidings")
 
 
 class ObjectStore(Bucket):

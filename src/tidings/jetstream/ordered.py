@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,12 +9,12 @@ from typing import Any, Literal, TypeVar, cast
 
 from tidings import codec
 from tidings.errors import DecodeError, JetStreamError, TidingsError
-from tidings.failure_log import log_safely
 from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
 from tidings.jetstream.binding import no_such_stream
 from tidings.jetstream.follow import Follower, Reading
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import logger
 from tidings.middleware import Middleware, fold_stream
 from tidings.stats import ConsumerStats
 from tidings.threads import as_async
@@ -109,8 +108,7 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
     def on_long_run(self, item: StreamMessage[Any], seconds: float) -> None:
         """Warn that the handler has been at a message for so long."""
         words, fields = self._place(item)
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has been at work on %s for %.0f s, and what follows waits for it; timeout= bounds "
             "a run",
             *(self.name, words, seconds),
@@ -194,7 +192,7 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
         try:
             await super().stop(timeout)
         except TidingsError as error:
-            log_safely(logging.WARNING, "%s: reading did not end well: %s", self.name, error)
+            logger.warning("%s: reading did not end well: %s", self.name, error)
 
     def _count(self) -> ConsumerStats:
         return ConsumerStats(

@@ -16,7 +16,7 @@ from tidings.errors import (
     Retry,
     TidingsError,
 )
-from tidings.failure_log import FailureLog, safe_text
+from tidings.failure_log import FailureLog
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.deadletter import dead_letter
@@ -30,6 +30,7 @@ from tidings.jetstream.messages import (
     nak_words,
 )
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import safe_text
 from tidings.work_queue import rest_of
 
 # Seconds until a message is tried again whose dead letter could not be stored.

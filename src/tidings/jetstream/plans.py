@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,7 @@ from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStrea
 from tidings.jetstream.drops import Drop, drop_of
 from tidings.jetstream.election import through_election
 from tidings.jetstream.streams import Stream
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 
 @dataclass(frozen=True)

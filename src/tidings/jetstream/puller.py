@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 
 import msgspec
@@ -15,9 +14,8 @@ from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.binding import Binding
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import logger
 from tidings.wire import Frame, publish_frame
-
-logger = logging.getLogger("tidings")
 
 # Seconds that a pull waits at the server, and between the heartbeats that say it still does.
 EXPIRES = 30.0
