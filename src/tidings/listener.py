@@ -38,13 +38,13 @@ from tidings.workers import WorkerPool, differ, end_cancellation
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
-# What requesters are told whose requests are not handled, so that they need not wait.
+# The answers to requests that are not handled, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
-CUT_OFF = ServiceError(503, "the service ended before it had answered")
+CUT_OFF = ServiceError(503, "the service ended before it answered")
 
 
 class Sender(Protocol):
-    """What a listener needs of the bus above: replies, and events told."""
+    """What a listener needs of the bus above: it sends replies, and reports events."""
 
     service_name: str
 
@@ -111,13 +111,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     __slots__ = (
         "_bytes_limit",
         "_decode",
+        "_log_dropped_at",
+        "_logged_dropped",
         "_msgs_limit",
         "_on_publish",
         "_on_request",
         "_pending_bytes",
         "_sender",
-        "_tell_dropped_at",
-        "_told_dropped",
         "_warn_on_none",
         "queue_group",
         "sids",
@@ -151,8 +151,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
-        self._told_dropped = 0
-        self._tell_dropped_at = 0.0
+        self._logged_dropped = 0
+        self._log_dropped_at = 0.0
 
     # Arrival.
 
@@ -181,9 +181,9 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 self._set_aside += 1
                 self._refuse(frame, OVERLOADED)
                 dropped = frame[1]
-        if dropped and time.monotonic() >= self._tell_dropped_at:
-            self._tell_dropped_at = time.monotonic() + 1
-            self._loop.call_soon(self._tell_dropped, dropped)
+        if dropped and time.monotonic() >= self._log_dropped_at:
+            self._log_dropped_at = time.monotonic() + 1
+            self._loop.call_soon(self._log_dropped, dropped)
 
     def _refuse(self, frame: Frame, error: ServiceError) -> None:
         """Answer a request that is not handled, or not to its end."""
@@ -192,8 +192,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             with contextlib.suppress(TidingsError):  # the connection counts what it does not take
                 self._sender.reply(frame[2], body, headers)
 
-    def _tell_dropped(self, subject: str) -> None:
-        news, self._told_dropped = self._set_aside - self._told_dropped, self._set_aside
+    def _log_dropped(self, subject: str) -> None:
+        news, self._logged_dropped = self._set_aside - self._logged_dropped, self._set_aside
         error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
         logger.warning(
             "%s; %d since this was last logged; raise concurrency, or add instances to the queue "

@@ -15,7 +15,7 @@ from tidings.listener import Listener
 from tidings.log import logger
 from tidings.work_queue import HandlerQueue, WorkQueue
 
-# Seconds that the loop may be blocked before it is told, and seconds between two looks.
+# Seconds that the loop may be blocked before a warning, and seconds between two looks.
 BLOCKED = 1.0
 LOOK = 0.25
 
@@ -27,7 +27,7 @@ class Watchdog:
     """Looks at the loop from a thread of its own, four times a second.
 
     A handler that calls something blocking stops every other handler, the pings and the replies
-    with it, and nothing on the loop can say so. Told once a blockage.
+    with it, and nothing on the loop can say so. Each blockage gets one warning.
     """
 
     def __init__(self) -> None:
@@ -61,14 +61,14 @@ class Watchdog:
         self._timer = self._loop.call_later(LOOK, self._beat)
 
     def _watch(self) -> None:
-        told = 0.0
+        reported = 0.0
         while not self._ended.wait(LOOK):
             beat = self._beat_at
-            if time.monotonic() - beat > BLOCKED and beat != told:
-                told = beat
-                self._tell(time.monotonic() - beat)
+            if time.monotonic() - beat > BLOCKED and beat != reported:
+                reported = beat
+                self._warn(time.monotonic() - beat)
 
-    def _tell(self, seconds: float) -> None:
+    def _warn(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._thread_id)
         task = asyncio.current_task(self._loop)
         if frame is None or task is None:

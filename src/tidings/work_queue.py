@@ -47,9 +47,9 @@ class WorkQueue(ABC, Generic[T, S]):
         "_failed",
         "_finished",
         "_handled",
+        "_lingering",
         "_log",
         "_loop",
-        "_overdue",
         "_pool",
         "_queue",
         "_received",
@@ -69,7 +69,7 @@ class WorkQueue(ABC, Generic[T, S]):
         self._log = FailureLog(name)
         self._queue: deque[T] = deque()
         self._busy = 0  # workers here
-        self._overdue = 0  # of them, those that wait for the end of a run whose time is over
+        self._lingering = 0  # of them, those that wait for the end of a run whose time is over
         self._waking = False  # whether one more is on its way
         self._finished: asyncio.Future[None] | None = None
         # Counted.
@@ -120,7 +120,7 @@ class WorkQueue(ABC, Generic[T, S]):
 
     async def _outlast(self, rest: asyncio.Task[Any]) -> None:
         """Keep the worker's place until a run whose time is over has really ended."""
-        self._overdue += 1
+        self._lingering += 1
         self._check_finished()
         try:
             _, running = await asyncio.wait([rest], timeout=END_GRACE)
@@ -134,7 +134,7 @@ class WorkQueue(ABC, Generic[T, S]):
                 await asyncio.wait([rest])
         finally:
             rest.cancel()  # where this worker was cancelled
-            self._overdue -= 1
+            self._lingering -= 1
 
     @property
     def patience(self) -> float:
@@ -156,7 +156,7 @@ class WorkQueue(ABC, Generic[T, S]):
     @property
     def is_quiet(self) -> bool:
         """Whether nothing waits, and no worker is here but for runs whose time is over."""
-        return self._busy == self._overdue and not self._queue
+        return self._busy == self._lingering and not self._queue
 
     def _check_finished(self) -> None:
         if self._finished is not None and self.is_quiet and not self._finished.done():

@@ -33,12 +33,12 @@ CLOSE_TIMEOUT = 2.0
 EXPIRES = 30.0
 HEARTBEAT = 5.0
 LOOK = 0.25
-# Seconds between two tries to begin anew: the first where nothing had come, and the most.
+# Seconds between two tries to start over: the first where nothing arrived yet, and the most.
 RETRY_FIRST, RETRY_MOST = 0.1, 3.0
 # Seconds that the first of them waits for an answer: what is asked during the election of a leader
 # is never answered, so that it is better asked again. The later ones wait longer.
 FIRST_ANSWER = 0.5
-# Seconds until the server removes a consumer that nobody pulls from.
+# Seconds until the server removes a consumer that gets no pulls.
 INACTIVE_THRESHOLD = 300.0
 
 HEARTBEAT_STATUS = 100
@@ -108,7 +108,7 @@ class Follower:
 
     Attributes:
         consumer: the consumer's name on the server.
-        healed: times that reading began anew.
+        healed: times that reading started over.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Follower:
         )
 
     async def is_through(self) -> bool:
-        """Whether everything that there was has been handed on. False where nobody says.
+        """Whether everything that there was has been handed on. False where the server does not say.
 
         Raises:
             JetStreamError: the stream is gone.

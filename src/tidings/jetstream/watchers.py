@@ -145,7 +145,7 @@ class Watchers:
             types: the types of buckets that the app declares, by name.
 
         Raises:
-            BucketNotFoundError: a bucket that nobody made.
+            BucketNotFoundError: there is no such bucket.
             JetStreamError: the server refuses it.
         """
         for spec in specs:
