@@ -6,6 +6,7 @@ A flood of bad messages must not fill a disk.
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import time
 
@@ -17,8 +18,9 @@ WINDOW = 1.0
 
 
 class FailureLog:
-    """Logs the failures of one handler: at most `most` lines a second, then one with the count of
-    the rest. Use it on the event loop's own thread.
+    """Logs the failures of one handler: at most `most` lines a second of each level, then one with
+    the count of the rest. So the answers of a service, at the level INFO, hide no error of its own.
+    Use it on the event loop's own thread.
 
     Args:
         name: the handler's name.
@@ -30,7 +32,7 @@ class FailureLog:
         self._most = most
         self._loop = asyncio.get_running_loop()
         self._window_end = 0.0
-        self._lines = 0
+        self._lines: collections.Counter[int] = collections.Counter()  # by level
         self._suppressed = 0
         self._level = logging.NOTSET  # the highest of those suppressed
         self._timer: asyncio.TimerHandle | None = None
@@ -48,9 +50,10 @@ class FailureLog:
             return
         now = time.monotonic()
         if now >= self._window_end:
-            self._window_end, self._lines = now + WINDOW, 0
-        if self._lines < self._most:
-            self._lines += 1
+            self._window_end = now + WINDOW
+            self._lines.clear()
+        if self._lines[level] < self._most:
+            self._lines[level] += 1
             logger.log(level, message, *args, exc_info=exc_info, extra=extra)
             return
         self._suppressed += 1

@@ -35,7 +35,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     """Messages of a stream, pulled as workers are free, handled, and settled by the outcome.
 
     Returned: acknowledged. Raised: delivered again after the backoff. Reject, a body that does not
-    decode, deliveries used up: dead letter. While a handler runs, the server learns that work goes on.
+    decode, deliveries used up: dead letter. While a handler runs, the server learns that work goes
+    on.
     """
 
     def __init__(

@@ -178,7 +178,7 @@ class Follower:
         )
 
     async def is_through(self) -> bool:
-        """Whether everything that there was has been handed on. False where the server does not say.
+        """Whether everything that there was has been handed on. False where the server is silent.
 
         Raises:
             JetStreamError: the stream is gone.
