@@ -236,7 +236,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     self._handled += 1
                 except BaseException as error:
                     if self._is_end(error):
-                        self._refuse(item, CUT_OFF)
+                        if self._pool.is_abandoning:
+                            self._refuse(item, CUT_OFF)
                         raise
                     self._on_failure(item, error, monotonic() - started)
                     if (rest := rest_of(error)) is not None:
@@ -269,6 +270,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         try:
             self._log_failure(item, error, duration, error_id)
             self._answer_failure(item, error, error_id)
+        except TidingsError as refusal:
+            self._log.error(
+                "%s: the error with id %s could not be answered: %s",
+                *(self.name, error_id, refusal),
+                extra={"listener": self.name, "subject": item[1], "error_id": error_id},
+            )
         except BaseException as fault:
             logger.error(
                 "%s: the error with id %s could not be logged or answered in full",

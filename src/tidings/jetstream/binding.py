@@ -98,7 +98,8 @@ class Binding:
             TidingsError: the server does not say, or refuses; a stream that is gone for one.
         """
         info = await self._info()
-        await self._see_stream()
+        if info is None or _begins_late(info) or info["ack_floor"]["stream_seq"] < self.floor:
+            await self._see_stream()
         if info is not None and self._begins_again and _begins_late(info):
             operation = f"CONSUMER.DELETE.{self.spec.stream}.{self.name}"
             await self._api.call(operation, timeout=ANSWER)
