@@ -33,7 +33,7 @@ from tidings.threads import as_async
 from tidings.time_limit import bounded, check_timeout
 from tidings.wire import Frame
 from tidings.work_queue import WorkQueue, rest_of
-from tidings.workers import WorkerPool, differ, end_cancellation
+from tidings.workers import WorkerPool, end_cancellation
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
@@ -209,7 +209,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         """Handle messages until none waits: `HandlerQueue.work`, written out, as each call here
         is one more for every message."""
         queue, decode, sender = self._queue, self._decode, self._sender
-        size, values = self._pool.surroundings.size, self._pool.surroundings.values
+        surroundings = self._pool.surroundings
+        size = surroundings.size
         monotonic = time.monotonic
         self._waking = False
         self._busy += 1
@@ -245,7 +246,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         await self._outlast(rest)
                     if end_cancellation():
                         return False
-                if len(context) != size or (values and differ(values)):
+                if len(context) != size and surroundings.differ_from(context):
                     return False
         finally:
             self._leave()

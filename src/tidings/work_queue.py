@@ -14,7 +14,7 @@ from tidings.failure_log import FailureLog
 from tidings.log import logger
 from tidings.long_runs import LONG, NEVER
 from tidings.threads import WorkerThreads
-from tidings.workers import WorkerPool, differ, end_cancellation
+from tidings.workers import WorkerPool, end_cancellation
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -205,7 +205,7 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
 
     async def work(self, context: contextvars.Context) -> bool:
         """Handle what waits: see `Workplace`."""
-        size, values = self._pool.surroundings.size, self._pool.surroundings.values
+        surroundings = self._pool.surroundings
         self._waking = False
         self._busy += 1
         try:
@@ -222,7 +222,7 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
                         await self._outlast(rest)
                 finally:
                     self._done(item)
-                if end_cancellation() or len(context) != size or (values and differ(values)):
+                if end_cancellation() or surroundings.differ_from(context):
                     return False
         finally:
             self._leave()

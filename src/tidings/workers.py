@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from tidings.log import logger
 from tidings.long_runs import LongRuns
@@ -45,29 +45,31 @@ class Surroundings:
     identity, of others by their number.
 
     Attributes:
-        size: how many variables there are.
-        values: those that the user set before the start, and their values.
+        size: the number of variables in a context that surely has not changed. -1 where the user
+            set some before the start, since their number says nothing of their values.
     """
 
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
-        self.values = tuple(
+        self._values = tuple(
             (variable, value) for variable, value in self._context.items() if variable is not inside
         )
         self._context.run(inside.set, True)
-        self.size = len(self._context)
+        self._size = len(self._context)
+        self.size = -1 if self._values else self._size
 
     def copy(self) -> contextvars.Context:
         """A context for one worker."""
         return self._context.copy()
 
-
-def differ(values: tuple[tuple[contextvars.ContextVar[Any], Any], ...]) -> bool:
-    """Whether one of these variables has another value in the current context."""
-    for variable, value in values:  # noqa: SIM110 - a generator for each message costs more
-        if variable.get(_UNSET) is not value:
+    def differ_from(self, context: contextvars.Context) -> bool:
+        """Whether a handler has changed a worker's context."""
+        if len(context) != self._size:
             return True
-    return False
+        for variable, value in self._values:  # noqa: SIM110 - a generator costs more
+            if context.get(variable, _UNSET) is not value:
+                return True
+        return False
 
 
 class WorkerPool:
