@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": [
         "text",
+        "log",
         "errors",
         "forks",
         "home",

@@ -9,7 +9,8 @@ import pytest
 
 from helpers import until
 from tidings import failure_log
-from tidings.failure_log import FailureLog, log_safely, safe_text
+from tidings.failure_log import FailureLog
+from tidings.log import logger, safe_text
 
 
 class Hostile:
@@ -70,6 +71,18 @@ async def test_the_count_that_is_left_at_the_end_is_logged(
     assert [record.getMessage()[:7] for record in caplog.records] == ["failed", "bill: 4"]
 
 
+async def test_many_lines_of_one_level_hide_none_of_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tidings")
+    log = FailureLog("bill", most=2)
+    for _ in range(5):
+        log.log(logging.INFO, "the caller's fault")
+    log.error("failed")
+    log.close()
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "ERROR", "INFO"]
+
+
 async def test_lines_of_a_level_that_is_off_are_not_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -94,6 +107,6 @@ async def test_a_filter_that_raises_changes_nothing_but_the_line(
 
 
 def test_a_value_that_cannot_be_printed_is_named_by_its_type() -> None:
-    log_safely(logging.ERROR, "failed: %s", Hostile())
+    logger.error("failed: %s", Hostile())
     assert safe_text(Hostile()) == "<Hostile>"
     assert safe_text(7) == "7"

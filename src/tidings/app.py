@@ -34,6 +34,7 @@ from tidings.jetstream.context import JetStream
 from tidings.jetstream.specs import ConsumerSpec, check_unique
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.watchers import Watchers
+from tidings.log import logger
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.options import ConnectionOptions, check_type, server_urls
 from tidings.portal import copy_outcome
@@ -48,8 +49,6 @@ from tidings.workers import inside
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
-
-logger = logging.getLogger("tidings")
 
 # Seconds that on_shutdown hooks have at the least, where the drain timeout is used up, and seconds
 # in which they have to follow their cancellation after that.
@@ -182,7 +181,7 @@ class App(Declarations):
         self.version = version
         self.description = description
         self.state = SimpleNamespace()
-        self.logger = logger
+        self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
         self._at_shutdown = ""  # what runs at the end; "" once everything has ended
         self._lifespan = lifespan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import typing
 from asyncio import current_task
 from collections.abc import Callable, Coroutine, Sequence
@@ -26,6 +25,7 @@ from tidings.errors import (
 from tidings.headers import Headers, HeadersLike
 from tidings.home import Home
 from tidings.listener import ListenerSpec
+from tidings.log import logger
 from tidings.message import Message
 from tidings.middleware import Middleware, Send, fold_send
 from tidings.outbox import Outbox
@@ -37,8 +37,6 @@ from tidings.subscriptions import Subscriptions
 from tidings.wire import Frame
 
 T = TypeVar("T")
-
-logger = logging.getLogger("tidings")
 
 # Seconds that a thread waits past a request's timeout, which the event loop keeps itself where it
 # is not blocked.

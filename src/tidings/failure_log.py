@@ -1,57 +1,26 @@
-"""FailureLog: the failures of one handler as log lines, so many a second, and never an exception.
+"""FailureLog: the failures of one handler as log lines, so many a second.
 
-A worker's last act for a message that failed is to log it, through filters and handlers that the
-program chose. Whatever those raise must not end the worker, and a flood of bad messages must not
-fill a disk.
+A flood of bad messages must not fill a disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
-import sys
 import time
-from collections.abc import Mapping
 
-logger = logging.getLogger("tidings")
+from tidings.log import ExcInfo, Extra, logger
 
 # Lines of one handler in one second. The rest of that second is counted, and becomes one line.
 MOST_LINES = 10
 WINDOW = 1.0
 
 
-def log_safely(
-    level: int,
-    message: str,
-    *args: object,
-    exc_info: BaseException | None = None,
-    extra: Mapping[str, object] | None = None,
-) -> None:
-    """Log a line. Never raises, whatever the program's logging filters and handlers do.
-
-    Where they raise, standard error gets a line that says so.
-    """
-    try:
-        logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=2)
-    except BaseException as error:  # SystemExit of a filter, too
-        try:
-            name = type(error).__name__
-            sys.stderr.write(f"tidings: logging raised {name}, so a line was lost: {message}\n")
-        except BaseException:  # noqa: S110 - there is no stderr: nothing is left to write to
-            pass
-
-
-def safe_text(value: object) -> str:
-    """`str(value)`, or the name of its type where that raises."""
-    try:
-        return str(value)
-    except BaseException:  # the object is the user's
-        return f"<{type(value).__name__}>"
-
-
 class FailureLog:
-    """Logs the failures of one handler: at most `most` lines a second, then one with the count of
-    the rest. Use it on the event loop's own thread.
+    """Logs the failures of one handler: at most `most` lines a second of each level, then one with
+    the count of the rest. So the answers of a service, at the level INFO, hide no error of its own.
+    Use it on the event loop's own thread.
 
     Args:
         name: the handler's name.
@@ -63,7 +32,7 @@ class FailureLog:
         self._most = most
         self._loop = asyncio.get_running_loop()
         self._window_end = 0.0
-        self._lines = 0
+        self._lines: collections.Counter[int] = collections.Counter()  # by level
         self._suppressed = 0
         self._level = logging.NOTSET  # the highest of those suppressed
         self._timer: asyncio.TimerHandle | None = None
@@ -73,18 +42,19 @@ class FailureLog:
         level: int,
         message: str,
         *args: object,
-        exc_info: BaseException | None = None,
-        extra: Mapping[str, object] | None = None,
+        exc_info: ExcInfo = None,
+        extra: Extra = None,
     ) -> None:
         """Log a line, or count it. Never raises."""
-        if not logger.isEnabledFor(level):
+        if not logger.is_enabled_for(level):
             return
         now = time.monotonic()
         if now >= self._window_end:
-            self._window_end, self._lines = now + WINDOW, 0
-        if self._lines < self._most:
-            self._lines += 1
-            log_safely(level, message, *args, exc_info=exc_info, extra=extra)
+            self._window_end = now + WINDOW
+            self._lines.clear()
+        if self._lines[level] < self._most:
+            self._lines[level] += 1
+            logger.log(level, message, *args, exc_info=exc_info, extra=extra)
             return
         self._suppressed += 1
         self._level = max(self._level, level)
@@ -95,8 +65,8 @@ class FailureLog:
         self,
         message: str,
         *args: object,
-        exc_info: BaseException | None = None,
-        extra: Mapping[str, object] | None = None,
+        exc_info: ExcInfo = None,
+        extra: Extra = None,
     ) -> None:
         """`log` at the level ERROR."""
         self.log(logging.ERROR, message, *args, exc_info=exc_info, extra=extra)
@@ -113,7 +83,7 @@ class FailureLog:
         count, self._suppressed = self._suppressed, 0
         level, self._level = self._level, logging.NOTSET
         if count:
-            log_safely(
+            logger.log(
                 level,
                 "%s: %d more failures in the last second; only %d a second are logged",
                 *(self._name, count, self._most),

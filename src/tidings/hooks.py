@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from tidings.handlers import function_place, is_async
+from tidings.log import logger
 from tidings.threads import WorkerThreads
 from tidings.workers import inside
-
-logger = logging.getLogger("tidings")
 
 _UNSET = object()
 

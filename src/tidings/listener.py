@@ -20,9 +20,9 @@ from tidings.errors import (
     ThreadStartError,
     TidingsError,
 )
-from tidings.failure_log import log_safely, safe_text
 from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.headers import HeadersLike
+from tidings.log import logger, safe_text
 from tidings.long_runs import NEVER
 from tidings.message import Message
 from tidings.middleware import Middleware, fold_listen
@@ -33,18 +33,18 @@ from tidings.threads import as_async
 from tidings.time_limit import bounded, check_timeout
 from tidings.wire import Frame
 from tidings.work_queue import WorkQueue, rest_of
-from tidings.workers import WorkerPool, differ, end_cancellation
+from tidings.workers import WorkerPool, end_cancellation
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
-# What requesters are told whose requests are not handled, so that they need not wait.
+# The answers to requests that are not handled, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
-CUT_OFF = ServiceError(503, "the service ended before it had answered")
+CUT_OFF = ServiceError(503, "the service ended before it answered")
 
 
 class Sender(Protocol):
-    """What a listener needs of the bus above: replies, and events told."""
+    """What a listener needs of the bus above: it sends replies, and reports events."""
 
     service_name: str
 
@@ -117,13 +117,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     __slots__ = (
         "_bytes_limit",
         "_decode",
+        "_log_dropped_at",
+        "_logged_dropped",
         "_msgs_limit",
         "_on_publish",
         "_on_request",
         "_pending_bytes",
         "_sender",
-        "_tell_dropped_at",
-        "_told_dropped",
         "_warn_on_none",
         "queue_group",
         "sids",
@@ -157,8 +157,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
-        self._told_dropped = 0
-        self._tell_dropped_at = 0.0
+        self._logged_dropped = 0
+        self._log_dropped_at = 0.0
 
     # Arrival.
 
@@ -176,6 +176,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue those that there is room for: the newest are dropped."""
+        dropped = ""  # the subject of one
         for frame in frames:
             size = len(frame[3]) + len(frame[4])
             room = self._pending_bytes + size <= self._bytes_limit
@@ -185,7 +186,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             else:
                 self._set_aside += 1
                 self._refuse(frame, OVERLOADED)
-                self._tell_dropped(frame[1])
+                dropped = frame[1]
+        if dropped and time.monotonic() >= self._log_dropped_at:
+            self._log_dropped_at = time.monotonic() + 1
+            self._loop.call_soon(self._log_dropped, dropped)
 
     def _refuse(self, frame: Frame, error: ServiceError) -> None:
         """Answer a request that is not handled, or not to its end."""
@@ -194,15 +198,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             with contextlib.suppress(TidingsError):  # the connection counts what it does not take
                 self._sender.reply(frame[2], body, headers)
 
-    def _tell_dropped(self, subject: str) -> None:
-        now = time.monotonic()
-        if now < self._tell_dropped_at:
-            return
-        self._tell_dropped_at = now + 1
-        news, self._told_dropped = self._set_aside - self._told_dropped, self._set_aside
+    def _log_dropped(self, subject: str) -> None:
+        news, self._logged_dropped = self._set_aside - self._logged_dropped, self._set_aside
         error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s; %d since this was last logged; raise concurrency, or add instances to the queue "
             "group",
             *(error, news),
@@ -216,7 +215,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         """Handle messages until none waits: `HandlerQueue.work`, written out, as each call here
         is one more for every message."""
         queue, decode, sender = self._queue, self._decode, self._sender
-        size, values = self._pool.surroundings.size, self._pool.surroundings.values
+        surroundings = self._pool.surroundings
+        size = surroundings.size
         monotonic = time.monotonic
         self._waking = False
         self._busy += 1
@@ -231,6 +231,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     self._waking = True
                     self._loop.call_soon(self._call_next)
                 started = monotonic()
+                message: Message[Any] | None = None  # until its body is decoded
                 try:
                     data = body if decode is None else decode(body)
                     message = Message(subject, data, body, reply, sid, block, sender)
@@ -243,15 +244,17 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     self._handled += 1
                 except BaseException as error:
                     if self._is_end(error):
-                        self._refuse(item, CUT_OFF)
+                        if self._pool.is_abandoning:
+                            self._refuse(item, CUT_OFF)
                         raise
-                    self._on_failure(item, error, monotonic() - started)
+                    is_bad_body = message is None and isinstance(error, DecodeError)
+                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
                     if (rest := rest_of(error)) is not None:
                         started = NEVER
                         await self._outlast(rest)
                     if end_cancellation():
                         return False
-                if len(context) != size or (values and differ(values)):
+                if len(context) != size and surroundings.differ_from(context):
                     return False
         finally:
             self._leave()
@@ -262,24 +265,30 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._sender.reply(message.reply, value, None)
         elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
-            log_safely(
-                logging.WARNING,
+            logger.warning(
                 "%s returned None to a request on %r, so nothing was answered; return a value, or "
                 "say no_reply=True",
                 *(self.name, message.subject),
                 extra={"listener": self.name, "subject": message.subject},
             )
 
-    def _on_failure(self, item: Frame, error: BaseException, duration: float) -> None:
+    def _on_failure(
+        self, item: Frame, error: BaseException, duration: float, *, is_bad_body: bool
+    ) -> None:
         """Count, log and answer. Never raises, whatever the error is."""
         self._count_failure(error)
         error_id = secrets.token_hex(6)
         try:
-            self._log_failure(item, error, duration, error_id)
-            self._answer_failure(item, error, error_id)
+            self._log_failure(item, error, duration, error_id, is_bad_body)
+            self._answer_failure(item, error, error_id, is_bad_body)
+        except TidingsError as refusal:
+            self._log.error(
+                "%s: the error with id %s could not be answered: %s",
+                *(self.name, error_id, refusal),
+                extra={"listener": self.name, "subject": item[1], "error_id": error_id},
+            )
         except BaseException as fault:
-            log_safely(
-                logging.ERROR,
+            logger.error(
                 "%s: the error with id %s could not be logged or answered in full",
                 *(self.name, error_id),
                 exc_info=fault,
@@ -287,16 +296,21 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._refuse(item, ServiceError(500, type(error).__name__))
 
     def _log_failure(
-        self, item: Frame, error: BaseException, duration: float, error_id: str
+        self,
+        item: Frame,
+        error: BaseException,
+        duration: float,
+        error_id: str,
+        is_bad_body: bool,
     ) -> None:
-        # The text of these two is ours or meant for the caller; a traceback would say no more.
-        is_plain = isinstance(error, (ServiceError, DecodeError))
-        has_text = is_plain or rest_of(error) is not None or isinstance(error, ThreadStartError)
+        # These errors are tidings' own or meant for the caller: a traceback would say no more.
+        is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
+        has_text = is_plain or is_bad_body or is_own(error)
         self._log.log(
-            logging.INFO if isinstance(error, ServiceError) else logging.ERROR,
+            logging.INFO if is_own(error) else logging.ERROR,
             "%s failed on %r after %.3f s: %s (error id %s)",
             *(self.name, item[1], duration),
-            *(safe_text(error) if has_text else type(error).__name__, error_id),
+            *(safe_text(error if is_plain else failure_text(error, is_bad_body)), error_id),
             exc_info=None if has_text else error,
             extra={
                 "listener": self.name,
@@ -307,20 +321,23 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             },
         )
 
-    def _answer_failure(self, item: Frame, error: BaseException, error_id: str) -> None:
+    def _answer_failure(
+        self, item: Frame, error: BaseException, error_id: str, is_bad_body: bool
+    ) -> None:
         if not item[2] or self.spec.no_reply:
             return
         if rest_of(error) is not None:
             error = ServiceError(504, f"the handler took longer than {self.spec.timeout:g} s")
         elif isinstance(error, ThreadStartError):
             error = ServiceError(503, "overloaded: no thread to handle the request")
-        body, headers = error_reply(error, error_id, self._sender.service_name)
+        body, headers = error_reply(
+            error, error_id, self._sender.service_name, is_bad_body=is_bad_body
+        )
         self._sender.reply(item[2], body, headers)
 
     def on_long_run(self, item: Frame, seconds: float) -> None:
         """Warn that the handler has been at a message for so long."""
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has been at work on %r for %.0f s; timeout= of listen() bounds a run",
             *(self.name, item[1], seconds),
             extra={"listener": self.name, "subject": item[1], "duration": seconds},

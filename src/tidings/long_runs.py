@@ -7,12 +7,11 @@ workers that are suspended, once a second, finds out from their frames what they
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from types import FrameType
 from typing import Any, Protocol
 
-from tidings.failure_log import log_safely
+from tidings.log import logger
 
 # Seconds between two looks.
 LOOK = 1.0
@@ -78,7 +77,7 @@ class LongRuns:
             try:
                 place.on_long_run(values["item"], seconds)
             except Exception as error:
-                log_safely(logging.ERROR, "a fault in tidings", exc_info=error)
+                logger.error("a fault in tidings", exc_info=error)
         if started is not NEVER:
             self._next[task] = (started, due)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -18,8 +17,7 @@ from tidings.errors import (
     LoopTimeoutError,
     NotStartedError,
 )
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 T = TypeVar("T")
 

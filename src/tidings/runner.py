@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import logging
 import signal
 import threading
 import time
@@ -21,10 +20,9 @@ from tidings.errors import (
     ThreadStartError,
 )
 from tidings.exits import bound_exit, stack_of
+from tidings.log import logger
 from tidings.loops import LoopRun
 from tidings.signals import StopSignals
-
-logger = logging.getLogger("tidings")
 
 # Set while a command imports a module whose app it is going to run itself.
 importing: ContextVar[bool] = ContextVar("importing", default=False)

@@ -89,7 +89,7 @@ class ConsumerStats:
         pending: deliveries in the queue now.
         running: deliveries with a handler now.
         abandoned: deliveries left when the drain timeout passed; delivered again later.
-        healed: times that pulling began again.
+        healed: times that pulling started over.
         foreign: messages in its inbox that the consumer did not deliver; not handled, and not in
             `received`.
     """
@@ -131,7 +131,7 @@ class WatcherStats:
         pending: entries in the queue now.
         running: handlers at work now.
         abandoned: entries left when the drain timeout passed.
-        healed: times that reading began anew.
+        healed: times that reading started over.
     """
 
     name: str
@@ -196,7 +196,7 @@ class ConnectionStats:
         mismatched: messages whose subject is not under their subscription's; not handled.
         late_replies: replies that came after their request had ended.
         requests: requests that wait for a reply now.
-        reconnects: times the connection was had again.
+        reconnects: times the connection was restored.
         errors: errors that the server sent.
     """
 

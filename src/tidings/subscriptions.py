@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
 
 from tidings.connection import Connection
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
 from tidings.listener import Listener, ListenerSpec, Sender
+from tidings.log import logger
 from tidings.middleware import Middleware
 from tidings.portal import Portal
 from tidings.stats import ListenerStats
 from tidings.workers import WorkerPool
-
-logger = logging.getLogger("tidings")
 
 
 class Subscriptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidings.errors import ConfigError
-from tidings.failure_log import FailureLog, log_safely
+from tidings.failure_log import FailureLog
 from tidings.handlers import check_handler, function_name
+from tidings.log import logger
 from tidings.long_runs import LONG
 from tidings.stats import TaskStats
 from tidings.threads import WorkerThreads, as_async
@@ -118,8 +118,7 @@ class Task:
     def _on_long_run(self, began: float) -> None:
         seconds = time.monotonic() - began
         self._timer = self._loop.call_later(seconds, self._on_long_run, began)
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "task %s has been at one run for %.0f s; timeout= of task() bounds a run",
             *(self.spec.name, seconds),
             extra={"task": self.spec.name, "duration": seconds},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
@@ -12,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 from tidings.errors import ThreadStartError
-from tidings.failure_log import log_safely
 from tidings.listener import Listener
+from tidings.log import logger
 from tidings.work_queue import HandlerQueue, WorkQueue
 
-# Seconds that the loop may be blocked before it is told, and seconds between two looks.
+# Seconds that the loop may be blocked before a warning, and seconds between two looks.
 BLOCKED = 1.0
 LOOK = 0.25
 
@@ -28,7 +27,7 @@ class Watchdog:
     """Looks at the loop from a thread of its own, four times a second.
 
     A handler that calls something blocking stops every other handler, the pings and the replies
-    with it, and nothing on the loop can say so. Told once a blockage.
+    with it, and nothing on the loop can say so. Each blockage gets one warning.
     """
 
     def __init__(self) -> None:
@@ -62,14 +61,14 @@ class Watchdog:
         self._timer = self._loop.call_later(LOOK, self._beat)
 
     def _watch(self) -> None:
-        told = 0.0
+        reported = 0.0
         while not self._ended.wait(LOOK):
             beat = self._beat_at
-            if time.monotonic() - beat > BLOCKED and beat != told:
-                told = beat
-                self._tell(time.monotonic() - beat)
+            if time.monotonic() - beat > BLOCKED and beat != reported:
+                reported = beat
+                self._warn(time.monotonic() - beat)
 
-    def _tell(self, seconds: float) -> None:
+    def _warn(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._thread_id)
         task = asyncio.current_task(self._loop)
         if frame is None or task is None:
@@ -77,8 +76,7 @@ class Watchdog:
         name = _handler_name(frame) or task.get_name().removeprefix("tidings ")
         stack = traceback.extract_stack(frame)
         where = stack[-1]
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has blocked the event loop for %.1f s, at %s:%d in %s; make it a plain `def` "
             "(it runs in a thread then), or await",
             *(name, seconds, where.filename, where.lineno, where.name),

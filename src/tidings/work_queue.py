@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Generic, TypeVar
 
 from tidings.errors import HandlerTimeoutError
-from tidings.failure_log import FailureLog, log_safely
+from tidings.failure_log import FailureLog
+from tidings.log import logger
 from tidings.long_runs import LONG, NEVER
 from tidings.threads import WorkerThreads
-from tidings.workers import WorkerPool, differ, end_cancellation
+from tidings.workers import WorkerPool, end_cancellation
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -47,9 +47,9 @@ class WorkQueue(ABC, Generic[T, S]):
         "_failed",
         "_finished",
         "_handled",
+        "_lingering",
         "_log",
         "_loop",
-        "_overdue",
         "_pool",
         "_queue",
         "_received",
@@ -69,7 +69,7 @@ class WorkQueue(ABC, Generic[T, S]):
         self._log = FailureLog(name)
         self._queue: deque[T] = deque()
         self._busy = 0  # workers here
-        self._overdue = 0  # of them, those that wait for the end of a run whose time is over
+        self._lingering = 0  # of them, those that wait for the end of a run whose time is over
         self._waking = False  # whether one more is on its way
         self._finished: asyncio.Future[None] | None = None
         # Counted.
@@ -120,13 +120,12 @@ class WorkQueue(ABC, Generic[T, S]):
 
     async def _outlast(self, rest: asyncio.Task[Any]) -> None:
         """Keep the worker's place until a run whose time is over has really ended."""
-        self._overdue += 1
+        self._lingering += 1
         self._check_finished()
         try:
             _, running = await asyncio.wait([rest], timeout=END_GRACE)
             if running:
-                log_safely(
-                    logging.WARNING,
+                logger.warning(
                     "%s still runs, though its time is over: a thread cannot be stopped, and a "
                     "coroutine may ignore its cancellation. It keeps 1 of %d places until it ends",
                     *(self.name, self._concurrency),
@@ -135,7 +134,7 @@ class WorkQueue(ABC, Generic[T, S]):
                 await asyncio.wait([rest])
         finally:
             rest.cancel()  # where this worker was cancelled
-            self._overdue -= 1
+            self._lingering -= 1
 
     @property
     def patience(self) -> float:
@@ -157,7 +156,7 @@ class WorkQueue(ABC, Generic[T, S]):
     @property
     def is_quiet(self) -> bool:
         """Whether nothing waits, and no worker is here but for runs whose time is over."""
-        return self._busy == self._overdue and not self._queue
+        return self._busy == self._lingering and not self._queue
 
     def _check_finished(self) -> None:
         if self._finished is not None and self.is_quiet and not self._finished.done():
@@ -206,7 +205,7 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
 
     async def work(self, context: contextvars.Context) -> bool:
         """Handle what waits: see `Workplace`."""
-        size, values = self._pool.surroundings.size, self._pool.surroundings.values
+        surroundings = self._pool.surroundings
         self._waking = False
         self._busy += 1
         try:
@@ -223,7 +222,7 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
                         await self._outlast(rest)
                 finally:
                     self._done(item)
-                if end_cancellation() or len(context) != size or (values and differ(values)):
+                if end_cancellation() or surroundings.differ_from(context):
                     return False
         finally:
             self._leave()
@@ -235,8 +234,7 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
         except BaseException as error:
             if self._is_end(error):
                 raise
-            log_safely(
-                logging.ERROR,
+            logger.error(
                 "%s: a message has no outcome: a fault in tidings",
                 self.name,
                 exc_info=error,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-from tidings.failure_log import log_safely
+from tidings.log import logger
 from tidings.long_runs import LongRuns
 
 # Workers kept for the next message when none waits; more are made when they are needed.
@@ -46,29 +45,31 @@ class Surroundings:
     identity, of others by their number.
 
     Attributes:
-        size: how many variables there are.
-        values: those that the user set before the start, and their values.
+        size: the number of variables in a context that surely has not changed. -1 where the user
+            set some before the start, since their number says nothing of their values.
     """
 
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
-        self.values = tuple(
+        self._values = tuple(
             (variable, value) for variable, value in self._context.items() if variable is not inside
         )
         self._context.run(inside.set, True)
-        self.size = len(self._context)
+        self._size = len(self._context)
+        self.size = -1 if self._values else self._size
 
     def copy(self) -> contextvars.Context:
         """A context for one worker."""
         return self._context.copy()
 
-
-def differ(values: tuple[tuple[contextvars.ContextVar[Any], Any], ...]) -> bool:
-    """Whether one of these variables has another value in the current context."""
-    for variable, value in values:  # noqa: SIM110 - a generator for each message costs more
-        if variable.get(_UNSET) is not value:
+    def differ_from(self, context: contextvars.Context) -> bool:
+        """Whether a handler has changed a worker's context."""
+        if len(context) != self._size:
             return True
-    return False
+        for variable, value in self._values:  # noqa: SIM110 - a generator costs more
+            if context.get(variable, _UNSET) is not value:
+                return True
+        return False
 
 
 class WorkerPool:
@@ -120,7 +121,7 @@ class WorkerPool:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            log_safely(logging.ERROR, "a worker ended: a fault in tidings", exc_info=error)
+            logger.error("a worker ended: a fault in tidings", exc_info=error)
         if (task.cancelled() or error is not None) and not self.is_abandoning:
             self._wake_next()  # whatever it was woken for goes to another
 

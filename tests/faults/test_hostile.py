@@ -245,6 +245,26 @@ async def test_consumers_and_watches_outlive_hostile_objects(
             assert (stats.received, stats.abandoned) == (ended, 0)
 
 
+async def test_a_consumer_is_made_again_though_logging_raises(
+    jetstream_server: NATSServer, make_app: MakeApp
+) -> None:
+    app, got = make_app(jetstream_server, streams=[Stream("WORK", subjects=["work.>"])]), []
+
+    @app.consume("WORK", durable="one", data_type=int)
+    async def one(msg):
+        got.append(msg.data)
+
+    logger, refusal = logging.getLogger("tidings"), Refusing(AttributeError("id"))
+    async with app:
+        logger.addFilter(refusal)
+        try:
+            await app.js.api.call("CONSUMER.DELETE.WORK.one")
+            await app.js.publish("work.a", 7)
+            await until(lambda: got == [7])
+        finally:
+            logger.removeFilter(refusal)
+
+
 async def test_a_flood_of_bad_messages_is_a_few_lines_a_second_and_a_count(
     server: NATSServer, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -441,3 +441,15 @@ async def test_runs_that_are_over_are_not_named(
             await app.publish("ask")
         await until(lambda: app.stats().listeners[0].handled == 8)
     assert not long_lines(caplog, "has been at work")
+
+
+async def test_a_drain_does_not_wait_for_a_batch_whose_time_is_over(app: App) -> None:
+    handler = Hanging(ignores_cancellation=True)
+    app.drain_timeout = 60
+    app.consume("WORK", durable="d", batch=2, batch_timeout=0.05, timeout=LIMIT)(handler)
+    async with app:
+        await app.js.publish("work.a", {"n": 1})
+        await until(lambda: app.stats().consumers[0].timed_out == 1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    handler.released.set()

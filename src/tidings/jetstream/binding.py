@@ -34,10 +34,9 @@ from tidings.jetstream.names import check_new_name
 from tidings.jetstream.position import BEGINNING, Position, server_time
 from tidings.jetstream.specs import LEAST_ACK_WAIT, ConsumerSpec
 from tidings.jetstream.terms import Terms, surprises
+from tidings.log import logger
 from tidings.subject import matches
 from tidings.text import printable
-
-logger = logging.getLogger("tidings")
 
 # Seconds to wait for an answer that comes at once, or never: without a leader nothing answers.
 ANSWER = 1.0
@@ -155,7 +154,9 @@ class Binding:
                 *(self.spec.name, self._called, _listed(old), _listed(new)),
             )
         if changes := differences(current, self._config):
-            logger.info("%s: %s changed: %s", self.spec.name, self._called, printable(", ".join(changes)))
+            logger.info(
+                "%s: %s changed: %s", self.spec.name, self._called, printable(", ".join(changes))
+            )
 
     # While it runs.
 
@@ -181,7 +182,9 @@ class Binding:
                 does not declare it.
         """
         info = await self._find()
-        stream = await self._see_stream()
+        stream: dict[str, Any] = {}
+        if info is None or _begins_late(info) or info["ack_floor"]["stream_seq"] < self.floor:
+            stream = await self._see_stream()
         if info is not None and self._begins_again and _begins_late(info):
             await self._api.call(f"CONSUMER.DELETE.{self._path}", timeout=ANSWER)
             info = None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from tidings import codec
 from tidings.errors import TidingsError
-from tidings.failure_log import log_safely
 from tidings.handlers import is_async
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.binding import Binding
@@ -17,6 +15,7 @@ from tidings.jetstream.messages import Settlement, StreamMessage, delivery
 from tidings.jetstream.outcomes import Outcomes
 from tidings.jetstream.puller import EXPIRES, Puller
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import logger
 from tidings.middleware import Middleware, fold_stream
 from tidings.stats import ConsumerStats
 from tidings.threads import as_async
@@ -37,7 +36,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     """Messages of a stream, pulled as workers are free, handled, and settled by the outcome.
 
     Returned: acknowledged. Raised: delivered again after the backoff. Reject, a body that does not
-    decode, deliveries used up: dead letter. While a handler runs the server is told so.
+    decode, deliveries used up: dead letter. While a handler runs, the server learns that work goes
+    on.
     """
 
     def __init__(
@@ -282,8 +282,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         message: StreamMessage[Any] = StreamMessage(
             subject, None, b"", reply, 0, b"", None, _settler=self._outcomes
         )
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has been at work on %r (%s, sequence %d, delivery %d) for %.1f s, %.0f times "
             "ack_wait. The server knows, so that no other instance gets %s; timeout= of consume() "
             "bounds a run",
@@ -328,7 +327,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         try:
             await self._puller.stop(timeout)
         except TidingsError as error:
-            log_safely(logging.WARNING, "%s: pulling did not end well: %s", self.name, error)
+            logger.warning("%s: pulling did not end well: %s", self.name, error)
         if self.spec.batch is not None:
             self._ripen()  # nothing comes any more that it could be filled with
 

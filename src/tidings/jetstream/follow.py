@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +24,8 @@ from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import unmatched
 from tidings.jetstream.messages import ACK_PREFIX, Settlement, StreamMessage
 from tidings.jetstream.position import BEGINNING, Position
+from tidings.log import logger
 from tidings.wire import Frame, publish_frame
-
-logger = logging.getLogger("tidings")
 
 # Messages that are read ahead, and seconds that ending a read may take.
 READ_AHEAD = 256
@@ -37,12 +35,12 @@ CLOSE_TIMEOUT = 2.0
 EXPIRES = 30.0
 HEARTBEAT = 5.0
 LOOK = 0.25
-# Seconds between two tries to begin anew: the first where nothing had come, and the most.
+# Seconds between two tries to start over: the first where nothing arrived yet, and the most.
 RETRY_FIRST, RETRY_MOST = 0.1, 3.0
 # Seconds that the first of them waits for an answer: what is asked during the election of a leader
 # is never answered, so that it is better asked again. The later ones wait longer.
 FIRST_ANSWER = 0.5
-# Seconds until the server removes a consumer that nobody pulls from.
+# Seconds until the server removes a consumer that gets no pulls.
 INACTIVE_THRESHOLD = 300.0
 
 HEARTBEAT_STATUS = 100
@@ -118,7 +116,7 @@ class Follower:
 
     Attributes:
         consumer: the consumer's name on the server.
-        healed: times that reading began anew.
+        healed: times that reading started over.
     """
 
     def __init__(
@@ -188,7 +186,7 @@ class Follower:
         )
 
     async def is_through(self) -> bool:
-        """Whether everything that there was has been handed on. False where nobody says.
+        """Whether everything that there was has been handed on. False where the server is silent.
 
         Raises:
             JetStreamError: the stream is gone.
@@ -394,8 +392,9 @@ class Follower:
         """
         self._cancel()
         if self._connection.state == "connected":
-            self._connection.unsubscribe_route(self._sid, keep_route=True)
-            await self._connection.confirm(timeout)
+            if self._sid:
+                self._connection.unsubscribe_route(self._sid, keep_route=True)
+                await self._connection.confirm(timeout)
             await self._remove(self.consumer)
 
     def abandon(self) -> None:

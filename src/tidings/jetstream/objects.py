@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import logging
 import math
 import secrets
 import time
@@ -45,6 +44,7 @@ from tidings.jetstream.publishing import PUBLISH_TIMEOUT, TRY_WAIT, publish_stor
 from tidings.jetstream.readers import Host, read_all
 from tidings.jetstream.reads import read_newest
 from tidings.jetstream.stored import Stored
+from tidings.log import logger
 
 T = TypeVar("T")
 Messages: TypeAlias = "list[StreamMessage[Any]]"  # `list` is a method of the class below
@@ -58,8 +58,6 @@ MOST_LINKS = 10
 HEADER_ROOM = 1024
 # Seconds since the last chunk of a put after which the put counts as dead.
 PRUNE_AGE = 3600.0
-
-logger = logging.getLogger("tidings")
 
 
 class ObjectStore(Bucket):

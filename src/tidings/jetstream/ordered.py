@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,13 +9,14 @@ from typing import Any, Literal, TypeVar, cast
 
 from tidings import codec
 from tidings.errors import DecodeError, JetStreamError, TidingsError
-from tidings.failure_log import log_safely
 from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
 from tidings.jetstream.binding import no_such_stream
 from tidings.jetstream.follow import Follower, Reading
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import logger
 from tidings.middleware import Middleware, fold_stream
+from tidings.remote_errors import failed_request, failure_text
 from tidings.stats import ConsumerStats
 from tidings.threads import as_async
 from tidings.time_limit import bounded
@@ -92,10 +92,10 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
         self, message: StreamMessage[Any], error: BaseException, *, is_decoded: bool
     ) -> None:
         error_id = secrets.token_hex(6)
-        what: object = type(error).__name__
+        what: object = failure_text(error, is_bad_body=False)
         shown: BaseException | None = error
         if not is_decoded and isinstance(error, DecodeError):
-            what, shown = f"DecodeError, not a valid {error.wanted}", None
+            what, shown = f"DecodeError, not a valid {error.wanted}: {error.reason}", None
         elif rest_of(error) is not None:
             what, shown = error, None
         words, fields = self._place(message)
@@ -103,14 +103,13 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
             "%s failed on %s: %s (error id %s)",
             *(self.name, words, what, error_id),
             exc_info=shown,
-            extra={"listener": self.name, "error_id": error_id, **fields},
+            extra={"listener": self.name, "error_id": error_id, **failed_request(error), **fields},
         )
 
     def on_long_run(self, item: StreamMessage[Any], seconds: float) -> None:
         """Warn that the handler has been at a message for so long."""
         words, fields = self._place(item)
-        log_safely(
-            logging.WARNING,
+        logger.warning(
             "%s has been at work on %s for %.0f s, and what follows waits for it; timeout= bounds "
             "a run",
             *(self.name, words, seconds),
@@ -194,7 +193,7 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
         try:
             await super().stop(timeout)
         except TidingsError as error:
-            log_safely(logging.WARNING, "%s: reading did not end well: %s", self.name, error)
+            logger.warning("%s: reading did not end well: %s", self.name, error)
 
     def _count(self) -> ConsumerStats:
         return ConsumerStats(

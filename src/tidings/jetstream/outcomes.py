@@ -17,7 +17,7 @@ from tidings.errors import (
     Retry,
     TidingsError,
 )
-from tidings.failure_log import FailureLog, safe_text
+from tidings.failure_log import FailureLog
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.binding import Binding
@@ -31,8 +31,8 @@ from tidings.jetstream.messages import (
     StreamMessage,
     nak_words,
 )
+from tidings.log import safe_text
 from tidings.remote_errors import failed_request, failure_text
-from tidings.text import printable
 from tidings.work_queue import rest_of
 
 # Seconds before each redelivery where neither the app nor the server says.
@@ -305,7 +305,7 @@ class Outcomes:
         self._log.error(
             "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
             *(self.spec.name, message.subject, metadata.stream, metadata.sequence),
-            *(metadata.delivered, failure_text(error, is_bad_body=False), error_id),
+            *(metadata.delivered, error if is_timeout else failure_text(error, False), error_id),
             exc_info=None if is_timeout else error,
             extra={
                 "listener": self.spec.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,8 @@ from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStrea
 from tidings.jetstream.drops import Drop, drop_of
 from tidings.jetstream.election import through_election
 from tidings.jetstream.streams import Stream
+from tidings.log import logger
 from tidings.text import printable
-
-logger = logging.getLogger("tidings")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 
 import msgspec
@@ -14,10 +13,9 @@ from tidings.errors import TidingsError
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.binding import Binding
+from tidings.log import logger
 from tidings.text import printable
 from tidings.wire import Frame, publish_frame
-
-logger = logging.getLogger("tidings")
 
 # Seconds that a pull waits at the server, and between the heartbeats that say it still does.
 EXPIRES = 30.0

@@ -17,7 +17,6 @@ from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.ordered import OrderedQueue
 from tidings.jetstream.readers import Host
 from tidings.middleware import Middleware, fold_stream
-from tidings.remote_errors import failed_request, failure_text
 from tidings.stats import WatcherStats
 from tidings.threads import as_async
 from tidings.time_limit import bounded, check_timeout
@@ -146,7 +145,7 @@ class Watchers:
             types: the types of buckets that the app declares, by name.
 
         Raises:
-            BucketNotFoundError: a bucket that nobody made.
+            BucketNotFoundError: there is no such bucket.
             JetStreamError: the server refuses it.
         """
         for spec in specs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,11 +10,10 @@ from typing import Any, Self
 
 from tidings.errors import ConfigError
 from tidings.jetstream.publishing import Publication, PublishAck, prepare
+from tidings.log import logger
 
 # Sends a publish, through the send hooks if there are any.
 Begin = Callable[[Publication, Any, dict[str, Any]], Awaitable[PublishAck]]
-
-logger = logging.getLogger("tidings")
 
 
 @dataclass(frozen=True)
