@@ -1,13 +1,14 @@
 """Runs every Python snippet of README.md and docs/ as a test, against a real nats-server.
 
-The rules that authors of snippets follow are in CONTRIBUTING.md, under "Snippets". In short: the
-snippets of a document share one namespace and one event loop, `await` works at their top level, and
+CONTRIBUTING.md explains under "Snippets" how to write them. In short: the snippets of a document
+share one namespace and one event loop, and `await` works at their top level. Three comments are
+markers:
 
     <!-- run: app -->      starts the app of that name for the rest of the document
-    <!-- logs: words -->   says that the document makes tidings log an error with these words in it
-    <!-- skip: reason -->  the next snippet is compiled but not run
+    <!-- logs: words -->   expects tidings to log an error that contains these words
+    <!-- skip: reason -->  compiles the next snippet but does not run it
 
-are the markers. A block in the language `output` is compared with what the snippets printed.
+A block in the language `output` is compared with what the snippets printed.
 """
 
 import ast
@@ -36,16 +37,16 @@ from tidings.server import NATSServer
 
 pytest_plugins = ["pytester"]
 
-PATIENCE = 5.0  # seconds until something that a document promises has to have happened
+PATIENCE = 5.0  # seconds to wait for output or an error that a document promises
 FENCES = RawFencedCodeBlockLexer(re.compile(r"(?P<info>[^\n]*)\n"))
 MARKER = re.compile(r"<!--+[ \t]*(?P<word>[a-z]+):[ \t]*(?P<argument>[^\n]*?)[ \t]*-->")
 TITLE = re.compile(r'title="([^"]+)"')
-# The port that documents name is nats-server's own; the server of a test run has another one.
+# Documents name nats-server's default port. The server of a test run listens on another one.
 DOCUMENTED_PORT = re.compile(r"\b4222\b")
 
 
 class LoopThread(threading.Thread):
-    """An event loop that keeps running between snippets, so that the apps of a document live on."""
+    """An event loop that keeps running between snippets, so that a document's apps keep running."""
 
     def __init__(self) -> None:
         super().__init__(name="snippets", daemon=True)
@@ -64,7 +65,7 @@ class LoopThread(threading.Thread):
         await self._closing.wait()
 
     def complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine in the loop until it ends; half a minute is the most it gets."""
+        """Run a coroutine in the loop and wait for its result, for at most 30 seconds."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=30)
 
     def close(self) -> None:
@@ -73,7 +74,7 @@ class LoopThread(threading.Thread):
 
 
 class ErrorLog(logging.Handler):
-    """What tidings logged as an error, and which of it the document announced."""
+    """The errors that tidings logged, and those that the document announced."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -93,7 +94,7 @@ class ErrorLog(logging.Handler):
             self.changed.notify_all()
 
     def fault(self) -> str | None:
-        """The errors that nobody announced, as the text of a failure."""
+        """Return a failure text with the errors that the document did not announce, or None."""
         with self.changed:
             texts, self.unannounced = self.unannounced, []
         if texts:
@@ -101,14 +102,14 @@ class ErrorLog(logging.Handler):
         return None
 
     def missing(self) -> set[str]:
-        """The announced errors that have not come, after waiting for them."""
+        """Wait for the announced errors and return those that tidings did not log."""
         with self.changed:
             self.changed.wait_for(lambda: self.announced == self.seen, PATIENCE)
             return self.announced - self.seen
 
 
 class Output:
-    """What the snippets printed and no `output` block has shown yet."""
+    """What the snippets printed and no `output` block has matched yet."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -121,7 +122,10 @@ class Output:
             self._changed.notify_all()
 
     def fault(self, shown: str) -> str | None:
-        """Wait for the text that is shown, in which `...` stands for anything, and take it."""
+        """Wait for the shown text, in which `...` matches anything, and consume it.
+
+        Returns a failure text if it does not appear, else None.
+        """
         parts = [re.escape(part) for part in shown.strip().split("...")]
         pattern = re.compile(r"^" + ".*?".join(parts) + r"$", re.MULTILINE | re.DOTALL)
         with self._changed:
@@ -134,11 +138,11 @@ class Output:
 
 
 class Stage:
-    """What the snippets of one document run on: module, files, loop, server and started apps."""
+    """The surroundings of one document's snippets: module, files, loop, server and apps."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
-        # One server a document: its streams are in no other document's way.
+        # Each document has its own server, so that the streams of two documents cannot collide.
         self.server = NATSServer(jetstream=True)
         self.server.start()
         self.environment = pytest.MonkeyPatch()
@@ -150,7 +154,7 @@ class Stage:
         self.errors = ErrorLog()
         self.apps: dict[str, Any] = {}
         module.__dict__["__builtins__"] = {**vars(builtins), "print": self.output.print}
-        # Dataclasses and type hints are resolved through the module that their class names.
+        # Dataclasses and type hints look up names in the module of their class.
         sys.modules[module.__name__] = module
         sys.path.insert(0, str(self.directory))
         logging.getLogger("tidings").addHandler(self.errors)
@@ -173,13 +177,14 @@ class Stage:
         app = self.module.__dict__[name]
         self.loop.complete(app.__aenter__())
         self.apps[name] = app
-        # A task's first run is part of what the document shows. One that never ends is not awaited.
+        # A document may show the output of a task's first run. Some tasks never end, so this wait
+        # has a limit.
         deadline = time.monotonic() + 1.0
         while any(task.runs == 0 for task in app.stats().tasks) and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def close(self) -> None:
-        """Stop the apps; fail for what they logged and for what the document announced in vain."""
+        """Stop the apps. Fail for each unannounced error, and for each announced one not logged."""
         try:
             missing = self.errors.missing()
             for app in reversed(self.apps.values()):
@@ -201,7 +206,7 @@ class Stage:
 
 
 class SnippetDocument(Document):
-    """A Markdown document whose namespace is that of a module, and its stage while it runs."""
+    """A Markdown document that uses a module's namespace, and its stage while it runs."""
 
     def __init__(self, text: str, path: str) -> None:
         super().__init__(text, path)
@@ -212,7 +217,7 @@ class SnippetDocument(Document):
 
 
 def stage_of(example: Example) -> Stage:
-    """The document's stage, set up by its first example."""
+    """Return the document's stage. The first example sets it up."""
     document = example.document
     assert isinstance(document, SnippetDocument)
     if document.stage is None:
@@ -227,7 +232,7 @@ def close_stage(namespace: dict[str, Any]) -> None:
 
 
 def compile_snippet(example: Example, source: str) -> CodeType:
-    # The padding makes the line numbers of a traceback those of the document.
+    # The padding makes a traceback show the line numbers of the document.
     padded = "\n" * example.line + source
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     return compile(padded, example.path, "exec", flags=flags, dont_inherit=True)
@@ -241,13 +246,13 @@ def run_snippet(example: Example) -> str | None:
     if title.startswith("test_"):
         return run_test_file(stage, title)
     if re.search(r"^(async )?def test_", source, re.MULTILINE):
-        return 'A snippet with tests needs a title="test_....py": pytest runs that file.'
+        return 'A snippet with tests needs title="test_....py", so that pytest runs it as a file.'
     stage.execute(compile_snippet(example, source))
     return stage.errors.fault()
 
 
 def run_test_file(stage: Stage, name: str) -> str | None:
-    # Hypothesis' plugin imports all of it to say nothing: half of the time that such a run takes.
+    # Importing Hypothesis for its plugin would take half of the time of such a run.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest"]
     command += ["-o", "asyncio_mode=auto", name]
     done = subprocess.run(
@@ -289,7 +294,11 @@ def parse_document(document: Document) -> Iterator[Region]:
         if isinstance(place, Region):
             yield from parse_fence(document, place, skips.pop() if skips else None)
         elif not place["argument"] or place["word"] not in MARKERS:
-            raise fault(document, place.start(), f"{place[0]!r} is no marker and no plain comment")
+            raise fault(
+                document,
+                place.start(),
+                f"{place[0]!r} is not a marker; write `run: app`, `logs: words` or `skip: reason`",
+            )
         elif place["word"] == "skip":
             skips.append(place)
         else:
@@ -316,7 +325,7 @@ def parse_fence(document: Document, fence: Region, skip: re.Match[str] | None) -
         yield Region(fence.start, fence.end, source, check_output)
     elif not language or language.lstrip("{.").startswith("py"):
         raise fault(
-            document, fence.start, "name the fence's language: `python` runs, `text` is just shown"
+            document, fence.start, "name the block's language: `python` runs, `text` is only shown"
         )
 
 
@@ -336,8 +345,8 @@ def traceback_in_document(item: SybilItem, excinfo: pytest.ExceptionInfo[BaseExc
     return excinfo.traceback.cut(path=item.path)
 
 
-# Sybil's own filter takes it that its frames are there, which those of a cause are not: the whole
-# run would end with an IndexError.
+# Sybil's own filter expects Sybil's frames in every traceback. The traceback of a cause has none,
+# so the filter would end the whole test run with an IndexError.
 SybilItem._traceback_filter = traceback_in_document
 
 pytest_collect_file = Sybil(

@@ -1,1 +1,1 @@
-"""The benchmark: tidings against its peers, in one run. See README.md in this folder."""
+"""Compare tidings with other NATS clients in one run. See README.md in this folder."""

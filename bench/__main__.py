@@ -1,4 +1,4 @@
-"""The command line: `python -m bench`, see README.md in this folder."""
+"""Compare tidings with other NATS clients: `python -m bench`. See bench/README.md."""
 
 import argparse
 import sys
@@ -26,23 +26,29 @@ def main() -> None:
         if draw(report, plot):
             paths.append(plot)
         else:
-            _say("no plot: pip install 'tidings[bench]'")
+            _say("matplotlib is missing, so there is no plot: pip install 'tidings[bench]'")
         _say("written: " + ", ".join(path.name for path in paths))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="2 minutes, tidings and nats-py only")
-    parser.add_argument("--only", type=_names(CONTENDERS), help="contenders, comma between them")
-    parser.add_argument("--workloads", type=_names(WORKLOADS), help="the same for workloads")
-    parser.add_argument("--rounds", type=int, help="runs of each, 5; quick: 3")
-    parser.add_argument("--seconds", type=float, help="that one run should take, 1; quick: 0.4")
+    parser.add_argument(
+        "--quick", action="store_true", help="compare only tidings and nats-py, in 2 minutes"
+    )
+    parser.add_argument(
+        "--only", type=_names(CONTENDERS), help="contenders to run, separated by commas"
+    )
+    parser.add_argument(
+        "--workloads", type=_names(WORKLOADS), help="workloads to run, separated by commas"
+    )
+    parser.add_argument("--rounds", type=int, help="runs of each workload; default: 5, quick: 3")
+    parser.add_argument("--seconds", type=float, help="length of one run; default: 1, quick: 0.4")
     parser.add_argument(
         "--save",
         nargs="?",
         const="",
         metavar="NAME",
-        help="write results/NAME.*; a full run does so anyway, as `full`",
+        help="write results/NAME.*; without --save only a full run writes its results",
     )
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 5)
@@ -61,14 +67,14 @@ def _names(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
         found = tuple(text.split(","))
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
+                raise argparse.ArgumentTypeError(f"no {name!r}; choose from {', '.join(known)}")
         return found
 
     return names
 
 
 def _result_name(options: argparse.Namespace) -> str:
-    """Only a full run overwrites results without being asked."""
+    """The name of the result files, or "" to write none. A full run needs no --save."""
     if options.save:
         return str(options.save)
     if options.quick:

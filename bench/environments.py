@@ -1,4 +1,4 @@
-"""Each peer in its own virtual environment, the C client compiled. All kept in bench/.venvs."""
+"""Virtual environments for the Python contenders, and the compiled C client, in bench/.venvs."""
 
 import hashlib
 import importlib.util
@@ -17,14 +17,14 @@ SCRIPTS = HERE / "contenders"
 
 
 class UnavailableError(Exception):
-    """A contender cannot take part, and why."""
+    """A contender cannot run here. The text says why."""
 
 
 def prepare(contender: Contender, say: Callable[[str], None]) -> list[str]:
-    """Return the command that runs a contender, after making what it needs.
+    """Install or compile a contender if necessary, and return the command that runs it.
 
     Raises:
-        UnavailableError: it cannot be installed, compiled or imported here.
+        UnavailableError: the contender cannot be installed, compiled or imported here.
     """
     if contender.environment == "libnats":
         return [str(_compile(SCRIPTS / contender.script, say))]
@@ -41,7 +41,7 @@ def _python(contender: Contender, say: Callable[[str], None]) -> Path:
 
 
 def _virtual_environment(name: str, say: Callable[[str], None]) -> Path:
-    """Make it, unless the one in the cache is of the same requirements and the same Python."""
+    """Return the environment's Python. Reuse it if requirements and Python have not changed."""
     requirements = HERE / "requirements" / f"{name}.txt"
     folder, mark = CACHE / name, CACHE / name / "made-of"
     python = folder / "bin" / "python"
@@ -70,7 +70,7 @@ def _compile(source: Path, say: Callable[[str], None]) -> Path:
 
 
 def _libnats_flags() -> list[str]:
-    """What pkg-config says, or the plain name where the header lies in the usual place."""
+    """Return the flags from pkg-config. Without pkg-config, look for the header in /usr/include."""
     hint = "libnats is not installed (Debian, Ubuntu: apt install libnats-dev)"
     if shutil.which("pkg-config") is None:
         if not Path("/usr/include/nats/nats.h").exists():

@@ -1,7 +1,7 @@
 """The other end of a measurement, over a bare socket: a load generator and a counting receiver.
 
-The generator is the same for every contender and much faster than any of them: it encodes a block
-of messages once, and only writes the sequence of its last message anew for each block.
+The generator is the same for every contender and much faster than any of them. It encodes a block
+of messages once. For each further block it only replaces the sequence number in the last message.
 """
 
 import re
@@ -26,15 +26,15 @@ JSON_RPC = (
 
 
 class LoadError(Exception):
-    """The contender did not get, or did not send, what it should."""
+    """The contender did not receive or did not send the expected messages."""
 
 
 class Wire:
-    """A NATS connection that can do what the bench needs, and no more."""
+    """A NATS connection with only what the benchmark needs."""
 
     def __init__(self, port: int) -> None:
         self.alive: Callable[[], bool] = lambda: True
-        """Asked while nothing arrives, so that a wait ends when the other side has ended."""
+        """Called while nothing arrives, so that a wait ends when the contender has ended."""
         self._buffer = b""
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -51,10 +51,10 @@ class Wire:
         self.socket.sendall(data)
 
     def receive(self, deadline: float) -> bytes:
-        """What arrives next. Answers the server's pings.
+        """Return the next bytes that arrive. Answers the server's pings.
 
         Raises:
-            LoadError: nothing came until the deadline, or the contender has ended.
+            LoadError: nothing arrived before the deadline, or the contender has ended.
         """
         self.socket.settimeout(0.25)
         while time.monotonic() < deadline:
@@ -77,7 +77,7 @@ class Wire:
 
 @dataclass
 class Block:
-    """A number of encoded messages, the last of which carries a sequence."""
+    """Several encoded messages. The last one carries a sequence number."""
 
     data: bytearray
     messages: int
@@ -90,7 +90,7 @@ class Block:
 
 
 def encode_block(bodies: list[bytes], subjects: list[str]) -> Block:
-    """Frame the bodies, one on each subject in turn, for publishing."""
+    """Encode the bodies for publishing, on each subject in turn."""
     frames = [
         b"PUB %s %d\r\n%s\r\n" % (subjects[i % len(subjects)].encode(), len(body), body)
         for i, body in enumerate(bodies)
@@ -102,7 +102,7 @@ def encode_block(bodies: list[bytes], subjects: list[str]) -> Block:
 
 
 def raw_bodies(count: int, size: int) -> list[bytes]:
-    """Ten digits and padding; where these do not fit, dots, and a mark in the last one."""
+    """Bodies of ten digits and padding. If ten digits do not fit: dots, and a mark in the last."""
     if size < 10:
         return [b"." * size] * (count - 1) + [b"!" * size]
     return [b"%d" % FIRST_ID + b"x" * (size - 10)] * count
@@ -115,7 +115,7 @@ def json_bodies(count: int, rpc: bool) -> list[bytes]:
 
 @dataclass
 class Feeder:
-    """Sends blocks as fast as a receiver's reports allow: so many unacknowledged at most."""
+    """Sends blocks as fast as the receiver reports them, with at most `window` messages open."""
 
     wire: Wire
     block: Block
@@ -126,10 +126,10 @@ class Feeder:
     _tail: bytes = field(default=b"", repr=False)
 
     def feed(self, total: int) -> None:
-        """Wait until the receiver listens, send `total` messages, wait until it has them all.
+        """Wait until the receiver listens, send `total` messages and wait until it has them all.
 
         Raises:
-            LoadError: no report came for `timeout` seconds.
+            LoadError: no report arrived for `timeout` seconds.
         """
         while self._acknowledged < 0:
             self._take_reports()
@@ -153,7 +153,7 @@ class Feeder:
 
 
 def wait_for_report(wire: Wire, timeout: float) -> None:
-    """Wait until a responder says that it listens."""
+    """Wait until a responder reports that it listens."""
     deadline = time.monotonic() + timeout
     data = b""
     while b"count=0" not in data:
@@ -162,7 +162,7 @@ def wait_for_report(wire: Wire, timeout: float) -> None:
 
 @dataclass
 class Collector:
-    """Takes everything that is published, and says afterwards what was lost."""
+    """Receives everything that is published, and finds out afterwards what was lost."""
 
     wire: Wire
     timeout: float
@@ -170,10 +170,10 @@ class Collector:
     _chunks: list[bytes] = field(default_factory=list, repr=False)
 
     def collect(self, messages: int, size: int) -> None:
-        """Receive until that many messages of that size have come.
+        """Receive until that many messages of that size have arrived.
 
         Raises:
-            LoadError: it went quiet before that; says how many are missing.
+            LoadError: no more messages arrived. The text says how many are missing.
         """
         needed, got = messages * (size + len(f"MSG {LOAD}.0 1 {size}\r\n\r\n")), 0
         while got < needed:
@@ -185,19 +185,19 @@ class Collector:
         self.finished = time.perf_counter()
 
     def check(self, messages: int) -> None:
-        """Raise LoadError unless each thread's messages are all there, once and in order."""
+        """Raise LoadError unless all messages of each thread arrived, once and in order."""
         if missing := lost(b"".join(self._chunks), messages):
             raise LoadError(missing)
 
 
 def lost(data: bytes, messages: int) -> str:
-    """Say what is missing, doubled or out of its thread's order; "" where all is well."""
+    """Describe missing, duplicate and unordered messages. Returns "" if there are none."""
     by_thread: dict[bytes, list[int]] = {}
     for thread, number in re.findall(rb"\r\nt(\d) (\d{10}) ", data):
         by_thread.setdefault(thread, []).append(int(number) - FIRST_ID)
     came = sum(map(len, by_thread.values()))
     if came != messages:
-        return f"{messages - came} of {messages} messages missing"
+        return f"{messages - came} of {messages} messages are missing"
     if any(numbers != list(range(len(numbers))) for numbers in by_thread.values()):
-        return "messages doubled or out of order"
+        return "messages are duplicated or out of order"
     return ""

@@ -1,4 +1,4 @@
-"""From the results of single runs to the numbers that are shown, and to the targets."""
+"""Turn the results of runs into the numbers of the table, and compare them with the targets."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the table: a number taken from every run of a workload."""
+    """One row of the table: a number from every run of a workload."""
 
     name: str
     workload: str
@@ -25,7 +25,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Summary:
-    """A contender's rounds of one measure."""
+    """One measure of one contender over all rounds."""
 
     median: float
     least: float
@@ -34,9 +34,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be reached: a contender's median, alone or divided by another median.
+    """A limit for a contender's median, or for its ratio to another median.
 
-    `of` and `against` are (measure, contender). Without `against` the median itself counts.
+    `of` and `against` are pairs of measure and contender. Without `against` the median itself
+    counts.
     """
 
     title: str
@@ -51,7 +52,7 @@ class Target:
 
 
 Summaries = dict[str, dict[str, Summary]]
-"""Measure, then contender."""
+"""By measure, then by contender."""
 
 
 def rate(result: Result) -> float:
@@ -166,7 +167,7 @@ TARGETS = (
 
 
 def summarize(results: dict[str, dict[str, list[Result]]]) -> Summaries:
-    """Reduce results (workload, then contender, then rounds) to summaries."""
+    """Summarize results, which are ordered by workload, contender and round."""
     summaries: Summaries = {}
     for measure in MEASURES.values():
         for contender, rounds in results.get(measure.workload, {}).items():
@@ -179,7 +180,7 @@ def summarize(results: dict[str, dict[str, list[Result]]]) -> Summaries:
 
 
 def target_value(target: Target, summaries: Summaries) -> float | None:
-    """Return what a run reached, or None where it did not measure it."""
+    """Return the value that a run reached, or None if the run did not measure it."""
     value = _median(target.of, summaries)
     if target.against is None or value is None:
         return value

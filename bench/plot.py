@@ -1,4 +1,4 @@
-"""Draw a run: a panel for each main measure, a bar for each contender."""
+"""Draw the results of a run: one panel per main measure, one bar per contender."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ OURS, OTHERS, CEILING = "#1f6feb", "#8b949e", "#d0d7de"
 
 
 def draw(report: Report, path: Path) -> bool:
-    """Write the plot, or return False where matplotlib is not installed."""
+    """Write the plot. Returns False if matplotlib is not installed."""
     try:
         import matplotlib as mpl
     except ImportError:

@@ -1,4 +1,4 @@
-"""The figures that README.md quotes: `python -m bench.quote` writes them from the committed run."""
+"""`python -m bench.quote` writes the figures of the committed run into README.md."""
 
 import json
 import re
@@ -27,24 +27,25 @@ COLUMNS = {
 
 
 def figures(path: Path = RESULT) -> str:
-    """The block of README.md that quotes a run: ratios only, and the command that made them."""
+    """Return the block of README.md that quotes a run: its ratios, its command and the versions."""
     report: Report = json.loads(path.read_text())
     found = ratios(path)
     lines = [
-        f"| tidings against | {' | '.join(COLUMNS.values())} |",
+        f"| tidings compared with | {' | '.join(COLUMNS.values())} |",
         f"| --- |{' ---: |' * len(COLUMNS)}",
     ]
     for measure, title in ROWS.items():
         cells = [_cell(found.get(f"{measure}/{contender}")) for contender in COLUMNS]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     versions = report["versions"]
-    said = ", ".join(
+    clients = ", ".join(
         f"{title} {versions[name]}" for name, title in COLUMNS.items() if name in versions
     )
     machine = report["machine"]
     where = f"{machine['cores']} cores with Python {machine['python']}"
-    how = "everyone on asyncio's own event loop, with documented defaults"
-    lines += ["", f"Medians of one run of `{report['command']}` on {where}, {how}: {said}.", ""]
+    how = "Each client ran with its documented defaults, the Python ones on asyncio's event loop"
+    run = f"Medians of one run of `{report['command']}` on {where}. {how}. Versions: {clients}."
+    lines += ["", run, ""]
     return "\n".join(lines)
 
 
@@ -59,7 +60,7 @@ def _cell(ratio: float | None) -> str:
 def main() -> None:
     text, changed = BLOCK.subn(lambda _: figures(), README.read_text())
     if not changed:
-        raise SystemExit("README.md has no block of figures")
+        raise SystemExit("README.md has no `figures begin` and `figures end` comments: add them")
     README.write_text(text)
 
 

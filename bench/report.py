@@ -1,4 +1,4 @@
-"""The JSON of a run, the table made of it, and the ratios that other texts may quote."""
+"""Write the JSON and the table of a run, and read the ratios that other texts quote."""
 
 import dataclasses
 import json
@@ -24,11 +24,11 @@ from .workloads import CONTENDERS
 Report = dict[str, Any]
 
 Failures = dict[str, dict[str, str]]
-"""Workload, then contender, then why."""
+"""The reason by workload, then by contender."""
 
 
 def make_report(outcome: Outcome, command: str, rounds: int, seconds: float) -> Report:
-    """Everything that a run found, as it goes into the JSON."""
+    """Return everything that a run found, in the shape of the JSON file."""
     summaries = summarize(outcome.results)
     return {
         "command": command,
@@ -48,7 +48,7 @@ def make_report(outcome: Outcome, command: str, rounds: int, seconds: float) -> 
 
 
 def machine() -> dict[str, str | int]:
-    """Facts that numbers depend on; nothing that tells whose machine it is."""
+    """The facts about the machine that numbers depend on. None of them identifies it."""
     return {
         "cores": os.cpu_count() or 0,
         "system": platform.system(),
@@ -58,7 +58,7 @@ def machine() -> dict[str, str | int]:
 
 
 def versions(outcome: Outcome) -> dict[str, str]:
-    """The versions that the server and the contenders said of themselves."""
+    """The versions that the server and the contenders reported."""
     found: dict[str, str] = {}
     for by_contender in outcome.results.values():
         for contender, rounds in by_contender.items():
@@ -70,7 +70,7 @@ def versions(outcome: Outcome) -> dict[str, str]:
 
 
 def verdict(target: Target, summaries: Summaries, failed: Failures) -> dict[str, Any]:
-    """A target, what was measured of it, and the word for that."""
+    """A target, its measured value and the verdict on it."""
     value = target_value(target, summaries)
     return {
         "title": target.title,
@@ -110,10 +110,10 @@ def _against(target: Target) -> str:
 def ratios(path: str | os.PathLike[str]) -> dict[str, float]:
     """Read a run's JSON and return tidings' medians divided by each other contender's.
 
-    The keys are `<measure>/<contender>`, for example `receive_raw/nats-py`. Where less is better
-    (`receive_cpu`, `request_p50`) a number below 1 is in favour of tidings. Two more are of
-    tidings alone: `publish_sync/nats-py` divides by nats-py's awaited publish, its only one, and
-    `subscriptions_1000/subscriptions_1` is how the cost of a message grows.
+    The keys are `<measure>/<contender>`, for example `receive_raw/nats-py`. If less is better, as
+    for `receive_cpu` and `request_p50`, a ratio below 1 is in favour of tidings. Two ratios are
+    special. `publish_sync/nats-py` divides by nats-py's awaited publish, because nats-py has no
+    other. `subscriptions_1000/subscriptions_1` shows how the cost of a message to tidings grows.
     """
     report: Report = json.loads(Path(path).read_text())
     medians = {
@@ -154,7 +154,7 @@ def _special_ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def to_markdown(report: Report) -> str:
-    """Write a run as Markdown: machine, table, targets, notes."""
+    """Return a run as Markdown: machine, table, targets and notes."""
     parts = [
         _heading(report),
         _results_table(report),
@@ -171,8 +171,8 @@ def _heading(report: Report) -> str:
         f"`{report['command']}`\n\n"
         f"{facts['cores']} cores, {facts['system']} {facts['architecture']}, loopback, "
         f"Python {facts['python']}. Medians over {report['rounds']} rounds of about "
-        f"{report['seconds']:g} s, contenders in turn, a fresh server for each run. Only ratios "
-        f"within one run count.\n\n"
+        f"{report['seconds']:g} s, contenders in turn, a fresh server for each run. Compare only "
+        f"the ratios within one run.\n\n"
         f"Versions: {versions_text}."
     )
 
@@ -243,7 +243,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that can be read: 1.23M, 456k, 7,890, 12.3, 0.41."""
+    """Format a number with about three digits: 1.23M, 456k, 7,890, 12.3, 0.41."""
     size = abs(value)
     if size >= 999_500:
         return f"{value / 1e6:.2f}M"
@@ -260,7 +260,7 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def write(report: Report, folder: Path, name: str) -> list[Path]:
-    """Write the JSON and the Markdown, and return where."""
+    """Write the JSON and the Markdown, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         folder / f"{name}.json": json.dumps(report, indent=1) + "\n",

@@ -13,14 +13,14 @@ Say = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """What came out: results by workload and contender, and who failed where, and why."""
+    """The results by workload and contender, and which contenders failed or could not run."""
 
     results: dict[str, dict[str, list[Result]]] = field(default_factory=dict)
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
 
     def fail(self, task: Task, reason: str) -> None:
-        """Drop a contender from a workload: after one wrong run none of its numbers is shown."""
+        """Drop a contender from a workload: after one wrong run, none of its numbers counts."""
         workload, contender = task.workload.name, task.contender.name
         self.failed.setdefault(workload, {})[contender] = reason
         self.results.get(workload, {}).pop(contender, None)
@@ -64,7 +64,7 @@ def _sized_tasks(
     outcome: Outcome,
     say: Say,
 ) -> list[Task]:
-    """Find out by a short run how many messages each contender needs to fill the seconds."""
+    """Find out with a short run how many messages each contender needs to fill `seconds`."""
     tasks = []
     for name in workload.contenders:
         if name in commands:

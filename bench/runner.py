@@ -1,4 +1,4 @@
-"""One run: a fresh server, a contender in a process of its own, and proof that nothing was lost."""
+"""One run: a fresh server, a contender in its own process, and a check that nothing was lost."""
 
 import json
 import subprocess
@@ -24,19 +24,19 @@ from .server import Server, fresh_server
 from .streams import Streams
 from .workloads import Contender, Workload
 
-QUIET = 20.0  # seconds in which something must arrive
-LONGEST = 180.0  # seconds that one run may take
+QUIET = 20.0  # seconds without a message or report after which a run fails
+LONGEST = 180.0  # seconds that one run may take at most
 
 Result = dict[str, Any]
 
 
 class RunError(Exception):
-    """A contender did not do what it was asked for, so that its number means nothing."""
+    """A contender did not complete its task, so its number does not count."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one run has to do."""
+    """The task of one run."""
 
     contender: Contender
     command: tuple[str, ...]
@@ -61,7 +61,7 @@ class Task:
 
 
 def plan(contender: Contender, command: list[str], workload: Workload, n: int) -> Task:
-    """Round to whole blocks, where there are blocks, and warm up with a tenth."""
+    """Plan a run of `n` messages, rounded up to whole blocks, after a warm-up of a tenth."""
     steps = {"receive": workload.block, "js_consume": workload.block, "threads": THREADS}
     step = steps.get(workload.kind, 1)
     warmup = _round_up(n // 10 or 1, step)
@@ -73,10 +73,10 @@ def _round_up(n: int, step: int) -> int:
 
 
 def run(task: Task) -> Result:
-    """Run a task and check what it did.
+    """Run a task and check its result.
 
     Raises:
-        RunError: it failed, lost a message, or did not run on the loop that was asked for.
+        RunError: the contender failed, lost a message or ran on the wrong event loop.
     """
     with fresh_server(jetstream=task.workload.kind.startswith("js_")) as server:
         result = _KINDS[task.workload.kind](task, server)
@@ -96,7 +96,7 @@ def _check(task: Task, result: Result) -> None:
 
 
 class Process:
-    """A contender while it runs. Its output goes to files, so that no pipe can fill up."""
+    """A contender that is running. Its output goes to files, because a pipe could fill up."""
 
     def __init__(self, command: list[str], out: IO[bytes], err: IO[bytes]) -> None:
         self._out, self._err = out, err
@@ -106,14 +106,14 @@ class Process:
         return self._popen.poll() is None
 
     def result(self) -> Result:
-        """Wait for its end, and return the one line that it wrote."""
+        """Wait until the contender ends, and return the result that it wrote."""
         try:
             code = self._popen.wait(LONGEST)
         except subprocess.TimeoutExpired:
-            raise RunError(f"it did not end in {LONGEST:.0f} s") from None
+            raise RunError(f"it did not end within {LONGEST:.0f} s") from None
         lines = [line for line in self._lines(self._out) if line.startswith("{")]
         if code or not lines:
-            raise RunError(f"it ended with {code}{self.complaint()}")
+            raise RunError(f"it ended with exit code {code}{self.complaint()}")
         result: Result = json.loads(lines[-1])
         return result
 
@@ -122,7 +122,7 @@ class Process:
         self._popen.wait()
 
     def complaint(self) -> str:
-        """The last thing that it wrote to stderr, to be put behind an error's text."""
+        """The last line of the contender's stderr, to append to the text of an error."""
         lines = [line for line in self._lines(self._err) if line.strip()]
         return f": {lines[-1].strip()}" if lines else ""
 
@@ -148,7 +148,7 @@ def _publish(task: Task, server: Server) -> Result:
     with _process(task, task.workload.action, server) as process:
         result = process.result()
     arrived = int(server.facts()["in_msgs"])
-    # A framework may announce itself; that is no message of ours.
+    # A framework may publish a few messages of its own when it starts.
     if not 0 <= arrived - result["sent"] <= 5:
         raise RunError(f"the server got {arrived} of {result['sent']} messages")
     return result

@@ -1,4 +1,4 @@
-"""A nats-server for one measurement, and what it counted itself."""
+"""A nats-server for one measurement, and its own counters."""
 
 import json
 import re
@@ -22,7 +22,7 @@ class Server:
         return int(self.url.rsplit(":", 1)[1])
 
     def facts(self) -> dict[str, int | str]:
-        """What the server says of itself: `version`, `in_msgs`, `in_bytes`, and more."""
+        """Return the server's own facts: `version`, `in_msgs`, `in_bytes` and more."""
         with urllib.request.urlopen(f"{self.monitor}/varz", timeout=5) as reply:
             facts: dict[str, int | str] = json.load(reply)
             return facts
@@ -33,5 +33,5 @@ def fresh_server(*, jetstream: bool = False) -> Iterator[Server]:
     with NATSServer(jetstream=jetstream, args=["-m", "-1"]) as server:
         address = re.search(r"http monitor on (\S+)", server.log)
         if address is None:
-            raise RuntimeError("nats-server did not say where its monitoring endpoint is")
+            raise RuntimeError("nats-server did not log the address of its monitoring endpoint")
         yield Server(server.url, f"http://{address[1]}")

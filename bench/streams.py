@@ -1,4 +1,4 @@
-"""A stream for one measurement, over a bare socket: made, filled, and asked for its counts."""
+"""Create and fill a stream for one measurement and read its counts, over a bare socket."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from .contenders.probe import DURABLE, LOAD, STREAM
 from .load import Block, LoadError, Wire
 
 INBOX = "_INBOX.bench"
-WAIT = 10.0  # seconds for an answer
-FILL = 60.0  # seconds to fill a stream
+WAIT = 10.0  # seconds to wait for an answer
+FILL = 60.0  # seconds to wait until a stream holds all messages
 
 
 class Streams:
-    """What a measurement needs of JetStream."""
+    """The JetStream calls that a measurement needs."""
 
     def __init__(self, port: int) -> None:
         self._wire = Wire(port)
@@ -24,7 +24,7 @@ class Streams:
         self._wire.close()
 
     def make(self) -> None:
-        """Make the stream. It is in memory: a disk is nothing that a client could be quick at."""
+        """Create the stream in memory, so that the speed of the disk does not matter."""
         config = {"name": STREAM, "subjects": [f"{LOAD}.>"], "storage": "memory"}
         self._call(f"STREAM.CREATE.{STREAM}", config)
 
@@ -32,7 +32,7 @@ class Streams:
         """Store that many messages.
 
         Raises:
-            LoadError: the stream does not have them in time.
+            LoadError: the stream did not get all of them in time.
         """
         for sent in range(0, messages, block.messages):
             self._wire.send(block.numbered(sent + block.messages))
@@ -43,11 +43,11 @@ class Streams:
             time.sleep(0.02)
 
     def stored(self) -> int:
-        """Messages in the stream."""
+        """Return the number of messages in the stream."""
         return int(self._call(f"STREAM.INFO.{STREAM}")["state"]["messages"])
 
     def check_consumed(self, messages: int) -> None:
-        """Raise LoadError unless each message was delivered and acknowledged, and once."""
+        """Raise LoadError unless each message was delivered once and acknowledged."""
         info = self._call(f"CONSUMER.INFO.{STREAM}.{DURABLE}")
         acked, deliveries = info["ack_floor"]["stream_seq"], info["delivered"]["consumer_seq"]
         if acked != messages or deliveries != messages:

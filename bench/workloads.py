@@ -1,4 +1,4 @@
-"""What is measured, and who takes part."""
+"""What the benchmark measures, and with which contenders."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +8,12 @@ Kind = Literal["publish", "receive", "request", "threads", "js_consume", "js_pub
 
 @dataclass(frozen=True)
 class Contender:
-    """A client or framework, how to run it, and what a reader of its numbers should know."""
+    """A client or framework, how to run it, and a note for the readers of its numbers."""
 
     name: str
     script: str
     environment: str
-    """Name of a file in requirements/, or "own" (this Python), or "libnats" (compiled)."""
+    """Name of a file in requirements/, "own" for this Python, or "libnats" for the C client."""
     note: str
     uvloop: bool = False
     json_rpc: bool = False
@@ -21,30 +21,30 @@ class Contender:
 
 @dataclass(frozen=True)
 class Workload:
-    """One thing to do, the same for every contender that takes part in it."""
+    """One task, the same for every contender that takes part in it."""
 
     name: str
     kind: Kind
     action: str
     contenders: tuple[str, ...]
     first_n: int
-    """Messages of the run that finds out how many the others need."""
+    """Messages of the first run, which finds out how many messages the other runs need."""
     size: int = 128
     body: Literal["raw", "json"] = "raw"
     subscriptions: int = 1
     in_flight: int = 1
     concurrency: int = 0
-    """Handlers at work at a time, where it is not each contender's default."""
+    """Handlers that run at a time; 0 for each contender's default."""
     fixed_n: int = 0
-    """Messages of every run, where the workload is about their number and not about a rate."""
+    """Messages of every run, if the workload measures something other than a rate."""
     quick: bool = True
     """Whether quick mode runs it."""
     rounds: int = 99
-    """At most so many rounds, for workloads that are long or do not vary."""
+    """The most rounds to run, for workloads that take long or do not vary."""
 
     @property
     def block(self) -> int:
-        """Messages between two reports of a receiver: at most 1 MiB of them."""
+        """Messages between two reports of a receiver, of at most 1 MiB in total."""
         if self.action == "sleepers":
             return 100
         if self.kind == "js_consume":
@@ -53,7 +53,7 @@ class Workload:
 
     @property
     def window(self) -> int:
-        """Messages that may be unacknowledged: half of what tidings queues by default."""
+        """Messages that may be unacknowledged: at most half of tidings' default queue limit."""
         return self.block * 16
 
 
@@ -70,48 +70,47 @@ CONTENDERS = {
             "nats-py",
             "nats_py.py",
             "nats-py",
-            "defaults; a callback per subscription; json.loads and json.dumps; validated by "
+            "defaults; a callback per subscription; json.loads and json.dumps; validation with "
             "pydantic's `validate_json`. From threads: `asyncio.run_coroutine_threadsafe`. "
             "Streams: `fetch(16)` from a pull consumer and `ack`; `publish_async` with 256 pending",
         ),
-        Contender(
-            "nats-py-uvloop", "nats_py.py", "nats-py", "the same on uvloop, its best", uvloop=True
-        ),
+        Contender("nats-py-uvloop", "nats_py.py", "nats-py", "the same on uvloop", uvloop=True),
         Contender(
             "panini",
             "panini_app.py",
             "panini",
-            "logger off; ujson; validated by a pydantic model as `data_type`",
+            "logger off; ujson; validation with a pydantic model as `data_type`",
         ),
         Contender(
             "faststream",
             "faststream_app.py",
             "faststream",
             "`logger=None` (the default logs every message); sleepers: `max_workers=100`. "
-            "Streams: `PullSub(batch_size=16)` with `max_workers=16`; 256 publishes gathered",
+            "Streams: `PullSub(batch_size=16)` with `max_workers=16`; 256 concurrent publishers",
         ),
         Contender(
             "natsapi",
             "natsapi_app.py",
             "natsapi",
-            "JSON-RPC envelopes only, so none of its bodies is raw bytes; "
-            "decoded to dict with `skip_validation=True`",
+            "sends only JSON-RPC envelopes, never raw bytes; "
+            "decodes to dict with `skip_validation=True`",
             json_rpc=True,
         ),
         Contender(
             "libnats",
             "libnats.c",
             "libnats",
-            "the C client; no JSON; many in flight by PublishRequest and one inbox subscription; "
-            "`SendAsap` for the replies to single requests, without which p50 is 1 ms",
+            "the C client; no JSON; many requests in flight with PublishRequest and one inbox "
+            "subscription; `SendAsap` for the replies to single requests, because p50 is 1 ms "
+            "without it",
         ),
         Contender(
             "bare",
             "bare.py",
             _OWN,
-            "a bare asyncio.Protocol that frames and parses and does nothing else: the ceiling "
-            "of pure Python on asyncio's own loop. From a stream it pulls 1,000 at a time and has "
-            "up to 2,000 in hand, so that it is the server that is measured",
+            "a bare asyncio.Protocol that only parses and frames: the limit of pure Python on "
+            "asyncio's own loop. It pulls 1,000 messages of a stream at a time and holds up to "
+            "2,000, so that it measures the server",
         ),
     )
 }

@@ -1,1 +1,1 @@
-"""Examples, to run from the folder above: `tidings run examples.greeter:app --dev`."""
+"""Examples. Run them from the folder above: `tidings run examples.greeter:app --dev`."""

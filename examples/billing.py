@@ -1,11 +1,11 @@
-"""Bills orders from a stream: each order gets one invoice, whatever is killed on the way.
+"""Bill the orders of a stream. Each order gets one invoice, even if a process is killed.
 
     tidings run examples.billing:app --dev
     python -m examples.billing examples/data/orders.csv
 
-The first is the service, which keeps invoices in a file. The second, beside it, publishes the
-orders of a table; run it twice, and no invoice is written twice. An order that cannot be billed
-goes to the dead letters.
+The first command runs the service, which keeps its invoices in a file. The second command, in
+another terminal, publishes the orders of a table. If you run it twice, no order is billed twice.
+An order that cannot be billed becomes a dead letter.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ def make_table():
     dead_letter="dead.billing",
 )
 def bill(msg: StreamMessage[Order]) -> None:
-    """The same order may come twice. Its id is the invoice's, so that it is billed once."""
+    """An order may arrive twice. It is billed once, because its id is the key of its invoice."""
     try:
         check(msg.data)
     except ServiceError as error:
@@ -69,7 +69,7 @@ def bill(msg: StreamMessage[Order]) -> None:
 
 
 def read_orders(path: str) -> list[dict[str, object]]:
-    """The orders of a table. A quantity that is no number stays as it is: the service says so."""
+    """Read the orders of a table. Keep a bad quantity as text: the service rejects that order."""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     return [{**row, "quantity": number(row["quantity"])} for row in rows]
@@ -87,7 +87,7 @@ async def publish_orders(orders: list[dict[str, object]]) -> None:
         async with shop.js.publish_window(64) as window:
             for order in orders:
                 await window.publish("orders.created", order, msg_id=str(order["order"]))
-        print(f"{window.acked} orders are in the stream, {len(window.failed)} not", flush=True)
+        print(f"{window.acked} orders are in the stream, {len(window.failed)} failed", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A first service: it answers, and asks itself once a second.
+"""A first service: it answers requests, and sends itself a request once a second.
 
 tidings run examples.greeter:app --dev
 """
@@ -10,7 +10,7 @@ app = App(service_name="greeter")
 
 @app.listen("greet")
 async def greet(msg):
-    return {"hello": msg.data["name"]}  # the value returned is the reply
+    return {"hello": msg.data["name"]}  # the return value is the reply
 
 
 @app.task(interval=1)

@@ -1,9 +1,9 @@
-"""Prices orders, with discounts and VAT, and adds up what was sold. `tidings demo` runs it.
+"""Calculate the prices of orders, with discounts and VAT, and add up the sales.
 
     tidings run examples.orders:app --dev
 
-Amounts are whole cents. The totals live in this process, so it is meant to run once, without
-`--workers`.
+All amounts are whole cents. The service keeps its totals in memory, so run only one process,
+without `--workers`. `tidings demo` runs this service too.
 """
 
 import csv
@@ -36,7 +36,7 @@ class Price:
 
 
 def read_table(name: str) -> dict[str, dict[str, str]]:
-    """The rows of a table by their first column."""
+    """Read the rows of a table, by the value in their first column."""
     with open(DATA / name, newline="") as file:
         return {next(iter(row.values())): row for row in csv.DictReader(file)}
 
@@ -53,13 +53,13 @@ def to_cents(amount: Decimal) -> int:
 
 
 def discount(order: Order) -> int:
-    """Per cent: 5 from ten pieces, 10 from fifty, or the coupon's where that is more."""
+    """The discount in per cent: 5 from 10 pieces, 10 from 50, or the coupon's if it is higher."""
     by_quantity = 10 if order.quantity >= 50 else 5 if order.quantity >= 10 else 0
     return max(by_quantity, COUPONS[order.coupon])
 
 
 def check(order: Order) -> None:
-    """Refuse what cannot be priced; the caller reads the text."""
+    """Refuse an order that has no price. The caller gets the text of the error."""
     if order.product not in products:
         raise ServiceError(404, f"no product {order.product!r}")
     if order.country not in vat_rates:

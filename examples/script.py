@@ -1,6 +1,6 @@
-"""Plain synchronous code, a script or a view of Flask: the app works in a thread of its own.
+"""Use an app from synchronous code, such as a script or Flask. The app runs in its own thread.
 
-python examples/script.py                (with a nats-server: tidings server)
+python examples/script.py                (start a server first: tidings server)
 """
 
 from tidings import App
@@ -10,7 +10,7 @@ app = App(service_name="script")
 
 @app.listen("stock")
 def stock(msg):
-    """A `def` handler runs in a worker thread: it may block, and call whatever blocks."""
+    """A `def` handler runs in a worker thread, so it may block."""
     left = {"pen": 12, "ink": 0}.get(msg.data["product"], 0)
     if not left:
         app.publish_sync("stock.empty", {"product": msg.data["product"]})

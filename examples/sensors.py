@@ -1,4 +1,4 @@
-"""Readings on one subject a room, and a listener with a wildcard that watches all of them.
+"""Publish readings on one subject per room, and watch all rooms with a wildcard.
 
 tidings run examples.sensors:app --dev
 """
@@ -21,7 +21,7 @@ class Reading:
 
 @app.task(interval=0.5)
 async def measure():
-    """Stands in for the sensors."""
+    """Simulate the sensors."""
     for room in ROOMS:
         reading = Reading(round(random.gauss(22, 3), 1))
         await app.publish(f"sensors.{room}.temperature", reading)

@@ -1,4 +1,4 @@
-"""A middleware around everything that is handled and sent: it times and passes a trace on.
+"""Two middlewares: one measures every handler, the other passes a trace id on to every message.
 
 tidings run examples.timing:app --dev
 """
@@ -29,7 +29,7 @@ class Timing(Middleware):
 
 
 class Tracing(Middleware):
-    """Hands the header `Trace-Id` of what is handled on to what is sent meanwhile."""
+    """Copies the header `Trace-Id` of a message to all messages that its handler sends."""
 
     async def send_any(self, subject, message, send_func, *args, **kwargs):
         headers = {**(kwargs.pop("headers", None) or {})}

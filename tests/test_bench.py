@@ -168,13 +168,13 @@ class TestThreads:
         assert lost(self.frames((0, 0), (1, 0), (1, 1), (0, 1)), 4) == ""
 
     def test_missing_messages_are_counted(self):
-        assert lost(self.frames((0, 0), (1, 0)), 4) == "2 of 4 messages missing"
+        assert lost(self.frames((0, 0), (1, 0)), 4) == "2 of 4 messages are missing"
 
     def test_doubled_messages_are_noticed(self):
-        assert lost(self.frames((0, 0), (0, 0)), 2) == "messages doubled or out of order"
+        assert lost(self.frames((0, 0), (0, 0)), 2) == "messages are duplicated or out of order"
 
     def test_a_collector_says_how_many_never_came(self):
-        with pytest.raises(LoadError, match="4 of 4 messages missing"):
+        with pytest.raises(LoadError, match="4 of 4 messages are missing"):
             Collector(_Never(), 0.0).collect(4, 128)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tidings
-from tidings.cli.text import one_line, pretty, printable
+from tidings.cli.text import one_line, pretty
+from tidings.text import printable
 
 if TYPE_CHECKING:
     from cli_process import Call, Start

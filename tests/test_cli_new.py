@@ -76,6 +76,10 @@ def test_the_new_files_are_formatted(call: Call, folder: Path) -> None:
         ("Crème", "creme"),
         ("9lives", "service_9lives"),
         ("class", "class_service"),
+        ("match", "match"),  # a soft keyword may be a module's name
+        ("con", "con"),
+        ("test", "test_service"),  # pytest and Python would take it for theirs
+        ("conftest", "conftest_service"),
         ("queue", "queue_service"),
         ("tidings", "tidings_service"),
         ("nats", "nats_service"),  # an installed package, which tidings imports
@@ -94,6 +98,48 @@ def test_a_name_becomes_one_that_python_can_import(name: str, module: str) -> No
 def test_a_path_or_no_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         module_name(name)
+
+
+@pytest.mark.parametrize("letters", [248, 300, 70_000])
+def test_a_name_too_long_for_a_file_is_refused_before_anything_is_made(
+    call: Call, folder: Path, letters: int
+) -> None:
+    code, _, shown = call("new", "a" * letters)
+    assert code == 2
+    assert f"the name has {letters} letters as a module: choose one with at most 247" in shown
+    assert list(folder.iterdir()) == []
+
+
+def test_the_longest_name_is_made(call: Call, folder: Path) -> None:
+    assert call("new", "a" * 247)[0] == 0
+    assert len(list((folder / ("a" * 247)).iterdir())) == 4
+
+
+@pytest.mark.parametrize("call_that_fails", ["iterdir", "mkdir", "is_symlink"])
+def test_a_folder_that_the_file_system_refuses_is_an_error_in_a_line(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, call_that_fails: str
+) -> None:
+    def refuse(path: Path, **options: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+
+    (folder / "greeter").mkdir()
+    monkeypatch.setattr(Path, call_that_fails, refuse)
+    code, _, shown = call("new", "greeter")
+    assert code == 2
+    assert shown.splitlines() == ["tidings: the folder greeter cannot be made: Permission denied"]
+
+
+def test_a_current_folder_that_is_gone_is_an_error_in_a_line(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, _, shown = call("new", "greeter")
+    assert code == 1
+    assert len(shown.splitlines()) == 1
+    assert "the current folder cannot be used" in shown
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(call: Call, folder: Path) -> None:

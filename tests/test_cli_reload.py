@@ -90,6 +90,20 @@ def test_a_module_that_is_not_there_ends_it(start: Start) -> None:
     process.wait_for("there is no module 'nowhere'")
 
 
+def test_a_wrong_use_is_final_only_if_no_app_has_run_yet(start: Start, write: Write) -> None:
+    write(
+        "import os\n"
+        "from tidings import App\n"
+        "app = App('gone')\n"
+        "@app.task()\n"
+        "async def end():\n"
+        "    os._exit(2)\n"
+    )
+    process = start("run", "service", "--reload")
+    process.wait_for("the app ended with exit code 2; waiting for a change")
+    assert process.stop() == 2
+
+
 def test_the_server_of_dev_stays_over_a_change(start: Start, write: Write) -> None:
     write(version("first"))
     process = start("run", "service", "--reload", "--dev", env={"NATS_URL": ""})

@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tidings import App
+from tidings import App, AuthError
 from waits import wait_until
 
 if TYPE_CHECKING:
@@ -111,6 +112,20 @@ def test_dev_brings_no_server_where_the_environment_names_one(
     assert "lovelace" not in process.text
 
 
+def test_the_server_of_dev_takes_the_token_of_the_environment(start: Start, write: Write) -> None:
+    write("from tidings import App\napp = App('own')")
+    environment = {"NATS_URL": "", "NATS_TOKEN": "s3cret"}
+    process = start("run", "service", "--dev", "--workers", "2", env=environment)
+    url = process.wait_for(r"^nats-server for this run, JetStream on: (\S+)$")[1]
+    process.wait_for("own listens", 2)
+    with pytest.raises(AuthError), App("stranger", servers=url):
+        pass
+    with App("friend", servers=url, token="s3cret"):
+        pass
+    assert process.stop() == 0
+    assert "s3cret" not in process.text
+
+
 def test_the_server_of_dev_dies_with_a_process_that_is_killed(start: Start, write: Write) -> None:
     write()
     process = start("run", "service", "--dev", env={"NATS_URL": ""})
@@ -143,6 +158,29 @@ def test_work_that_is_abandoned_ends_with_code_1(start: Start, write: Write, sub
     process.wait_for("1 messages abandoned")
 
 
+def test_the_drain_timeout_of_the_command_line_takes_the_place_of_the_apps(
+    start: Start, write: Write, subject: str
+) -> None:
+    write(SLOW.replace("DRAIN", "60").replace("SECONDS", "60"))
+    process = start("run", "service", "--drain-timeout", "0.2")
+    process.wait_for("slow listens")
+    with App("test") as client:
+        client.publish_sync(subject, {}, force=True)
+        process.wait_for("begun")
+        assert process.stop() == 1
+    process.wait_for("drain_timeout of 0.2 s passed: 1 messages abandoned")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "soon"])
+@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+def test_a_drain_timeout_that_is_none_is_a_wrong_use(
+    call: Call, seconds: str, more: list[str]
+) -> None:
+    code, _, shown = call("run", "service", "--drain-timeout", seconds, *more)
+    assert code == 2
+    assert "--drain-timeout" in shown
+
+
 def test_the_second_signal_exits_at_once(start: Start, write: Write, subject: str) -> None:
     write(SLOW.replace("DRAIN", "60").replace("SECONDS", "60"))
     process = start("run", "service")
@@ -152,6 +190,7 @@ def test_the_second_signal_exits_at_once(start: Start, write: Write, subject: st
         process.wait_for("begun")
         process.signal(signal.SIGINT)
         process.wait_for("draining; once more")
+        time.sleep(1)
         process.signal(signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
 
@@ -180,6 +219,31 @@ def test_json_logs_carry_the_extra_fields(start: Start, write: Write, subject: s
     assert record["process"] == process.popen.pid
     assert record["timestamp"].startswith("20")
     assert "LookupError: naïve" in record["exc_info"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_message_forges_no_line_of_the_log(
+    start: Start, write: Write, subject: str, form: str
+) -> None:
+    write(
+        "from tidings import App\n"
+        "app = App('careful')\n"
+        "@app.listen('SUBJECT')\n"
+        "async def fail(msg):\n"
+        "    app.logger.warning('user %s', msg.data['user'])\n"
+        "    raise LookupError(msg.data['user'])\n"
+    )
+    process = start("run", "service", "--log-format", form)
+    process.wait_for("careful listens")
+    with App("test") as client:
+        client.publish_sync(subject, {"user": "x\n2031 ERROR forged\x1b[2J\u202e"}, force=True)
+        process.wait_for("fail failed")
+    assert process.stop() == 0
+    assert any("forged" in line for line in process.err)
+    assert not [line for line in process.err if line.startswith("2031")]
+    assert not [line for line in process.err if "\x1b" in line or "\u202e" in line]
+    if form == "json":
+        assert all(json.loads(line) for line in process.err)
 
 
 def test_the_log_level_holds_for_tidings_and_for_root(start: Start, write: Write) -> None:

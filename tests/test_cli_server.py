@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tidings import App
+from tidings import App, AuthError
 from waits import wait_until
 
 if TYPE_CHECKING:
@@ -83,6 +83,34 @@ def test_a_cluster_of_three_prints_their_urls(start: Start) -> None:
     assert not any(map(is_open, urls))
 
 
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_token_is_asked_of_clients_and_shown_nowhere(start: Start, subject: str, by: str) -> None:
+    token = "s3cret/+@"
+    options, environment = ((), {"NATS_TOKEN": token})
+    if by == "option":
+        options, environment = (("--token", token), {"NATS_TOKEN": ""})
+    process = start("server", "--port", "0", *options, env=environment)
+    url = process.wait_for(r"^nats://127\.0\.0\.1:\d+$")[0]
+    process.wait_for(f"^clients need the token: NATS_URL={url.replace('//', '//TOKEN@')}$")
+    with pytest.raises(AuthError), App("stranger", servers=url):
+        pass
+    with App("friend", servers=url, token=token) as app:
+        app.publish_sync(subject, force=True)
+    for child in psutil.Process(process.popen.pid).children(recursive=True):
+        assert "s3cret" not in " ".join(child.cmdline())
+    assert process.stop() == 0
+    assert "s3cret" not in process.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_other_stop_signals_end_it_too(start: Start, number: signal.Signals) -> None:
+    process = start("server", "--port", "0")
+    process.wait_for("^nats://")
+    process.signal(number)
+    assert process.wait() == 0
+    assert process.err == []
+
+
 def test_a_server_that_ends_by_itself_is_an_error_with_its_log(start: Start) -> None:
     process = start("server", "--port", "0")
     process.wait_for("^nats://")
@@ -109,6 +137,8 @@ def test_it_is_gone_when_the_command_is_killed(start: Start) -> None:
         ["--cluster", "3", "--port", "4222"],
         ["--cluster", "3", "--store", "kept"],
         ["--cluster", "1"],
+        ["--cluster", "3", "--token", "s3cret"],
+        ["--token", "with space"],
         ["--port", "70000"],
     ],
 )

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pytest
 
 from tidings import App
 from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
+from tidings.runner import END_GRACE
 from waits import is_alive, wait_until
 
 if TYPE_CHECKING:
@@ -85,7 +87,6 @@ def test_workers_share_the_messages_and_answer_each_once(
         wait_until(lambda: len(answers) >= 50)
     assert len(answers) == 50
     assert set(answers) == set(pids)
-    assert process.count("share the group 'many-hands'") == 1
 
 
 def test_servers_go_to_the_workers_but_in_no_argument(
@@ -169,6 +170,7 @@ def test_the_second_signal_kills_the_workers(start: Start, service: Write, subje
         process.wait_for("^begun")
         process.signal()
         process.wait_for("SIGTERM: stopping")
+        time.sleep(1)
         assert process.stop() == 128 + signal.SIGTERM
     assert not any(map(is_alive, pids))
 
@@ -217,8 +219,6 @@ def test_a_worker_that_hangs_ends_when_its_supervisor_is_killed(start: Start, wr
         "app = App('blocked', drain_timeout=0.1)\n"
         "@app.task()\n"
         "async def block():\n"
-        "    from tidings.cli import child\n"
-        "    child.GRACE = 0.1\n"
         "    print('blocks', flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -228,6 +228,86 @@ def test_a_worker_that_hangs_ends_when_its_supervisor_is_killed(start: Start, wr
     process.signal(signal.SIGKILL)
     process.wait()
     wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@pytest.mark.parametrize("text", [None, "from tidings import App\napp = App('half"])
+def test_a_worker_whose_module_is_missing_or_half_written_is_started_again_until_it_is_there(
+    start: Start, service: Write, text: str | None
+) -> None:
+    path = service()
+    whole = path.read_text()
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    os.kill(pids[0], signal.SIGKILL)
+    process.wait_for(r"ended with exit code [12]; starting it again in 1 s")
+    path.write_text(whole)
+    new = pids_of(process, 3)
+    assert pids[1] in new  # the healthy one has run on
+    assert process.stop() == 0
+
+
+def test_a_worker_that_cannot_start_does_not_change_the_exit_code_of_a_stop(
+    start: Start, service: Write
+) -> None:
+    path = service()
+    process = start("run", "service", "--workers", "2")
+    pids = pids_of(process, 2)
+    path.unlink()
+    os.kill(pids[1], signal.SIGKILL)
+    process.wait_for("ended with exit code 2; starting it again")
+    assert process.stop() == 0
+
+
+BLOCKED = """
+import re, time
+from tidings import App
+
+app = App("blocked", drain_timeout=60)
+
+@app.task()
+async def block():
+    await app.flush()
+    print("blocks\\n", end="", flush=True)
+    BLOCK
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("time.sleep(600)", "the thread of the event loop is at"),
+        # It gives up the interpreter's lock never: no thread of the worker can end it.
+        ('re.match("(a|aa)+$", "a" * 100 + "b")', r"worker \d .* does not end: killing it"),
+    ],
+)
+def test_workers_that_block_end_within_the_drain_timeout_of_the_command_line(
+    start: Start, write: Write, block: str, message: str
+) -> None:
+    write(BLOCKED.replace("BLOCK", block))
+    process = start("run", "service", "--workers", "2", "--drain-timeout", "0.3")
+    process.wait_for("^blocks", 2)
+    began = time.monotonic()
+    assert process.stop() == 1
+    assert time.monotonic() - began < 0.3 + END_GRACE + 1
+    process.wait_for(message)
+
+
+@pytest.mark.parametrize("options", [["--workers", "2"], ["--reload"]])
+def test_sighup_ends_the_supervisor_and_signals_within_a_moment_count_as_one(
+    start: Start, service: Write, options: list[str]
+) -> None:
+    service()
+    process = start("run", "service", *options)
+    process.wait_for("many hands listens", 2 if "--workers" in options else 1)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        process.signal(number)
+    assert process.wait() == 0
+    assert process.count("SIG.*: stopping") == 1
+    assert process.count("again") == 0
 
 
 def test_a_wrong_app_is_told_once_and_ends_it(start: Start, service: Write) -> None:
@@ -286,3 +366,63 @@ def test_a_child_whose_supervisor_is_gone_already_ends(service: Write, tmp_path:
         )
         ours.close()
         assert child.wait(20) in (0, -signal.SIGTERM)
+
+
+KINDS = """
+import os
+from tidings import App
+
+app = App(service_name="kinds")
+shared = app.js.key_value("BUCKET", type=int)
+
+
+def told(what):
+    print(f"{what} {os.getpid()}\\n", end="", flush=True)
+
+
+@app.task()
+async def once():
+    told("task")
+
+
+@app.watch("BUCKET")
+async def changed(entry):
+    told(f"watch-{entry.value}")
+
+
+@app.listen("SUBJECT.event")
+async def event(msg):
+    told("event")
+
+
+@app.listen("SUBJECT.>")
+async def audit(msg):
+    told("audit")
+
+
+@app.on_startup
+def prepare():
+    told("startup")
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_runs_once_a_process_and_what_once_in_all(
+    start: Start, write: Write, subject: str, nats_server: Any, workers: int
+) -> None:
+    write(KINDS.replace("BUCKET", subject.replace(".", "-")))
+    process = start("run", "service", "--workers", str(workers), "-s", nats_server.url)
+    for once_a_process in ("^startup", "^task", "kinds listens"):
+        process.wait_for(once_a_process, workers)
+    with App("test", servers=nats_server.url) as client:
+        bucket = client.js.key_value(subject.replace(".", "-"), type=int)
+        client.js.run_sync(bucket.put("key", 7))
+        for _ in range(10):
+            client.publish_sync(f"{subject}.event")
+    process.wait_for("^watch-7", workers)
+    process.wait_for("^event", 10)
+    process.wait_for("^audit", 10)
+    assert process.stop() == 0
+    counts = [process.count(f"^{what}") for what in ("startup", "task", "watch-7")]
+    assert counts == [workers] * 3
+    assert [process.count(f"^{what}") for what in ("event", "audit")] == [10, 10]

@@ -4,20 +4,38 @@ import contextlib
 import datetime as dt
 import decimal
 import enum
+import functools
 import json
+import math
+import traceback
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Union,
+)
 
 import attrs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+import tidings.pydantic_types
 from tidings import ConfigError, DecodeError, EncodeError
-from tidings.codec import decoder, encode, resolve, type_name
+from tidings.codec import decoder, encode, resolve
+from tidings.typeforms import type_name
 
 
 @dataclass
@@ -233,7 +251,7 @@ def test_an_empty_body_is_the_empty_value(data_type: Any, expected: object) -> N
         (dict, b"[1]", "dict", "object"),
         (dict, b"{", "dict", "truncated"),
         (dict, b"\xff", "dict", "JSON is malformed"),
-        (dict, b'{"a":"\xff"}', "dict", "utf-8"),
+        (dict, b'{"a":"\xff"}', "dict", "UTF-8 at byte"),
         (list, b"{}", "list", "array"),
         (str, b"\xff", "str", "byte 0"),
         (int, b'"7"', "int", "int"),
@@ -241,7 +259,7 @@ def test_an_empty_body_is_the_empty_value(data_type: Any, expected: object) -> N
         (Order, b"{}", "Order", "id"),
         (list[Order], b'[{"id":"x"}]', "list[Order]", r"\$\[0\]\.id"),
         (ModelOrder, b'{"id":"x"}', "ModelOrder", "id"),
-        (ModelOrder, b"", "ModelOrder", "Invalid JSON"),
+        (ModelOrder, b"", "ModelOrder", "json_invalid"),
         (list[ModelOrder], b'[{"id":"x"}]', "list[ModelOrder]", "id"),
         (Basket, b'{"orders":[{}]}', "Basket", "id"),
         (Point, b"{}", "Point", "KeyError"),
@@ -258,6 +276,7 @@ def test_a_body_of_another_type_is_a_decode_error_that_says_where(
     assert caught.value.wanted == wanted
 
 
+@settings(deadline=None)  # the first body has its decoders built
 @given(st.binary())
 def test_garbage_is_a_decode_error_and_nothing_else(body: bytes) -> None:
     for data_type in (dict, list, str, int, "json", Order, ModelOrder, Point):
@@ -298,3 +317,531 @@ def test_a_decoder_is_built_once() -> None:
 )
 def test_a_type_has_a_name_for_people(data_type: Any, name: str) -> None:
     assert type_name(data_type) == name
+
+
+# Types that msgspec cannot check.
+
+
+class Card(BaseModel):
+    kind: Literal["card"]
+    number: str
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+    coins: int
+
+
+Payment = Annotated[Card | Cash, Field(discriminator="kind")]
+T = TypeVar("T")
+
+
+@dataclass
+class PlainCard:
+    number: bytes
+
+
+@dataclass
+class PlainCash:
+    coins: int
+
+
+@dataclass
+class Paid:
+    how: Payment
+    receipt: bytes = b""
+
+
+@dataclass
+class PaidPlain:
+    how: PlainCard | PlainCash
+
+
+class GenericModel(BaseModel, Generic[T]):
+    value: T
+
+
+CASH, PLAIN = Cash(kind="cash", coins=3), PlainCash(3)
+A_CASH = b'{"kind":"cash","coins":3}'
+
+
+@pytest.mark.parametrize(
+    ("data_type", "body", "expected"),
+    [
+        (Payment, A_CASH, CASH),
+        (Card | Cash, A_CASH, CASH),
+        (Union[Card, Cash], A_CASH, CASH),  # noqa: UP007 - this form, too
+        (Card | Cash | None, b"null", None),
+        (list[Payment], b"[" + A_CASH + b"]", [CASH]),
+        (dict[str, list[Card | Cash]], b'{"a":[' + A_CASH + b"]}", {"a": [CASH]}),
+        (tuple[Cash, ...], b"[" + A_CASH + b"]", (CASH,)),
+        (Cash | int, b"3", 3),
+        (Paid, b'{"how":' + A_CASH + b',"receipt":"//77"}', Paid(CASH, b"\xff\xfe\xfb")),
+        (list[Paid], b'[{"how":' + A_CASH + b"}]", [Paid(CASH)]),
+        (GenericModel[Cash], b'{"value":' + A_CASH + b"}", GenericModel[Cash](value=CASH)),
+        (PlainCard | PlainCash, b'{"coins":3}', PLAIN),
+        (list[PlainCard | PlainCash], b'[{"number":"//77"}]', [PlainCard(b"\xff\xfe\xfb")]),
+        (PaidPlain, b'{"how":{"coins":3}}', PaidPlain(PLAIN)),
+        (Annotated[int, Field(gt=0)], b"3", 3),
+        (list[pydantic.PositiveInt], b"[3]", [3]),
+        (pydantic.HttpUrl, b'"http://a/"', pydantic.HttpUrl("http://a/")),
+    ],
+)
+def test_pydantic_checks_what_msgspec_cannot(data_type: Any, body: bytes, expected: object) -> None:
+    assert decoder(data_type)(body) == expected
+    assert decoder(data_type)(encode(expected, data_type)) == expected
+
+
+@pytest.mark.parametrize(
+    ("data_type", "body"),
+    [
+        (Payment, b'{"kind":"cash","coins":"many"}'),
+        (Payment, b'{"kind":"cheque"}'),
+        (Card | Cash, b'{"coins":3}'),
+        (list[Payment], b'[{"kind":"cash"}]'),
+        (dict[str, list[Card | Cash]], b'{"a":[7]}'),
+        (Paid, b'"anything at all"'),
+        (PlainCard | PlainCash, b'{"coins":"3"}'),
+        (list[PlainCard | PlainCash], b"[7]"),
+        (PaidPlain, b'{"how":{}}'),
+        (Annotated[int, Field(gt=0)], b"0"),
+        (list[pydantic.PositiveInt], b"[0]"),
+        (pydantic.HttpUrl, b'"no url"'),
+    ],
+)
+def test_a_wrong_body_is_refused_by_a_type_that_only_pydantic_checks(
+    data_type: Any, body: bytes
+) -> None:
+    with pytest.raises(DecodeError):
+        decoder(data_type)(body)
+
+
+class Holder(Generic[T]):
+    """A class of whose argument nobody knows what it means."""
+
+    def __init__(self, data: object) -> None:
+        self.data = data
+
+
+class Forgotten:
+    """A class that was to be a dataclass."""
+
+    id: int
+
+
+class Speaker(Protocol):
+    def speak(self) -> str: ...
+
+
+@pydantic_dataclass
+class Checked:
+    x: int = Field(alias="xX")
+
+    @pydantic.field_validator("x")
+    @classmethod
+    def check(cls, x: int) -> int:
+        if x < 0:
+            raise ValueError(f"negative: {x}")
+        return x
+
+
+class HoldsChecked(msgspec.Struct):
+    inner: Checked
+
+
+class HoldsConstraint(msgspec.Struct):
+    number: Annotated[int, Field(gt=0)]
+
+
+async def not_a_plain_function(data: object) -> object:
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data_type", "named"),
+    [
+        (Holder[int], r"Holder\[int\]"),
+        (list[Holder[int]], r"Holder\[int\]"),
+        (Forgotten, "Forgotten must take one argument.*@dataclass"),
+        (list[Forgotten], "Forgotten must take one argument"),
+        (object, "object must take"),
+        (Speaker, "Speaker is abstract"),
+        (Point | int, "Point"),
+        (list[Point | Cash], "Point"),
+        (Callable[[int], int], "Callable"),
+        (Iterator[int], "Iterator"),
+        (type[int], r"type\[int\]"),
+        (T, "~T"),
+        (list[T], "~T"),  # type: ignore[valid-type]  # the mistake
+        (HoldsChecked, "HoldsChecked"),
+        (HoldsConstraint, "HoldsConstraint"),
+        (list["Nowhere"], "Nowhere"),  # type: ignore[name-defined]  # noqa: F821 - the mistake
+        (lambda: None, "must take one argument"),
+        (not_a_plain_function, "async"),
+        (Order(1), "Order"),
+    ],
+)
+def test_a_type_with_a_part_that_nothing_checks_is_a_config_error_that_names_it(
+    data_type: Any, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        decoder(data_type)
+
+
+@pytest.mark.parametrize("data_type", [PlainCard | PlainCash, list[PlainCard | PlainCash]])
+def test_without_pydantic_such_a_type_is_a_config_error_that_says_what_to_install(
+    data_type: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tidings.pydantic_types, "_new_adapter", lambda data_type: None)
+    tidings.pydantic_types._cached_adapter.cache_clear()
+    tidings.codec._decoder.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match=r"tidings\[pydantic\]"):
+            decoder(data_type)
+    finally:
+        tidings.pydantic_types._cached_adapter.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "data_type",
+    [
+        *[None, list[None], list[str], dict[str, str], tuple[str, ...], Literal["a"], Any, "json"],
+        *[Order, list[Order], Order | None, dict[str, Colour], StructOrder, AttrsOrder],
+        *[sorted, Point],
+    ],
+)
+def test_a_type_without_a_part_of_pydantics_needs_no_pydantic(
+    data_type: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(data_type: Any) -> None:
+        raise AssertionError(data_type)
+
+    monkeypatch.setattr(tidings.pydantic_types, "_adapter", refuse)
+    tidings.codec._decoder.cache_clear()
+    decoder(data_type)
+
+
+def test_a_partial_and_a_callable_object_are_functions() -> None:
+    def scaled(factor: int, data: int) -> int:
+        return factor * data
+
+    class Double:
+        def __call__(self, data: int) -> int:
+            return 2 * data
+
+    assert decoder(functools.partial(scaled, 3))(b"2") == 6
+    assert decoder(Double())(b"2") == 4
+
+
+# pydantic, both ways.
+
+
+class Strict(BaseModel):
+    """Everything that JSON has no word for, and no mercy for what is of another type."""
+
+    model_config = ConfigDict(strict=True)
+
+    when: dt.datetime = Field(alias="theTime")
+    price: decimal.Decimal
+    id: uuid.UUID
+    raw: bytes
+    pair: tuple[int, int]
+    colours: set[Colour]
+
+
+STRICT = Strict(
+    theTime=dt.datetime(2024, 2, 29, tzinfo=dt.UTC),
+    price=decimal.Decimal("1.10"),
+    id=uuid.UUID(int=1),
+    raw=b"raw",
+    pair=(1, 2),
+    colours={Colour.RED},
+)
+
+
+@dataclass
+class InDataclass:
+    inner: Strict
+    raw: bytes
+    more: list[Strict]
+
+
+class InStruct(msgspec.Struct):
+    inner: Strict
+    raw: bytes
+
+
+@attrs.define
+class InAttrs:
+    inner: dict[str, Strict]
+
+
+class InTypedDict(TypedDict):
+    inner: Strict | None
+
+
+@dataclass
+class HasChecked:
+    inner: Checked
+    raw: bytes = b"\xff\xfe\xfb"
+
+
+class Numbers(RootModel[list[int]]):
+    pass
+
+
+class Circle(BaseModel):
+    radius: float
+
+    @computed_field
+    def area(self) -> float:
+        return self.radius * 3
+
+
+class StrictCircle(Circle):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Stamped(BaseModel):
+    when: dt.datetime
+
+    @field_serializer("when")
+    def write(self, when: dt.datetime) -> str:
+        return when.isoformat(" ")
+
+
+class Nested(BaseModel):
+    text: pydantic.Json[list[int]]
+
+
+class ByName(BaseModel):
+    model_config = ConfigDict(serialize_by_alias=False, validate_by_name=True)
+    x: int = Field(alias="X")
+
+
+@pytest.mark.parametrize(
+    ("value", "data_type"),
+    [
+        (STRICT, Strict),
+        ([STRICT], list[Strict]),
+        ({"a": STRICT}, dict[str, Strict]),
+        ((STRICT,), tuple[Strict, ...]),
+        (STRICT, Strict | None),
+        (InDataclass(STRICT, b"\xff\xfe", [STRICT]), InDataclass),
+        ([InDataclass(STRICT, b"\xff", [])], list[InDataclass]),
+        (InStruct(STRICT, b"\xff\xfe"), InStruct),
+        (InAttrs({"a": STRICT}), InAttrs),
+        ({"inner": STRICT}, InTypedDict),
+        (Checked(xX=1), Checked),
+        ({"a": [Checked(xX=1)]}, dict[str, list[Checked]]),
+        (HasChecked(Checked(xX=1)), HasChecked),
+        ([HasChecked(Checked(xX=1))], list[HasChecked]),
+        (Numbers([1, 2]), Numbers),
+        (GenericModel[Strict](value=STRICT), GenericModel[Strict]),
+        (Circle(radius=1.5), Circle),
+        (StrictCircle(radius=1.5), StrictCircle),
+        (Stamped(when=dt.datetime(2024, 2, 29, tzinfo=dt.UTC)), Stamped),
+        (Nested(text="[1]"), Nested),  # type: ignore[arg-type]  # what Json takes
+        (ByName(X=1), ByName),
+        (pydantic.HttpUrl("http://a/"), pydantic.HttpUrl),
+    ],
+)
+def test_what_pydantic_writes_the_same_type_reads(value: object, data_type: Any) -> None:
+    assert decoder(data_type)(encode(value)) == value
+    assert encode(value, data_type) == encode(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        (Checked(xX=1), b'{"xX":1}'),
+        ([Checked(xX=1), 7], b'[{"xX":1},7]'),
+        ({"a": (Checked(xX=1),)}, b'{"a":[{"xX":1}]}'),
+        (Circle(radius=1), b'{"radius":1.0,"area":3.0}'),
+        (Nested(text="[1]"), b'{"text":"[1]"}'),  # type: ignore[arg-type]  # as above
+        (ByName(X=1), b'{"x":1}'),
+        (
+            [Stamped(when=dt.datetime(2024, 2, 29, tzinfo=dt.UTC))],
+            b'[{"when":"2024-02-29 00:00:00+00:00"}]',
+        ),
+    ],
+)
+def test_pydantic_writes_aliases_and_obeys_serializers(value: object, body: bytes) -> None:
+    assert encode(value) == body
+
+
+@pytest.mark.parametrize(
+    ("data_type", "body"),
+    [
+        (Checked, b'{"xX":-1}'),
+        (list[Checked], b'[{"xX":-1}]'),
+        (HasChecked, b'{"inner":{"xX":-1}}'),
+        (dict[str, HasChecked], b'{"a":{"inner":{"xX":-1}}}'),
+    ],
+)
+def test_the_validators_of_a_pydantic_dataclass_run_at_every_depth(
+    data_type: Any, body: bytes
+) -> None:
+    with pytest.raises(DecodeError, match="value_error at"):
+        decoder(data_type)(body)
+
+
+def test_a_model_that_holds_what_its_fields_do_not_allow_is_not_sent() -> None:
+    wrong = Cash.model_construct(kind="cash", coins="s3cret")
+    for value in (wrong, [wrong]):
+        with pytest.raises(EncodeError, match=r"as its class says \(field coins\)") as caught:
+            encode(value)
+        assert not [text for text in said_by(caught.value) if "s3cret" in text]
+
+
+# Floats that are no number.
+
+
+class Measured(BaseModel):
+    value: float
+    note: str | None = None
+
+
+class Loose(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Worded(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+    value: float
+    note: str | None = None
+
+
+class Bare(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+    value: float
+
+
+class StructMeasured(msgspec.Struct):
+    value: float
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "holder",
+    [
+        lambda number: number,
+        lambda number: {"a": [None, (number,)]},
+        lambda number: [2**70, {"a": number}],
+        lambda number: {1.0, number},
+        lambda number: StructMeasured(number),
+        lambda number: [AttrsOrder(number)],
+        lambda number: Order(number),
+        lambda number: Measured(value=number),
+        lambda number: [{"a": Measured(value=number)}],
+        lambda number: Loose(extra={"a": [number]}),
+        lambda number: GenericModel[Any](value=number),
+        lambda number: Bare(value=number),
+    ],
+)
+def test_a_float_that_is_no_number_is_an_encode_error_at_every_depth(
+    holder: Callable[[float], object], number: float
+) -> None:
+    with pytest.raises(EncodeError, match="NaN or infinite"):
+        encode(holder(number))
+
+
+def test_null_and_every_other_number_are_encoded() -> None:
+    value = {"a": None, "b": "null", "c": [1.7e308, -1.7e308, 5e-324], "d": 2**200 + 1}
+    assert decoder(dict)(encode(value)) == value
+    assert encode(Measured(value=1.0)) == b'{"value":1.0,"note":null}'
+    assert encode([Measured(value=1.0), None]) == b'[{"value":1.0,"note":null},null]'
+    assert encode(Worded(value=math.nan)) == b'{"value":"NaN","note":null}'
+
+
+# No error tells what was in the body.
+
+
+def said_by(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        yield str(error)
+        yield repr(error)
+        yield from map(repr, vars(error).values())
+        yield "".join(traceback.format_exception(error))
+        error = error.__cause__ or error.__context__
+
+
+class Forbidding(msgspec.Struct, forbid_unknown_fields=True):
+    a: int = 0
+
+
+class ForbiddingModel(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    scores: dict[str, int] = Field(default_factory=dict)
+
+
+@dataclass
+class Quoting:
+    """A class of the user's own that quotes its input."""
+
+    value: str
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"not {self.value}")
+
+
+class QuotingModel(BaseModel):
+    value: str
+
+    @pydantic.field_validator("value")
+    @classmethod
+    def check(cls, value: str) -> str:
+        raise KeyError(value)
+
+
+@dataclass
+class Shade:
+    colour: Colour
+
+
+def quoting(data: dict[str, str]) -> None:
+    raise LookupError(f"no {data['value']}")
+
+
+@pytest.mark.parametrize(
+    ("data_type", "body", "reason"),
+    [
+        (Shade, {"colour": "s3cret"}, r"Invalid enum value - at `\$\.colour`"),
+        (dict[Colour, int], {"s3cret": 1}, "Invalid enum value"),
+        (Literal["a", "b"], "s3cret", "Invalid enum value"),
+        (Literal["a", "b"], "x - at `$.s3cret`", "Invalid enum value$"),
+        (Forbidding, {"x - at `$ s3cret": 1}, "an unknown field$"),
+        (Forbidding, {"s3cret": 1}, "an unknown field"),
+        (str, b"s3cret\xff", "not UTF-8 at byte 6"),
+        (dict, b'{"a":"s3cret\xff"}', "not UTF-8"),
+        (dict, b'{"s3cret": nope}', "JSON is malformed"),
+        (uuid.UUID, "s3cret", "Invalid UUID"),
+        (Cash, {"kind": "cash", "coins": "s3cret"}, r"int_parsing at `\$\.coins`"),
+        (Cash, {"s3cret": "s3cret"}, r"missing at `\$\.kind`, missing at `\$\.coins`"),
+        (Cash, b'{"s3cret": nope}', "json_invalid"),
+        (Payment, {"kind": "s3cret"}, "union_tag_invalid"),
+        (ForbiddingModel, {"s3cret": 1}, r"extra_forbidden at `\$\[\.\.\.\]`"),
+        (ForbiddingModel, {"scores": {"s3cret": "x"}}, r"at `\$\.scores\[\.\.\.\]`"),
+        (list[Cash], [{"kind": "s3cret", "coins": 1}], r"literal_error at `\$\[0\]\.kind`"),
+        (Basket, {"orders": [{"id": "s3cret"}]}, r"int_parsing at `\$\.id` - at `\$\.orders"),
+        (Checked, {"xX": "s3cret"}, "int_parsing"),
+        (Quoting, {"value": "s3cret"}, r"ValueError raised at test_codec\.py:\d+"),
+        (list[Quoting], [{"value": "s3cret"}], r"ValueError raised at .* - at `\$\[0\]`"),
+        (QuotingModel, {"value": "s3cret"}, r"KeyError raised at test_codec\.py:\d+"),
+        (Point, {"y": "s3cret"}, r"KeyError raised at test_codec\.py:\d+"),
+        (quoting, {"value": "s3cret"}, r"LookupError raised at test_codec\.py:\d+"),
+    ],
+)
+def test_the_error_of_a_body_says_where_and_why_without_anything_that_was_in_it(
+    data_type: Any, body: object, reason: str
+) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(DecodeError, match=reason) as caught:
+        decoder(data_type)(raw)
+    # The line of the test function itself is in the traceback, and has no value in it.
+    assert not [text for text in said_by(caught.value) if "s3cret" in text]
+
+
+def test_of_many_faults_the_first_are_named() -> None:
+    with pytest.raises(DecodeError, match=r"at `\$\[2\]`, and 97 more"):
+        decoder(list[Cash])(b"[" + b",".join([b"7"] * 100) + b"]")

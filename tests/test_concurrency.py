@@ -279,7 +279,9 @@ async def test_a_context_variable_of_one_message_is_not_seen_by_another(
     assert set(seen) == {-1}
 
 
-async def test_a_queue_group_shares_the_messages(nats_server: NATSServer, subject: str) -> None:
+async def test_apps_that_name_one_queue_group_share_the_messages(
+    nats_server: NATSServer, subject: str
+) -> None:
     counts = {"one": 0, "two": 0, "all": 0}
     apps = [App(name, servers=nats_server.url, queue="workers") for name in ("one", "two")]
 
@@ -298,7 +300,7 @@ async def test_a_queue_group_shares_the_messages(nats_server: NATSServer, subjec
         await until(lambda: counts["all"] == 100)
         assert counts["one"] > 0
         assert counts["two"] > 0
-        assert [listener.queue for listener in apps[0].stats().listeners] == ["workers", ""]
+        assert [listener.queue for listener in apps[0].stats().listeners] == ["workers.handle", ""]
 
 
 @pytest.mark.parametrize("name", ["concurrency", "pending_msgs_limit", "pending_bytes_limit"])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tidings import App, AuthError
 from tidings.cli import demo
 from tidings.cli.demo_client import expected_totals, read_orders
 from tidings.server import NATSServer
@@ -105,7 +106,7 @@ def test_on_a_terminal_it_shows_tables(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "number"),
-    [("^nats-server", signal.SIGTERM), ("^service", signal.SIGINT), ("^Each", signal.SIGTERM)],
+    [("^nats-server", signal.SIGTERM), ("^service", signal.SIGINT), ("^Each", signal.SIGHUP)],
 )
 def test_a_signal_at_any_stage_leaves_nothing_behind(
     start: Start, stage: str, number: signal.Signals
@@ -118,6 +119,16 @@ def test_a_signal_at_any_stage_leaves_nothing_behind(
     assert process.wait() == 130
     assert "Traceback" not in process.text
     wait_until(lambda: not any(is_alive(child.pid) for child in children))
+
+
+def test_strangers_cannot_connect_to_its_server(start: Start) -> None:
+    process = start("demo")
+    url = process.wait_for(r"^nats-server +(\S+),")[1]
+    process.wait_for("^service")
+    with pytest.raises(AuthError), App("stranger", servers=url):
+        pass
+    process.signal()
+    assert process.wait() == 130
 
 
 def test_a_service_that_does_not_start_is_shown_with_its_log(tmp_path: Path) -> None:

@@ -49,8 +49,10 @@ async def test_a_group_without_prefix_listens_on_the_subjects_themselves(
         assert await app.request(subject, response_data_type=list) == [subject]
 
 
-async def test_the_queue_is_the_listeners_or_the_groups_or_the_apps(app: App, subject: str) -> None:
-    with_queue, without = Group(subject, queue="group"), Group(subject)
+async def test_a_queue_of_its_own_begins_with_the_groups_or_the_apps(
+    app: App, subject: str
+) -> None:
+    with_queue, without = Group("here", queue="group"), Group("there")
     with_queue.listen("a")(answer)
     with_queue.listen("b", queue="own")(answer)
     with_queue.listen("c", queue="")(answer)
@@ -58,7 +60,8 @@ async def test_the_queue_is_the_listeners_or_the_groups_or_the_apps(app: App, su
     app.include(with_queue)
     app.include(without)
     async with app:
-        assert [one.queue for one in app.stats().listeners] == ["group", "own", "", "app"]
+        queues = [one.queue for one in app.stats().listeners]
+    assert queues == ["group.here.answer", "own", "", "app.there.answer"]
 
 
 async def test_a_groups_hooks_are_inside_the_apps_and_around_its_own_listeners_only(

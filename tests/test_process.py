@@ -86,7 +86,7 @@ PARENT = """
     starter.start()
     starter.join()
     {more}
-    store = server._temporary_store
+    store = server._folder
     assert os.path.isdir(store)
     print(server.pid, server.port, store, flush=True)
     time.sleep(60)

@@ -18,6 +18,7 @@ from tidings import (
     ConfigError,
     DecodeError,
     Message,
+    Middleware,
     NoRespondersError,
     RequestTimeoutError,
     ServiceError,
@@ -181,6 +182,144 @@ async def test_a_body_that_does_not_decode_is_answered_and_not_handled(
         assert app.stats().listeners[0].failed == 1
     assert (caught.value.code, caught.value.description) == (400, "DecodeError")
     assert inbox.is_empty()
+
+
+def failures(caplog: pytest.LogCaptureFixture, listener: str) -> list[Any]:
+    """The records of a handler's failures."""
+    return [
+        record
+        for record in caplog.records
+        if record.__dict__.get("listener") == listener and "failed on" in record.message
+    ]
+
+
+async def no_such_order(msg):
+    raise ServiceError(404, "no such order")
+
+
+async def breaks(msg):
+    raise LookupError("inner secret")
+
+
+async def answers_text(msg):
+    return "inner text"
+
+
+@pytest.mark.parametrize(
+    ("inner", "name", "logged"),
+    [
+        (no_such_order, "ServiceError", "404 no such order from shop on"),
+        (breaks, "ServiceError", "500 LookupError from shop on"),
+        (answers_text, "DecodeError", "the body is not a valid dict"),
+    ],
+)
+async def test_the_failure_of_a_request_inside_a_handler_is_answered_as_a_bad_gateway(
+    app: App,
+    subject: str,
+    caplog: pytest.LogCaptureFixture,
+    inner: Any,
+    name: str,
+    logged: str,
+) -> None:
+    asked = f"{subject}.inner"
+    app.listen(asked)(inner)
+    seen: list[Any] = []
+
+    @app.listen(subject)
+    async def outer(msg):
+        try:
+            return await app.request(asked)
+        except Exception as error:
+            seen.append(error)
+            raise
+
+    async with app:
+        with pytest.raises(ServiceError) as caught:
+            await app.request(subject, {"a": "good request"})
+    assert (caught.value.code, caught.value.description) == (502, name)
+    (record,) = failures(caplog, "outer")
+    inner_id = getattr(seen[0], "error_id", "")
+    assert caught.value.error_id != inner_id
+    assert caught.value.error_id == record.error_id
+    assert record.levelno == logging.ERROR
+    assert f"its request to {asked!r} failed: {logged}" in record.message
+    assert inner_id in record.message
+    assert record.request_subject == asked
+    assert record.__dict__.get("request_error_id", "") == inner_id
+    assert "inner secret" not in caught.value.body.decode()
+
+
+async def test_a_handler_forwards_the_error_of_another_service_on_purpose(
+    app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.listen(f"{subject}.inner")(no_such_order)
+
+    @app.listen(subject)
+    async def outer(msg):
+        try:
+            return await app.request(f"{subject}.inner")
+        except ServiceError as error:
+            if msg.data:
+                raise error.forward() from None
+            raise ServiceError(410, "gone") from error
+
+    async with app:
+        for body, expected in (({"forward": True}, (404, "no such order")), ({}, (410, "gone"))):
+            with pytest.raises(ServiceError) as caught:
+                await app.request(subject, body)
+            assert (caught.value.code, caught.value.description) == expected
+            assert caught.value.is_received
+    assert {record.levelno for record in failures(caplog, "outer")} <= {logging.INFO}
+
+
+async def test_an_error_that_has_no_text_is_answered_and_costs_no_worker(
+    app: App, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SilentError(ServiceError):
+        def __str__(self) -> str:
+            raise LookupError("no text")
+
+    @app.listen(subject, concurrency=1)
+    async def handle(msg):
+        raise SilentError(409, "taken")
+
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logger = logging.getLogger("tidings")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest's own handler lets it out
+    async with app:
+        for _ in range(3):
+            with pytest.raises(ServiceError, match="409 taken"):
+                await app.request(subject)
+
+
+async def test_a_value_that_does_not_decode_inside_a_handler_is_no_fault_of_the_request(
+    app: App, subject: str
+) -> None:
+    @app.listen(subject)
+    async def handle(msg):
+        raise DecodeError("Order", "of a file that the handler has read")
+
+    async with app:
+        with pytest.raises(ServiceError, match="500 DecodeError"):
+            await app.request(subject)
+
+
+async def test_a_middleware_that_asks_another_service_answers_a_bad_gateway_too(
+    app: App, subject: str
+) -> None:
+    app.listen(f"{subject}.inner")(no_such_order)
+
+    class Ask(Middleware):
+        async def listen_request(self, msg, callback):
+            if msg.subject == subject:
+                await app.request(f"{subject}.inner")
+            return await callback(msg)
+
+    app.add_middleware(Ask)
+    app.listen(subject)(Inbox())
+    async with app:
+        with pytest.raises(ServiceError, match="502 ServiceError"):
+            await app.request(subject)
 
 
 async def test_a_handler_says_something_to_the_caller_with_a_service_error(

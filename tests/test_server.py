@@ -22,8 +22,9 @@ import nats
 import psutil
 import pytest
 
+from tidings import App
 from tidings import server as server_module
-from tidings.errors import MissingExtraError, ServerStartError, TidingsError
+from tidings.errors import ConfigError, MissingExtraError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
 
 if TYPE_CHECKING:
@@ -417,6 +418,55 @@ async def test_a_cluster_is_formed_and_has_a_meta_leader() -> None:
 def test_a_cluster_may_have_more_servers_than_a_stream_has_replicas() -> None:
     with NATSCluster(6) as cluster:
         assert len(cluster.urls) == 6
+
+
+# -- a token
+
+
+@pytest.mark.parametrize("token", ["s3cret", "a/b+c=@:?#%", "\"quo'ted\\", "3e5", "$HOME", "{x}"])
+async def test_a_token_is_asked_of_every_client(token: str) -> None:
+    with NATSServer(token=token, jetstream=True) as server:
+        for _ in range(2):
+            with wire(server) as lines:
+                lines.write(b'CONNECT {"verbose":false}\r\nPING\r\n')
+                lines.flush()
+                assert b"Authorization Violation" in lines.readline()
+            async with App("friend", servers=server.url, token=token) as app:
+                await app.flush()
+            server.kill()
+            server.restart()
+        if token.isalnum():
+            assert token not in repr(server) + server.url + server.log
+
+
+async def test_the_url_with_the_token_is_enough_to_connect() -> None:
+    with NATSServer(token="s3cret") as server:
+        assert server.url_with_token == f"nats://s3cret@127.0.0.1:{server.port}"
+        async with App("friend", servers=server.url_with_token) as app:
+            await app.flush()
+    with NATSServer() as server:
+        assert server.url_with_token == server.url
+
+
+def test_the_token_is_in_a_file_of_this_user_only_that_goes_with_the_server() -> None:
+    with NATSServer(token="s3cret") as server:
+        command = psutil.Process(server.pid).cmdline()
+        assert "s3cret" not in " ".join(command)
+        path = Path(command[command.index("-c") + 1])
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("token", ["", "with space", "na\nive", "naïve", "$2a$11$abc", 7])
+def test_a_token_that_the_server_would_not_take_as_it_is_is_refused(token: Any) -> None:
+    with pytest.raises(ConfigError, match="token must"):
+        NATSServer(token=token)
+
+
+def test_a_token_belongs_into_the_configuration_file_if_there_is_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="token= or config="):
+        NATSServer(token="s3cret", config=tmp_path / "x.conf")
 
 
 async def ask_until_known(client: Any, subject: str) -> bytes:

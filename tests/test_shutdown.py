@@ -187,7 +187,7 @@ async def test_past_the_drain_timeout_the_exit_is_1_and_the_abandoned_are_counte
     "numbers",
     [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
 )
-async def test_a_second_signal_exits_at_once(
+async def test_a_second_signal_a_second_later_exits_at_once(
     nats_server: NATSServer, client: App, subject: str, numbers: tuple[int, int]
 ) -> None:
     settings: Any = {"drain_timeout": 3600}
@@ -196,6 +196,7 @@ async def test_a_second_signal_exits_at_once(
         await until(lambda: client.state.started == 1)
         running.signal(numbers[0])
         await running.says("once more to exit at once")
+        await asyncio.sleep(1)
         running.signal(numbers[1])
         assert await running.exit_code() == 128 + numbers[1]
     assert "again: exiting at once" in running.output

@@ -708,3 +708,14 @@ async def test_disconnect_in_on_startup_ends_the_app_once_it_runs(nats_server: N
         await app.wait_stopped()
     assert ran == ["startup", "shutdown"]
     assert not app.is_running
+
+
+async def test_waiting_for_the_end_of_an_app_that_never_started_raises(
+    nats_server: NATSServer,
+) -> None:
+    app = App("idle", servers=nats_server.url)
+    with pytest.raises(NotStartedError):
+        await app.wait_stopped()
+    async with app:
+        pass
+    await app.wait_stopped()

@@ -1,5 +1,6 @@
 """Subjects: what may be published to, what may be subscribed to, and what falls under a pattern."""
 
+import itertools
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from tidings.subject import (
     check_subject,
     has_wildcard,
     matches,
+    overlaps,
 )
 
 TOKENS = st.text("ab*>é-", min_size=1, max_size=3)
@@ -132,3 +134,37 @@ def test_matching_is_that_of_the_same_pattern_as_a_regular_expression(
 )
 def test_only_a_whole_token_is_a_wildcard(pattern: str, expected: bool) -> None:
     assert has_wildcard(pattern) is expected
+
+
+# Few words, so that patterns meet.
+_WORDS = st.sampled_from(["a", "b", "*"])
+PATTERNS = st.builds(
+    lambda words, end: ".".join([*words, *end]),
+    st.lists(_WORDS, min_size=1, max_size=3),
+    st.sampled_from([[], [], [">"]]),
+)
+EVERY_SUBJECT = [
+    ".".join(words)
+    for length in range(1, 6)
+    for words in itertools.product(["a", "b", "c"], repeat=length)
+]
+
+
+@given(PATTERNS, PATTERNS)
+def test_two_patterns_overlap_where_some_subject_falls_under_both(one: str, other: str) -> None:
+    both = any(matches(one, subject) and matches(other, subject) for subject in EVERY_SUBJECT)
+    assert overlaps(one, other) == overlaps(other, one) == both
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(">", "a"), (">", "*.*"), ("a.>", "*.b"), ("a.*", "*.b"), ("a", "a")]
+)
+def test_wildcards_overlap_with_each_other(one: str, other: str) -> None:
+    assert overlaps(one, other)
+    assert overlaps(other, one)
+
+
+@pytest.mark.parametrize(("one", "other"), [("a.>", "a"), ("a.*", "a"), ("a", "b"), ("a.*", "b.*")])
+def test_patterns_of_different_subjects_do_not_overlap(one: str, other: str) -> None:
+    assert not overlaps(one, other)
+    assert not overlaps(other, one)

@@ -1,8 +1,9 @@
 """Types: what a handler gets by data_type or by its signature, and what is sent back."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Annotated, Any, Generic, TypedDict, TypeVar
 
 import attrs
 import msgspec
@@ -10,7 +11,7 @@ import pydantic
 import pytest
 
 from helpers import Inbox
-from tidings import App, ConfigError, EncodeError, Message, ServiceError, SubjectError
+from tidings import App, ConfigError, EncodeError, Group, Message, ServiceError, SubjectError
 from tidings.testing import NATSServer
 
 
@@ -117,6 +118,44 @@ async def test_the_signature_of_a_method_a_partial_and_a_callable_object_says_it
                 await app.request(f"{subject}.{number}", {})
 
 
+async def test_a_signature_says_the_type_by_another_name_too(app: App, subject: str) -> None:
+    async def optional(msg: Message[Order] | None) -> Order:
+        assert msg is not None
+        return msg.data
+
+    async def annotated(msg: Annotated[Message[Order], "a note"]) -> Order:
+        return msg.data
+
+    async def either(msg: Message[Order] | list[Message[Order]]) -> Order:
+        assert isinstance(msg, Message)
+        return msg.data
+
+    for number, handler in enumerate((optional, annotated, either)):
+        app.listen(f"{subject}.{number}")(handler)
+    async with app:
+        for number in range(3):
+            answer = await app.request(f"{subject}.{number}", ORDER, response_data_type=Order)
+            assert answer == Order(**ORDER)
+            with pytest.raises(ServiceError, match="400 DecodeError"):
+                await app.request(f"{subject}.{number}", {})
+
+
+async def test_a_constraint_in_the_signature_is_checked(app: App, subject: str) -> None:
+    async def by_msgspec(msg: Message[Annotated[int, msgspec.Meta(gt=0)]]) -> int:
+        return msg.data
+
+    async def by_pydantic(msg: Message[Annotated[int, pydantic.Field(gt=0)]]) -> int:
+        return msg.data
+
+    for number, handler in enumerate((by_msgspec, by_pydantic)):
+        app.listen(f"{subject}.{number}")(handler)
+    async with app:
+        for number in range(2):
+            assert await app.request(f"{subject}.{number}", 3, response_data_type=int) == 3
+            with pytest.raises(ServiceError, match="400 DecodeError"):
+                await app.request(f"{subject}.{number}", 0)
+
+
 async def test_an_annotation_in_quotes_is_resolved(app: App, subject: str) -> None:
     @app.listen(subject)
     async def handle(msg: "Message[Order]") -> "Order":
@@ -196,6 +235,102 @@ async def test_an_unknown_data_type_is_found_where_it_is_written(
         with pytest.raises(ConfigError):
             await app.publish(subject, ORDER, data_type=data_type)
         assert app.stats().connection.sent == 0
+
+
+T = TypeVar("T")
+
+
+class Holder(Generic[T]):
+    """A class of whose argument nobody knows what it means."""
+
+    def __init__(self, data: object) -> None:
+        self.data = data
+
+
+Unchecked = list[Holder[int]]
+
+
+async def handle_unchecked(msg: Message[Unchecked]):
+    pass
+
+
+DECLARED: dict[str, Callable[[App], object]] = {
+    "listen": lambda app: app.listen("a", data_type=Unchecked)(Inbox()),
+    "listen, by the signature": lambda app: app.listen("a")(handle_unchecked),
+    "consume": lambda app: app.consume("S", durable="d", data_type=Unchecked)(Inbox()),
+    "watch": lambda app: app.watch("bucket", data_type=Unchecked)(Inbox()),
+    "a bucket": lambda app: app.js.key_value("bucket", type=Unchecked),
+    "listen of a group": lambda app: Group("g").listen("a", data_type=Unchecked)(Inbox()),
+    "consume of a group": lambda app: Group("g").consume("S", data_type=Unchecked)(Inbox()),
+    "watch of a group": lambda app: Group("g").watch("b", data_type=Unchecked)(Inbox()),
+}
+
+
+@pytest.mark.parametrize("declare", DECLARED.values(), ids=DECLARED)
+def test_a_type_that_nothing_checks_is_found_wherever_it_is_declared(
+    app: App, declare: Callable[[App], object]
+) -> None:
+    with pytest.raises(ConfigError, match=r"Holder\[int\]"):
+        declare(app)
+
+
+async def test_a_type_that_nothing_checks_is_found_by_every_call(app: App, subject: str) -> None:
+    calls = [
+        lambda: app.subscribe_new_subject(subject, Inbox(), data_type=Unchecked),
+        lambda: app.publish(subject, [1], data_type=Unchecked),
+        lambda: app.publish(subject, object(), data_type=Unchecked),
+        lambda: app.js.publish(subject, [1], data_type=Unchecked),
+        lambda: app.request(subject, [1], data_type=Unchecked),
+        lambda: app.request(subject, [1], response_data_type=Unchecked),
+        lambda: app.request(subject, [1], response_data_type=Message[Unchecked]),
+    ]
+    async with app:
+        for call in calls:
+            with pytest.raises(ConfigError, match=r"Holder\[int\]"):
+                await call()
+        assert app.stats().connection.sent == 0
+
+
+class Cat(pydantic.BaseModel):
+    name: str = pydantic.Field(alias="theName")
+
+
+class Dog(pydantic.BaseModel):
+    age: int
+
+
+async def test_one_of_several_models_is_told_apart_and_sent_back_with_its_aliases(
+    app: App, subject: str
+) -> None:
+    @app.listen(subject)
+    async def handle(msg: Message[Cat | Dog]):
+        assert isinstance(msg.data, Cat | Dog)
+        return [msg.data]
+
+    async with app:
+        for body in ({"theName": "Tom"}, {"age": 3}):
+            assert await app.request(subject, body, response_data_type=list) == [body]
+            (pet,) = await app.request(subject, body, response_data_type=list[Cat | Dog])
+            assert await app.request(subject, pet, response_data_type=list[Cat | Dog]) == [pet]
+        with pytest.raises(ServiceError, match="400 DecodeError"):
+            await app.request(subject, {"name": "Tom"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"a": [float("-inf")]}])
+async def test_a_float_that_is_no_number_is_neither_sent_nor_answered(
+    app: App, subject: str, value: object
+) -> None:
+    @app.listen(subject)
+    async def answer(msg):
+        return value
+
+    async with app:
+        with pytest.raises(EncodeError, match="NaN"):
+            await app.publish(subject, value)
+        with pytest.raises(EncodeError, match="NaN"):
+            await app.request(subject, value)
+        with pytest.raises(ServiceError, match="500 EncodeError"):
+            await app.request(subject)
 
 
 async def test_what_is_not_of_the_data_type_is_not_sent(app: App, subject: str) -> None:

@@ -1,1 +1,1 @@
-"""One script a contender, each run as a process of its own in its own environment."""
+"""One script per contender. Each runs in its own process and its own environment."""

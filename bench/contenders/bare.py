@@ -1,6 +1,6 @@
-"""The ceiling of pure Python: an asyncio.Protocol that parses and frames, and does nothing else.
+"""The limit of pure Python: an asyncio.Protocol that only parses and frames.
 
-No headers, no errors, no reconnect, no queue: what a client in Python could do at most.
+It has no headers, errors, reconnecting or queue. No client in Python can be much faster.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import probe
 
 
 class Bare(asyncio.Protocol):
-    """Frames out, one write a loop turn; frames in, one call a message."""
+    """Writes once per turn of the loop, and calls `on_message` once per message."""
 
     def __init__(self, on_message: Callable[[bytes], object] | None = None) -> None:
         self._on_message = on_message
@@ -54,7 +54,7 @@ class Bare(asyncio.Protocol):
 
     @property
     def reply(self) -> bytes:
-        """The reply subject of the message at hand."""
+        """The reply subject of the current message."""
         return self.line.split(b" ")[3]
 
     def _control(self, line: bytes) -> None:
@@ -116,7 +116,7 @@ async def receive_raw(opts: probe.Options) -> dict[str, Any]:
 
 
 async def js_consume(opts: probe.Options) -> dict[str, Any]:
-    """Pulls ahead, and acknowledges each message: what is waited for is the server."""
+    """Pull messages ahead and acknowledge each, so that only the server takes time."""
     blocks = probe.Blocks(opts)
     at_once = 1000
     owed = 0
@@ -144,7 +144,7 @@ async def js_consume(opts: probe.Options) -> dict[str, Any]:
     where = f"$JS.API.CONSUMER.DURABLE.CREATE.{probe.STREAM}.{probe.DURABLE}".encode()
     consumer.send(b"PUB %b %d\r\n%b\r\n" % (where, len(create), create))
     await consumer.flush()
-    await asyncio.sleep(0.2)  # nobody is told when it is there
+    await asyncio.sleep(0.2)  # the server creates the consumer; this client ignores its answer
     consumer.subscribe("pulled")
     pull()
     pull()

@@ -88,7 +88,7 @@ async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, request)
 
 
-async def on_stream(body: bytes) -> None:  # acknowledged when it returns, the default
+async def on_stream(body: bytes) -> None:  # FastStream acknowledges when it returns, by default
     BLOCKS.left -= 1
     if not BLOCKS.left:
         BLOCKS.end_raw(body)

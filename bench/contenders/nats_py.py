@@ -1,4 +1,4 @@
-"""nats-py: a callback for each subscription, json.loads, `await nc.publish`, `await nc.request`."""
+"""nats-py: a callback per subscription, json.loads, `await nc.publish`, `await nc.request`."""
 
 import asyncio
 import json

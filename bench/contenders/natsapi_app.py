@@ -1,4 +1,4 @@
-"""natsapi: JSON-RPC over NATS. Bodies are its envelopes, so that it has no raw workload."""
+"""natsapi: JSON-RPC over NATS. It sends only JSON-RPC envelopes, never raw bytes."""
 
 import asyncio
 import logging
@@ -96,7 +96,7 @@ def listen(app: NatsAPI) -> None:
 
 
 def root_path() -> str:
-    """It subscribes to everything below its root path, so that a sender must have another one."""
+    """natsapi subscribes to everything below its root path, so a sender needs another one."""
     if OPTS.action == "respond":
         return "echo"
     return probe.LOAD if OPTS.action.startswith("receive_") else "bench"

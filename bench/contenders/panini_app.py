@@ -93,7 +93,7 @@ LISTENERS: dict[str, tuple[Any, Any]] = {
 async def main() -> None:
     run = receive if OPTS.action.startswith("receive_") else globals()[OPTS.action]
     probe.emit(await run(), version("panini"))
-    os._exit(0)  # Panini has no way to end its own start()
+    os._exit(0)  # Panini cannot end its own start()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What every Python contender shares: its options, the clock, and the loops that are measured.
+"""The code that all Python contenders share: options, the clock and the measured loops.
 
-Only the standard library is imported, so that this file works in every contender's environment.
-A contender hands in its own `publish`, `request` and `flush`; the loops are the same for all.
+This file imports only the standard library, so that it works in every contender's environment.
+A contender passes its own `publish`, `request` and `flush` to the loops.
 """
 
 import argparse
@@ -18,22 +18,22 @@ from dataclasses import dataclass
 from typing import Any
 
 LOAD = "load"
-"""Messages to be received arrive on load.0, load.1, and so on."""
+"""Prefix of the subjects that receivers subscribe to: load.0, load.1 and so on."""
 
 REPORT = "report.count"
-"""A receiver says here how far it is; the load generator waits for it."""
+"""Subject on which a receiver reports its count; the load generator waits for the reports."""
 
 STREAM = "BENCH"
-"""The stream of the workloads of JetStream, which stores what goes to load.>."""
+"""The stream of the JetStream workloads. It stores load.>."""
 
 DURABLE = "bench"
-"""The consumer there."""
+"""The durable consumer of that stream."""
 
 ECHO = "echo.request"
-"""Requests go here."""
+"""Subject of the requests."""
 
 FIRST_ID = 1_000_000_000
-"""Added to every sequence, so that all have ten digits and no body changes its size."""
+"""Added to every sequence number, so that each has ten digits and all bodies the same size."""
 
 SLEEP = 0.010
 """Seconds that each handler of the sleepers workload waits."""
@@ -70,7 +70,7 @@ class Options:
 
     @property
     def ordered(self) -> bool:
-        """Whether messages come to the handlers in the order in which they were sent."""
+        """Whether the handlers get the messages in the order in which they were sent."""
         return self.subscriptions == 1 and self.action not in ("sleepers", "js_consume")
 
 
@@ -90,7 +90,7 @@ def options() -> Options:
 
 
 class Meter:
-    """Wall clock, CPU seconds and memory of this process between start and stop."""
+    """Time, CPU seconds and memory of this process between `start` and `stop`."""
 
     def start(self) -> None:
         self.rss_before = rss()
@@ -125,10 +125,10 @@ def rss() -> int:
 
 
 class Blocks:
-    """Counts received messages, block by block, and checks the last sequence of each block.
+    """Counts received messages by blocks, and checks the last sequence number of each block.
 
-    A handler takes one from `left`, and calls `end` when nothing is left. What `end` returns is
-    to be published on REPORT. The clock starts when the warm-up has arrived.
+    A handler subtracts one from `left`. At 0 it calls `end` and publishes the result on REPORT.
+    The clock starts when the warm-up has arrived.
     """
 
     def __init__(self, opts: Options) -> None:
@@ -140,7 +140,7 @@ class Blocks:
         self._count = 0
 
     def end(self, sequence: int) -> bytes:
-        """Close a block whose last message carried this sequence."""
+        """Close a block whose last message carries this sequence number."""
         self.left = self._opts.block
         self._count += self._opts.block
         if self._opts.ordered and sequence != self._count:
@@ -153,7 +153,7 @@ class Blocks:
         return report(self._count)
 
     def end_raw(self, body: bytes) -> bytes:
-        """The same for a raw body: a sequence in ten digits, or a mark where it does not fit."""
+        """Like `end`, for a raw body: ten digits, or a mark if the body is too short for them."""
         if len(body) < 10:
             return self.end(self._count + self._opts.block if body[:1] == b"!" else -1)
         return self.end(int(body[:10]) - FIRST_ID)
@@ -172,7 +172,7 @@ def report(count: int) -> bytes:
 
 
 class Running:
-    """How many handlers run at a time, for the sleepers workload."""
+    """Counts the handlers that run at a time, for the sleepers workload."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -186,17 +186,17 @@ class Running:
 
 
 async def receive(blocks: Blocks, publish: Send, **more: Any) -> dict[str, Any]:
-    """Say that the subscriptions are in place, and wait until every message has arrived."""
+    """Report that the subscriptions exist, and wait until every message has arrived."""
     await publish(REPORT, report(0))
     await blocks.done.wait()
-    await asyncio.sleep(0.1)  # the last report has to leave before the connection is closed
+    await asyncio.sleep(0.1)  # send the last report before the connection closes
     return blocks.result(**more)
 
 
 async def publish_many(
     opts: Options, publish: Send, flush: Flush, body: Any = None
 ) -> dict[str, Any]:
-    """Publish one after the other, each awaited, until the server has all of them."""
+    """Publish messages one by one, await each, and wait until the server has all of them."""
     body = opts.payload if body is None else body
     subject = opts.subjects[0]
 
@@ -211,7 +211,7 @@ async def publish_many(
 async def publish_many_sync(
     opts: Options, publish: Callable[[str, bytes], object], flush: Flush
 ) -> dict[str, Any]:
-    """The same by plain calls, with a turn of the loop every 500 messages."""
+    """Publish messages with plain calls, and let the loop run after every 500 of them."""
     body, subject = opts.payload, opts.subjects[0]
 
     async def send(n: int) -> None:
@@ -236,18 +236,18 @@ async def _measure_sends(
 
 
 async def consume(blocks: Blocks, flush: Flush, **more: Any) -> dict[str, Any]:
-    """Wait until every message of the stream was handled, and the server has what was said of it.
+    """Wait until every message of the stream is handled and its acknowledgement has been sent.
 
-    The clock stops at the last message; what is acknowledged is for the harness to ask.
+    The clock stops at the last message. The harness asks the server how many are acknowledged.
     """
     await blocks.done.wait()
-    await asyncio.sleep(0.1)  # the last acknowledgements leave with the loop's next turns
+    await asyncio.sleep(0.1)  # the loop sends the last acknowledgements
     await flush()
     return blocks.result(**more)
 
 
 async def publish_window(opts: Options, publish_all: Callable[[int], Awaitable[int]]) -> Any:
-    """`publish_all` publishes so many with `in_flight` unacknowledged; returns how many failed."""
+    """Measure `publish_all(n)`. It keeps `in_flight` messages open and returns how many failed."""
     meter = Meter()
     failed = await publish_all(opts.warmup)
     meter.start()
@@ -258,7 +258,7 @@ async def publish_window(opts: Options, publish_all: Callable[[int], Awaitable[i
 
 
 async def request_many(opts: Options, request: Request) -> dict[str, Any]:
-    """Keep `in_flight` requests under way until all are answered, and check each answer."""
+    """Keep `in_flight` requests open until all have an answer, and check each answer."""
     meter = Meter()
     wrong = await _request_all(range(opts.warmup), opts.in_flight, request)
     meter.start()
@@ -281,7 +281,7 @@ async def _request_all(ids: range, in_flight: int, request: Request) -> int:
 
 
 async def request_one(opts: Options, request: Request) -> dict[str, Any]:
-    """One request at a time, with the time that each takes."""
+    """Send one request at a time and measure how long each takes."""
     meter = Meter()
     wrong = await _request_all(range(opts.warmup), 1, request)
     meter.start()
@@ -305,7 +305,7 @@ def question(i: int) -> dict[str, Any]:
 
 
 def answer(data: dict[str, Any]) -> dict[str, Any]:
-    """What every responder replies."""
+    """The reply of every responder."""
     return {"id": data["id"], "ok": True}
 
 
@@ -318,7 +318,7 @@ def _wrong(count: int) -> dict[str, Any]:
 
 
 async def respond(publish: Send) -> dict[str, Any]:
-    """Say that the responder listens, and stay until the harness ends this process."""
+    """Report that the responder listens, and wait until the harness ends this process."""
     await publish(REPORT, report(0))
     await asyncio.Event().wait()
     return {}
@@ -327,7 +327,7 @@ async def respond(publish: Send) -> dict[str, Any]:
 async def publish_from_threads(
     opts: Options, publish: Callable[[str, bytes], object], flush: Flush
 ) -> dict[str, Any]:
-    """Publish from several threads at once; `publish` is called in each of them."""
+    """Call `publish` from several threads at once."""
     each = opts.n // THREADS
     meter = Meter()
     meter.start()
@@ -341,7 +341,7 @@ async def publish_from_threads(
         await asyncio.to_thread(thread.join)
     await flush()
     meter.stop()
-    # The harness takes the time to the last arrival: both clocks are the system's monotonic one.
+    # The harness measures until the last message arrives. Both processes read the same clock.
     return meter.result(each * THREADS, started=meter.clock)
 
 
@@ -354,10 +354,10 @@ def _publish_numbered(
 
 
 class ThreadBridge:
-    """The only safe way into an asyncio client from a thread, where it has none of its own.
+    """The only safe way from a thread into an asyncio client that has no call for threads.
 
-    Each call schedules a coroutine on the loop. Every 500th waits for its own, so that what is
-    scheduled stays bounded.
+    Each call schedules a coroutine on the loop. Every 500th call waits for its coroutine, which
+    limits how many are scheduled at a time.
     """
 
     def __init__(self, send: Callable[[str, bytes], Coroutine[Any, Any, Any]]) -> None:
@@ -372,12 +372,12 @@ class ThreadBridge:
 
 
 def _loop_name() -> str:
-    """`uvloop` or `asyncio`: what really runs, not what was asked for."""
+    """The event loop that really runs: `uvloop` or `asyncio`."""
     return type(asyncio.get_running_loop()).__module__.split(".")[0]
 
 
 def emit(result: dict[str, Any], version: str) -> None:
-    """Write the one line that the harness reads. To be called on the loop that did the work."""
+    """Write the line of JSON that the harness reads. Call it on the loop that did the work."""
     facts = {"version": version, "python": platform.python_version(), "loop": _loop_name()}
     line = json.dumps({**facts, **result})
     os.write(1, b"\n" + line.encode() + b"\n")

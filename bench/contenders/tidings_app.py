@@ -1,4 +1,4 @@
-"""tidings: `@app.listen` typed by signature, `app.publish`, `app.publish_sync`, `app.request`."""
+"""tidings: `@app.listen` with typed handlers, `app.publish`, `publish_sync`, `app.request`."""
 
 from dataclasses import dataclass
 from importlib.metadata import version

@@ -1,1 +1,1 @@
-"""A service in several modules: `tidings run examples.groups.shop:app --dev`."""
+"""A service that consists of several modules: `tidings run examples.groups.shop:app --dev`."""

@@ -1,8 +1,8 @@
-"""The payments of the shop: a group, which knows nothing of the app that will include it."""
+"""The payments of the shop: a group that does not need to know the app that includes it."""
 
 from tidings import Group, Message, ServiceError
 
-payments = Group("payments", queue="payments")
+payments = Group("payments")
 LIMIT = 100_000
 
 

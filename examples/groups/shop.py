@@ -1,4 +1,4 @@
-"""The app: it includes the groups of the other modules.
+"""The app, which includes the groups of the other modules.
 
 tidings run examples.groups.shop:app --dev
 """

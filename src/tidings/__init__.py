@@ -20,12 +20,15 @@ from tidings.errors import (
     DrainTimeoutError,
     EncodeError,
     FlushTimeoutError,
+    ForkedError,
+    HandlerTimeoutError,
     HeaderError,
     JetStreamError,
     JetStreamUnavailableError,
     KeyExistsError,
     KeyNotFoundError,
     LoopThreadError,
+    LoopTimeoutError,
     MissingExtraError,
     NoRespondersError,
     NoStreamError,
@@ -34,6 +37,7 @@ from tidings.errors import (
     PayloadTooLargeError,
     ProtocolError,
     PublishTimeoutError,
+    RedriveError,
     Reject,
     RequestError,
     RequestTimeoutError,
@@ -41,14 +45,17 @@ from tidings.errors import (
     ServerStartError,
     ServiceError,
     SlowConsumerError,
+    StreamAnsweredError,
     StreamChangeError,
     SubjectError,
     SubjectPermissionError,
     SubscriptionLimitError,
     SubscriptionNotFoundError,
+    ThreadStartError,
     TidingsError,
     TlsError,
     TransportError,
+    WrongLoopError,
     WrongRevisionError,
     WrongSequenceError,
 )
@@ -57,7 +64,8 @@ from tidings.group import Group
 from tidings.headers import Headers
 from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.publishing import PublishAck
-from tidings.jetstream.streams import Stream, days, hours
+from tidings.jetstream.specs import DROP
+from tidings.jetstream.streams import Stream, days
 from tidings.message import Message
 from tidings.middleware import DebugMiddleware, ErrorMiddleware, Middleware, TimeoutMiddleware
 from tidings.stats import (
@@ -71,6 +79,7 @@ from tidings.stats import (
 from tidings.version import __version__
 
 __all__ = [
+    "DROP",
     "App",
     "AppStats",
     "AuthError",
@@ -92,7 +101,9 @@ __all__ = [
     "EncodeError",
     "ErrorMiddleware",
     "FlushTimeoutError",
+    "ForkedError",
     "Group",
+    "HandlerTimeoutError",
     "HeaderError",
     "Headers",
     "JetStreamError",
@@ -101,6 +112,7 @@ __all__ = [
     "KeyNotFoundError",
     "ListenerStats",
     "LoopThreadError",
+    "LoopTimeoutError",
     "Message",
     "Middleware",
     "MissingExtraError",
@@ -112,6 +124,7 @@ __all__ = [
     "ProtocolError",
     "PublishAck",
     "PublishTimeoutError",
+    "RedriveError",
     "Reject",
     "RequestError",
     "RequestTimeoutError",
@@ -120,6 +133,7 @@ __all__ = [
     "ServiceError",
     "SlowConsumerError",
     "Stream",
+    "StreamAnsweredError",
     "StreamChangeError",
     "StreamMessage",
     "SubjectError",
@@ -127,14 +141,15 @@ __all__ = [
     "SubscriptionLimitError",
     "SubscriptionNotFoundError",
     "TaskStats",
+    "ThreadStartError",
     "TidingsError",
     "TimeoutMiddleware",
     "TlsError",
     "TransportError",
     "WatcherStats",
+    "WrongLoopError",
     "WrongRevisionError",
     "WrongSequenceError",
     "__version__",
     "days",
-    "hours",
 ]

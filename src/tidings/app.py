@@ -16,25 +16,28 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
 
 from tidings.bus import Bus
+from tidings.cautions import warn_of_declarations
 from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
     DisconnectedError,
     DrainTimeoutError,
-    NotStartedError,
     TidingsError,
 )
 from tidings.events import EVENTS, ConnectionEvent, EventHooks
+from tidings.forks import forget_after_fork, release_signals
 from tidings.group import Declarations, Group
 from tidings.handlers import check_handler, function_place
 from tidings.hooks import call_hook, let_finish, noted
 from tidings.jetstream.consumers import Consumers
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.specs import ConsumerSpec
+from tidings.jetstream.specs import ConsumerSpec, check_unique
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.watchers import Watchers
+from tidings.log import logger
 from tidings.middleware import Middleware, MiddlewareSpec
 from tidings.portal import copy_outcome
+from tidings.queues import queue_groups
 from tidings.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
 from tidings.subject import check_queue
@@ -49,10 +52,10 @@ from tidings.workers import inside
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-logger = logging.getLogger("tidings")
-
-# Seconds that on_shutdown hooks have at the least, where the drain timeout is used up.
-HOOK_GRACE = 1.0
+# Seconds that on_shutdown hooks have at the least, where the drain timeout is used up, and seconds
+# in which they have to follow their cancellation after that.
+HOOK_GRACE = 0.75
+CANCEL_GRACE = 0.25
 
 
 class State(enum.Enum):
@@ -73,12 +76,15 @@ class App(Declarations):
         host: the server's host, with `port`, in place of `servers`.
         port: the server's port.
         servers: a URL or several; `$NATS_URL` where None, else nats://127.0.0.1:4222.
-        queue: queue group of listeners that name none, "" for none.
+        queue: first word of the queue groups of listeners that name none: `orders` gives
+            `orders.<handler>`. The service's name where None; "" for no groups, so that every
+            instance handles every message.
         version: the service's version.
         description: what it does, in a line.
         concurrency: handlers of one listener at work at a time.
-        request_timeout: seconds that `request` waits where it is not told.
-        drain_timeout: seconds that shutdown waits for work that was begun.
+        request_timeout: default timeout of `request`, in seconds.
+        drain_timeout: seconds that shutdown waits for work in progress; `run` ends the process two
+            seconds after that, whatever blocks.
         lifespan: an async context manager made with the app: entered before the first message,
             left after the last.
         streams: streams to create, or bring to what is declared, at start.
@@ -115,7 +121,9 @@ class App(Declarations):
         nats: the `Bus`: every call of it stands on the app too.
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
-        drain_timeout: seconds that shutdown waits for work that was begun.
+        drain_timeout: seconds that shutdown waits for work in progress.
+        queue: first word of the queue groups of listeners that name none; None for the service's
+            name, "" for no groups.
         use_uvloop: whether `run` and `with app` use uvloop where it is installed.
 
     Example:
@@ -140,12 +148,12 @@ class App(Declarations):
         host: str | None = None,
         port: int | None = None,
         servers: str | Sequence[str] | None = None,
-        queue: str = "",
+        queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
         concurrency: int = 100,
         request_timeout: float = 10.0,
-        drain_timeout: float = 30.0,
+        drain_timeout: float = 8.0,
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
         user: str | None = None,
@@ -181,14 +189,17 @@ class App(Declarations):
             raise ConfigError(
                 f"lifespan={lifespan!r}: what makes an async context manager of the app"
             )
-        _check_limits(concurrency, request_timeout, drain_timeout)
-        check_queue(queue)
+        _check_limits(concurrency, request_timeout)
+        if queue is not None:
+            check_queue(queue)
         self.service_name = service_name
+        self.queue = queue
         self.version = version
         self.description = description
         self.state = SimpleNamespace()
-        self.logger = logger
+        self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
+        self._at_shutdown = ""  # what runs at the end; "" once everything has ended
         self._lifespan = lifespan
         self.use_uvloop = use_uvloop
         self._options = ConnectionOptions(
@@ -218,7 +229,6 @@ class App(Declarations):
         )
         self.nats = Bus(
             service_name,
-            queue=queue,
             concurrency=concurrency,
             request_timeout=request_timeout,
             tell=self._on_event,
@@ -231,6 +241,7 @@ class App(Declarations):
         self._lifecycle = State.IDLE
         self._tasks: list[Task] = []
         self._ending: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Event | None = None
         self._fatal: TidingsError | None = None
         self._consumers: Consumers | None = None
         self._watchers: Watchers | None = None
@@ -257,11 +268,14 @@ class App(Declarations):
         """Add a group's listeners, under its prefix, and its tasks.
 
         Raises:
-            ConfigError: no Group, or the app runs already.
+            ConfigError: no Group; the app runs already; or a consumer of the group has the stream
+                and durable name of another one.
         """
         if not isinstance(group, Group):
             raise ConfigError(f"include takes a Group, not {type(group).__name__}")
         self._declaring("include")
+        for spec in group.consumers:
+            check_unique(spec, self._consumer_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
@@ -277,11 +291,26 @@ class App(Declarations):
             kwargs: keyword arguments of its `__init__`.
 
         Raises:
-            ConfigError: no subclass of Middleware, or the app runs already.
+            ConfigError: no subclass of Middleware, one with a hook that would not run, or the app
+                runs already.
             TypeError: arguments that its `__init__` does not take.
         """
         self._declaring("add_middleware")
         self._middleware_specs.append(MiddlewareSpec(cls, args, kwargs))
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that shutdown waits for work in progress. May be set until the app stops.
+
+        Raises:
+            ConfigError: when it is set to anything but a number of seconds above 0.
+        """
+        return self._drain_timeout
+
+    @drain_timeout.setter
+    def drain_timeout(self, seconds: float) -> None:
+        _check_seconds("drain_timeout", seconds)
+        self._drain_timeout = seconds
 
     @property
     def middlewares(self) -> tuple[MiddlewareSpec, ...]:
@@ -289,14 +318,21 @@ class App(Declarations):
         return tuple(self._middleware_specs)
 
     def on_startup(self, function: F) -> F:
-        """Run the decorated function when the app is connected, before the first message."""
+        """Run the decorated function when the app is connected, before the first message.
+
+        An `async def` function runs on the event loop, a `def` function in a thread.
+        """
         check_handler(function, "")
         self._declaring("on_startup")
         self._startup_hooks.append(function)
         return function
 
     def on_shutdown(self, function: F) -> F:
-        """Run the decorated function after the last message, while the app is still connected."""
+        """Run the decorated function after the last message, while the app is still connected.
+
+        An `async def` function runs on the event loop, a `def` function in a thread. One that does
+        not end within the drain timeout is left behind.
+        """
         check_handler(function, "")
         self._declaring("on_shutdown")
         self._shutdown_hooks.append(function)
@@ -339,16 +375,6 @@ class App(Declarations):
         self._declaring("set_servers")
         self._options = self._options.with_servers(server_urls(servers))
 
-    def set_default_queue(self, queue: str) -> None:
-        """Use another queue group for listeners that name none. For command lines.
-
-        Raises:
-            SubjectError: a queue group that NATS does not allow.
-        """
-        self._declaring("set_default_queue")
-        check_queue(queue)
-        self.nats.queue = queue
-
     def _declaring(self, call: str) -> None:
         if self._lifecycle is not State.IDLE:
             raise ConfigError(
@@ -359,13 +385,18 @@ class App(Declarations):
     # Running: three ways, one lifecycle.
 
     def run(self) -> None:
-        """Run until SIGTERM, SIGINT or `disconnect()`, then drain and return.
+        """Run until SIGTERM, SIGINT, SIGHUP or `disconnect()`, then drain and return.
+
+        At most `drain_timeout` and two seconds after the first signal the process has ended or this
+        returns, even if a handler blocks the event loop. A second signal, at least one second after
+        the first, ends the process at once.
 
         Raises:
             SystemExit: with 1, when work was abandoned or the connection was given up.
             ConnectError: no server could be reached.
-            ConfigError: called inside a running event loop; use `async with app` there. Or while
-                `tidings run` imports the module, which would end up with two runs.
+            ConfigError: called inside a running event loop, where `async with app` works; outside
+                the main thread, where `with app` works; or while `tidings run` imports the module,
+                which would end up with two runs.
         """
         run_until_stopped(self, use_uvloop=self.use_uvloop)
 
@@ -405,9 +436,11 @@ class App(Declarations):
         once, since it cannot wait for its caller.
 
         Raises:
+            WrongLoopError: awaited in another event loop than the app's.
+            ForkedError: the app runs in the process that this one was forked from.
             DrainTimeoutError: work was abandoned after `drain_timeout`.
         """
-        if self._lifecycle is State.IDLE:
+        if self._is_over("app.disconnect"):
             return
         starting = self._lifecycle is State.STARTING
         ending = self.begin_disconnect()
@@ -421,12 +454,17 @@ class App(Declarations):
             LoopThreadError: on the event loop's own thread.
             DrainTimeoutError: as `disconnect`.
         """
-        if self._lifecycle is State.IDLE:
+        if self._is_over("app.disconnect_sync"):
             return
         work = self._begin_for_thread()
         ended = self.nats.portal.run(work, "disconnect_sync", "await app.disconnect()")
         if not inside.get():
             ended.result()
+
+    def _is_over(self, call: str) -> bool:
+        if self.nats.is_forked:
+            raise self.nats.not_running(call)
+        return self._lifecycle is State.IDLE
 
     async def _begin_for_thread(self) -> concurrent.futures.Future[None]:
         # A coroutine that waited here for the end would be work that the end waits for.
@@ -440,7 +478,13 @@ class App(Declarations):
         Raises:
             DrainTimeoutError: work was abandoned.
             ConnectionClosedError: the connection was given up.
+            NotStartedError: the app was never started.
+            WrongLoopError: awaited in another event loop than the app's.
         """
+        if self._stopping is None:
+            raise self.nats.not_running("wait_stopped")
+        if self._lifecycle in (State.RUNNING, State.DRAINING):
+            self.nats.check("wait_stopped")
         await self._stopping.wait()
         assert self._ending is not None
         await asyncio.shield(self._ending)
@@ -451,11 +495,15 @@ class App(Declarations):
         if self._lifecycle is not State.IDLE:
             raise ConfigError(f"the app is {self._lifecycle.value} already")
         self._lifecycle = State.STARTING
+        forget_after_fork(self)
         self._ending = self._fatal = self._consumers = self._watchers = None
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._connection = Connection(self._options, self._on_event)
         try:
             await self._connection.open()
+            warn_of_declarations(
+                *(self._listener_specs, self._consumer_specs, self._watch_specs, self.js.streams)
+            )
             middlewares = [spec.make() for spec in self._middleware_specs]
             self.nats.attach(self._connection, middlewares)
             self.js.attach(self._connection, middlewares)
@@ -467,20 +515,25 @@ class App(Declarations):
             for hook in self._startup_hooks:
                 with noted("on_startup", hook):
                     await call_hook(hook)
-            sids = [sid for spec in self._listener_specs for sid in self.nats.subscribe(spec)]
-            await self._confirm_listeners(sids)
-            self._consumers = Consumers(self.js.api, self._subscriptions.pool, middlewares)
+            await self._subscribe_listeners()
+            self._consumers = Consumers(
+                self.js.api,
+                self._subscriptions.pool,
+                middlewares,
+                service=self.service_name,
+                restore_stream=self.js.restore_stream,
+            )
             await self._consumers.start(self._consumer_specs, self.nats.concurrency)
             self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
             await self._watchers.start(self._watch_specs, self.js.bucket_types)
+            self._watchdog = Watchdog()
+            self._watchdog.start()
         except BaseException:
             await self._abort_start()
             raise
         self._connection.waits = False
         self._tasks = [Task(spec) for spec in self._task_specs]
         self._lifecycle = State.RUNNING
-        self._watchdog = Watchdog()
-        self._watchdog.start()
         for task in self._tasks:
             task.start()
         self._started.set()
@@ -490,8 +543,14 @@ class App(Declarations):
         what = " and ".join(parts)
         logger.info("%s %s on %s", self.service_name, what, self._connection.url)
 
-    async def _confirm_listeners(self, sids: list[int]) -> None:
-        """Return when the server has the listeners' subscriptions."""
+    async def _subscribe_listeners(self) -> None:
+        """Subscribe the listeners, and return when the server has the subscriptions."""
+        specs = self._listener_specs
+        sids: list[int] = []
+        for spec, queue in zip(
+            specs, queue_groups(self.service_name, self.queue, specs), strict=True
+        ):
+            sids += self.nats.subscribe(spec, queue)
         while True:
             try:
                 await self._subscriptions.confirm(sids, self.nats.request_timeout)
@@ -513,18 +572,28 @@ class App(Declarations):
         if self.nats.subscriptions is not None:
             await self._subscriptions.close()
         try:
-            await self._stack.aclose()
+            await self._leave_lifespan()
         finally:
             await self._connection.close()
             self.nats.detach()
             self.js.detach()
             self._lifecycle = State.IDLE
 
+    async def _leave_lifespan(self) -> None:
+        """Leave what the start entered, within the drain timeout."""
+        leaving = asyncio.create_task(self._stack.aclose(), name="tidings lifespan")
+        if await _ends_by(leaving, asyncio.get_running_loop().time() + self.drain_timeout):
+            leaving.result()
+        else:
+            logger.error("the lifespan did not end within the drain timeout; it is left behind")
+
     def begin_disconnect(self) -> asyncio.Task[None]:
-        """Begin to drain, on the loop's own thread; returns what to await."""
+        """Begin to drain, in the app's own event loop; returns what to await."""
+        if self._lifecycle in (State.RUNNING, State.DRAINING):
+            self.nats.check("disconnect")
         if self._ending is None:
-            if self._lifecycle is State.IDLE:
-                raise NotStartedError("disconnect")
+            if self._lifecycle is State.IDLE or self._stopping is None:
+                raise self.nats.not_running("disconnect")
             self._ending = asyncio.create_task(self._drain(), name="tidings drain")
             self._stopping.set()
         return self._ending
@@ -551,8 +620,9 @@ class App(Declarations):
         self.js.detach()
         self._watchdog.stop()
         self._lifecycle = State.IDLE
-        if abandoned or unsent:
-            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent)
+        left = f"{self._at_shutdown} did not end" if self._at_shutdown else ""
+        if abandoned or unsent or left:
+            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent, left)
         if self._fatal is not None:
             raise self._fatal
         logger.info("%s has ended", self.service_name)
@@ -573,16 +643,16 @@ class App(Declarations):
         await self.nats.portal.finish()
 
     async def _run_shutdown_hooks(self, deadline: float) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                for hook in self._shutdown_hooks:
-                    what = f"on_shutdown: {function_place(hook)}"
-                    await let_finish(call_hook(hook), what)
-                await let_finish(self._stack.aclose(), "the end of the lifespan")
-        except TimeoutError:
-            logger.error(
-                "on_shutdown did not end within the drain timeout; what is left is skipped"
-            )
+        running = asyncio.create_task(self._call_shutdown_hooks(), name="tidings on_shutdown")
+        if await _ends_by(running, deadline):
+            self._at_shutdown = ""
+
+    async def _call_shutdown_hooks(self) -> None:
+        for hook in self._shutdown_hooks:
+            self._at_shutdown = f"on_shutdown: {function_place(hook)}"
+            await let_finish(call_hook(hook), self._at_shutdown)
+        self._at_shutdown = "the end of the lifespan"
+        await let_finish(self._stack.aclose(), self._at_shutdown)
 
     async def _send_rest(self, deadline: float) -> int:
         """Have the server confirm what is sent, waiting if it is away. Returns bytes left."""
@@ -597,12 +667,36 @@ class App(Declarations):
                 await asyncio.sleep(0.02)
         return outbox.unsent_bytes
 
+    def forget(self) -> None:
+        """Count as not started in a forked child: the run goes on in the parent. For forks."""
+        if self._lifecycle is State.IDLE:
+            return
+        self._lifecycle = State.IDLE
+        self._background = self._ending = self._fatal = self._consumers = self._watchers = None
+        self._tasks = []
+        self._stack = AsyncExitStack()  # what the lifespan holds is the parent's
+        self.nats.forget()
+        self.js.forget()
+        release_signals()
+
     # What the app knows.
 
     @property
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
         return self._lifecycle is State.RUNNING
+
+    def unfinished(self) -> tuple[int, int]:
+        """Messages that are queued or being handled, and bytes that are not sent. (0, 0) while the
+        app does not run. May be called from any thread.
+        """
+        if self._lifecycle is State.IDLE or self.nats.subscriptions is None:
+            return 0, 0
+        stats = self.stats()
+        messages = sum(each.pending + each.running for each in stats.listeners)
+        messages += sum(each.pending + each.running for each in stats.consumers)
+        messages += sum(each.pending + each.running for each in stats.watchers)
+        return messages, self._connection.outbox.unsent_bytes
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -643,7 +737,7 @@ class App(Declarations):
     @property
     def _subscriptions(self) -> Subscriptions:
         if self.nats.subscriptions is None:
-            raise NotStartedError("subscriptions")
+            raise self.nats.not_running("subscriptions")
         return self.nats.subscriptions
 
     def _on_event(self, event: str, error: Exception | None) -> None:
@@ -656,10 +750,28 @@ class App(Declarations):
         return f"<App {self.service_name!r} {self._lifecycle.value}>"
 
 
-def _check_limits(concurrency: int, request_timeout: float, drain_timeout: float) -> None:
+async def _ends_by(task: asyncio.Task[None], deadline: float) -> bool:
+    """Wait for a task until the deadline, then cancel it. Returns whether it ended by itself.
+
+    One that ignores its cancellation is left: the end of the app must not depend on it.
+    """
+    try:
+        await asyncio.wait([task], timeout=deadline - asyncio.get_running_loop().time())
+        if task.done():
+            return True
+    finally:
+        task.cancel()
+    await asyncio.wait([task], timeout=CANCEL_GRACE)
+    return False
+
+
+def _check_limits(concurrency: int, request_timeout: float) -> None:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigError(f"concurrency={concurrency!r}: a whole number above 0")
-    for name, value in (("request_timeout", request_timeout), ("drain_timeout", drain_timeout)):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 < value < math.inf:
-            raise ConfigError(f"{name}={value!r}: seconds, above 0")
+    _check_seconds("request_timeout", request_timeout)
+
+
+def _check_seconds(name: str, value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number by now
+        raise ConfigError(f"{name}={value!r}: seconds, above 0")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import typing
+from asyncio import current_task
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
 from typing import Any, TypeVar
@@ -15,23 +15,32 @@ from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
     ConnectionLostError,
+    DecodeError,
+    ForkedError,
+    LoopTimeoutError,
     NotStartedError,
+    RequestTimeoutError,
 )
 from tidings.headers import Headers, HeadersLike
+from tidings.home import Home
 from tidings.listener import ListenerSpec
+from tidings.log import logger
 from tidings.message import Message
 from tidings.middleware import Middleware, Send, fold_send
 from tidings.portal import FrameBridge, Portal
 from tidings.protocol.parser import Frame
 from tidings.remote_errors import raise_remote_error
-from tidings.subject import check_subject
+from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
+from tidings.subject import check_subject, warn_of_literal
 from tidings.subscriptions import Subscriptions
 from tidings.transport.buffer import Buffer
 from tidings.transport.connection import Connection
 
 T = TypeVar("T")
 
-logger = logging.getLogger("tidings")
+# Seconds that a thread waits past a request's timeout, which the event loop keeps itself where it
+# is not blocked.
+LATE = 0.2
 
 
 class Bus:
@@ -39,9 +48,8 @@ class Bus:
 
     Attributes:
         service_name: the app's name.
-        queue: queue group of listeners that name none.
         concurrency: handlers of one listener at work at a time, where it names no number.
-        request_timeout: seconds that `request` waits where it is not told.
+        request_timeout: default timeout of `request`, in seconds.
         tell: takes an event and its error.
         subscriptions: the subscriptions of this run; None while the app is not running.
     """
@@ -50,13 +58,11 @@ class Bus:
         self,
         service_name: str,
         *,
-        queue: str,
         concurrency: int,
         request_timeout: float,
         tell: Callable[[str, Exception | None], None],
     ) -> None:
         self.service_name = service_name
-        self.queue = queue
         self.concurrency = concurrency
         self.request_timeout = request_timeout
         self.tell = tell
@@ -64,7 +70,10 @@ class Bus:
         self._connection: Connection | None = None
         self._outbox: Buffer | None = None
         self._portal: Portal | None = None
-        self._thread = 0
+        self._thread = 0  # of the app's loop; 0 while there is none
+        self._home: Home | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_forked = False
         self._bridge: FrameBridge | None = None
         self._send_publish: Send | None = None
         self._send_request: Send | None = None
@@ -75,7 +84,9 @@ class Bus:
         """Take up a connection. Middleware chains are folded here, once."""
         self._connection = connection
         self._portal = Portal()
-        self._thread = get_ident()
+        self._home = Home()
+        self._thread, self._loop = self._home.thread, self._home.loop
+        self._is_forked = False
         self._outbox = outbox = connection.outbox
         self._bridge = FrameBridge(self._portal, outbox.post, outbox.make_room)
         self._portal.before = self._bridge.taken
@@ -87,8 +98,46 @@ class Bus:
         """Let go of the connection."""
         if self._portal is not None:
             self._portal.close()
+        self._let_go()
+
+    def forget(self) -> None:
+        """Let go of the connection in a forked child: it is the parent's."""
+        if self._connection is not None:
+            self._connection.forget()
+            self._is_forked = True
+            if self._home is not None:
+                self._home.end_child_in_loop()
+            self._let_go()
+
+    def _let_go(self) -> None:
         self._connection = self._outbox = self._portal = self._bridge = None
+        self._home = self._loop = None
+        self._thread = 0
         self.subscriptions = None
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether the app ran when this process was forked from another, and not since then."""
+        return self._is_forked
+
+    def check(self, call: str) -> None:
+        """Raise unless the app runs, and the caller is in its event loop.
+
+        Args:
+            call: what was called, as users write it.
+
+        Raises:
+            NotStartedError: the app is not running.
+            ForkedError: it runs in the process that this one was forked from.
+            WrongLoopError: the caller is in another event loop.
+        """
+        if self._home is None:
+            raise self.not_running(call)
+        self._home.check(call)
+
+    def not_running(self, call: str) -> NotStartedError:
+        """The error of a call that needs a running app."""
+        return ForkedError(call) if self._is_forked else NotStartedError(call)
 
     @property
     def portal(self) -> Portal:
@@ -97,13 +146,16 @@ class Bus:
         Raises:
             NotStartedError: the app is not running.
         """
+        return self._portal_for("portal")
+
+    def _portal_for(self, call: str) -> Portal:
         if self._portal is None:
-            raise NotStartedError("portal")
+            raise self.not_running(call)
         return self._portal
 
     def _require(self, call: str) -> Connection:
         if self._connection is None:
-            raise NotStartedError(call)
+            raise self.not_running(call)
         return self._connection
 
     # Publish.
@@ -133,6 +185,8 @@ class Bus:
             DisconnectedError: with `force`, while the connection is down.
             SubjectPermissionError: with `force`, where the server denies the subject.
             ConnectionClosedError: the app was disconnected.
+            NotStartedError: the app is not running.
+            WrongLoopError: awaited in another event loop than the app's.
 
         Example:
             ```python
@@ -140,6 +194,12 @@ class Bus:
             await app.publish(subject="orders.created", message=b"raw", force=True)
             ```
         """
+        # Checked in full where it may be wrong only: the running loop is slow to ask for.
+        outbox = self._outbox
+        if get_ident() != self._thread or not (
+            outbox.is_scheduled or current_task(self._loop)  # type: ignore[union-attr]  # it runs
+        ):
+            self.check("publish")
         if self._send_publish is not None:
             await self._send_publish(
                 subject,
@@ -153,10 +213,9 @@ class Bus:
         if force or reply_to or headers:
             await self._publish(subject, message, reply_to, force, headers, data_type)
             return
-        outbox = self._outbox or self._require("publish").outbox
         plain = type(message) is bytes and data_type is None
-        if outbox.publish(subject, message if plain else codec.encode(message, data_type)):
-            await outbox.make_room()
+        if outbox.publish(subject, message if plain else codec.encode(message, data_type)):  # type: ignore[union-attr]  # it runs
+            await outbox.make_room()  # type: ignore[union-attr]  # it runs
 
     async def _publish(
         self,
@@ -192,12 +251,13 @@ class Bus:
     ) -> None:
         """`publish` from synchronous code, in any thread.
 
-        On the event loop's own thread it writes to the buffer and returns; send hooks of
+        In the app's own event loop it writes to the buffer and returns; send hooks of
         middlewares, which are coroutines, run with the loop's next turn there. In other threads it
         blocks while the loop is behind.
 
         Raises:
             LoopThreadError: `force=True` on the loop's own thread.
+            WrongLoopError: in another event loop on the loop's own thread.
             TidingsError: as `publish`.
         """
         outbox = self._outbox or self._require("publish_sync").outbox
@@ -206,15 +266,20 @@ class Bus:
         elif get_ident() != self._thread:
             frame = _frame(outbox, subject, message, reply_to, headers, data_type)
             self._publish_from_thread(outbox, frame)
-        elif reply_to or headers:
-            outbox.post(_frame(outbox, subject, message, reply_to, headers, data_type))
         else:
+            if not (outbox.is_scheduled or current_task(self._loop)):
+                self.check("publish_sync")
+            if reply_to or headers:
+                outbox.post(_frame(outbox, subject, message, reply_to, headers, data_type))
+                return
             plain = type(message) is bytes and data_type is None
             outbox.publish(subject, message if plain else codec.encode(message, data_type))
 
     def _publish_by_loop(self, subject: str, message: Any, *args: Any) -> None:
         """`publish_sync` where something has to be awaited: a hook, or the server."""
-        portal = self.portal
+        portal = self._portal_for("publish_sync")
+        if portal.is_here:
+            self.check("publish_sync")
         work = self.publish(subject, message, *args)
         if not portal.is_here:
             portal.run(work, "publish_sync", "await app.publish(...)")
@@ -226,7 +291,7 @@ class Bus:
     def _publish_from_thread(self, outbox: Buffer, frame: bytes) -> None:
         bridge = self._bridge
         if bridge is None:
-            raise NotStartedError("publish_sync")
+            raise self.not_running("publish_sync")
         if outbox.is_closed:
             raise ConnectionClosedError("publish_sync")
         waiting = outbox.size + bridge.size
@@ -257,7 +322,12 @@ class Bus:
 
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None:
         """Send what `Message.respond` is given."""
-        outbox = self._require("respond").outbox
+        outbox = self._outbox
+        if get_ident() != self._thread or not (
+            outbox.is_scheduled or current_task(self._loop)  # type: ignore[union-attr]  # it runs
+        ):
+            self.check("msg.respond")
+        assert outbox is not None
         block = Headers(headers).to_block() if headers else b""
         if outbox.reply(reply, codec.encode(value), block):
             await outbox.make_room()
@@ -295,6 +365,8 @@ class Bus:
             ConnectionLostError: the connection dropped meanwhile; at once.
             DisconnectedError: there is no connection now.
             DecodeError: the answer is not of `response_data_type`.
+            StreamAnsweredError: a stream stores the subject, and acknowledged the request.
+            NotStartedError, WrongLoopError: as `publish`.
             TidingsError: as `publish`, for what cannot be sent.
 
         Example:
@@ -303,6 +375,10 @@ class Bus:
             total = await app.request("orders.total", {"id": 7}, response_data_type=int)
             ```
         """
+        if get_ident() != self._thread or not (
+            self._outbox.is_scheduled or current_task(self._loop)  # type: ignore[union-attr]  # it runs
+        ):
+            self.check("request")
         if self._send_request is not None:
             return await self._send_request(
                 subject,
@@ -323,7 +399,13 @@ class Bus:
             raise
         if frame[3]:
             raise_remote_error(subject, frame[3], frame[4])
-        return read(frame)
+        elif frame[4].startswith(ACKNOWLEDGEMENTS):
+            await refuse_stream_answer(connection, subject, frame[4])
+        try:
+            return read(frame)
+        except DecodeError as error:
+            error.subject = subject  # of an answer: no fault of the message that is being handled
+            raise
 
     async def _request(
         self,
@@ -344,7 +426,13 @@ class Bus:
         finally:
             connection.end_request(token)
         raise_remote_error(subject, frame[3], frame[4])
-        return read(frame)
+        if not frame[3] and frame[4].startswith(ACKNOWLEDGEMENTS):
+            await refuse_stream_answer(connection, subject, frame[4])
+        try:
+            return read(frame)
+        except DecodeError as error:
+            error.subject = subject  # as above
+            raise
 
     def _start_request(
         self,
@@ -357,16 +445,21 @@ class Bus:
         data_type: Any,
     ) -> tuple[str, asyncio.Future[Frame], Callable[[Frame], Any]]:
         """Check a request and send it: its token, what to await, and what reads the answer."""
-        if timeout is None:
-            timeout = self.request_timeout
-        elif not timeout > 0:
-            raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
-        payload = codec.encode(message, data_type)
+        timeout = self.request_timeout if timeout is None else self._limit(timeout)
+        is_ready = type(message) is bytes and data_type is None
+        payload = message if is_ready else codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
         plain = response_data_type is None
         read = _read_dict if plain else _response_reader(response_data_type)
         token, future = connection.start_request(subject, payload, block, timeout)
         return token, future, read
+
+    def _limit(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self.request_timeout
+        if not timeout > 0:
+            raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
+        return timeout
 
     def request_sync(
         self,
@@ -379,12 +472,19 @@ class Bus:
     ) -> Any:
         """`request` from synchronous code: blocks until the answer is there.
 
+        The thread waits for `timeout` at the most, the time in send hooks included, even while a
+        handler blocks the event loop.
+
         Raises:
             LoopThreadError: on the event loop's own thread.
             TidingsError: as `request`.
         """
+        limit = self._limit(timeout)
         work = self.request(subject, message, timeout, response_data_type, headers, data_type)
-        return self._run(work, "request_sync", "await app.request(...)")
+        try:
+            return self.run(work, "request_sync", "await app.request(...)", limit + LATE)
+        except LoopTimeoutError:
+            raise RequestTimeoutError(subject, limit) from None
 
     async def request_from_another_thread(
         self,
@@ -397,14 +497,24 @@ class Bus:
     ) -> Any:
         """`request`, awaited inside another thread's own event loop.
 
+        It waits for `timeout` at the most, even while a handler blocks the app's event loop.
+
         Raises:
             TidingsError: as `request`.
         """
-        portal = self.portal
+        call = "request_from_another_thread"
+        limit = self._limit(timeout)
+        portal = self._portal_for(call)
         work = self.request(subject, message, timeout, response_data_type, headers, data_type)
         if portal.is_here:
             return await work
-        return await asyncio.wrap_future(portal.submit(work, "request_from_another_thread"))
+        try:
+            async with asyncio.timeout(limit + LATE) as bound:
+                return await asyncio.wrap_future(portal.submit(work, call))
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise RequestTimeoutError(subject, limit) from None
 
     # Subscribe.
 
@@ -416,16 +526,20 @@ class Bus:
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
+        timeout: float | None = None,
     ) -> str:
-        """Subscribe while the app runs; what `@app.listen` does before it.
+        """Subscribe while the app runs. `@app.listen` declares what every instance listens to;
+        this subscribes the instance that calls it.
 
         Args:
             subject: the subject, wildcards allowed.
             callback: the handler, `async def` or `def`, called with the message.
-            queue: queue group; the app's where None, "" for none.
+            queue: the queue group to join. Without one the subscription belongs to this instance
+                alone: every instance that subscribes gets every message.
             data_type: as in `App.listen`.
             concurrency: as in `App.listen`.
             no_reply: as in `App.listen`.
+            timeout: as in `App.listen`.
 
         Returns:
             The subscription's ID. The server has the subscription then, where it is connected.
@@ -434,9 +548,10 @@ class Bus:
             SubjectError, ConfigError: a wrong subject, handler or option.
             SubjectPermissionError: the server denies it.
         """
-        spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
+        self.check("subscribe_new_subject")
+        spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
         subscriptions = self._require_subscriptions("subscribe_new_subject")
-        sids = self.subscribe(spec)
+        sids = self.subscribe(spec, spec.queue or "")
         try:
             await subscriptions.confirm(sids, self.request_timeout)
         except ConnectionLostError:
@@ -454,19 +569,23 @@ class Bus:
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
+        timeout: float | None = None,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
         On the loop's own thread it writes to the buffer and returns; a denial by the server is
         logged then.
         """
-        if self.portal.is_here:
-            spec = _dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply)
-            return str(self.subscribe(spec)[0])
+        if self._portal_for("subscribe_new_subject_sync").is_here:
+            self.check("subscribe_new_subject_sync")
+            spec = _dynamic_spec(
+                subject, callback, queue, data_type, concurrency, no_reply, timeout
+            )
+            return str(self.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
-            subject, callback, queue, data_type, concurrency, no_reply
+            subject, callback, queue, data_type, concurrency, no_reply, timeout
         )
-        return self._run(work, "subscribe_new_subject_sync", "await app.subscribe_new_subject(...)")
+        return self.run(work, "subscribe_new_subject_sync", "await app.subscribe_new_subject(...)")
 
     async def unsubscribe_subject(self, subject: str) -> None:
         """End every subscription on exactly that subject. What is queued is still handled.
@@ -474,6 +593,7 @@ class Bus:
         Raises:
             SubscriptionNotFoundError: there is none.
         """
+        self.check("unsubscribe_subject")
         subscriptions = self._require_subscriptions("unsubscribe_subject")
         sids = subscriptions.on_subject(subject)
         await asyncio.shield(subscriptions.end(sids, self.request_timeout))
@@ -484,13 +604,13 @@ class Bus:
         Raises:
             SubscriptionNotFoundError: there is none.
         """
-        portal = self.portal
-        if portal.is_here:
+        if self._portal_for("unsubscribe_subject_sync").is_here:
+            self.check("unsubscribe_subject_sync")
             subscriptions = self._require_subscriptions("unsubscribe_subject_sync")
             subscriptions.end(subscriptions.on_subject(subject), self.request_timeout)
         else:
             work = self.unsubscribe_subject(subject)
-            self._run(work, "unsubscribe_subject_sync", "await app.unsubscribe_subject(...)")
+            self.run(work, "unsubscribe_subject_sync", "await app.unsubscribe_subject(...)")
 
     async def unsubscribe_ssid(self, ssid: str) -> None:
         """End the one subscription with that ID. What is queued is still handled.
@@ -498,6 +618,7 @@ class Bus:
         Raises:
             SubscriptionNotFoundError: there is none.
         """
+        self.check("unsubscribe_ssid")
         subscriptions = self._require_subscriptions("unsubscribe_ssid")
         sids = [subscriptions.with_id(ssid)]
         await asyncio.shield(subscriptions.end(sids, self.request_timeout))
@@ -508,18 +629,23 @@ class Bus:
         Raises:
             SubscriptionNotFoundError: there is none.
         """
-        portal = self.portal
-        if portal.is_here:
+        if self._portal_for("unsubscribe_ssid_sync").is_here:
+            self.check("unsubscribe_ssid_sync")
             subscriptions = self._require_subscriptions("unsubscribe_ssid_sync")
             subscriptions.end([subscriptions.with_id(ssid)], self.request_timeout)
         else:
             work = self.unsubscribe_ssid(ssid)
-            self._run(work, "unsubscribe_ssid_sync", "await app.unsubscribe_ssid(...)")
+            self.run(work, "unsubscribe_ssid_sync", "await app.unsubscribe_ssid(...)")
 
-    def subscribe(self, spec: ListenerSpec) -> list[int]:
-        """Subscribe a listener to its subjects, without waiting. Returns their IDs."""
+    def subscribe(self, spec: ListenerSpec, queue: str) -> list[int]:
+        """Subscribe a listener to its subjects, without waiting. Returns their IDs.
+
+        Args:
+            spec: the listener.
+            queue: the queue group it joins, "" for none.
+        """
         return self._require_subscriptions("subscribe_new_subject").add(
-            spec, queue=self.queue, concurrency=self.concurrency
+            spec, queue=queue, concurrency=self.concurrency
         )
 
     async def take_published(self) -> None:
@@ -537,19 +663,25 @@ class Bus:
             DisconnectedError: there is no connection now.
             FlushTimeoutError: no answer in time.
         """
+        self.check("flush")
         await self._require("flush").confirm(timeout)
 
-    def _run(self, work: Coroutine[Any, Any, T], call: str, instead: str) -> T:
-        try:
-            portal = self.portal
-        except NotStartedError:
+    def run(
+        self, work: Coroutine[Any, Any, T], call: str, instead: str, timeout: float | None = None
+    ) -> T:
+        """Run a coroutine in the app's loop and block until it ends, as `Portal.run`.
+
+        Raises:
+            NotStartedError: the app is not running.
+        """
+        if self._portal is None:
             work.close()
-            raise NotStartedError(call) from None
-        return portal.run(work, call, instead)
+            raise self.not_running(call)
+        return self._portal.run(work, call, instead, timeout)
 
     def _require_subscriptions(self, call: str) -> Subscriptions:
         if self.subscriptions is None:
-            raise NotStartedError(call)
+            raise self.not_running(call)
         return self.subscriptions
 
 
@@ -580,15 +712,19 @@ def _dynamic_spec(
     data_type: Any,
     concurrency: int | None,
     no_reply: bool,
+    timeout: float | None,
 ) -> ListenerSpec:
-    return ListenerSpec(
+    spec = ListenerSpec(
         handler=callback,
         subjects=(subject,),
         queue=queue,
         data_type=data_type,
         concurrency=concurrency,
         no_reply=no_reply,
+        timeout=timeout,
     )
+    warn_of_literal(f"subscription of {spec.name}", subject)
+    return spec
 
 
 _decode_dict = codec.decoder(dict)

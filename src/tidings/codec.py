@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
 import sys
-import types
 import typing
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from tidings import pydantic_types
 from tidings.errors import ConfigError, DecodeError, EncodeError
+from tidings.pydantic_types import (
+    NOT_FINITE,
+    PYDANTIC_DATACLASSES,
+    dumper,
+    floats_in,
+    raised_text,
+    without_dataclasses,
+)
+from tidings.typeforms import function_name, is_function, is_pydantic, parts_of, type_name
 
 DataType = Any  # a type, a name from NAMED, or a callable that takes the decoded JSON
 Decoder = Callable[[bytes], Any]
 
 NAMED: dict[str, Any] = {"json": Any, "dict": dict, "list": list, "str": str, "bytes": bytes}
+
+# What msgspec says with a value of the body in it, and what is said in its place.
+_SAID_WITH_VALUE = {
+    "Invalid enum value ": "Invalid enum value",
+    "Invalid value ": "Invalid value",
+    "Object contains unknown field ": "Object contains an unknown field",
+}
+_PATH = re.compile(r" - at (`key` in )?`\$[\w.\[\]-]*`$")
+_WAYS_OUT = (
+    "Use pydantic models (pip install 'tidings[pydantic]'), tagged msgspec.Struct classes, or a "
+    "function that takes the decoded JSON"
+)
 
 
 def encode(value: object, data_type: DataType = None) -> bytes:
@@ -29,6 +53,7 @@ def encode(value: object, data_type: DataType = None) -> bytes:
 
     Raises:
         EncodeError: the value is of no type that can be sent, or not of `data_type`.
+        ConfigError: `data_type` is nothing that a body can be decoded to.
     """
     if data_type is not None:
         return _encode_as(value, data_type)
@@ -50,7 +75,8 @@ def decoder(data_type: DataType) -> Decoder:
     """The function that decodes bodies into `data_type`. It raises DecodeError on a wrong body.
 
     Raises:
-        ConfigError: `data_type` is nothing that a body can be decoded to.
+        ConfigError: `data_type` is nothing that a body can be decoded to, or a part of it cannot
+            be checked.
     """
     data_type = resolve(data_type)
     try:
@@ -63,7 +89,7 @@ def resolve(data_type: DataType) -> DataType:
     """The type that a name stands for; types stay as they are.
 
     Raises:
-        ConfigError: an unknown name, or neither type nor callable.
+        ConfigError: an unknown name.
     """
     if isinstance(data_type, str):
         if data_type not in NAMED:
@@ -72,17 +98,34 @@ def resolve(data_type: DataType) -> DataType:
     return data_type
 
 
-def type_name(data_type: DataType) -> str:
-    """A type's name for people: `dict`, `Order`, `list[Order]`, `Order | None`."""
-    origin: Any = typing.get_origin(data_type)
-    arguments = typing.get_args(data_type)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(map(type_name, arguments))
-    if isinstance(origin, type) and arguments:
-        return f"{origin.__name__}[{', '.join(map(type_name, arguments))}]"
-    if data_type in (None, types.NoneType):
-        return "None"
-    return str(getattr(data_type, "__name__", None) or data_type).replace("typing.", "")
+def fault_text(error: BaseException) -> str:
+    """What is wrong with a body by what msgspec raised: the kind of the fault and the path to it,
+    without any value of the body."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if not isinstance(error, msgspec.MsgspecError):
+        return raised_text(error)
+    text, where = _without_path(str(error))
+    cause = error.__cause__
+    if isinstance(cause, _FaultError):
+        text = str(cause)
+    elif cause is not None:  # from a class of the user's own
+        text = raised_text(cause)
+    for start, said in _SAID_WITH_VALUE.items():
+        if text.startswith(start):
+            text = said
+    return f"{text}{where}"
+
+
+def _without_path(text: str) -> tuple[str, str]:
+    """What msgspec says, and the path behind it: names of fields only, never a key of a dict."""
+    path = _PATH.search(text)
+    return (text[: path.start()], path[0]) if path else (text, "")
+
+
+# Decode.
 
 
 @lru_cache(maxsize=1024)
@@ -95,26 +138,32 @@ def _build(data_type: DataType) -> Decoder:
         return bytes
     if data_type is str:
         return _from_utf8
-    if _is_pydantic(data_type):
-        return _pydantic_decoder(data_type)
+    _check_variables(data_type)
+    if is_function(data_type):
+        return _function_decoder(data_type)
+    if pydantic_types.is_first(data_type):
+        reason = "pydantic has to check a part of it, and does not know the rest"
+        return pydantic_types.checker(data_type) or _refuse(data_type, reason)
     try:
         decode = msgspec.json.Decoder(data_type, dec_hook=_from_plain).decode
-    except TypeError as error:
-        if callable(data_type):
-            return _callable_decoder(data_type)
-        raise ConfigError(f"data_type={data_type!r}: {error}") from None
+    except Exception as error:  # of several kinds: no type, a name that is not known
+        return pydantic_types.checker(data_type) or _refuse(data_type, str(error))
+    for part in parts_of(data_type):
+        _check_custom(data_type, part)
+    return _json_decoder(decode, data_type)
+
+
+def _json_decoder(decode: Decoder, data_type: DataType) -> Decoder:
     empty = b"{}" if data_type is dict else b"[]" if data_type is list else b"null"
     name = type_name(data_type)
 
     def decode_json(body: bytes) -> Any:
         try:
             return decode(body or empty)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise DecodeError(name, str(error)) from None
-        except RecursionError:
-            raise DecodeError(name, "nested too deep") from None
-        except Exception as error:  # from a class of the user's own, called by `_from_plain`
-            raise DecodeError(name, f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # msgspec's, and what a class of the user's own raised
+            reason = fault_text(error)
+        # Outside the except clause: the error's text may hold the body, and would go with ours.
+        raise DecodeError(name, reason)
 
     return decode_json
 
@@ -123,72 +172,145 @@ def _from_utf8(body: bytes) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError as error:
-        raise DecodeError("str", f"not UTF-8 at byte {error.start}") from None
+        reason = fault_text(error)
+    raise DecodeError("str", reason)  # as above: the error holds the body
 
 
-def _callable_decoder(make: Callable[[Any], Any]) -> Decoder:
-    name = type_name(make)
+def _function_decoder(make: Callable[[Any], Any]) -> Decoder:
+    name = function_name(make)
+    _check_takes_json(make, name)
     decode_json = decoder(Any)
 
     def decode(body: bytes) -> Any:
+        data = decode_json(body)
         try:
-            return make(decode_json(body))
-        except DecodeError:
-            raise
+            return make(data)
         except Exception as error:
-            raise DecodeError(name, f"{type(error).__name__}: {error}") from error
+            reason = raised_text(error)
+        raise DecodeError(name, reason)  # as above
 
     return decode
 
 
-def _pydantic_decoder(model: Any) -> Decoder:
-    name = type_name(model)
-
-    def decode(body: bytes) -> Any:
-        try:
-            return model.model_validate_json(body)
-        except ValueError as error:  # pydantic.ValidationError is one
-            raise DecodeError(name, str(error)) from None
-
-    return decode
-
-
-def _is_pydantic(data_type: object) -> bool:
-    # Without an import: a pydantic model can only exist where pydantic was imported already.
-    pydantic = sys.modules.get("pydantic")
-    return (
-        pydantic is not None
-        and isinstance(data_type, type)
-        and issubclass(data_type, pydantic.BaseModel)
-    )
+class _FaultError(ValueError):
+    """What is wrong with a part of a body, in words that hold no value of it."""
 
 
 def _from_plain(data_type: Any, value: Any) -> Any:
-    """msgspec's hook for a type it does not know, inside another type or by itself."""
-    if _is_pydantic(data_type):
-        return data_type.model_validate(value)
-    return data_type(value)
+    """msgspec's hook for a type that it does not know, inside another type or by itself."""
+    try:
+        if is_pydantic(data_type):
+            # As JSON, where a date is a str: pydantic is stricter with Python's objects.
+            return decoder(data_type)(msgspec.json.encode(value))
+        return data_type(value)
+    except DecodeError as error:
+        reason = error.reason
+    except Exception as error:
+        reason = raised_text(error)
+    raise _FaultError(reason)  # as above
+
+
+# What cannot be checked is refused where it is declared.
+
+
+def _refuse(data_type: DataType, reason: str) -> typing.NoReturn:
+    raise ConfigError(f"data_type={type_name(data_type)} cannot be checked: {reason}. {_WAYS_OUT}")
+
+
+def _check_variables(data_type: DataType) -> None:
+    variables = getattr(data_type, "__parameters__", ())
+    if isinstance(data_type, typing.TypeVar):
+        variables = (data_type,)
+    if variables and not isinstance(data_type, type):
+        raise ConfigError(
+            f"data_type={type_name(data_type)} says no type for {variables[0]!r}: write one"
+        )
+
+
+def _check_custom(data_type: DataType, part: Any) -> None:
+    """Refuse a part of a type that msgspec hands to the hook, and that nothing there checks."""
+    if is_pydantic(part) or not _is_custom(part):
+        return
+    if not isinstance(part, type) or typing.get_origin(part) is not None:
+        _refuse(data_type, f"nothing is known of {type_name(part)}")
+    if inspect.isabstract(part) or getattr(part, "_is_protocol", False):
+        _refuse(data_type, f"{type_name(part)} is abstract")
+    _check_takes_json(part, type_name(part))
+
+
+def _is_custom(part: Any) -> bool:
+    if typing.get_origin(part) is Annotated or hasattr(part, "__supertype__"):
+        return False  # what is in it is a part of its own
+    try:
+        return isinstance(msgspec.inspect.type_info(part), msgspec.inspect.CustomType)
+    except Exception:  # no type by itself, such as the ellipsis of tuple[int, ...]
+        return False
+
+
+def _check_takes_json(make: Callable[..., Any], name: str) -> None:
+    if inspect.iscoroutinefunction(make):
+        raise ConfigError(f"data_type={name} is an async function: it must be a plain one")
+    try:
+        inspect.signature(make).bind(None)
+    except TypeError:
+        kind = "a class with fields needs @dataclass" if isinstance(make, type) else "give it one"
+        raise ConfigError(
+            f"data_type={name} must take one argument, the decoded JSON: {kind}"
+        ) from None
+    except ValueError:
+        pass  # a builtin without a signature
+
+
+# Encode.
 
 
 def _to_plain(value: Any) -> Any:
-    """msgspec's hook for a value it does not know."""
-    if _is_pydantic(type(value)):
-        return value.model_dump(mode="json")
-    raise NotImplementedError
+    """msgspec's hook for a value that it does not know."""
+    kind: Any = type(value)
+    dump = dumper(kind)
+    if dump is None:
+        raise NotImplementedError
+    return msgspec.Raw(dump(value))
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_to_plain)
+_modules = sys.modules
+_write_json = msgspec.json.Encoder(enc_hook=_to_plain).encode
+# MessagePack marks a float, and one that is NaN or infinite begins with these bytes. A text may
+# have them too, which a closer look tells apart. What the hook is given was checked when dumped.
+_pack = msgspec.msgpack.Encoder(enc_hook=lambda value: None).encode
+_FLOAT = b"\xcb"
+_may_be_not_finite = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 
 
 def _to_json(value: object) -> bytes:
     try:
-        return _encoder.encode(value)
+        if PYDANTIC_DATACLASSES in _modules:
+            value = without_dataclasses(value)
+        body = _write_json(value)
+        # msgspec writes NaN and infinity as null: a body without a null has none of them. No other
+        # search is as fast as this one.
+        if not body.rpartition(b"null")[1] or not _holds_not_finite(value):
+            return body
+    except EncodeError:
+        raise  # of a part that pydantic writes
     except NotImplementedError:
         raise EncodeError(value, "send bytes, a str, or what JSON can hold") from None
     except (TypeError, ValueError, UnicodeEncodeError, msgspec.MsgspecError) as error:
         raise EncodeError(value, str(error)) from None
     except RecursionError:
         raise EncodeError(value, "nested too deep, or within itself") from None
+    raise EncodeError(value, NOT_FINITE)
+
+
+def _holds_not_finite(value: Any) -> bool:
+    try:
+        packed = _pack(value)
+        if not packed.rpartition(_FLOAT)[1] or _may_be_not_finite(packed) is None:
+            return False
+    except (OverflowError, TypeError, ValueError):
+        pass  # MessagePack cannot hold it: a number beyond 64 bits, for example
+    plain = msgspec.to_builtins(value, enc_hook=lambda value: None)
+    return not all(map(math.isfinite, floats_in(plain)))
 
 
 def _encode_as(value: object, data_type: DataType) -> bytes:
@@ -201,9 +323,10 @@ def _encode_as(value: object, data_type: DataType) -> bytes:
         if not isinstance(value, str):
             raise EncodeError(value, "data_type says str")
         return _utf8(value)
+    decode = decoder(data_type)
     body = _to_json(value)
     try:
-        decoder(data_type)(body)
+        decode(body)
     except DecodeError as error:
         raise EncodeError(value, f"not a valid {error.wanted}: {error.reason}") from None
     return body

@@ -4,7 +4,9 @@ TidingsError
   ConfigError                  a wrong use, found when it is written down (also a ValueError)
     MissingExtraError          an optional dependency is not installed (also an ImportError)
   LoopThreadError              a blocking call on the event loop's own thread
+  WrongLoopError               a call in another event loop than the app's
   NotStartedError              a call that needs a running app
+    ForkedError                a call in a process forked from the one in which the app runs
   SubjectError                 a bad subject, pattern or queue group (also a ValueError)
   HeaderError                  a header that cannot be sent (also a ValueError)
   EncodeError                  a value that does not become a body (also a TypeError)
@@ -25,11 +27,15 @@ TidingsError
     ProtocolError              the server refused the protocol spoken to it
     FlushTimeoutError          the server did not confirm in time (also a TimeoutError)
   SlowConsumerError            a listener's queue is full, and it drops messages
+  LoopTimeoutError             the app's event loop did no work in time (also a TimeoutError)
+  HandlerTimeoutError          a handler ran for longer than its timeout= (also a TimeoutError)
+  ThreadStartError             the system refused to start a thread (also a RuntimeError)
   DrainTimeoutError            work was abandoned at shutdown (also a TimeoutError)
   RequestError                 a request that has no answer
     RequestTimeoutError        no reply within the timeout (also a TimeoutError)
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
+    StreamAnsweredError        a stream stored the request, and acknowledged it
   JetStreamError               JetStream refused a call
     WrongSequenceError         an expected sequence was not met: someone else wrote first
       WrongRevisionError       the same of a key in a bucket
@@ -37,19 +43,39 @@ TidingsError
   JetStreamUnavailableError    no JetStream answers
   NoStreamError                no stream takes the subject; nothing was stored
   PublishTimeoutError          a publish was not acknowledged in time (also a TimeoutError)
-  StreamChangeError            a declared stream is not brought about: refused, or messages would go
+  StreamChangeError            a declared stream cannot be created or changed as declared
   BucketChangeError            a declared bucket differs from the one on the server
   BucketNotFoundError          no such key-value bucket or object store (also a LookupError)
   KeyNotFoundError             no such key in the bucket (also a LookupError)
   ObjectNotFoundError          no such object in the store (also a LookupError)
   DigestError                  what was read of an object is not what was stored
+  RedriveError                 a dead letter does not agree with the message that it stands for
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from tidings.text import printable
+
+# Characters of another service's description that an error's text shows.
+MAX_SHOWN = 500
+
+
+def _clipped(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+
 
 class TidingsError(Exception):
-    """Base of every error raised by tidings."""
+    """Base of every error raised by tidings.
+
+    Its text is safe to log and to print: control characters, line breaks among them, are escaped
+    in it. The fields hold what came as it came.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(TidingsError, ValueError):
@@ -87,6 +113,31 @@ class LoopThreadError(TidingsError):
         )
 
 
+class WrongLoopError(TidingsError):
+    """A call was made in another event loop than the one in which the app runs.
+
+    Attributes:
+        call: the call that was made.
+        instead: the call to make in its place; "" where the app's loop ran in this same thread, so
+            that there is none.
+    """
+
+    def __init__(self, call: str, instead: str) -> None:
+        self.call = call
+        self.instead = instead
+        if instead:
+            advice = f"Use `{instead}` in this thread."
+        else:
+            advice = (
+                "That loop does not run while this one does: await the app's calls in the loop "
+                "that started it, or start it with `with app:`, which gives it a thread of its "
+                "own, and use the calls that end in _sync."
+            )
+        super().__init__(
+            f"{call} was called in another event loop than the app's; nothing was sent. {advice}"
+        )
+
+
 class NotStartedError(TidingsError):
     """The call needs a running app.
 
@@ -99,6 +150,44 @@ class NotStartedError(TidingsError):
         super().__init__(
             f"{call}() needs a running app: call it from a handler, a task or on_startup, or enter "
             f"`async with app:` (in an event loop) or `with app:` (in a plain thread) first."
+        )
+
+
+class ForkedError(NotStartedError):
+    """The call was made in a process that was forked from the one in which the app runs.
+
+    The app's connection and its event loop stay with the parent. The same app can be started in
+    the child.
+
+    Attributes:
+        call: the call that was made.
+    """
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call)
+        text = (
+            f"{call}() in a process that was forked while the app ran: the connection stays with "
+            "the parent. Start the app in the child, after the fork: `with app:`, or "
+            "`app.__enter__()` in a hook such as gunicorn's post_fork"
+        )
+        self.args = (text,)
+
+
+class LoopTimeoutError(TidingsError, TimeoutError):
+    """A call from another thread did not end in time, for example because a handler blocks the
+    app's event loop. It was cancelled, and may have been done in part.
+
+    Attributes:
+        call: the call that was made.
+        timeout: seconds waited.
+    """
+
+    def __init__(self, call: str, timeout: float) -> None:
+        self.call = call
+        self.timeout = timeout
+        super().__init__(
+            f"{call}() did not end within {timeout:g} s; it was cancelled and may have been done "
+            f"in part. If the log names a handler that blocks the event loop, make it a plain `def`"
         )
 
 
@@ -148,14 +237,18 @@ class EncodeError(TidingsError, TypeError):
 class DecodeError(TidingsError, ValueError):
     """A body that cannot become the wanted type.
 
+    Its text never holds a value of the body, so it can be logged.
+
     Attributes:
         wanted: the name of the type.
-        reason: what is wrong with the body, by path into it where the decoder says so.
+        reason: what is wrong with the body: the kind of the fault and the path to it.
+        subject: the subject of the request, where the body is its answer; "" otherwise.
     """
 
-    def __init__(self, wanted: str, reason: str) -> None:
+    def __init__(self, wanted: str, reason: str, *, subject: str = "") -> None:
         self.wanted = wanted
         self.reason = reason
+        self.subject = subject
         super().__init__(f"the body is not a valid {wanted}: {reason}")
 
 
@@ -198,6 +291,9 @@ class ServerStartError(TidingsError):
     def __init__(self, reason: str, output: str = "") -> None:
         self.output = output
         super().__init__(f"{reason}\n{output}" if output else reason)
+
+    def __str__(self) -> str:
+        return printable(Exception.__str__(self), keep="\n")
 
 
 class TransportError(TidingsError):
@@ -351,20 +447,58 @@ class SlowConsumerError(TidingsError):
         )
 
 
+class HandlerTimeoutError(TidingsError, TimeoutError):
+    """A handler, or a task, ran for longer than its `timeout=`. It is logged and counted; the
+    requester gets a ServiceError with code 504, and a stream delivers the message again.
+
+    Attributes:
+        handler: the handler's name.
+        timeout: its limit, in seconds.
+    """
+
+    def __init__(self, handler: str, timeout: float, rest: Any = None) -> None:
+        self.handler = handler
+        self.timeout = timeout
+        self.rest = rest  # the task that still runs, for the worker
+        super().__init__(
+            f"{handler} ran for longer than its timeout of {timeout:g} s. Find out what it waits "
+            f"for, or raise timeout="
+        )
+
+
+class ThreadStartError(TidingsError, RuntimeError):
+    """The system refused to start a thread, for a `def` handler or for the app itself.
+
+    Attributes:
+        purpose: what the thread was for.
+        reason: what the system said.
+    """
+
+    def __init__(self, purpose: str, reason: str) -> None:
+        self.purpose = purpose
+        self.reason = reason
+        super().__init__(
+            f"no thread for {purpose}: {reason}. Raise the limit of threads (`ulimit -u`, the pids "
+            f"limit of the container), or use fewer: a lower concurrency=, `async def` handlers"
+        )
+
+
 class DrainTimeoutError(TidingsError, TimeoutError):
     """Shutdown reached its drain timeout with work unfinished.
 
     Attributes:
         abandoned: handlers and queued messages left.
         unsent: bytes that the server may not have.
+        left: what else did not end, in words, such as the line at which the event loop is blocked.
     """
 
-    def __init__(self, timeout: float, abandoned: int, unsent: int) -> None:
+    def __init__(self, timeout: float, abandoned: int, unsent: int, left: str = "") -> None:
         self.abandoned = abandoned
         self.unsent = unsent
+        self.left = left
         super().__init__(
             f"drain_timeout of {timeout:g} s passed: {abandoned} messages abandoned, "
-            f"{unsent} bytes unsent"
+            f"{unsent} bytes unsent{f'; {left}' if left else ''}"
         )
 
 
@@ -399,8 +533,12 @@ class NoRespondersError(RequestError):
 
 
 class ServiceError(RequestError):
-    """An error that a service answers with. Raise it in a handler to say something to the caller;
-    it is raised at the requester with the same fields. (NATS ADR-32)
+    """An error that a service answers with. Raise it in a handler to say something to the caller.
+    `request` raises it at the requester with the same code and description. (NATS ADR-32)
+
+    A handler that makes a request itself and lets the ServiceError of that request through does
+    not answer its own caller with it: the caller gets code 502. Raise `error.forward()` to pass
+    the error on.
 
     Attributes:
         code: the error code, as in HTTP: 4xx the caller's fault, 5xx the service's.
@@ -409,6 +547,7 @@ class ServiceError(RequestError):
         subject: the request's subject, at the requester.
         service: the name of the service that answered, at the requester.
         body: the reply's raw body, at the requester.
+        is_received: whether it came as the answer to a request.
 
     Example:
         ```python
@@ -418,6 +557,8 @@ class ServiceError(RequestError):
         assert (error.code, error.description) == (404, "no such order")
         ```
     """
+
+    is_received = False
 
     def __init__(
         self,
@@ -435,9 +576,51 @@ class ServiceError(RequestError):
         self.subject = subject
         self.service = service
         self.body = body
-        where = f" from {service or 'the service'} on {subject!r}" if subject else ""
-        ref = f" (id {error_id})" if error_id else ""
-        super().__init__(f"{code} {description}{where}{ref}")
+        where = f" from {_clipped(service) or 'the service'} on {subject!r}" if subject else ""
+        ref = f" (id {_clipped(error_id)})" if error_id else ""
+        super().__init__(f"{code} {_clipped(description)}{where}{ref}")
+
+    def forward(self) -> ServiceError:
+        """Return the same error as one of this service's own.
+
+        Raise it in a handler to answer the caller with the code and the description that another
+        service answered with.
+
+        Example:
+            ```python
+            from tidings import App, ServiceError
+
+            app = App("shop")
+
+            @app.listen("checkout")
+            async def checkout(msg):
+                try:
+                    return await app.request("orders.pay", msg.data)
+                except ServiceError as error:
+                    raise error.forward() from None
+            ```
+        """
+        return ServiceError(self.code, self.description)
+
+
+class StreamAnsweredError(RequestError):
+    """A stream stores the subject, and its acknowledgement came before any service's answer.
+
+    Attributes:
+        subject: the request's subject.
+        stream: the stream's name.
+        sequence: the request's sequence in the stream; 0 where the stream refused to store it.
+    """
+
+    def __init__(self, subject: str, stream: str, sequence: int) -> None:
+        self.subject = subject
+        self.stream = stream
+        self.sequence = sequence
+        super().__init__(
+            f"the stream {stream} stores {subject!r} and answered the request itself: take the "
+            f"subject out of the stream's subjects to ask a service, or use app.js.publish to "
+            f"store a message"
+        )
 
 
 class JetStreamError(TidingsError):
@@ -520,7 +703,7 @@ class WrongSequenceError(JetStreamError):
 
 
 class StreamChangeError(TidingsError):
-    """A declared stream differs from the one on the server in a way that is not brought about.
+    """A declared stream differs from the one on the server, and the change is not made.
 
     Attributes:
         stream: the stream's name.
@@ -568,7 +751,7 @@ class BucketNotFoundError(TidingsError, LookupError):
         self.bucket = bucket
         super().__init__(
             f"there is no bucket {bucket!r}: app.js.key_value({bucket!r}) or "
-            f"app.js.object_store({bucket!r}) makes it, unless it is told create=False"
+            f"app.js.object_store({bucket!r}) creates it, unless you pass create=False"
         )
 
 
@@ -584,7 +767,7 @@ class BucketChangeError(TidingsError):
         self.bucket = bucket
         self.differences = differences
         super().__init__(
-            f"the bucket {bucket!r} is there already, with other options: "
+            f"the bucket {bucket!r} exists already, with other options: "
             f"{'; '.join(differences)}. Declare it as it is, or change it with the nats command"
         )
 
@@ -610,12 +793,14 @@ class WrongRevisionError(WrongSequenceError):
         bucket: the bucket's name.
         key: the key.
         revision: the revision that was expected.
+        last: the key's revision at that moment, if the server said it.
     """
 
-    def __init__(self, bucket: str, key: str, revision: int) -> None:
+    def __init__(self, bucket: str, key: str, revision: int, last: int | None = None) -> None:
         self.bucket = bucket
         self.key = key
         self.revision = revision
+        self.last = last
         super().__init__(400, 10071, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
         self.args = (f"{text}: someone wrote first; read it again",)
@@ -657,3 +842,24 @@ class DigestError(TidingsError):
         self.name = name
         self.reason = reason
         super().__init__(f"the object {name!r} of {bucket!r} cannot be read whole: {reason}")
+
+
+class RedriveError(TidingsError):
+    """A dead letter is not published again: it does not agree with the message it stands for.
+
+    Whoever may publish to the subject of dead letters can write one with any headers.
+
+    Attributes:
+        stream: the stream that keeps the dead letter.
+        sequence: its sequence there.
+        reason: what does not agree.
+    """
+
+    def __init__(self, stream: str, sequence: int, reason: str) -> None:
+        self.stream = stream
+        self.sequence = sequence
+        self.reason = reason
+        super().__init__(
+            f"the dead letter {sequence} of {stream!r} is not published again: {reason}. Find out "
+            f"who wrote it; publish its message yourself if it is right, or drop the dead letter"
+        )

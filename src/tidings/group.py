@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tidings.errors import ConfigError
-from tidings.jetstream.specs import ConsumerSpec
+from tidings.hook_checks import check_hooks, check_instance
+from tidings.jetstream.specs import ConsumerSpec, Drop, check_unique
 from tidings.jetstream.watchers import WatchSpec
 from tidings.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.middleware import Middleware
@@ -36,16 +37,19 @@ class Declarations:
         no_reply: bool = False,
         pending_msgs_limit: int = DEFAULT_PENDING_MSGS,
         pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Subscribe; the decorated function runs for every message.
 
-        A value it returns is the reply, where the message wants one; None sends nothing. `def`
+        If the message is a request, the value it returns is the reply; None sends no reply. `def`
         functions run in worker threads.
 
         Args:
             subject: the subject or subjects, wildcards (`*`, `>`) allowed.
-            queue: queue group: of its members one gets each message. The app's where None, "" for
-                none.
+            queue: the queue group to join: one of its members gets each message. "" for none, so
+                that every instance of the service handles every message. Where None, the listener
+                has a group of its own: one instance of the service handles each message, and every
+                other listener still gets it.
             data_type: what `msg.data` is decoded into: dict (the default), list, str, bytes, any
                 type that msgspec validates, a pydantic model, another callable, or one of the names
                 "json", "dict", "list", "str", "bytes". `Message[T]` in the signature says the same.
@@ -53,6 +57,9 @@ class Declarations:
             no_reply: never answer, errors included.
             pending_msgs_limit: messages that may wait; past it the newest is dropped and counted.
             pending_bytes_limit: bytes that may wait.
+            timeout: seconds that one run may take; None for no limit. Then an `async def` handler
+                is cancelled, and a requester gets error 504. A `def` handler cannot be stopped: it
+                keeps its place until it returns.
 
         Raises:
             SubjectError: a subject or queue group that NATS does not allow.
@@ -82,6 +89,7 @@ class Declarations:
                     no_reply=no_reply,
                     pending_msgs_limit=pending_msgs_limit,
                     pending_bytes_limit=pending_bytes_limit,
+                    timeout=timeout,
                 )
             )
             return handler
@@ -96,16 +104,17 @@ class Declarations:
         subject: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
-        ack_wait: float = 30.0,
+        ack_wait: float | None = None,
         max_deliver: int | None = None,
-        backoff: Sequence[float] = (1.0,),
-        dead_letter: str | None = None,
+        backoff: Sequence[float] | None = None,
+        dead_letter: str | Drop | None = None,
         double_ack: bool = False,
         manual_ack: bool = False,
         ordered: bool = False,
         batch: int | None = None,
         batch_timeout: float = 0.5,
-        start: str | int = "all",
+        start: str | int | None = None,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Consume a stream; the decorated function runs at least once for every message.
 
@@ -116,25 +125,37 @@ class Declarations:
 
         Args:
             stream: the stream's name.
-            durable: the consumer's name, which instances share and which outlives them; None for an
-                ephemeral one, for this process only.
-            subject: only messages of this subject, wildcards allowed.
+            durable: the consumer's name. Instances share it, and it outlives them. None derives
+                a name from the service and the function: instances share it too, and it ends with
+                the last of them.
+            subject: only messages of this subject, wildcards allowed. None for all, or for the
+                filter that an existing consumer has.
             data_type: as in `listen`; a body that does not decode is a dead letter at once.
             concurrency: handlers at work at a time; never more messages are fetched than these.
-            ack_wait: seconds after which the server delivers again what it heard nothing of.
-            max_deliver: deliveries after which a message is a dead letter; None for no end.
-            backoff: seconds before each redelivery; the last one for all further.
-            dead_letter: the subject for messages that are given up; a stream must take it.
+            ack_wait: seconds after which the server delivers again what it heard nothing of. None
+                for what an existing consumer has, or the server's default of 30.
+            max_deliver: deliveries after which a message is given up; None for no limit but that of
+                an existing consumer. It requires `dead_letter`.
+            backoff: seconds before each redelivery; the last one for all further. None for those
+                of an existing consumer, or 1 second.
+            dead_letter: the subject for messages that are given up; a stream must take it. `DROP`
+                drops them: each is logged and counted.
             double_ack: wait for the server's word that it has the acknowledgement.
             manual_ack: the function acknowledges itself: `msg.ack()`, `nak()`, `term()`.
             ordered: follow the stream in order, ephemeral, without acknowledgements.
             batch: hand the function a list of up to so many messages.
             batch_timeout: seconds to wait for a batch to fill.
-            start: where a new consumer begins: "all", "new", "last", or a sequence.
+            start: where a new consumer begins: "all", "new", "last", or a sequence; None for
+                "all".
+            timeout: seconds that one run may take; None for no limit. Past it the run has failed:
+                an `async def` function is cancelled, and the message is delivered again. A `def`
+                function cannot be stopped: it keeps its place until it returns, and the message is
+                delivered again meanwhile.
 
         Raises:
-            ConfigError: a bad option, or options that mean nothing together.
-            SubjectError: a bad subject.
+            ConfigError: an option is wrong, two options contradict each other, or another consumer
+                of the app has the same stream and durable name.
+            SubjectError: a subject is not valid.
 
         Example:
             ```python
@@ -165,6 +186,7 @@ class Declarations:
                     batch=batch,
                     batch_timeout=batch_timeout,
                     start=start,
+                    timeout=timeout,
                 )
             )
             return handler
@@ -172,7 +194,13 @@ class Declarations:
         return declare
 
     def watch(
-        self, bucket: str, keys: str = ">", *, data_type: Any = None, initial: bool = True
+        self,
+        bucket: str,
+        keys: str = ">",
+        *,
+        data_type: Any = None,
+        initial: bool = True,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Watch a key-value bucket; the decorated function runs for each entry, in order.
 
@@ -185,6 +213,8 @@ class Declarations:
             data_type: the type of `entry.value`; where None that of the signature,
                 `entry: Entry[T]`, else that of the declared bucket, else dict.
             initial: begin with what is there; False for changes only.
+            timeout: seconds that one run may take, as in `listen`; None for no limit. The next
+                entry follows when the run has ended.
 
         Raises:
             ConfigError: a bad option.
@@ -210,13 +240,16 @@ class Declarations:
                     keys=keys,
                     data_type=data_type,
                     initial=initial,
+                    timeout=timeout,
                 )
             )
             return handler
 
         return declare
 
-    def task(self, interval: float | None = None) -> Callable[[F], F]:
+    def task(
+        self, interval: float | None = None, *, timeout: float | None = None
+    ) -> Callable[[F], F]:
         """Run the decorated function once at start, or at an interval.
 
         Timing is from start to start; a run that overruns is followed at once, never overlapped,
@@ -225,9 +258,12 @@ class Declarations:
 
         Args:
             interval: seconds; None to run once.
+            timeout: seconds that one run may take; None for no limit. Past it an `async def`
+                function is cancelled, and the run has failed. A `def` function cannot be stopped:
+                the next run waits for its end.
 
         Raises:
-            ConfigError: an interval of 0 or less, or a function that takes arguments.
+            ConfigError: an interval or a timeout of 0 or less, or a function that takes arguments.
 
         Example:
             ```python
@@ -238,11 +274,10 @@ class Declarations:
         """
         if callable(interval):
             raise ConfigError("task needs parentheses: @app.task() or @app.task(interval=2)")
-        if interval is not None:
-            TaskSpec(function=_nothing, interval=interval)
+        TaskSpec(function=_nothing, interval=interval, timeout=timeout)
 
         def declare(function: F) -> F:
-            self._add_task(TaskSpec(function=function, interval=interval))
+            self._add_task(TaskSpec(function=function, interval=interval, timeout=timeout))
             return function
 
         return declare
@@ -256,6 +291,7 @@ class Declarations:
 
     def _add_consumer(self, spec: ConsumerSpec) -> None:
         self._declaring("consume")
+        check_unique(spec, self._consumer_specs)
         self._consumer_specs.append(spec)
 
     def _add_watch(self, spec: WatchSpec) -> None:
@@ -272,19 +308,20 @@ class Group(Declarations):
 
     Args:
         prefix: first tokens of the subjects of its listeners, "" for none.
-        queue: queue group of those listeners that name none; the app's where None.
+        queue: first word of the queue groups of those listeners that name none: `orders` gives
+            `orders.<handler>`. "" for no groups; the app's `queue` where None.
         middlewares: middlewares around those listeners only, inside the app's; classes or
             instances.
 
     Raises:
         SubjectError: a prefix that is no subject, or ends with `>`; a bad queue group.
-        ConfigError: a middleware that is none.
+        ConfigError: a middleware that is none, or with a hook that would not run.
 
     Example:
         ```python
         from tidings import App, Group
 
-        orders = Group("orders", queue="billing")
+        orders = Group("orders")
 
         @orders.listen("created")
         async def created(msg):
@@ -346,12 +383,15 @@ class Group(Declarations):
         return replace(
             spec,
             subjects=tuple(f"{dot}{subject}" for subject in spec.subjects),
-            queue=self.queue if spec.queue is None else spec.queue,
+            group_queue=self.queue,
+            prefix=self.prefix,
             middlewares=self._middlewares,
         )
 
 
-def _delays(backoff: Any) -> tuple[float, ...]:
+def _delays(backoff: Any) -> tuple[float, ...] | None:
+    if backoff is None:
+        return None
     if not isinstance(backoff, (list, tuple)):
         raise ConfigError(f"backoff={backoff!r}: a list of seconds, one for each redelivery")
     return tuple(backoff)
@@ -361,8 +401,10 @@ def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
     made = middleware() if isinstance(middleware, type) else middleware
     if not isinstance(made, Middleware):
         raise ConfigError(f"{middleware!r} is no Middleware")
+    check_hooks(type(made), Middleware)
+    check_instance(made)
     return made
 
 
 def _nothing() -> None:
-    """A function to check an interval with, before the decorator gets the real one."""
+    """A function to check the options with, before the decorator gets the real one."""

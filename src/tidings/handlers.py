@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -16,6 +18,7 @@ from tidings.message import Message
 
 def function_name(function: Callable[..., Any]) -> str:
     """A function's name for people: `Orders.created`, without where it was defined locally."""
+    function = _unwrapped(function)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name).rpartition("<locals>.")[2]
 
@@ -71,7 +74,7 @@ def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
         target = getattr(target, "__call__", target)  # noqa: B004 - as above
     annotations = getattr(target, "__annotations__", {})
     try:
-        hints = typing.get_type_hints(target)
+        hints = typing.get_type_hints(target, include_extras=True)
     except Exception as error:
         # Anything that is not known here may stand in a signature, but for the type of the data.
         if not any(f"{of.__name__}[" in str(value) for value in annotations.values()):
@@ -81,14 +84,28 @@ def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
             f"where the function stands ({error}); say data_type= instead"
         ) from None
     hints.pop("return", None)
-    for hint in hints.values():
-        if typing.get_origin(hint) is list:  # a batch
-            (hint,) = typing.get_args(hint)
+    for hint in itertools.chain.from_iterable(map(_within, hints.values())):
         kind = typing.get_origin(hint)
         if isinstance(kind, type) and issubclass(kind, of):
             wanted = typing.get_args(hint)[0]
             return None if isinstance(wanted, typing.TypeVar) else wanted
     return None
+
+
+def _within(hint: Any) -> Iterator[Any]:
+    """The types that a handler's argument may have: those in a list, for a batch, in a union, or
+    behind a type alias."""
+    if hasattr(hint, "__value__"):  # `type OrderMessage = Message[Order]`
+        hint = hint.__value__
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        yield from _within(arguments[0])
+    elif origin in (list, typing.Union, types.UnionType):
+        for each in arguments:
+            yield from _within(each)
+    else:
+        yield hint
 
 
 def wanted_type(handler: Callable[..., Any], data_type: Any, of: type = Message) -> Any:

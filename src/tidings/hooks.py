@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import logging
+import contextvars
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from tidings.handlers import function_place
+from tidings.handlers import function_place, is_async
+from tidings.log import logger
+from tidings.threads import WorkerThreads
+from tidings.workers import inside
 
-logger = logging.getLogger("tidings")
+_UNSET = object()
 
 
 async def call_hook(hook: Callable[[], Any]) -> None:
-    """Call a hook and wait for its end."""
-    result = hook()
-    if inspect.isawaitable(result):
-        await result
+    """Call a hook and wait for its end. A `def` hook runs in a thread, so that one that blocks does
+    not block the event loop; what it sets in context variables is kept."""
+    if is_async(hook):
+        await hook()
+        return
+    context = contextvars.copy_context()
+    threads = WorkerThreads(1, "tidings-hook")
+    try:
+        await threads.run(context.run, _call_inside, hook)
+    finally:
+        threads.close()
+        _adopt(context)
+
+
+def _call_inside(hook: Callable[[], Any]) -> Any:
+    token = inside.set(True)  # disconnect_sync() called here must not wait for its caller
+    try:
+        return hook()
+    finally:
+        inside.reset(token)
+
+
+def _adopt(context: contextvars.Context) -> None:
+    for variable, value in context.items():
+        if variable.get(_UNSET) is not value:
+            variable.set(value)
 
 
 async def let_finish(work: Awaitable[Any], what: str) -> None:
@@ -26,6 +50,8 @@ async def let_finish(work: Awaitable[Any], what: str) -> None:
     which would end the loop. Only the caller's own cancellation goes through."""
     try:
         await work
+    except GeneratorExit:  # its loop has ended without it
+        raise
     except BaseException as error:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():

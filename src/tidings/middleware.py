@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 from tidings.errors import ConfigError, RequestTimeoutError
+from tidings.hook_checks import check_hooks, check_instance
 from tidings.message import Message
+from tidings.text import printable
 
 Handler = Callable[[Message[Any]], Awaitable[Any]]
 Send = Callable[..., Awaitable[Any]]
@@ -24,6 +26,9 @@ class Middleware:
     `send_any` stands in for `send_publish`, `send_request` and `send_stream` where not overridden,
     `listen_any` for `listen_publish`, `listen_request` and `listen_stream`. Each hook must await
     the function it is given, or nothing goes further. The last middleware added is outermost.
+
+    A public method called `send_...` or `listen_...` that is no hook, or has nearly the name of
+    one, is refused where the middleware is added.
 
     Example:
         ```python
@@ -70,7 +75,7 @@ class Middleware:
         return await send_func(subject, message, *args, **kwargs)
 
     async def listen_publish(self, msg: Message[Any], callback: Handler) -> Any:
-        """Around the handler, for a message that wants no answer."""
+        """Around the handler, for a message that is no request."""
         return await callback(msg)
 
     async def listen_request(self, msg: Message[Any], callback: Handler) -> Any:
@@ -185,25 +190,37 @@ class DebugMiddleware(Middleware):
     async def send_any(
         self, subject: str, message: Any, send_func: Send, *args: Any, **kwargs: Any
     ) -> Any:
-        logger.log(self.level, "send %s %r", subject, message)
+        logger.log(self.level, "send %s %s", printable(subject), _Shown(message))
         response = await send_func(subject, message, *args, **kwargs)
         if response is not None:
-            logger.log(self.level, "response of %s %r", subject, response)
+            logger.log(self.level, "response of %s %s", printable(subject), _Shown(response))
         return response
 
-    async def listen_any(self, msg: Message[Any], callback: Handler) -> Any:
-        logger.log(self.level, "received %s %r", msg.subject, msg.data)
+    async def listen_any(self, msg: Any, callback: Handler) -> Any:
+        messages = msg if isinstance(msg, list) else [msg]  # with `batch=` it is a list
+        for each in messages:
+            logger.log(self.level, "received %s %s", printable(each.subject), _Shown(each.data))
         answer = await callback(msg)
         if answer is not None:
-            logger.log(self.level, "answer to %s %r", msg.subject, answer)
+            subject = printable(messages[0].subject)
+            logger.log(self.level, "answer to %s %s", subject, _Shown(answer))
         return answer
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """A value in a log line: escaped, and not looked at before the line is written."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        return printable(repr(self.value))
 
 
 class MiddlewareSpec(msgspec.Struct, frozen=True):
     """A middleware as it was added: made when the app starts, checked when it is written down.
 
     Raises:
-        ConfigError: no Middleware subclass.
+        ConfigError: no Middleware subclass, or one with a hook that would not run.
         TypeError: arguments that its `__init__` does not take.
     """
 
@@ -216,15 +233,22 @@ class MiddlewareSpec(msgspec.Struct, frozen=True):
             raise ConfigError(
                 f"add_middleware takes a subclass of Middleware and its arguments, not {self.cls!r}"
             )
+        check_hooks(self.cls, Middleware)
         inspect.signature(self.cls).bind(*self.args, **self.kwargs)
 
     def make(self) -> Middleware:
-        """The middleware itself."""
-        return self.cls(*self.args, **self.kwargs)
+        """The middleware itself.
+
+        Raises:
+            ConfigError: its `__init__` sets a hook on the instance, which would not run.
+        """
+        made = self.cls(*self.args, **self.kwargs)
+        check_instance(made)
+        return made
 
 
 def fold_listen(middlewares: Sequence[Middleware], handler: Handler, *, request: bool) -> Handler:
-    """The handler with the hooks around it, for requests or for what wants no answer."""
+    """The handler with the hooks around it, for requests or for other messages."""
     name = "listen_request" if request else "listen_publish"
     for middleware in middlewares:
         hook = _hook(middleware, name, "listen_any")

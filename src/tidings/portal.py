@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,10 +14,10 @@ from tidings.errors import (
     BufferFullError,
     ConnectionClosedError,
     LoopThreadError,
+    LoopTimeoutError,
     NotStartedError,
 )
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 T = TypeVar("T")
 
@@ -54,17 +53,32 @@ class Portal:
         """Whether no more calls are taken."""
         return self._closed or self._loop.is_closed()
 
-    def run(self, work: Coroutine[Any, Any, T], call: str, instead: str) -> T:
+    def run(
+        self, work: Coroutine[Any, Any, T], call: str, instead: str, timeout: float | None = None
+    ) -> T:
         """Run a coroutine in the loop and block until it ends.
+
+        Args:
+            work: the coroutine.
+            call: what was called, as users write it.
+            instead: what to write in its place on the loop's own thread.
+            timeout: seconds to wait, whatever the loop does; None for as long as it takes.
 
         Raises:
             LoopThreadError: on the loop's own thread, where this would never return.
+            LoopTimeoutError: it did not end in time, and is cancelled.
             NotStartedError: the loop has ended.
         """
         if self.is_here:
             work.close()
             raise LoopThreadError(call, instead)
-        return self.submit(work, call).result()
+        outcome = self.submit(work, call)
+        try:
+            return outcome.result(timeout)
+        except TimeoutError:
+            if timeout is not None and outcome.cancel():
+                raise LoopTimeoutError(call, timeout) from None
+            return outcome.result()  # its own error, or what came in this moment
 
     def submit(self, work: Coroutine[Any, Any, T], call: str) -> concurrent.futures.Future[T]:
         """Run a coroutine in the loop; its outcome comes as a thread-safe future."""
@@ -213,8 +227,8 @@ class FrameBridge:
                 try:
                     crowded = self._post(frames[0])
                 except BufferFullError:
-                    # Taken from its thread already, so it is kept until there is room; the threads
-                    # behind it are told at once by the check before put().
+                    # Its thread has returned already, so the frame is kept until there is room. The
+                    # check before put() refuses what other threads publish meanwhile.
                     self._is_held_up = True
                     self._tell_waiting()
                     await asyncio.sleep(RETRY_WAIT)

@@ -12,14 +12,16 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import threading
 import time
 import warnings
 from typing import TYPE_CHECKING, BinaryIO, Self
+from urllib.parse import quote
 
-from tidings.errors import ServerStartError, TidingsError
+from tidings.errors import ConfigError, ServerStartError, TidingsError
 from tidings.process import Process, Reaper, find_binary, store_name
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["NATSCluster", "NATSServer"]
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to connect to, not to bind
+
+# The server takes a token of this form for the hash of one.
+_BCRYPT = re.compile(r"\$2[abxy]\$")
 
 # The stream by which a cluster is tried, and seconds to wait for each answer.
 PROBE, PROBE_TIMEOUT = "tidings-ready", 2.0
@@ -83,11 +88,16 @@ class NATSServer(_Embedded):
             port is not used.
         host: the address to listen on. A configuration file's host is not used.
         config: a configuration file. Passwords belong there: arguments show in the process list.
+        token: a token that clients must present. It goes into a file that only this user can read.
+            The monitoring pages do not ask for it.
         args: further arguments of nats-server.
         store_dir: folder for JetStream, kept at stop; it turns JetStream on. By default a temporary
             one, removed at stop.
         monitor: serve the server's monitoring pages, on the same address: see `monitor_url`.
         startup_timeout: seconds in which the server must be ready.
+
+    Raises:
+        ConfigError: a token that the server would not take as it is, or a token and a config file.
 
     Example:
         ```python
@@ -108,14 +118,23 @@ class NATSServer(_Embedded):
         host: str = "127.0.0.1",
         config: str | os.PathLike[str] | None = None,
         args: Sequence[str] = (),
+        token: str | None = None,
         store_dir: str | os.PathLike[str] | None = None,
         monitor: bool = False,
         startup_timeout: float = 10.0,
     ) -> None:
+        if token is not None:
+            _check_token(token)
+            if config is not None:
+                raise ConfigError(
+                    "NATSServer takes token= or config=, not both: write the token into the file, "
+                    'as authorization { token: "..." }'
+                )
         self._jetstream = jetstream or store_dir is not None
         self._wanted_port = port
         self._host = host
         self._config = config
+        self._token = token
         self._args = tuple(args)
         self._store_dir = store_dir
         self._monitor = monitor
@@ -124,7 +143,7 @@ class NATSServer(_Embedded):
         self._owner = 0  # the process that started it
         self._reaper: Reaper | None = None  # there from start() to stop()
         self._process: Process | None = None
-        self._temporary_store = ""
+        self._folder = ""  # a temporary one: JetStream's store and the file with the token
         self._port: int | None = None
         self._scheme = "nats"
         self._stopped = False
@@ -145,6 +164,13 @@ class NATSServer(_Embedded):
         """Where to connect: ``nats://127.0.0.1:4222``, or ``tls://`` where it requires TLS."""
         host = _ANY_ADDRESS.get(self._host, self._host)
         return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def url_with_token(self) -> str:
+        """`url`, with the token in it if there is one: a secret, for programs that take a URL."""
+        if self._token is None:
+            return self.url
+        return self.url.replace("://", f"://{quote(self._token, safe='')}@", 1)
 
     @property
     def port(self) -> int:
@@ -199,10 +225,10 @@ class NATSServer(_Embedded):
             if self._process is not None:
                 self._process.terminate()
             self._reaper.end()
-            if self._temporary_store:
-                shutil.rmtree(self._temporary_store, ignore_errors=True)
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
             self._reaper = None
-            self._temporary_store = ""
+            self._folder = ""
             self._stopped = True
 
     def restart(self) -> Self:
@@ -246,16 +272,23 @@ class NATSServer(_Embedded):
 
     def _spawn(self) -> None:
         binary = find_binary()
-        if self._jetstream and self._store_dir is None and not self._temporary_store:
-            self._temporary_store = store_name()
+        needs_folder = (self._jetstream and self._store_dir is None) or self._token is not None
+        if needs_folder and not self._folder:
+            self._folder = store_name()
         try:
             self._owner = os.getpid()
             if self._reaper is None or not self._reaper.is_alive:
-                self._reaper = Reaper(self._temporary_store)
+                self._reaper = Reaper(self._folder)
+            if self._token is not None:
+                _write_token(self._token_file, self._token)
             self._process = Process([binary, *self._arguments()], self._reaper)
         except OSError as error:
             raise ServerStartError(f"nats-server cannot be run: {error}") from error
         self._stopped = False
+
+    @property
+    def _token_file(self) -> str:
+        return os.path.join(self._folder, "token.conf")
 
     def _arguments(self) -> list[str]:
         """What comes last wins: address and log are ours, whatever a file or `args` says."""
@@ -265,8 +298,10 @@ class NATSServer(_Embedded):
             found += ["-m", "-1"]
         if self._config is not None:
             found += ["-c", os.fspath(self._config)]
+        if self._token is not None:
+            found += ["-c", self._token_file]
         if self._jetstream:
-            found += ["-js", "-sd", os.fspath(self._store_dir or self._temporary_store)]
+            found += ["-js", "-sd", os.fspath(self._store_dir or self._folder)]
         return found
 
     def _await_ready(self, deadline: float) -> None:
@@ -282,6 +317,20 @@ class NATSServer(_Embedded):
             shown = repr(self)
             self.stop()
             warnings.warn(f"{shown} was never stopped", ResourceWarning, stacklevel=2, source=self)
+
+
+def _check_token(token: str) -> None:
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        raise ConfigError("token must be a str of printable ASCII characters")
+    if not token or " " in token or _BCRYPT.match(token):
+        raise ConfigError(
+            "token must not be empty, contain a space or be a bcrypt hash: give the token itself"
+        )
+
+
+def _write_token(path: str, token: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(f"authorization {{ token: {json.dumps(token)} }}\n")
 
 
 class NATSCluster(_Embedded):

@@ -6,7 +6,7 @@ import msgspec
 
 
 class ListenerStats(msgspec.Struct, frozen=True):
-    """What became of the messages of one listener. Each is counted once:
+    """What became of the messages of one listener. Each is counted once, at every moment:
     ``received == handled + failed + dropped + pending + running + abandoned``.
 
     Attributes:
@@ -15,7 +15,8 @@ class ListenerStats(msgspec.Struct, frozen=True):
         queue: its queue group, "" for none.
         received: messages that arrived.
         handled: handlers that returned.
-        failed: handlers that raised, and bodies that did not decode.
+        failed: handlers that raised or ran out of time, and bodies that did not decode.
+        timed_out: those of `failed` whose run took longer than `timeout=`.
         dropped: messages dropped because the queue was full (slow consumer).
         pending: messages in the queue now.
         pending_bytes: bytes in the queue now.
@@ -29,6 +30,7 @@ class ListenerStats(msgspec.Struct, frozen=True):
     received: int
     handled: int
     failed: int
+    timed_out: int
     dropped: int
     pending: int
     pending_bytes: int
@@ -38,7 +40,7 @@ class ListenerStats(msgspec.Struct, frozen=True):
     @classmethod
     def none(cls) -> ListenerStats:
         """A record of nothing, to add others to."""
-        return cls("", (), "", 0, 0, 0, 0, 0, 0, 0, 0)
+        return cls("", (), "", 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
     def plus(self, other: ListenerStats) -> ListenerStats:
         """The same record with what another counted added."""
@@ -49,6 +51,7 @@ class ListenerStats(msgspec.Struct, frozen=True):
             received=self.received + other.received,
             handled=self.handled + other.handled,
             failed=self.failed + other.failed,
+            timed_out=self.timed_out + other.timed_out,
             dropped=self.dropped + other.dropped,
             pending=self.pending + other.pending,
             pending_bytes=self.pending_bytes + other.pending_bytes,
@@ -58,7 +61,11 @@ class ListenerStats(msgspec.Struct, frozen=True):
 
 
 class ConsumerStats(msgspec.Struct, frozen=True):
-    """What became of the deliveries of one stream consumer.
+    """What became of the deliveries of one stream consumer. Each is counted once, at every moment:
+    ``received == handled + failed + copies + pending + running + abandoned``.
+
+    What the server was sent for a delivery, `acked`, `naked` and `termed`, is counted beside that.
+    An ordered consumer sends nothing, and has no copies.
 
     Attributes:
         name: the handler's name.
@@ -66,16 +73,23 @@ class ConsumerStats(msgspec.Struct, frozen=True):
         consumer: the consumer's name on the server.
         received: deliveries.
         handled: deliveries whose handler returned.
-        failed: deliveries whose handler raised, or whose body did not decode.
+        failed: deliveries whose handler raised or ran out of time, whose body did not decode, or
+            whose deliveries were used up.
+        timed_out: those of `failed` whose run took longer than `timeout=`.
+        copies: deliveries of a message whose handler was still at work here. Its outcome is
+            that of both.
         acked: acknowledged, the handler being done.
         naked: given back, to be delivered again.
         termed: never to be delivered again: dead letters, and what a handler said so of.
         dead: messages given up: to the dead letters, where there are any.
+        dropped: those of them that no dead letter keeps.
         redelivered: deliveries that were not the message's first.
         pending: deliveries in the queue now.
         running: deliveries with a handler now.
         abandoned: deliveries left when the drain timeout passed; delivered again later.
-        healed: times that pulling began anew.
+        healed: times that pulling started over.
+        foreign: messages in its inbox that the consumer did not deliver; not handled, and not in
+            `received`.
     """
 
     name: str
@@ -84,20 +98,24 @@ class ConsumerStats(msgspec.Struct, frozen=True):
     received: int
     handled: int
     failed: int
+    timed_out: int
+    copies: int
     acked: int
     naked: int
     termed: int
     dead: int
+    dropped: int
     redelivered: int
     pending: int
     running: int
     abandoned: int
     healed: int
+    foreign: int
 
 
 class WatcherStats(msgspec.Struct, frozen=True):
-    """What became of the entries of one watch of a key-value bucket. Each is counted once:
-    ``received == handled + failed + pending + running + abandoned``.
+    """What became of the entries of one watch of a key-value bucket. Each is counted once, at
+    every moment: ``received == handled + failed + pending + running + abandoned``.
 
     Attributes:
         name: the handler's name.
@@ -105,11 +123,12 @@ class WatcherStats(msgspec.Struct, frozen=True):
         keys: the pattern of its keys.
         received: entries that arrived.
         handled: handlers that returned.
-        failed: handlers that raised, and values that did not decode.
+        failed: handlers that raised or ran out of time, and values that did not decode.
+        timed_out: those of `failed` whose run took longer than `timeout=`.
         pending: entries in the queue now.
         running: handlers at work now.
         abandoned: entries left when the drain timeout passed.
-        healed: times that reading began anew.
+        healed: times that reading started over.
     """
 
     name: str
@@ -118,6 +137,7 @@ class WatcherStats(msgspec.Struct, frozen=True):
     received: int
     handled: int
     failed: int
+    timed_out: int
     pending: int
     running: int
     abandoned: int
@@ -125,20 +145,31 @@ class WatcherStats(msgspec.Struct, frozen=True):
 
 
 class TaskStats(msgspec.Struct, frozen=True):
-    """What became of the runs of one task.
+    """What became of the runs of one task. Each is counted once, at every moment:
+    ``begun == runs + running`` and ``runs == returned + failed + cancelled``.
 
     Attributes:
         name: the task's name.
         interval: seconds from start to start, None for a task that runs once.
+        begun: runs that began.
+        running: runs at work now: 0 or 1.
         runs: runs that ended, however they ended.
-        failed: runs that raised.
+        returned: runs whose function returned.
+        failed: runs that raised or ran out of time.
+        timed_out: those of `failed` that took longer than `timeout=`.
+        cancelled: runs that the end of the app cut off.
         overrun: runs that took longer than the interval.
     """
 
     name: str
     interval: float | None
+    begun: int
+    running: int
     runs: int
+    returned: int
     failed: int
+    timed_out: int
+    cancelled: int
     overrun: int
 
 
@@ -160,7 +191,7 @@ class ConnectionStats(msgspec.Struct, frozen=True):
         mismatched: messages whose subject is not under their subscription's; not handled.
         late_replies: replies that came after their request had ended.
         requests: requests that wait for a reply now.
-        reconnects: times the connection was made again.
+        reconnects: times the connection was restored.
         errors: errors that the server sent.
         refused_subjects: subjects of subscriptions that the server refuses now; they are asked for
             again until it takes them.

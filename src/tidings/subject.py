@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from tidings.errors import SubjectError
+
+logger = logging.getLogger("tidings")
 
 # The server refuses a control line over 4,096 bytes (its default) by closing the connection. There
 # are two subjects in one, or a subject and a queue group, and some numbers.
@@ -74,6 +77,46 @@ def matches(pattern: str, subject: str) -> bool:
         if index >= len(given) or word not in ("*", given[index]):
             return False
     return len(wanted) == len(given)
+
+
+def overlaps(first: str, second: str) -> bool:
+    """Whether there is a subject that falls under both patterns.
+
+    Example:
+        ```python
+        from tidings.subject import overlaps
+
+        assert overlaps("orders.*", "*.created")
+        assert overlaps("orders.>", "orders.eu.*")
+        assert not overlaps("orders.*", "orders")
+        ```
+    """
+    ours, theirs = first.split("."), second.split(".")
+    for one, other in zip(ours, theirs, strict=False):
+        if ">" in (one, other):
+            return True
+        if one != other and "*" not in (one, other):
+            return False
+    return len(ours) == len(theirs)
+
+
+def warn_of_literal(what: str, pattern: str) -> None:
+    """Log a warning where a token holds `*` or `>` beside other characters.
+
+    NATS takes such a token literally, and so matches less than it seems to.
+
+    Args:
+        what: what has the pattern, for people.
+        pattern: the pattern.
+    """
+    for token in pattern.split("."):
+        if token not in ("*", ">") and ("*" in token or ">" in token):
+            logger.warning(
+                "%s: %r in %r is taken literally, because a wildcard is a whole word between dots; "
+                "write `*` for one word, or `>` at the end for the rest",
+                *(what, token, pattern),
+            )
+            return
 
 
 def _check_tokens(subject: str) -> bytes:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
 
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
 from tidings.listener import Listener, ListenerSpec, Sender
+from tidings.log import logger
 from tidings.middleware import Middleware
 from tidings.portal import Portal
 from tidings.stats import ListenerStats
 from tidings.transport.connection import Connection
 from tidings.workers import WorkerPool
-
-logger = logging.getLogger("tidings")
 
 
 class Subscriptions:
@@ -47,14 +45,14 @@ class Subscriptions:
 
         Args:
             spec: the listener.
-            queue: its queue group where it names none.
+            queue: the queue group it joins, "" for none.
             concurrency: its concurrency where it names none.
         """
         listener = Listener(
             spec,
             self._sender,
             self.pool,
-            queue=queue if spec.queue is None else spec.queue,
+            queue=queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
         )

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from tidings.errors import ConfigError
-from tidings.handlers import check_handler, function_name, is_async
+from tidings.failure_log import FailureLog
+from tidings.handlers import check_handler, function_name
+from tidings.log import logger
+from tidings.long_runs import LONG
 from tidings.stats import TaskStats
-from tidings.threads import WorkerThreads
+from tidings.threads import WorkerThreads, as_async
+from tidings.time_limit import bounded, check_timeout
+from tidings.work_queue import rest_of
 from tidings.workers import inside
 
-logger = logging.getLogger("tidings")
+# A run of a periodic task is long after so many intervals, but not before LONG seconds.
+LONG_INTERVALS = 3
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,9 +34,11 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     function: Callable[[], Any]
     interval: float | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         check_handler(self.function, "")
+        check_timeout(self.timeout)
         interval = self.interval
         if interval is None:
             return
@@ -49,16 +57,20 @@ class Task:
 
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
+        self._loop = asyncio.get_running_loop()
         self._threads = WorkerThreads(1, f"tidings-{spec.name}")
-        self._is_async = is_async(spec.function)
+        self._log = FailureLog(spec.name)
+        self._call = bounded(as_async(spec.function, self._threads), spec.timeout, spec.name)
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle  # of the run at work, where it is watched
         self._due = 0.0
         self._stopping = False
-        self._runs = self._failed = self._overrun = 0
+        self._begun = self._returned = self._failed = self._timed_out = self._cancelled = 0
+        self._overrun = 0
 
     def start(self) -> None:
         """Begin; the first run is at once."""
-        self._due = asyncio.get_running_loop().time()
+        self._due = self._loop.time()
         self._begin()
 
     def _begin(self) -> None:
@@ -66,62 +78,100 @@ class Task:
         self._task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() and not self._stopping and self.spec.interval is not None:
+        if self._stopping or self.spec.interval is None:
+            return
+        if task.cancelled() or task.exception() is not None:
             self._begin()  # it was not us who cancelled it: the next run happens all the same
 
     async def stop(self) -> None:
         """Cancel it and wait for its end. A `def` task's thread is not waited for."""
         self._stopping = True
+        self._threads.close()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1)  # one that swallows it is left
-        self._threads.close()
+        self._log.close()
 
     async def _run(self) -> None:
         inside.set(True)
-        loop = asyncio.get_running_loop()
         interval = self.spec.interval
         if interval is None:
             await self._run_once()
             return
         while True:
-            await asyncio.sleep(self._due - loop.time())
+            await asyncio.sleep(self._due - self._loop.time())
             self._due += interval
-            await self._run_once()
-            if loop.time() > self._due:
+            await self._run_noted(max(LONG, LONG_INTERVALS * interval))
+            if self._loop.time() > self._due:
                 # It overran: the next run is now, and the missed ones are not caught up.
                 self._overrun += 1
-                self._due = loop.time()
+                self._due = self._loop.time()
+
+    async def _run_noted(self, patience: float) -> None:
+        """A run that a warning names where it takes long."""
+        self._timer = self._loop.call_later(patience, self._on_long_run, time.monotonic())
+        try:
+            await self._run_once()
+        finally:
+            self._timer.cancel()
+
+    def _on_long_run(self, began: float) -> None:
+        seconds = time.monotonic() - began
+        self._timer = self._loop.call_later(seconds, self._on_long_run, began)
+        logger.warning(
+            "task %s has been at one run for %.0f s; timeout= of task() bounds a run",
+            *(self.spec.name, seconds),
+            extra={"task": self.spec.name, "duration": seconds},
+        )
 
     async def _run_once(self) -> None:
+        self._begun += 1
         try:
-            if self._is_async:
-                await self.spec.function()
-            else:
-                await self._threads.run(self.spec.function)
+            await self._call()
         except asyncio.CancelledError:
             if self._stopping:
+                self._cancelled += 1
                 raise
             self._on_failure("was cancelled", None)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # so that whoever cancelled it, at the end of the loop for one, sees its end
+        except GeneratorExit:  # the loop has ended without it
+            raise
         except BaseException as error:  # SystemExit too: a task cannot end the service by it
+            await self._on_error(error)
+        else:
+            self._returned += 1
+
+    async def _on_error(self, error: BaseException) -> None:
+        rest = rest_of(error)
+        if rest is None:
             self._on_failure(f"raised {type(error).__name__}", error)
+            return
+        self._timed_out += 1
+        self._on_failure(f"ran for longer than its timeout of {self.spec.timeout:g} s", None)
+        try:
+            await asyncio.wait([rest])  # runs never overlap
         finally:
-            self._runs += 1
+            rest.cancel()
 
     def _on_failure(self, what: str, error: BaseException | None) -> None:
         self._failed += 1
         name = self.spec.name
-        logger.error("task %s %s", name, what, exc_info=error, extra={"task": name})
+        self._log.error("task %s %s", name, what, exc_info=error, extra={"task": name})
 
     def snapshot(self) -> TaskStats:
         """What was counted up to now."""
+        runs = self._returned + self._failed + self._cancelled
         return TaskStats(
             name=self.spec.name,
             interval=self.spec.interval,
-            runs=self._runs,
+            begun=self._begun,
+            running=self._begun - runs,
+            runs=runs,
+            returned=self._returned,
             failed=self._failed,
+            timed_out=self._timed_out,
+            cancelled=self._cancelled,
             overrun=self._overrun,
         )

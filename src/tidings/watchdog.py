@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
 import traceback
 from types import FrameType
+from typing import Any
 
-from tidings.jetstream.consumer import Consumer
+from tidings.errors import ThreadStartError
 from tidings.listener import Listener
+from tidings.log import logger
+from tidings.work_queue import HandlerQueue, WorkQueue
 
-logger = logging.getLogger("tidings")
-
-# Seconds that the loop may be blocked before it is told, and seconds between two looks.
+# Seconds that the loop may be blocked before a warning, and seconds between two looks.
 BLOCKED = 1.0
 LOOK = 0.25
 
 # What workers run; `self` in its frame says whose handler it is.
-_WORK = (Listener.work.__code__, Consumer.work.__code__)
+_WORK = (Listener.work.__code__, HandlerQueue.work.__code__)
 
 
 class Watchdog:
     """Looks at the loop from a thread of its own, four times a second.
 
     A handler that calls something blocking stops every other handler, the pings and the replies
-    with it, and nothing on the loop can say so. Told once a blockage.
+    with it, and nothing on the loop can say so. Each blockage gets one warning.
     """
 
     def __init__(self) -> None:
@@ -38,9 +38,17 @@ class Watchdog:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to look.
+
+        Raises:
+            ThreadStartError: the system refuses the thread.
+        """
+        thread = threading.Thread(target=self._watch, name="tidings-watchdog", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise ThreadStartError("the watchdog of the event loop", str(error)) from None
         self._beat()
-        threading.Thread(target=self._watch, name="tidings-watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """End looking."""
@@ -53,14 +61,14 @@ class Watchdog:
         self._timer = self._loop.call_later(LOOK, self._beat)
 
     def _watch(self) -> None:
-        told = 0.0
+        reported = 0.0
         while not self._ended.wait(LOOK):
             beat = self._beat_at
-            if time.monotonic() - beat > BLOCKED and beat != told:
-                told = beat
-                self._tell(time.monotonic() - beat)
+            if time.monotonic() - beat > BLOCKED and beat != reported:
+                reported = beat
+                self._warn(time.monotonic() - beat)
 
-    def _tell(self, seconds: float) -> None:
+    def _warn(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._thread_id)
         task = asyncio.current_task(self._loop)
         if frame is None or task is None:
@@ -80,7 +88,7 @@ def _handler_name(frame: FrameType | None) -> str | None:
     """The handler whose worker is at work in this stack: workers go from one to the next."""
     while frame is not None:
         if frame.f_code in _WORK:
-            place: Listener | Consumer = frame.f_locals["self"]
-            return place.spec.name
+            place: WorkQueue[Any, Any] = frame.f_locals["self"]
+            return place.name
         frame = frame.f_back
     return None

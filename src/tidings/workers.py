@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from abc import ABC, abstractmethod
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Protocol
 
-T = TypeVar("T")
+from tidings.log import logger
+from tidings.long_runs import LongRuns
 
 # Workers kept for the next message when none waits; more are made when they are needed.
 IDLE_WORKERS = 64
@@ -16,14 +18,58 @@ IDLE_WORKERS = 64
 # Set in every worker and task: disconnect() called there must not wait for its caller.
 inside: contextvars.ContextVar[bool] = contextvars.ContextVar("tidings_inside", default=False)
 
+_UNSET = object()
+
 
 class Workplace(Protocol):
     """What has work for a worker: a listener with messages in its queue."""
 
     async def work(self, context: contextvars.Context) -> bool:
-        """Work until nothing is left. Returns whether the worker may go on: not with another
-        context than it had, and not when it was cancelled."""
+        """Work until nothing is left.
+
+        Args:
+            context: the context that the worker runs in.
+
+        Returns:
+            Whether the worker may go on: not after it was cancelled, nor in a context that a
+            handler has changed.
+        """
         ...
+
+
+class Surroundings:
+    """The context variables that every worker begins with: those of the app's start.
+
+    A handler may set one, which the next message must not see. Whether it did is asked after every
+    message, and never by `==`, which is the user's code: of the variables there at the start by
+    identity, of others by their number.
+
+    Attributes:
+        size: the number of variables in a context that surely has not changed. -1 where the user
+            set some before the start, since their number says nothing of their values.
+    """
+
+    def __init__(self) -> None:
+        self._context = contextvars.copy_context()
+        self._values = tuple(
+            (variable, value) for variable, value in self._context.items() if variable is not inside
+        )
+        self._context.run(inside.set, True)
+        self._size = len(self._context)
+        self.size = -1 if self._values else self._size
+
+    def copy(self) -> contextvars.Context:
+        """A context for one worker."""
+        return self._context.copy()
+
+    def differ_from(self, context: contextvars.Context) -> bool:
+        """Whether a handler has changed a worker's context."""
+        if len(context) != self._size:
+            return True
+        for variable, value in self._values:  # noqa: SIM110 - a generator costs more
+            if context.get(variable, _UNSET) is not value:
+                return True
+        return False
 
 
 class WorkerPool:
@@ -36,15 +82,18 @@ class WorkerPool:
 
     Attributes:
         is_abandoning: whether a worker's cancellation is the pool's end, not its handler's.
+        surroundings: the context variables that workers begin with.
     """
 
     def __init__(self) -> None:
         self.is_abandoning = False
+        self.surroundings = Surroundings()
         self._loop = asyncio.get_running_loop()
         self._places: deque[Workplace] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
+        self._long_runs = LongRuns(self._tasks)
 
     def offer(self, place: Workplace) -> None:
         """Have a worker come to a place that has work; once for each worker that should."""
@@ -62,13 +111,18 @@ class WorkerPool:
             if not waiter.done():  # its worker was cancelled by somebody
                 waiter.set_result(None)
                 return
-        task = self._loop.create_task(self._run(), name="tidings worker")
+        context = self.surroundings.copy()
+        run = self._run(context)
+        task = self._loop.create_task(run, name="tidings worker", context=context)
         self._tasks.add(task)
         task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if task.cancelled() and not self.is_abandoning:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a worker ended: a fault in tidings", exc_info=error)
+        if (task.cancelled() or error is not None) and not self.is_abandoning:
             self._wake_next()  # whatever it was woken for goes to another
 
     def _wake_next(self) -> None:
@@ -77,9 +131,7 @@ class WorkerPool:
         else:
             self._waking = False
 
-    async def _run(self) -> None:
-        inside.set(True)
-        context = contextvars.copy_context()
+    async def _run(self, context: contextvars.Context) -> None:
         places = self._places
         while True:
             self._waking = False
@@ -107,77 +159,21 @@ class WorkerPool:
     async def close(self) -> None:
         """End the workers, whatever they do."""
         self.is_abandoning = True
+        self._long_runs.stop()
         self._places.clear()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=1)  # one that swallows its cancellation is left
-
-
-class WorkQueue(ABC, Generic[T]):
-    """What waits at one place, and the workers there: at most `concurrency` of them.
-
-    Args:
-        pool: where workers come from.
-        concurrency: workers here at a time.
-    """
-
-    def __init__(self, pool: WorkerPool, concurrency: int) -> None:
-        self._pool = pool
-        self._concurrency = concurrency
-        self._loop = asyncio.get_running_loop()
-        self._queue: deque[T] = deque()
-        self._busy = 0  # workers here
-        self._waking = False  # whether one more is on its way
-        self._finished: asyncio.Future[None] | None = None
-
-    @abstractmethod
-    async def work(self, context: contextvars.Context) -> bool:
-        """Work until nothing is left: see `Workplace`."""
-
-    def _call_worker(self) -> None:
-        if not self._waking and self._busy < self._concurrency:
-            self._waking = True
-            self._pool.offer(self)
-
-    def _is_ready(self) -> bool:
-        """Whether a worker finds work here now."""
-        return bool(self._queue)
-
-    def _call_next(self) -> None:
-        if self._is_ready() and self._busy < self._concurrency:
-            self._pool.offer(self)
-        else:
-            self._waking = False  # nothing waits, or the workers here take it when they are done
-
-    def _leave(self) -> None:
-        self._busy -= 1
-        if self._is_ready():
-            self._call_worker()
-        if self._finished is not None and self.is_quiet and not self._finished.done():
-            self._finished.set_result(None)
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether nothing waits and no worker is here."""
-        return not self._busy and not self._queue
-
-    async def finish(self) -> None:
-        """Wait until everything that waits is done."""
-        if self.is_quiet:
-            return
-        if self._finished is None or self._finished.done():
-            self._finished = self._loop.create_future()
-        await asyncio.shield(self._finished)  # others may wait for it too
+            await asyncio.wait(tasks, timeout=0.5)  # one that swallows its cancellation is left
 
 
 def end_cancellation() -> bool:
     """Forget that this task was cancelled: a handler's cancellation ends with the handler.
 
     Returns:
-        Whether it was. The worker has to end then: whoever cancelled it, at the end of the loop for
-        one, may wait for that.
+        Whether it was. The worker has to end then: whoever cancelled it, as at the end of the
+        loop, may wait for that.
     """
     task = asyncio.current_task()
     if task is None or not task.cancelling():
@@ -185,3 +181,15 @@ def end_cancellation() -> bool:
     while task.cancelling():
         task.uncancel()
     return True
+
+
+@contextlib.contextmanager
+def cancellation_put_off() -> Iterator[None]:
+    """Forget that this task was cancelled while a message is settled, and cancel it again then."""
+    cancelled = end_cancellation()
+    try:
+        yield
+    finally:
+        task = asyncio.current_task()
+        if cancelled and task is not None:
+            task.cancel()

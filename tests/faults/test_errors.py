@@ -136,7 +136,7 @@ async def test_what_a_server_says_while_greeting_is_an_error_of_its_kind(
     assert words in caught.value.reason
 
 
-async def test_a_requester_gets_code_id_and_service_of_the_remote_error_over_two_hops(
+async def test_over_two_hops_each_service_answers_for_itself_and_the_logs_connect_them(
     nats_server: NATSServer, make_app: MakeApp, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "tidings")
@@ -154,8 +154,13 @@ async def test_a_requester_gets_code_id_and_service_of_the_remote_error_over_two
     async with far, near:
         with pytest.raises(ServiceError) as caught:
             await near.request(f"{subject}.near")
-    # What a service got from another one, it says on, under its own name and id.
-    assert (caught.value.code, caught.value.description) == (409, "taken")
+    # The text of another service is not passed off as this one's own; the logs connect the two.
+    assert (caught.value.code, caught.value.description) == (502, "ServiceError")
+    assert "taken" not in caught.value.body.decode()
+    (far_id,) = [record.error_id for record in caplog.records if "409 taken" in record.message][:1]
+    (line,) = [text for text in caplog.messages if caught.value.error_id in text]
+    assert far_id in line
+    assert f"{subject}.far" in line
     assert caught.value.service == "near"
     assert caught.value.subject == f"{subject}.near"
     assert caught.value.error_id in caplog.text

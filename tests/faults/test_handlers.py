@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from faults.conftest import Inbox, until
-from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError
+from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError, Stream, watchdog
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
@@ -401,6 +401,48 @@ async def test_a_handler_that_blocks_the_loop_is_named_once_a_blockage(
             assert "blocker" in lines[-1].getMessage()
             assert __file__ in lines[-1].getMessage()
             assert lines[-1].name == "tidings"
+
+
+async def test_a_blocking_handler_of_a_stream_or_a_watch_is_named_by_its_function(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "BLOCKED", 0.1)
+    monkeypatch.setattr(watchdog, "LOOK", 0.05)
+    with NATSServer(jetstream=True) as server:
+        app = make_app(server, streams=[Stream("WORK", subjects=["work.>"])])
+        values = app.js.key_value("values", type=int)
+
+        blocker = ""
+
+        def block(name: str) -> None:
+            if name == blocker:
+                time.sleep(0.4)
+
+        @app.listen("work.a", timeout=5, no_reply=True)
+        async def bounded(msg):
+            block("bounded")
+
+        @app.consume("WORK", durable="d")
+        async def one(msg):
+            block("one")
+
+        @app.consume("WORK", durable="b", batch=1)
+        async def batch(messages):
+            block("batch")
+
+        @app.consume("WORK", ordered=True)
+        async def ordered(msg):
+            block("ordered")
+
+        @app.watch("values")
+        async def watch(entry):
+            block("watch")
+
+        async with app:
+            for blocker in ("bounded", "one", "batch", "ordered", "watch"):
+                await app.js.publish("work.a", {})
+                await values.put("a", 1)
+                await until(lambda name=blocker: f"{name} has blocked" in caplog.text)
 
 
 async def test_a_def_handler_that_blocks_holds_nobody_up(

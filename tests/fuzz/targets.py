@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import pydantic
 
 from tidings.codec import decoder, encode
 from tidings.errors import (
@@ -140,15 +142,47 @@ class Event(msgspec.Struct):
     value: float | None = None
 
 
+class Card(pydantic.BaseModel):
+    """One that only pydantic reads."""
+
+    number: str
+    holders: list[str] = pydantic.Field(default_factory=list)
+
+
+class Cash(pydantic.BaseModel):
+    """Another one."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    coins: dict[str, int] = pydantic.Field(alias="theCoins")
+
+
+@dataclass
+class Paid:
+    """A dataclass that pydantic has to read."""
+
+    how: Card | Cash
+
+
 TYPES: list[Any] = ["json", dict, list, str, bytes, int, Order, list[Order], Event, dict[str, int]]
+TYPES += [Card | Cash, dict[str, list[Cash]], Paid]
 DECODERS = [decoder(data_type) for data_type in TYPES]
+# What the error of a body may be made of: words of ours and of the schema.
+PLAIN = re.compile(r"[ -~]*")
 
 
 def body(data: bytes) -> None:
-    """A body is decoded or a DecodeError, and what was decoded can be encoded."""
+    """A body is decoded or a DecodeError, and what was decoded can be encoded and read again."""
     for decode in DECODERS:
-        with contextlib.suppress(DecodeError):
-            encode(decode(data))
+        fault = None
+        try:
+            value = decode(data)
+        except DecodeError as error:
+            fault = error
+        if fault is not None:
+            assert PLAIN.fullmatch(str(fault)), str(fault)
+            assert fault.__cause__ is fault.__context__ is None
+        elif not isinstance(value, str | bytes | float | None):
+            assert decode(encode(value)) == value
 
 
 def server_text(data: bytes) -> None:
@@ -186,7 +220,14 @@ SEEDS: dict[str, list[bytes]] = {
         "é.\u2028".encode(),
     ],
     "headers": [b"A|b|C|d", b"A|b\r\n", b"NATS/1.0 503 No\r\nA: b\r\n\r\n", b"NATS/1.0\r\n\r\n"],
-    "body": [b'{"id":1,"tags":["a"],"parent":null}', b'{"name":"a","value":1e9}', b"[[[[", b"1"],
+    "body": [
+        b'{"id":1,"tags":["a"],"parent":null}',
+        b'{"name":"a","value":1e9}',
+        b'{"how":{"number":"1","holders":["a"]}}',
+        b'{"theCoins":{"a":1},"x":0}',
+        b"[[[[",
+        b"1",
+    ],
     "server_text": [
         b'{"max_payload":1,"connect_urls":["127.0.0.1:4222","[::1]:1"]}',
         b'\'Permissions Violation for Subscription to "a" using queue "q"\'',

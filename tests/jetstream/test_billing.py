@@ -197,7 +197,7 @@ async def test_every_order_is_billed_once_though_the_service_and_its_server_are_
     again = await asyncio.to_thread(
         subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    assert again.stdout == "420 orders are in the stream, 0 not\n", again.stderr
+    assert again.stdout == "420 orders are in the stream, 0 failed\n", again.stderr
     assert service.stop() == 0
     assert service.invoices() == billed
 

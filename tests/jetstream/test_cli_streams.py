@@ -139,7 +139,7 @@ def test_a_change_that_drops_messages_is_refused_without_force_with_the_count(
     assert code == 1
     assert shown.splitlines() == [
         f"{name}: change, holding 12 messages",
-        "  max_msgs no limit -> 5 (drops 7 of 12 messages)",
+        "  max_msgs no limit -> 5 (can drop up to 7 of 12 messages)",
     ]
     assert "would lose messages" in failed
     assert held(client, name) == 12
@@ -367,6 +367,17 @@ def test_what_cannot_be_published_again_is_kept_and_the_rest_is_done(
     assert numbers(call("dead", "list", "--stream", dead)[1]) == ["8"]
 
 
+def test_a_forged_letter_is_named_and_kept_and_does_no_harm(
+    call: Call, name: str, dead: str, client: App
+) -> None:
+    bury(client, name, 8, f"$JS.API.STREAM.DELETE.{name}")
+    code, shown, failed = call("dead", "redrive", "--stream", dead, "--yes")
+    assert code == 1
+    assert shown.splitlines()[-1] == "published again: 6 of 7"
+    assert f"tidings: {dead} 8 is kept: the dead letter 8 of '{dead}' is not published" in failed
+    assert held(client, name) == 6
+
+
 def test_a_drop_deletes_what_is_named_and_nothing_else(
     call: Call, declare: Declare, name: str, dead: str, client: App
 ) -> None:
@@ -411,6 +422,38 @@ def test_a_list_ends_when_its_reader_is_gone(start: Start, dead: str) -> None:
     os.close(writing)
     assert process.wait() == 0
     assert process.err == []
+
+
+# Objects.
+
+
+def test_chunks_without_an_object_are_counted_by_a_dry_run_and_then_deleted(
+    call: Call, name: str, client: App
+) -> None:
+    files = client.js.object_store(name)
+    client.js.run_sync(files.put("a", b"1" * 100))
+    for _ in range(3):
+        client.js.publish_sync(f"$O.{name}.C.left", b"2" * 50)
+    for arguments, shown in (
+        (["--dry-run"], "deleted: 0 chunks of 0 puts, 0 bytes"),
+        (["--dry-run", "--older-than", "0s"], "would delete: 3 chunks of 1 put, 150 bytes"),
+        (["--older-than", "0s"], "deleted: 3 chunks of 1 put, 150 bytes"),
+        ([], "deleted: 0 chunks of 0 puts, 0 bytes"),
+    ):
+        code, printed, _ = call("objects", "prune", name, *arguments)
+        assert code == 0
+        assert shown.removeprefix("deleted: 0") in printed
+        if arguments == ["--dry-run"]:
+            assert "left alone: 3 chunks, younger than 1h" in printed
+    assert client.js.run_sync(files.get("a")) == b"1" * 100
+
+
+def test_a_store_that_is_not_there_is_an_error_and_a_wrong_age_a_wrong_use(
+    call: Call, client: App
+) -> None:
+    code, _, failed = call("objects", "prune", "nowhere")
+    assert (code, "there is no bucket 'nowhere'" in failed) == (1, True)
+    assert call("objects", "prune", "nowhere", "--older-than", "soon")[0] == 2
 
 
 @pytest.mark.parametrize(

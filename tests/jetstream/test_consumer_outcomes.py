@@ -14,7 +14,7 @@ import pytest
 
 from helpers import until
 from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
-from tidings import App, ConfigError, Headers, Message
+from tidings import DROP, App, ConfigError, Headers, Message, ServiceError
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream import outcomes as outcomes_module
@@ -70,6 +70,48 @@ async def test_a_message_whose_handler_raised_comes_again_after_each_backoff(
     assert (stats.failed, stats.naked, stats.acked, stats.redelivered) == (3, 3, 1, 3)
     assert stats.handled == 1
     assert caplog.text.count("fail_thrice failed on") == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "logged"),
+    [
+        (b"no JSON", "the body is not a valid dict"),
+        (ServiceError(422, "no such user"), "422 no such user from"),
+    ],
+    ids=["of another type", "an error"],
+)
+async def test_a_message_whose_handler_asked_another_service_in_vain_comes_again(
+    make_app: MakeApp,
+    stream: Stream,
+    dead: Stream,
+    caplog: pytest.LogCaptureFixture,
+    answer: Any,
+    logged: str,
+) -> None:
+    app = make_app(streams=[stream, dead])
+    asked = f"{stream.name.lower()}-prices"
+    deliveries: list[int] = []
+
+    @app.listen(asked)
+    async def price(msg):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @app.consume(
+        stream.name, durable="d", backoff=[0.01], max_deliver=5, dead_letter=f"{dead.name}.d"
+    )
+    async def order(msg: StreamMessage[dict[str, Any]]) -> None:
+        deliveries.append(msg.delivered)
+        if msg.delivered == 1:
+            await app.request(asked)
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", {"a": 1})
+        await is_acked(app, stream, "d", 1)
+        assert await stored(app, dead) == []
+    assert deliveries == [1, 2]
+    assert f"its request to {asked!r} failed: {logged}" in caplog.text
 
 
 async def test_without_max_deliver_a_message_is_never_given_up(
@@ -263,6 +305,23 @@ async def test_reject_makes_a_dead_letter_at_once(
     assert letter["headers"]["Tidings-Dead-Reason"] == "no such product"
 
 
+async def test_the_reason_of_a_reject_forges_no_line_in_the_log(
+    make_app: MakeApp, stream: Stream, dead: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream, dead])
+
+    @app.consume(stream.name, durable="d", dead_letter=f"{dead.name}.d")
+    async def reject(msg: StreamMessage[dict[str, str]]) -> None:
+        raise Reject(f"no user {msg.data['user']}")
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", {"user": "x\nERROR forged\x1b[2J"})
+        await letters(app, dead)
+        await is_acked(app, stream, "d", 1)
+    (record,) = [record for record in caplog.records if "gave up on" in record.message]
+    assert r"no user x\nERROR forged\x1b[2J" in record.message
+
+
 async def test_reject_without_dead_letters_ends_the_message_and_says_so(
     make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,6 +358,118 @@ async def test_retry_is_no_way_around_max_deliver(
         await is_acked(app, stream, "d", 1)
     assert deliveries == [1, 2, 3]
     assert letter["headers"]["Tidings-Dead-Error"] == "Retry"
+
+
+async def test_with_drop_a_message_ends_with_its_last_delivery_logged_and_counted(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream])
+    deliveries = []
+    options = {"max_deliver": 3, "backoff": [0.02], "dead_letter": DROP}
+
+    @app.consume(stream.name, durable="d", data_type=int, **options)
+    async def fail(msg: StreamMessage[int]) -> None:
+        deliveries.append((msg.data, msg.delivered))
+        if msg.data == 1:
+            raise ValueError
+
+    async with app:
+        for number in (1, 2):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 2)
+        await until(lambda: app.stats().consumers[0].dropped)
+        [stats] = app.stats().consumers
+    assert sorted(deliveries) == [(1, 1), (1, 2), (1, 3), (2, 1)]
+    assert (stats.dead, stats.dropped, stats.termed, stats.acked) == (1, 1, 1, 1)
+    assert "ValueError, deliveries used up" in caplog.text
+    assert "dropped: it is not delivered again" in caplog.text
+
+
+@pytest.mark.parametrize("dead_letter", [None, DROP])
+@pytest.mark.parametrize("body", [b"1", b"no number"], ids=["rejected", "does not decode"])
+async def test_whatever_no_dead_letter_keeps_is_counted_as_dropped(
+    make_app: MakeApp,
+    stream: Stream,
+    dead_letter: Any,
+    body: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = make_app(streams=[stream])
+
+    @app.consume(stream.name, durable="d", data_type=int, dead_letter=dead_letter)
+    async def refuse(msg: StreamMessage[int]) -> None:
+        raise Reject("too late")
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", body)
+        await is_acked(app, stream, "d", 1)
+        await until(lambda: app.stats().consumers[0].termed)
+        [stats] = app.stats().consumers
+    assert (stats.dead, stats.dropped, stats.received) == (1, 1, 1)
+    assert caplog.text.count("dropped: it is not delivered again") == 1
+
+
+async def test_with_drop_a_message_whose_last_delivery_had_no_outcome_is_dropped(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[stream])
+    deliveries = []
+    options = {"max_deliver": 1, "ack_wait": 0.3, "dead_letter": DROP}
+
+    @app.consume(stream.name, durable="d", data_type=int, manual_ack=True, **options)
+    async def forget(msg: StreamMessage[int]) -> None:
+        deliveries.append(msg.delivered)
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 1)
+        await is_acked(app, stream, "d", 1)
+        assert app.stats().consumers[0].dropped == 1
+    assert deliveries == [1]
+    assert "Crash" in caplog.text
+
+
+async def test_a_dead_letter_that_is_kept_is_not_counted_as_dropped(
+    make_app: MakeApp, stream: Stream, dead: Stream
+) -> None:
+    app = make_app(streams=[stream, dead])
+
+    @app.consume(stream.name, durable="d", data_type=int, dead_letter=f"{dead.name}.x")
+    async def refuse(msg: StreamMessage[int]) -> None:
+        raise Reject("no")
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 1)
+        await is_acked(app, stream, "d", 1)
+        await until(lambda: app.stats().consumers[0].dead)
+        assert app.stats().consumers[0].dropped == 0
+
+
+async def test_in_the_last_delivery_of_the_server_a_message_waits_for_its_dead_letter(
+    make_app: MakeApp, stream: Stream, dead: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
+    app = make_app()
+    deliveries = []
+
+    @app.consume(stream.name, durable="d", data_type=int, dead_letter=f"{dead.name}.x")
+    async def fail(msg: StreamMessage[int]) -> None:
+        deliveries.append(msg.delivered)
+        raise ValueError
+
+    async with make_app("other", streams=[stream, dead]) as other:
+        config = {"durable_name": "d", "ack_policy": "explicit", "max_deliver": 1}
+        payload = {"stream_name": stream.name, "config": {**config, "ack_wait": 300_000_000}}
+        await other.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
+        async with app:
+            await other.js.api.call(f"STREAM.DELETE.{dead.name}")
+            await other.js.publish(f"{stream.name}.n", 1)
+            await until(lambda: app.stats().consumers[0].failed)
+            await asyncio.sleep(0.7)  # longer than ack_wait
+            await other.js.apply()
+            [letter] = await letters(other, dead)
+            await is_acked(other, stream, "d", 1)
+    assert deliveries == [1]
+    assert letter["headers"]["Tidings-Dead-Error"] == "ValueError"
 
 
 @pytest.mark.parametrize("body", [b'{"id": "seven"}', b"{", b"\xff\xfe", b""])
@@ -345,18 +516,18 @@ async def test_a_message_is_kept_while_its_dead_letter_cannot_be_stored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
-    app = make_app(streams=[stream, dead])
+    app = make_app(streams=[stream])  # it does not declare the other one, and cannot make it again
 
     @app.consume(stream.name, durable="d", data_type=int, dead_letter=f"{dead.name}.x")
     async def refuse(msg: StreamMessage[int]) -> None:
         raise Reject("no")
 
-    async with app:
+    async with make_app(streams=[dead]) as owner, app:
         await app.js.api.call(f"STREAM.DELETE.{dead.name}")
         await app.js.publish(f"{stream.name}.n", 1)
         await until(lambda: caplog.text.count("so the message is kept") >= 2)
         assert app.stats().consumers[0].termed == 0
-        await app.js.apply()
+        await owner.js.apply()
         [letter] = await letters(app, dead)
         await is_acked(app, stream, "d", 1)
     assert letter["body"] == b"1"
@@ -373,18 +544,18 @@ async def test_a_dead_letter_stored_late_tells_why_the_message_was_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
-    app = make_app(streams=[stream, dead])
+    app = make_app(streams=[stream])  # it does not declare the other one, and cannot make it again
     options = {"max_deliver": 1, "dead_letter": f"{dead.name}.x"}
 
     @app.consume(stream.name, durable="d", data_type=int, **options)
     async def fail(msg: StreamMessage[int]) -> None:
         raise ZeroDivisionError
 
-    async with app:
+    async with make_app(streams=[dead]) as owner, app:
         await app.js.api.call(f"STREAM.DELETE.{dead.name}")
         await app.js.publish(f"{stream.name}.n", body)
         await until(lambda: caplog.text.count("so the message is kept") >= 2)
-        await app.js.apply()
+        await owner.js.apply()
         [letter] = await letters(app, dead)
         await is_acked(app, stream, "d", 1)
         [consumer] = app._consumers._consumers

@@ -13,7 +13,7 @@ import pytest
 
 from helpers import until
 from tidings import App
-from tidings.errors import ConfigError, JetStreamError, NoStreamError, Reject
+from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError, Reject
 from tidings.jetstream import Stream, letters
 from tidings.jetstream.letters import DeadLetter, Wanted
 from tidings.jetstream.stored import stored_message
@@ -52,7 +52,7 @@ async def bury(app: App, dead: str, subject: str, number: int = 0, **headers: st
     """Store a dead letter as a consumer would; returns its sequence."""
     pairs = {
         "Tidings-Dead-Subject": subject,
-        "Tidings-Dead-Stream": "living",
+        "Tidings-Dead-Stream": subject.partition(".")[0],
         "Tidings-Dead-Sequence": str(number),
         "Tidings-Dead-Consumer": "worker",
         "Tidings-Dead-Deliveries": "5",
@@ -351,6 +351,105 @@ async def test_a_redriven_message_is_handled_again(
         await letters.redrive(app.js.api, letter)
         await until(lambda: app.stats().consumers[0].acked)
     assert seen == [7, 7, 7]
+
+
+# Published again only where a dead letter tells the truth.
+
+
+async def forge(app: App, dead: str, body: Any = b"{}", **headers: str) -> DeadLetter:
+    """Write a dead letter as whoever may publish there can."""
+    named = {f"Tidings-Dead-{name}": value for name, value in headers.items()}
+    await app.js.publish(f"{dead}.x", body, headers=named)
+    return (await read(app, dead))[-1]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["$JS.API.STREAM.DELETE.NAME", "$JS.API.STREAM.PURGE.NAME", "$KV.flags.admin", "$SYS.REQ.x"],
+)
+async def test_a_letter_for_a_subject_of_the_server_is_refused_and_kept(
+    app: App, name: str, dead: str, subject: str
+) -> None:
+    await app.js.publish(f"{name}.a", {})
+    letter = await forge(app, dead, Subject=subject.replace("NAME", name), Stream=name)
+    with pytest.raises(RedriveError, match="one of the server's own") as refused:
+        await letters.redrive(app.js.api, letter)
+    assert (refused.value.stream, refused.value.sequence) == (dead, letter.sequence)
+    assert (await held(app, name), await held(app, dead)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"Stream": ""}, "names no stream"),
+        ({"Stream": "a b"}, "names no stream that can be"),
+        ({"Stream": "DELETE.x"}, "names no stream that can be"),
+        ({"Stream": "NOWHERE"}, "'NOWHERE' does not take"),
+        ({"Stream": "DEAD"}, "does not take its subject"),
+        ({"Stream": "NAME", "Subject": "DEAD.elsewhere"}, "does not take its subject"),
+    ],
+    ids=str,
+)
+async def test_a_letter_whose_stream_does_not_take_its_subject_is_refused(
+    app: App, name: str, dead: str, headers: dict[str, str], words: str
+) -> None:
+    named = {
+        key: value.replace("NAME", name).replace("DEAD", dead)
+        for key, value in {"Subject": "NAME.a", **headers}.items()
+    }
+    letter = await forge(app, dead, **named)
+    with pytest.raises(RedriveError, match=words):
+        await letters.redrive(app.js.api, letter)
+    assert (await held(app, name), await held(app, dead)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "more", "words"),
+    [
+        ("NAME.b", b"mine", {"Trace": "80"}, "another subject"),
+        ("NAME.a", b"forged", {"Trace": "80"}, "another body"),
+        ("NAME.a", b"mine", {"Trace": "80", "Role": "admin"}, "other headers"),
+        ("NAME.a", b"mine", {}, "other headers"),
+    ],
+    ids=str,
+)
+async def test_a_letter_that_differs_from_the_stored_message_is_refused(
+    app: App, name: str, dead: str, subject: str, body: bytes, more: dict[str, str], words: str
+) -> None:
+    await app.js.publish(f"{name}.a", b"mine", headers={"Trace": "80"})
+    named = {"Subject": subject.replace("NAME", name), "Stream": name, "Sequence": "1"}
+    headers = {f"Tidings-Dead-{key}": value for key, value in named.items()}
+    await app.js.publish(f"{dead}.x", body, headers={**headers, **more})
+    with pytest.raises(RedriveError, match=words):
+        await letters.redrive(app.js.api, (await read(app, dead))[0])
+    assert (await held(app, name), await held(app, dead)) == (1, 1)
+
+
+async def test_a_message_of_a_stream_made_again_is_not_taken_for_the_one_that_died(
+    app: App, name: str, dead: str
+) -> None:
+    await bury(app, dead, f"{name}.a", 1)
+    await app.js.publish(f"{name}.a", b"another message with the sequence 1")
+    [letter] = await read(app, dead)
+    assert letter.stream_sequence == 1
+    assert (await letters.redrive(app.js.api, letter)).sequence == 2
+
+
+async def test_a_message_of_a_stream_that_copies_another_goes_to_that_one(
+    app: App, name: str, dead: str
+) -> None:
+    api = app.js.api
+    mirror = {"name": f"{name}m", "mirror": {"name": name}}
+    await api.call(f"STREAM.CREATE.{name}m", mirror)
+    collected = {"name": f"{name}s", "sources": [{"name": f"{name}m"}]}
+    await api.call(f"STREAM.CREATE.{name}s", collected)
+    letter = await forge(app, dead, Subject=f"{name}.a", Stream=f"{name}s")
+    assert (await letters.redrive(api, letter)).stream == name
+
+
+async def test_numbers_without_end_in_a_letter_are_no_numbers(app: App, dead: str) -> None:
+    letter = await forge(app, dead, Subject="a", Sequence="9" * 5_000)
+    assert letter.stream_sequence == 0
 
 
 # Dropped.

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import os
+import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import ObjectNotFoundError as NotFoundThere
 
+from helpers import until
 from tidings import App, ConfigError
 from tidings.errors import (
     BucketChangeError,
@@ -28,8 +31,9 @@ from tidings.errors import (
     ObjectNotFoundError,
     PayloadTooLargeError,
 )
-from tidings.jetstream import ObjectStore
+from tidings.jetstream import ObjectStore, Pruned
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.chunks import WINDOW
 from tidings.jetstream.files import file_name
 from tidings.jetstream.objectinfo import ObjectInfo
 from tidings.jetstream.readers import Reader
@@ -276,7 +280,7 @@ async def test_a_put_that_is_cancelled_leaves_no_chunk(app: App, files: ObjectSt
         assert await subjects(app, files) == {}
 
 
-@pytest.mark.parametrize("cut", ["$JS.API.STREAM.MSG.GET.", "$O."])
+@pytest.mark.parametrize("cut", ["$O.", "$JS.API.STREAM.PURGE."])
 async def test_a_put_that_is_cancelled_at_its_end_leaves_the_chunks_of_one_object(
     app: App, files: ObjectStore, cut: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,17 +666,56 @@ async def test_a_store_is_made_as_it_is_declared(
     )
 
 
-async def test_a_store_that_is_gone_is_an_error(
-    app: App, files: ObjectStore, foreign: JetStreamContext
+async def test_a_declared_store_that_is_gone_is_made_again_at_its_first_use(
+    app: App,
+    files: ObjectStore,
+    foreign: JetStreamContext,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with app:
-        for call in (files.put("a", b"1"), files.get("a"), files.list(), files.info("a")):
+        for call in (files.get("a"), files.info("a"), files.delete("a")):
             await foreign.delete_object_store(files.name)
+            caplog.clear()
+            with pytest.raises(ObjectNotFoundError):
+                await call
+            assert f"OBJ_{files.name} was gone" in caplog.text
+        await foreign.delete_object_store(files.name)
+        assert await files.list() == []
+        await foreign.delete_object_store(files.name)
+        await files.put("a", b"1")
+        assert await files.get("a") == b"1"
+
+
+async def test_a_store_that_is_not_declared_stays_gone(app: App, bucket: str) -> None:
+    async with app:
+        files = app.js.object_store(bucket, create=False)
+        for call in (files.put("a", b"1"), files.get("a"), files.list(), files.info("a")):
             with pytest.raises(BucketNotFoundError):
                 await call
-            assert await files.list() == []
-        with pytest.raises(BucketNotFoundError):
-            await app.js.object_store("nothing", create=False).list()
+
+
+@pytest.mark.parametrize("is_restored", [False, True])
+async def test_a_put_into_a_store_that_is_lost_meanwhile_does_not_succeed(
+    app: App, files: ObjectStore, foreign: JetStreamContext, is_restored: bool
+) -> None:
+    stored: list[int] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(WINDOW + 2):
+            yield b"1" * 50
+        await until(lambda: stored)
+        await foreign.delete_object_store(files.name)
+        if is_restored:
+            await app.js.api.restore_stream(f"OBJ_{files.name}")
+        yield b"2" * 50
+
+    async with app:
+        with pytest.raises((BucketNotFoundError, JetStreamError)) as raised:
+            await files.put(
+                "a", parts(), chunk_size=50, progress=lambda done, of: stored.append(done)
+            )
+        assert ("was lost while" in str(raised.value)) is is_restored
+        assert await files.list() == []
 
 
 async def test_run_sync_puts_and_gets_from_synchronous_code(
@@ -763,3 +806,124 @@ async def test_a_link_to_a_link_leads_to_the_object_behind_it(app: App, files: O
         await link("all", "")
         with pytest.raises(DigestError, match="all of the store"):
             await files.get("all")
+
+
+# Pruning what a kill has left.
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from tidings import App
+
+app = App("killed", servers=sys.argv[1])
+files = app.js.object_store(sys.argv[2])
+
+def kill(done, total):
+    if done >= 3_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def parts():
+    while True:
+        yield bytes(1_000)
+        await asyncio.sleep(0)
+
+async def main():
+    async with app:
+        await files.put("a", parts(), chunk_size=1_000, progress=kill)
+
+asyncio.run(main())
+"""
+
+
+async def test_chunks_that_a_killed_put_left_are_pruned_and_nothing_else(
+    app: App, files: ObjectStore, nats_server: NATSServer
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, nats_server.url, files.name
+    )
+    assert await process.wait() == -signal.SIGKILL
+    async with app:
+        left = await chunks(app, files)
+        assert left >= 3
+        await files.put("b", BYTES)
+        await files.put("c", b"")
+        await files.put("d", b"deleted")
+        await files.delete("d")
+
+        found = await files.prune()
+        assert (found.puts, found.chunks, found.recent) == (0, 0, left)  # it may be under way
+        for dry_run in (True, False):
+            found = await files.prune(older_than=0, dry_run=dry_run)
+            assert (found.puts, found.chunks, found.size) == (1, left, left * 1_000)
+        assert await files.prune(older_than=0) == Pruned()
+        assert await files.get("b") == BYTES
+        assert [info.name for info in await files.list()] == ["b", "c"]
+
+
+async def test_objects_of_another_client_and_links_keep_their_chunks(
+    app: App, files: ObjectStore, foreign: JetStreamContext
+) -> None:
+    async with app:
+        await files.open()
+        store = await foreign.object_store(files.name)
+        await store.put("theirs", BYTES)
+        link = {"name": "link", "options": {"link": {"bucket": files.name, "name": "theirs"}}}
+        meta = json.dumps({**link, "bucket": files.name, "nuid": "L1"})
+        await app.js.publish(f"$O.{files.name}.M.bGluaw==", meta.encode())
+        assert await files.prune(older_than=0) == Pruned()
+        assert await files.get("link") == await files.get("theirs") == BYTES
+
+
+async def test_a_put_under_way_keeps_its_chunks(app: App, files: ObjectStore) -> None:
+    going_on = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(WINDOW + 4):
+            yield b"1" * 50
+        await going_on.wait()
+        yield b"2" * 50
+
+    async with app:
+        putting = asyncio.create_task(files.put("a", parts(), chunk_size=50))
+        async with asyncio.timeout(PATIENCE):
+            while not await chunks(app, files):
+                pass
+        found = await files.prune()
+        assert found.chunks == 0
+        assert found.recent > 0
+        going_on.set()
+        await putting
+        assert len(await files.get("a")) == 50 * (WINDOW + 5)
+
+
+@pytest.mark.parametrize("claimed", ["1", "many"])
+async def test_a_size_that_a_publisher_claims_is_not_believed(
+    app: App, files: ObjectStore, claimed: str
+) -> None:
+    async with app:
+        await files.open()
+        headers = {"Nats-Msg-Size": claimed}
+        await app.js.publish(f"$O.{files.name}.C.left", b"x" * 70, headers=headers)
+        assert (await files.prune(older_than=0, dry_run=True)).size == 70
+
+
+async def test_nothing_is_pruned_where_a_description_cannot_be_read(
+    app: App, files: ObjectStore
+) -> None:
+    """Nobody knows which chunks it names."""
+    async with app:
+        await files.put("a", b"1")
+        await app.js.publish(f"$O.{files.name}.C.left", b"x")
+        await app.js.publish(f"$O.{files.name}.M.YQ==", b"no description")
+        with pytest.raises(DecodeError):
+            await files.prune(older_than=0)
+        assert await chunks(app, files) == 2
+
+
+@pytest.mark.parametrize("older_than", [-1, float("inf"), float("nan"), True, "1h"])
+async def test_an_age_that_is_none_is_refused(
+    app: App, files: ObjectStore, older_than: Any
+) -> None:
+    async with app:
+        with pytest.raises(ConfigError, match="older_than="):
+            await files.prune(older_than=older_than)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from jetstream.conftest import MakeApp, consumer_names
 from tidings import App, Message
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
+from tidings.jetstream.follow import Follower
+from tidings.jetstream.ordered import OrderedConsumer
 from tidings.server import NATSServer
 
 
@@ -125,23 +128,22 @@ async def test_a_reader_goes_on_after_its_consumer_was_deleted(
 
 
 async def test_a_reader_that_misses_a_message_reads_it_again(
-    make_app: MakeApp, stream: Stream
+    make_app: MakeApp, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app(streams=[stream])
     reader = Reader()
     app.consume(stream.name, ordered=True, data_type=int)(reader)
+    take, dropped = Follower._on_frames, []
+
+    def drop_some(self: Follower, size: int, frames: list[Any]) -> None:  # as between two servers
+        if len(reader.got) >= 10 and len(dropped) < 2 and frames[0][2]:
+            dropped.append(frames.pop(0))
+        take(self, size, frames)
+
+    monkeypatch.setattr(Follower, "_on_frames", drop_some)
     async with app:
         await publish(app, stream, range(10))
         await until(lambda: len(reader.got) == 10)
-        [consumer] = app._consumers._consumers
-        take, dropped = consumer._puller._take, []
-
-        def drop_some(frames: list[object]) -> None:  # as a route between servers might
-            if len(dropped) < 2:
-                dropped.append(frames.pop(0))
-            take(frames)
-
-        consumer._puller._take = drop_some
         await publish(app, stream, range(100))
         await until(lambda: len(reader.got) == 110)
     assert len(dropped) == 2
@@ -204,3 +206,81 @@ async def test_a_stream_made_anew_is_read_from_its_beginning(
         await publish(app, stream, range(3))
         await until(lambda: len(reader.got) == 13)
     assert reader.got == [*range(1, 11), 1, 2, 3]
+
+
+@pytest.mark.parametrize("published", [3, 5, 8])
+async def test_a_stream_lost_with_its_server_and_made_again_is_read_from_its_beginning(
+    server: NATSServer, published: int
+) -> None:
+    stream = Stream("LOST", subjects=["LOST.>"], storage="memory")
+    app = App("reader", servers=server.url, reconnect_time_wait=0.1)
+    ordered, durable = Reader(), Reader()
+    app.consume("LOST", ordered=True, data_type=int)(ordered)
+    app.consume("LOST", durable="d", data_type=int)(durable)
+    other = App("other", servers=server.url, reconnect_time_wait=0.1, streams=[stream])
+    async with other, app:
+        await publish(other, stream, range(5))
+        await until(lambda: len(ordered.got) == len(durable.got) == 5)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.restart)
+        await until(lambda: other.stats().connection.state == "connected")
+        await other.js.apply()
+        await publish(other, stream, range(published))
+        await until(lambda: len(ordered.got) == len(durable.got) == 5 + published)
+    assert ordered.got == durable.got == [*range(1, 6), *range(1, published + 1)]
+
+
+@pytest.mark.parametrize("start", ["last", "new", 2])
+async def test_a_reader_whose_consumer_is_lost_before_its_first_message_begins_where_it_had(
+    make_app: MakeApp, stream: Stream, start: Any
+) -> None:
+    app = make_app(streams=[stream])
+    reader = Reader()
+    filtered = {"ordered": True, "data_type": int, "subject": f"{stream.name}.n"}
+    app.consume(stream.name, start=start, **filtered)(reader)
+    async with make_app("other", streams=[stream]) as other:
+        for number in range(3):
+            await other.js.publish(f"{stream.name}.else", number)
+        async with app:
+            [name] = await consumer_names(app, stream)
+            await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.{name}")
+            await publish(other, stream, range(2))
+            await until(lambda: len(reader.got) == 2)
+            await until(lambda: app.stats().consumers[0].healed >= 1)
+    assert reader.got == [4, 5]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["nonsense", "$JS.ACK", "$JS.ACK.a.b.c.d.e.f.g", "$JS.ACK.S.x.1.1.1.99999999999999999999.0"],
+)
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_foreign_message_in_the_inbox_of_a_consumer_is_no_message_of_the_stream(
+    make_app: MakeApp, stream: Stream, reply: str, ordered: bool
+) -> None:
+    app = make_app(streams=[stream])
+    reader = Reader()
+    app.consume(stream.name, ordered=ordered, data_type=int, **({} if ordered else ONE))(reader)
+    async with app:
+        [consumer] = app._consumers._consumers
+        await until(lambda: inbox_of(consumer))
+        inbox = inbox_of(consumer)
+        for _ in range(3):
+            await app.publish(inbox, 7, reply_to=reply)
+        await app.flush()
+        await publish(app, stream, range(10))
+        await until(lambda: len(reader.got) >= 10)
+        [stats] = app.stats().consumers
+        assert stats.running == 0
+        assert stats.received == stats.handled + stats.failed + stats.pending
+    assert reader.got[-10:] == list(range(1, 11))
+
+
+ONE: dict[str, Any] = {"durable": "d", "concurrency": 1}
+
+
+def inbox_of(consumer: Any) -> str:
+    """The inbox that a consumer's messages come to."""
+    if isinstance(consumer, OrderedConsumer):
+        return consumer._follower._inbox
+    return str(consumer._puller._inboxes[-1].subject)

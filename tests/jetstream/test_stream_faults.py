@@ -24,7 +24,9 @@ from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked,
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
+from tidings.jetstream import follow as follow_module
 from tidings.jetstream import puller as puller_module
+from tidings.jetstream.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 
 QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 1.0, "drain_timeout": 10.0}
@@ -212,15 +214,16 @@ async def test_a_server_killed_twice_loses_no_acknowledged_message(server: NATSS
     work.consume(app, ack_wait=1, concurrency=16)
     async with app:
         work.publish()
-        for _ in range(2):
+        for kills in (1, 2):
             await work.more(50)
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.restart)
             await until(lambda: app.stats().connection.state == "connected")
+            # The pulls that were still to be sent may bring 50 messages before that.
+            await until(lambda kills=kills: app.stats().consumers[0].healed >= kills)
         await work.more(50)
         await work.check()
         assert work.refused == []
-        assert app.stats().consumers[0].healed >= 2
 
 
 async def test_what_is_done_in_an_outage_is_acknowledged_after_it(
@@ -407,6 +410,83 @@ async def test_a_consumer_made_again_begins_after_what_was_done(
     assert got == list(range(21))
 
 
+@pytest.mark.parametrize("retention", ["limits", "workqueue", "interest"])
+async def test_after_a_consumer_was_deleted_the_log_says_how_many_messages_are_gone(
+    make_app: MakeApp, stream: Stream, retention: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = dataclasses.replace(stream, retention=retention)
+    app = make_app(streams=[kept])
+    go_on = asyncio.Event()
+    got: list[int] = []
+
+    @app.consume(stream.name, durable="d", data_type=int, concurrency=2)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+        await go_on.wait()
+
+    async with app, make_app("other") as other:
+        for number in range(10):
+            await other.js.publish(f"{stream.name}.n", number)
+        await until(lambda: len(got) == 2)
+        await other.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        for number in range(10, 15):
+            await other.js.publish(f"{stream.name}.n", number)
+        go_on.set()
+        await until(lambda: app.stats().consumers[0].healed)
+        await other.js.publish(f"{stream.name}.n", 15)
+        await until(lambda: got[-1] == 15)
+    lost = set(range(16)) - set(got)
+    gone = "up to 13 messages that nobody had handled are gone for good (retention 'interest'"
+    assert (gone in caplog.text) == (retention == "interest")
+    assert len(lost) == (13 if retention == "interest" else 0)
+    assert ("gone for good" in caplog.text) == bool(lost)
+
+
+async def test_messages_that_expired_before_a_deleted_consumer_got_them_are_reported(
+    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(streams=[dataclasses.replace(stream, max_msgs=5)])
+    go_on = asyncio.Event()
+    got: list[int] = []
+
+    @app.consume(stream.name, durable="d", data_type=int, concurrency=1)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+        await go_on.wait()
+
+    async with app, make_app("other") as other:
+        await other.js.publish(f"{stream.name}.n", 0)
+        await until(lambda: got)
+        await other.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        for number in range(1, 13):
+            await other.js.publish(f"{stream.name}.n", number)
+        go_on.set()
+        await until(lambda: got[-1] == 12)
+    assert sorted(set(got)) == [0, *range(8, 13)]
+    assert "up to 7 messages that nobody had handled are gone for good" in caplog.text
+
+
+async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_still_does(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app(streams=[stream])
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int, start=5)
+    async def keep(msg: StreamMessage[int]) -> None:
+        got.append(msg.sequence)
+
+    async with app:
+        await app.js.publish(f"{stream.name}.n", 1)
+        await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        app._consumers._consumers[0]._puller.heal("deleted")
+        await until(lambda: app.stats().consumers[0].healed)
+        for number in range(2, 7):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 6)
+    assert got == [5, 6]
+
+
 async def test_deleted_while_every_worker_is_busy_it_is_noticed_at_the_next_pull(
     make_app: MakeApp, stream: Stream
 ) -> None:
@@ -429,35 +509,68 @@ async def test_deleted_while_every_worker_is_busy_it_is_noticed_at_the_next_pull
         await is_acked(app, stream, "d", 2)
 
 
-async def test_a_stream_that_is_gone_is_waited_for_and_read_from_its_beginning(
-    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("declared", [False, True])
+async def test_a_stream_that_is_gone_is_read_from_its_beginning_once_it_is_there_again(
+    make_app: MakeApp, stream: Stream, declared: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = make_app(streams=[stream])
+    app = make_app(streams=[stream] if declared else [])
     got = []
 
     @app.consume(stream.name, durable="d", data_type=int)
     async def keep(msg: StreamMessage[int]) -> None:
         got.append((msg.data, msg.sequence))
 
-    async with app:
+    async with make_app("other", streams=[stream]) as other, app:
         for number in range(5):
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 5)
         await app.js.api.call(f"STREAM.DELETE.{stream.name}")
-        await until(lambda: "does not answer" in caplog.text)
-        await app.js.apply()
+        if declared:
+            await until(lambda: "is created again" in caplog.text)
+        else:
+            await until(lambda: "does not answer" in caplog.text)
+            await other.js.apply()
         await app.js.publish(f"{stream.name}.n", 5)
         await until(lambda: got[-1] == (5, 1))
         await is_acked(app, stream, "d", 1)
-    assert "stream not found" in caplog.text
+    assert ("stream not found" in caplog.text) == (not declared)
+
+
+async def test_a_memory_stream_that_its_servers_restart_lost_is_created_again_and_consumed(
+    server: NATSServer, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("work", servers=server.url, streams=[stream], **QUICK)
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+
+    async with app:
+        for number in range(3):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 3)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.restart)
+        await until(lambda: "was gone, with every message that it held" in caplog.text)
+        await until(lambda: app.stats().consumers[0].healed)
+        await app.js.publish(f"{stream.name}.n", 3)
+        await until(lambda: len(got) == 4)
+        await is_acked(app, stream, "d", 1)
+    assert got == [0, 1, 2, 3]
 
 
 async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop(
-    make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+    make_app: MakeApp,
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     app = make_app(streams=[stream])
     app.consume(stream.name, durable="d", data_type=int, concurrency=50)(print)
     async with app:
+        # A limit that the app does not know of, as one of a later server's would be.
+        monkeypatch.setattr(Terms, "of", lambda config: Terms())
         config = (await consumer_info(app, stream, "d"))["config"]
         payload = {"stream_name": stream.name, "config": {**config, "max_batch": 10}}
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
@@ -469,6 +582,29 @@ async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", {**payload, "config": config})
         await app.js.publish(f"{stream.name}.n", 1)
         await is_acked(app, stream, "d", 1)
+
+
+async def test_pulls_keep_to_the_limits_that_others_gave_the_consumer(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app = make_app()
+    got = []
+
+    @app.consume(stream.name, durable="d", data_type=int, concurrency=50)
+    async def keep(msg: Message[int]) -> None:
+        got.append(msg.data)
+
+    async with make_app("other", streams=[stream]) as other:
+        limits = {"max_batch": 3, "max_expires": 1_000_000_000, "max_waiting": 1}
+        config = {"durable_name": "d", "ack_policy": "explicit", **limits}
+        payload = {"stream_name": stream.name, "config": config}
+        await other.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
+        async with app:
+            for number in range(20):
+                await other.js.publish(f"{stream.name}.n", number)
+            await is_acked(app, stream, "d", 20)
+            assert app.stats().consumers[0].healed == 0
+    assert got == list(range(20))
 
 
 # A cluster of three.
@@ -592,3 +728,52 @@ async def test_a_reader_follows_through_the_loss_of_a_leader(cluster: NATSCluste
             info = await app.js.api.call(f"STREAM.INFO.{stream.name}")
             await until(lambda: len(got) >= info["state"]["last_seq"])
     assert got == list(range(1, len(got) + 1))
+
+
+async def _restart_emptied(cluster: NATSCluster, app: App, stream: Stream) -> None:
+    """Restart the server that holds a stream in its memory; return when the stream is back."""
+    holder = named(cluster, await leader_of(app, stream))
+    await asyncio.to_thread(holder.kill)
+    await asyncio.to_thread(holder.restart)
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(TidingsError):
+                await app.js.publish(f"{stream.name}.n", 0)
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
+    cluster: NATSCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server restarts, in a cluster: the time of its creation stays the same, and so does the
+    configuration of its consumers."""
+    monkeypatch.setattr(follow_module, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(puller_module, "HEARTBEAT", 0.5)
+    stream = Stream("EMPTIED", subjects=["EMPTIED.>"], storage="memory")
+    app = App("read", servers=cluster.urls, streams=[stream], **QUICK)
+    ordered: list[int] = []
+    durable: list[int] = []
+
+    @app.consume(stream.name, ordered=True, data_type=int)
+    async def read(msg: StreamMessage[int]) -> None:
+        ordered.append(msg.sequence)
+
+    @app.consume(stream.name, durable="d", data_type=int)
+    async def work(msg: StreamMessage[int]) -> None:
+        durable.append(msg.sequence)
+
+    async with app:
+        for number in range(5):
+            await app.js.publish(f"{stream.name}.n", number)
+        await is_acked(app, stream, "d", 5)
+        # Made again after the floor, the durable would leave out as many of the next stream.
+        await app._consumers._consumers[1]._puller.binding.refresh()
+        await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
+        await until(lambda: app.stats().consumers[1].healed == 1)
+        await until(lambda: len(ordered) == 5)
+        await _restart_emptied(cluster, app, stream)
+        for number in range(1, 8):  # more than there were before
+            await app.js.publish(f"{stream.name}.n", number)
+        await until(lambda: len(ordered) == len(durable) == 13)
+    assert ordered == durable == [*range(1, 6), *range(1, 9)]

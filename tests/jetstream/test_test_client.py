@@ -55,6 +55,6 @@ def test_a_consumer_that_is_none_is_told(
 ) -> None:
     with (
         test_client(billing(stream)) as client,
-        pytest.raises(ConfigError, match=r"no consumer 'bil'; it has bills \(bill\)"),
+        pytest.raises(ConfigError, match=r"no consumer 'bil'; its consumers are: bills \(bill\)"),
     ):
         client.wait_for_acked("bil")

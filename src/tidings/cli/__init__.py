@@ -18,6 +18,7 @@ from tidings.errors import (
     SubjectError,
     TidingsError,
 )
+from tidings.text import printable
 
 __all__ = ["main"]
 
@@ -61,8 +62,6 @@ def _check_extra() -> None:
 
 
 def _fail(error: TidingsError) -> None:
-    from .text import printable  # needs no extra
-
     notes = getattr(error, "__notes__", [])  # what is raised in the user's own code has one
     text = printable("\n".join([str(error), *notes]), keep="\n")
     print(f"tidings: {text}", file=sys.stderr)

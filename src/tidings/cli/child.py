@@ -1,9 +1,10 @@
 """The child's side of a supervised run: it reports to its supervisor and does not outlive it.
 
-Supervisor and child share a socket, the lifeline. The child writes a line on it when it runs. The
-supervisor says "stop" and closes its end; where it dies, even by kill -9, the end closes without a
-word. Either way the child drains. A stop is no signal, because a service manager that stops a whole
-group signals the children too, and an app takes a second signal as the order to exit at once.
+Supervisor and child share a socket, the lifeline. The child writes a line on it with the drain
+timeout of its app, and another one when the app runs. The supervisor says "stop" and closes its
+end; where it dies, even by kill -9, the end closes without a word. Either way the child drains. A
+stop is no signal, because a service manager that stops a whole group signals the children too, and
+an app takes a later signal as the order to exit at once.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from tidings.app import App
-from tidings.errors import NotStartedError
-from tidings.runner import run_until_stopped
+from tidings.runner import MainRun
 
 from .loading import load_app
 
@@ -33,12 +32,11 @@ LIFELINE = "TIDINGS_LIFELINE"
 SERVERS = "TIDINGS_SERVERS"
 WORKER = "TIDINGS_WORKER"
 
-RUNNING = b"running\n"
+LOADED = b"loaded"  # followed by the drain timeout, in seconds
+RUNNING = b"running"
 STOP = b"stop\n"
 # The exit code of an app that ended by itself, which is not to be started again.
 ENDED = 100
-# Seconds past the drain timeout after which a child that hangs is ended by force.
-GRACE = 5.0
 
 
 def take_orders() -> dict[str, str]:
@@ -50,29 +48,19 @@ def take_orders() -> dict[str, str]:
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
-def run_child(target: str, orders: Mapping[str, str]) -> int:
+def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | None) -> int:
     """Run an app under a supervisor. Returns the exit code."""
     child = Child(socket.socket(fileno=int(orders[LIFELINE])))
     app = load_app(target)
+    if drain_timeout is not None:
+        app.drain_timeout = drain_timeout
     if servers := orders.get(SERVERS):
         app.set_servers(servers)
-    if worker := orders.get(WORKER):
-        join_queue_group(app, tell=worker == "1")
     return child.run(app)
 
 
-def join_queue_group(app: App, *, tell: bool) -> None:
-    """Let the workers of one app share its messages, where the app names no queue group."""
-    if app.nats.queue:
-        return
-    queue = "-".join(app.service_name.split())
-    app.set_default_queue(queue)
-    if tell:
-        logger.info("listeners that name no queue group share the group %r", queue)
-
-
 class Child:
-    """The app of this process, as `run_until_stopped` takes it.
+    """The process of a supervised app.
 
     Args:
         lifeline: the socket to the supervisor.
@@ -81,54 +69,64 @@ class Child:
     def __init__(self, lifeline: socket.socket) -> None:
         lifeline.set_inheritable(False)
         self._lifeline = lifeline
-        self._app: App | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # there once the app runs
-        self._told_to_end = False
+        self._run: MainRun | None = None  # there once the app is loaded
         threading.Thread(target=self._watch, name="tidings lifeline", daemon=True).start()
 
     def run(self, app: App) -> int:
         """Run the app to its end. Returns the exit code."""
-        self._app = app
-        run_until_stopped(self, use_uvloop=app.use_uvloop)
-        return 0 if self._told_to_end else ENDED
+        self.say_loaded(app)
+        self._run = MainRun(SupervisedApp(app, self), use_uvloop=app.use_uvloop)
+        self._run.run()
+        return 0 if self._run.was_stopped else ENDED
 
-    async def __aenter__(self) -> Any:
-        assert self._app is not None
-        await self._app.__aenter__()
-        self._loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):  # the supervisor is gone, which _watch sees too
-            self._lifeline.sendall(RUNNING)
+    def say_loaded(self, app: App) -> None:
+        """Report the drain timeout, which decides how long the supervisor waits for the end."""
+        self.say(b"%b %g\n" % (LOADED, app.drain_timeout))
 
-    async def wait_stopped(self) -> None:
-        assert self._app is not None
-        await self._app.wait_stopped()
-
-    def begin_disconnect(self) -> asyncio.Task[None]:
-        """Called by the runner for a signal, where the app's own end does not come through."""
-        assert self._app is not None
-        self._told_to_end = True
-        return self._app.begin_disconnect()
+    def say(self, line: bytes) -> None:
+        """Report to the supervisor."""
+        with contextlib.suppress(OSError):  # it is gone, which _watch sees too
+            self._lifeline.sendall(line)
 
     def _watch(self) -> None:
         said = b""
         with contextlib.suppress(OSError):
             while word := self._lifeline.recv(64):
                 said += word
-        logger.info("%s: draining", "stop" if said == STOP else "the supervisor is gone")
-        self._end()
-        time.sleep(GRACE + (self._app.drain_timeout if self._app is not None else 0))
-        logger.error("the app hangs: exiting at once")
-        logging.shutdown()
-        os._exit(1)
+        why = "stop" if said == STOP else "the supervisor is gone"
+        if self._run is None:
+            logger.info("%s", why)
+            os.kill(os.getpid(), signal.SIGTERM)  # it ends an import
+        else:
+            self._run.stop(why)
 
-    def _end(self) -> None:
-        if self._loop is None:
-            self._told_to_end = True
-            os.kill(os.getpid(), signal.SIGTERM)  # it ends an import, or the connecting
-            return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the app has ended already
-            self._loop.call_soon_threadsafe(self._begin_disconnect)
 
-    def _begin_disconnect(self) -> None:
-        with contextlib.suppress(NotStartedError):  # the app has ended already
-            self.begin_disconnect()
+class SupervisedApp:
+    """An app as a runner takes it, whose start is reported to the supervisor.
+
+    Args:
+        app: the app.
+        child: its process.
+    """
+
+    def __init__(self, app: App, child: Child) -> None:
+        self._app = app
+        self._child = child
+
+    @property
+    def drain_timeout(self) -> float:
+        return self._app.drain_timeout
+
+    async def __aenter__(self) -> Any:
+        await self._app.__aenter__()
+        self._child.say_loaded(self._app)  # the start may have changed the drain timeout
+        self._child.say(b"%b\n" % RUNNING)
+
+    async def wait_stopped(self) -> None:
+        await self._app.wait_stopped()
+
+    def begin_disconnect(self) -> asyncio.Task[None]:
+        return self._app.begin_disconnect()
+
+    def unfinished(self) -> tuple[int, int]:
+        return self._app.unfinished()

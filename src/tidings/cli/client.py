@@ -16,10 +16,11 @@ from tidings.errors import ConfigError, HeaderError
 from tidings.headers import Headers
 from tidings.message import Message
 from tidings.subject import check_pattern, check_queue, check_subject
+from tidings.text import printable
 
 from . import logs
 from .console import OutputError, give_up_stdout, on_terminal, say, told
-from .text import one_line, pretty, printable
+from .text import one_line, pretty
 
 Subject = Annotated[str, typer.Argument(help="Words with dots between them, as orders.created.")]
 Body = Annotated[

@@ -19,17 +19,19 @@ from tidings.errors import (
     JetStreamError,
     NoStreamError,
     PayloadTooLargeError,
+    RedriveError,
     SubjectError,
 )
 from tidings.jetstream import letters
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.letters import DeadLetter, Wanted, last_sequence, read_letters, streams_of
-from tidings.jetstream.specs import check_name
+from tidings.jetstream.names import check_existing_name
 from tidings.subject import check_pattern
+from tidings.text import printable
 
 from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
 from .console import give_up_stdout, mention, say
-from .text import pretty, printable
+from .text import pretty
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ _OF_ONE_LETTER = (
     NoStreamError,
     JetStreamError,
     PayloadTooLargeError,
+    RedriveError,
     SubjectError,
     HeaderError,
 )
@@ -212,7 +215,7 @@ def _act(
 
 
 class Worker:
-    """Does something to dead letters, one after the other, and tells what fails.
+    """Does something to dead letters, one after the other, and says what fails.
 
     Attributes:
         done: how many it was done to.
@@ -254,7 +257,7 @@ def _app(source: str | None, stream: str | None, servers: str) -> App:
     if (source is None) == (stream is None):
         raise ConfigError("name the app, as module:app, or the stream, as --stream DEAD")
     if stream is not None:
-        check_name(stream, "stream")
+        check_existing_name(stream, "stream")
     app = app_of(source, servers)
     if source is not None and not _subjects(app):
         raise ConfigError(f"{source} has no consumer with dead_letter=")
@@ -262,7 +265,7 @@ def _app(source: str | None, stream: str | None, servers: str) -> App:
 
 
 def _subjects(app: App) -> list[str]:
-    return sorted({spec.dead_letter for spec in app.consumers if spec.dead_letter is not None})
+    return sorted({spec.letters for spec in app.consumers if spec.letters is not None})
 
 
 def _on_places(

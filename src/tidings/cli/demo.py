@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import tempfile
 import time
@@ -15,13 +16,15 @@ from typing import IO, NamedTuple
 from tidings.app import App
 from tidings.errors import TidingsError
 from tidings.server import NATSServer
+from tidings.signals import StopSignals
+from tidings.text import printable
 
 from . import logs
 from .console import say, table
 from .demo_client import Client, Priced, Refused, expected_totals, read_orders
 from .supervisor import ChildCommand, Worker, ending
-from .text import printable
 
+PATIENCE = 9.0  # seconds from a signal until it must have ended
 SHOWN = 8  # rows of answers, and of refusals, that are printed
 REQUESTS = 8_000
 # Below the listener's pending_msgs_limit, so that however slow the machine, none is dropped.
@@ -64,22 +67,32 @@ def demo() -> None:
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
     started = time.monotonic()
     try:
-        asyncio.run(_demo(find_example()))
+        asyncio.run(_until_stopped(find_example()))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     say(f"\nDone in {time.monotonic() - started:.1f} s.", style="bold green")
 
 
-async def _demo(example: Example) -> None:
-    # SIGTERM ends it as Ctrl-C does, between two steps: service and server go first.
-    task = asyncio.current_task()
+async def _until_stopped(example: Example) -> None:
+    """The demo, which a stop signal ends between two steps: service and server go first."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with NATSServer(jetstream=True) as server:
+
+    def stop(number: signal.Signals) -> None:
+        loop.call_soon_threadsafe(task.cancel)
+
+    with StopSignals(stop, lambda: "the demo did not end in time", lambda: PATIENCE) as signals:
+        signals.join_loop()
+        await _demo(example)
+
+
+async def _demo(example: Example) -> None:
+    # A token of its own keeps other users of the machine out.
+    with NATSServer(jetstream=True, token=secrets.token_urlsafe()) as server:
         say(f"nats-server   {server.url}, JetStream on, its store in a temporary folder")
-        async with _service(example, server.url) as service:
+        async with _service(example, server.url_with_token) as service:
             say(f"service       tidings run {example.target}, process {service.pid}")
-            async with App("demo-client", servers=server.url) as app:
+            async with App("demo-client", servers=server.url_with_token) as app:
                 client = Client(app)
                 await _sell(client, example)
                 await _measure(client)

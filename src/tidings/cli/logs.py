@@ -1,9 +1,18 @@
-"""Logging for `tidings run`: text for a person, JSON for a collector of logs."""
+"""Logging for `tidings run`: text for a person, JSON for a collector of logs.
+
+Whoever sends a message chooses some of the texts that end up in a record. Neither format lets such
+a text forge a line or steer a terminal.
+"""
 
 from __future__ import annotations
 
 import enum
+import logging
 import logging.config
+import textwrap
+from typing import Any
+
+from tidings.text import printable
 
 
 class LogLevel(enum.StrEnum):
@@ -45,17 +54,68 @@ def configure(level: LogLevel, form: LogFormat, worker: str = "") -> None:
     )
 
 
+class TextFormatter(logging.Formatter):
+    """One printable line a record. Tracebacks follow it indented, so that a line at the margin is
+    always the begin of a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record, self.datefmt)
+        lines = [printable(self.formatMessage(record))]
+        if record.exc_info:
+            lines.append(_indented(self.formatException(record.exc_info)))
+        elif record.exc_text:  # of a record that came through a queue
+            lines.append(_indented(record.exc_text))
+        if record.stack_info:
+            lines.append(_indented(self.formatStack(record.stack_info)))
+        return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(printable(text, keep="\n"), "  ")
+
+
+def json_formatter(**options: Any) -> logging.Formatter:
+    """A formatter of JSON lines whose texts are printable, those of `extra` fields among them."""
+    from pythonjsonlogger.json import JsonFormatter
+
+    class Formatter(JsonFormatter):
+        def process_log_record(self, log_record: dict[str, Any]) -> dict[str, Any]:
+            fields: dict[str, Any] = super().process_log_record(log_record)
+            return {
+                name: _safe(value, "\n" if name in _OF_LINES else "")
+                for name, value in fields.items()
+            }
+
+    return Formatter(**options)
+
+
+_OF_LINES = ("exc_info", "stack_info")
+
+
+def _safe(value: Any, keep: str) -> Any:
+    """A field of a record with its texts printable."""
+    if isinstance(value, str):
+        return printable(value, keep)
+    if isinstance(value, dict):
+        return {_safe(name, keep): _safe(each, keep) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_safe(each, keep) for each in value]
+    return value
+
+
 def _text(worker: str) -> dict[str, object]:
     who = f" [{worker}]" if worker else ""
     return {
-        "format": f"%(asctime)s %(levelname)-7s{who} %(name)s: %(message)s",
+        "()": TextFormatter,
+        "fmt": f"%(asctime)s %(levelname)-7s{who} %(name)s: %(message)s",
         "datefmt": "%H:%M:%S",
     }
 
 
 def _json(worker: str) -> dict[str, object]:
     return {
-        "()": "pythonjsonlogger.json.JsonFormatter",
+        "()": json_formatter,
         "fmt": "%(levelname)s %(name)s %(process)d %(message)s",
         "rename_fields": {"levelname": "level", "name": "logger"},
         "static_fields": {"worker": int(worker)} if worker else {},

@@ -17,6 +17,9 @@ from tidings.errors import ConfigError, TidingsError
 
 from .console import say
 
+# Letters of a name: with `test_` and `.py` it must fit into the 255 bytes of a file's name.
+LONGEST = 247
+
 SERVICE = '''\
 """$title: a service on NATS."""
 
@@ -111,7 +114,7 @@ def new(
 ) -> None:
     """Begin a service: a folder with its code, its test and its README."""
     module = module_name(name)
-    folder = Path.cwd() / module
+    folder = _current_folder() / module
     _make(folder)
     words = {"module": module, "title": module.replace("_", " ").capitalize()}
     files = {
@@ -142,7 +145,7 @@ def module_name(name: str) -> str:
     """A name for the module and its folder, made of what was typed.
 
     Raises:
-        ConfigError: a path, or nothing to make a name of.
+        ConfigError: a path, a name too long for a file, or nothing to make a name of.
 
     Example:
         ```python
@@ -160,22 +163,40 @@ def module_name(name: str) -> str:
         raise ConfigError(f"{name!r} has no letter to make a module's name of, as in greeter")
     module = "_".join(words)
     if module[0].isdigit():
-        return f"service_{module}"
-    return f"{module}_service" if _is_taken(module) else module
+        module = f"service_{module}"
+    elif _is_taken(module):
+        module = f"{module}_service"
+    if len(module) > LONGEST:
+        raise ConfigError(
+            f"the name has {len(module)} letters as a module: choose one with at most {LONGEST}"
+        )
+    return module
 
 
 def _is_taken(module: str) -> bool:
-    """Whether Python has it, or an installed package: one of the two would hide the other."""
+    """Whether Python or pytest uses it, or an installed package: one would hide the other."""
     installed = importlib.metadata.packages_distributions()
-    return keyword.iskeyword(module) or module in {*sys.stdlib_module_names, *installed}
+    used = {*sys.stdlib_module_names, *installed, "test", "conftest"}
+    return keyword.iskeyword(module) or module in used
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise TidingsError(
+            f"the current folder cannot be used: {error.strerror}. Change to another folder"
+        ) from None
 
 
 def _make(folder: Path) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ConfigError(f"{folder.name} exists and is no folder: choose another name")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"the folder {folder.name} exists and is not empty: choose another name")
     try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise ConfigError(f"{folder.name} exists and is no folder: choose another name")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(
+                f"the folder {folder.name} exists and is not empty: choose another name"
+            )
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigError(f"the folder {folder.name} cannot be made: {error.strerror}") from None

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 
 from .child import ENDED
-from .supervisor import USAGE, ChildCommand, Supervision, ending
+from .supervisor import USAGE, ChildCommand, Supervision, Worker, ending
 
 logger = logging.getLogger("tidings")
 
@@ -17,7 +17,7 @@ class Reloader(Supervision):
     """Runs one child and starts it again on every change of its code.
 
     A child that ends with an error, such as a syntax error, is not started again before the next
-    change.
+    change. A wrong target is final at the first start only.
 
     Args:
         command: what the child runs.
@@ -52,14 +52,15 @@ class Reloader(Supervision):
         exited = asyncio.create_task(worker.wait())
         await asyncio.wait([exited, change], return_when=asyncio.FIRST_COMPLETED)
         if not change.done() and not self._stopping.is_set():
-            self._judge(await exited)
+            self._judge(await exited, worker)
         await change  # a stop ends it too
         worker.stop()
         return await worker.wait_stopped()
 
-    def _judge(self, code: int) -> None:
-        """Stop where a child's end is final."""
-        if code == ENDED or (code == USAGE and not self._restarts):
+    def _judge(self, code: int, worker: Worker) -> None:
+        """Stop if the app has ended by itself, or its very first start shows a wrong target."""
+        is_first_start = not self._restarts and not worker.has_run
+        if code == ENDED or (code == USAGE and is_first_start):
             self._stop()
         else:
             logger.error("the app %s; waiting for a change", ending(code))

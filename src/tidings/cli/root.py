@@ -13,6 +13,7 @@ from .console import on_terminal, say
 from .dead import dead
 from .demo import demo
 from .new import new
+from .objects import objects
 from .running import run
 from .serve import server
 from .streams import streams
@@ -46,3 +47,4 @@ for command in (run, demo, new, server, pub, req, sub):
     app.command()(command)
 app.add_typer(streams, name="streams")
 app.add_typer(dead, name="dead")
+app.add_typer(objects, name="objects")

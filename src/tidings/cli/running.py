@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from typing import Annotated
@@ -41,8 +42,15 @@ def run(
         bool, typer.Option("--reload", help="Start again when a .py file changes.")
     ] = False,
     workers: Annotated[
-        int, typer.Option("--workers", "-w", min=1, help="Processes, in one queue group.")
+        int, typer.Option("--workers", "-w", min=1, help="Processes that share the work.")
     ] = 1,
+    drain_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--drain-timeout",
+            help="Seconds that work in progress gets at the end, in place of the app's own.",
+        ),
+    ] = None,
     log_level: Annotated[
         logs.LogLevel, typer.Option("--log-level", help="The least severe record shown.")
     ] = logs.LogLevel.INFO,
@@ -50,24 +58,29 @@ def run(
         logs.LogFormat, typer.Option("--log-format", help="How records are shown.")
     ] = logs.LogFormat.TEXT,
 ) -> None:
-    """Run a service until Ctrl-C or SIGTERM.
+    """Run a service until Ctrl-C, SIGTERM or SIGHUP.
 
-    Then it drains: what it took is finished and answered. A second signal ends it at once.
+    Then it drains: what it took is finished and answered. A second signal, at least a second later,
+    ends it at once.
     """
     orders = take_orders()
     logs.configure(log_level, log_format, orders.get(WORKER, ""))
     if orders:
-        raise typer.Exit(run_child(target, orders))
+        raise typer.Exit(run_child(target, orders, drain_timeout))
+    if drain_timeout is not None and not 0 < drain_timeout < math.inf:
+        raise ConfigError(f"--drain-timeout {drain_timeout:g}: it must be above 0 seconds")
     split_target(target)
     if reload and workers > 1:
         raise ConfigError("--reload runs one process: leave --workers out, or --reload")
     if servers:
         server_urls(servers)  # a bad one is found before anything starts
     if not reload and workers == 1:
-        _run_here(target, servers, dev)
+        _run_here(target, servers, dev, drain_timeout)
         return
     with servers_for(servers, dev) as found:
-        options = ("--log-level", log_level.value, "--log-format", log_format.value)
+        options = ["--log-level", log_level.value, "--log-format", log_format.value]
+        if drain_timeout is not None:
+            options += ["--drain-timeout", str(drain_timeout)]
         command = ChildCommand(target=target, options=options, servers=found)
         code = asyncio.run(
             Reloader(command, os.getcwd()).run() if reload else Supervisor(command, workers).run()
@@ -75,8 +88,10 @@ def run(
     raise typer.Exit(code)
 
 
-def _run_here(target: str, servers: str, dev: bool) -> None:
+def _run_here(target: str, servers: str, dev: bool, drain_timeout: float | None) -> None:
     app = load_app(target)
+    if drain_timeout is not None:
+        app.drain_timeout = drain_timeout
     with servers_for(servers, dev) as found:
         if found:
             app.set_servers(found)
@@ -94,8 +109,8 @@ def servers_for(servers: str, dev: bool) -> Iterator[str]:
         mention(f"nats-server of $NATS_URL, so that --dev brings none: {shown}")
         yield named
     else:
-        with NATSServer(jetstream=True) as server:
+        with NATSServer(jetstream=True, token=os.environ.get("NATS_TOKEN") or None) as server:
             mention(f"nats-server for this run, JetStream on: {server.url}")
             # For whatever else connects: another App, a subprocess, a script started by a handler.
-            os.environ["NATS_URL"] = server.url
-            yield server.url
+            os.environ["NATS_URL"] = server.url_with_token
+            yield server.url_with_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -12,9 +13,10 @@ import typer
 
 from tidings.errors import ConfigError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
+from tidings.signals import Request, StopRequests, stop_signals
+from tidings.text import printable
 
 from .console import mention
-from .text import printable
 
 
 def server(
@@ -35,45 +37,77 @@ def server(
         int | None,
         typer.Option("--cluster", min=2, max=9, help="That many servers, on free ports."),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="NATS_TOKEN",
+            help="Clients must present it. Every user of the machine can read arguments: rather set"
+            " the variable.",
+        ),
+    ] = None,
 ) -> None:
     """Run a nats-server on this machine until Ctrl-C."""
     if store is not None and not jetstream:
         raise ConfigError("--store is JetStream's folder: leave --no-jetstream out")
     if cluster is not None and (port is not None or store is not None):
         raise ConfigError("--cluster takes free ports and temporary folders: leave the rest out")
-    # SIGTERM ends it as Ctrl-C does, and at any moment: while it starts, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if cluster is not None and token:
+        raise ConfigError(
+            "--cluster takes no token: it is for tests, leave --token and $NATS_TOKEN"
+        )
+    port = 4222 if port is None else port
+    servers = (
+        NATSServer(port=port, jetstream=jetstream, store_dir=store, token=token or None)
+        if cluster is None
+        else NATSCluster(cluster, jetstream=jetstream)
+    )
+    stop = _Stop()
+    for number in stop_signals():
+        signal.signal(number, stop)
     try:
-        code = _serve(cluster, port, jetstream, store)
+        code = _serve(servers, stop)
     except KeyboardInterrupt:
         code = 0
-    raise typer.Exit(code)
-
-
-def _serve(cluster: int | None, port: int | None, jetstream: bool, store: Path | None) -> int:
-    if cluster is not None:
-        with NATSCluster(cluster, jetstream=jetstream) as servers:
-            mention(",".join(servers.urls))
-            return _wait(servers.servers)
-    port = 4222 if port is None else port
-    try:
-        with NATSServer(port=port, jetstream=jetstream, store_dir=store) as own:
-            mention(own.url)
-            return _wait((own,))
     except ServerStartError as error:
-        if "address already in use" not in error.output:
+        if cluster is not None or "address already in use" not in error.output:
             raise
         raise TidingsError(
             f"port {port}: address already in use, perhaps by a nats-server that runs already. "
             f"--port 0 takes a free one"
         ) from None
+    raise typer.Exit(code)
 
 
-def _wait(servers: tuple[NATSServer, ...]) -> int:
-    # An exception raised by a signal gets lost where it falls into a finalizer; an event does not.
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+class _Stop:
+    """What a stop signal does here: it interrupts the start at any moment, and ends the waiting."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.is_serving = False
+        self._requests = StopRequests()
+
+    def __call__(self, number: int, frame: object) -> None:
+        request = self._requests.add()
+        if request is Request.FORCE:
+            os._exit(128 + number)  # a server that does not end is killed by its reaper
+        # An exception that is raised in a finalizer gets lost; an event does not.
+        self.asked.set()
+        if request is Request.STOP and not self.is_serving:
+            raise KeyboardInterrupt
+
+
+def _serve(servers: NATSServer | NATSCluster, stop: _Stop) -> int:
+    with servers:
+        members = servers.servers if isinstance(servers, NATSCluster) else (servers,)
+        mention(",".join(member.url for member in members))
+        if members[0].url_with_token != members[0].url:
+            mention(f"clients need the token: NATS_URL=nats://TOKEN@127.0.0.1:{members[0].port}")
+        stop.is_serving = True
+        return _wait(members, stop.asked)
+
+
+def _wait(servers: tuple[NATSServer, ...], ended: threading.Event) -> int:
     while all(server.is_running for server in servers):
         if ended.wait(0.2):
             return 0

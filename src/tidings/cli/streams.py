@@ -1,4 +1,4 @@
-"""`tidings streams`: what an app's declared streams would change on the server, and doing it."""
+"""`tidings streams`: what an app's declared streams would change on the server, and changing it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.streams import Stream
+from tidings.text import printable
 
 from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
 from .console import say
-from .text import printable
 
 streams = typer.Typer(no_args_is_help=True)
 
@@ -28,7 +28,7 @@ Target = Annotated[
 
 @streams.callback()
 def root() -> None:
-    """See and bring about the streams that an app declares."""
+    """Compare the streams that an app declares with the server, and apply them."""
 
 
 @streams.command()
@@ -43,14 +43,14 @@ def plan(target: Target, servers: Servers = "") -> None:
 def apply(
     target: Target,
     force: Annotated[
-        bool, typer.Option("--force", help="Also make changes that drop messages.")
+        bool, typer.Option("--force", help="Also make changes that can drop messages.")
     ] = False,
     yes: Yes = False,
     servers: Servers = "",
 ) -> None:
-    """Create and change the streams, all of them or, where one cannot be, none.
+    """Create and change the streams: all of them or, if one is impossible, none.
 
-    A change that drops messages needs --force: it shows how many, and asks.
+    A change that can drop messages needs --force. The command shows how many, and asks.
     """
     if yes and not force:
         raise ConfigError("--yes answers the question of --force: give both, or neither")

@@ -13,13 +13,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .child import ENDED, LIFELINE, RUNNING, SERVERS, STOP, WORKER
+from tidings.runner import END_GRACE
+from tidings.signals import Request, StopRequests, stop_signals
+
+from .child import ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
 
 logger = logging.getLogger("tidings")
 
 USAGE = 2
 FIRST_DELAY = 0.5  # seconds before a worker that died is started again
 LONGEST_DELAY = 30.0
+# Seconds more than a child takes to end by itself, even by force, before it is killed.
+KILL_GRACE = 0.15
+LISTEN_GRACE = 0.1  # seconds to read what a child said before it ended
 # A worker that lived this long was well: the delays begin anew when it dies.
 STEADY = 10.0
 
@@ -71,7 +77,10 @@ class Worker:
         self._lifeline = lifeline
         self._started = time.monotonic()
         self._exit = asyncio.ensure_future(process.wait())
-        self._first_word = asyncio.ensure_future(self._listen())
+        self._listening = asyncio.ensure_future(self._listen())
+        self._runs = asyncio.Event()
+        self._drain_timeout = 0.0  # before the child says it, it has nothing to drain
+        self._killing: asyncio.TimerHandle | None = None
         self.number = number
 
     @classmethod
@@ -99,10 +108,19 @@ class Worker:
         ours.setblocking(False)
         return cls(process, ours, number)
 
-    async def _listen(self) -> bytes:
+    async def _listen(self) -> None:
+        loop, said = asyncio.get_running_loop(), b""
         with contextlib.suppress(OSError):
-            return await asyncio.get_running_loop().sock_recv(self._lifeline, len(RUNNING))
-        return b""
+            while word := await loop.sock_recv(self._lifeline, 256):
+                *lines, said = (said + word).split(b"\n")
+                for line in lines:
+                    self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        if line.startswith(LOADED):
+            self._drain_timeout = float(line.removeprefix(LOADED))
+        elif line == RUNNING:
+            self._runs.set()
 
     @property
     def pid(self) -> int:
@@ -117,33 +135,48 @@ class Worker:
     @property
     def has_run(self) -> bool:
         """Whether its app was connected and at work."""
-        word = self._first_word
-        return word.done() and not word.cancelled() and word.result() == RUNNING
+        return self._runs.is_set()
 
     async def ready(self) -> bool:
         """Wait until its app is at work, or until it has ended, which returns False."""
-        await asyncio.wait([self._first_word, self._exit], return_when=asyncio.FIRST_COMPLETED)
+        runs = asyncio.ensure_future(self._runs.wait())
+        await asyncio.wait([runs, self._exit], return_when=asyncio.FIRST_COMPLETED)
+        runs.cancel()
         return self.has_run
 
     async def wait(self) -> int:
         """Wait until it has ended; returns its exit code, negative for a signal."""
         code = await asyncio.shield(self._exit)
-        self._first_word.cancel()
+        if self._killing is not None:
+            self._killing.cancel()
+        # What it said last may still have to be read; a process that it forked may hold the socket.
+        await asyncio.wait([self._listening], timeout=LISTEN_GRACE)
+        self._listening.cancel()
         # The loop lets go of the socket before it is closed, and its number becomes another's.
-        await asyncio.wait([self._first_word])
+        await asyncio.wait([self._listening])
         self._lifeline.close()
         return code
 
     async def wait_stopped(self) -> int:
-        """`wait` for one that was told to stop: before it ran, it had nothing to abandon."""
+        """`wait` for one that may have been told to stop: before it ran, it had nothing to
+        abandon."""
         code = await self.wait()
-        return 0 if code == -signal.SIGTERM and not self.has_run else code
+        return 0 if self._killing is not None and not self.has_run else code
 
     def stop(self) -> None:
-        """Tell it to drain and end. May be called twice."""
+        """Tell it to drain and end, and kill it if it does not. May be called twice."""
+        if self._exit.done():
+            return
         with contextlib.suppress(OSError):
             self._lifeline.send(STOP)
             self._lifeline.shutdown(socket.SHUT_WR)
+        if self._killing is None:
+            patience = self._drain_timeout + END_GRACE + KILL_GRACE
+            self._killing = asyncio.get_running_loop().call_later(patience, self._kill)
+
+    def _kill(self) -> None:
+        logger.error("%s does not end: killing it", self)
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
         """Send it a signal, where it still lives."""
@@ -161,6 +194,7 @@ class Supervision:
         self._command = command
         self._workers: dict[int, Worker] = {}
         self._stopping = asyncio.Event()
+        self._requests = StopRequests()
         self._killed_by = 0
 
     async def _launch(self, number: int) -> Worker:
@@ -174,7 +208,7 @@ class Supervision:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        handled = (signal.SIGTERM, signal.SIGINT)
+        handled = stop_signals()
         for number in handled:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
@@ -184,12 +218,13 @@ class Supervision:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._stopping.is_set():
+        request = self._requests.add()
+        if request is Request.FORCE:
             logger.error("%s again: killing what still runs", number.name)
             self._killed_by = number
             for worker in self._workers.values():
                 worker.signal(signal.SIGKILL)
-        else:
+        elif request is Request.STOP:
             logger.info("%s: stopping; once more to exit at once", number.name)
             self._stop()
 
@@ -209,7 +244,8 @@ class Supervision:
 class Supervisor(Supervision):
     """Keeps a number of workers alive until a signal.
 
-    The others follow once the first is at work; where that fails, so does the whole.
+    The others follow once the first is at work; if the first start fails, nothing else is tried.
+    From then on no worker's failure is final: each is started again, and the others run on.
 
     Args:
         command: what each worker runs.
@@ -238,8 +274,9 @@ class Supervisor(Supervision):
             code = await worker.wait()
             if self._stopping.is_set():
                 return await worker.wait_stopped()
-            if code in (ENDED, USAGE):
-                return self._end_of(worker, code)
+            if code == ENDED:
+                logger.info("%s: the app has ended by itself", worker)
+                return code
             if worker.age > STEADY:
                 delays = delays_from(FIRST_DELAY)
             delay = next(delays)
@@ -248,13 +285,6 @@ class Supervisor(Supervision):
                 return 0
             worker = await self._launch(worker.number)
             logger.info("%s started", worker)
-
-    def _end_of(self, worker: Worker, code: int) -> int:
-        if code == USAGE:
-            self._stop()
-        else:
-            logger.info("%s: the app has ended by itself", worker)
-        return code
 
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

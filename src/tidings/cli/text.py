@@ -1,32 +1,10 @@
-"""What is safe to show: text from the wire without the power to steer a terminal."""
+"""Message bodies as text that is safe to show on a terminal."""
 
 from __future__ import annotations
 
-import unicodedata
-
 import msgspec
 
-# Control, format (bidirectional overrides, zero-width), surrogate, line and paragraph separators.
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-
-
-def printable(text: str, keep: str = "") -> str:
-    r"""The text with everything escaped that a terminal would obey instead of show.
-
-    Args:
-        text: what came from somewhere else.
-        keep: characters to leave as they are, such as a newline.
-
-    Example:
-        ```python
-        from tidings.cli.text import printable
-
-        assert printable("a\x1b[2Jb") == "a\\x1b[2Jb"
-        ```
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char if char in keep or not _unsafe(char) else _escaped(char) for char in text)
+from tidings.text import printable
 
 
 def one_line(body: bytes) -> str:
@@ -41,11 +19,3 @@ def pretty(body: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body.decode(errors="backslashreplace")
     return printable(text, keep="\n")
-
-
-def _unsafe(char: str) -> bool:
-    return unicodedata.category(char) in _UNSAFE
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode()

@@ -7,8 +7,9 @@ from tidings.jetstream.messages import Metadata, Settlement, StreamMessage
 from tidings.jetstream.objectinfo import ObjectInfo
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamChange, StreamPlan
+from tidings.jetstream.prune import Pruned
 from tidings.jetstream.publishing import PublishAck
-from tidings.jetstream.streams import Stream, days, hours
+from tidings.jetstream.streams import Stream, days
 from tidings.jetstream.watch import Watch
 from tidings.jetstream.window import PublishFailure, PublishWindow
 
@@ -20,6 +21,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "Operation",
+    "Pruned",
     "PublishAck",
     "PublishFailure",
     "PublishWindow",
@@ -30,5 +32,4 @@ __all__ = [
     "StreamPlan",
     "Watch",
     "days",
-    "hours",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 import msgspec
@@ -13,7 +15,11 @@ from tidings.errors import (
     WrongSequenceError,
 )
 from tidings.headers import Headers
+from tidings.home import Home
+from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection
+
+logger = logging.getLogger("tidings")
 
 PREFIX = "$JS.API"
 NO_RESPONDERS = 503
@@ -25,21 +31,41 @@ CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 STREAM_NAME_IN_USE = 10058
 STREAM_NOT_FOUND = 10059
+MAX_ACK_PENDING_EXCEEDED = 10121
+CONSUMER_EXISTS = 10148
 WRONG_LAST = (10070, 10071, 10164)  # message id, sequence
 UNAVAILABLE = (10008, 10039, 10076)  # no leader; not on for the account, or at all
 
+# Seconds between two looks whether a stream is gone: a leader that was elected a moment ago may not
+# know every stream yet.
+SECOND_LOOK = 0.25
+
+
+class _Refusal(msgspec.Struct):
+    code: int = 500
+    err_code: int = 0
+    description: str = ""
+
 
 class JetStreamApi:
-    """Calls of the API.
+    """Calls of the API, in the event loop in which it was made.
 
     Args:
-        connection: where they go.
+        connection: the connection that the calls use.
         timeout: seconds to wait for an answer.
+        prefix: the prefix of the API's subjects; another domain or account has its own.
+
+    Attributes:
+        declared: the configuration of each stream that the app declares, by name.
     """
 
-    def __init__(self, connection: Connection, timeout: float) -> None:
+    def __init__(self, connection: Connection, timeout: float, prefix: str = PREFIX) -> None:
         self.connection = connection
         self.timeout = timeout
+        self.prefix = prefix
+        self.declared: dict[str, dict[str, Any]] = {}
+        self._restoring: dict[str, asyncio.Task[bool]] = {}
+        self.home = Home()
 
     async def call(
         self, operation: str, payload: dict[str, Any] | None = None, timeout: float | None = None
@@ -47,13 +73,16 @@ class JetStreamApi:
         """Call an operation, as "STREAM.INFO.ORDERS"; returns its answer.
 
         Raises:
-            JetStreamError: it was refused.
+            JetStreamError: the server refused the call, or something else answered it.
             JetStreamUnavailableError: no JetStream answers.
             RequestTimeoutError: no answer in time.
             DisconnectedError: there is no connection now.
         """
         body = b"" if payload is None else msgspec.json.encode(payload)
-        answer = await self._ask(f"{PREFIX}.{operation}", body, timeout or self.timeout)
+        subject = f"{self.prefix}.{operation}"
+        if has_wildcard(subject):  # a filter's, at the end of CONSUMER.CREATE
+            self.connection.outbox.take_pattern(subject)
+        answer = await self._ask(subject, body, timeout or self.timeout)
         raise_refusal(answer, operation)
         return answer
 
@@ -73,44 +102,137 @@ class JetStreamApi:
     async def request(
         self, subject: str, body: bytes, block: bytes, timeout: float
     ) -> dict[str, Any]:
-        """Send a request that JetStream answers in JSON, an acknowledged publish for one.
+        """Send a request that JetStream answers in JSON, such as an acknowledged publish.
 
         Raises:
+            JetStreamError: the answer is no JSON object.
             JetStreamUnavailableError: nobody listens on the subject.
             RequestTimeoutError, DisconnectedError: as `call`.
+            WrongLoopError: in another event loop than the one it was made in.
         """
+        self.home.check("app.js")
         token, future = self.connection.start_request(subject, body, block, timeout)
         try:
             frame = await future
         finally:
             self.connection.end_request(token)
-        if frame[3] and Headers.from_block(frame[3]).status == NO_RESPONDERS:
-            raise JetStreamUnavailableError(subject)
+        return read_answer(subject, frame[3], frame[4])
+
+    async def streams_taking(self, subject: str, timeout: float | None = None) -> list[str]:
+        """The names of the streams that store a subject.
+
+        Raises:
+            TidingsError: as `call`.
+        """
+        answer = await self.call("STREAM.NAMES", {"subject": subject}, timeout)
+        names = answer.get("streams") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise JetStreamError(500, 0, "STREAM.NAMES was answered without names")
+        return names
+
+    # Declared streams that are lost.
+
+    def declared_for(self, subject: str) -> list[str]:
+        """The names of the declared streams that take a subject."""
+        return [
+            name
+            for name, config in self.declared.items()
+            if any(matches(pattern, subject) for pattern in config["subjects"])
+        ]
+
+    async def restore_stream(self, name: str) -> bool:
+        """Create a declared stream again if the server has lost it, and log a warning.
+
+        A memory stream is lost when its server restarts, for example. During an election, nobody
+        can say whether a stream is lost, so this raises an error. Several callers and several
+        instances may call it at the same time: the stream is created once.
+
+        Args:
+            name: the stream's name.
+
+        Returns:
+            Whether the stream is there now. False if it is gone and the app does not declare it.
+
+        Raises:
+            JetStreamError: the server refuses to create it.
+            JetStreamUnavailableError, RequestTimeoutError, DisconnectedError: no answer.
+        """
+        task = self._restoring.get(name)
+        if task is None:
+            task = asyncio.create_task(self._restore(name), name=f"tidings restore {name}")
+            self._restoring[name] = task
+            task.add_done_callback(lambda done: self._restored(name, done))
+        return await asyncio.shield(task)
+
+    def _restored(self, name: str, task: asyncio.Task[bool]) -> None:
+        del self._restoring[name]
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; perhaps nobody waits any more
+
+    async def _restore(self, name: str) -> bool:
+        if await self._has_stream(name):
+            return True
+        if name not in self.declared:
+            return False
+        await asyncio.sleep(SECOND_LOOK)
+        if await self._has_stream(name):
+            return True
         try:
-            answer: dict[str, Any] = msgspec.json.decode(frame[4], type=dict)
-        except msgspec.MsgspecError:
-            raise JetStreamError(500, 0, f"{subject} was not answered in JSON") from None
-        return answer
+            await self.call(f"STREAM.CREATE.{name}", self.declared[name])
+        except JetStreamError as error:
+            if error.err_code != STREAM_NAME_IN_USE:
+                raise
+            return True  # another instance created it, perhaps of another version of this app
+        logger.warning(
+            "the stream %s was gone, with every message that it held; it is created again", name
+        )
+        return True
+
+    async def _has_stream(self, name: str) -> bool:
+        try:
+            await self.call(f"STREAM.INFO.{name}")
+        except JetStreamError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            return False
+        return True
+
+
+def read_answer(subject: str, block: bytes, body: bytes) -> dict[str, Any]:
+    """Read what answered a request, which need not be JetStream.
+
+    Raises:
+        JetStreamError: the answer is no JSON object.
+        JetStreamUnavailableError: nobody listens on the subject.
+    """
+    if block and Headers.from_block(block).status == NO_RESPONDERS:
+        raise JetStreamUnavailableError(subject)
+    try:
+        answer: dict[str, Any] = msgspec.json.decode(body, type=dict)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise JetStreamError(500, 0, f"{subject} was not answered in JSON") from None
+    return answer
 
 
 def raise_refusal(answer: dict[str, Any], call: str) -> None:
-    """Raise the error in an answer, where there is one.
+    """Raise the error that an answer holds, if it holds one.
 
     Raises:
-        JetStreamError: what it says; WrongSequenceError where an expected sequence was not met.
-        JetStreamUnavailableError: it says that there is no JetStream to answer.
+        JetStreamError: what it says; WrongSequenceError if an expected sequence was not met.
+        JetStreamUnavailableError: there is no JetStream to answer.
     """
     error = answer.get("error")
     if not error:
         return
-    if not isinstance(error, dict):
-        raise JetStreamError(500, 0, f"{call} was answered by somebody else")
-    err_code = int(error.get("err_code", 0))
-    description = str(error.get("description", ""))
+    try:
+        refusal = msgspec.convert(error, _Refusal)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise JetStreamError(500, 0, f"{call} was answered by somebody else") from None
+    err_code, description = refusal.err_code, refusal.description
     if err_code in UNAVAILABLE:
         raise JetStreamUnavailableError(call, f"{description}, error {err_code}", err_code)
     kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamError
-    raise kind(int(error.get("code", 500)), err_code, description)
+    raise kind(refusal.code, err_code, description)
 
 
 def nanoseconds(seconds: float) -> int:

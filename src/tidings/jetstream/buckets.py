@@ -1,12 +1,11 @@
-"""Bucket: a stream in a certain shape, found as it is declared, or made."""
+"""Bucket: a stream in a certain shape, found as it is declared, or created."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import re
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Literal, TypeVar
 
 from tidings.errors import (
     BucketChangeError,
@@ -15,16 +14,21 @@ from tidings.errors import (
     JetStreamError,
     NoStreamError,
 )
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.jetstream.api import (
+    STREAM_NAME_IN_USE,
+    STREAM_NOT_FOUND,
+    JetStreamApi,
+    nanoseconds,
+)
 from tidings.jetstream.election import through_election
+from tidings.jetstream.names import check_existing_name, check_new_bucket
+from tidings.jetstream.origins import KIND_PREFIXES, Origin
 from tidings.jetstream.readers import Host
+
+T = TypeVar("T")
 
 Storage = Literal["file", "memory"]
 
-STREAM_NAME_IN_USE = 10058
-DUPLICATE_WINDOW = 120.0
-
-_NAME = re.compile(r"[A-Za-z0-9_\-]+")
 # The server's names of options, and what they are called here.
 _OPTIONS = {
     "max_age": "ttl",
@@ -32,17 +36,19 @@ _OPTIONS = {
     "max_msg_size": "max_value_size",
     "num_replicas": "replicas",
 }
+# Values that the server leaves out of a configuration.
+_ABSENT = {"description": "", "max_age": 0}
 
 
 class Bucket:
     """A stream that is used as a bucket.
 
     Args:
-        host: where it belongs.
+        host: the app's JetStream.
         name: the bucket's name.
-        stream: its stream.
-        create: make the bucket where there is none.
-        said: options that were declared, which a bucket that is there has to have.
+        root: the first word of its subjects, "$KV" or "$O".
+        create: create the bucket if there is none.
+        said: options that were declared, which an existing bucket must have.
         base: the configuration of its kind.
     """
 
@@ -50,48 +56,87 @@ class Bucket:
         self,
         host: Host,
         name: str,
-        stream: str,
+        root: str,
         *,
         create: bool,
         said: dict[str, Any],
         base: dict[str, Any],
     ) -> None:
-        check_bucket(name)
+        if create:
+            check_new_bucket(name)
+        else:
+            check_bucket(name)
         self.name = name
-        self._stream = stream
+        self._stream = f"{KIND_PREFIXES[root]}{name}"
+        self._root = root
         self._host = host
         self._create = create
         self._said = said
-        window = min(nanoseconds(DUPLICATE_WINDOW), said.get("max_age", math.inf))
         self._config = {
-            "name": stream,
+            "name": self._stream,
             "discard": "new",
             "allow_rollup_hdrs": True,
             "allow_direct": True,
-            "duplicate_window": window,
             **base,
             **said,
         }
         self._opened: JetStreamApi | None = None
+        self._origin = Origin.plain(root, name, self._stream)
 
     async def open(self) -> JetStreamApi:
-        """Find the bucket, or make it: once in a run of the app, with the first use at the latest.
+        """Find the bucket, or create it: once in a run of the app, at its first use at the latest.
 
         Raises:
-            BucketNotFoundError: there is none, and it is not to be made.
-            BucketChangeError: it has other options than those declared.
+            BucketNotFoundError: there is none, and `create` is False.
+            BucketChangeError: the bucket has other options than those declared.
             JetStreamUnavailableError: no JetStream answers.
             NotStartedError: the app is not running.
         """
         api = self._host.api
         if self._opened is not api:
             info = await through_election(lambda: self._find_or_make(api))
-            self._compare(info["config"])
+            config = info["config"]
+            self._compare(config)
+            self._origin = Origin.of(self._root, self.name, config)
+            if self._create and not config.get("mirror"):  # a copy is not for us to make again
+                api.declared[self._stream] = self._config
             self._opened = api
         return api
 
+    async def use(self, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
+        """Open the bucket and do some work in it, which may be done twice.
+
+        If the server has lost the bucket, it is created again where the app declares it.
+
+        Raises:
+            BucketNotFoundError: the bucket is gone.
+            TidingsError: whatever `open` and `work` raise.
+        """
+        api = await self.open()
+        try:
+            with self._must_exist():
+                return await work(api)
+        except BucketNotFoundError:
+            if not await api.restore_stream(self._stream):
+                self._opened = (
+                    None  # if somebody creates it again, it may be another kind of bucket
+                )
+                raise
+        with self._must_exist():
+            return await work(api)
+
+    def _origin_api(self, api: JetStreamApi) -> JetStreamApi:
+        """The API where writes go: that of another domain, if the bucket is a mirror from there."""
+        if self._origin.api_prefix == api.prefix:
+            return api
+        return JetStreamApi(api.connection, api.timeout, self._origin.api_prefix)
+
     async def _find_or_make(self, api: JetStreamApi) -> dict[str, Any]:
-        return await self._find(api) or await self._make(api)
+        found = await self._find(api)
+        if found is None and self._stream in api.declared:  # the server had it in this run
+            await api.restore_stream(self._stream)
+            found = await self._find(api)
+        return found or await self._make(api)
 
     async def _find(self, api: JetStreamApi) -> dict[str, Any] | None:
         try:
@@ -110,27 +155,27 @@ class Bucket:
             found = await self._find(api) if error.err_code == STREAM_NAME_IN_USE else None
             if found is None:
                 raise
-            return found  # another process made it in this moment
+            return found  # another process created it in this moment
 
     def _compare(self, config: dict[str, Any]) -> None:
+        there = {option: config.get(option, _ABSENT.get(option)) for option in self._said}
         differences = tuple(
-            f"{_OPTIONS.get(option, option)} is {_words(option, config.get(option))} there, "
+            f"{_OPTIONS.get(option, option)} is {_words(option, there[option])} there, "
             f"{_words(option, wanted)} here"
             for option, wanted in self._said.items()
-            if config.get(option) != wanted
+            if there[option] != wanted
         )
         if differences:
             raise BucketChangeError(self.name, differences)
 
     @contextlib.contextmanager
     def _must_exist(self) -> Iterator[None]:
-        """Say of a stream that is gone that the bucket is. The next use makes it again."""
+        """Turn the error of a missing stream into that of a missing bucket."""
         try:
             yield
         except (JetStreamError, NoStreamError) as error:
             if isinstance(error, JetStreamError) and error.err_code != STREAM_NOT_FOUND:
                 raise
-            self._opened = None
             raise BucketNotFoundError(self.name) from None
 
     def __repr__(self) -> str:
@@ -138,13 +183,12 @@ class Bucket:
 
 
 def check_bucket(name: object) -> None:
-    """Check the name of a bucket.
+    """Check the name of a bucket that any client may have created.
 
     Raises:
-        ConfigError: characters that are not allowed in one.
+        ConfigError: no bucket can have that name.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"bucket {name!r}: letters, digits, '_' and '-' only")
+    check_existing_name(name, "bucket")
 
 
 def declared_options(
@@ -157,10 +201,10 @@ def declared_options(
     history: int | None = None,
     max_value_size: int | None = None,
 ) -> dict[str, Any]:
-    """The options that were declared, as the server calls them. None says nothing.
+    """The options that were declared, with the server's names. None is not declared.
 
     Raises:
-        ConfigError: one that cannot be.
+        ConfigError: a bad option.
     """
     number = isinstance(ttl, (int, float)) and not isinstance(ttl, bool)
     if ttl is not None and not (number and 0 < ttl < math.inf):

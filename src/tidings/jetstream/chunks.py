@@ -11,16 +11,22 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
-from tidings.errors import ConnectionClosedError, DigestError, RequestTimeoutError, TidingsError
+from tidings.errors import (
+    ConnectionClosedError,
+    DigestError,
+    JetStreamError,
+    RequestTimeoutError,
+    TidingsError,
+)
 from tidings.headers import Headers
-from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.api import JetStreamApi, read_answer
 from tidings.jetstream.follow import Reading
 from tidings.jetstream.objectinfo import ObjectInfo
-from tidings.jetstream.publishing import MSG_ID, PUBLISH_TIMEOUT, publish_stored
+from tidings.jetstream.publishing import MSG_ID, PUBLISH_TIMEOUT, acknowledgement, publish_stored
 from tidings.jetstream.readers import Host, Reader
 from tidings.protocol.parser import Frame
 
-# Bytes done, and of how many; None where that is not known.
+# Bytes done, and all bytes; None if their number is not known.
 Progress = Callable[[int, int | None], object]
 
 # Chunks on the way: with the usual 128 KiB a chunk, 2 MiB of memory.
@@ -36,15 +42,15 @@ class _Chunk(msgspec.Struct):
     body: bytes
     msg_id: str
     token: str = ""
-    answer: asyncio.Future[Frame] | None = None  # None where it could not be sent
+    answer: asyncio.Future[Frame] | None = None  # None if it could not be sent
 
 
 class ChunkWriter:
     """Stores the chunks of one object.
 
-    The order in the stream is the order of the object. So where one is not acknowledged, those on
-    the way are gone through one by one: each is published again with its id, which stores it once,
-    and one that came into the stream before its turn is taken out and put behind the others.
+    The order in the stream is the order of the object. If a chunk is not acknowledged, the writer
+    goes through the chunks on their way one by one: it publishes each again with its id, which
+    stores it once. A chunk that was stored before its turn is deleted and stored behind the others.
 
     Args:
         api: the JetStream API.
@@ -78,21 +84,21 @@ class ChunkWriter:
 
         Args:
             chunks: the chunks.
-            total: their bytes, where that is known.
+            total: their bytes, if the number is known.
             progress: called with the bytes that are stored, and with `total`.
 
         Raises:
             PublishTimeoutError: one is not acknowledged.
-            JetStreamError: the stream refuses one, being full for one reason.
+            JetStreamError: the stream refuses one, for example because it is full.
             Exception: whatever `chunks` and `progress` raise.
         """
-        told = 0
+        reported = 0
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 await self._write(chunk)
-                if progress is not None and self.stored > told:
-                    told = self.stored
-                    progress(told, total)
+                if progress is not None and self.stored > reported:
+                    reported = self.stored
+                    progress(reported, total)
         while self._under_way:
             await self._settle()
         if progress is not None:
@@ -134,10 +140,13 @@ class ChunkWriter:
         while self._under_way:
             chunk = self._under_way[0]
             sequence = await self._store(chunk)
-            if sequence < self._last:
+            if sequence <= self._last:
                 await self._take_out(sequence)
                 chunk.msg_id = secrets.token_hex(16)
                 sequence = await self._store(chunk)
+            if sequence <= self._last:
+                reason = f"the stream {self._stream} was lost while an object was put into it"
+                raise JetStreamError(500, 0, f"{reason}: put it again")
             self._done(self._under_way.popleft(), sequence)
 
     def _done(self, chunk: _Chunk, sequence: int) -> None:
@@ -151,13 +160,14 @@ class ChunkWriter:
             chunk.answer.exception()  # nobody else asks for it
 
     async def _sequence_of(self, chunk: _Chunk) -> int:
-        """The sequence that the first try was stored under; 0 where that is not known."""
+        """The sequence of the chunk that was sent; 0 if it is not known."""
         if chunk.answer is None:
             return 0
         try:
             frame = await asyncio.shield(chunk.answer)
-            return int(msgspec.json.decode(frame[4], type=dict)["seq"])
-        except (TidingsError, KeyError, ValueError):  # refused, or no acknowledgement
+            answer = read_answer(self._subject, frame[3], frame[4])
+            return acknowledgement(self._subject, answer).sequence
+        except TidingsError:  # refused, or no acknowledgement
             return 0
 
     async def _store(self, chunk: _Chunk) -> int:

@@ -3,64 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from tidings import codec
 from tidings.errors import TidingsError
 from tidings.handlers import is_async
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.binding import Binding
 from tidings.jetstream.messages import Settlement, StreamMessage, delivery
 from tidings.jetstream.outcomes import Outcomes
 from tidings.jetstream.puller import EXPIRES, Puller
 from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import logger
 from tidings.middleware import Middleware, fold_stream
 from tidings.protocol.parser import Frame
 from tidings.stats import ConsumerStats
-from tidings.threads import WorkerThreads, as_async
-from tidings.workers import WorkerPool, WorkQueue, end_cancellation
+from tidings.threads import as_async
+from tidings.time_limit import bounded
+from tidings.work_queue import HandlerQueue, rest_of
+from tidings.workers import WorkerPool, cancellation_put_off
 
-logger = logging.getLogger("tidings")
-
-# Messages that an ordered consumer, which acknowledges nothing, reads ahead.
-READ_AHEAD = 256
 # Seconds that a batch waits for the word that the pull which fills it has ended.
 PULL_LATE = 0.25
 # Seconds below which a pull is not worth a request.
 LEAST_PULL = 0.005
+# A run is long after so many times ack_wait.
+LONG_WAITS = 3
 
 
-class Consumer(WorkQueue[Frame]):
+class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     """Messages of a stream, pulled as workers are free, handled, and settled by the outcome.
 
     Returned: acknowledged. Raised: delivered again after the backoff. Reject, a body that does not
-    decode, deliveries used up: dead letter. While a handler runs the server is told so.
+    decode, deliveries used up: dead letter. While a handler runs, the server learns that work goes
+    on.
     """
 
     def __init__(
         self,
-        spec: ConsumerSpec,
+        binding: Binding,
         api: JetStreamApi,
         pool: WorkerPool,
         *,
         concurrency: int,
         middlewares: Sequence[Middleware],
     ) -> None:
-        workers = 1 if spec.ordered else concurrency
-        super().__init__(pool, workers)
+        spec = binding.spec
+        super().__init__(spec.name, pool, concurrency)
         self.spec = spec
-        self._outcomes = Outcomes(spec, api)
-        self._threads = WorkerThreads(workers, f"tidings-{spec.name}")
+        self._binding = binding
+        self._outcomes = Outcomes(binding, api, self._log)
         self._decode = codec.decoder(spec.wanted_type)
-        self._handler = fold_stream(
-            _around(spec, middlewares), as_async(spec.handler, self._threads)
-        )
+        handler = as_async(spec.handler, self._threads)
+        around = fold_stream(_around(spec, middlewares), handler)
+        self._handler = bounded(around, spec.timeout, spec.name)
         self._is_async = is_async(spec.handler)
-        self._capacity = READ_AHEAD if spec.ordered else workers * (spec.batch or 1)
+        self._capacity = concurrency * (spec.batch or 1)
         self._puller = Puller(
-            spec,
+            binding,
             api,
             wanted=self._wanted,
             take=self._take,
@@ -75,24 +76,21 @@ class Consumer(WorkQueue[Frame]):
         self._ripening: asyncio.TimerHandle | None = None
         self._full_at = -spec.batch_timeout  # when a full batch was done
         self._progress: asyncio.Task[None] | None = None
-        self._ordinal = 0
-        self._received = self._redelivered = self._abandoned = 0
-        self._counted: ConsumerStats | None = None  # the end's, which nothing changes any more
+        self._redelivered = 0
 
-    async def bring_about(self) -> None:
-        """Make the consumer on the server, or bring it to what is declared.
+    async def bring_about(self, *, keeps_letters: bool) -> None:
+        """Create the consumer on the server, or change what is declared: see `Binding`.
 
         Raises:
-            ConfigError, JetStreamError: it cannot be so.
+            ConfigError, JetStreamError: as `Binding.bring_about`.
         """
-        await self._puller.binding.bring_about()
+        await self._binding.bring_about(keeps_letters=keeps_letters)
 
     def start(self) -> None:
         """Begin to pull."""
         self._puller.start()
-        if not self.spec.ordered:
-            name = f"tidings progress {self.spec.name}"
-            self._progress = asyncio.create_task(self._tell_progress(), name=name)
+        name = f"tidings progress {self.name}"
+        self._progress = asyncio.create_task(self._tell_progress(), name=name)
 
     # Arrival.
 
@@ -105,7 +103,7 @@ class Consumer(WorkQueue[Frame]):
         batch = self.spec.batch
         if batch is None:
             return self._capacity - len(self._queue) - self._taken, EXPIRES
-        if self._ripe:  # what is in the queue has its workers, who have not come yet
+        if self._ripe:  # every queued message already has a worker scheduled
             slots = self._slots + -(-len(self._queue) // batch)
             return (self._concurrency - slots) * batch, self.spec.batch_timeout
         room = (self._concurrency - self._slots) * batch - len(self._queue)
@@ -149,49 +147,15 @@ class Consumer(WorkQueue[Frame]):
 
     # Work.
 
-    async def work(self, context: contextvars.Context) -> bool:
-        """Handle messages until none waits: see `Workplace`."""
-        self._waking = False
-        self._busy += 1
-        while self._is_ready():
-            frames = self._next_frames()
-            if self._is_ready() and not self._waking:
-                self._waking = True
-                self._loop.call_soon(self._call_next)
-            self._taken += len(frames)
-            self._slots += 1
-            cancelled = False
-            try:
-                cancelled = await self._handle(frames)
-            except BaseException as error:
-                if self._is_end(error):
-                    raise
-                logger.error(
-                    "%s: the message on %r has no outcome, so it comes again: a fault in tidings",
-                    *(self.spec.name, frames[0][1]),
-                    exc_info=error,
-                )
-            finally:
-                self._taken -= len(frames)
-                self._slots -= 1
-            if len(frames) == self.spec.batch:
-                self._full_at = self._loop.time()
-            self._puller.pull_soon()
-            if cancelled or end_cancellation() or contextvars.copy_context() != context:
-                self._leave()
-                return False
-        self._leave()
-        return True
-
-    def _is_end(self, error: BaseException) -> bool:
-        """Whether this worker ends with it: at the pool's end, or with what is left of a loop."""
-        if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
-            return True
-        return self._loop.is_closed()
-
     def _is_ready(self) -> bool:
         batch = self.spec.batch
         return bool(self._queue) and (batch is None or self._ripe or len(self._queue) >= batch)
+
+    def _take_next(self) -> list[Frame]:
+        frames = self._next_frames()
+        self._taken += len(frames)
+        self._slots += 1
+        return frames
 
     def _next_frames(self) -> list[Frame]:
         queue, batch = self._queue, self.spec.batch
@@ -210,26 +174,30 @@ class Consumer(WorkQueue[Frame]):
         return frames
 
     def _is_last_time(self, frame: Frame) -> bool:
-        limit = self.spec.max_deliver
+        limit = self._binding.limit
         return limit is not None and delivery(frame[2])[1] >= limit
+
+    def _done(self, item: list[Frame]) -> None:
+        self._taken -= len(item)
+        self._slots -= 1
+        if len(item) == self.spec.batch:
+            self._full_at = self._loop.time()
+        self._puller.pull_soon()
 
     def _leave(self) -> None:
         super()._leave()
         self._call_or_ripen()
 
-    async def _handle(self, frames: list[Frame]) -> bool:
-        """Handle and settle. Returns whether the worker was cancelled meanwhile."""
-        messages = []
-        for sid, subject, reply, block, body in frames:
-            message: StreamMessage[Any] = StreamMessage(
-                subject, None, body, reply, sid, block, None, _settler=self._outcomes
-            )
-            messages.append(message)
+    async def _handle(self, item: list[Frame]) -> asyncio.Task[Any] | None:
+        messages: list[StreamMessage[Any]] = [
+            StreamMessage(subject, None, body, reply, sid, block, None, _settler=self._outcomes)
+            for sid, subject, reply, block, body in item
+        ]
         replies = {message.reply for message in messages[1:]}
         self._unseen |= replies
         try:
             fit = [message for message in messages if await self._is_fit(message)]
-            return await self._run_handler(fit) if fit else False
+            return await self._run_handler(fit) if fit else None
         finally:
             self._unseen -= replies
             for message in messages:
@@ -237,40 +205,30 @@ class Consumer(WorkQueue[Frame]):
                     del self._in_hand[message.reply]
 
     async def _is_fit(self, message: StreamMessage[Any]) -> bool:
-        """Whether the handler is to see it. What does not decode never is."""
-        consumer, delivered, sequence, ordinal = delivery(message.reply)
+        """Whether the handler is to see it. Counts and settles the message where it is not."""
         self._unseen.discard(message.reply)
-        if self.spec.ordered:
-            if not self._is_next(consumer, sequence, ordinal):
+        _, delivered, sequence, _ = delivery(message.reply)
+        if not delivered:
+            self._received -= 1
+            self._puller.drop_foreign()
+            return False
+        if delivered > 1:
+            self._redelivered += 1
+            if self._is_copy(sequence):
+                self._set_aside += 1
                 return False
-        else:
-            if delivered > 1:
-                self._redelivered += 1
-                if self._is_copy(sequence):
-                    return False
-            self._in_hand[message.reply] = message
-            if self.spec.max_deliver is not None and delivered > self.spec.max_deliver:
-                await self._outcomes.used_up(message)
-                return False
+        self._in_hand[message.reply] = message
+        limit = self._binding.limit
+        if limit is not None and delivered > limit:
+            self._failed += 1
+            await self._settle(message, self._outcomes.used_up(message))
+            return False
         try:
             message.data = self._decode(message.body)
-        except Exception as error:
-            await self._outcomes.undecodable(message, error)
+        except BaseException as error:
+            self._failed += 1
+            await self._settle(message, self._outcomes.undecodable(message, error))
             return False
-        return True
-
-    def _is_next(self, consumer: str, sequence: int, ordinal: int) -> bool:
-        """Whether an ordered consumer has missed nothing before this message."""
-        binding = self._puller.binding
-        if consumer != binding.name:
-            return False  # of the one before: it comes again from the one that goes on
-        self._ordinal = self._ordinal + 1 if ordinal > 1 else 1
-        if ordinal != self._ordinal:
-            self._ordinal = 0
-            self._queue.clear()
-            self._puller.heal("a message is missing")
-            return False
-        binding.floor = sequence
         return True
 
     def _is_copy(self, sequence: int) -> bool:
@@ -279,11 +237,11 @@ class Consumer(WorkQueue[Frame]):
         So it is where the loop was blocked for longer than ack_wait.
         """
         return any(
-            message.settlement is Settlement.OPEN and message.sequence == sequence
-            for message in self._in_hand.values()
+            message.settlement is Settlement.OPEN and delivery(reply)[2] == sequence
+            for reply, message in self._in_hand.items()
         )
 
-    async def _run_handler(self, messages: list[StreamMessage[Any]]) -> bool:
+    async def _run_handler(self, messages: list[StreamMessage[Any]]) -> asyncio.Task[Any] | None:
         argument: Any = messages[0] if self.spec.batch is None else messages
         try:
             await self._handler(argument)
@@ -293,21 +251,68 @@ class Consumer(WorkQueue[Frame]):
                     if self._is_async:  # a thread cannot be stopped, and may be done in a moment
                         self._outcomes.abandoned(message)
                 raise
-            cancelled = end_cancellation()
+            self._count_failure(error, len(messages))
+            with cancellation_put_off():
+                for message in messages:
+                    await self._settle(message, self._outcomes.raised(message, error))
+            return rest_of(error)
+        self._handled += len(messages)
+        with cancellation_put_off():
             for message in messages:
-                await self._outcomes.raised(message, error)
-        else:
-            cancelled = end_cancellation()
-            for message in messages:
-                await self._outcomes.succeeded(message)
-        return cancelled
+                await self._settle(message, self._outcomes.succeeded(message))
+        return None
+
+    async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
+        """Await what an outcome does. Whatever it raises, the next message gets its own."""
+        try:
+            await outcome
+        except BaseException as error:
+            if self._is_end(error):
+                raise
+            self._log.error(
+                "%s: the message on %r has no outcome, so it is delivered again: a fault in "
+                "tidings",
+                *(self.name, message.subject),
+                exc_info=error,
+            )
+
+    def on_long_run(self, item: list[Frame], seconds: float) -> None:
+        """Warn that the handler has been at a message for so long."""
+        _, subject, reply, _, _ = item[0]
+        message: StreamMessage[Any] = StreamMessage(
+            subject, None, b"", reply, 0, b"", None, _settler=self._outcomes
+        )
+        logger.warning(
+            "%s has been at work on %r (%s, sequence %d, delivery %d) for %.1f s, %.0f times "
+            "ack_wait. The server knows, so that no other instance gets %s; timeout= of consume() "
+            "bounds a run",
+            *(self.name, message.subject, message.stream, message.sequence, message.delivered),
+            *(seconds, seconds / self._ack_wait),
+            "the message" if len(item) == 1 else f"the {len(item)} messages of its batch",
+            extra={
+                "listener": self.name,
+                "subject": message.subject,
+                "stream": message.stream,
+                "sequence": message.sequence,
+                "duration": seconds,
+            },
+        )
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a run is long."""
+        return LONG_WAITS * self._ack_wait
+
+    @property
+    def _ack_wait(self) -> float:
+        return self._binding.terms.ack_wait
 
     async def _tell_progress(self) -> None:
         """Keep what is here from being delivered again: first between a third and two thirds of
         ack_wait after it came."""
         known: set[str] = set()
         while True:
-            await asyncio.sleep(self.spec.ack_wait / 3)
+            await asyncio.sleep(self._binding.heartbeat)
             here = {frame[2] for frame in self._queue} | self._unseen
             for reply, message in self._in_hand.items():
                 if message.settlement is Settlement.OPEN:
@@ -322,59 +327,52 @@ class Consumer(WorkQueue[Frame]):
         try:
             await self._puller.stop(timeout)
         except TidingsError as error:
-            logger.warning("%s: pulling did not end well: %s", self.spec.name, error)
+            logger.warning("%s: pulling did not end well: %s", self.name, error)
         if self.spec.batch is not None:
             self._ripen()  # nothing comes any more that it could be filled with
 
     async def finish(self) -> None:
         """Wait until everything that is here is done."""
         await super().finish()
-        if self.spec.durable is None:
-            self._puller.binding.remove(self._puller.binding.name)
+        await self._binding.release()
 
     def abandon(self) -> int:
         """Give up what is left, and give it back, so that another instance gets it at once.
 
         Returns how many messages.
         """
-        if self._counted is not None:
-            return 0
         self._puller.close()
-        if not self.spec.ordered:
-            for frame in self._queue:
-                self._outcomes.return_unhandled(frame[2])
-        abandoned = len(self._queue) + self._taken
-        self._abandoned += abandoned
-        self._queue.clear()
         for task in (self._progress, self._ripening):
             if task is not None:
                 task.cancel()
-        self._threads.close()
-        self._counted = self._count(running=0)
-        return abandoned
+        return super().abandon()
 
-    def snapshot(self) -> ConsumerStats:
-        """What was counted up to now."""
-        return self._counted or self._count(running=self._taken)
+    def _give_up_queue(self) -> None:
+        for frame in self._queue:
+            self._outcomes.return_unhandled(frame[2])
 
-    def _count(self, running: int) -> ConsumerStats:
+    def _count(self) -> ConsumerStats:
         outcomes = self._outcomes
         return ConsumerStats(
-            name=self.spec.name,
+            name=self.name,
             stream=self.spec.stream,
-            consumer=self._puller.binding.name,
+            consumer=self._binding.name,
             received=self._received,
-            handled=outcomes.handled,
-            failed=outcomes.failed,
+            handled=self._handled,
+            failed=self._failed,
+            timed_out=self._timed_out,
+            copies=self._set_aside,
             acked=outcomes.acked,
             naked=outcomes.naked,
             termed=outcomes.termed,
             dead=outcomes.dead,
+            dropped=outcomes.dropped,
             redelivered=self._redelivered,
             pending=len(self._queue),
-            running=running,
+            running=self._running,
             abandoned=self._abandoned,
             healed=self._puller.healed,
+            foreign=self._puller.foreign,
         )
 
 

@@ -7,70 +7,94 @@ from collections.abc import Sequence
 
 from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.binding import Binding, RestoreStream
 from tidings.jetstream.consumer import Consumer
 from tidings.jetstream.election import through_election
+from tidings.jetstream.instances import consumer_names
+from tidings.jetstream.ordered import OrderedConsumer
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.middleware import Middleware
 from tidings.stats import ConsumerStats
-from tidings.subject import matches
 from tidings.workers import WorkerPool
 
 
 class Consumers:
-    """The consumers of one run of an app."""
+    """The consumers of one run of an app.
+
+    Args:
+        api: the JetStream API.
+        pool: where workers come from.
+        middlewares: middlewares around every handler.
+        service: the service's name, which instances have in common.
+        restore_stream: creates a declared stream that is gone; returns whether it did.
+    """
 
     def __init__(
-        self, api: JetStreamApi, pool: WorkerPool, middlewares: Sequence[Middleware]
+        self,
+        api: JetStreamApi,
+        pool: WorkerPool,
+        middlewares: Sequence[Middleware],
+        *,
+        service: str,
+        restore_stream: RestoreStream,
     ) -> None:
         self._api = api
         self._pool = pool
         self._middlewares = middlewares
-        self._consumers: list[Consumer] = []
+        self._service = service
+        self._restore_stream = restore_stream
+        self._consumers: list[Consumer | OrderedConsumer] = []
 
     async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
-        """Make the consumers and begin to pull.
+        """Create the consumers and begin to pull.
 
         Args:
             specs: the consumers.
             concurrency: of those that name none.
 
         Raises:
-            ConfigError: a dead letter subject that no stream takes, or the consumer's own; no such
-                stream.
+            ConfigError: no stream takes a dead letter subject, or the consumer's own stream does;
+                or a consumer's stream does not exist.
             JetStreamError: the server refuses a consumer.
         """
-        for spec in specs:
-            await self._check_dead_letter(spec)
-            consumer = Consumer(
-                spec,
-                self._api,
-                self._pool,
-                concurrency=spec.concurrency or concurrency,
-                middlewares=self._middlewares,
-            )
+        for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
+            keeps_letters = await self._keeps_letters(spec)
+            consumer = self._make(spec, name, concurrency)
             self._consumers.append(consumer)
-            await consumer.bring_about()
+            await consumer.bring_about(keeps_letters=keeps_letters)
         for consumer in self._consumers:
             consumer.start()  # when each is there: no message is handled by an app that fails
 
-    async def _check_dead_letter(self, spec: ConsumerSpec) -> None:
-        if spec.dead_letter is None:
-            return
-        asked = {"subject": spec.dead_letter}
+    def _make(
+        self, spec: ConsumerSpec, name: str | None, concurrency: int
+    ) -> Consumer | OrderedConsumer:
+        if name is None:
+            return OrderedConsumer(spec, self._api, self._pool, self._middlewares)
+        return Consumer(
+            Binding(spec, self._api, name, self._restore_stream),
+            self._api,
+            self._pool,
+            concurrency=spec.concurrency or concurrency,
+            middlewares=self._middlewares,
+        )
+
+    async def _keeps_letters(self, spec: ConsumerSpec) -> bool:
+        """Whether a consumer's own stream takes its dead letters.
+
+        Raises:
+            ConfigError: no stream does.
+        """
+        if spec.letters is None:
+            return False
+        asked = {"subject": spec.letters}
         found = await through_election(lambda: self._api.call("STREAM.NAMES", asked))
         streams = found.get("streams") or ()
-        if spec.stream in streams and (
-            spec.subject is None or matches(spec.subject, spec.dead_letter)
-        ):
-            raise ConfigError(
-                f"{spec.name} would consume its own dead letters: dead_letter="
-                f"{spec.dead_letter!r} goes to {spec.stream}; take a subject of another stream"
-            )
         if not streams:
             raise ConfigError(
-                f"{spec.name}: no stream takes dead_letter={spec.dead_letter!r}, so that dead "
+                f"{spec.name}: no stream takes dead_letter={spec.letters!r}, so that dead "
                 f"letters would be lost: declare one, as Stream('DEAD', subjects=['dead.>'])"
             )
+        return spec.stream in streams
 
     async def stop(self, timeout: float) -> None:
         """Pull nothing more. What the server sends yet is delivered again later."""

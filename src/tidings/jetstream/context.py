@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
-from tidings.errors import ConfigError, NotStartedError
+from tidings.errors import ConfigError, LoopTimeoutError, PublishTimeoutError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage
@@ -15,7 +16,13 @@ from tidings.jetstream.election import through_election
 from tidings.jetstream.keyvalue import KeyValue, KeyValueOptions
 from tidings.jetstream.objects import ObjectStore
 from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
-from tidings.jetstream.publishing import PUBLISH_TIMEOUT, Publication, PublishAck, prepare
+from tidings.jetstream.publishing import (
+    LEAST_CHECK,
+    PUBLISH_TIMEOUT,
+    Publication,
+    PublishAck,
+    prepare,
+)
 from tidings.jetstream.readers import Reader
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.window import PublishWindow
@@ -26,6 +33,8 @@ T = TypeVar("T")
 B = TypeVar("B", bound=Bucket)
 
 API_TIMEOUT = 5.0
+# Seconds that a thread waits past the timeout of a publish, which may be late by its last question.
+PUBLISH_LATE = 2 * LEAST_CHECK
 
 
 class JetStream:
@@ -54,6 +63,7 @@ class JetStream:
     def attach(self, connection: Connection, middlewares: Sequence[Middleware]) -> None:
         """Take up a connection. The send hooks are folded here, once."""
         self._api = JetStreamApi(connection, API_TIMEOUT)
+        self._api.declared.update({stream.name: stream.config() for stream in self.streams})
         self._send = fold_send(middlewares, self._publish, "send_stream")
 
     def detach(self) -> None:
@@ -62,21 +72,33 @@ class JetStream:
             reader.end()
         self._api = None
 
+    def forget(self) -> None:
+        """Let go of the connection in a forked child: it is the parent's."""
+        self.readers = set()
+        self._api = None
+
     @property
     def api(self) -> JetStreamApi:
         """The JetStream API, for what is not wrapped here.
 
         Raises:
             NotStartedError: the app is not running.
+            WrongLoopError: in another event loop than the app's.
         """
+        if self._api is not None and _get_running_loop() is None:
+            return self._api  # what a thread hands to run_sync
+        return self._api_for("app.js")
+
+    def _api_for(self, call: str) -> JetStreamApi:
         if self._api is None:
-            raise NotStartedError("js")
+            raise self._bus.not_running(call)
+        self._bus.check(call)
         return self._api
 
     # Streams.
 
     async def plan(self) -> list[StreamPlan]:
-        """What bringing the declared streams about would do.
+        """Compare the declared streams with those on the server.
 
         Raises:
             JetStreamUnavailableError: no JetStream answers.
@@ -98,6 +120,13 @@ class JetStream:
         plans = await self.plan()
         await apply_streams(self.api, plans, force=force)
         return plans
+
+    async def restore_stream(self, name: str) -> bool:
+        """Create a declared stream or bucket again if the server has lost it.
+
+        See `JetStreamApi.restore_stream`.
+        """
+        return await self.api.restore_stream(name)
 
     # Buckets.
 
@@ -127,9 +156,9 @@ class JetStream:
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
-        When the app starts, or at the first use where it runs already, the bucket is made, or
-        compared with what is declared here. Options that are not given are not compared: the bucket
-        may have them as it likes.
+        When the app starts, or at the first use if it runs already, the bucket is created, or
+        compared with what is declared here. Options that are left out are not compared. A bucket
+        that the server loses is created again at its next use.
 
         Args:
             bucket: its name: letters, digits, `_`, `-`.
@@ -142,7 +171,7 @@ class JetStream:
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
-            create: make it where there is none; False raises then.
+            create: create the bucket if there is none; with False that is an error.
 
         Raises:
             ConfigError: a bad name or option.
@@ -196,7 +225,7 @@ class JetStream:
             storage: "file" or "memory".
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all objects together.
-            create: make it where there is none; False raises then.
+            create: create the bucket if there is none; with False that is an error.
 
         Raises:
             ConfigError: a bad name or option.
@@ -247,11 +276,17 @@ class JetStream:
         for reader in [reader for reader in self.readers if reader.endless]:
             reader.end()
 
-    def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+    def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
         """Wait for a call of a bucket, a store or of `app.js` from synchronous code.
+
+        Args:
+            work: the call, not awaited.
+            timeout: seconds to wait, even while a handler blocks the event loop; None to wait for
+                as long as the call takes.
 
         Raises:
             LoopThreadError: on the event loop's own thread.
+            LoopTimeoutError: the call did not end within `timeout`.
             NotStartedError: the app is not running.
             Exception: whatever the call raises.
 
@@ -264,12 +299,7 @@ class JetStream:
                 return app.js.run_sync(quotas.put("ada", 10))
             ```
         """
-        try:
-            portal = self._bus.portal
-        except NotStartedError:
-            work.close()
-            raise
-        return portal.run(work, "js.run_sync", "await ...")
+        return self._bus.run(work, "js.run_sync", "await ...", timeout)
 
     # Publishing.
 
@@ -296,7 +326,7 @@ class JetStream:
             subject: where to.
             message: as in `App.publish`.
             msg_id: an id by which the stream knows the message again, within its duplicate window;
-                one of its own where None.
+                None for a new one.
             headers: as in `App.publish`.
             data_type: as in `App.publish`.
             expected_stream: refuse unless this stream takes it.
@@ -340,25 +370,37 @@ class JetStream:
         self, publication: Publication, message: Any, options: dict[str, Any]
     ) -> Awaitable[PublishAck]:
         """What to await for the acknowledgement of a publish that was found right."""
+        api = self._api_for("js.publish")
         if self._send is None:
-            return publication.send(self.api)
-        if (
-            not publication.id_is_known
-        ):  # the id that a failure is told with is the one that is sent
+            return publication.send(api)
+        if not publication.id_is_known:  # so that a failure names the id that was sent
             options = {**options, "msg_id": publication.msg_id}
         return self._send(publication.subject, message, **options)
 
     def publish_sync(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
         """`publish` from synchronous code; the same arguments.
 
+        The thread waits for `timeout` at the most, the time in send hooks included, even while a
+        handler blocks the event loop.
+
         Raises:
             LoopThreadError: on the event loop's own thread.
             TidingsError: as `publish`.
         """
-        prepare(subject, message, **options)  # a wrong use is told before anything is under way
-        portal = self._bus.portal
-        work = self.publish(subject, message, **options)
-        return portal.run(work, "js.publish_sync", "await app.js.publish(...)")
+        publication = prepare(subject, message, **options)
+        work = self._send_begun(publication, message, options)
+        limit = publication.timeout
+        try:
+            return self._bus.run(
+                work, "js.publish_sync", "await app.js.publish(...)", limit + PUBLISH_LATE
+            )
+        except LoopTimeoutError:
+            raise PublishTimeoutError(subject, publication.msg_id, limit) from None
+
+    async def _send_begun(
+        self, publication: Publication, message: Any, options: dict[str, Any]
+    ) -> PublishAck:
+        return await self._begin(publication, message, options)
 
     def publish_window(self, size: int) -> PublishWindow:
         """Publish with up to `size` messages unacknowledged in flight.
@@ -376,7 +418,7 @@ class JetStream:
             print(window.acked, window.failed)
             ```
         """
-        return PublishWindow(self._begin, size)
+        return PublishWindow(self._begin, size, lambda: self._bus.check("js.publish"))
 
 
 def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:

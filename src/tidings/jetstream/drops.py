@@ -1,26 +1,21 @@
-"""Drop: what a stream would lose by a change of its configuration."""
+"""Drop: what a stream may lose by a change of its configuration."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.stored import stored_message
-
-# Deleted messages that the server is asked to list, so that they are not counted.
-MOST_DELETED = 100_000
-
 
 class Drop(msgspec.Struct, frozen=True):
-    """What a change drops.
+    """What a change may drop.
 
     Attributes:
-        count: messages that go, at the most.
-        words: the same for a reader, with how sure it is.
+        count: an upper bound of the messages that are removed.
+        words: the same for a reader.
     """
 
     count: int
@@ -30,48 +25,53 @@ class Drop(msgspec.Struct, frozen=True):
         return self.words
 
 
-async def drop_of(
-    api: JetStreamApi, info: dict[str, Any], wanted: dict[str, Any], option: str
-) -> Drop | None:
-    """What a stream would lose if one option became what is wanted; None where nothing.
+def drop_of(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> Drop | None:
+    """What a stream may lose if one option became what is wanted; None for nothing.
 
     Args:
-        api: the API.
-        info: the server's STREAM.INFO of it.
+        info: the server's STREAM.INFO.
         wanted: the configuration wanted.
-        option: the option.
-
-    Raises:
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        option: the option's name on the server.
     """
-    old, new = info["config"].get(option), wanted[option]
-    held = int(info["state"]["messages"])
     if option == "subjects":
-        return _of_subjects(old or [], new)
-    if option == "retention" and new == "interest" and held:
-        return Drop(
-            held, f"drops up to {held} of {held} messages: those that no consumer waits for"
-        )
+        return _of_subjects(info["config"].get("subjects") or [], wanted["subjects"])
+    state = info["state"]
+    held = int(state["messages"])
+    count = min(held, _most_dropped(info, wanted, option))
+    if count <= 0:
+        return None
+    return Drop(count, f"can drop up to {count} of {held} messages")
+
+
+def _most_dropped(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> int:
+    state, new = info["state"], wanted[option]
+    held = int(state["messages"])
+    if option == "retention":  # messages that no consumer waits for
+        return held if new == "interest" else 0
     if option not in ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"):
-        return None
-    refuses_new = wanted["discard"] == "new" and option in ("max_msgs", "max_bytes")
-    if _limit(new) >= _limit(old) or refuses_new:
-        return None
-    if option == "max_msgs":
-        return _drop(max(0, held - new), held)
-    if option == "max_bytes":
-        return _of_bytes(info["state"], new)
+        return 0
+    if _limit(new) >= _limit(info["config"].get(option)):
+        return 0
     if option == "max_age":
-        return _drop(await _older_than(api, info, new / 1e9), held)
-    return _drop(await _beyond_per_subject(api, wanted["name"], new), held)
-
-
-def _drop(count: int, held: int, sureness: str = "") -> Drop | None:
-    return Drop(count, f"drops {sureness}{count} of {held} messages") if count else None
+        return held if _is_older(info, new / 1e9) else 0
+    if option == "max_msgs_per_subject":
+        # The most goes where one subject has all messages but one of each other subject.
+        return held - int(state.get("num_subjects", 1)) + 1 - int(new)
+    if wanted.get("discard") == "new":
+        return 0
+    if option == "max_msgs":
+        return held - int(new)
+    return held if int(state["bytes"]) > new else 0
 
 
 def _limit(value: Any) -> float:
     return value if isinstance(value, int) and value > 0 else math.inf
+
+
+def _is_older(info: Mapping[str, Any], seconds: float) -> bool:
+    """Whether the stream's first message was stored longer ago."""
+    now = datetime.fromisoformat(info["ts"]) if "ts" in info else datetime.now(UTC)
+    return datetime.fromisoformat(info["state"]["first_ts"]) < now - timedelta(seconds=seconds)
 
 
 def _of_subjects(old: list[str], new: list[str]) -> Drop | None:
@@ -79,48 +79,6 @@ def _of_subjects(old: list[str], new: list[str]) -> Drop | None:
     if not gone:
         return None
     return Drop(0, f"no longer stores all of {', '.join(gone)}; keeps what it holds")
-
-
-def _of_bytes(state: dict[str, Any], new: int) -> Drop | None:
-    held, size = int(state["messages"]), int(state["bytes"])
-    count = math.ceil(held * max(0, size - new) / size) if size else 0
-    return _drop(count, held, "about ")
-
-
-async def _beyond_per_subject(api: JetStreamApi, stream: str, most: int) -> int:
-    """How many messages lie beyond so many on each subject."""
-    beyond = seen = 0
-    while True:
-        page = await api.call(f"STREAM.INFO.{stream}", {"subjects_filter": ">", "offset": seen})
-        subjects: dict[str, int] = page["state"].get("subjects") or {}
-        beyond += sum(max(0, count - most) for count in subjects.values())
-        seen += len(subjects)
-        if not subjects or seen >= int(page.get("total", 0)):
-            return beyond
-
-
-async def _older_than(api: JetStreamApi, info: dict[str, Any], seconds: float) -> int:
-    """How many messages were stored longer ago. Times rise with the sequence."""
-    now = datetime.fromisoformat(info["ts"]) if "ts" in info else datetime.now(UTC)
-    oldest = now - timedelta(seconds=seconds)
-    state = info["state"]
-    first = low = int(state["first_seq"])
-    high = int(state["last_seq"]) + 1
-    while low < high:
-        middle = (low + high) // 2
-        found = await stored_message(api, info["config"]["name"], sequence=middle, next_on=">")
-        if found is None or found.time >= oldest:
-            high = middle
-        else:
-            low = found.sequence + 1
-    return min(low - first - await _deleted_before(api, info, low), int(state["messages"]))
-
-
-async def _deleted_before(api: JetStreamApi, info: dict[str, Any], sequence: int) -> int:
-    if not 0 < int(info["state"].get("num_deleted", 0)) <= MOST_DELETED:
-        return 0
-    details = await api.call(f"STREAM.INFO.{info['config']['name']}", {"deleted_details": True})
-    return sum(1 for deleted in details["state"].get("deleted") or () if deleted < sequence)
 
 
 def covers(wide: str, narrow: str) -> bool:

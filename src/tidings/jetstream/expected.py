@@ -56,7 +56,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 async def own_place(
     api: JetStreamApi, subject: str, expected: Expected, msg_id: str
 ) -> tuple[str, int] | None:
-    """Stream and sequence of the message with this id, where it is what made `expected` untrue.
+    """Stream and sequence of the message with this id, if it is what made `expected` untrue.
 
     The server looks at the expected sequence before it looks at the id, so that a message which is
     published again, because its acknowledgement was lost, seems to come after somebody else's.
@@ -64,8 +64,8 @@ async def own_place(
     Raises:
         TidingsError: the server does not say.
     """
-    streams = await api.call("STREAM.NAMES", {"subject": subject})
-    for stream in streams.get("streams") or ():
+    subject = subject.removeprefix(f"{api.prefix}.")  # as the stream itself has it
+    for stream in await api.streams_taking(subject):
         if expected.sequence is not None:
             found = await stored_message(api, stream, sequence=expected.sequence + 1)
         elif expected.subject_sequence is not None:

@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from tidings.errors import (
+    ConfigError,
     JetStreamError,
     TidingsError,
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
-from tidings.jetstream.messages import Settlement, StreamMessage
+from tidings.jetstream.filters import unmatched
+from tidings.jetstream.messages import ACK_PREFIX, Settlement, StreamMessage
+from tidings.jetstream.position import BEGINNING, Position
+from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
-
-logger = logging.getLogger("tidings")
 
 # Messages that are read ahead, and seconds that ending a read may take.
 READ_AHEAD = 256
@@ -34,17 +35,13 @@ CLOSE_TIMEOUT = 2.0
 EXPIRES = 30.0
 HEARTBEAT = 5.0
 LOOK = 0.25
-# Seconds between two tries to begin anew: the first where nothing had come, and the most.
+# Seconds between two tries to start over: the first where nothing arrived yet, and the most.
 RETRY_FIRST, RETRY_MOST = 0.1, 3.0
 # Seconds that the first of them waits for an answer: what is asked during the election of a leader
 # is never answered, so that it is better asked again. The later ones wait longer.
 FIRST_ANSWER = 0.5
-# Seconds until the server removes a consumer that nobody pulls from.
+# Seconds until the server removes a consumer that gets no pulls.
 INACTIVE_THRESHOLD = 300.0
-
-# Before any message; and how far the times of one may differ that were told in different ways.
-BEGINNING = datetime.min.replace(tzinfo=UTC)
-CLOCK = timedelta(milliseconds=1)
 
 HEARTBEAT_STATUS = 100
 ENDED = (404, 408)
@@ -57,23 +54,29 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         stream: the stream's name.
-        subject: only messages of this subject, wildcards allowed.
-        begin: "all" that is there, the "last_per_subject", or what is "new"; then what comes.
+        subject: only messages of this subject, wildcards allowed; None for all of them.
+        begin: where reading begins: with "all" messages, the "last" one, the "last_per_subject",
+            what is "new", or a sequence. It goes on with what comes.
         headers_only: leave the bodies at the server.
         purpose: what it is for, in logs.
     """
 
     stream: str
-    subject: str
-    begin: Literal["all", "last_per_subject", "new"] = "all"
+    subject: str | None
+    begin: Literal["all", "last", "last_per_subject", "new"] | int = "all"
     headers_only: bool = False
     purpose: str
 
-    def config(self, name: str, after: int) -> dict[str, Any]:
-        """An ordered consumer's configuration, after a sequence where it is not 0. (NATS ADR-17)"""
+    def config(self, name: str, after: int, *, begins: bool) -> dict[str, Any]:
+        """An ordered consumer's configuration. (NATS ADR-17)
+
+        Args:
+            name: the consumer's name.
+            after: the sequence after which it begins; 0 for the beginning of the stream.
+            begins: whether nothing was read of any stream of that name yet.
+        """
         config: dict[str, Any] = {
             "name": name,
-            "filter_subject": self.subject,
             "ack_policy": "none",
             "max_deliver": 1,
             "mem_storage": True,
@@ -81,10 +84,20 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             "inactive_threshold": nanoseconds(INACTIVE_THRESHOLD),
             "headers_only": self.headers_only,
         }
+        if self.subject is not None:
+            config["filter_subject"] = self.subject
         if after:
             return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        if self.begin == "last_per_subject" or (self.begin == "last" and begins):
+            return {**config, "deliver_policy": self.begin}
         # What is new in a stream that was empty is everything.
-        return {**config, "deliver_policy": "all" if self.begin == "new" else self.begin}
+        return {**config, "deliver_policy": "all"}
+
+    def create(self, name: str) -> str:
+        """The operation that creates the consumer: with its filter in it, where it has one, as a
+        user with filtered permissions must ask."""
+        filtered = "" if self.subject is None else f".{self.subject}"
+        return f"CONSUMER.CREATE.{self.stream}.{name}{filtered}"
 
 
 class Follower:
@@ -102,7 +115,7 @@ class Follower:
 
     Attributes:
         consumer: the consumer's name on the server.
-        healed: times that reading began anew.
+        healed: times that reading started over.
     """
 
     def __init__(
@@ -125,8 +138,10 @@ class Follower:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._inbox = ""
         self._sid = 0
         self._created = ""  # when the stream was
+        self._first = 0  # the sequence after which reading began, where that was asked for
         self._last = 0  # the sequence of the last message handed on
         self._last_at = BEGINNING  # when that one was stored
         self._delivered = 0  # messages handed on of this consumer
@@ -142,13 +157,25 @@ class Follower:
             JetStreamError: the server refuses it.
             TidingsError: the server does not answer.
         """
+        pending = await self.make()
+        self.begin()
+        return pending
+
+    async def make(self) -> int:
+        """Create the consumer; returns how many messages there are. Nothing is read yet.
+
+        Raises:
+            JetStreamError, TidingsError: as `start`.
+        """
         try:
-            pending = await self._make_first()
+            return await self._make_first()
         except BaseException:  # a cancellation, perhaps: the consumer may be there all the same
             await self.forget()
             raise
+
+    def begin(self) -> None:
+        """Read from the consumer that was made."""
         self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
-        return pending
 
     async def _make_first(self) -> int:
         """Make the consumer, through the election of a leader, in which nothing is answered."""
@@ -158,7 +185,7 @@ class Follower:
         )
 
     async def is_through(self) -> bool:
-        """Whether everything that there was has been handed on. False where nobody says.
+        """Whether everything that there was has been handed on. False where the server is silent.
 
         Raises:
             JetStreamError: the stream is gone.
@@ -185,31 +212,35 @@ class Follower:
     async def _make_consumer(self, timeout: float) -> int:
         reading = self._reading
         info = await self._api.call(f"STREAM.INFO.{reading.stream}", timeout=timeout)
-        if not self._created and reading.begin == "new":
-            self._last = info["state"]["last_seq"]
-            self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
-        elif self._begins_anew(info):
-            self._last, self._last_at = 0, BEGINNING
-        self._created = info["created"]
+        begins = not self._created
+        if begins and (reason := unmatched(reading.subject or ">", info["config"])):
+            logger.warning("%s: %s", reading.purpose, reason)
+        self._find_place(info)
         former, self.consumer = self.consumer, f"tidings-{secrets.token_hex(8)}"
         self._delivered = 0
-        config = reading.config(self.consumer, self._last)
+        config = reading.config(self.consumer, max(self._first, self._last), begins=begins)
         made = await self._api.call(
-            f"CONSUMER.CREATE.{reading.stream}.{self.consumer}",
+            reading.create(self.consumer),
             {"stream_name": reading.stream, "config": config, "action": "create"},
             timeout,
         )
+        if begins and reading.begin == "last":
+            self._first = made["delivered"]["stream_seq"]  # until it has delivered something
+        self._created = info["created"]
         await self._remove(former)
         return int(made["num_pending"])
 
-    def _begins_anew(self, info: dict[str, Any]) -> bool:
-        """Whether it is another stream of that name, or one that was lost and begins with 1 again:
-        in a cluster, one in memory whose server restarted."""
-        state = info["state"]
-        if self._created != info["created"] or state["last_seq"] < self._last:
-            return True
-        is_later = datetime.fromisoformat(state["first_ts"]) > self._last_at + CLOCK
-        return bool(state["first_seq"] <= self._last and is_later)
+    def _find_place(self, info: dict[str, Any]) -> None:
+        """Decide after which sequence to read."""
+        begin = self._reading.begin
+        if self._created:
+            if Position(self._created, self._last, self._last_at).is_lost(info):
+                self._first, self._last, self._last_at = 0, 0, BEGINNING
+        elif begin == "new":
+            self._last = info["state"]["last_seq"]
+            self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
+        elif isinstance(begin, int):
+            self._first = begin - 1
 
     async def _remove(self, consumer: str) -> None:
         if consumer:
@@ -229,7 +260,7 @@ class Follower:
         """Pull, one pull after another, until something is wrong. Returns what it is."""
         connection = self._connection
         reconnects = connection.reconnects
-        inbox = connection.new_inbox()
+        inbox = self._inbox = connection.new_inbox()
         self._sid = connection.subscribe_route(inbox, "", self._on_frames, any_subject=True)
         self._owed, self._lost, self._heard = 0, "", False
         while not self._lost:
@@ -272,6 +303,8 @@ class Follower:
             if not reply:
                 self._on_status(Headers.from_block(block))
                 continue
+            if not reply.startswith(ACK_PREFIX):
+                continue  # anybody may send to an inbox, but the server alone with such a reply
             message = StreamMessage(subject, None, body, reply, sid, block, None, _settler=self)
             if not self._lost and self._is_next(message):
                 messages.append(message)
@@ -284,7 +317,10 @@ class Follower:
             self._changed.set()
 
     def _is_next(self, message: StreamMessage[Any]) -> bool:
-        metadata = message.metadata
+        try:
+            metadata = message.metadata
+        except ConfigError:
+            return False  # not a delivery
         if metadata.consumer != self.consumer:
             return False
         if metadata.consumer_sequence != self._delivered + 1:
@@ -297,7 +333,7 @@ class Follower:
     def _on_status(self, headers: Headers) -> None:
         """The server says something of the pull. (NATS ADR-13)"""
         self._heard = self._heard or headers.status == HEARTBEAT_STATUS
-        if headers.status == HEARTBEAT_STATUS:
+        if headers.status in (0, HEARTBEAT_STATUS):  # 0: somebody else's message
             return
         if headers.status in ENDED or "batch completed" in headers.description.lower():
             self._owed = 0
@@ -315,12 +351,19 @@ class Follower:
             try:
                 await self._make_consumer(min(FIRST_ANSWER * 2**tries, self._api.timeout))
             except Exception as error:
+                await self._restore_stream(error)
                 tries += 1
                 wait = min(max(2 * wait, RETRY_FIRST), RETRY_MOST)
                 if tries & (tries - 1) == 0:
                     logger.warning("%s: %s; %s", self._reading.purpose, reason, error)
             else:
                 return
+
+    async def _restore_stream(self, error: Exception) -> None:
+        """Create the stream again if it is lost and the app declares it."""
+        if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+            with contextlib.suppress(TidingsError):  # the next try says the same again
+                await self._api.restore_stream(self._reading.stream)
 
     # What a message's handler may say of it: an ordered consumer hears nothing.
 
@@ -329,6 +372,14 @@ class Follower:
 
     def progress(self, message: StreamMessage[Any]) -> None:
         """An ordered consumer has no deadline."""
+
+    def check(self, call: str) -> None:
+        """Raise unless the caller runs in the app's event loop.
+
+        Raises:
+            WrongLoopError: it runs in another one.
+        """
+        self._api.home.check(call)
 
     # The end.
 
@@ -340,12 +391,13 @@ class Follower:
         """
         self._cancel()
         if self._connection.state == "connected":
-            self._connection.unsubscribe_route(self._sid, keep_route=True)
-            await self._connection.confirm(timeout)
+            if self._sid:
+                self._connection.unsubscribe_route(self._sid, keep_route=True)
+                await self._connection.confirm(timeout)
             await self._remove(self.consumer)
 
     def abandon(self) -> None:
-        """Read no more, without a word to the server."""
+        """Read no more, without waiting for the server."""
         self._cancel()
         if self._sid:
             self._connection.unsubscribe_route(self._sid)

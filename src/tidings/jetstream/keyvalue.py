@@ -1,7 +1,7 @@
 """KeyValue: a bucket of typed values by key, with revisions. (NATS ADR-8)
 
-Written on the JetStream API rather than on nats-py's client: there a write whose acknowledgement is
-lost fails though it was stored, and a watch is silent for 20 s after a restart of the server.
+A write whose acknowledgement is lost is published again under the same id, and a watch goes on
+after a restart of the server.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from tidings.errors import (
     WrongSequenceError,
 )
 from tidings.headers import Headers
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import Bucket, Storage, declared_options
 from tidings.jetstream.entries import DELETE, OPERATION, PURGE, Entry, Operation
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.follow import Reading
 from tidings.jetstream.messages import StreamMessage
-from tidings.jetstream.publishing import publish_stored
+from tidings.jetstream.publishing import PublishAck, publish_stored
 from tidings.jetstream.readers import Host, Reader, read_all
-from tidings.jetstream.reads import read_last, read_sequence
-from tidings.jetstream.stored import Stored, stored_message
+from tidings.jetstream.reads import read_from, read_last, read_sequence
+from tidings.jetstream.stored import Stored
 from tidings.jetstream.watch import Watch
 from tidings.subject import check_pattern, check_subject
 
@@ -39,19 +40,27 @@ D = TypeVar("D")
 ROLLUP = ("Nats-Rollup", "sub")
 WRITE_TIMEOUT = 10.0
 
-_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
-_KEYS = re.compile(r"[-/_=.a-zA-Z0-9*>]+")
+# The server's words for the error of a wrong revision.
+_LAST = re.compile(r"wrong last sequence: (\d{1,19})$")
+# The characters that every client accepts in a key.
+_NEW_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
 
 
 def check_keys(keys: object) -> None:
-    """Check a pattern of keys.
+    """Check a pattern of keys, such as "user.*". Keys of other clients may have any characters.
 
     Raises:
-        SubjectError: one that NATS does not allow.
+        SubjectError: no key can match it.
     """
-    if not isinstance(keys, str) or not _KEYS.fullmatch(keys):
-        raise SubjectError(keys, "keys are of letters, digits, - / _ = . and the wildcards * >")
+    if not isinstance(keys, str):
+        raise SubjectError(keys, "a pattern of keys is a str")
     check_pattern(keys)
+
+
+def _check_key(key: object, *, new: bool) -> None:
+    if not isinstance(key, str) or (new and not _NEW_KEY.fullmatch(key)):
+        raise SubjectError(key, "a key is of letters, digits and the signs - / _ = .")
+    check_subject(key)
 
 
 def _check_revision(revision: Any) -> None:
@@ -64,7 +73,7 @@ def _check_revision(revision: Any) -> None:
 
 
 class KeyValueOptions(TypedDict, total=False):
-    """The options of `JetStream.key_value` but its type, for those who check types."""
+    """The options of `JetStream.key_value` except its type, for type checkers."""
 
     ttl: float | None
     history: int | None
@@ -114,7 +123,7 @@ class KeyValue(Bucket, Generic[T]):
         super().__init__(
             host,
             name,
-            f"KV_{name}",
+            "$KV",
             create=create,
             said=declared_options(
                 ttl=ttl,
@@ -133,7 +142,6 @@ class KeyValue(Bucket, Generic[T]):
         )
         self.type = codec.resolve(type)
         self._decode = codec.decoder(self.type)
-        self._prefix = f"$KV.{name}."
 
     # One key.
 
@@ -144,29 +152,22 @@ class KeyValue(Bucket, Generic[T]):
 
         Args:
             key: the key.
-            revision: an older revision, of those that the bucket's history keeps.
+            revision: an older revision that the bucket's history keeps.
 
         Raises:
-            KeyNotFoundError: it has no value, or not with that revision.
-            DecodeError: its value is not of the bucket's type.
-            SubjectError: a key that NATS does not allow.
-            ConfigError: a revision that is none.
+            KeyNotFoundError: the key has no value, or none with that revision.
+            DecodeError: the value is not of the bucket's type.
+            SubjectError: NATS does not allow the key.
+            ConfigError: `revision` is no revision.
             BucketNotFoundError: the bucket is gone.
             TidingsError: the server does not answer.
         """
-        subject = self._subject(key)
+        _check_key(key, new=False)
         if revision is not None:
             _check_revision(revision)
-        api = await self.open()
-        with self._must_exist():
-            if revision is None:
-                stored = await read_last(api, self._stream, subject)
-            else:  # nothing has the revision 0, and the server takes it for no question
-                stored = await read_sequence(api, self._stream, revision) if revision else None
-        if stored is None or stored.subject != subject:
-            raise KeyNotFoundError(self.name, key)
-        entry = self._stored_entry(stored)
-        if entry.is_deleted:
+        stored = await self.use(lambda api: self._stored(api, key, revision))
+        entry = None if stored is None else self._stored_entry(stored)
+        if entry is None or entry.key != key or entry.is_deleted:
             raise KeyNotFoundError(self.name, key)
         entry.value  # noqa: B018 - a value that does not decode is an error here, not later
         return entry
@@ -178,7 +179,7 @@ class KeyValue(Bucket, Generic[T]):
     async def value(self, key: str, default: D) -> T | D: ...
 
     async def value(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default` where it has none.
+        """The value of a key, or `default` if the key has none.
 
         Raises:
             TidingsError: as `get`, but for KeyNotFoundError.
@@ -201,18 +202,18 @@ class KeyValue(Bucket, Generic[T]):
         return await self._write(key, codec.encode(value, self.type))
 
     async def create(self, key: str, value: T) -> int:
-        """Set a key that has no value; returns the revision. Of several at once, one does.
+        """Set a key that has no value; returns the revision. Of several calls, one succeeds.
 
         Raises:
-            KeyExistsError: it has one.
+            KeyExistsError: the key has a value.
             TidingsError: as `put`.
         """
         body = codec.encode(value, self.type)
         try:
             return await self._write(key, body, revision=0)
-        except WrongRevisionError:
-            subject = self._subject(key)
-            last = await stored_message(self._host.api, self._stream, last_on=subject)
+        except WrongRevisionError as error:
+            at_least = error.last
+            last = await self.use(lambda api: self._newest(api, key, at_least))
             if last is not None and Operation.of(last.headers) is Operation.PUT:
                 raise KeyExistsError(self.name, key) from None
         try:  # it was deleted, and its marker has a revision
@@ -221,21 +222,21 @@ class KeyValue(Bucket, Generic[T]):
             raise KeyExistsError(self.name, key) from None
 
     async def update(self, key: str, value: T, revision: int) -> int:
-        """Set a key if nobody has since `revision`; returns the new revision.
+        """Set a key if nobody changed it since `revision`; returns the new revision.
 
         Raises:
-            WrongRevisionError: someone has, or deleted it.
-            ConfigError: a revision that is none.
+            WrongRevisionError: somebody changed or deleted it.
+            ConfigError: `revision` is no revision.
             TidingsError: as `put`.
         """
         _check_revision(revision)
         return await self._write(key, codec.encode(value, self.type), revision=revision)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Delete a key; its history is kept. Nothing is wrong with one that has no value.
+        """Delete a key and keep its history. The key need not have a value.
 
         Raises:
-            WrongRevisionError: `revision` is given, and is not its last.
+            WrongRevisionError: `revision` is given, and is not the key's last one.
             TidingsError: as `put`.
         """
         await self._write(key, b"", [(OPERATION, DELETE)], revision)
@@ -244,18 +245,19 @@ class KeyValue(Bucket, Generic[T]):
         """Delete a key with its history.
 
         Raises:
-            WrongRevisionError: `revision` is given, and is not its last.
+            WrongRevisionError: `revision` is given, and is not the key's last one.
             TidingsError: as `put`.
         """
         await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
 
     async def history(self, key: str) -> list[Entry[T]]:
-        """The revisions of a key that the bucket keeps, the oldest first, deletions among them.
+        """The revisions of a key that the bucket keeps, oldest first, including deletions.
 
         Raises:
             TidingsError: as `get`.
         """
-        messages = await self._read_all(self._subject(key), purpose="history")
+        _check_key(key, new=False)
+        messages = await self._read_all(key, purpose="history")
         return [self.entry(message) for message in messages]
 
     # Several keys.
@@ -264,12 +266,13 @@ class KeyValue(Bucket, Generic[T]):
         """The keys that have a value.
 
         Args:
-            keys: only those of this pattern, as "user.*".
+            keys: only keys that match this pattern, such as "user.*".
 
         Raises:
             TidingsError: as `get`.
         """
-        messages = await self._read_all(self._pattern(keys), purpose="keys", only_keys=True)
+        check_keys(keys)
+        messages = await self._read_all(keys, purpose="keys", only_keys=True)
         # Of one that is written meanwhile there are several: the last one says how it is.
         entries = {entry.key: entry for entry in map(self.entry, messages)}
         return [key for key, entry in entries.items() if not entry.is_deleted]
@@ -282,15 +285,15 @@ class KeyValue(Bucket, Generic[T]):
         history: bool = False,
         deletes: bool = True,
     ) -> Watch[T]:
-        """What is there, then every change: entries in order, each once.
+        """Watch the bucket: its entries, then every change, in order and each once.
 
-        It goes on through reconnections and restarts of the server, and ends when the app does.
+        A watch goes on through reconnections and restarts of the server. It ends with the app.
 
         Args:
-            keys: only keys of this pattern, as "user.*".
-            initial: begin with what is there; False for changes only.
-            history: begin with every revision that is kept.
-            deletes: also tell of keys that were deleted.
+            keys: only keys that match this pattern, such as "user.*".
+            initial: begin with the entries that the bucket has; False for changes only.
+            history: begin with every revision that the bucket keeps.
+            deletes: also yield entries of deleted keys.
 
         Raises:
             SubjectError: a pattern that NATS does not allow.
@@ -304,23 +307,22 @@ class KeyValue(Bucket, Generic[T]):
                 break
             ```
         """
-        reading = self.reading(keys, initial, history)
-        return Watch(lambda: self._begin(reading), self.entry, deletes=deletes)
+        check_keys(keys)
+
+        async def begin(api: JetStreamApi) -> tuple[Reader, int]:
+            reader = Reader(self.reading(keys, initial, history), self._host, endless=True)
+            return reader, await reader.start()
+
+        return Watch(lambda: self.use(begin), self.entry, deletes=deletes)
 
     def reading(self, keys: str, initial: bool, history: bool = False) -> Reading:
-        """The reading behind a watch."""
+        """The reading behind a watch of the bucket, which was opened before."""
         return Reading(
             stream=self._stream,
-            subject=self._pattern(keys),
+            subject=f"{self._origin.read}{keys}",
             begin="new" if not initial else "all" if history else "last_per_subject",
             purpose=f"watch of {self.name}",
         )
-
-    async def _begin(self, reading: Reading) -> tuple[Reader, int]:
-        await self.open()
-        reader = Reader(reading, self._host, endless=True)
-        with self._must_exist():
-            return reader, await reader.start()
 
     # Below.
 
@@ -339,7 +341,7 @@ class KeyValue(Bucket, Generic[T]):
     def _entry(
         self, subject: str, body: bytes, revision: int, created: Any, headers: Headers
     ) -> Entry[T]:
-        key = subject.removeprefix(self._prefix)
+        key = subject.removeprefix(self._origin.read)
         operation = Operation.of(headers)
         return Entry(self.name, key, body, revision, created, operation, self._decode)
 
@@ -350,47 +352,58 @@ class KeyValue(Bucket, Generic[T]):
         headers: Sequence[tuple[str, str]] = (),
         revision: int | None = None,
     ) -> int:
-        subject = self._subject(key)
+        # Other clients may give keys wider names. What exists can be updated and deleted.
+        _check_key(key, new=not headers and not revision)
         if revision is not None:
             _check_revision(revision)
-        expected = Expected(subject_sequence=revision)
-        api = await self.open()
-        with self._must_exist():
-            try:
-                ack = await publish_stored(
-                    api,
-                    subject,
-                    body,
-                    Headers(headers),
-                    msg_id=secrets.token_hex(16),
-                    timeout=WRITE_TIMEOUT,
-                    expected=expected,
-                )
-            except WrongSequenceError:
-                raise WrongRevisionError(self.name, key, revision or 0) from None
+        try:
+            ack = await self.use(lambda api: self._publish(api, key, body, headers, revision))
+        except WrongSequenceError as error:
+            said = _LAST.search(error.description)
+            last = int(said[1]) if said else None
+            raise WrongRevisionError(self.name, key, revision or 0, last) from None
         return ack.sequence
 
-    async def _read_all(
-        self, pattern: str, *, purpose: str, only_keys: bool = False
-    ) -> list[StreamMessage[Any]]:
-        reading = Reading(
-            stream=self._stream,
-            subject=pattern,
-            begin="last_per_subject" if only_keys else "all",
-            headers_only=only_keys,
-            purpose=f"{purpose} of {self.name}",
+    async def _publish(
+        self,
+        api: JetStreamApi,
+        key: str,
+        body: bytes,
+        headers: Sequence[tuple[str, str]],
+        revision: int | None,
+    ) -> PublishAck:
+        return await publish_stored(
+            self._origin_api(api),
+            f"{self._origin.write}{key}",
+            body,
+            Headers(headers),
+            msg_id=secrets.token_hex(16),
+            timeout=WRITE_TIMEOUT,
+            expected=Expected(subject_sequence=revision),
         )
-        await self.open()
-        with self._must_exist():
+
+    async def _stored(self, api: JetStreamApi, key: str, revision: int | None) -> Stored | None:
+        if revision is None:
+            return await read_last(api, self._stream, f"{self._origin.read}{key}")
+        # No entry has the revision 0, and the server does not take it for a question.
+        return await read_sequence(api, self._stream, revision) if revision else None
+
+    async def _newest(self, api: JetStreamApi, key: str, at_least: int | None) -> Stored | None:
+        """The last entry of a key, where writes go: a replica or a mirror may be behind."""
+        origin, api = self._origin, self._origin_api(api)
+        return await read_from(api, origin.stream, f"{origin.source}{key}", at_least)
+
+    async def _read_all(
+        self, keys: str, *, purpose: str, only_keys: bool = False
+    ) -> list[StreamMessage[Any]]:
+        async def read(api: JetStreamApi) -> list[StreamMessage[Any]]:
+            reading = Reading(
+                stream=self._stream,
+                subject=f"{self._origin.read}{keys}",
+                begin="last_per_subject" if only_keys else "all",
+                headers_only=only_keys,
+                purpose=f"{purpose} of {self.name}",
+            )
             return await read_all(reading, self._host)
 
-    def _subject(self, key: str) -> str:
-        if not isinstance(key, str) or not _KEY.fullmatch(key):
-            raise SubjectError(key, "a key is of letters, digits and the signs - / _ = .")
-        subject = f"{self._prefix}{key}"
-        check_subject(subject)
-        return subject
-
-    def _pattern(self, keys: str) -> str:
-        check_keys(keys)
-        return f"{self._prefix}{keys}"
+        return await self.use(read)

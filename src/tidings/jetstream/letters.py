@@ -7,16 +7,21 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from tidings.errors import ConfigError, JetStreamError
+from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError
 from tidings.headers import Headers
 from tidings.jetstream import deadletter
 from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.names import check_existing_name
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, PublishAck, publish_stored
 from tidings.jetstream.stored import Stored, stored_message
-from tidings.subject import matches
+from tidings.subject import check_subject, matches
 
 # Messages that are asked for at a time, where they lie one behind the other.
 READ_AHEAD = 16
+# Digits of a number in a header; more is no sequence.
+MOST_DIGITS = 19
+# Mirrors and sources that are followed, one to the next, to the stream that takes a subject.
+MOST_LINKS = 3
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,10 @@ class DeadLetter:
 
     @classmethod
     def of(cls, stream: str, message: Stored) -> DeadLetter | None:
-        """Read one from a message; None where it is no dead letter."""
+        """Read one from a message; None if it is no dead letter."""
         headers = message.headers
         if deadletter.SUBJECT not in headers:
             return None
-        own = [
-            (name, deadletter.sendable(value))
-            for name, value in headers.pairs()
-            if not deadletter.is_added(name)
-        ]
         return cls(
             kept_in=stream,
             sequence=message.sequence,
@@ -77,7 +77,7 @@ class DeadLetter:
             error=headers.get(deadletter.ERROR, ""),
             error_id=headers.get(deadletter.ERROR_ID, ""),
             reason=headers.get(deadletter.REASON, ""),
-            headers=Headers(own),
+            headers=_own_headers(headers),
             body=message.body,
         )
 
@@ -85,7 +85,7 @@ class DeadLetter:
     def redrive_id(self) -> str:
         """The message id under which it is published again, always the same.
 
-        The time is in it, since a stream that is deleted and made again begins to count anew.
+        It contains the time, because a stream that is created again counts from 1 again.
         """
         stamp = round(self.time.timestamp() * 1e6)
         return f"redrive-{self.kept_in}-{self.sequence}-{stamp}"
@@ -169,15 +169,21 @@ async def read_letters(
 async def redrive(api: JetStreamApi, letter: DeadLetter) -> PublishAck:
     """Publish the message again on its subject, and then delete the dead letter.
 
-    It is stored with its body, its headers and a message id of the dead letter's own: twice within
-    the duplicate window of the stream is once. Every consumer of that stream gets it, those that
-    had handled it among them.
+    It is stored with its body, its headers and a message id of the dead letter's own, so that
+    publishing it twice within the duplicate window of the stream stores it once. Every consumer of
+    that stream gets it, also those that had handled it.
+
+    The dead letter must name a stream that takes its subject. If that stream still has the message,
+    its subject, headers and body must be those of the dead letter.
 
     Raises:
-        NoStreamError, PublishTimeoutError, JetStreamError: it was not stored, or may be; the dead
-            letter is kept.
+        RedriveError: the dead letter does not agree with its origin.
+        NoStreamError: no stream takes its subject.
+        PublishTimeoutError, JetStreamError: the message was not stored, or may be. The dead letter
+            is kept.
         TidingsError: as `drop`.
     """
+    await _check_origin(api, letter)
     ack = await publish_stored(
         api,
         letter.subject,
@@ -188,6 +194,65 @@ async def redrive(api: JetStreamApi, letter: DeadLetter) -> PublishAck:
     )
     await drop(api, letter)
     return ack
+
+
+async def _check_origin(api: JetStreamApi, letter: DeadLetter) -> None:
+    """Check what a dead letter says of its message: anybody may have written it."""
+
+    def refuse(reason: str) -> RedriveError:
+        return RedriveError(letter.kept_in, letter.sequence, reason)
+
+    if letter.subject.startswith("$"):
+        raise refuse(f"its subject {letter.subject!r} is one of the server's own")
+    check_subject(letter.subject)
+    if not letter.stream:
+        raise refuse("it names no stream that its message came from")
+    try:
+        check_existing_name(letter.stream, "stream")
+    except ConfigError as error:
+        raise refuse(f"it names no stream that can be: {error}") from None
+    if not await _is_taken(api, letter.stream, letter.subject):
+        if not await api.streams_taking(letter.subject):
+            raise NoStreamError(letter.subject)
+        raise refuse(f"its stream {letter.stream!r} does not take its subject {letter.subject!r}")
+    original = await _original(api, letter)
+    if original is None:
+        return
+    place = f"message {letter.stream_sequence} of {letter.stream!r}"
+    if original.subject != letter.subject:
+        raise refuse(f"{place} has another subject, {original.subject!r}")
+    if original.body != letter.body:
+        raise refuse(f"{place} has another body")
+    if _own_headers(original.headers) != letter.headers:
+        raise refuse(f"{place} has other headers")
+
+
+async def _is_taken(api: JetStreamApi, stream: str, subject: str, links: int = MOST_LINKS) -> bool:
+    """Whether a stream takes a subject, itself or from the streams that it copies."""
+    try:
+        config = (await api.call(f"STREAM.INFO.{stream}"))["config"]
+    except JetStreamError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            raise
+        return False
+    if any(matches(pattern, subject) for pattern in config.get("subjects") or ()):
+        return True
+    copied = [each for each in (config.get("mirror"), *(config.get("sources") or ())) if each]
+    for origin in copied if links else ():
+        if not origin.get("external") and await _is_taken(api, origin["name"], subject, links - 1):
+            return True
+    return False
+
+
+async def _original(api: JetStreamApi, letter: DeadLetter) -> Stored | None:
+    """The message that a dead letter stands for, None if it is gone.
+
+    In a stream that was created again, another message may have its sequence: it is newer.
+    """
+    if not letter.stream_sequence:
+        return None
+    found = await stored_message(api, letter.stream, sequence=letter.stream_sequence)
+    return found if found is not None and found.time <= letter.time else None
 
 
 async def drop(api: JetStreamApi, letter: DeadLetter) -> None:
@@ -214,7 +279,7 @@ async def streams_of(api: JetStreamApi, subjects: Iterable[str]) -> dict[str, tu
     """
     found: dict[str, tuple[str, ...]] = {}
     for subject in subjects:
-        names = (await api.call("STREAM.NAMES", {"subject": subject})).get("streams")
+        names = await api.streams_taking(subject)
         if not names:
             raise ConfigError(f"no stream takes the dead letters of {subject!r}")
         for name in names:
@@ -253,5 +318,17 @@ async def _scan(api: JetStreamApi, stream: str, next_on: str, last: int) -> Asyn
         ahead = min(ahead * 2, READ_AHEAD) if len(found) == len(asked) else 1
 
 
+def _own_headers(headers: Headers) -> Headers:
+    """The headers of the message itself, without those of the server and of dead letters."""
+    return Headers(
+        [
+            (name, deadletter.sendable(value))
+            for name, value in headers.pairs()
+            if not deadletter.is_added(name)
+        ]
+    )
+
+
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+    is_number = text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
+    return int(text) if is_number else 0

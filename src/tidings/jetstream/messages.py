@@ -18,6 +18,7 @@ NAK = b"-NAK"
 TERM = b"+TERM"
 IN_PROGRESS = b"+WPI"
 
+ACK_PREFIX = "$JS.ACK."  # the server takes no message of a client with such a reply subject
 METADATA_TOKENS = 9  # of a reply subject; with a domain and an account there are more
 A_CENTURY = 100 * 365 * 86_400.0  # seconds, as nanoseconds still within 64 bits
 
@@ -60,26 +61,46 @@ class Metadata(msgspec.Struct, frozen=True):
             ConfigError: the message is of no stream.
         """
         tokens = reply.split(".")
-        if tokens[:2] != ["$JS", "ACK"] or len(tokens) < METADATA_TOKENS:
-            raise ConfigError(f"a message with reply {reply!r} is of no stream")
         # With a domain and an account two more tokens stand before the stream's name.
         begin = 2 if len(tokens) == METADATA_TOKENS else 4
-        stream, consumer = tokens[begin : begin + 2]
-        delivered, sequence, consumer_sequence, stamp, pending = map(
-            int, tokens[begin + 2 : begin + 7]
-        )
-        when = datetime.fromtimestamp(stamp / 1e9, UTC)
-        return cls(stream, consumer, delivered, sequence, consumer_sequence, when, pending)
+        try:
+            stream, consumer = tokens[begin : begin + 2]
+            delivered, sequence, place, stamp, pending = map(int, tokens[begin + 2 : begin + 7])
+            when = datetime.fromtimestamp(stamp / 1e9, UTC)
+            if not reply.startswith(ACK_PREFIX):
+                raise ValueError(reply)
+        except (ValueError, OverflowError, OSError):  # the last two for a time that is none
+            raise ConfigError(f"a message with reply {reply!r} is of no stream") from None
+        return cls(stream, consumer, delivered, sequence, place, when, pending)
 
 
 def delivery(reply: str) -> tuple[str, int, int, int]:
     """The consumer, the deliveries, the stream's and the consumer's sequence in a reply subject.
 
-    As `Metadata.of`, for what every message has to be asked.
+    As `Metadata.of`, for what every message has to be asked. Where the subject is not that of a
+    delivery, all four are empty.
     """
     tokens = reply.split(".")
     begin = 3 if len(tokens) == METADATA_TOKENS else 5
-    return tokens[begin], int(tokens[begin + 1]), int(tokens[begin + 2]), int(tokens[begin + 3])
+    try:
+        return tokens[begin], int(tokens[begin + 1]), int(tokens[begin + 2]), int(tokens[begin + 3])
+    except (IndexError, ValueError):
+        return "", 0, 0, 0
+
+
+def ack_prefix(stream: str, consumer: str) -> str:
+    """What the reply subject of each delivery of a consumer begins with. (NATS ADR-15)"""
+    return f"{ACK_PREFIX}{stream}.{consumer}."
+
+
+def other_ack_prefix(reply: str, stream: str, consumer: str) -> str | None:
+    """The same in the form that names domain and account, read from a reply subject; None where
+    it is not that of a delivery of this consumer."""
+    tokens = reply.split(".")
+    is_other = len(tokens) > METADATA_TOKENS and tokens[4:6] == [stream, consumer]
+    if not is_other or not reply.startswith(ACK_PREFIX):
+        return None
+    return f"{'.'.join(tokens[:6])}."
 
 
 def nak_words(delay: float) -> bytes:
@@ -100,6 +121,8 @@ class Settler(Protocol):
     async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None: ...
 
     def progress(self, message: StreamMessage[Any]) -> None: ...
+
+    def check(self, call: str) -> None: ...
 
 
 class StreamMessage(Message[T], eq=False, kw_only=True):
@@ -171,6 +194,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
             TidingsError: it cannot be sent, or the server does not confirm it with
                 `double_ack=True`.
         """
+        self._settler.check("msg.ack")
         await self._settler.settle(self, Settlement.ACKED, ACK)
 
     async def nak(self, delay: float = 0.0) -> None:
@@ -180,6 +204,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
             ConfigError: a delay that is none.
             TidingsError: it cannot be sent.
         """
+        self._settler.check("msg.nak")
         await self._settler.settle(self, Settlement.NAKED, nak_words(delay))
 
     async def term(self, reason: str = "") -> None:
@@ -189,9 +214,11 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         Raises:
             TidingsError: it cannot be sent.
         """
+        self._settler.check("msg.term")
         words = b" ".join((TERM, reason.encode())) if reason else TERM
         await self._settler.settle(self, Settlement.TERMED, words)
 
     async def in_progress(self) -> None:
         """Ask for more time: `ack_wait` begins anew. The framework does so by itself, too."""
+        self._settler.check("msg.in_progress")
         self._settler.progress(self)

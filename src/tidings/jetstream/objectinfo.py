@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from tidings.codec import fault_text
 from tidings.errors import DecodeError
 from tidings.headers import Headers
 from tidings.subject import check_subject
@@ -85,7 +86,7 @@ class ObjectInfo:
             if meta.nuid:
                 check_subject(meta.nuid)
         except (ValueError, RecursionError) as error:
-            raise DecodeError("object's description", str(error)) from None
+            raise DecodeError("object's description", fault_text(error)) from None
         link = None if meta.options is None else meta.options.link
         return cls(
             bucket=meta.bucket,

@@ -1,8 +1,7 @@
 """ObjectStore: objects of any size, in chunks, with their digest. (NATS ADR-20)
 
-Written on the JetStream API rather than on nats-py's client: there a lost acknowledgement fails the
-put, each chunk waits for that of the one before, a file is written before its digest is known, and
-two that put the same name at once leave chunks behind for good.
+Several chunks are on their way at a time, a lost acknowledgement does not fail a put, and a file is
+in its place only when its digest is right.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from tidings.errors import (
     ConfigError,
@@ -38,12 +37,17 @@ from tidings.jetstream.chunks import ChunkWriter, Progress, read_chunks
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.files import Source, chunks_of, file_name, size_of, write_file
 from tidings.jetstream.follow import Reading
+from tidings.jetstream.messages import StreamMessage
 from tidings.jetstream.objectinfo import ObjectInfo, digest_text
+from tidings.jetstream.prune import Pruned, Pruner
 from tidings.jetstream.publishing import PUBLISH_TIMEOUT, TRY_WAIT, publish_stored
 from tidings.jetstream.readers import Host, read_all
-from tidings.jetstream.stored import Stored, stored_message
+from tidings.jetstream.reads import read_newest
+from tidings.jetstream.stored import Stored
+from tidings.log import logger
 
 T = TypeVar("T")
+Messages: TypeAlias = "list[StreamMessage[Any]]"  # `list` is a method of the class below
 
 CHUNK_SIZE = 128 * 1024
 ROLLUP = ("Nats-Rollup", "sub")
@@ -52,8 +56,8 @@ RESTARTS = 3
 # Links that are followed, one to the next.
 MOST_LINKS = 10
 HEADER_ROOM = 1024
-
-logger = logging.getLogger("tidings")
+# Seconds since the last chunk of a put after which the put counts as dead.
+PRUNE_AGE = 3600.0
 
 
 class ObjectStore(Bucket):
@@ -90,7 +94,7 @@ class ObjectStore(Bucket):
         super().__init__(
             host,
             name,
-            f"OBJ_{name}",
+            "$O",
             create=create,
             said=declared_options(
                 ttl=ttl,
@@ -114,8 +118,10 @@ class ObjectStore(Bucket):
         chunk_size: int = CHUNK_SIZE,
         progress: Progress | None = None,
     ) -> ObjectInfo:
-        """Store an object, in place of the one of that name: it is replaced when the new one is
-        whole, and stays where this fails. At most 2 MiB are in memory with the usual chunks.
+        """Store an object, or replace the object of that name.
+
+        The old object is replaced when the new one is complete, and stays if the put fails. At most
+        2 MiB are in memory with chunks of the default size.
 
         Args:
             name: any text; it is no path, though it may look like one.
@@ -132,7 +138,7 @@ class ObjectStore(Bucket):
             PublishTimeoutError: no acknowledgement in time. If it was the last one, the object may
                 be stored.
             BucketNotFoundError: the store is gone.
-            JetStreamError: the server refuses it: the store is full, for one.
+            JetStreamError: the server refuses it, for example because the store is full.
         """
         _check_name(name)
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
@@ -140,10 +146,12 @@ class ObjectStore(Bucket):
         _check_text("description", description)
         kept = Headers(headers or ())
         total = await size_of(source)
-        api = await self.open()
+        # Before the first chunk: a store that the server has lost is created again here.
+        await self.use(lambda api: self._last_on(api, name))
+        api = self._writing_api(await self.open())
         size = min(chunk_size, api.connection.outbox.max_payload - HEADER_ROOM)
         nuid = secrets.token_hex(11)
-        writer = ChunkWriter(api, self._stream, self._chunks_subject(nuid))
+        writer = ChunkWriter(api, self._origin.stream, f"{self._origin.write}C.{nuid}")
         with self._must_exist():
             try:
                 await writer.write_all(chunks_of(source, size), total, progress)
@@ -166,6 +174,10 @@ class ObjectStore(Bucket):
             await asyncio.shield(self._describe(api, info, size))
         return info
 
+    def _writing_api(self, api: JetStreamApi) -> JetStreamApi:
+        """An API that does not create a lost store again: half an object would be in it."""
+        return JetStreamApi(api.connection, api.timeout, self._origin.api_prefix)
+
     async def _describe(self, api: JetStreamApi, info: ObjectInfo, chunk_size: int) -> None:
         """Store the description of an object whose chunks are stored."""
         try:
@@ -178,13 +190,12 @@ class ObjectStore(Bucket):
 
     async def _replace(self, api: JetStreamApi, info: ObjectInfo, chunk_size: int | None) -> None:
         """Store a description in place of the last, then remove the chunks of that one."""
-        subject = self._meta_subject(info.name)
         while True:
-            last = await self._last_on(api, subject)
+            last = await self._last_on(api, info.name)
             try:
                 await publish_stored(
                     api,
-                    subject,
+                    f"{self._origin.write}{_meta(info.name)}",
                     info.encode(chunk_size),
                     Headers([ROLLUP]),
                     msg_id=secrets.token_hex(16),
@@ -200,12 +211,12 @@ class ObjectStore(Bucket):
                 if former.nuid and (info.is_deleted or former.nuid != info.nuid):
                     await self._discard(api, former.nuid)
 
-    async def _last_on(self, api: JetStreamApi, subject: str) -> Stored | None:
-        """The last message on a subject, asked for through an outage as long as a publish is."""
+    async def _last_on(self, api: JetStreamApi, name: str) -> Stored | None:
+        """The description that is stored now, asked for through an outage as long as a publish."""
         deadline = time.monotonic() + PUBLISH_TIMEOUT
         while True:
             try:
-                return await stored_message(api, self._stream, last_on=subject)
+                return await self._newest(api, name)
             except (RequestTimeoutError, DisconnectedError, JetStreamUnavailableError):
                 if time.monotonic() > deadline:
                     raise
@@ -216,9 +227,9 @@ class ObjectStore(Bucket):
         await self._discard(api, nuid)
 
     async def _discard(self, api: JetStreamApi, nuid: str) -> None:
-        subject = self._chunks_subject(nuid)
+        subject = f"{self._origin.source}C.{nuid}"
         try:
-            await api.call(f"STREAM.PURGE.{self._stream}", {"filter": subject})
+            await api.call(f"STREAM.PURGE.{self._origin.stream}", {"filter": subject})
         except TidingsError as error:
             logger.warning("chunks of no use are left on %r of %s: %s", subject, self.name, error)
 
@@ -302,7 +313,7 @@ class ObjectStore(Bucket):
         progress: Progress | None,
         take: Callable[[AsyncIterator[bytes]], Coroutine[Any, Any, T]],
     ) -> T:
-        """Read an object from its beginning, and again where it was replaced meanwhile."""
+        """Read an object from its beginning, and again if it was replaced meanwhile."""
         for restart in range(RESTARTS + 1):
             store, info = await self._resolve(name)
             try:
@@ -316,7 +327,7 @@ class ObjectStore(Bucket):
     def _chunks(self, info: ObjectInfo, progress: Progress | None) -> AsyncGenerator[bytes, None]:
         reading = Reading(
             stream=self._stream,
-            subject=self._chunks_subject(info.nuid),
+            subject=f"{self._origin.read}C.{info.nuid}",
             purpose=f"object {info.name!r} of {self.name}",
         )
         return read_chunks(reading, self._host, info, progress, self._is_replaced)
@@ -354,15 +365,22 @@ class ObjectStore(Bucket):
             BucketNotFoundError: the store is gone.
             TidingsError: the server does not answer.
         """
-        subject = self._meta_subject(name)
-        api = await self.open()
-        with self._must_exist():
-            # Of the leader: a replica that is behind would name chunks that are gone.
-            stored = await stored_message(api, self._stream, last_on=subject)
-        if stored is None:
-            raise ObjectNotFoundError(self.name, name)
-        info = self._decode(name, stored.body, stored.time)
-        if info.is_deleted:
+        _check_name(name)
+
+        async def read(api: JetStreamApi) -> Stored | None:
+            # As the leader has it: a replica that is behind would name chunks that are gone.
+            return await read_newest(
+                api,
+                self._stream,
+                f"{self._origin.read}{_meta(name)}",
+                is_replicated=self._origin.is_replicated,
+            )
+
+        return self._info_of(name, await self.use(read))
+
+    def _info_of(self, name: str, stored: Stored | None) -> ObjectInfo:
+        info = None if stored is None else self._decode(name, stored.body, stored.time)
+        if info is None or info.is_deleted:
             raise ObjectNotFoundError(self.name, name)
         return info
 
@@ -372,15 +390,17 @@ class ObjectStore(Bucket):
         Raises:
             TidingsError: as `info`.
         """
-        reading = Reading(
-            stream=self._stream,
-            subject=f"$O.{self.name}.M.>",
-            begin="last_per_subject",
-            purpose=f"list of {self.name}",
-        )
-        await self.open()
-        with self._must_exist():
-            messages = await read_all(reading, self._host)
+
+        async def read(api: JetStreamApi) -> Messages:
+            reading = Reading(
+                stream=self._stream,
+                subject=f"{self._origin.read}M.>",
+                begin="last_per_subject",
+                purpose=f"list of {self.name}",
+            )
+            return await read_all(reading, self._host)
+
+        messages = await self.use(read)
         infos = []
         # Of one that is put meanwhile there are several: the last one says how it is.
         for message in {message.subject: message for message in messages}.values():
@@ -397,10 +417,59 @@ class ObjectStore(Bucket):
             ObjectNotFoundError: there is none.
             TidingsError: as `put`.
         """
-        info = await self.info(name)
+        _check_name(name)
+        info = self._info_of(name, await self.use(lambda api: self._newest(api, name)))
         gone = replace(info, size=0, chunks=0, digest="", is_deleted=True)
         with self._must_exist():
-            await asyncio.shield(self._replace(self._host.api, gone, None))
+            await asyncio.shield(self._replace(self._origin_api(self._host.api), gone, None))
+
+    async def prune(self, *, older_than: float = PRUNE_AGE, dry_run: bool = False) -> Pruned:
+        """Delete chunks that belong to no object: a put that was killed has left them.
+
+        A put that is under way has no object yet either. So chunks are left alone until the last
+        one of their put is `older_than` seconds old. Choose more than the longest time that a
+        source of yours may pause between two parts.
+
+        Args:
+            older_than: seconds since the last chunk of a put; an hour by default.
+            dry_run: only say what would be deleted.
+
+        Raises:
+            ConfigError: a bad `older_than`, or the store is the mirror of another one.
+            DecodeError: the description of an object cannot be read.
+            TidingsError: as `info`.
+
+        Example:
+            ```python
+            files = app.js.object_store("backups")
+            found = await files.prune(dry_run=True)
+            print(found.chunks, "chunks,", found.size, "bytes")
+            ```
+        """
+        is_number = isinstance(older_than, int | float) and not isinstance(older_than, bool)
+        if not is_number or not 0 <= older_than < math.inf:
+            raise ConfigError(f"older_than={older_than!r}: seconds, 0 or more")
+
+        async def work(api: JetStreamApi) -> Pruned:
+            if self._origin.stream != self._stream:
+                raise ConfigError(
+                    f"the object store {self.name!r} is a mirror: prune {self._origin.stream!r}, "
+                    f"where its objects are put"
+                )
+            pruner = Pruner(self._host, self._stream, self._origin.read, older_than)
+            return await pruner.run(dry_run=dry_run)
+
+        return await self.use(work)
+
+    async def _newest(self, api: JetStreamApi, name: str) -> Stored | None:
+        """The description of an object, where writes go: a mirror may be behind."""
+        origin = self._origin
+        return await read_newest(
+            self._origin_api(api),
+            origin.stream,
+            f"{origin.source}{_meta(name)}",
+            is_replicated=origin.is_replicated,
+        )
 
     def _decode(self, name: str, body: bytes, stored: datetime) -> ObjectInfo:
         try:
@@ -409,12 +478,10 @@ class ObjectStore(Bucket):
             place = f"{error.reason} (object {name!r} of {self.name!r})"
             raise DecodeError(error.wanted, place) from None
 
-    def _meta_subject(self, name: str) -> str:
-        _check_name(name)
-        return f"$O.{self.name}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
-    def _chunks_subject(self, nuid: str) -> str:
-        return f"$O.{self.name}.C.{nuid}"
+def _meta(name: str) -> str:
+    """The end of the subject that an object's description is stored on."""
+    return f"M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
 
 def _check_name(name: object) -> None:
@@ -430,5 +497,5 @@ def _check_text(option: str, text: object) -> None:
             text.encode()
             return
     except UnicodeEncodeError:
-        pass  # a lone surrogate: of a file's name that is not UTF-8, for one
+        pass  # a lone surrogate, such as a file's name that is not UTF-8 may have
     raise ConfigError(f"{option}={text!r}: a str that can be written in UTF-8")

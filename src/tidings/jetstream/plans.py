@@ -1,8 +1,7 @@
-"""StreamPlan: what bringing a declared stream about would do, in words, and doing it."""
+"""StreamPlan: how a stream on the server differs from its declaration, and applying it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,18 +12,18 @@ from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStrea
 from tidings.jetstream.drops import Drop, drop_of
 from tidings.jetstream.election import through_election
 from tidings.jetstream.streams import Stream
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
+from tidings.text import printable
 
 
 class StreamChange(msgspec.Struct, frozen=True):
-    """One option of a stream that is not as declared.
+    """One option of a stream that differs from its declaration.
 
     Attributes:
-        option: its name.
-        old: what it is, in words.
-        new: what is declared, in words.
-        drop: what goes with the change; None where nothing does.
+        option: the option's name.
+        old: its value on the server, in words.
+        new: its declared value, in words.
+        drop: the messages that the change may remove; None if it removes none.
         is_impossible: whether no server makes the change.
     """
 
@@ -42,13 +41,13 @@ class StreamChange(msgspec.Struct, frozen=True):
 
 
 class StreamPlan(msgspec.Struct, frozen=True):
-    """What bringing one declared stream about would do.
+    """What applying the declaration of one stream would do.
 
     Attributes:
         stream: the declaration.
-        exists: whether the server has it already.
-        changes: what would change; empty where nothing would.
-        messages: how many it holds now.
+        exists: whether the server has the stream already.
+        changes: the declared options that would change.
+        messages: how many messages the stream holds now.
     """
 
     stream: Stream
@@ -63,7 +62,7 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
     @property
     def dangers(self) -> tuple[StreamChange, ...]:
-        """The changes that would drop messages."""
+        """The changes that can remove messages, or make the stream store fewer subjects."""
         return tuple(change for change in self.changes if change.drop is not None)
 
     @property
@@ -73,7 +72,7 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
     @property
     def dropped(self) -> int:
-        """How many messages would be dropped, at the most."""
+        """An upper bound of the messages that would be removed."""
         counts = [change.drop.count for change in self.changes if change.drop is not None]
         return min(sum(counts), self.messages)
 
@@ -102,19 +101,21 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
         if error.err_code == STREAM_NOT_FOUND:
             return StreamPlan(stream, exists=False)
         raise
-    current, wanted = info["config"], stream.config()
-    changes = []
-    for option in differences(current, wanted):
-        old, new = current.get(option, _ABSENT.get(option)), wanted[option]
-        is_impossible = _is_impossible(option, old, new)
-        drop = None if is_impossible else await drop_of(api, info, wanted, option)
-        change = StreamChange(option, _words(option, old), _words(option, new), drop, is_impossible)
-        changes.append(change)
-    return StreamPlan(stream, True, tuple(changes), int(info["state"]["messages"]))
+    current = info["config"]
+    wanted = stream.changed(current)
+    changes = tuple(_change(info, wanted, option) for option in differences(current, wanted))
+    return StreamPlan(stream, True, changes, int(info["state"]["messages"]))
+
+
+def _change(info: dict[str, Any], wanted: dict[str, Any], option: str) -> StreamChange:
+    old, new = info["config"].get(option, _ABSENT.get(option)), wanted[option]
+    is_impossible = _is_impossible(option, old, new)
+    drop = None if is_impossible else drop_of(info, wanted, option)
+    return StreamChange(option, _words(option, old), _words(option, new), drop, is_impossible)
 
 
 def differences(current: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The options that are not as wanted. Options that are not declared stay as they are."""
+    """List the options whose value on the server is not the one that is wanted."""
     return [
         option
         for option, new in wanted.items()
@@ -130,18 +131,17 @@ async def apply_streams(
     Args:
         api: the API.
         plans: what to do.
-        force: also what would drop messages.
+        force: also make changes that can remove messages.
 
     Raises:
-        StreamChangeError: a change is impossible or would drop messages, and then nothing was done;
-            or the server refuses it.
+        StreamChangeError: a change is impossible or can remove messages, so that nothing was done;
+            or the server refuses a change.
     """
     for plan in plans:
         _check(plan, force)
     for plan in plans:
         if not plan.is_done:
             await _apply(api, plan, force)
-            logger.info("stream %s", plan)
 
 
 def _check(plan: StreamPlan, force: bool) -> None:
@@ -156,18 +156,19 @@ def _check(plan: StreamPlan, force: bool) -> None:
         raise StreamChangeError(
             plan.stream.name,
             tuple(map(str, plan.dangers)),
-            "the change would lose messages and is not made by itself; look at it with `tidings "
-            "streams plan`, and make it with `tidings streams apply --force`",
+            "the change would lose messages, so that a start does not make it; look at it with "
+            "`tidings streams plan`, and make it with `tidings streams apply --force`",
         )
 
 
 async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
     stream = plan.stream
     try:
-        await through_election(lambda: _create_or_update(api, plan))
+        if await through_election(lambda: _create_or_update(api, plan)):
+            logger.info("stream %s", printable(str(plan)))
     except JetStreamError as error:
         if error.err_code == STREAM_NAME_IN_USE and not plan.exists:
-            # Somebody else has made it in the meantime, another version of this app perhaps.
+            # Another instance created it in the meantime, perhaps of another version of this app.
             await apply_streams(api, [await plan_stream(api, stream)], force=force)
             return
         changes = tuple(map(str, plan.changes)) or (f"create, for {', '.join(stream.subjects)}",)
@@ -176,16 +177,21 @@ async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
         ) from None
 
 
-async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> None:
+async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> bool:
+    """Returns whether there was still something to do: another instance may have been faster."""
     stream = plan.stream
     if not plan.exists:
         await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
-    else:
-        info = await api.call(f"STREAM.INFO.{stream.name}")
-        await api.call(f"STREAM.UPDATE.{stream.name}", {**info["config"], **stream.config()})
+        return True
+    current = (await api.call(f"STREAM.INFO.{stream.name}"))["config"]
+    wanted = stream.changed(current)
+    if not differences(current, wanted):
+        return False
+    await api.call(f"STREAM.UPDATE.{stream.name}", wanted)
+    return True
 
 
-# What the server leaves out of a configuration where it is empty.
+# Values that the server leaves out of a configuration.
 _ABSENT: dict[str, Any] = {
     "description": "",
     "subjects": (),

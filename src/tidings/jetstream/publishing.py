@@ -1,4 +1,4 @@
-"""Publishing to streams: with acknowledgement, and again with the same id where none came."""
+"""Publishing to streams: with acknowledgement, and again with the same id if none came."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRY_TIMEOUT = 2.0
 TRY_WAIT = 0.1
 # Seconds that a publish may take, a leader election within them included.
 PUBLISH_TIMEOUT = 10.0
-# Seconds to ask whether a stream takes the subject, at the least: what the timeout may be late by.
+# Shortest time to ask whether a stream takes the subject, in seconds: a publish may be that late.
 LEAST_CHECK = 0.25
 
 # Refusals that pass: no leader, the stream is behind, the same message is being stored just now.
@@ -77,7 +77,7 @@ class Publication(msgspec.Struct, frozen=True):
                 answer = await api.request(
                     self.subject, self.body, self.block, min(left, TRY_TIMEOUT)
                 )
-                return _acknowledgement(self.subject, answer)
+                return acknowledgement(self.subject, answer)
             except WrongSequenceError as error:
                 if not self.id_is_known and doubt is None:
                     raise  # the first try: somebody else's write
@@ -153,7 +153,7 @@ def prepare(
 
 
 def _block(pairs: list[tuple[str, str]], msg_id: str) -> bytes:
-    # Headers checks them: an expected stream's name, for one, is the caller's.
+    # Headers checks them: the name of an expected stream, for example, comes from the caller.
     return header_block(
         [*Headers(pairs).pairs(), (MSG_ID, msg_id)] if pairs else [(MSG_ID, msg_id)]
     )
@@ -195,10 +195,16 @@ async def publish_stored(
     return await publication.send(api)
 
 
-def _acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
+def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
+    """Read the acknowledgement of a publish.
+
+    Raises:
+        JetStreamError: the stream refused the message, or the answer is no acknowledgement.
+        JetStreamUnavailableError: there is no JetStream to store it.
+    """
     raise_refusal(answer, f"publish to {subject!r}")
     stream, sequence = answer.get("stream"), answer.get("seq")
-    if not isinstance(stream, str) or not isinstance(sequence, int):
+    if not isinstance(stream, str) or type(sequence) is not int or sequence < 1:
         raise JetStreamError(
             500,
             0,
@@ -209,7 +215,7 @@ def _acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
 
 
 def _passes(error: JetStreamError) -> bool:
-    """Whether the same publish may be taken a moment later: an election, for one."""
+    """Whether the same publish may succeed a moment later, after an election for example."""
     return error.err_code in _PASSING or (error.code == 503 and not error.err_code)
 
 
@@ -222,14 +228,19 @@ class _StreamCheck:
         self._off_since: float | None = None
 
     async def check(self, timeout: float) -> None:
-        """Return where a stream takes the subject, or nobody can say.
+        """Return if a stream takes the subject, or if nobody can say.
+
+        A declared stream that the server has lost is created again.
 
         Raises:
-            NoStreamError: none does.
-            JetStreamUnavailableError: nobody listens on the API, and not for an instant only.
+            NoStreamError: no stream takes it.
+            JetStreamUnavailableError: nobody has listened on the API for longer than a moment.
+            JetStreamError: the server refuses to create the declared stream.
         """
+        # The streams of another domain take the subject without the prefix that leads there.
+        subject = self._subject.removeprefix(f"{self._api.prefix}.")
         try:
-            found = await self._api.call("STREAM.NAMES", {"subject": self._subject}, timeout)
+            names = await self._api.streams_taking(subject, timeout)
         except JetStreamUnavailableError:
             now = time.monotonic()
             self._off_since = self._off_since or now
@@ -239,5 +250,17 @@ class _StreamCheck:
             self._off_since = None
         else:
             self._off_since = None
-            if not found.get("streams"):
+            if not names and not await self._restore(timeout):
                 raise NoStreamError(self._subject) from None
+
+    async def _restore(self, timeout: float) -> bool:
+        """Create the declared stream again that takes the subject. Returns whether to publish
+        again."""
+        for name in self._api.declared_for(self._subject):
+            try:
+                async with asyncio.timeout(timeout):
+                    if await self._api.restore_stream(name):
+                        return True
+            except (TimeoutError, DisconnectedError, JetStreamUnavailableError):
+                return True  # nobody can say now
+        return False

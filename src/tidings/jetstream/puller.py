@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 
 import msgspec
@@ -13,12 +12,11 @@ from tidings.errors import TidingsError
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.binding import Binding
-from tidings.jetstream.specs import ConsumerSpec
+from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
+from tidings.text import printable
 from tidings.transport.connection import Connection
-
-logger = logging.getLogger("tidings")
 
 # Seconds that a pull waits at the server, and between the heartbeats that say it still does.
 EXPIRES = 30.0
@@ -31,6 +29,8 @@ HEAL_FIRST, HEAL_MOST = 0.1, 3.0
 LOOK = 0.25
 INBOX_LIFE = 60.0
 FLOOR_INTERVAL = 60.0
+# Seconds between two log lines about messages that are no deliveries.
+FOREIGN_INTERVAL = 10.0
 
 HEARTBEAT_STATUS = 100
 ENDED = (404, 408)
@@ -60,7 +60,7 @@ class Puller:
     is made again where it is gone.
 
     Args:
-        spec: the consumer.
+        binding: the consumer on the server.
         api: the JetStream API.
         wanted: messages that could be taken now, and seconds to wait for them.
         take: takes messages.
@@ -68,12 +68,13 @@ class Puller:
         capacity: the most that `wanted` can say.
 
     Attributes:
-        healed: times that pulling began anew.
+        healed: times that pulling began again.
+        foreign: messages in its inboxes that are not deliveries of this consumer.
     """
 
     def __init__(
         self,
-        spec: ConsumerSpec,
+        binding: Binding,
         api: JetStreamApi,
         *,
         wanted: Callable[[], tuple[int, float]],
@@ -81,9 +82,10 @@ class Puller:
         ended: Callable[[], None],
         capacity: int,
     ) -> None:
-        self.spec = spec
-        self.binding = Binding(spec, api)
-        self.healed = 0
+        self.spec = binding.spec
+        self.binding = binding
+        self.healed = self.foreign = 0
+        self._foreign_logged_at = -FOREIGN_INTERVAL
         self._connection: Connection = api.connection
         self._timeout = api.timeout
         self._loop = asyncio.get_running_loop()
@@ -128,7 +130,11 @@ class Puller:
         if self._stopped or self._healing is not None or self._connection.state != "connected":
             return
         wanted, seconds = self._wanted()
-        owed = self.owed
+        terms, owed = self.binding.terms, self.owed
+        if terms.max_batch is not None:
+            wanted = min(wanted, terms.max_batch)
+        if terms.max_expires is not None:
+            seconds = min(seconds, terms.max_expires)
         count = wanted - owed
         if count <= 0 or (owed and count < self._capacity // 2):
             return
@@ -156,16 +162,45 @@ class Puller:
 
     def _on_frames(self, inbox: Inbox, size: int, frames: list[Frame]) -> None:
         self._heard_at = self._loop.time()
-        messages = [frame for frame in frames if frame[2]]  # a status has no reply subject
+        prefixes = self.binding.prefixes
+        messages = [frame for frame in frames if frame[2].startswith(prefixes)]
+        statuses: list[Headers] = []
+        if len(messages) < len(frames):
+            messages, statuses = self._sift(frames)
         if messages:
             self._flows = True
+            self.binding.last_reply = messages[-1][2]
             inbox.owed = max(0, inbox.owed - len(messages))
             self._take(messages)
-        if len(messages) < len(frames):
-            for frame in frames:
-                if not frame[2]:
-                    self._on_status(inbox, Headers.from_block(frame[3]))
+        for headers in statuses:
+            self._on_status(inbox, headers)
         self.pull_soon()
+
+    def _sift(self, frames: list[Frame]) -> tuple[list[Frame], list[Headers]]:
+        """The deliveries among them, and the statuses, which have no reply subject."""
+        messages, statuses = [], []
+        for frame in frames:
+            reply = frame[2]
+            if reply.startswith(self.binding.prefixes) or self.binding.is_own(reply):
+                messages.append(frame)
+            elif not reply and (headers := Headers.from_block(frame[3])).status:
+                statuses.append(headers)
+            else:
+                self.drop_foreign()
+        return messages, statuses
+
+    def drop_foreign(self) -> None:
+        """Count a message that is not a delivery of this consumer. It is not handled."""
+        self.foreign += 1
+        now = self._loop.time()
+        if now - self._foreign_logged_at >= FOREIGN_INTERVAL:
+            self._foreign_logged_at = now
+            logger.warning(
+                "%s: a message that consumer %s of %s did not deliver came to its inbox and is not "
+                "handled (%d so far)",
+                *(self.spec.name, self.binding.name, self.spec.stream, self.foreign),
+                extra={"listener": self.spec.name, "stream": self.spec.stream},
+            )
 
     def _on_status(self, inbox: Inbox, headers: Headers) -> None:
         """The server says something of a pull. (NATS ADR-13)"""
@@ -217,24 +252,14 @@ class Puller:
     def _tell_trouble(self, reason: str) -> None:
         logger.warning(
             "%s: consumer %s of %s does not answer: %s",
-            *(self.spec.name, self.binding.name, self.spec.stream, reason),
+            *(self.spec.name, self.binding.name, self.spec.stream, printable(reason)),
             extra={"listener": self.spec.name, "stream": self.spec.stream},
         )
 
     async def _begin_anew(self) -> None:
         self._reconnects = self._connection.reconnects
         await self._close_inboxes()
-        if self.spec.ordered:
-            former = self.binding.name
-            await self.binding.renew()
-            self.binding.remove(former)
-        elif await self.binding.restore():
-            logger.warning(
-                "%s: consumer %s of %s was gone and is made again, from sequence %d on: what "
-                "was done after it comes once more",
-                *(self.spec.name, self.binding.name, self.spec.stream, self.binding.floor + 1),
-                extra={"listener": self.spec.name, "stream": self.spec.stream},
-            )
+        await self.binding.restore()
         self._open_inbox()
 
     async def _close_inboxes(self) -> None:
@@ -268,7 +293,7 @@ class Puller:
             else:
                 self._tidy(now)
                 self.pull()
-                if now - asked_at > FLOOR_INTERVAL and not self.spec.ordered:
+                if now - asked_at > FLOOR_INTERVAL:
                     asked_at = now
                     await self.binding.refresh()
 

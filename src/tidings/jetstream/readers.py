@@ -83,16 +83,18 @@ class Reader:
 
         Raises:
             RequestTimeoutError: none within `timeout` seconds.
+            WrongLoopError: in another event loop than the app's.
         """
         while not self._messages:
             if self.is_ended:
                 return None
+            self._host.api.home.check("app.js")
             self._changed.clear()
             try:
                 async with asyncio.timeout(timeout):
                     await self._changed.wait()
             except TimeoutError:
-                raise RequestTimeoutError(self._reading.subject, timeout or 0.0) from None
+                raise RequestTimeoutError(self._reading.subject or ">", timeout or 0.0) from None
         message = self._messages.popleft()
         self._follower.resume()
         return message

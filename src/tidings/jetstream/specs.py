@@ -1,31 +1,24 @@
-"""ConsumerSpec: a stream's listener as it was written down."""
+"""ConsumerSpec: a stream's consumer as it is declared."""
 
 from __future__ import annotations
 
+import enum
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeGuard
 
 from tidings import codec
 from tidings.errors import ConfigError
 from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.jetstream.api import nanoseconds
+from tidings.jetstream.names import check_existing_name
 from tidings.middleware import Middleware
 from tidings.subject import check_pattern, check_subject
+from tidings.time_limit import check_timeout
 
-# What the server takes as a name of a stream or consumer, and a file system as a folder.
-_NAME = re.compile(r"[A-Za-z0-9_\-=]+")
-
-# Seconds until the server removes an ephemeral consumer that nobody pulls from.
-INACTIVE_THRESHOLD = 300.0
-
-# The shortest ack_wait: below it a busy loop is late with saying that a handler is at work.
+# The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
-
-# Messages delivered and not settled yet, those that wait for their redelivery included.
-MAX_ACK_PENDING = 65_536
 
 # The server counts nanoseconds in 64 bits.
 MOST_SECONDS = 100 * 365 * 86_400.0
@@ -33,32 +26,37 @@ MOST_SECONDS = 100 * 365 * 86_400.0
 _STARTS = ("all", "new", "last")
 _FLAGS = ("double_ack", "manual_ack", "ordered")
 
-# Options that say something of acknowledging, which an ordered consumer does not do.
+# Options about acknowledging, which an ordered consumer does not do.
 _NOT_ORDERED = (
     *("durable", "max_deliver", "dead_letter", "double_ack", "manual_ack"),
     *("batch", "ack_wait", "backoff"),
 )
 
 
-def check_name(name: object, what: str) -> None:
-    """Check the name of a stream, consumer or bucket.
+class Drop(enum.Enum):
+    """What happens to a message that is given up, where no dead letter is wanted."""
 
-    Raises:
-        ConfigError: characters that the server does not take.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"{what} {name!r}: letters, digits, '_', '-' and '=' only")
+    DROP = "drop"  # it is logged, counted and not delivered again
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DROP = Drop.DROP
+"""`dead_letter=DROP`: a message that is given up is dropped, logged and counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConsumerSpec:
-    """A consumer as it was written down. Everything that can be wrong with it is found here.
+    """A consumer as it is declared, with every check that needs no server.
+
+    An option of the server's configuration that is None was not declared: it is not sent.
 
     Attributes: as the arguments of `App.consume`.
 
     Raises:
-        ConfigError: a bad option, or options that mean nothing together.
-        SubjectError: a bad subject.
+        ConfigError: an option is wrong, or two options contradict each other.
+        SubjectError: a subject is not valid.
     """
 
     handler: Callable[..., Any]
@@ -67,28 +65,30 @@ class ConsumerSpec:
     subject: str | None = None
     data_type: Any = None
     concurrency: int | None = None
-    ack_wait: float = 30.0
+    ack_wait: float | None = None
     max_deliver: int | None = None
-    backoff: tuple[float, ...] = (1.0,)
-    dead_letter: str | None = None
+    backoff: tuple[float, ...] | None = None
+    dead_letter: str | Drop | None = None
     double_ack: bool = False
     manual_ack: bool = False
     ordered: bool = False
     batch: int | None = None
     batch_timeout: float = 0.5
-    start: str | int = "all"
+    start: str | int | None = None
+    timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:
-        check_name(self.stream, "stream")
+        check_existing_name(self.stream, "stream")
         if self.durable is not None:
-            check_name(self.durable, "durable")
+            check_existing_name(self.durable, "durable")  # a new one is checked at its creation
         if self.subject is not None:
             check_pattern(self.subject)
-        if self.dead_letter is not None:
-            check_subject(self.dead_letter)
+        if self.letters is not None:
+            check_subject(self.letters)
         what = "the message" if self.batch is None else "the list of messages"
         check_handler(self.handler, what)
+        check_timeout(self.timeout)
         codec.decoder(self.wanted_type)
         self._check_numbers()
         self._check_combinations()
@@ -101,35 +101,44 @@ class ConsumerSpec:
             value = getattr(self, name)
             if value is not None and not (_is_whole(value) and value >= 1):
                 raise ConfigError(f"{name}={value!r}: a whole number above 0")
-        for name, least in (("ack_wait", LEAST_ACK_WAIT), ("batch_timeout", 0.001)):
-            value = getattr(self, name)
-            if not (_is_seconds(value) and value >= least):
-                raise ConfigError(f"{name}={value!r}: seconds, at least {least:g}")
-        if not self.backoff or not all(_is_seconds(delay) for delay in self.backoff):
-            raise ConfigError(f"backoff={list(self.backoff)!r}: seconds before each redelivery")
-        if self.start not in _STARTS and not (_is_whole(self.start) and int(self.start) >= 1):
-            raise ConfigError(f"start={self.start!r}: 'all', 'new', 'last' or a sequence")
+        if self.ack_wait is not None:
+            _check_seconds("ack_wait", self.ack_wait, LEAST_ACK_WAIT)
+        _check_seconds("batch_timeout", self.batch_timeout, 0.001)
+        delays = self.backoff
+        if delays is not None and not (delays and all(map(_is_seconds, delays))):
+            raise ConfigError(f"backoff={list(delays)!r}: seconds before each redelivery")
+        start = self.start
+        if not (start is None or start in _STARTS or (_is_whole(start) and start >= 1)):
+            raise ConfigError(f"start={start!r}: 'all', 'new', 'last' or a sequence")
 
     def _check_combinations(self) -> None:
         if self.max_deliver is not None and self.dead_letter is None:
             raise ConfigError(
-                f"max_deliver={self.max_deliver} needs dead_letter=, the subject that a message "
-                f"goes to when its deliveries are used up; else it would be lost"
+                f"max_deliver={self.max_deliver} needs dead_letter=: the subject that keeps a "
+                f"message after its last delivery, or DROP to drop it"
             )
         if self.batch is None and self._says("batch_timeout"):
-            raise ConfigError("batch_timeout means nothing without batch=")
-        if self.batch is not None and self.batch_timeout >= self.ack_wait:
-            raise ConfigError(
-                f"batch_timeout={self.batch_timeout:g} is to be less than ack_wait, "
-                f"{self.ack_wait:g}: the first message of a batch waits so long to be handled"
-            )
+            raise ConfigError("batch_timeout requires batch=")
+        if self.batch is not None and self.ack_wait is not None:
+            self.check_batch_timeout(self.ack_wait)
         if self.batch is not None and self.max_deliver == 1:
             raise ConfigError(
-                "max_deliver=1 means no batches: the last delivery of a message before the dead "
-                "letter comes alone"
+                "max_deliver=1 excludes batch=: the last delivery of a message comes alone"
             )
         if self.ordered:
             self._check_ordered()
+
+    def check_batch_timeout(self, ack_wait: float) -> None:
+        """Check that a batch is handed over before the server delivers its messages again.
+
+        Raises:
+            ConfigError: `batch_timeout` is not shorter than `ack_wait`, in seconds.
+        """
+        if self.batch is not None and self.batch_timeout >= ack_wait:
+            raise ConfigError(
+                f"batch_timeout={self.batch_timeout:g} must be less than ack_wait, {ack_wait:g}: "
+                f"the first message of a batch waits that long before it is handled"
+            )
 
     def _check_ordered(self) -> None:
         for name in _NOT_ORDERED:
@@ -145,7 +154,7 @@ class ConsumerSpec:
             )
 
     def _says(self, name: str) -> bool:
-        """Whether an option was given, and not as it is without."""
+        """Whether an option was declared with another value than its default."""
         return bool(getattr(self, name) != _DEFAULTS[name])
 
     @property
@@ -159,44 +168,59 @@ class ConsumerSpec:
         wanted = wanted_type(self.handler, self.data_type)
         return dict if wanted is None else wanted
 
-    def config(self, name: str, start_sequence: int | None = None) -> dict[str, Any]:
-        """The consumer's configuration, as the server takes it. (NATS ADR-15, ADR-13)
+    @property
+    def letters(self) -> str | None:
+        """The subject of its dead letters; None where it has none."""
+        return None if isinstance(self.dead_letter, Drop) else self.dead_letter
 
-        The server's own `max_deliver` stays unlimited: a process killed in the last delivery would
-        leave the message undelivered and unsaid. The limit is kept by the consumer.
-        """
-        config: dict[str, Any] = {
-            "name": name,
-            "deliver_policy": self.start if self.start in _STARTS else "by_start_sequence",
-            "replay_policy": "instant",
-        }
-        if self.durable is None:
-            config["inactive_threshold"] = nanoseconds(INACTIVE_THRESHOLD)
-        else:
-            config["durable_name"] = name
-        if self.ordered:
-            config |= {"ack_policy": "none", "max_deliver": 1}
-            config |= {"mem_storage": True, "num_replicas": 1}
-        else:
-            config |= {"ack_policy": "explicit", "max_deliver": -1}
-            config |= {"ack_wait": nanoseconds(self.ack_wait), "max_ack_pending": MAX_ACK_PENDING}
+    def declared(self) -> dict[str, Any]:
+        """The declared options that can be changed on the server, under the server's names."""
+        options: dict[str, Any] = {}
+        if self.ack_wait is not None:
+            options["ack_wait"] = nanoseconds(self.ack_wait)
         if self.subject is not None:
-            config["filter_subject"] = self.subject
-        if start_sequence is not None:
-            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start_sequence}
-        elif self.start not in _STARTS:
-            config["opt_start_seq"] = self.start
-        return config
+            options["filter_subject"] = self.subject
+        return options
+
+    def beginning(self) -> dict[str, Any]:
+        """The declared place where a new consumer begins, under the server's names."""
+        if self.start is None:
+            return {}
+        if self.start in _STARTS:
+            return {"deliver_policy": self.start}
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.start}
+
+
+def check_unique(spec: ConsumerSpec, declared: Iterable[ConsumerSpec]) -> None:
+    """Check that no other consumer of the app has the same durable name on the same stream.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if spec.durable is None:
+        return
+    for other in declared:
+        if (other.stream, other.durable) == (spec.stream, spec.durable):
+            raise ConfigError(
+                f"{spec.name} and {other.name} both consume {spec.stream} as durable="
+                f"{spec.durable!r}, so that each would get a part of the messages only: give "
+                f"them different names, or handle both kinds of messages in one function"
+            )
 
 
 _DEFAULTS = {field.name: field.default for field in fields(ConsumerSpec)}
 
 
-def _is_whole(value: object) -> bool:
+def _check_seconds(name: str, value: object, least: float) -> None:
+    if not _is_seconds(value) or value < least:
+        raise ConfigError(f"{name}={value!r}: seconds, at least {least:g}")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_seconds(value: object) -> bool:
+def _is_seconds(value: object) -> TypeGuard[float]:
     """Whether it is a number of seconds that the server can count."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False

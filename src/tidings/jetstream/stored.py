@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -31,6 +29,14 @@ class Stored(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class _Message(msgspec.Struct):
+    subject: str
+    seq: int
+    time: str
+    hdrs: bytes = b""
+    data: bytes = b""
+
+
 async def stored_message(
     api: JetStreamApi,
     stream: str,
@@ -39,7 +45,7 @@ async def stored_message(
     next_on: str | None = None,
     last_on: str | None = None,
 ) -> Stored | None:
-    """Read one message; None where there is no such.
+    """Read one message; None if there is no such message.
 
     Args:
         api: the API.
@@ -59,11 +65,9 @@ async def stored_message(
         if error.err_code == MESSAGE_NOT_FOUND:
             return None
         raise
-    found: dict[str, Any] = answer["message"]
-    return Stored(
-        subject=found["subject"],
-        sequence=int(found["seq"]),
-        time=datetime.fromisoformat(found["time"]),
-        headers=Headers.from_block(base64.b64decode(found.get("hdrs", ""))),
-        body=base64.b64decode(found.get("data", "")),
-    )
+    try:
+        found = msgspec.convert(answer.get("message"), _Message)
+        time = datetime.fromisoformat(found.time)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise JetStreamError(500, 0, f"a read of {stream} was answered without a message") from None
+    return Stored(found.subject, found.seq, time, Headers.from_block(found.hdrs), found.data)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from tidings.errors import ConfigError
 from tidings.jetstream.api import nanoseconds
-from tidings.jetstream.specs import check_name
+from tidings.jetstream.names import check_new_name
 from tidings.subject import check_pattern
 
 Retention = Literal["limits", "interest", "workqueue"]
+Unlimited = Literal["unlimited"]
 
-# Seconds: the least that the server takes, and how long an id is known where nothing is said.
+# The shortest time that the server accepts, in seconds.
 SHORTEST = 0.1
-DUPLICATE_WINDOW = 120.0
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "retention": ("limits", "interest", "workqueue"),
@@ -24,43 +24,41 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "discard": ("old", "new"),
     "replicas": (1, 2, 3, 4, 5),
 }
+_LIMITS = ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject")
 
 
 def days(count: float) -> float:
-    """Seconds in so many days, to write `max_age=days(7)`."""
+    """Return the seconds in a number of days, so that you can write `max_age=days(7)`."""
     return count * 86_400.0
-
-
-def hours(count: float) -> float:
-    """Seconds in so many hours."""
-    return count * 3_600.0
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream, created or brought to this when the app starts.
+    """A stream that the app creates when it starts, or changes to what is declared here.
+
+    An option that is left out is not declared. The app never changes it on the server, and never
+    compares it: whoever operates the server may set it. A new stream gets the server's default.
 
     Args:
-        name: its name: letters, digits, `_`, `-`.
-        subjects: what it stores, wildcards allowed.
-        description: what it is for.
+        name: the stream's name: letters, digits, `_`, `-` and `=`.
+        subjects: the subjects that it stores, wildcards allowed.
+        description: what the stream is for.
         retention: "limits" keeps messages until a limit is reached, "interest" until every consumer
-            has acknowledged, "workqueue" until one has.
+            has acknowledged them, "workqueue" until one has.
         storage: "file" or "memory".
-        replicas: copies in the cluster, 1 to 5; 3 outlive the loss of one server, 5 of two.
-        max_age: seconds that a message is kept; None for no end.
-        max_msgs: messages at the most.
-        max_bytes: bytes at the most.
-        max_msg_size: bytes of one message at the most.
-        max_msgs_per_subject: messages of one subject at the most.
-        discard: what goes when a limit is reached: "old" messages, or the "new" one: its publisher
-            is refused.
-        duplicate_window: seconds in which a message id is known again; 120 where None, or max_age
-            where that is less.
-        allow_direct: let every replica answer reads.
+        replicas: copies in the cluster, 1 to 5. Three survive the loss of one server, five of two.
+        max_age: seconds that a message is kept, or "unlimited".
+        max_msgs: largest number of messages, or "unlimited".
+        max_bytes: largest number of bytes, or "unlimited".
+        max_msg_size: largest number of bytes of one message, or "unlimited".
+        max_msgs_per_subject: largest number of messages of one subject, or "unlimited".
+        discard: what happens at a limit: the "old" messages are removed, or the "new" one is
+            refused.
+        duplicate_window: seconds for which the stream recognises a message id.
+        allow_direct: let every replica answer reads. A new stream allows it unless you pass False.
 
     Raises:
-        ConfigError: a bad name, or an option that cannot be.
+        ConfigError: a bad name, or an option that the server would refuse.
         SubjectError: a bad subject.
 
     Example:
@@ -74,21 +72,21 @@ class Stream:
     name: str
     _: KW_ONLY
     subjects: Sequence[str] = ()
-    description: str = ""
-    retention: Retention = "limits"
-    storage: Literal["file", "memory"] = "file"
-    replicas: int = 1
-    max_age: float | None = None
-    max_msgs: int | None = None
-    max_bytes: int | None = None
-    max_msg_size: int | None = None
-    max_msgs_per_subject: int | None = None
-    discard: Literal["old", "new"] = "old"
+    description: str | None = None
+    retention: Retention | None = None
+    storage: Literal["file", "memory"] | None = None
+    replicas: int | None = None
+    max_age: float | Unlimited | None = None
+    max_msgs: int | Unlimited | None = None
+    max_bytes: int | Unlimited | None = None
+    max_msg_size: int | Unlimited | None = None
+    max_msgs_per_subject: int | Unlimited | None = None
+    discard: Literal["old", "new"] | None = None
     duplicate_window: float | None = None
-    allow_direct: bool = True
+    allow_direct: bool | None = None
 
     def __post_init__(self) -> None:
-        check_name(self.name, "stream")
+        check_new_name(self.name, "stream")
         if isinstance(self.subjects, str) or not self.subjects:
             raise ConfigError(f"stream {self.name}: subjects is a list of subjects")
         for subject in self.subjects:
@@ -96,63 +94,94 @@ class Stream:
         object.__setattr__(self, "subjects", tuple(self.subjects))
         for option, allowed in _CHOICES.items():
             value = getattr(self, option)
-            if not isinstance(value, str | int) or isinstance(value, bool) or value not in allowed:
+            is_plain = isinstance(value, str | int) and not isinstance(value, bool)
+            if value is not None and not (is_plain and value in allowed):
                 self._refuse(option, f"one of {', '.join(map(repr, allowed))}")
-        for option in ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject"):
+        for option in _LIMITS:
             value = getattr(self, option)
-            if value is not None and not _is_number(value, int, at_least=1):
-                self._refuse(option, "a whole number above 0, or None")
-        for option in ("max_age", "duplicate_window"):
-            value = getattr(self, option)
-            if value is not None and not _is_number(value, (int, float), at_least=SHORTEST):
-                self._refuse(option, f"seconds, {SHORTEST:g} at the least, or None")
+            if value not in (None, "unlimited") and not _is_number(value, int, at_least=1):
+                self._refuse(option, "a whole number above 0, or 'unlimited'")
+        self._check_seconds()
         for option, kind in (("description", str), ("allow_direct", bool)):
-            if not isinstance(getattr(self, option), kind):
+            if not isinstance(getattr(self, option), kind | None):
                 self._refuse(option, f"a {kind.__name__}")
         self._check_combinations()
 
+    def _check_seconds(self) -> None:
+        for option, word in (("max_age", "unlimited"), ("duplicate_window", None)):
+            value = getattr(self, option)
+            if value in (None, word) or _is_number(value, (int, float), at_least=SHORTEST):
+                continue
+            alternative = f", or {word!r}" if word else ""
+            self._refuse(option, f"seconds, {SHORTEST:g} at the least{alternative}")
+
     def _check_combinations(self) -> None:
         limits = (self.max_msgs, self.max_bytes, self.max_msgs_per_subject)
-        if self.discard == "new" and not any(limits):
+        if self.discard == "new" and not any(isinstance(limit, int) for limit in limits):
             raise ConfigError(
                 f"stream {self.name}: discard='new' refuses messages at a limit, and there is "
                 f"none: give max_msgs, max_bytes or max_msgs_per_subject"
             )
         window, age = self.duplicate_window, self.max_age
-        if window is not None and age is not None and window > age:
+        if window is not None and isinstance(age, int | float) and window > age:
             raise ConfigError(
                 f"stream {self.name}: duplicate_window={window:g} s is longer than "
-                f"max_age={age:g} s, for which an id can be known at the most"
+                f"max_age={age:g} s: a message id is known no longer than messages are kept"
             )
 
     def _refuse(self, option: str, wanted: str) -> None:
         raise ConfigError(f"stream {self.name}: {option}={getattr(self, option)!r}: {wanted}")
 
-    def _window(self) -> float:
-        if self.duplicate_window is not None:
-            return self.duplicate_window
-        return DUPLICATE_WINDOW if self.max_age is None else min(DUPLICATE_WINDOW, self.max_age)
-
-    def config(self) -> dict[str, Any]:
-        """The configuration as the server takes it."""
-        per_subject = self.max_msgs_per_subject is not None
-        return {
-            "name": self.name,
+    def declared(self) -> dict[str, Any]:
+        """The options that are declared, with the server's names and values."""
+        options = {
             "subjects": list(self.subjects),
             "description": self.description,
             "retention": self.retention,
             "storage": self.storage,
             "num_replicas": self.replicas,
-            "max_age": 0 if self.max_age is None else nanoseconds(self.max_age),
-            "max_msgs": self.max_msgs or -1,
-            "max_bytes": self.max_bytes or -1,
-            "max_msg_size": self.max_msg_size or -1,
-            "max_msgs_per_subject": self.max_msgs_per_subject or -1,
+            "max_age": _nanoseconds(self.max_age),
             "discard": self.discard,
-            "discard_new_per_subject": self.discard == "new" and per_subject,
-            "duplicate_window": nanoseconds(self._window()),
+            "duplicate_window": _nanoseconds(self.duplicate_window),
             "allow_direct": self.allow_direct,
+            **{option: _limit(getattr(self, option)) for option in _LIMITS},
         }
+        if self.discard == "new" and isinstance(self.max_msgs_per_subject, int):
+            options["discard_new_per_subject"] = True
+        return {option: value for option, value in options.items() if value is not None}
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that a new stream is created with."""
+        return {"name": self.name, "allow_direct": True, **self.declared()}
+
+    def changed(self, current: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration of the server's stream with the declared options in it.
+
+        Two options that are not declared follow from others, because the server accepts no other
+        value for them: a message id is known no longer than messages are kept, and a limit for
+        each subject refuses new messages only where `discard` is "new" and there is such a limit.
+        """
+        declared = self.declared()
+        wanted = {**declared, **current, **declared}  # declared options come first in a plan
+        age = wanted.get("max_age", 0)
+        if age and self.duplicate_window is None and wanted.get("duplicate_window", 0) > age:
+            wanted["duplicate_window"] = age
+        is_limited = wanted.get("max_msgs_per_subject", -1) > 0
+        if wanted.get("discard_new_per_subject") and not (
+            wanted.get("discard") == "new" and is_limited
+        ):
+            wanted["discard_new_per_subject"] = False
+        return wanted
+
+
+def _nanoseconds(seconds: float | str | None) -> int | None:
+    if seconds is None:
+        return None
+    return 0 if isinstance(seconds, str) else nanoseconds(seconds)
+
+
+def _limit(value: int | str | None) -> int | None:
+    return -1 if isinstance(value, str) else value
 
 
 def _is_number(value: object, kind: Any, at_least: float) -> bool:

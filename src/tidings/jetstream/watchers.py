@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tidings import codec
-from tidings.errors import DecodeError
 from tidings.handlers import check_handler, function_name, wanted_type
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.buckets import check_bucket
 from tidings.jetstream.entries import Entry
-from tidings.jetstream.follow import Follower
 from tidings.jetstream.keyvalue import KeyValue, check_keys
 from tidings.jetstream.messages import StreamMessage
+from tidings.jetstream.ordered import OrderedQueue
 from tidings.jetstream.readers import Host
 from tidings.middleware import Middleware, fold_stream
 from tidings.stats import WatcherStats
-from tidings.threads import WorkerThreads, as_async
-from tidings.workers import WorkerPool, WorkQueue, end_cancellation
-
-logger = logging.getLogger("tidings")
+from tidings.threads import as_async
+from tidings.time_limit import bounded, check_timeout
+from tidings.workers import WorkerPool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +39,13 @@ class WatchSpec:
     keys: str = ">"
     data_type: Any = None
     initial: bool = True
+    timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:
         check_bucket(self.bucket)
         check_keys(self.keys)
+        check_timeout(self.timeout)
         check_handler(self.handler, "the entry")
         if self.wanted_type is not None:
             codec.decoder(self.wanted_type)
@@ -66,11 +63,10 @@ class WatchSpec:
         return None if wanted is Any and self.data_type is None else wanted
 
 
-class Watcher(WorkQueue[StreamMessage[Any]]):
+class Watcher(OrderedQueue[WatcherStats]):
     """The entries of a bucket, handled one after another, in order.
 
-    A handler that raises, and a value that does not decode, are logged and counted; the next entry
-    follows. Middlewares see the message of the bucket's stream with the value as its data.
+    Middlewares see the message of the bucket's stream with the value as its data.
     """
 
     def __init__(
@@ -81,19 +77,12 @@ class Watcher(WorkQueue[StreamMessage[Any]]):
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
     ) -> None:
-        super().__init__(pool, 1)
+        super().__init__(spec.name, bucket.reading(spec.keys, spec.initial), api, pool)
         self.spec = spec
         self._bucket = bucket
-        self._threads = WorkerThreads(1, f"tidings-{spec.name}")
         self._call = as_async(spec.handler, self._threads)
-        self._handler = fold_stream((*spec.middlewares, *middlewares), self._call_with_entry)
-        self._follower = Follower(
-            bucket.reading(spec.keys, spec.initial),
-            api,
-            take=self._take,
-            waiting=lambda: len(self._queue),
-        )
-        self._received = self._handled = self._failed = self._abandoned = 0
+        around = fold_stream((*spec.middlewares, *middlewares), self._call_with_entry)
+        self._handler = bounded(around, spec.timeout, spec.name)
 
     async def start(self) -> None:
         """Begin.
@@ -103,90 +92,37 @@ class Watcher(WorkQueue[StreamMessage[Any]]):
         """
         await self._follower.start()
 
-    def _take(self, messages: list[StreamMessage[Any]]) -> None:
-        self._received += len(messages)
-        self._queue.extend(messages)
-        self._call_worker()
+    def _decode(self, message: StreamMessage[Any]) -> None:
+        message.data = self._bucket.entry(message).value
 
-    async def work(self, context: contextvars.Context) -> bool:
-        """Handle entries until none waits: see `Workplace`."""
-        self._waking = False
-        self._busy += 1
-        while self._queue:
-            await self._handle(self._queue.popleft())
-            self._follower.resume()
-            if end_cancellation() or contextvars.copy_context() != context:
-                self._leave()
-                return False
-        self._leave()
-        return True
-
-    async def _handle(self, message: StreamMessage[Any]) -> None:
-        entry = self._bucket.entry(message)
-        try:
-            message.data = entry.value
-            await self._handler(message)
-        except BaseException as error:
-            if self._pool.is_abandoning and isinstance(error, asyncio.CancelledError):
-                raise
-            self._failed += 1
-            self._log_failure(entry, error)
-        else:
-            self._handled += 1
+    async def _run(self, message: StreamMessage[Any]) -> Any:
+        return await self._handler(message)
 
     async def _call_with_entry(self, message: Any) -> Any:
         data = message.data  # a middleware may have put another value there
         return await self._call(replace(self._bucket.entry(message), _decode=lambda body: data))
 
-    def _log_failure(self, entry: Entry[Any], error: BaseException) -> None:
-        error_id = secrets.token_hex(6)
-        what: str = type(error).__name__
-        shown: BaseException | None = error
-        if isinstance(error, DecodeError):
-            what, shown = f"not a valid {error.wanted}", None
-        logger.error(
-            "%s failed on key %r of bucket %r (revision %d): %s (error id %s)",
-            *(self.spec.name, entry.key, entry.bucket, entry.revision),
-            *(what, error_id),
-            exc_info=shown,
-            extra={
-                "listener": self.spec.name,
-                "bucket": entry.bucket,
-                "key": entry.key,
-                "error_id": error_id,
-            },
-        )
+    def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
+        entry = self._bucket.entry(message)
+        words = f"key {entry.key!r} of bucket {entry.bucket!r} (revision {entry.revision})"
+        fields: dict[str, object] = {
+            "bucket": entry.bucket,
+            "key": entry.key,
+            "revision": entry.revision,
+        }
+        return words, fields
 
-    # The end.
-
-    async def stop(self, timeout: float) -> None:
-        """Take nothing more.
-
-        Raises:
-            TidingsError: the server did not confirm.
-        """
-        await self._follower.stop(timeout)
-
-    def abandon(self) -> int:
-        """Give up what is left. Returns how many entries."""
-        self._follower.abandon()
-        abandoned = len(self._queue) + self._busy
-        self._abandoned += abandoned
-        self._queue.clear()
-        self._threads.close()
-        return abandoned
-
-    def snapshot(self) -> WatcherStats:
-        """What was counted up to now."""
+    def _count(self) -> WatcherStats:
         return WatcherStats(
-            name=self.spec.name,
+            name=self.name,
             bucket=self.spec.bucket,
             keys=self.spec.keys,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
+            timed_out=self._timed_out,
             pending=len(self._queue),
-            running=self._busy,
+            running=self._running,
             abandoned=self._abandoned,
             healed=self._follower.healed,
         )
@@ -209,7 +145,7 @@ class Watchers:
             types: the types of buckets that the app declares, by name.
 
         Raises:
-            BucketNotFoundError: a bucket that nobody made.
+            BucketNotFoundError: there is no such bucket.
             JetStreamError: the server refuses it.
         """
         for spec in specs:

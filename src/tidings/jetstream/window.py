@@ -1,9 +1,8 @@
-"""PublishWindow: publishes to streams that overlap, so many at a time."""
+"""PublishWindow: publishes to streams that overlap, up to a number at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -12,11 +11,10 @@ import msgspec
 
 from tidings.errors import ConfigError
 from tidings.jetstream.publishing import Publication, PublishAck, prepare
+from tidings.log import logger
 
-# Sends a publish, through the send hooks where there are any.
+# Sends a publish, through the send hooks if there are any.
 Begin = Callable[[Publication, Any, dict[str, Any]], Awaitable[PublishAck]]
-
-logger = logging.getLogger("tidings")
 
 
 class PublishFailure(msgspec.Struct, frozen=True):
@@ -25,7 +23,7 @@ class PublishFailure(msgspec.Struct, frozen=True):
     Attributes:
         subject: where to.
         message: the message, as it was given.
-        msg_id: its id. Where it may be stored, publish it again with this.
+        msg_id: its id. If the message may be stored, publish it again with this id.
         error: why.
     """
 
@@ -36,22 +34,23 @@ class PublishFailure(msgspec.Struct, frozen=True):
 
 
 class PublishWindow:
-    """Publishes that overlap. Leaving it waits for every acknowledgement.
+    """Publishes that overlap. Leaving the window waits for every acknowledgement.
 
-    Who is cancelled in it, or while leaving it, does not wait: what is under way is given up. It
-    may be stored, and is among the failed.
+    If the task is cancelled inside the window or while it leaves it, the window stops waiting. The
+    messages under way may be stored, and are among the failed.
 
     Attributes:
         acked: how many were acknowledged. The acknowledgements themselves are not kept.
         failed: a `PublishFailure` for each that was not, in the order in which they failed.
     """
 
-    def __init__(self, begin: Begin, size: int) -> None:
+    def __init__(self, begin: Begin, size: int, check: Callable[[], None]) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(f"publish_window({size!r}): a whole number above 0")
         self.acked = 0
         self.failed: list[PublishFailure] = []
         self._begin = begin
+        self._check = check  # that the app runs, and in this event loop
         self._room = asyncio.Semaphore(size)
         self._tasks: set[asyncio.Future[PublishAck]] = set()
 
@@ -68,7 +67,7 @@ class PublishWindow:
             options: `msg_id`, `headers`, `expected_sequence` and so on.
 
         Returns:
-            What to await for the acknowledgement, for who wants to know of this one.
+            A future for the acknowledgement of this message.
 
         Raises:
             TidingsError: it cannot be sent at all: a bad subject, a value that does not encode.
@@ -83,6 +82,7 @@ class PublishWindow:
             ```
         """
         publication = prepare(subject, message, **options)
+        self._check()
         await self._room.acquire()
         try:
             task = asyncio.ensure_future(self._begin(publication, message, options))
@@ -131,7 +131,7 @@ class PublishWindow:
             await asyncio.wait(self._tasks)
 
     def _cut_off(self) -> None:
-        """Who is cancelled waits no longer. What is under way is among the failed, with its id."""
+        """Stop waiting. The publishes under way count as failed, each with its id."""
         for task in self._tasks:
             task.cancel()
 

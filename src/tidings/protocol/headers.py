@@ -42,7 +42,7 @@ def parse_header_block(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
     code, _, description = (
         first[len(HEADER_VERSION) :].decode("utf-8", "replace").strip().partition(" ")
     )
-    status = int(code) if code.isascii() and code.isdigit() else 0
+    status = int(code) if len(code) == 3 and code.isascii() and code.isdigit() else 0
     pairs = []
     for line in rest.decode("utf-8", "replace").split("\r\n"):
         name, colon, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""Test an app against a real nats-server: TestClient, and fixtures for pytest.
+"""Test an app against a real nats-server, with `TestClient` and fixtures for pytest.
 
     async def test_an_order_is_billed(test_client):
         async with test_client(app) as client:
@@ -6,8 +6,8 @@
             [invoice] = await client.wait_for("invoices.created")
             assert invoice.data["order"] == 7
 
-The fixtures, which pytest finds by itself: `nats_server`, one for the whole test session, with
-JetStream, and `test_client`, which makes clients on that server.
+pytest finds two fixtures by itself. `nats_server` is a server with JetStream for the whole test
+session. `test_client` makes clients on that server.
 """
 
 import contextlib
@@ -26,6 +26,6 @@ __all__ = [
     "TestClient",
 ]
 
-with contextlib.suppress(ImportError):  # without pytest there is nobody to need them
+with contextlib.suppress(ImportError):  # without pytest nothing needs the fixtures
     from tidings.testing.plugin import nats_server as nats_server
     from tidings.testing.plugin import test_client as test_client

@@ -1,4 +1,4 @@
-"""TestClient: an app under test, and a connection of one's own to talk to it."""
+"""TestClient: runs the app under test, and talks to it over a second connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Face:
-    """What the asynchronous and the synchronous client have in common."""
+    """The part that the asynchronous and the synchronous client share."""
 
     __test__ = False  # pytest would collect a class of this name
 
@@ -34,24 +34,26 @@ class _Face:
 
     @property
     def server(self) -> NATSServer:
-        """The server, for kill(), restart(), pause() and resume().
+        """The server, so that a test can call kill(), restart(), pause() and resume().
 
         Raises:
-            TidingsError: the client was given a URL or a cluster.
+            TidingsError: the client uses a URL or a cluster, not a `NATSServer`.
         """
         if not isinstance(self._stage.server, NATSServer):
-            raise TidingsError("this client was not given a NATSServer: there is none to control")
+            raise TidingsError(
+                "this test client has no NATSServer to control: pass one to TestClient(app, server)"
+            )
         return self._stage.server
 
     def listen(
         self, subject: str | Sequence[str], *, data_type: Any = None, no_reply: bool = False
     ) -> Callable[[F], F]:
-        """Stand in for another service: decorate a handler, before the run or during it.
+        """Decorate a handler that stands in for another service, before or during the run.
 
         Args:
-            subject: the subject or subjects, wildcards allowed.
-            data_type: as in `App.listen`.
-            no_reply: never answer.
+            subject: the subject or subjects, which may contain wildcards.
+            data_type: the type of `msg.data`, as in `App.listen`.
+            no_reply: if True, never reply.
         """
         inner = self._stage.inner
         if not inner.is_running:
@@ -68,32 +70,35 @@ class _Face:
         return declare
 
     def messages(self, subject: str = ">") -> Messages:
-        """The messages seen on a subject or pattern, in the order of their arrival.
+        """Return the messages seen on a subject or pattern, in the order of their arrival.
 
-        Seen is what is published, whoever does, but for answers to inboxes and subjects with a `$`
-        in front. `data` is what the body is: JSON, else text, else bytes.
+        The client sees every published message, except replies to inboxes and messages on subjects
+        that begin with `$`. `data` is the decoded JSON body. If the body is not JSON, `data` is the
+        text, or else the bytes.
         """
         return self._stage.record.matching(subject)
 
     def count(self, subject: str = ">") -> int:
-        """How many messages were seen on a subject or pattern."""
+        """Return the number of messages seen on a subject or pattern."""
         return len(self.messages(subject))
 
     def consumed(self, consumer: str) -> ConsumerStats:
-        """What a stream consumer of the app has counted: `acked`, `redelivered`, `dead`, ...
+        """Return the counters of a stream consumer: `acked`, `redelivered`, `dead` and more.
 
         Args:
-            consumer: its durable name, or the name of its handler.
+            consumer: the consumer's durable name, or the name of its handler.
 
         Raises:
-            ConfigError: the app has none of that name.
+            ConfigError: the app has no consumer of that name.
         """
         return consumed.consumed(self.app, consumer)
 
 
 class SyncTestClient(_Face):
-    """A `TestClient` for synchronous tests: the same calls, which block. `with TestClient(app)`
-    gives it; the app runs in a thread of its own."""
+    """A `TestClient` for synchronous tests: it has the same calls, and they block.
+
+    `with TestClient(app)` returns it. The app runs in a thread of its own.
+    """
 
     def publish(
         self,
@@ -102,7 +107,7 @@ class SyncTestClient(_Face):
         reply_to: str = "",
         headers: HeadersLike | None = None,
     ) -> None:
-        """Send a message, as `App.publish_sync`."""
+        """Publish a message, like `App.publish_sync`."""
         self._stage.inner.publish_sync(subject, message, reply_to, headers=headers)
 
     def request(
@@ -113,13 +118,13 @@ class SyncTestClient(_Face):
         response_data_type: Any = None,
         headers: HeadersLike | None = None,
     ) -> Any:
-        """Send a request and wait for the answer, as `App.request_sync`."""
+        """Send a request and wait for the reply, like `App.request_sync`."""
         return self._stage.inner.request_sync(
             subject, message, timeout, response_data_type, headers
         )
 
     def wait_for(self, subject: str, count: int = 1, timeout: float = 5.0) -> Messages:
-        """As `TestClient.wait_for`."""
+        """Wait for messages and return them, like `TestClient.wait_for`."""
         future = self._stage.record.expect(subject, count)
         try:
             return future.result(timeout)
@@ -128,25 +133,26 @@ class SyncTestClient(_Face):
             raise self._stage.record.not_seen(subject, count, timeout) from None
 
     def wait_for_acked(self, consumer: str, count: int = 1, timeout: float = 5.0) -> ConsumerStats:
-        """As `TestClient.wait_for_acked`."""
+        """Wait for acknowledgements, like `TestClient.wait_for_acked`."""
         return consumed.wait_for_acked_sync(self.app, consumer, count, timeout)
 
 
 class TestClient(_Face):
-    """An app under test, started on a real nats-server, and a second connection to talk to it.
+    """Runs an app on a real nats-server, and talks to it over a second connection.
 
-    `async with TestClient(app) as client` starts the app and gives this client, whose calls are
-    awaited. `with TestClient(app) as client` is for synchronous tests: it gives a `SyncTestClient`,
-    which has the same calls without `await`. Either way the app is declared as ever, and its
-    servers are what they were when the run is over.
+    `async with TestClient(app) as client` starts the app and returns this client. Await its calls.
+    `with TestClient(app) as client` is for synchronous tests. It returns a `SyncTestClient`, which
+    has the same calls without `await`. During the run the app uses the test's server. Afterwards it
+    has its own servers again.
 
-    A request on a subject that nobody listens on fails at once, as outside of a test, where the
-    server is the client's own or a `NATSServer(monitor=True)`; elsewhere it runs into its timeout,
-    since this client sees every message and counts as a listener.
+    A request on a subject without listeners fails at once, as it does outside of a test, if the
+    server is the client's own or a `NATSServer(monitor=True)`. On any other server the request
+    waits until its timeout, because this client sees every message and so counts as a listener.
 
     Args:
-        app: the app, not running.
-        server: a started `NATSServer` or `NATSCluster`, or URLs; None to have one for this run.
+        app: the app, which must not be running.
+        server: a started `NATSServer` or `NATSCluster`, or one or more URLs. None starts a server
+            for this run.
 
     Example:
         ```python
@@ -203,14 +209,15 @@ class TestClient(_Face):
     def listen(
         self, subject: str | Sequence[str], *, data_type: Any = None, no_reply: bool = False
     ) -> Callable[[F], F]:
-        """Stand in for another service: decorate a handler, before the run or during it.
+        """Decorate a handler that stands in for another service, before or during the run.
 
-        During the run the server knows of it when the next awaited call of this client returns.
+        During the run, the next awaited call of this client first makes sure that the server has
+        the subscription.
 
         Args:
-            subject: the subject or subjects, wildcards allowed.
-            data_type: as in `App.listen`.
-            no_reply: never answer.
+            subject: the subject or subjects, which may contain wildcards.
+            data_type: the type of `msg.data`, as in `App.listen`.
+            no_reply: if True, never reply.
         """
         self._unconfirmed = True
         return super().listen(subject, data_type=data_type, no_reply=no_reply)
@@ -222,7 +229,7 @@ class TestClient(_Face):
         reply_to: str = "",
         headers: HeadersLike | None = None,
     ) -> None:
-        """Send a message, as `App.publish`."""
+        """Publish a message, like `App.publish`."""
         await self._confirm()
         await self._stage.inner.publish(subject, message, reply_to, headers=headers)
 
@@ -234,25 +241,26 @@ class TestClient(_Face):
         response_data_type: Any = None,
         headers: HeadersLike | None = None,
     ) -> Any:
-        """Send a request and wait for the answer, as `App.request`."""
+        """Send a request and wait for the reply, like `App.request`."""
         await self._confirm()
         return await self._stage.inner.request(
             subject, message, timeout, response_data_type, headers
         )
 
     async def wait_for(self, subject: str, count: int = 1, timeout: float = 5.0) -> Messages:
-        """Wait until so many messages were seen on a subject or pattern since the run began.
+        """Wait until the client has seen `count` messages on a subject or pattern.
 
         Args:
             subject: the subject or pattern.
-            count: how many, those that came before this call included.
-            timeout: seconds.
+            count: the number of messages since the run began, including those before this call.
+            timeout: seconds to wait.
 
         Returns:
-            All messages seen on it, at least `count`, in the order of their arrival.
+            All messages seen on the subject, at least `count`, in the order of their arrival.
 
         Raises:
-            NotSeenError: fewer came in time; it says what was seen. An AssertionError.
+            NotSeenError: too few messages arrived in time. It is an AssertionError, and its text
+                lists the messages that did arrive.
         """
         await self._confirm()
         future = self._stage.record.expect(subject, count)
@@ -264,24 +272,25 @@ class TestClient(_Face):
     async def wait_for_acked(
         self, consumer: str, count: int = 1, timeout: float = 5.0
     ) -> ConsumerStats:
-        """Wait until a stream consumer of the app has acknowledged so many messages.
+        """Wait until a stream consumer of the app has acknowledged `count` messages.
 
         Args:
-            consumer: its durable name, or the name of its handler.
-            count: how many since the app started.
-            timeout: seconds.
+            consumer: the consumer's durable name, or the name of its handler.
+            count: the number of messages since the app started.
+            timeout: seconds to wait.
 
         Returns:
-            What it has counted: `redelivered`, `dead` and more.
+            The consumer's counters: `acked`, `redelivered`, `dead` and more.
 
         Raises:
-            NotAckedError: fewer were acknowledged in time. An AssertionError.
+            NotAckedError: the consumer acknowledged too few messages in time. It is an
+                AssertionError.
             ConfigError: the app has no consumer of that name.
         """
         return await consumed.wait_for_acked(self.app, consumer, count, timeout)
 
     async def _confirm(self) -> None:
-        """Let the server know a new stand-in before the message which makes the app ask it."""
+        """Flush new stand-ins, so that they exist before a message makes the app call them."""
         if self._unconfirmed:
             self._unconfirmed = False
             with contextlib.suppress(TransportError):

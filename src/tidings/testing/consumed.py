@@ -1,4 +1,4 @@
-"""What the app under test has consumed from streams, and waits for it."""
+"""Read and await the counters of the stream consumers of the app under test."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tidings.app import App
 from tidings.errors import ConfigError
 from tidings.stats import ConsumerStats
 
-POLL = 0.005  # seconds: there is no event, nor always the app's loop
+POLL = 0.005  # seconds between two looks: there is no event, and the app may run in another loop
 
 
 class NotAckedError(AssertionError):
-    """A consumer did not acknowledge what a test waits for in time.
+    """A consumer did not acknowledge enough messages in time.
 
     Attributes:
-        wanted: how many messages were wanted.
-        stats: what the consumer has counted.
+        wanted: the number of messages that the test waited for.
+        stats: the consumer's counters.
     """
 
     def __init__(self, consumer: str, wanted: int, timeout: float, stats: ConsumerStats) -> None:
@@ -25,31 +25,32 @@ class NotAckedError(AssertionError):
         self.stats = stats
         super().__init__(
             f"{consumer} acknowledged {stats.acked} of {wanted} messages within {timeout:g} s. "
-            f"Received: {stats.received}, of these redelivered {stats.redelivered}; given back "
-            f"{stats.naked}, dead letters {stats.dead}, at work {stats.running}"
+            f"It received {stats.received} messages, {stats.redelivered} of them redeliveries. "
+            f"{stats.naked} were given back for redelivery, {stats.dead} became dead letters, "
+            f"and {stats.running} are being handled"
         )
 
 
 def consumed(app: App, consumer: str) -> ConsumerStats:
-    """The record of the consumer with this durable name, or this name of its handler.
+    """Return the counters of the consumer with this durable name or handler name.
 
     Raises:
-        ConfigError: the app has none of that name.
-        NotStartedError: it is not running.
+        ConfigError: the app has no consumer of that name.
+        NotStartedError: the app is not running.
     """
     known = app.stats().consumers
     for stats in known:
         if consumer in (stats.consumer, stats.name):
             return stats
     names = ", ".join(f"{stats.consumer} ({stats.name})" for stats in known) or "none"
-    raise ConfigError(f"the app has no consumer {consumer!r}; it has {names}")
+    raise ConfigError(f"the app has no consumer {consumer!r}; its consumers are: {names}")
 
 
 async def wait_for_acked(app: App, consumer: str, count: int, timeout: float) -> ConsumerStats:
-    """The record, as soon as so many are acknowledged.
+    """Wait until the consumer has acknowledged `count` messages, and return its counters.
 
     Raises:
-        NotAckedError: fewer are in time.
+        NotAckedError: the consumer acknowledged fewer within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
     while (stats := consumed(app, consumer)).acked < count:
@@ -60,7 +61,7 @@ async def wait_for_acked(app: App, consumer: str, count: int, timeout: float) ->
 
 
 def wait_for_acked_sync(app: App, consumer: str, count: int, timeout: float) -> ConsumerStats:
-    """The same, blocking, for an app in a thread of its own."""
+    """Block until the consumer has acknowledged `count` messages, like `wait_for_acked`."""
     deadline = time.monotonic() + timeout
     while (stats := consumed(app, consumer)).acked < count:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The fixtures for pytest."""
+"""Fixtures for pytest."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def nats_server() -> Iterator[NATSServer]:
 
 @pytest.fixture
 def test_client(nats_server: NATSServer) -> Callable[[App], TestClient]:
-    """Makes a `TestClient` for an app, on the session's server."""
+    """A function that makes a `TestClient` for an app, on the session's server."""
     return lambda app: TestClient(app, nats_server)

@@ -1,4 +1,4 @@
-"""What a test client has seen, and who waits to see more."""
+"""The messages that a test client has seen, and the waits for more."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Messages: TypeAlias = list[Message[Any]]
 
 
 class NotSeenError(AssertionError):
-    """A message that a test waits for did not come in time.
+    """Too few messages arrived on a subject in time.
 
     Attributes:
-        subject: the subject or pattern waited for.
-        wanted: how many messages were wanted.
-        seen: how many came on each subject, whether it matches or not.
+        subject: the subject or pattern that the test waited for.
+        wanted: the number of messages that the test waited for.
+        seen: the number of messages on each subject, including subjects that do not match.
     """
 
     def __init__(self, subject: str, wanted: int, timeout: float, seen: dict[str, int]) -> None:
@@ -30,14 +30,14 @@ class NotSeenError(AssertionError):
         count = sum(number for name, number in seen.items() if matches(subject, name))
         listed = ", ".join(f"{name} ({number})" for name, number in seen.items()) or "nothing"
         super().__init__(
-            f"{count} of {wanted} messages came on {subject!r} within {timeout:g} s. "
-            f"Seen in all: {listed}"
+            f"{count} of {wanted} messages arrived on {subject!r} within {timeout:g} s. "
+            f"All messages seen: {listed}"
         )
 
 
 @dataclass(eq=False)
 class _Wait:
-    """Who waits for messages, and how many it misses: they are not counted anew with each."""
+    """A wait for messages. `missing` counts down, so that a new message needs no recount."""
 
     subject: str
     missing: int
@@ -45,7 +45,7 @@ class _Wait:
 
 
 class Record:
-    """Every message seen, and who waits for some. Safe from any thread."""
+    """The messages seen and the waits for more. Any thread may call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class Record:
             return self._matching(subject)
 
     def expect(self, subject: str, count: int) -> concurrent.futures.Future[Messages]:
-        """The messages on a subject, as soon as there are so many."""
+        """Return a future of the messages on a subject, done when there are `count` of them."""
         check_pattern(subject)
         with self._lock:
             wait = _Wait(subject, count - len(self._matching(subject)))
@@ -82,7 +82,7 @@ class Record:
         return NotSeenError(subject, count, timeout, dict(counts))
 
     def _serve(self) -> None:
-        """Answer who waits for no more. Who gave up is forgotten."""
+        """Complete each wait that misses no more messages, and drop the cancelled ones."""
         self._waiting = [wait for wait in self._waiting if not wait.future.cancelled()]
         for wait in [wait for wait in self._waiting if wait.missing <= 0]:
             self._waiting.remove(wait)

@@ -1,4 +1,4 @@
-"""What a test runs on: a server, the app under test, and a second connection that watches."""
+"""The stage of a test: a server, the app under test, and a second connection that watches."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from tidings.testing.record import Record
 
 Server: TypeAlias = NATSServer | NATSCluster | str | Sequence[str]
 
-# Beginning of the queue group that marks the subscription of a client, its one member, among the
-# server's.
+# Prefix of the queue group that marks a test client's watching subscription, its only member, among
+# the server's subscriptions.
 WATCHER = "tidings-test-client."
 NOT_WATCHED = ("_INBOX.", "$")
-# The reply of what a stream delivers to a consumer: seen already, when it was published; and any
-# answer would acknowledge it in the consumer's place.
+# Prefix of the reply subjects of messages that a stream delivers to a consumer. The client has seen
+# such a message when it was published, and a reply from the client would acknowledge it.
 DELIVERY = "$JS.ACK."
 MONITOR_TIMEOUT = 2.0  # seconds
-MOST_ASKED = 10_000  # requests of which it is asked, at a time, whether anybody listens
+MOST_ASKED = 10_000  # requests that are checked for listeners at a time
 DRAIN_POLL = 0.01  # seconds
 NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 
 
 class Stage:
-    """The app under test, the server, and a second connection, which watches everything."""
+    """The app under test, the server, and a second connection that watches every message."""
 
     def __init__(self, app: App, server: Server | None) -> None:
         self.app = app
-        self.inner = App("test-client", drain_timeout=5.0)
+        self.inner = App("test-client", queue="", drain_timeout=5.0)
         self.record = Record()
         self.server: Server = _own_server() if server is None else server
         self._owns_server = server is None
@@ -49,13 +49,13 @@ class Stage:
         watch(self._see)
 
     def parts(self, at_exit: Callable[..., Any]) -> Iterator[Any]:
-        """What is to be entered, one after the other; left in the opposite order."""
+        """Yield the context managers to enter, in this order, and to exit in reverse order."""
         if self._owns_server:
             yield self.server
         urls = self._urls()
         self.record.clear()
         self.inner.set_servers(urls)
-        # The watcher is there before the app's first message, and until after its last.
+        # The watcher starts before the app and stops after it, so that it sees all messages.
         yield self.inner
         at_exit(self.app.set_servers, self.app.servers)
         self.app.set_servers(self._beside_inner(urls))
@@ -69,8 +69,11 @@ class Stage:
         return [self.server] if isinstance(self.server, str) else list(self.server)
 
     def _beside_inner(self, urls: list[str]) -> list[str]:
-        """One server of a cluster for both: the news of who listens takes time to cross it. The
-        app learns of the others from this one."""
+        """Return only the watcher's server of a cluster, so that the app connects to the same one.
+
+        News about subscriptions takes time to reach the other servers. The app learns of those
+        from this one.
+        """
         here = _address(self.inner.connected_url or "")
         return [url for url in urls if _address(url) == here] or urls
 
@@ -84,7 +87,7 @@ class Stage:
             outbox.reply(message.reply, b"", NO_RESPONDERS)
 
     async def _nobody_listens(self, subject: str) -> bool:
-        """Whether the watcher alone got a request: then the server has not told its sender so."""
+        """Whether only the watcher got a request, so that the server has not rejected it itself."""
         server, app = self.server, self.app
         monitor = server.monitor_url if isinstance(server, NATSServer) else None
         known = _listens(self.inner, subject) or (app.is_running and _listens(app, subject))
@@ -96,8 +99,8 @@ class Stage:
             return False  # the server is paused or gone
         if not all(each.get("qgroup", "").startswith(WATCHER) for each in subscriptions):
             return False
-        # An app that drains still answers what it has taken.
-        while _listens(app, subject):  # noqa: ASYNC110 - there is no event, nor always its loop
+        # An app that drains still answers the requests that it has received.
+        while _listens(app, subject):  # noqa: ASYNC110 - no event, and maybe another loop
             await asyncio.sleep(DRAIN_POLL)
         return True
 
@@ -136,7 +139,7 @@ def _listens(app: App, subject: str) -> bool:
 
 
 def _subscriptions(monitor_url: str, subject: str) -> list[dict[str, Any]]:
-    """The server's subscriptions that a message on the subject would go to."""
+    """Return the server's subscriptions that would get a message on this subject."""
     address = urllib.parse.urlsplit(monitor_url).netloc
     connection = http.client.HTTPConnection(address, timeout=MONITOR_TIMEOUT)
     with contextlib.closing(connection):

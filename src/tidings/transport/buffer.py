@@ -16,7 +16,7 @@ from tidings.errors import (
     TidingsError,
 )
 from tidings.protocol.commands import PING, publish_frame, publish_headers_frame
-from tidings.subject import MAX_SUBJECT_BYTES, check_subject
+from tidings.subject import MAX_SUBJECT_BYTES, check_pattern, check_subject
 from tidings.transport.permissions import News
 from tidings.transport.tcp import SocketTransport
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("tidings")
 WRITE_THRESHOLD = 128 * 1024
 # Subjects checked and encoded before.
 MAX_KNOWN_SUBJECTS = 4096
+# The ends of the first lines of messages, by the size of the body.
+SIZES = tuple(b"%d\r\n" % size for size in range(1024))
 # Seconds between two PINGs that confirm what was written, while something is unconfirmed.
 CONFIRM_INTERVAL = 0.5
 # Where a reply to `$...` may go all the same: the server's own requests, those of an authentication
@@ -49,6 +51,7 @@ class Buffer:
         max_payload: bytes of headers and body that the server takes.
         limit: bytes that may wait.
         size: bytes that wait now.
+        is_scheduled: whether the loop is going to write, or there is no connection to write to.
         written: messages handed to a socket.
         written_bytes: bytes handed to a socket, control lines included.
         possibly_lost: messages written and not confirmed when their connection dropped.
@@ -57,6 +60,7 @@ class Buffer:
 
     __slots__ = (
         "_astray",
+        "_begins",
         "_closed",
         "_confirmed",
         "_controls",
@@ -65,10 +69,10 @@ class Buffer:
         "_last_ping",
         "_loop",
         "_pings",
-        "_scheduled",
         "_socket",
         "_subjects",
         "_threshold",
+        "is_scheduled",
         "limit",
         "max_payload",
         "possibly_lost",
@@ -85,11 +89,12 @@ class Buffer:
         self._loop = loop
         self._astray = News()
         self._subjects: dict[str, bytes] = {}
+        self._begins: dict[str, bytes] = {}
         self._frames: list[bytes] = []
         self._controls = 0  # of the frames, those that are no message
         self._threshold = min(WRITE_THRESHOLD, limit)
         self._socket: SocketTransport | None = None
-        self._scheduled = True  # also while there is no socket: nothing is written then
+        self.is_scheduled = True  # also while there is no socket: nothing is written then
         self._held = False  # nothing is written, though there is a socket
         self._closed = False
         self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
@@ -136,27 +141,51 @@ class Buffer:
             return b"PUB %b %b %d\r\n%b\r\n" % (subject_bytes, reply, size, payload)
         return publish_frame(subject_bytes, reply, payload)
 
+    def take_pattern(self, subject: str) -> None:
+        """Let the next `frame` take a subject with wildcards: some of the API have a filter in it.
+
+        Raises:
+            SubjectError: a bad pattern.
+        """
+        self._keep(subject, check_pattern(subject))
+
     def _check(self, subject: str) -> bytes:
-        checked = check_subject(subject)
+        return self._keep(subject, check_subject(subject))
+
+    def _keep(self, subject: str, checked: bytes) -> bytes:
         if len(self._subjects) >= MAX_KNOWN_SUBJECTS:
             self._subjects.clear()
         self._subjects[subject] = checked
         return checked
 
+    def _begin(self, subject: str) -> bytes:
+        """The beginning of a message's frame, kept for the next one on the subject."""
+        begin = b"PUB %b " % (self._subjects.get(subject) or self._check(subject))
+        if len(self._begins) >= MAX_KNOWN_SUBJECTS:
+            self._begins.clear()
+        self._begins[subject] = begin
+        return begin
+
     def publish(self, subject: str, payload: bytes) -> bool:
         """`post(frame(subject, payload))` without the calls: most messages have no more to them."""
-        subject_bytes = self._subjects.get(subject) or self._check(subject)
+        try:
+            begin = self._begins[subject]
+        except KeyError:
+            begin = self._begin(subject)
         size = len(payload)
         if size > self.max_payload:
             self.refused += 1
             raise PayloadTooLargeError(size, self.max_payload)
-        frame = b"PUB %b %d\r\n%b\r\n" % (subject_bytes, size, payload)
+        if size < len(SIZES):  # much the quickest way to put such a line together
+            frame = b"".join((begin, SIZES[size], payload, b"\r\n"))
+        else:
+            frame = b"%b%d\r\n%b\r\n" % (begin, size, payload)
         self._frames.append(frame)
         self.size = size = self.size + len(frame)
         if size >= self._threshold:
             return self._on_crowded()
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
         return False
 
@@ -214,8 +243,8 @@ class Buffer:
         self.size += len(frame)
         if self.size >= self._threshold:
             return self._on_crowded()
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
         return False
 
@@ -244,7 +273,7 @@ class Buffer:
         socket = self._socket
         if socket is None or self._held:
             return
-        self._scheduled = False
+        self.is_scheduled = False
         if not self._frames or socket.is_paused:
             return
         if not self._pings and self._loop.time() - self._last_ping > CONFIRM_INTERVAL:
@@ -265,8 +294,8 @@ class Buffer:
         self._controls += 1
         self._frames.append(frame)
         self.size += len(frame)
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.is_scheduled:
+            self.is_scheduled = True
             self._loop.call_soon(self.write)
 
     def ping(self, future: asyncio.Future[Any] | None) -> None:
@@ -289,18 +318,18 @@ class Buffer:
         self.ping(last)
         self.write()
         self._held = True
-        self._scheduled = True
+        self.is_scheduled = True
 
     def release(self) -> None:
         """Write again, after `hold`."""
         if self._held:
-            self._held = self._scheduled = False
+            self._held = self.is_scheduled = False
             self.write()
 
     def connect(self, socket: SocketTransport) -> None:
         """Write to this socket from now on, what waits first."""
         self._socket = socket
-        self._scheduled = self._held = False
+        self.is_scheduled = self._held = False
         self.write()
 
     def disconnect(self, error: Callable[[str], TidingsError]) -> int:
@@ -310,7 +339,7 @@ class Buffer:
             How many messages are possibly lost with it.
         """
         self._socket = None
-        self._scheduled = True
+        self.is_scheduled = True
         self._held = False
         self._frames = [f for f in self._frames if f.startswith((b"PUB ", b"HPUB "))]
         self.size = sum(map(len, self._frames))

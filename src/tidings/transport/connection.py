@@ -157,6 +157,14 @@ class Connection:
             await transport.wait_closed()
         self._emit("closed", self._given_up)
 
+    def forget(self) -> None:
+        """Count as closed in a forked child. The connection goes on in the parent."""
+        self._state = State.CLOSED
+        self.outbox.close()
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            accepted.transport.forget()
+
     def _begin(self, accepted: Accepted) -> None:
         """Begin work on a new connection: subscriptions first, then what waits to be sent."""
         self._accepted = accepted

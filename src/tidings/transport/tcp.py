@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
 from typing import cast
@@ -139,6 +140,20 @@ class SocketTransport(asyncio.Protocol):
         self.stop_reading()
         if self._transport is not None:
             self._transport.abort()
+
+    def forget(self) -> None:
+        """Let go of the socket in a forked child, without a word to the peer.
+
+        Otherwise the connection would stay open after the parent has closed it or has died, and
+        the server would go on sending messages to it. The file descriptor is replaced and not
+        closed, so that the transport never closes another file that got its number.
+        """
+        if self._transport is None or (socket := self._transport.get_extra_info("socket")) is None:
+            return
+        if (descriptor := socket.fileno()) >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, descriptor, inheritable=False)
+            os.close(nothing)
 
     async def wait_closed(self) -> None:
         """Wait for the end. A peer that stopped reading does not hold it up: it is cut off."""

@@ -1,0 +1,69 @@
+"""Cautions: what a declaration says that its author almost surely did not mean, as warnings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from tidings.jetstream.specs import ConsumerSpec
+from tidings.jetstream.streams import Stream
+from tidings.jetstream.watchers import WatchSpec
+from tidings.listener import ListenerSpec
+from tidings.queues import competing
+from tidings.subject import overlaps, warn_of_literal
+
+logger = logging.getLogger("tidings")
+
+
+def warn_of_declarations(
+    listeners: Sequence[ListenerSpec],
+    consumers: Sequence[ConsumerSpec],
+    watches: Sequence[WatchSpec],
+    streams: Sequence[Stream],
+) -> None:
+    """Log a warning for each doubtful declaration of an app that starts."""
+    for what, pattern in _patterns(listeners, consumers, watches, streams):
+        warn_of_literal(what, pattern)
+    for first, second in competing(listeners):
+        logger.warning(
+            "%s and %s both join the queue group %r and their subjects overlap, so each message "
+            "reaches only one of the two; leave queue= out to give each a group of its own",
+            *(first.name, second.name, first.queue),
+        )
+    for spec in listeners:
+        for subject, stream in () if spec.no_reply else _stored(spec, streams):
+            logger.warning(
+                "%s answers requests on %r, which the stream %s stores: the stream's "
+                "acknowledgement reaches the requester first; take the subject out of the stream, "
+                "or declare the listener with no_reply=True",
+                *(spec.name, subject, stream.name),
+                extra={"listener": spec.name, "subject": subject},
+            )
+
+
+def _patterns(
+    listeners: Sequence[ListenerSpec],
+    consumers: Sequence[ConsumerSpec],
+    watches: Sequence[WatchSpec],
+    streams: Sequence[Stream],
+) -> Iterator[tuple[str, str]]:
+    for listener in listeners:
+        for subject in listener.subjects:
+            yield f"listener {listener.name}", subject
+    for consumer in consumers:
+        if consumer.subject is not None:
+            yield f"consumer {consumer.name}", consumer.subject
+    for watch in watches:
+        yield f"watch {watch.name}", watch.keys
+    for stream in streams:
+        for subject in stream.subjects:
+            yield f"stream {stream.name}", subject
+
+
+def _stored(spec: ListenerSpec, streams: Sequence[Stream]) -> Iterator[tuple[str, Stream]]:
+    """The first subject of the listener that each stream stores, where it stores one."""
+    for stream in streams:
+        for subject in spec.subjects:
+            if any(overlaps(subject, stored) for stored in stream.subjects):
+                yield subject, stream
+                break

@@ -1,0 +1,61 @@
+"""`tidings objects`: what puts that were killed have left in an object store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.objects import ObjectStore
+from tidings.jetstream.prune import Pruned
+from tidings.jetstream.readers import Reader
+
+from .acting import Servers, app_of, counted, run_with_api
+from .console import say
+from .dead import parse_age
+
+objects = typer.Typer(no_args_is_help=True)
+
+
+class _Host:
+    """Where the store belongs while the command runs."""
+
+    def __init__(self, api: JetStreamApi) -> None:
+        self.api = api
+        self.readers: set[Reader] = set()
+
+
+@objects.callback()
+def root() -> None:
+    """Look after object stores."""
+
+
+@objects.command()
+def prune(
+    bucket: Annotated[str, typer.Argument(help="The object store.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
+    older_than: Annotated[
+        str,
+        typer.Option(
+            "--older-than",
+            help="Since the last chunk of a put, as 90s, 30m, 12h, 7d: a younger one may go on.",
+        ),
+    ] = "1h",
+    servers: Servers = "",
+) -> None:
+    """Delete chunks that belong to no object: a put that was killed has left them."""
+    seconds = parse_age(older_than).total_seconds()
+
+    async def work(api: JetStreamApi) -> Pruned:
+        store = ObjectStore(_Host(api), bucket, create=False)
+        return await store.prune(older_than=seconds, dry_run=dry_run)
+
+    pruned = run_with_api(app_of(None, servers), work)
+    done = "would delete" if dry_run else "deleted"
+    left = f"{counted(pruned.chunks, 'chunk')} of {counted(pruned.puts, 'put')}"
+    say(f"{done}: {left}, {counted(pruned.size, 'byte')}")
+    if pruned.recent:
+        say(f"left alone: {counted(pruned.recent, 'chunk')}, younger than {older_than}")

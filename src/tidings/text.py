@@ -1,0 +1,35 @@
+"""Text from outside, made safe to show in an error, in a log line and on a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Control, format (bidirectional overrides, zero-width), surrogate, line and paragraph separators.
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Escape every character that a terminal or a log would obey instead of show.
+
+    Args:
+        text: what came from somewhere else.
+        keep: characters to leave as they are, such as a newline.
+
+    Example:
+        ```python
+        from tidings.text import printable
+
+        assert printable("a\x1b[2J\nb") == "a\\x1b[2J\\nb"
+        ```
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char in keep or not _unsafe(char) else _escaped(char) for char in text)
+
+
+def _unsafe(char: str) -> bool:
+    return unicodedata.category(char) in _UNSAFE
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()

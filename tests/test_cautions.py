@@ -1,0 +1,80 @@
+"""Cautions: declarations that do less than they seem to are warnings when the app starts."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from helpers import Inbox
+from tidings import App, Group, Stream
+from tidings.cautions import warn_of_declarations
+from tidings.testing import NATSServer
+
+WORDS = "taken literally"
+
+
+def warnings_of(app: App, caplog: pytest.LogCaptureFixture) -> list[str]:
+    with caplog.at_level(logging.WARNING, "tidings"):
+        warn_of_declarations(
+            app._listener_specs, app._consumer_specs, app._watch_specs, app.js.streams
+        )
+    return caplog.messages
+
+
+@pytest.mark.parametrize("pattern", ["foo*", "foo>", "a.*b", "a.b*.c", "a.>b.c", "**"])
+def test_a_wildcard_inside_a_word_is_a_warning(
+    caplog: pytest.LogCaptureFixture, pattern: str
+) -> None:
+    app = App("cautious")
+    app.listen(pattern)(Inbox())
+    (text,) = warnings_of(app, caplog)
+    assert WORDS in text
+    assert repr(pattern) in text
+
+
+@pytest.mark.parametrize("pattern", ["foo", "foo.*", "*.foo", ">", "foo.>", "*.*"])
+def test_a_whole_wildcard_is_none(caplog: pytest.LogCaptureFixture, pattern: str) -> None:
+    app = App("cautious")
+    app.listen(pattern)(Inbox())
+    assert warnings_of(app, caplog) == []
+
+
+def test_streams_consumers_watches_and_groups_are_warned_of_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = App("cautious", streams=[Stream("S", subjects=["s.a*"])])
+    app.consume("S", durable="d", subject="s.b*")(Inbox())
+    app.watch("bucket", "user*")(Inbox())
+    group = Group("g")
+    group.listen("c*")(Inbox())
+    app.include(group)
+    texts = warnings_of(app, caplog)
+    assert [text.partition(":")[0] for text in texts] == [
+        "listener Inbox",
+        "consumer Inbox",
+        "watch Inbox",
+        "stream S",
+    ]
+    assert "'g.c*'" in texts[0]
+
+
+async def test_it_is_said_once_a_start_and_for_each_subscription_made_meanwhile(
+    nats_server: NATSServer, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("cautious", servers=nats_server.url)
+    app.listen(f"{subject}*")(Inbox())
+    with caplog.at_level(logging.WARNING, "tidings"):
+        async with app:
+            assert [WORDS in text for text in caplog.messages] == [True]
+            await app.subscribe_new_subject(f"{subject}.x*", Inbox())
+    assert [WORDS in text for text in caplog.messages] == [True, True]
+
+
+async def test_such_a_subject_is_a_subject_all_the_same(
+    nats_server: NATSServer, subject: str
+) -> None:
+    app = App("cautious", servers=nats_server.url)
+    inbox: Any = Inbox()
+    app.listen(f"{subject}*")(inbox)
+    async with app:
+        assert await app.request(f"{subject}*", {"n": 1}) == {"n": 1}
