@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
+from dataclasses import dataclass
 
 
-class ListenerStats(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ListenerStats:
     """What became of the messages of one listener. Each is counted once, at every moment:
     ``received == handled + failed + dropped + pending + running + abandoned``.
 
@@ -60,7 +61,8 @@ class ListenerStats(msgspec.Struct, frozen=True):
         )
 
 
-class ConsumerStats(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ConsumerStats:
     """What became of the deliveries of one stream consumer. Each is counted once, at every moment:
     ``received == handled + failed + copies + pending + running + abandoned``.
 
@@ -113,7 +115,8 @@ class ConsumerStats(msgspec.Struct, frozen=True):
     foreign: int
 
 
-class WatcherStats(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class WatcherStats:
     """What became of the entries of one watch of a key-value bucket. Each is counted once, at
     every moment: ``received == handled + failed + pending + running + abandoned``.
 
@@ -144,7 +147,8 @@ class WatcherStats(msgspec.Struct, frozen=True):
     healed: int
 
 
-class TaskStats(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TaskStats:
     """What became of the runs of one task. Each is counted once, at every moment:
     ``begun == runs + running`` and ``runs == returned + failed + cancelled``.
 
@@ -173,7 +177,8 @@ class TaskStats(msgspec.Struct, frozen=True):
     overrun: int
 
 
-class ConnectionStats(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ConnectionStats:
     """What passed over the connection.
 
     Attributes:
@@ -216,7 +221,8 @@ class ConnectionStats(msgspec.Struct, frozen=True):
     refused_subjects: tuple[str, ...] = ()
 
 
-class AppStats(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class AppStats:
     """Everything that one app has counted.
 
     Attributes:
