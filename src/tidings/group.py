@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
+
+import msgspec
 
 from tidings.errors import ConfigError
 from tidings.hook_checks import check_hooks, check_instance
@@ -366,12 +367,18 @@ class Group(Declarations):
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
         """Its stream consumers; `subject` of each stands as it is, without the prefix."""
-        return tuple(replace(spec, middlewares=self._middlewares) for spec in self._consumer_specs)
+        return tuple(
+            msgspec.structs.replace(spec, middlewares=self._middlewares)
+            for spec in self._consumer_specs
+        )
 
     @property
     def watches(self) -> tuple[WatchSpec, ...]:
         """Its watches; the bucket and keys of each stand as they are, without the prefix."""
-        return tuple(replace(spec, middlewares=self._middlewares) for spec in self._watch_specs)
+        return tuple(
+            msgspec.structs.replace(spec, middlewares=self._middlewares)
+            for spec in self._watch_specs
+        )
 
     @property
     def tasks(self) -> tuple[TaskSpec, ...]:
@@ -380,7 +387,7 @@ class Group(Declarations):
 
     def _placed(self, spec: ListenerSpec) -> ListenerSpec:
         dot = f"{self.prefix}." if self.prefix else ""
-        return replace(
+        return msgspec.structs.replace(
             spec,
             subjects=tuple(f"{dot}{subject}" for subject in spec.subjects),
             group_queue=self.queue,

@@ -8,8 +8,9 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from tidings import codec
 from tidings.errors import (
@@ -55,8 +56,7 @@ class Sender(Protocol):
     def tell(self, event: str, error: Exception | None) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListenerSpec:
+class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A listener as it was written down. Everything that can be wrong with it is found here.
 
     Attributes: as the arguments of `App.listen`, and of the `Group` that it is in:

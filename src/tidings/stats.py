@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerStats:
+class _Record:
+    """What the records share. Methods written for each dataclass would make the import slower."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and _values(other) == _values(self)
+
+    def __hash__(self) -> int:
+        return hash(_values(self))
+
+    def __repr__(self) -> str:
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # each subclass is one
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({shown})"
+
+
+def _values(record: Any) -> tuple[Any, ...]:
+    return tuple(getattr(record, field.name) for field in fields(record))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ListenerStats(_Record):
     """What became of the messages of one listener. Each is counted once, at every moment:
     ``received == handled + failed + dropped + pending + running + abandoned``.
 
@@ -61,8 +83,8 @@ class ListenerStats:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerStats:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ConsumerStats(_Record):
     """What became of the deliveries of one stream consumer. Each is counted once, at every moment:
     ``received == handled + failed + copies + pending + running + abandoned``.
 
@@ -115,8 +137,8 @@ class ConsumerStats:
     foreign: int
 
 
-@dataclass(frozen=True, slots=True)
-class WatcherStats:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class WatcherStats(_Record):
     """What became of the entries of one watch of a key-value bucket. Each is counted once, at
     every moment: ``received == handled + failed + pending + running + abandoned``.
 
@@ -147,8 +169,8 @@ class WatcherStats:
     healed: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStats:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TaskStats(_Record):
     """What became of the runs of one task. Each is counted once, at every moment:
     ``begun == runs + running`` and ``runs == returned + failed + cancelled``.
 
@@ -177,8 +199,8 @@ class TaskStats:
     overrun: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionStats:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ConnectionStats(_Record):
     """What passed over the connection.
 
     Attributes:
@@ -221,8 +243,8 @@ class ConnectionStats:
     refused_subjects: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AppStats:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AppStats(_Record):
     """Everything that one app has counted.
 
     Attributes:

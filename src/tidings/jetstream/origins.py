@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tidings.jetstream.api import PREFIX
 
@@ -12,8 +13,7 @@ from tidings.jetstream.api import PREFIX
 KIND_PREFIXES = {"$KV": "KV_", "$O": "OBJ_"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Subjects and stream behind a bucket.
 
     A bucket that is the mirror of another holds messages with the subjects of its origin. It

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import msgspec
 
 # Before any message; and how far apart two forms of the same time may be.
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 CLOCK = timedelta(milliseconds=1)
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """How far a stream was read.
 
     Attributes:

@@ -7,9 +7,10 @@ between, the chunks stay, and nothing leads to them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from tidings.errors import JetStreamError
 from tidings.headers import Headers
@@ -22,8 +23,7 @@ from tidings.jetstream.stored import stored_message
 SIZE = "Nats-Msg-Size"
 
 
-@dataclass(frozen=True)
-class Pruned:
+class Pruned(msgspec.Struct, frozen=True):
     """The chunks that a prune deleted, or would delete.
 
     Attributes:
@@ -39,8 +39,7 @@ class Pruned:
     recent: int = 0
 
 
-@dataclass(frozen=True)
-class _Orphan:
+class _Orphan(msgspec.Struct, frozen=True):
     subject: str
     chunks: int
     size: int

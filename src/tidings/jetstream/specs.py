@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
+
+import msgspec
 
 from tidings import codec
 from tidings.errors import ConfigError
@@ -46,8 +47,7 @@ DROP = Drop.DROP
 """`dead_letter=DROP`: a message that is given up is dropped, logged and counted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConsumerSpec:
+class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A consumer as it is declared, with every check that needs no server.
 
     An option of the server's configuration that is None was not declared: it is not sent.
@@ -208,7 +208,7 @@ def check_unique(spec: ConsumerSpec, declared: Iterable[ConsumerSpec]) -> None:
             )
 
 
-_DEFAULTS = {field.name: field.default for field in fields(ConsumerSpec)}
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}
 
 
 def _check_seconds(name: str, value: object, least: float) -> None:

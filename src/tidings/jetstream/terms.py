@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tidings.jetstream.filters import filters_of
 from tidings.jetstream.specs import ConsumerSpec
@@ -14,8 +15,7 @@ SECOND = 1_000_000_000  # in nanoseconds, as the server counts
 ACK_WAIT = 30 * SECOND
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """A consumer's terms, as the server answered them.
 
     Attributes:

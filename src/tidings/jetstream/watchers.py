@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from tidings import codec
 from tidings.handlers import check_handler, function_name, wanted_type
@@ -23,8 +25,7 @@ from tidings.time_limit import bounded, check_timeout
 from tidings.workers import WorkerPool
 
 
-@dataclass(frozen=True, kw_only=True)
-class WatchSpec:
+class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A watch as it was written down.
 
     Attributes: as the arguments of `App.watch`.
