@@ -136,9 +136,9 @@ class Task:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # so that whoever cancelled it, at the end of the loop for one, sees its end
-        except GeneratorExit:  # the loop has ended without it
-            raise
         except BaseException as error:  # SystemExit too: a task cannot end the service by it
+            if isinstance(error, GeneratorExit) and not self._loop.is_running():
+                raise  # the loop has ended, and this is what is left of the run
             await self._on_error(error)
         else:
             self._returned += 1
