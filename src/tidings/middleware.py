@@ -10,13 +10,12 @@ from typing import Any
 
 from tidings.errors import ConfigError, RequestTimeoutError
 from tidings.hook_checks import check_hooks, check_instance
+from tidings.log import logger
 from tidings.message import Message
 from tidings.text import printable
 
 Handler = Callable[[Message[Any]], Awaitable[Any]]
 Send = Callable[..., Awaitable[Any]]
-
-logger = logging.getLogger("tidings")
 
 
 class Middleware:

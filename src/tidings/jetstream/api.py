@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 import msgspec
@@ -12,9 +11,8 @@ from tidings.connection import Connection
 from tidings.errors import JetStreamError, JetStreamUnavailableError, WrongSequenceError
 from tidings.headers import Headers
 from tidings.home import Home
+from tidings.log import logger
 from tidings.subject import has_wildcard, matches
-
-logger = logging.getLogger("tidings")
 
 PREFIX = "$JS.API"
 NO_RESPONDERS = 503
