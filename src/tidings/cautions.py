@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
 from tidings.jetstream.specs import ConsumerSpec
 from tidings.jetstream.streams import Stream
 from tidings.jetstream.watchers import WatchSpec
 from tidings.listener import ListenerSpec
+from tidings.log import logger
 from tidings.queues import competing
 from tidings.subject import overlaps, warn_of_literal
-
-logger = logging.getLogger("tidings")
 
 
 def warn_of_declarations(

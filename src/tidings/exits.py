@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 # Seconds for the last log line and for what is still in buffers, and frames of a stack in it.
 LAST_WORDS = 0.4

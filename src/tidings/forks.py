@@ -11,14 +11,14 @@ import threading
 import weakref
 from typing import Protocol
 
+from tidings.log import logger
+
 
 class Forgetful(Protocol):
     """What a child of the process in which an app runs has to let go of."""
 
     def forget(self) -> None: ...
 
-
-logger = logging.getLogger("tidings")
 
 _running: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 # A child keeps what its parent ran: to destroy an event loop or a transport would end the parent's

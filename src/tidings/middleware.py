@@ -11,13 +11,12 @@ import msgspec
 
 from tidings.errors import ConfigError, RequestTimeoutError
 from tidings.hook_checks import check_hooks, check_instance
+from tidings.log import logger
 from tidings.message import Message
 from tidings.text import printable
 
 Handler = Callable[[Message[Any]], Awaitable[Any]]
 Send = Callable[..., Awaitable[Any]]
-
-logger = logging.getLogger("tidings")
 
 
 class Middleware:

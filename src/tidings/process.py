@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import logging
 import os
 import re
 import secrets
@@ -29,7 +28,7 @@ from tidings.errors import MissingExtraError, ServerStartError
 
 __all__ = ["Process", "Reaper", "find_binary", "store_name"]
 
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 LOG_LINES = 500
 LOG_LINE_BYTES = 4096

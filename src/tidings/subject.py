@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 from tidings.errors import SubjectError
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 # The server refuses a control line over 4,096 bytes (its default) by closing the connection. There
 # are two subjects in one, or a subject and a queue group, and some numbers.

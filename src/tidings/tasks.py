@@ -137,8 +137,8 @@ class Task:
             if task is not None and task.cancelling():
                 raise  # so that whoever cancelled it, at the end of the loop for one, sees its end
         except BaseException as error:  # SystemExit too: a task cannot end the service by it
-            if self._loop.is_closed():
-                raise  # GeneratorExit: the loop has ended without the task
+            if isinstance(error, GeneratorExit) and not self._loop.is_running():
+                raise  # the loop has ended, and this is what is left of the run
             await self._on_error(error)
         else:
             self._returned += 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -20,11 +19,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tidings.app import App
+from tidings.log import logger
 from tidings.runner import MainRun
 
 from .loading import load_app
-
-logger = logging.getLogger("tidings")
 
 # The environment of a child. Servers go there and not into its arguments, which every user of the
 # machine can read, because their URLs may hold passwords.

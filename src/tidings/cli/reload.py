@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator
 
+from tidings.log import logger
+
 from .child import ENDED
 from .supervisor import USAGE, ChildCommand, Supervision, Worker, ending
-
-logger = logging.getLogger("tidings")
 
 
 class Reloader(Supervision):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -13,12 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tidings.log import logger
 from tidings.runner import END_GRACE
 from tidings.signals import Request, StopRequests, stop_signals
 
 from .child import ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
-
-logger = logging.getLogger("tidings")
 
 USAGE = 2
 FIRST_DELAY = 0.5  # seconds before a worker that died is started again

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 import msgspec
@@ -16,10 +15,9 @@ from tidings.errors import (
 )
 from tidings.headers import Headers
 from tidings.home import Home
+from tidings.log import logger
 from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection
-
-logger = logging.getLogger("tidings")
 
 PREFIX = "$JS.API"
 NO_RESPONDERS = 503

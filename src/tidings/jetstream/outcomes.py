@@ -33,6 +33,7 @@ from tidings.jetstream.messages import (
 )
 from tidings.log import safe_text
 from tidings.remote_errors import failed_request, failure_text
+from tidings.text import printable
 from tidings.work_queue import rest_of
 
 # Seconds before each redelivery where neither the app nor the server says.
@@ -286,7 +287,8 @@ class Outcomes:
         self.dropped += self.spec.letters is None
         self._log.error(
             "%s gave up on %r (%s, sequence %d): %s",
-            *(self.spec.name, message.subject, message.stream, message.sequence, words),
+            *(self.spec.name, message.subject, message.stream, message.sequence),
+            printable(words),
             extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
         )
 
