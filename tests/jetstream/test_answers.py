@@ -83,13 +83,15 @@ class OneAnswer:
         self.outbox = SimpleNamespace(take_pattern=lambda subject: None)
         self._frame = (1, "inbox", "", block, body)
 
-    def start_request(self, *request: Any) -> tuple[int, Any]:
+    round_trip = 0.0
+
+    def start_request(self, *request: Any) -> tuple[str, Any]:
         async def answer() -> Any:
             return self._frame
 
-        return 1, answer()
+        return "1", answer()
 
-    def end_request(self, token: int) -> None: ...
+    def end_request(self, token: str) -> None: ...
 
 
 def outcome_of(call: Callable[[JetStreamApi], Any], block: bytes, body: bytes) -> Any:
