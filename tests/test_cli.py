@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tidings
-from tidings.cli.text import one_line, pretty
+from tidings.cli.bodies import one_line, pretty
 from tidings.text import printable
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 
 from tidings import App
 from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
-from tidings.runner import END_GRACE
+from tidings.process.runner import END_GRACE
 from waits import is_alive, wait_until
 
 if TYPE_CHECKING:

@@ -32,10 +32,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-import tidings.pydantic_types
+import tidings.codec.models
 from tidings import ConfigError, DecodeError, EncodeError
 from tidings.codec import decoder, encode, resolve
-from tidings.typeforms import type_name
+from tidings.codec.forms import type_name
 
 
 @dataclass
@@ -492,14 +492,14 @@ def test_a_type_with_a_part_that_nothing_checks_is_a_config_error_that_names_it(
 def test_without_pydantic_such_a_type_is_a_config_error_that_says_what_to_install(
     data_type: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tidings.pydantic_types, "_new_adapter", lambda data_type: None)
-    tidings.pydantic_types._cached_adapter.cache_clear()
-    tidings.codec._decoder.cache_clear()
+    monkeypatch.setattr(tidings.codec.models, "_new_adapter", lambda data_type: None)
+    tidings.codec.models._cached_adapter.cache_clear()
+    tidings.codec.json._decoder.cache_clear()
     try:
         with pytest.raises(ConfigError, match=r"tidings\[pydantic\]"):
             decoder(data_type)
     finally:
-        tidings.pydantic_types._cached_adapter.cache_clear()
+        tidings.codec.models._cached_adapter.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -516,8 +516,8 @@ def test_a_type_without_a_part_of_pydantics_needs_no_pydantic(
     def refuse(data_type: Any) -> None:
         raise AssertionError(data_type)
 
-    monkeypatch.setattr(tidings.pydantic_types, "_adapter", refuse)
-    tidings.codec._decoder.cache_clear()
+    monkeypatch.setattr(tidings.codec.models, "_adapter", refuse)
+    tidings.codec.json._decoder.cache_clear()
     decoder(data_type)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from helpers import PATIENCE, until
-from tidings.executor import THREADS, DaemonExecutor
+from tidings.process.executor import THREADS, DaemonExecutor
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import until
 from tidings import failure_log
-from tidings.failure_log import FailureLog
+from tidings.concurrency.failure_log import FailureLog
 from tidings.log import logger, safe_text
 
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import until
 from tidings import App, ConfigError, ErrorMiddleware, Group, Middleware
 from tidings.bus import Bus
-from tidings.hook_checks import HOOKS
+from tidings.handlers.hook_checks import HOOKS
 from tidings.jetstream.context import JetStream
 from tidings.testing import NATSServer
 

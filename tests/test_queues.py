@@ -10,8 +10,8 @@ import pytest
 
 from helpers import until
 from tidings import App, Group
-from tidings.listener import ListenerSpec
-from tidings.queues import queue_groups
+from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.queue_groups import queue_groups
 from tidings.testing import NATSServer
 
 

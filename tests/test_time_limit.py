@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tidings import App, ConfigError, HandlerTimeoutError
-from tidings.threads import WorkerThreads, as_async
-from tidings.time_limit import bounded
-from tidings.work_queue import rest_of
+from tidings.concurrency.threads import WorkerThreads, as_async
+from tidings.concurrency.time_limit import bounded
+from tidings.concurrency.work_queue import rest_of
 
 
 async def double(value: int) -> int:

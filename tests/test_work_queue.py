@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from helpers import until
-from tidings.time_limit import bounded
-from tidings.work_queue import HandlerQueue, rest_of
-from tidings.workers import WorkerPool
+from tidings.concurrency.pool import WorkerPool
+from tidings.concurrency.time_limit import bounded
+from tidings.concurrency.work_queue import HandlerQueue, rest_of
 
 Handler = Callable[[int], Awaitable[Any]]
 Stats = tuple[int, int, int, int, int]

@@ -11,8 +11,8 @@ import pytest
 
 from helpers import PATIENCE, until
 from tidings import App, ServiceError, ThreadStartError
+from tidings.concurrency.threads import WorkerThreads
 from tidings.testing import NATSServer
-from tidings.threads import WorkerThreads
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Start with `App`; what it raises is in `tidings.errors`, and the tests' own serv
 """
 
 from tidings.app import App
+from tidings.declarations import Group
 from tidings.errors import (
     AuthError,
     BucketChangeError,
@@ -59,15 +60,19 @@ from tidings.errors import (
     WrongRevisionError,
     WrongSequenceError,
 )
-from tidings.events import ConnectionEvent
-from tidings.group import Group
+from tidings.handlers.events import ConnectionEvent
+from tidings.handlers.middleware import (
+    DebugMiddleware,
+    ErrorMiddleware,
+    Middleware,
+    TimeoutMiddleware,
+)
 from tidings.headers import Headers
-from tidings.jetstream.messages import StreamMessage
-from tidings.jetstream.publishing import PublishAck
-from tidings.jetstream.specs import DROP
-from tidings.jetstream.streams import Stream, days
+from tidings.jetstream.consumer.spec import DROP
+from tidings.jetstream.message import StreamMessage
+from tidings.jetstream.publish import PublishAck
+from tidings.jetstream.streams.stream import Stream, days
 from tidings.message import Message
-from tidings.middleware import DebugMiddleware, ErrorMiddleware, Middleware, TimeoutMiddleware
 from tidings.stats import (
     AppStats,
     ConnectionStats,

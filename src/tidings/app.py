@@ -17,6 +17,10 @@ from typing import Any, Self, TypeVar
 
 from tidings.bus import Bus
 from tidings.cautions import warn_of_declarations
+from tidings.concurrency.forks import forget_after_fork, release_signals
+from tidings.concurrency.pool import inside
+from tidings.concurrency.portal import copy_outcome
+from tidings.declarations import Declarations, Group
 from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
@@ -24,30 +28,27 @@ from tidings.errors import (
     DrainTimeoutError,
     TidingsError,
 )
-from tidings.events import EVENTS, ConnectionEvent, EventHooks
-from tidings.forks import forget_after_fork, release_signals
-from tidings.group import Declarations, Group
-from tidings.handlers import check_handler, function_place
-from tidings.hooks import call_hook, let_finish, noted
-from tidings.jetstream.consumers import Consumers
+from tidings.functions import function_place
+from tidings.handlers.events import EVENTS, ConnectionEvent, EventHooks
+from tidings.handlers.hooks import call_hook, let_finish, noted
+from tidings.handlers.middleware import Middleware, MiddlewareSpec
+from tidings.handlers.queue_groups import queue_groups
+from tidings.handlers.signatures import check_handler
+from tidings.handlers.subscriptions import Subscriptions
+from tidings.handlers.tasks import Task
+from tidings.handlers.watchdog import Watchdog
+from tidings.jetstream.consumer.consumers import Consumers
+from tidings.jetstream.consumer.spec import ConsumerSpec, check_unique
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.specs import ConsumerSpec, check_unique
-from tidings.jetstream.streams import Stream
-from tidings.jetstream.watchers import Watchers
+from tidings.jetstream.kv.watchers import Watchers
+from tidings.jetstream.streams.stream import Stream
 from tidings.log import logger
-from tidings.middleware import Middleware, MiddlewareSpec
-from tidings.portal import copy_outcome
-from tidings.queues import queue_groups
-from tidings.runner import BackgroundRun, run_until_stopped
+from tidings.process.runner import BackgroundRun, run_until_stopped
 from tidings.stats import AppStats
 from tidings.subject import check_queue
-from tidings.subscriptions import Subscriptions
-from tidings.tasks import Task
 from tidings.transport.connection import Connection
 from tidings.transport.credentials import Secret, SecretFile
 from tidings.transport.options import ConnectionOptions, check_type, server_urls
-from tidings.watchdog import Watchdog
-from tidings.workers import inside
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]

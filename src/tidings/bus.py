@@ -10,6 +10,8 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from tidings import codec
+from tidings.concurrency.home import Home
+from tidings.concurrency.portal import FrameBridge, Portal
 from tidings.errors import (
     BufferFullError,
     ConfigError,
@@ -21,18 +23,16 @@ from tidings.errors import (
     NotStartedError,
     RequestTimeoutError,
 )
+from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.middleware import Middleware, Send, fold_send
+from tidings.handlers.subscriptions import Subscriptions
 from tidings.headers import Headers, HeadersLike
-from tidings.home import Home
-from tidings.listener import ListenerSpec
 from tidings.log import logger
 from tidings.message import Message
-from tidings.middleware import Middleware, Send, fold_send
-from tidings.portal import FrameBridge, Portal
 from tidings.protocol.parser import Frame
-from tidings.remote_errors import raise_remote_error
+from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject, warn_of_literal
-from tidings.subscriptions import Subscriptions
 from tidings.transport.buffer import Buffer
 from tidings.transport.connection import Connection
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tidings.jetstream.specs import ConsumerSpec
-from tidings.jetstream.streams import Stream
-from tidings.jetstream.watchers import WatchSpec
-from tidings.listener import ListenerSpec
+from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.queue_groups import competing
+from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.kv.watchers import WatchSpec
+from tidings.jetstream.streams.stream import Stream
 from tidings.log import logger
-from tidings.queues import competing
 from tidings.subject import overlaps, warn_of_literal
 
 

@@ -14,7 +14,7 @@ from faults.conftest import Inbox, until
 from faults.fake_peer import FakePeer
 from tidings import App
 from tidings.errors import ConnectionClosedError, ProtocolError
-from tidings.events import EVENTS
+from tidings.handlers.events import EVENTS
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]

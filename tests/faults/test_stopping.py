@@ -15,9 +15,9 @@ import pytest
 from faults.conftest import Program, until
 from tidings import App
 from tidings.errors import ConfigError
-from tidings.runner import END_GRACE
+from tidings.process.runner import END_GRACE
+from tidings.process.signals import MOMENT, Request, StopRequests
 from tidings.server import NATSServer
-from tidings.signals import MOMENT, Request, StopRequests
 
 MakeApp = Callable[..., App]
 RunProgram = Callable[..., Program]
@@ -190,7 +190,7 @@ def test_signals_within_a_moment_count_as_one(stuck: Callable[..., Program], uvl
 
 def test_only_a_signal_a_moment_after_the_first_insists(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 100.1, 100 + MOMENT - 0.01, 100 + MOMENT])
-    monkeypatch.setattr("tidings.signals.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("tidings.process.signals.time.monotonic", lambda: next(clock))
     requests = StopRequests()
     got = [requests.add() for _ in range(4)]
     assert got == [Request.STOP, Request.SAME, Request.SAME, Request.FORCE]

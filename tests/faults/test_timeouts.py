@@ -357,7 +357,7 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are long after a moment."""
     monkeypatch.setattr(long_runs, "LOOK", 0.05)
     monkeypatch.setattr(work_queue, "LONG", 0.2)
-    monkeypatch.setattr("tidings.tasks.LONG", 0.2)
+    monkeypatch.setattr("tidings.handlers.tasks.LONG", 0.2)
 
 
 def long_lines(caplog: pytest.LogCaptureFixture, words: str) -> list[logging.LogRecord]:

@@ -29,7 +29,7 @@ from tidings.protocol.commands import publish_frame, publish_headers_frame, subs
 from tidings.protocol.headers import header_problem, parse_header_block
 from tidings.protocol.info import read_error, read_info
 from tidings.protocol.parser import CONTROL, Frame, Parser
-from tidings.remote_errors import raise_remote_error
+from tidings.service_errors import raise_remote_error
 from tidings.subject import check_pattern, check_queue, check_subject, matches
 
 INBOX_SID, INBOX = 7, b"_INBOX."

@@ -18,9 +18,9 @@ from tidings import App
 from tidings.errors import JetStreamError, JetStreamUnavailableError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.publishing import PublishAck, acknowledgement
-from tidings.jetstream.reads import read_last, read_sequence
-from tidings.jetstream.stored import Stored, stored_message
+from tidings.jetstream.get import Stored, stored_message
+from tidings.jetstream.latest import read_last, read_sequence
+from tidings.jetstream.publish import PublishAck, acknowledgement
 from tidings.server import NATSServer
 
 HOSTILE = [

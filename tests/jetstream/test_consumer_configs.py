@@ -15,9 +15,9 @@ from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
 from tidings import DROP, App, ConfigError, Group, Message
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream import puller as puller_module
-from tidings.jetstream.configs import differences, new_config, updated_config
-from tidings.jetstream.specs import ConsumerSpec
-from tidings.jetstream.terms import Terms
+from tidings.jetstream.consumer.config import differences, new_config, updated_config
+from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.consumer.terms import Terms
 from tidings.server import NATSServer
 
 SECOND = 1_000_000_000

@@ -15,8 +15,8 @@ from helpers import until
 from tidings import App
 from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError, Reject
 from tidings.jetstream import Stream, letters
-from tidings.jetstream.letters import DeadLetter, Wanted
-from tidings.jetstream.stored import stored_message
+from tidings.jetstream.dead_letters import DeadLetter, Wanted
+from tidings.jetstream.get import stored_message
 from tidings.server import NATSServer
 
 _numbers = itertools.count(1)

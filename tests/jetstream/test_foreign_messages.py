@@ -15,7 +15,7 @@ from helpers import until
 from jetstream.conftest import MakeApp, is_acked
 from tidings import App, ConfigError, Message
 from tidings.jetstream import Metadata, Stream
-from tidings.jetstream.messages import ack_prefix, delivery, other_ack_prefix
+from tidings.jetstream.message import ack_prefix, delivery, other_ack_prefix
 from tidings.protocol.parser import Frame
 from tidings.server import NATSServer
 

@@ -11,8 +11,8 @@ import pytest
 from helpers import Inbox, until
 from tidings import App, ConfigError
 from tidings.errors import Reject
-from tidings.jetstream import letters
-from tidings.jetstream.letters import Wanted
+from tidings.jetstream import dead_letters as letters
+from tidings.jetstream.dead_letters import Wanted
 from tidings.jetstream.names import check_existing_name, check_new_bucket, check_new_name
 
 _numbers = itertools.count(1)

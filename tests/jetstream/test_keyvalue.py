@@ -25,10 +25,10 @@ from tidings.errors import (
 )
 from tidings.jetstream import Entry
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.entries import Operation
-from tidings.jetstream.follow import READ_AHEAD, Follower
-from tidings.jetstream.readers import Reader
-from tidings.jetstream.reads import read_last
+from tidings.jetstream.kv.entry import Operation
+from tidings.jetstream.latest import read_last
+from tidings.jetstream.ordered import READ_AHEAD, Follower
+from tidings.jetstream.reader import Reader
 from tidings.testing import NATSServer
 
 PATIENCE = 15
@@ -515,7 +515,7 @@ async def test_a_deleted_key_is_created_again_though_a_replica_has_the_value_yet
         async def read_behind(*target: Any) -> Any:
             return behind
 
-        monkeypatch.setattr("tidings.jetstream.reads.read_last", read_behind)
+        monkeypatch.setattr("tidings.jetstream.latest.read_last", read_behind)
         assert await limits.create("a", 2) == 3
 
 

@@ -33,10 +33,10 @@ from tidings.errors import (
 )
 from tidings.jetstream import ObjectStore, Pruned
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.chunks import WINDOW
-from tidings.jetstream.files import file_name
-from tidings.jetstream.objectinfo import ObjectInfo
-from tidings.jetstream.readers import Reader
+from tidings.jetstream.objects.chunks import WINDOW
+from tidings.jetstream.objects.files import file_name
+from tidings.jetstream.objects.info import ObjectInfo
+from tidings.jetstream.reader import Reader
 from tidings.server import NATSServer
 
 PATIENCE = 15
@@ -531,8 +531,8 @@ async def test_an_object_is_read_of_a_replica_that_is_behind(
 async def test_an_object_whose_chunks_went_away_ends_in_an_error(
     app: App, files: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidings.jetstream.chunks.READ_TIMEOUT", 0.5)
-    monkeypatch.setattr("tidings.jetstream.chunks.LOOK", 0.2)
+    monkeypatch.setattr("tidings.jetstream.objects.chunks.READ_TIMEOUT", 0.5)
+    monkeypatch.setattr("tidings.jetstream.objects.chunks.LOOK", 0.2)
     async with app:
         await files.put("a", bytes(6_000_000))
         stream = files.stream("a")

@@ -12,8 +12,8 @@ from jetstream.conftest import MakeApp, consumer_names
 from tidings import App, Message
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream.follow import Follower
-from tidings.jetstream.ordered import OrderedConsumer
+from tidings.jetstream.consumer.ordered import OrderedConsumer
+from tidings.jetstream.ordered import Follower
 from tidings.server import NATSServer
 
 

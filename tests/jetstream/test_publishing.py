@@ -29,7 +29,7 @@ from tidings.errors import (
 )
 from tidings.jetstream import PublishAck, Stream, publishing
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.stored import stored_message
+from tidings.jetstream.get import stored_message
 from tidings.server import NATSCluster, NATSServer
 
 _numbers = itertools.count(1)

@@ -15,8 +15,8 @@ from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked
 from tidings import App, Group, Message
 from tidings.errors import ConnectionClosedError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream.instances import consumer_names as derived_names
-from tidings.jetstream.specs import ConsumerSpec
+from tidings.jetstream.consumer.instances import consumer_names as derived_names
+from tidings.jetstream.consumer.spec import ConsumerSpec
 
 if TYPE_CHECKING:
     from cli_process import Start

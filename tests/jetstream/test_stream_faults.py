@@ -26,7 +26,7 @@ from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream import follow as follow_module
 from tidings.jetstream import puller as puller_module
-from tidings.jetstream.terms import Terms
+from tidings.jetstream.consumer.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 
 QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 1.0, "drain_timeout": 10.0}

@@ -20,8 +20,8 @@ from tidings.errors import (
     SubjectError,
 )
 from tidings.jetstream import Stream, StreamPlan, days
-from tidings.jetstream.drops import covers
-from tidings.jetstream.plans import apply_streams, plan_stream
+from tidings.jetstream.streams.drops import covers
+from tidings.jetstream.streams.plan import apply_streams, plan_stream
 from tidings.server import NATSServer
 
 _numbers = itertools.count(1)

@@ -145,7 +145,7 @@ async def test_a_drop_in_the_start_of_an_app_that_does_not_wait_is_an_error(
 async def test_a_slow_network_is_given_the_time_that_an_answer_needs(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidings.jetstream.binding.ANSWER", 0.05)
+    monkeypatch.setattr("tidings.jetstream.consumer.remote.ANSWER", 0.05)
     with NATSServer(jetstream=True) as server:
         async with TcpProxy(server.port, latency=0.05) as proxy:
             app = make_app(proxy, streams=[Stream("ST", subjects=["st.>"])])

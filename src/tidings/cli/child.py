@@ -20,7 +20,7 @@ from typing import Any
 
 from tidings.app import App
 from tidings.log import logger
-from tidings.runner import MainRun
+from tidings.process.runner import MainRun
 
 from .loading import load_app
 

@@ -19,8 +19,8 @@ from tidings.subject import check_pattern, check_queue, check_subject
 from tidings.text import printable
 
 from . import logs
+from .bodies import one_line, pretty
 from .console import OutputError, give_up_stdout, on_terminal, say, told
-from .text import one_line, pretty
 
 Subject = Annotated[str, typer.Argument(help="Words with dots between them, as orders.created.")]
 Body = Annotated[

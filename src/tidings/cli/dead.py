@@ -22,16 +22,22 @@ from tidings.errors import (
     RedriveError,
     SubjectError,
 )
-from tidings.jetstream import letters
+from tidings.jetstream import dead_letters as letters
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.letters import DeadLetter, Wanted, last_sequence, read_letters, streams_of
+from tidings.jetstream.dead_letters import (
+    DeadLetter,
+    Wanted,
+    last_sequence,
+    read_letters,
+    streams_of,
+)
 from tidings.jetstream.names import check_existing_name
 from tidings.subject import check_pattern
 from tidings.text import printable
 
-from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
+from .bodies import pretty
 from .console import give_up_stdout, mention, say
-from .text import pretty
+from .session import Servers, Yes, app_of, confirm, counted, run_with_api
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from typing import IO, NamedTuple
 
 from tidings.app import App
 from tidings.errors import TidingsError
+from tidings.process.signals import StopSignals
 from tidings.server import NATSServer
-from tidings.signals import StopSignals
 from tidings.text import printable
 
 from . import logs

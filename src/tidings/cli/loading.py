@@ -11,7 +11,7 @@ from types import ModuleType, TracebackType
 
 from tidings.app import App
 from tidings.errors import ConfigError
-from tidings.runner import importing
+from tidings.process.runner import importing
 
 
 def load_app(target: str) -> App:

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.objects import ObjectStore
-from tidings.jetstream.prune import Pruned
-from tidings.jetstream.readers import Reader
+from tidings.jetstream.objects.prune import Pruned
+from tidings.jetstream.objects.store import ObjectStore
+from tidings.jetstream.reader import Reader
 
-from .acting import Servers, app_of, counted, run_with_api
 from .console import say
 from .dead import parse_age
+from .session import Servers, app_of, counted, run_with_api
 
 objects = typer.Typer(no_args_is_help=True)
 

@@ -14,8 +14,8 @@ from .dead import dead
 from .demo import demo
 from .new import new
 from .objects import objects
-from .running import run
-from .serve import server
+from .run import run
+from .server import server
 from .streams import streams
 
 app = typer.Typer(

@@ -9,12 +9,12 @@ import typer
 
 from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
-from tidings.jetstream.streams import Stream
+from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
+from tidings.jetstream.streams.stream import Stream
 from tidings.text import printable
 
-from .acting import Servers, Yes, app_of, confirm, counted, run_with_api
 from .console import say
+from .session import Servers, Yes, app_of, confirm, counted, run_with_api
 
 streams = typer.Typer(no_args_is_help=True)
 

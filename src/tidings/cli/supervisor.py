@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tidings.log import logger
-from tidings.runner import END_GRACE
-from tidings.signals import Request, StopRequests, stop_signals
+from tidings.process.runner import END_GRACE
+from tidings.process.signals import Request, StopRequests, stop_signals
 
 from .child import ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
 

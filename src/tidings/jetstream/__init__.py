@@ -1,17 +1,17 @@
 """JetStream: streams, consumers, publishing with acknowledgement, key-value and objects."""
 
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.entries import Entry, Operation
-from tidings.jetstream.keyvalue import KeyValue
-from tidings.jetstream.messages import Metadata, Settlement, StreamMessage
-from tidings.jetstream.objectinfo import ObjectInfo
-from tidings.jetstream.objects import ObjectStore
-from tidings.jetstream.plans import StreamChange, StreamPlan
-from tidings.jetstream.prune import Pruned
-from tidings.jetstream.publishing import PublishAck
-from tidings.jetstream.streams import Stream, days
-from tidings.jetstream.watch import Watch
-from tidings.jetstream.window import PublishFailure, PublishWindow
+from tidings.jetstream.kv.entry import Entry, Operation
+from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.kv.watch import Watch
+from tidings.jetstream.message import Metadata, Settlement, StreamMessage
+from tidings.jetstream.objects.info import ObjectInfo
+from tidings.jetstream.objects.prune import Pruned
+from tidings.jetstream.objects.store import ObjectStore
+from tidings.jetstream.publish import PublishAck
+from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.streams.plan import StreamChange, StreamPlan
+from tidings.jetstream.streams.stream import Stream, days
 
 __all__ = [
     "Entry",

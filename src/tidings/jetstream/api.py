@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tidings.concurrency.home import Home
 from tidings.errors import (
     DisconnectedError,
     JetStreamError,
@@ -14,7 +15,6 @@ from tidings.errors import (
     WrongSequenceError,
 )
 from tidings.headers import Headers
-from tidings.home import Home
 from tidings.log import logger
 from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection

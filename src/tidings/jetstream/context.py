@@ -9,24 +9,24 @@ from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
 from tidings.errors import ConfigError, LoopTimeoutError, PublishTimeoutError
+from tidings.handlers.middleware import Middleware, Send, fold_send
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.buckets import Bucket, Storage
+from tidings.jetstream.bucket import Bucket, Storage
 from tidings.jetstream.election import through_election
-from tidings.jetstream.keyvalue import KeyValue, KeyValueOptions
-from tidings.jetstream.objects import ObjectStore
-from tidings.jetstream.plans import StreamPlan, apply_streams, plan_stream
-from tidings.jetstream.publishing import (
+from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
+from tidings.jetstream.objects.store import ObjectStore
+from tidings.jetstream.publish import (
     LEAST_CHECK,
     PUBLISH_TIMEOUT,
     Publication,
     PublishAck,
     prepare,
 )
-from tidings.jetstream.readers import Reader
-from tidings.jetstream.streams import Stream
-from tidings.jetstream.window import PublishWindow
-from tidings.middleware import Middleware, Send, fold_send
+from tidings.jetstream.publish_window import PublishWindow
+from tidings.jetstream.reader import Reader
+from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
+from tidings.jetstream.streams.stream import Stream
 from tidings.transport.connection import Connection
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import msgspec
 
 from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.stored import stored_message
+from tidings.jetstream.get import stored_message
 
 MSG_ID = "Nats-Msg-Id"
 

@@ -1,219 +1,411 @@
-"""Ordered: handlers that get the messages of a stream one after another, each once and in order."""
+"""Following a stream: its messages in order, each once, through reconnections and restarts."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import secrets
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
 
-from tidings import codec
-from tidings.errors import DecodeError, JetStreamError, TidingsError
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
-from tidings.jetstream.binding import no_such_stream
-from tidings.jetstream.follow import Follower, Reading
-from tidings.jetstream.messages import StreamMessage
-from tidings.jetstream.specs import ConsumerSpec
+import msgspec
+
+from tidings.errors import (
+    ConfigError,
+    JetStreamError,
+    TidingsError,
+)
+from tidings.headers import Headers
+from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.jetstream.election import through_election
+from tidings.jetstream.filters import unmatched
+from tidings.jetstream.message import ACK_PREFIX, Settlement, StreamMessage
+from tidings.jetstream.position import BEGINNING, Position
 from tidings.log import logger
-from tidings.middleware import Middleware, fold_stream
-from tidings.remote_errors import failed_request, failure_text
-from tidings.stats import ConsumerStats
-from tidings.threads import as_async
-from tidings.time_limit import bounded
-from tidings.work_queue import HandlerQueue, rest_of
-from tidings.workers import WorkerPool
+from tidings.protocol.commands import publish_frame
+from tidings.protocol.parser import Frame
 
-S = TypeVar("S")
+# Messages that are read ahead, and seconds that ending a read may take.
+READ_AHEAD = 256
+CLOSE_TIMEOUT = 2.0
+# Seconds that a pull waits at the server, between the heartbeats that say it still does, and
+# between two looks at the connection.
+EXPIRES = 30.0
+HEARTBEAT = 5.0
+LOOK = 0.25
+# Seconds between two tries to start over: the first where nothing arrived yet, and the most.
+RETRY_FIRST, RETRY_MOST = 0.1, 3.0
+# Seconds that the first of them waits for an answer: what is asked during the election of a leader
+# is never answered, so that it is better asked again. The later ones wait longer.
+FIRST_ANSWER = 0.5
+# Seconds until the server removes a consumer that gets no pulls.
+INACTIVE_THRESHOLD = 300.0
+
+HEARTBEAT_STATUS = 100
+ENDED = (404, 408)
+
+Take = Callable[[list[StreamMessage[Any]]], None]
 
 
-class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
-    """A follower's messages, handled by one worker.
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a stream.
 
-    A handler that raises, and a body that does not decode, are logged and counted; the next message
-    follows. The server keeps no record of what was handled.
-
-    Args:
-        name: the handler's name.
-        reading: what is read.
-        api: the JetStream API.
-        pool: where workers come from.
+    Attributes:
+        stream: the stream's name.
+        subject: only messages of this subject, wildcards allowed; None for all of them.
+        begin: where reading begins: with "all" messages, the "last" one, the "last_per_subject",
+            what is "new", or a sequence. It goes on with what comes.
+        headers_only: leave the bodies at the server.
+        purpose: what it is for, in logs.
     """
 
-    def __init__(self, name: str, reading: Reading, api: JetStreamApi, pool: WorkerPool) -> None:
-        super().__init__(name, pool, 1)
-        self._follower = Follower(reading, api, take=self._take, waiting=lambda: len(self._queue))
+    stream: str
+    subject: str | None
+    begin: Literal["all", "last", "last_per_subject", "new"] | int = "all"
+    headers_only: bool = False
+    purpose: str
 
-    def _take(self, messages: list[StreamMessage[Any]]) -> None:
-        self._received += len(messages)
-        self._queue.extend(messages)
-        self._call_worker()
+    def config(self, name: str, after: int, *, begins: bool) -> dict[str, Any]:
+        """An ordered consumer's configuration. (NATS ADR-17)
 
-    def _take_next(self) -> StreamMessage[Any]:
-        return self._queue.popleft()
+        Args:
+            name: the consumer's name.
+            after: the sequence after which it begins; 0 for the beginning of the stream.
+            begins: whether nothing was read of any stream of that name yet.
+        """
+        config: dict[str, Any] = {
+            "name": name,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": nanoseconds(INACTIVE_THRESHOLD),
+            "headers_only": self.headers_only,
+        }
+        if self.subject is not None:
+            config["filter_subject"] = self.subject
+        if after:
+            return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        if self.begin == "last_per_subject" or (self.begin == "last" and begins):
+            return {**config, "deliver_policy": self.begin}
+        # What is new in a stream that was empty is everything.
+        return {**config, "deliver_policy": "all"}
 
-    def _done(self, item: StreamMessage[Any]) -> None:
-        self._follower.resume()
+    def create(self, name: str) -> str:
+        """The operation that creates the consumer: with its filter in it, where it has one, as a
+        user with filtered permissions must ask."""
+        filtered = "" if self.subject is None else f".{self.subject}"
+        return f"CONSUMER.CREATE.{self.stream}.{name}{filtered}"
 
-    async def _handle(self, item: StreamMessage[Any]) -> Any:
-        try:
-            self._decode(item)
-        except BaseException as error:
-            self._count_failure(error)
-            self._log_failure(item, error, is_decoded=False)
-            return None
-        try:
-            await self._run(item)
-        except BaseException as error:
-            if self._is_end(error):
-                raise
-            self._count_failure(error)
-            self._log_failure(item, error, is_decoded=True)
-            return rest_of(error)
-        self._handled += 1
-        return None
 
-    @abstractmethod
-    def _decode(self, message: StreamMessage[Any]) -> None:
-        """Set `message.data`.
+class Follower:
+    """Hands on a stream's messages in order, each once.
+
+    Where a message is missing, the connection was another one meanwhile or the server lost the
+    consumer, it reads on with a new consumer, after the last message that it handed on.
+
+    Args:
+        reading: what is read.
+        api: the JetStream API.
+        take: takes messages.
+        waiting: how many of them wait to be handled.
+        read_ahead: how many may.
+
+    Attributes:
+        consumer: the consumer's name on the server.
+        healed: times that reading started over.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        api: JetStreamApi,
+        *,
+        take: Take,
+        waiting: Callable[[], int],
+        read_ahead: int = READ_AHEAD,
+    ) -> None:
+        self.consumer = ""
+        self.healed = 0
+        self._reading = reading
+        self._api = api
+        self._connection = api.connection
+        self._take = take
+        self._waiting = waiting
+        self._read_ahead = read_ahead
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._inbox = ""
+        self._sid = 0
+        self._created = ""  # when the stream was
+        self._first = 0  # the sequence after which reading began, where that was asked for
+        self._last = 0  # the sequence of the last message handed on
+        self._last_at = BEGINNING  # when that one was stored
+        self._delivered = 0  # messages handed on of this consumer
+        self._owed = 0  # messages asked for that did not come yet
+        self._heard_at = 0.0
+        self._heard = False
+        self._lost = ""  # why this consumer is of no more use
+
+    async def start(self) -> int:
+        """Begin; returns how many messages there are.
 
         Raises:
-            DecodeError: the body is not of the wanted type.
+            JetStreamError: the server refuses it.
+            TidingsError: the server does not answer.
         """
+        pending = await self.make()
+        self.begin()
+        return pending
 
-    @abstractmethod
-    async def _run(self, message: StreamMessage[Any]) -> Any:
-        """Run the handler with its middlewares."""
+    async def make(self) -> int:
+        """Create the consumer; returns how many messages there are. Nothing is read yet.
 
-    @abstractmethod
-    def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
-        """Where a message stands: in words, and as fields for a log record."""
+        Raises:
+            JetStreamError, TidingsError: as `start`.
+        """
+        try:
+            return await self._make_first()
+        except BaseException:  # a cancellation, perhaps: the consumer may be there all the same
+            await self.forget()
+            raise
 
-    def _log_failure(
-        self, message: StreamMessage[Any], error: BaseException, *, is_decoded: bool
-    ) -> None:
-        error_id = secrets.token_hex(6)
-        what: object = failure_text(error, is_bad_body=False)
-        shown: BaseException | None = error
-        if not is_decoded and isinstance(error, DecodeError):
-            what, shown = f"DecodeError, not a valid {error.wanted}: {error.reason}", None
-        elif rest_of(error) is not None:
-            what, shown = error, None
-        words, fields = self._place(message)
-        self._log.error(
-            "%s failed on %s: %s (error id %s)",
-            *(self.name, words, what, error_id),
-            exc_info=shown,
-            extra={"listener": self.name, "error_id": error_id, **failed_request(error), **fields},
+    def begin(self) -> None:
+        """Read from the consumer that was made."""
+        self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
+
+    async def _make_first(self) -> int:
+        """Make the consumer, through the election of a leader, in which nothing is answered."""
+        timeouts = (FIRST_ANSWER * 2**tries for tries in itertools.count())
+        return await through_election(
+            lambda: self._make_consumer(min(next(timeouts), self._api.timeout))
         )
 
-    def on_long_run(self, item: StreamMessage[Any], seconds: float) -> None:
-        """Warn that the handler has been at a message for so long."""
-        words, fields = self._place(item)
-        logger.warning(
-            "%s has been at work on %s for %.0f s, and what follows waits for it; timeout= bounds "
-            "a run",
-            *(self.name, words, seconds),
-            extra={"listener": self.name, "duration": seconds, **fields},
+    async def is_through(self) -> bool:
+        """Whether everything that there was has been handed on. False where the server is silent.
+
+        Raises:
+            JetStreamError: the stream is gone.
+        """
+        consumer, delivered = self.consumer, self._delivered
+        try:
+            info = await self._api.call(f"CONSUMER.INFO.{self._reading.stream}.{consumer}")
+        except TidingsError as error:
+            if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+                raise
+            return False
+        return not info["num_pending"] and info["delivered"]["consumer_seq"] == delivered
+
+    def resume(self) -> None:
+        """A message was handled: there may be room for more."""
+        if not self._owed and self._room():
+            self._changed.set()
+
+    def _room(self) -> int:
+        """How many messages to ask for: none before half of those that may wait are handled."""
+        room = self._read_ahead - self._waiting()
+        return room if 2 * room >= self._read_ahead else 0
+
+    async def _make_consumer(self, timeout: float) -> int:
+        reading = self._reading
+        info = await self._api.call(f"STREAM.INFO.{reading.stream}", timeout=timeout)
+        begins = not self._created
+        if begins and (reason := unmatched(reading.subject or ">", info["config"])):
+            logger.warning("%s: %s", reading.purpose, reason)
+        self._find_place(info)
+        former, self.consumer = self.consumer, f"tidings-{secrets.token_hex(8)}"
+        self._delivered = 0
+        config = reading.config(self.consumer, max(self._first, self._last), begins=begins)
+        made = await self._api.call(
+            reading.create(self.consumer),
+            {"stream_name": reading.stream, "config": config, "action": "create"},
+            timeout,
         )
+        if begins and reading.begin == "last":
+            self._first = made["delivered"]["stream_seq"]  # until it has delivered something
+        self._created = info["created"]
+        await self._remove(former)
+        return int(made["num_pending"])
+
+    def _find_place(self, info: dict[str, Any]) -> None:
+        """Decide after which sequence to read."""
+        begin = self._reading.begin
+        if self._created:
+            if Position(self._created, self._last, self._last_at).is_lost(info):
+                self._first, self._last, self._last_at = 0, 0, BEGINNING
+        elif begin == "new":
+            self._last = info["state"]["last_seq"]
+            self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
+        elif isinstance(begin, int):
+            self._first = begin - 1
+
+    async def _remove(self, consumer: str) -> None:
+        if consumer:
+            with contextlib.suppress(TidingsError):  # the server does it after a while
+                operation = f"CONSUMER.DELETE.{self._reading.stream}.{consumer}"
+                await self._api.call(operation, timeout=CLOSE_TIMEOUT)
+
+    async def _follow(self) -> None:
+        while True:
+            reason = await self._read()
+            await self._begin_anew(reason)
+            self.healed += 1
+
+    # Reading.
+
+    async def _read(self) -> str:
+        """Pull, one pull after another, until something is wrong. Returns what it is."""
+        connection = self._connection
+        reconnects = connection.reconnects
+        inbox = self._inbox = connection.new_inbox()
+        self._sid = connection.subscribe_route(inbox, "", self._on_frames, any_subject=True)
+        self._owed, self._lost, self._heard = 0, "", False
+        while not self._lost:
+            if connection.state != "connected" or connection.reconnects != reconnects:
+                self._lost = "the connection was lost"
+            elif self._owed:
+                silent = self._loop.time() - self._heard_at
+                if silent > 2 * HEARTBEAT + 1:
+                    self._lost = f"no heartbeat for {silent:.0f} s"
+            elif room := self._room():
+                self._pull(inbox, room)
+            await self._wait_for_change()
+        connection.unsubscribe_route(self._sid)
+        return self._lost
+
+    async def _wait_for_change(self) -> None:
+        if not self._lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._changed.wait()
+        self._changed.clear()
+
+    def _pull(self, inbox: str, count: int) -> None:
+        body = {
+            "batch": count,
+            "expires": nanoseconds(EXPIRES),
+            "idle_heartbeat": nanoseconds(HEARTBEAT),
+        }
+        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self._reading.stream}.{self.consumer}"
+        frame = publish_frame(subject.encode(), inbox.encode(), msgspec.json.encode(body))
+        with contextlib.suppress(TidingsError):  # the buffer is full: the next look tries again
+            self._connection.outbox.post(frame)
+            self._owed = count
+            self._heard_at = self._loop.time()
+
+    def _on_frames(self, size: int, frames: list[Frame]) -> None:
+        self._heard_at = self._loop.time()
+        messages = []
+        for sid, subject, reply, block, body in frames:
+            if not reply:
+                self._on_status(Headers.from_block(block))
+                continue
+            if not reply.startswith(ACK_PREFIX):
+                continue  # anybody may send to an inbox, but the server alone with such a reply
+            message = StreamMessage(subject, None, body, reply, sid, block, None, _settler=self)
+            if not self._lost and self._is_next(message):
+                messages.append(message)
+        if messages:
+            self._heard = True
+            self._owed -= len(messages)
+            self._take(messages)
+        if self._lost or self._owed <= 0:
+            self._owed = 0
+            self._changed.set()
+
+    def _is_next(self, message: StreamMessage[Any]) -> bool:
+        try:
+            metadata = message.metadata
+        except ConfigError:
+            return False  # not a delivery
+        if metadata.consumer != self.consumer:
+            return False
+        if metadata.consumer_sequence != self._delivered + 1:
+            self._lost = "a message is missing"
+            return False
+        self._delivered += 1
+        self._last, self._last_at = metadata.sequence, metadata.timestamp
+        return True
+
+    def _on_status(self, headers: Headers) -> None:
+        """The server says something of the pull. (NATS ADR-13)"""
+        self._heard = self._heard or headers.status == HEARTBEAT_STATUS
+        if headers.status in (0, HEARTBEAT_STATUS):  # 0: somebody else's message
+            return
+        if headers.status in ENDED or "batch completed" in headers.description.lower():
+            self._owed = 0
+        else:  # the consumer is gone, its leader another one, the server shuts down
+            self._lost = f"{headers.status} {headers.description}".strip()
+
+    async def _begin_anew(self, reason: str) -> None:
+        wait = 0.0 if self._heard else RETRY_FIRST
+        tries = 0
+        while True:
+            await asyncio.sleep(wait)
+            if self._connection.state != "connected":
+                wait = LOOK
+                continue
+            try:
+                await self._make_consumer(min(FIRST_ANSWER * 2**tries, self._api.timeout))
+            except Exception as error:
+                await self._restore_stream(error)
+                tries += 1
+                wait = min(max(2 * wait, RETRY_FIRST), RETRY_MOST)
+                if tries & (tries - 1) == 0:
+                    logger.warning("%s: %s; %s", self._reading.purpose, reason, error)
+            else:
+                return
+
+    async def _restore_stream(self, error: Exception) -> None:
+        """Create the stream again if it is lost and the app declares it."""
+        if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+            with contextlib.suppress(TidingsError):  # the next try says the same again
+                await self._api.restore_stream(self._reading.stream)
+
+    # What a message's handler may say of it: an ordered consumer hears nothing.
+
+    async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
+        """An ordered consumer acknowledges nothing."""
+
+    def progress(self, message: StreamMessage[Any]) -> None:
+        """An ordered consumer has no deadline."""
+
+    def check(self, call: str) -> None:
+        """Raise unless the caller runs in the app's event loop.
+
+        Raises:
+            WrongLoopError: it runs in another one.
+        """
+        self._api.home.check(call)
 
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Take nothing more.
+        """Read no more; what the server has sent already is still handed on.
 
         Raises:
             TidingsError: the server did not confirm.
         """
-        await self._follower.stop(timeout)
+        self._cancel()
+        if self._connection.state == "connected":
+            if self._sid:
+                self._connection.unsubscribe_route(self._sid, keep_route=True)
+                await self._connection.confirm(timeout)
+            await self._remove(self.consumer)
 
-    def abandon(self) -> int:
-        """Give up what is left. Returns how many messages."""
-        self._follower.abandon()
-        return super().abandon()
+    def abandon(self) -> None:
+        """Read no more, without waiting for the server."""
+        self._cancel()
+        if self._sid:
+            self._connection.unsubscribe_route(self._sid)
 
+    async def forget(self) -> None:
+        """Have the server remove the consumer."""
+        await self._remove(self.consumer)
 
-class OrderedConsumer(OrderedQueue[ConsumerStats]):
-    """The handler of `consume(ordered=True)`."""
-
-    def __init__(
-        self,
-        spec: ConsumerSpec,
-        api: JetStreamApi,
-        pool: WorkerPool,
-        middlewares: Sequence[Middleware],
-    ) -> None:
-        reading = Reading(
-            stream=spec.stream,
-            subject=spec.subject,
-            begin=cast("Literal['all', 'last', 'new'] | int", spec.start or "all"),
-            purpose=f"{spec.name} of {spec.stream}",
-        )
-        super().__init__(spec.name, reading, api, pool)
-        self.spec = spec
-        self._decoder = codec.decoder(spec.wanted_type)
-        handler = as_async(spec.handler, self._threads)
-        around = fold_stream((*spec.middlewares, *middlewares), handler)
-        self._handler = bounded(around, spec.timeout, spec.name)
-
-    async def bring_about(self, *, keeps_letters: bool) -> None:
-        """Create the consumer on the server.
-
-        Raises:
-            ConfigError: there is no such stream.
-            TidingsError: the server refuses it, or does not answer.
-        """
-        try:
-            await self._follower.make()
-        except JetStreamError as error:
-            if error.err_code == STREAM_NOT_FOUND:
-                raise no_such_stream(self.spec) from None
-            raise
-
-    def start(self) -> None:
-        """Begin to read."""
-        self._follower.begin()
-
-    def _decode(self, message: StreamMessage[Any]) -> None:
-        message.data = self._decoder(message.body)
-
-    async def _run(self, message: StreamMessage[Any]) -> Any:
-        return await self._handler(message)
-
-    def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
-        words = f"{message.subject!r} ({message.stream}, sequence {message.sequence})"
-        fields: dict[str, object] = {
-            "subject": message.subject,
-            "stream": message.stream,
-            "sequence": message.sequence,
-        }
-        return words, fields
-
-    async def stop(self, timeout: float) -> None:
-        """Take nothing more."""
-        try:
-            await super().stop(timeout)
-        except TidingsError as error:
-            logger.warning("%s: reading did not end well: %s", self.name, error)
-
-    def _count(self) -> ConsumerStats:
-        return ConsumerStats(
-            name=self.name,
-            stream=self.spec.stream,
-            consumer=self._follower.consumer,
-            received=self._received,
-            handled=self._handled,
-            failed=self._failed,
-            timed_out=self._timed_out,
-            copies=0,
-            acked=0,
-            naked=0,
-            termed=0,
-            dead=0,
-            dropped=0,
-            redelivered=0,
-            pending=len(self._queue),
-            running=self._running,
-            abandoned=self._abandoned,
-            healed=self._follower.healed,
-            foreign=0,
-        )
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,345 @@
+"""Types that pydantic checks: models, its dataclasses, and what msgspec cannot check.
+
+pydantic is imported only where a type needs it, when the type is declared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, lru_cache
+from types import ModuleType, NoneType
+from typing import Any
+
+import msgspec
+
+from tidings.codec.forms import is_pydantic, parts_of, type_name
+from tidings.errors import DecodeError, EncodeError
+from tidings.text import printable
+
+Check = Callable[[bytes], Any]
+
+PYDANTIC_DATACLASSES = "pydantic.dataclasses"
+# Packages whose objects in `Annotated[...]` only pydantic obeys.
+_PACKAGES = frozenset({"pydantic", "pydantic_core", "annotated_types"})
+_CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
+# Bytes in dataclasses are base64, as msgspec writes them. Models have a configuration of their own.
+_BYTES: Any = {"val_json_bytes": "base64", "ser_json_bytes": "base64"}
+# Schemas of which a float may come, and with it NaN. "allow": a model may have extra fields.
+_MAYBE_FLOAT = frozenset(
+    {"float", "complex", "any", "allow", "function-plain", "function-wrap", "is-instance"}
+)
+NOT_FINITE = "a float in it is NaN or infinite, which JSON cannot hold: send None or a str instead"
+_MOST_FAULTS, _MOST_KIND = 3, 60
+
+
+# Which types are pydantic's to check.
+
+
+def is_first(data_type: Any) -> bool:
+    """Whether pydantic checks all of it, though msgspec may know it too: where it is faster, or
+    where msgspec would leave a part unchecked."""
+    return has_part(data_type) and (is_alone(data_type) or is_needed(data_type))
+
+
+def is_needed(data_type: Any) -> bool:
+    """Whether msgspec would leave something unchecked that pydantic checks: a dataclass of
+    pydantic's, or a constraint of pydantic's in `Annotated[...]`."""
+    return any(
+        _is_constrained(part) or (is_pydantic(part) and dataclasses.is_dataclass(part))
+        for part in parts_of(data_type)
+    )
+
+
+def is_alone(data_type: Any) -> bool:
+    """Whether nothing in it but pydantic's classes needs a check: containers of them, with str."""
+    if is_pydantic(data_type) or data_type is None or data_type is NoneType:
+        return True
+    arguments = typing.get_args(data_type)
+    origin = typing.get_origin(data_type)
+    if origin in _CONTAINERS:
+        return all(each is str or each is ... or is_alone(each) for each in arguments)
+    return origin is not None and bool(arguments) and all(map(is_alone, arguments))
+
+
+def has_part(data_type: Any) -> bool:
+    """Whether something in it is pydantic's."""
+    return any(is_pydantic(part) or _is_constrained(part) for part in parts_of(data_type))
+
+
+def _is_constrained(part: Any) -> bool:
+    return any(
+        type(each).__module__.partition(".")[0] in _PACKAGES
+        or hasattr(each, "__get_pydantic_core_schema__")
+        for each in getattr(part, "__metadata__", ())
+    )
+
+
+# Decode.
+
+
+def checker(data_type: Any) -> Check | None:
+    """What makes a value of the type of a JSON body, or None where pydantic cannot check it.
+
+    It raises DecodeError. A type without a part of pydantic's is checked as strictly as msgspec
+    does: a str is no number.
+    """
+    strict = None if has_part(data_type) else True
+    if strict is None and _is_model(data_type):
+        return _checker(data_type.model_validate_json, data_type)
+    adapter = _adapter(data_type)
+    if adapter is None:
+        return None
+    return _checker(lambda body: adapter.validate_json(body, strict=strict), data_type)
+
+
+def _checker(validate: Check, data_type: Any) -> Check:
+    name = type_name(data_type)
+    user_error = sys.modules["pydantic"].PydanticUserError
+    known = cache(lambda: _vocabulary(data_type))
+
+    def check(body: bytes) -> Any:
+        try:
+            return validate(body)
+        except user_error:
+            raise  # no fault of the body: the model names a type that is not known yet
+        except Exception as error:
+            reason = _reason(error, known)
+        # Outside the except clause: the error's text holds the body, and would go along with ours.
+        raise DecodeError(name, reason)
+
+    return check
+
+
+def _reason(error: Any, known: Callable[[], frozenset[str]]) -> str:
+    if not isinstance(error, sys.modules["pydantic"].ValidationError):
+        return raised_text(error)
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    texts = [_fault_text(fault, known()) for fault in found[:_MOST_FAULTS]]
+    if len(found) > _MOST_FAULTS:
+        texts.append(f"and {len(found) - _MOST_FAULTS} more")
+    return ", ".join(texts)
+
+
+def _fault_text(fault: dict[str, Any], known: frozenset[str]) -> str:
+    """The kind of a fault in pydantic's word for it, and the path to it. Never its message, which
+    may hold the input, nor a key that is not in the schema."""
+    kind = printable(fault["type"])[:_MOST_KIND]
+    path = "".join(_step(step, known) for step in fault["loc"])
+    return f"{kind} at `${path}`" if path else kind
+
+
+def _step(step: int | str, known: frozenset[str]) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{printable(step)}" if step in known else "[...]"
+
+
+def raised_text(error: BaseException) -> str:
+    """What may be shown of an error that a user's own code raised while it read a body: its class
+    and place. Its text may hold the body."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return type(error).__name__
+    name = re.split(r"[\\/]", place.tb_frame.f_code.co_filename)[-1]
+    return f"{type(error).__name__} raised at {name}:{place.tb_lineno}"
+
+
+@lru_cache(maxsize=1024)
+def _cached_adapter(data_type: Any) -> Any:
+    return _new_adapter(data_type)
+
+
+def _adapter(data_type: Any) -> Any:
+    """pydantic's TypeAdapter, or None where pydantic is not installed or refuses the type."""
+    try:
+        return _cached_adapter(data_type)
+    except TypeError:  # not hashable
+        return _new_adapter(data_type)
+
+
+def _new_adapter(data_type: Any) -> Any:
+    pydantic = _pydantic()
+    if pydantic is None:
+        return None
+    try:
+        try:
+            adapter = pydantic.TypeAdapter(data_type, config=_BYTES)
+        except pydantic.errors.PydanticUserError as error:
+            if error.code != "type-adapter-config-unused":
+                return None
+            adapter = _adapter_of_class(data_type)
+    except Exception:  # of several kinds: no schema, a name that is not known, a wrong constraint
+        return None
+    return adapter if getattr(adapter, "pydantic_complete", True) else None
+
+
+def _adapter_of_class(data_type: Any) -> Any:
+    """The adapter of a class that may have a configuration of its own: ours holds where it has
+    none, if it is given to a type around the class."""
+    import pydantic.dataclasses  # from now on the codec looks for such a class
+    import typing_extensions  # comes with pydantic
+
+    if is_pydantic(data_type):
+        return pydantic.TypeAdapter(data_type)
+    alias = typing_extensions.TypeAliasType("alias", data_type)
+    return pydantic.TypeAdapter(alias, config=_BYTES)
+
+
+def _pydantic() -> ModuleType | None:
+    try:
+        import pydantic
+    except ImportError:
+        return None
+    return pydantic
+
+
+def _is_model(data_type: Any) -> bool:
+    return is_pydantic(data_type) and hasattr(data_type, "model_validate_json")
+
+
+def _vocabulary(data_type: Any) -> frozenset[str]:
+    """Every text in the schema of a type: the names of its fields and all that it calls itself."""
+    texts: set[str] = set()
+    for node in _schemas(data_type):
+        for each in (*node, *node.values()):
+            texts.update([each] if isinstance(each, str) else ())
+    return frozenset(texts)
+
+
+def _schemas(data_type: Any) -> Iterator[dict[str, Any]]:
+    """Every node in the schema of a type."""
+    schema = getattr(data_type, "__pydantic_core_schema__", None)
+    if not isinstance(schema, dict):
+        schema = getattr(_adapter(data_type), "core_schema", None)
+    waiting = [schema]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield each
+            waiting += each.values()
+        elif isinstance(each, (list, tuple)):
+            waiting += each
+
+
+# Encode.
+
+
+@lru_cache(maxsize=1024)
+def dumper(kind: Any) -> Callable[[Any], bytes] | None:
+    """What writes an instance of a class as JSON, or None where that is not pydantic's business."""
+    if not is_pydantic(kind) and not (dataclasses.is_dataclass(kind) and is_needed(kind)):
+        return None
+    options = _dump_options(kind)
+    texts = _vocabulary(kind)
+    maybe_float = not texts or not _MAYBE_FLOAT.isdisjoint(texts)
+
+    def dump(value: Any) -> bytes:
+        try:
+            body = _dump_json(value, options)
+            lost = maybe_float and _is_lost(value, body, options)
+        except Exception as error:
+            reason = _refusal(error, kind)
+        else:
+            if not lost:
+                return body
+            reason = NOT_FINITE
+        raise EncodeError(value, reason)  # as above: without the error, which holds the value
+
+    return dump
+
+
+def _dump_options(kind: type) -> dict[str, Any]:
+    """How pydantic writes a class, so that the class can read it again."""
+    config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
+    return {
+        "by_alias": config.get("serialize_by_alias", True),
+        # Writes `Json[...]` as a str of JSON, and leaves out computed fields.
+        "round_trip": any(
+            node.get("type") == "json" or "forbid" in _extra(node) for node in _schemas(kind)
+        ),
+        "warnings": "error",
+    }
+
+
+def _extra(node: dict[str, Any]) -> tuple[Any, Any]:
+    return node.get("extra_behavior"), node.get("extra_fields_behavior")
+
+
+def _dump_json(value: Any, options: dict[str, Any]) -> bytes:
+    if hasattr(value, "model_dump_json"):
+        text: str = value.model_dump_json(**options)
+        return text.encode()
+    body: bytes = _adapter(type(value)).dump_json(value, **options)
+    return body
+
+
+def _is_lost(value: Any, body: bytes, options: dict[str, Any]) -> bool:
+    """Whether a float that is NaN or infinite became null, or a word that is no JSON."""
+    if b"null" not in body and b"NaN" not in body and b"Infinity" not in body:
+        return False
+    # In Python's mode: in JSON's a float in a field of any type is None already.
+    if hasattr(value, "model_dump"):
+        plain = value.model_dump(**options)
+    else:
+        plain = _adapter(type(value)).dump_python(value, **options)
+    if all(map(math.isfinite, floats_in(plain))):
+        return False
+    try:
+        return _differs(plain, msgspec.json.decode(body))
+    except msgspec.DecodeError:
+        return True
+
+
+def _differs(plain: Any, sent: Any) -> bool:
+    """Whether a float in a value is null in what is sent of it."""
+    if isinstance(plain, dict) and isinstance(sent, dict):
+        return any(map(_differs, plain.values(), sent.values()))
+    if isinstance(plain, (list, tuple, set, frozenset)) and isinstance(sent, list):
+        return any(map(_differs, plain, sent))
+    return isinstance(plain, float) and sent is None
+
+
+def floats_in(plain: Any) -> Iterator[float]:
+    """Every float in dicts, lists and their kin."""
+    waiting: list[Any] = [plain]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, float):
+            yield each
+        elif isinstance(each, dict):
+            waiting += each.values()
+        elif isinstance(each, (list, tuple, set, frozenset)):
+            waiting += each
+
+
+def _refusal(error: Exception, kind: type) -> str:
+    """Why pydantic does not write a value. Its own words hold the value."""
+    fields: Iterable[str] = getattr(kind, "__pydantic_fields__", ())
+    named = [name for name in re.findall(r"field_name='(\w+)'", str(error)) if name in fields]
+    where = f" (field {named[0]})" if named else ""
+    return f"pydantic cannot write it as its class says{where}: {type(error).__name__}"
+
+
+def without_dataclasses(value: Any) -> Any:
+    """The value with each dataclass of pydantic's in its dicts and lists written as JSON already:
+    msgspec would write the fields of those itself, and know neither aliases nor serializers.
+
+    Returns the same object where there is none: so it always is before `PYDANTIC_DATACLASSES` is
+    imported.
+    """
+    kind = type(value)
+    if kind is dict:
+        changed = {key: without_dataclasses(each) for key, each in value.items()}
+        return changed if any(changed[key] is not value[key] for key in value) else value
+    if kind in (list, tuple, set, frozenset):
+        items = [without_dataclasses(each) for each in value]
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    dump = dumper(kind) if dataclasses.is_dataclass(kind) else None
+    return value if dump is None else msgspec.Raw(dump(value))

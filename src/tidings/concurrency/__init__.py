@@ -1,0 +1,1 @@
+"""Workers, threads and what lets them work on one event loop."""

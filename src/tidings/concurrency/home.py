@@ -1,0 +1,63 @@
+"""Home: the event loop, the thread and the process that a running app belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import _get_running_loop
+from threading import get_ident
+
+from tidings.concurrency.forks import end_child, forget_after_fork
+from tidings.errors import ForkedError, WrongLoopError
+
+# What to call in place of an awaited call, from a thread with another event loop.
+INSTEAD = {
+    "publish": "app.publish_sync(...)",
+    "request": "await app.request_from_another_thread(...)",
+    "flush": "app.publish_sync(..., force=True)",
+    "msg.respond": "app.publish_sync(msg.reply, ...)",
+    "js.publish": "app.js.publish_sync(...)",
+    "wait_stopped": "a threading.Event that an @app.on_shutdown function sets",
+}
+INSTEAD |= {
+    call: f"app.{call}_sync(...)"
+    for call in ("subscribe_new_subject", "unsubscribe_subject", "unsubscribe_ssid", "disconnect")
+}
+RUN_SYNC = "app.js.run_sync(...)"  # for every other call of JetStream
+
+
+class Home:
+    """Where the app of the running event loop is at home. Made inside that loop."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.thread = get_ident()
+        self.is_forked = False
+        forget_after_fork(self)
+
+    def forget(self) -> None:
+        """This is a child of the process in which the app runs."""
+        self.is_forked = True
+
+    def end_child_in_loop(self) -> None:
+        """End this process, a forked child, where it comes back into the parent's event loop."""
+        if get_ident() == self.thread and self.loop.is_running():
+            self.loop.call_soon(end_child)
+
+    def check(self, call: str) -> None:
+        """Raise unless the caller runs in the app's loop, or in its thread while no loop runs.
+
+        Args:
+            call: what was called, as users write it.
+
+        Raises:
+            ForkedError: in a process forked from the app's.
+            WrongLoopError: in another event loop.
+        """
+        if self.is_forked:
+            raise ForkedError(call)
+        running = _get_running_loop()
+        if running is self.loop:
+            return
+        is_elsewhere = get_ident() != self.thread
+        if is_elsewhere or running is not None:
+            raise WrongLoopError(call, INSTEAD.get(call, RUN_SYNC) if is_elsewhere else "")

@@ -1,0 +1,1 @@
+"""What runs the functions that users declare: listeners, tasks, hooks, middlewares."""

@@ -1,0 +1,63 @@
+"""Events of the connection, and the hooks that users register for them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tidings.handlers.hooks import let_finish
+
+logger = logging.getLogger("tidings")
+
+EVENTS = (
+    "connected",
+    "disconnected",
+    "reconnected",
+    "lame_duck",
+    "slow_consumer",
+    "error",
+    "closed",
+)
+
+
+class ConnectionEvent(msgspec.Struct, frozen=True):
+    """Something that happened to the connection.
+
+    Attributes:
+        name: "connected", "disconnected", "reconnected", "lame_duck", "slow_consumer", "error" or
+            "closed".
+        error: the error behind it, where there is one.
+    """
+
+    name: str
+    error: Exception | None = None
+
+
+class EventHooks:
+    """Hooks by event. One that raises, SystemExit included, is logged and changes nothing else."""
+
+    def __init__(self) -> None:
+        self._hooks: dict[str, list[Callable[[ConnectionEvent], Any]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, event: str, hook: Callable[[ConnectionEvent], Any]) -> None:
+        """Register a hook, `def` or `async def`."""
+        self._hooks.setdefault(event, []).append(hook)
+
+    def tell(self, event: ConnectionEvent) -> None:
+        """Call the hooks of an event. Never raises."""
+        for hook in self._hooks.get(event.name, ()):
+            try:
+                result = hook(event)
+            except BaseException:
+                logger.exception("the hook for %r raised", event.name)
+                continue
+            if inspect.isawaitable(result):
+                task = asyncio.create_task(let_finish(result, f"the hook for {event.name!r}"))
+                self._tasks.add(task)  # kept until it ends: the loop itself keeps only a weak one
+                task.add_done_callback(self._tasks.discard)

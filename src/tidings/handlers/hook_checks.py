@@ -1,0 +1,115 @@
+"""Hook checks: a middleware's hooks are found wrong where they are added, never when they run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tidings.errors import ConfigError
+from tidings.functions import is_async
+
+# Each hook, with the calls it has to take: so many positional arguments, and these by name.
+_PUBLISH = (3, ("reply_to", "force", "headers", "data_type"))
+_REQUEST = (3, ("timeout", "response_data_type", "headers", "data_type"))
+_STREAM = (
+    3,
+    (
+        *("msg_id", "headers", "data_type", "expected_stream", "expected_sequence"),
+        *("expected_subject_sequence", "expected_msg_id", "timeout"),
+    ),
+)
+_LISTEN: tuple[int, tuple[str, ...]] = (2, ())
+HOOKS = {
+    "send_publish": (_PUBLISH,),
+    "send_request": (_REQUEST,),
+    "send_stream": (_STREAM,),
+    "send_any": (_PUBLISH, _REQUEST, _STREAM),
+    "listen_publish": (_LISTEN,),
+    "listen_request": (_LISTEN,),
+    "listen_stream": (_LISTEN,),
+    "listen_any": (_LISTEN,),
+}
+_PREFIXES = ("send_", "listen_")
+CLOSE = 0.8  # how alike a name is to that of a hook which was meant, of 1
+
+
+def check_hooks(cls: type, base: type) -> None:
+    """Check the hooks of a middleware class.
+
+    Args:
+        cls: the class.
+        base: `Middleware`, whose own hooks do nothing.
+
+    Raises:
+        ConfigError: a method that looks like a hook and is none, or a hook that cannot be called or
+            awaited as it will be.
+    """
+    for name in _own_names(cls, base):
+        if name in HOOKS:
+            _check_hook(cls, name)
+        elif callable(getattr(cls, name)):
+            _refuse_lookalike(cls, name)
+
+
+def check_instance(middleware: object) -> None:
+    """Check that no hook of a middleware is an attribute of the instance, which would never run.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name in HOOKS:
+        if name in getattr(middleware, "__dict__", {}):
+            raise ConfigError(
+                f"{type(middleware).__qualname__}: {name} is set on the instance and would never "
+                f"run; define it as a method of the class"
+            )
+
+
+def _own_names(cls: type, base: type) -> Iterator[str]:
+    """The public names that a class or one of its parents defines, without those of the base."""
+    parents = [parent for parent in cls.__mro__ if parent not in base.__mro__]
+    yield from {name: None for parent in parents for name in vars(parent) if name[0] != "_"}
+
+
+def _refuse_lookalike(cls: type, name: str) -> None:
+    meant = difflib.get_close_matches(name.lower(), HOOKS, n=1, cutoff=CLOSE)
+    if not meant and not name.startswith(_PREFIXES):
+        return
+    advice = f"did you mean {meant[0]}?" if meant else f"the hooks are {', '.join(HOOKS)}."
+    raise ConfigError(
+        f"{cls.__qualname__}.{name} looks like a hook of a middleware and is none, so it would "
+        f"never run: {advice} A method of your own needs another name, such as _{name}"
+    )
+
+
+def _check_hook(cls: type, name: str) -> None:
+    hook = _bound(cls, name)
+    if not callable(hook) or not is_async(inspect.unwrap(hook)):
+        raise ConfigError(f"{cls.__qualname__}.{name} must be `async def`: its result is awaited")
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):
+        return  # a builtin without a signature
+    for count, keywords in HOOKS[name]:
+        try:
+            signature.bind(*range(count), **dict.fromkeys(keywords))
+        except TypeError as error:
+            raise ConfigError(
+                f"{cls.__qualname__}.{name}{signature} cannot be called as a hook is ({error}); "
+                f"write {_model(name, count)}"
+            ) from None
+
+
+def _bound(cls: type, name: str) -> Callable[..., Any]:
+    """The hook as an instance has it, of a class that cannot be instantiated yet."""
+    raw = inspect.getattr_static(cls, name)
+    bound: Callable[..., Any] = raw.__get__(object(), cls) if hasattr(raw, "__get__") else raw
+    return bound
+
+
+def _model(name: str, count: int) -> str:
+    if count == 2:
+        return f"async def {name}(self, msg, callback)"
+    return f"async def {name}(self, subject, message, send_func, *args, **kwargs)"

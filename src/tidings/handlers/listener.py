@@ -1,0 +1,368 @@
+"""Listener: queue, elastic workers, decode, handle, reply, statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from tidings import codec
+from tidings.concurrency.long_runs import NEVER
+from tidings.concurrency.pool import WorkerPool, end_cancellation
+from tidings.concurrency.threads import as_async
+from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.concurrency.work_queue import WorkQueue, rest_of
+from tidings.errors import (
+    ConfigError,
+    DecodeError,
+    ServiceError,
+    SlowConsumerError,
+    ThreadStartError,
+    TidingsError,
+)
+from tidings.functions import function_name
+from tidings.handlers.middleware import Middleware, fold_listen
+from tidings.handlers.signatures import check_handler, wanted_type
+from tidings.headers import HeadersLike
+from tidings.log import logger, safe_text
+from tidings.message import Message
+from tidings.protocol.parser import Frame
+from tidings.service_errors import error_reply, failed_request, failure_text, is_own
+from tidings.stats import ListenerStats
+from tidings.subject import check_pattern, check_queue, has_wildcard
+
+DEFAULT_PENDING_MSGS = 65_536
+DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
+
+# The answers to requests that are not handled, so that their requesters need not wait.
+OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
+CUT_OFF = ServiceError(503, "the service ended before it answered")
+
+
+class Sender(Protocol):
+    """What a listener needs of the bus above: it sends replies, and reports events."""
+
+    service_name: str
+
+    def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
+
+    async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
+
+    def tell(self, event: str, error: Exception | None) -> None: ...
+
+
+class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A listener as it was written down. Everything that can be wrong with it is found here.
+
+    Attributes: as the arguments of `App.listen`, and of the `Group` that it is in:
+        group_queue: the group's `queue`.
+        prefix: the group's prefix, which `subjects` begin with already.
+
+    Raises:
+        ConfigError: a handler with the wrong signature, a bad option, an unknown data type.
+        SubjectError: a bad subject or queue group.
+    """
+
+    handler: Callable[..., Any]
+    subjects: tuple[str, ...]
+    queue: str | None = None
+    group_queue: str | None = None
+    prefix: str = ""
+    data_type: Any = None
+    concurrency: int | None = None
+    no_reply: bool = False
+    pending_msgs_limit: int = DEFAULT_PENDING_MSGS
+    pending_bytes_limit: int = DEFAULT_PENDING_BYTES
+    timeout: float | None = None
+    middlewares: tuple[Middleware, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.subjects:
+            raise ConfigError("listen() needs a subject")
+        for subject in self.subjects:
+            check_pattern(subject)
+        check_queue(self.queue or "")
+        for name in ("concurrency", "pending_msgs_limit", "pending_bytes_limit"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name}={value!r}: a whole number above 0")
+        check_timeout(self.timeout)
+        check_handler(self.handler, "the message")
+        codec.decoder(self.wanted_type)
+
+    @property
+    def name(self) -> str:
+        """The handler's name, for logs and statistics."""
+        return function_name(self.handler)
+
+    @property
+    def wanted_type(self) -> Any:
+        """The type of `msg.data`: `data_type=`, or `Message[T]` in the signature, or dict."""
+        wanted = wanted_type(self.handler, self.data_type)
+        return dict if wanted is None else wanted
+
+
+class Listener(WorkQueue[Frame, ListenerStats]):
+    """One handler at work: what the connection delivers is queued, and workers handle it.
+
+    While a handler is suspended another worker goes on with the next message, up to `concurrency`
+    at a time, always started in the order of arrival.
+    """
+
+    __slots__ = (
+        "_bytes_limit",
+        "_decode",
+        "_log_dropped_at",
+        "_logged_dropped",
+        "_msgs_limit",
+        "_on_publish",
+        "_on_request",
+        "_pending_bytes",
+        "_sender",
+        "_warn_on_none",
+        "queue_group",
+        "sids",
+        "spec",
+    )
+
+    def __init__(
+        self,
+        spec: ListenerSpec,
+        sender: Sender,
+        pool: WorkerPool,
+        *,
+        queue: str,
+        concurrency: int,
+        middlewares: Sequence[Middleware],
+    ) -> None:
+        super().__init__(spec.name, pool, concurrency)
+        self.spec = spec
+        self.queue_group = queue
+        self.sids: list[int] = []
+        self._sender = sender
+        data_type = spec.wanted_type
+        self._decode = None if data_type is bytes else codec.decoder(data_type)
+        handler = as_async(spec.handler, self._threads)
+        around = (*spec.middlewares, *middlewares)
+        for_publish = fold_listen(around, handler, request=False)
+        for_request = fold_listen(around, handler, request=True)
+        self._on_publish = bounded(for_publish, spec.timeout, spec.name)
+        self._on_request = bounded(for_request, spec.timeout, spec.name)
+        self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
+        self._msgs_limit = spec.pending_msgs_limit
+        self._bytes_limit = spec.pending_bytes_limit
+        self._pending_bytes = 0
+        self._logged_dropped = 0
+        self._log_dropped_at = 0.0
+
+    # Arrival.
+
+    def deliver(self, size: int, frames: list[Frame]) -> None:
+        """Queue messages that came in a row, or drop and count them where the queue is full."""
+        self._received += len(frames)
+        queue = self._queue
+        crowded = len(queue) + len(frames) > self._msgs_limit
+        if crowded or self._pending_bytes + size > self._bytes_limit:
+            self._deliver_crowded(frames)
+        else:
+            queue.extend(frames)
+            self._pending_bytes += size
+        self._call_worker()
+
+    def _deliver_crowded(self, frames: list[Frame]) -> None:
+        """Queue those that there is room for: the newest are dropped."""
+        dropped = ""  # the subject of one
+        for frame in frames:
+            size = len(frame[3]) + len(frame[4])
+            room = self._pending_bytes + size <= self._bytes_limit
+            if room and len(self._queue) < self._msgs_limit:
+                self._queue.append(frame)
+                self._pending_bytes += size
+            else:
+                self._set_aside += 1
+                self._refuse(frame, OVERLOADED)
+                dropped = frame[1]
+        if dropped and time.monotonic() >= self._log_dropped_at:
+            self._log_dropped_at = time.monotonic() + 1
+            self._loop.call_soon(self._log_dropped, dropped)
+
+    def _refuse(self, frame: Frame, error: ServiceError) -> None:
+        """Answer a request that is not handled, or not to its end."""
+        if frame[2] and not self.spec.no_reply:
+            body, headers = error_reply(error, "", self._sender.service_name)
+            with contextlib.suppress(TidingsError):  # the connection counts what it does not take
+                self._sender.reply(frame[2], body, headers)
+
+    def _log_dropped(self, subject: str) -> None:
+        news, self._logged_dropped = self._set_aside - self._logged_dropped, self._set_aside
+        error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
+        logger.warning(
+            "%s; %d since this was last logged; raise concurrency, or add instances to the queue "
+            "group",
+            *(error, news),
+            extra={"listener": self.spec.name, "subject": subject, "dropped": self._set_aside},
+        )
+        self._sender.tell("slow_consumer", error)
+
+    # Workers.
+
+    async def work(self, context: contextvars.Context) -> bool:
+        """Handle messages until none waits: `HandlerQueue.work`, written out, as each call here
+        is one more for every message."""
+        queue, decode, sender = self._queue, self._decode, self._sender
+        surroundings = self._pool.surroundings
+        size = surroundings.size
+        monotonic = time.monotonic
+        self._waking = False
+        self._busy += 1
+        try:
+            while queue:
+                item = queue.popleft()
+                sid, subject, reply, block, body = item
+                self._pending_bytes -= len(block) + len(body)
+                if queue and not self._waking:
+                    # Runs only once the handler below suspends: else this worker has drained the
+                    # queue by then, and the next one finds nothing to do.
+                    self._waking = True
+                    self._loop.call_soon(self._call_next)
+                started = monotonic()
+                message: Message[Any] | None = None  # until its body is decoded
+                try:
+                    data = body if decode is None else decode(body)
+                    message = Message(subject, data, body, reply, sid, block, sender)
+                    if reply:
+                        value = await self._on_request(message)
+                        if not self.spec.no_reply:
+                            self._answer(message, value)
+                    else:
+                        await self._on_publish(message)
+                    self._handled += 1
+                except BaseException as error:
+                    if self._is_end(error):
+                        if self._pool.is_abandoning:
+                            self._refuse(item, CUT_OFF)
+                        raise
+                    is_bad_body = message is None and isinstance(error, DecodeError)
+                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
+                    if (rest := rest_of(error)) is not None:
+                        started = NEVER
+                        await self._outlast(rest)
+                    if end_cancellation():
+                        return False
+                if len(context) != size and surroundings.differ_from(context):
+                    return False
+        finally:
+            self._leave()
+        return True
+
+    def _answer(self, message: Message[Any], value: Any) -> None:
+        if value is not None:
+            self._sender.reply(message.reply, value, None)
+        elif self._warn_on_none and not message.is_answered:
+            self._warn_on_none = False
+            logger.warning(
+                "%s returned None to a request on %r, so nothing was answered; return a value, or "
+                "say no_reply=True",
+                *(self.name, message.subject),
+                extra={"listener": self.name, "subject": message.subject},
+            )
+
+    def _on_failure(
+        self, item: Frame, error: BaseException, duration: float, *, is_bad_body: bool
+    ) -> None:
+        """Count, log and answer. Never raises, whatever the error is."""
+        self._count_failure(error)
+        error_id = secrets.token_hex(6)
+        try:
+            self._log_failure(item, error, duration, error_id, is_bad_body)
+            self._answer_failure(item, error, error_id, is_bad_body)
+        except TidingsError as refusal:
+            self._log.error(
+                "%s: the error with id %s could not be answered: %s",
+                *(self.name, error_id, refusal),
+                extra={"listener": self.name, "subject": item[1], "error_id": error_id},
+            )
+        except BaseException as fault:
+            logger.error(
+                "%s: the error with id %s could not be logged or answered in full",
+                *(self.name, error_id),
+                exc_info=fault,
+            )
+            self._refuse(item, ServiceError(500, type(error).__name__))
+
+    def _log_failure(
+        self,
+        item: Frame,
+        error: BaseException,
+        duration: float,
+        error_id: str,
+        is_bad_body: bool,
+    ) -> None:
+        # These errors are tidings' own or meant for the caller: a traceback would say no more.
+        is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
+        has_text = is_plain or is_bad_body or is_own(error)
+        self._log.log(
+            logging.INFO if is_own(error) else logging.ERROR,
+            "%s failed on %r after %.3f s: %s (error id %s)",
+            *(self.name, item[1], duration),
+            *(safe_text(error if is_plain else failure_text(error, is_bad_body)), error_id),
+            exc_info=None if has_text else error,
+            extra={
+                "listener": self.name,
+                "subject": item[1],
+                "duration": duration,
+                "error_id": error_id,
+                **failed_request(error),
+            },
+        )
+
+    def _answer_failure(
+        self, item: Frame, error: BaseException, error_id: str, is_bad_body: bool
+    ) -> None:
+        if not item[2] or self.spec.no_reply:
+            return
+        if rest_of(error) is not None:
+            error = ServiceError(504, f"the handler took longer than {self.spec.timeout:g} s")
+        elif isinstance(error, ThreadStartError):
+            error = ServiceError(503, "overloaded: no thread to handle the request")
+        body, headers = error_reply(
+            error, error_id, self._sender.service_name, is_bad_body=is_bad_body
+        )
+        self._sender.reply(item[2], body, headers)
+
+    def on_long_run(self, item: Frame, seconds: float) -> None:
+        """Warn that the handler has been at a message for so long."""
+        logger.warning(
+            "%s has been at work on %r for %.0f s; timeout= of listen() bounds a run",
+            *(self.name, item[1], seconds),
+            extra={"listener": self.name, "subject": item[1], "duration": seconds},
+        )
+
+    # The end.
+
+    def _give_up_queue(self) -> None:
+        for frame in self._queue:
+            self._refuse(frame, CUT_OFF)
+        self._pending_bytes = 0
+
+    def _count(self) -> ListenerStats:
+        return ListenerStats(
+            name=self.name,
+            subjects=self.spec.subjects,
+            queue=self.queue_group,
+            received=self._received,
+            handled=self._handled,
+            failed=self._failed,
+            timed_out=self._timed_out,
+            dropped=self._set_aside,
+            pending=len(self._queue),
+            pending_bytes=self._pending_bytes,
+            running=self._running,
+            abandoned=self._abandoned,
+        )

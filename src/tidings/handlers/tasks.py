@@ -1,0 +1,178 @@
+"""Task: runs once at start, or at an interval from start to start."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tidings.concurrency.failure_log import FailureLog
+from tidings.concurrency.long_runs import LONG
+from tidings.concurrency.pool import inside
+from tidings.concurrency.threads import WorkerThreads, as_async
+from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.concurrency.work_queue import rest_of
+from tidings.errors import ConfigError
+from tidings.functions import function_name
+from tidings.handlers.signatures import check_handler
+from tidings.log import logger
+from tidings.stats import TaskStats
+
+# A run of a periodic task is long after so many intervals, but not before LONG seconds.
+LONG_INTERVALS = 3
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as it was written down.
+
+    Raises:
+        ConfigError: the function takes arguments, or the interval is not above 0.
+    """
+
+    function: Callable[[], Any]
+    interval: float | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        check_handler(self.function, "")
+        check_timeout(self.timeout)
+        interval = self.interval
+        if interval is None:
+            return
+        is_number = isinstance(interval, (int, float)) and not isinstance(interval, bool)
+        if not is_number or not 0 < interval < math.inf:
+            raise ConfigError(f"interval={interval!r}: seconds from start to start, above 0")
+
+    @property
+    def name(self) -> str:
+        """The function's name, for logs and statistics."""
+        return function_name(self.function)
+
+
+class Task:
+    """One task at work."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self._loop = asyncio.get_running_loop()
+        self._threads = WorkerThreads(1, f"tidings-{spec.name}")
+        self._log = FailureLog(spec.name)
+        self._call = bounded(as_async(spec.function, self._threads), spec.timeout, spec.name)
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle  # of the run at work, where it is watched
+        self._due = 0.0
+        self._stopping = False
+        self._begun = self._returned = self._failed = self._timed_out = self._cancelled = 0
+        self._overrun = 0
+
+    def start(self) -> None:
+        """Begin; the first run is at once."""
+        self._due = self._loop.time()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"tidings {self.spec.name}")
+        self._task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if self._stopping or self.spec.interval is None:
+            return
+        if task.cancelled() or task.exception() is not None:
+            self._begin()  # it was not us who cancelled it: the next run happens all the same
+
+    async def stop(self) -> None:
+        """Cancel it and wait for its end. A `def` task's thread is not waited for."""
+        self._stopping = True
+        self._threads.close()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1)  # one that swallows it is left
+        self._log.close()
+
+    async def _run(self) -> None:
+        inside.set(True)
+        interval = self.spec.interval
+        if interval is None:
+            await self._run_once()
+            return
+        while True:
+            await asyncio.sleep(self._due - self._loop.time())
+            self._due += interval
+            await self._run_noted(max(LONG, LONG_INTERVALS * interval))
+            if self._loop.time() > self._due:
+                # It overran: the next run is now, and the missed ones are not caught up.
+                self._overrun += 1
+                self._due = self._loop.time()
+
+    async def _run_noted(self, patience: float) -> None:
+        """A run that a warning names where it takes long."""
+        self._timer = self._loop.call_later(patience, self._on_long_run, time.monotonic())
+        try:
+            await self._run_once()
+        finally:
+            self._timer.cancel()
+
+    def _on_long_run(self, began: float) -> None:
+        seconds = time.monotonic() - began
+        self._timer = self._loop.call_later(seconds, self._on_long_run, began)
+        logger.warning(
+            "task %s has been at one run for %.0f s; timeout= of task() bounds a run",
+            *(self.spec.name, seconds),
+            extra={"task": self.spec.name, "duration": seconds},
+        )
+
+    async def _run_once(self) -> None:
+        self._begun += 1
+        try:
+            await self._call()
+        except asyncio.CancelledError:
+            if self._stopping:
+                self._cancelled += 1
+                raise
+            self._on_failure("was cancelled", None)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # so that whoever cancelled it, at the end of the loop for one, sees its end
+        except BaseException as error:  # SystemExit too: a task cannot end the service by it
+            if isinstance(error, GeneratorExit) and not self._loop.is_running():
+                raise  # the loop has ended, and this is what is left of the run
+            await self._on_error(error)
+        else:
+            self._returned += 1
+
+    async def _on_error(self, error: BaseException) -> None:
+        rest = rest_of(error)
+        if rest is None:
+            self._on_failure(f"raised {type(error).__name__}", error)
+            return
+        self._timed_out += 1
+        self._on_failure(f"ran for longer than its timeout of {self.spec.timeout:g} s", None)
+        try:
+            await asyncio.wait([rest])  # runs never overlap
+        finally:
+            rest.cancel()
+
+    def _on_failure(self, what: str, error: BaseException | None) -> None:
+        self._failed += 1
+        name = self.spec.name
+        self._log.error("task %s %s", name, what, exc_info=error, extra={"task": name})
+
+    def snapshot(self) -> TaskStats:
+        """What was counted up to now."""
+        runs = self._returned + self._failed + self._cancelled
+        return TaskStats(
+            name=self.spec.name,
+            interval=self.spec.interval,
+            begun=self._begun,
+            running=self._begun - runs,
+            runs=runs,
+            returned=self._returned,
+            failed=self._failed,
+            timed_out=self._timed_out,
+            cancelled=self._cancelled,
+            overrun=self._overrun,
+        )

@@ -1,0 +1,94 @@
+"""Watchdog: names the handler that blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from types import FrameType
+from typing import Any
+
+from tidings.concurrency.work_queue import HandlerQueue, WorkQueue
+from tidings.errors import ThreadStartError
+from tidings.handlers.listener import Listener
+from tidings.log import logger
+
+# Seconds that the loop may be blocked before a warning, and seconds between two looks.
+BLOCKED = 1.0
+LOOK = 0.25
+
+# What workers run; `self` in its frame says whose handler it is.
+_WORK = (Listener.work.__code__, HandlerQueue.work.__code__)
+
+
+class Watchdog:
+    """Looks at the loop from a thread of its own, four times a second.
+
+    A handler that calls something blocking stops every other handler, the pings and the replies
+    with it, and nothing on the loop can say so. Each blockage gets one warning.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._beat_at = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to look.
+
+        Raises:
+            ThreadStartError: the system refuses the thread.
+        """
+        thread = threading.Thread(target=self._watch, name="tidings-watchdog", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise ThreadStartError("the watchdog of the event loop", str(error)) from None
+        self._beat()
+
+    def stop(self) -> None:
+        """End looking."""
+        self._ended.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+        self._timer = self._loop.call_later(LOOK, self._beat)
+
+    def _watch(self) -> None:
+        reported = 0.0
+        while not self._ended.wait(LOOK):
+            beat = self._beat_at
+            if time.monotonic() - beat > BLOCKED and beat != reported:
+                reported = beat
+                self._warn(time.monotonic() - beat)
+
+    def _warn(self, seconds: float) -> None:
+        frame = sys._current_frames().get(self._thread_id)
+        task = asyncio.current_task(self._loop)
+        if frame is None or task is None:
+            return  # the loop waits in its own code: the process was stopped, or the machine slept
+        name = _handler_name(frame) or task.get_name().removeprefix("tidings ")
+        stack = traceback.extract_stack(frame)
+        where = stack[-1]
+        logger.warning(
+            "%s has blocked the event loop for %.1f s, at %s:%d in %s; make it a plain `def` "
+            "(it runs in a thread then), or await",
+            *(name, seconds, where.filename, where.lineno, where.name),
+            extra={"listener": name, "duration": seconds, "stack": "".join(stack.format())},
+        )
+
+
+def _handler_name(frame: FrameType | None) -> str | None:
+    """The handler whose worker is at work in this stack: workers go from one to the next."""
+    while frame is not None:
+        if frame.f_code in _WORK:
+            place: WorkQueue[Any, Any] = frame.f_locals["self"]
+            return place.name
+        frame = frame.f_back
+    return None

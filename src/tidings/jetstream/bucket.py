@@ -1,0 +1,244 @@
+"""Bucket: a stream in a certain shape, found as it is declared, or created."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Literal, TypeVar
+
+from tidings.errors import (
+    BucketChangeError,
+    BucketNotFoundError,
+    ConfigError,
+    JetStreamError,
+    NoStreamError,
+)
+from tidings.jetstream.api import (
+    STREAM_NAME_IN_USE,
+    STREAM_NOT_FOUND,
+    JetStreamApi,
+    nanoseconds,
+)
+from tidings.jetstream.election import through_election
+from tidings.jetstream.names import check_existing_name, check_new_bucket
+from tidings.jetstream.origins import KIND_PREFIXES, Origin
+from tidings.jetstream.reader import Host
+
+T = TypeVar("T")
+
+Storage = Literal["file", "memory"]
+
+# The server's names of options, and what they are called here.
+_OPTIONS = {
+    "max_age": "ttl",
+    "max_msgs_per_subject": "history",
+    "max_msg_size": "max_value_size",
+    "num_replicas": "replicas",
+}
+# Values that the server leaves out of a configuration.
+_ABSENT = {"description": "", "max_age": 0}
+
+
+class Bucket:
+    """A stream that is used as a bucket.
+
+    Args:
+        host: the app's JetStream.
+        name: the bucket's name.
+        root: the first word of its subjects, "$KV" or "$O".
+        create: create the bucket if there is none.
+        said: options that were declared, which an existing bucket must have.
+        base: the configuration of its kind.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        root: str,
+        *,
+        create: bool,
+        said: dict[str, Any],
+        base: dict[str, Any],
+    ) -> None:
+        if create:
+            check_new_bucket(name)
+        else:
+            check_bucket(name)
+        self.name = name
+        self._stream = f"{KIND_PREFIXES[root]}{name}"
+        self._root = root
+        self._host = host
+        self._create = create
+        self._said = said
+        self._config = {
+            "name": self._stream,
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "allow_direct": True,
+            **base,
+            **said,
+        }
+        self._opened: JetStreamApi | None = None
+        self._origin = Origin.plain(root, name, self._stream)
+
+    async def open(self) -> JetStreamApi:
+        """Find the bucket, or create it: once in a run of the app, at its first use at the latest.
+
+        Raises:
+            BucketNotFoundError: there is none, and `create` is False.
+            BucketChangeError: the bucket has other options than those declared.
+            JetStreamUnavailableError: no JetStream answers.
+            NotStartedError: the app is not running.
+        """
+        api = self._host.api
+        if self._opened is not api:
+            info = await through_election(lambda: self._find_or_make(api))
+            config = info["config"]
+            self._compare(config)
+            self._origin = Origin.of(self._root, self.name, config)
+            if self._create and not config.get("mirror"):  # a copy is not for us to make again
+                api.declared[self._stream] = self._config
+            self._opened = api
+        return api
+
+    async def use(self, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
+        """Open the bucket and do some work in it, which may be done twice.
+
+        If the server has lost the bucket, it is created again where the app declares it.
+
+        Raises:
+            BucketNotFoundError: the bucket is gone.
+            TidingsError: whatever `open` and `work` raise.
+        """
+        api = await self.open()
+        try:
+            with self._must_exist():
+                return await work(api)
+        except BucketNotFoundError:
+            if not await api.restore_stream(self._stream):
+                self._opened = (
+                    None  # if somebody creates it again, it may be another kind of bucket
+                )
+                raise
+        with self._must_exist():
+            return await work(api)
+
+    def _origin_api(self, api: JetStreamApi) -> JetStreamApi:
+        """The API where writes go: that of another domain, if the bucket is a mirror from there."""
+        if self._origin.api_prefix == api.prefix:
+            return api
+        return JetStreamApi(api.connection, api.timeout, self._origin.api_prefix)
+
+    async def _find_or_make(self, api: JetStreamApi) -> dict[str, Any]:
+        found = await self._find(api)
+        if found is None and self._stream in api.declared:  # the server had it in this run
+            await api.restore_stream(self._stream)
+            found = await self._find(api)
+        return found or await self._make(api)
+
+    async def _find(self, api: JetStreamApi) -> dict[str, Any] | None:
+        try:
+            return await api.call(f"STREAM.INFO.{self._stream}")
+        except JetStreamError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            return None
+
+    async def _make(self, api: JetStreamApi) -> dict[str, Any]:
+        if not self._create:
+            raise BucketNotFoundError(self.name)
+        try:
+            return await api.call(f"STREAM.CREATE.{self._stream}", self._config)
+        except JetStreamError as error:
+            found = await self._find(api) if error.err_code == STREAM_NAME_IN_USE else None
+            if found is None:
+                raise
+            return found  # another process created it in this moment
+
+    def _compare(self, config: dict[str, Any]) -> None:
+        there = {option: config.get(option, _ABSENT.get(option)) for option in self._said}
+        differences = tuple(
+            f"{_OPTIONS.get(option, option)} is {_words(option, there[option])} there, "
+            f"{_words(option, wanted)} here"
+            for option, wanted in self._said.items()
+            if there[option] != wanted
+        )
+        if differences:
+            raise BucketChangeError(self.name, differences)
+
+    @contextlib.contextmanager
+    def _must_exist(self) -> Iterator[None]:
+        """Turn the error of a missing stream into that of a missing bucket."""
+        try:
+            yield
+        except (JetStreamError, NoStreamError) as error:
+            if isinstance(error, JetStreamError) and error.err_code != STREAM_NOT_FOUND:
+                raise
+            raise BucketNotFoundError(self.name) from None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+def check_bucket(name: object) -> None:
+    """Check the name of a bucket that any client may have created.
+
+    Raises:
+        ConfigError: no bucket can have that name.
+    """
+    check_existing_name(name, "bucket")
+
+
+def declared_options(
+    *,
+    ttl: float | None,
+    description: str | None,
+    storage: Storage | None,
+    replicas: int | None,
+    max_bytes: int | None,
+    history: int | None = None,
+    max_value_size: int | None = None,
+) -> dict[str, Any]:
+    """The options that were declared, with the server's names. None is not declared.
+
+    Raises:
+        ConfigError: a bad option.
+    """
+    number = isinstance(ttl, (int, float)) and not isinstance(ttl, bool)
+    if ttl is not None and not (number and 0 < ttl < math.inf):
+        raise ConfigError(f"ttl={ttl!r}: seconds, above 0")
+    if storage not in (None, "file", "memory"):
+        raise ConfigError(f"storage={storage!r}: 'file' or 'memory'")
+    if description is not None and not isinstance(description, str):
+        raise ConfigError(f"description={description!r}: a str")
+    _check_whole("history", history, 64)
+    _check_whole("replicas", replicas, 5)
+    _check_whole("max_bytes", max_bytes)
+    _check_whole("max_value_size", max_value_size)
+    options = {
+        "max_age": None if ttl is None else nanoseconds(ttl),
+        "description": description,
+        "storage": storage,
+        "num_replicas": replicas,
+        "max_bytes": max_bytes,
+        "max_msgs_per_subject": history,
+        "max_msg_size": max_value_size,
+    }
+    return {option: value for option, value in options.items() if value is not None}
+
+
+def _check_whole(name: str, value: object, most: int | None = None) -> None:
+    if value is None:
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if not whole or (most is not None and isinstance(value, int) and value > most):
+        limits = "above 0" if most is None else f"from 1 to {most}"
+        raise ConfigError(f"{name}={value!r}: a whole number, {limits}")
+
+
+def _words(option: str, value: Any) -> str:
+    if option == "max_age":
+        return f"{value / 1e9:g} s" if value else "none"
+    return "without limit" if value == -1 else repr(value) if value else "none"

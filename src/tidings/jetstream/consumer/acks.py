@@ -1,0 +1,320 @@
+"""Outcomes: what becomes of a stream's message, sent to the server once, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from datetime import datetime
+from typing import Any
+
+from tidings.concurrency.failure_log import FailureLog
+from tidings.concurrency.work_queue import rest_of
+from tidings.errors import (
+    DecodeError,
+    DisconnectedError,
+    JetStreamError,
+    Reject,
+    RequestTimeoutError,
+    Retry,
+    TidingsError,
+)
+from tidings.headers import Headers
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.dead_letter import dead_letter
+from tidings.jetstream.message import (
+    ACK,
+    IN_PROGRESS,
+    NAK,
+    TERM,
+    Settlement,
+    StreamMessage,
+    nak_words,
+)
+from tidings.log import safe_text
+from tidings.service_errors import failed_request, failure_text
+from tidings.text import printable
+
+# Seconds before each redelivery where neither the app nor the server says.
+BACKOFF = (1.0,)
+# Seconds until a message is tried again whose dead letter could not be stored.
+DEAD_LETTER_DELAY = 5.0
+# Seconds to wait for the word on one acknowledgement, and between two tries.
+CONFIRM_TRY, CONFIRM_WAIT = 2.0, 0.1
+NO_RESPONDERS = 503
+# Messages of which is remembered why they were given up, while their dead letters cannot be stored.
+MOST_VERDICTS = 1024
+
+
+class Outcomes:
+    """Settles the messages of one consumer.
+
+    Args:
+        binding: the consumer on the server.
+        api: the JetStream API.
+        log: takes the lines about failures.
+
+    Attributes:
+        acked, naked, termed, dead, dropped: as in `ConsumerStats`.
+    """
+
+    def __init__(self, binding: Binding, api: JetStreamApi, log: FailureLog) -> None:
+        self.spec = binding.spec
+        self.acked = self.naked = self.termed = self.dead = self.dropped = 0
+        self._binding = binding
+        self._log = log
+        self._api = api
+        self._connection = api.connection
+        self._outbox = api.connection.outbox
+        # Error, reason, error id, by sequence and time: a stream made anew counts from 1 again.
+        self._verdicts: dict[tuple[int, datetime], tuple[str, str, str]] = {}
+
+    # By what the handler did.
+
+    async def succeeded(self, message: StreamMessage[Any]) -> None:
+        """Its handler returned."""
+        if self.spec.manual_ack or message.settlement is not Settlement.OPEN:
+            return
+        try:
+            await self.settle(message, Settlement.ACKED, ACK)
+        except TidingsError as error:
+            self._tell_unsettled(message, "done, but its acknowledgement was not taken", error)
+
+    async def raised(self, message: StreamMessage[Any], error: BaseException) -> None:
+        """Its handler raised."""
+        delivered = message.delivered
+        asked = isinstance(error, (Reject, Retry))
+        error_id = secrets.token_hex(6)
+        if not asked:
+            self._log_failure(message, error, error_id)
+        if message.settlement is not Settlement.OPEN:
+            return
+        limit = self._binding.limit
+        if isinstance(error, Reject):
+            await self.bury(message, "Reject", safe_text(error.reason), error_id)
+        elif limit is None or delivered < limit:
+            delay = error.delay if isinstance(error, Retry) else self._backoff(delivered)
+            await self._give_back(message, delay)
+        elif self.spec.dead_letter is None:
+            await self._leave_to_server(message, error, error_id)
+        else:
+            await self.bury(message, type(error).__name__, "deliveries used up", error_id)
+
+    def abandoned(self, message: StreamMessage[Any]) -> None:
+        """Its handler was cancelled at the end: another instance gets it at once."""
+        if message.settlement is Settlement.OPEN:
+            self.return_unhandled(message.reply)
+
+    def return_unhandled(self, reply: str) -> None:
+        """Give back a message that no handler saw, or that one was cancelled with."""
+        with contextlib.suppress(TidingsError):  # closed: it comes again after ack_wait
+            self._outbox.ack(reply, NAK)
+
+    def _backoff(self, delivered: int) -> float:
+        """Seconds before the next delivery: as declared, else as the server's consumer has it."""
+        delays = self.spec.backoff or self._binding.terms.backoff or BACKOFF
+        return delays[min(delivered, len(delays)) - 1]
+
+    async def _give_back(self, message: StreamMessage[Any], delay: float) -> None:
+        try:
+            try:
+                words = nak_words(delay)
+            except TidingsError as error:
+                self._log.error("%s: Retry with %s", self.spec.name, error)
+                words = nak_words(self._backoff(1))
+            await self.settle(message, Settlement.NAKED, words)
+        except TidingsError as error:
+            self._tell_unsettled(message, "not given back", error)
+
+    # Said to the server.
+
+    async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
+        """Say a message's end to the server, once.
+
+        Raises:
+            TidingsError: it cannot be sent, or the server does not confirm it with `double_ack`.
+        """
+        if message.settlement is not Settlement.OPEN:
+            return
+        if how is Settlement.ACKED and self.spec.double_ack:
+            await self._ack_confirmed(message)
+        else:
+            self._outbox.ack(message.reply, words)
+        message.settlement = how
+        if how is Settlement.ACKED:
+            self.acked += 1
+        elif how is Settlement.NAKED:
+            self.naked += 1
+        else:
+            self.termed += 1
+
+    async def _ack_confirmed(self, message: StreamMessage[Any]) -> None:
+        """Ack as a request: the server's answer says that it will not deliver it again.
+
+        It is asked again, through a lost connection or an election, for as long as the server's
+        ack_wait: the message is not delivered to anybody meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._binding.terms.ack_wait
+        while True:
+            left = max(deadline - loop.time(), 0.05)
+            try:
+                await self._ask_to_confirm(message, min(left, CONFIRM_TRY))
+            except (RequestTimeoutError, DisconnectedError):
+                if loop.time() >= deadline:
+                    raise
+                await asyncio.sleep(CONFIRM_WAIT)
+            else:
+                return
+
+    async def _ask_to_confirm(self, message: StreamMessage[Any], timeout: float) -> None:
+        token, future = self._connection.start_request(message.reply, ACK, b"", timeout)
+        try:
+            frame = await future
+        finally:
+            self._connection.end_request(token)
+        if frame[3] and Headers.from_block(frame[3]).status == NO_RESPONDERS:
+            raise JetStreamError(503, 0, f"the consumer that delivered {message!r} is gone")
+
+    def check(self, call: str) -> None:
+        """Raise unless the caller runs in the app's event loop.
+
+        Raises:
+            WrongLoopError: it runs in another one.
+        """
+        self._api.home.check(call)
+
+    def progress(self, message: StreamMessage[Any]) -> None:
+        """Tell the server that a message is being worked on.
+
+        Raises:
+            TidingsError: it cannot be sent.
+        """
+        if message.settlement is Settlement.OPEN:
+            self._outbox.ack(message.reply, IN_PROGRESS)
+
+    def keep(self, replies: set[str]) -> None:
+        """Tell the server that these are still wanted. Not during an outage: nothing waits then."""
+        if self._connection.state == "connected":
+            with contextlib.suppress(TidingsError):
+                for reply in replies:
+                    self._outbox.ack(reply, IN_PROGRESS)
+
+    # Given up.
+
+    async def undecodable(self, message: StreamMessage[Any], error: BaseException) -> None:
+        """Its body is not of the wanted type, and never will be."""
+        reason = "it does not decode"
+        if isinstance(error, DecodeError):
+            reason = f"not a valid {error.wanted}: {error.reason}"
+        await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
+
+    async def used_up(self, message: StreamMessage[Any]) -> None:
+        """It was delivered more often than `max_deliver`: the process died during the last
+        delivery, or its dead letter could not be stored then."""
+        reason = "deliveries used up, and the last one had no outcome"
+        crash = ("Crash", reason, secrets.token_hex(6))
+        known = self._verdicts.get((message.sequence, message.timestamp))
+        await self.bury(message, *(known or crash))
+
+    async def bury(
+        self, message: StreamMessage[Any], error: str, reason: str, error_id: str
+    ) -> None:
+        """Store its dead letter, then term it: in this order, so that it is always kept somewhere.
+
+        Without a subject for dead letters it is dropped.
+        """
+        target = self.spec.letters
+        if target is not None and not await self._is_kept(message, target, error, reason, error_id):
+            return
+        self._verdicts.pop((message.sequence, message.timestamp), None)
+        where = f"dead letter on {target!r}" if target else "dropped: it is not delivered again"
+        self._log_end(message, f"{error}, {reason} (error id {error_id}); {where}", error_id)
+        try:
+            await self.settle(message, Settlement.TERMED, TERM + b" " + error.encode())
+        except TidingsError as failure:
+            self._tell_unsettled(message, "given up, but not ended", failure)
+
+    async def _is_kept(
+        self, message: StreamMessage[Any], target: str, error: str, reason: str, error_id: str
+    ) -> bool:
+        """Store its dead letter. Returns False if it was given back, to be tried again later.
+
+        In the last delivery that the server makes it cannot be given back: it waits here.
+        """
+        while True:
+            try:
+                await dead_letter(self._api, target, message, error, reason, error_id)
+            except Exception as failure:
+                self._log.error(
+                    "%s: no dead letter on %r, so the message is kept and comes again: %s",
+                    *(self.spec.name, target, failure),
+                    extra={"listener": self.spec.name, "subject": message.subject},
+                )
+            else:
+                return True
+            if not self._is_last_of_server(message):
+                break
+            await asyncio.sleep(DEAD_LETTER_DELAY)
+        while len(self._verdicts) >= MOST_VERDICTS:
+            del self._verdicts[next(iter(self._verdicts))]
+        self._verdicts[message.sequence, message.timestamp] = (error, reason, error_id)
+        await self._give_back(message, DEAD_LETTER_DELAY)
+        return False
+
+    def _is_last_of_server(self, message: StreamMessage[Any]) -> bool:
+        most = self._binding.terms.max_deliver
+        return most is not None and message.delivered >= most
+
+    async def _leave_to_server(
+        self, message: StreamMessage[Any], error: BaseException, error_id: str
+    ) -> None:
+        """The server's own limit of deliveries is reached, and no dead letter was declared.
+
+        It is given back, so that the server does what its configuration asks, such as sending an
+        advisory.
+        """
+        words = f"{type(error).__name__} in the last of {self._binding.limit} deliveries that the"
+        words += f" server makes (error id {error_id}); dropped: it is not delivered again"
+        self._log_end(message, words, error_id)
+        await self._give_back(message, 0)
+
+    # Told to people.
+
+    def _log_end(self, message: StreamMessage[Any], words: str, error_id: str) -> None:
+        self.dead += 1
+        self.dropped += self.spec.letters is None
+        self._log.error(
+            "%s gave up on %r (%s, sequence %d): %s",
+            *(self.spec.name, message.subject, message.stream, message.sequence),
+            printable(words),
+            extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
+        )
+
+    def _tell_unsettled(self, message: StreamMessage[Any], what: str, error: TidingsError) -> None:
+        self._log.error(
+            "%s: the message on %r (%s, sequence %d) is %s, so it comes again: %s",
+            *(self.spec.name, message.subject, message.stream, message.sequence, what, error),
+            extra={"listener": self.spec.name, "subject": message.subject},
+        )
+
+    def _log_failure(
+        self, message: StreamMessage[Any], error: BaseException, error_id: str
+    ) -> None:
+        metadata = message.metadata
+        is_timeout = rest_of(error) is not None  # whose text says all, and is ours
+        self._log.error(
+            "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
+            *(self.spec.name, message.subject, metadata.stream, metadata.sequence),
+            *(metadata.delivered, error if is_timeout else failure_text(error, False), error_id),
+            exc_info=None if is_timeout else error,
+            extra={
+                "listener": self.spec.name,
+                "subject": message.subject,
+                "stream": metadata.stream,
+                "sequence": metadata.sequence,
+                "error_id": error_id,
+                **failed_request(error),
+            },
+        )

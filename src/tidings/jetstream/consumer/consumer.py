@@ -1,0 +1,385 @@
+"""Consumer: one stream handler at work. It acknowledges when the handler is done, never before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from tidings import codec
+from tidings.concurrency.pool import WorkerPool, cancellation_put_off
+from tidings.concurrency.threads import as_async
+from tidings.concurrency.time_limit import bounded
+from tidings.concurrency.work_queue import HandlerQueue, rest_of
+from tidings.errors import TidingsError
+from tidings.functions import is_async
+from tidings.handlers.middleware import Middleware, fold_stream
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.consumer.acks import Outcomes
+from tidings.jetstream.consumer.pull import EXPIRES, Puller
+from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.message import Settlement, StreamMessage, delivery
+from tidings.log import logger
+from tidings.protocol.parser import Frame
+from tidings.stats import ConsumerStats
+
+# Seconds that a batch waits for the word that the pull which fills it has ended.
+PULL_LATE = 0.25
+# Seconds below which a pull is not worth a request.
+LEAST_PULL = 0.005
+# A run is long after so many times ack_wait.
+LONG_WAITS = 3
+
+
+class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
+    """Messages of a stream, pulled as workers are free, handled, and settled by the outcome.
+
+    Returned: acknowledged. Raised: delivered again after the backoff. Reject, a body that does not
+    decode, deliveries used up: dead letter. While a handler runs, the server learns that work goes
+    on.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        api: JetStreamApi,
+        pool: WorkerPool,
+        *,
+        concurrency: int,
+        middlewares: Sequence[Middleware],
+    ) -> None:
+        spec = binding.spec
+        super().__init__(spec.name, pool, concurrency)
+        self.spec = spec
+        self._binding = binding
+        self._outcomes = Outcomes(binding, api, self._log)
+        self._decode = codec.decoder(spec.wanted_type)
+        handler = as_async(spec.handler, self._threads)
+        around = fold_stream(_around(spec, middlewares), handler)
+        self._handler = bounded(around, spec.timeout, spec.name)
+        self._is_async = is_async(spec.handler)
+        self._capacity = concurrency * (spec.batch or 1)
+        self._puller = Puller(
+            binding,
+            api,
+            wanted=self._wanted,
+            take=self._take,
+            ended=self._on_pull_end,
+            capacity=self._capacity,
+        )
+        self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
+        self._unseen: set[str] = set()  # of a batch, behind one that is becoming a dead letter
+        self._taken = self._slots = 0  # messages, and lists of them, taken and not done yet
+        self._ripe = False  # a batch need not be full: its time is over
+        self._overdue = False  # nor wait for more than the end of a pull
+        self._ripening: asyncio.TimerHandle | None = None
+        self._full_at = -spec.batch_timeout  # when a full batch was done
+        self._progress: asyncio.Task[None] | None = None
+        self._redelivered = 0
+
+    async def bring_about(self, *, keeps_letters: bool) -> None:
+        """Create the consumer on the server, or change what is declared: see `Binding`.
+
+        Raises:
+            ConfigError, JetStreamError: as `Binding.bring_about`.
+        """
+        await self._binding.bring_about(keeps_letters=keeps_letters)
+
+    def start(self) -> None:
+        """Begin to pull."""
+        self._puller.start()
+        name = f"tidings progress {self.name}"
+        self._progress = asyncio.create_task(self._tell_progress(), name=name)
+
+    # Arrival.
+
+    def _wanted(self) -> tuple[int, float]:
+        """Messages that could be taken now, and seconds to wait for them.
+
+        A batch begins with one message, however long that takes, and is filled up for as long as
+        it may wait. Right after a full one the next is asked for as a whole.
+        """
+        batch = self.spec.batch
+        if batch is None:
+            return self._capacity - len(self._queue) - self._taken, EXPIRES
+        if self._ripe:  # every queued message already has a worker scheduled
+            slots = self._slots + -(-len(self._queue) // batch)
+            return (self._concurrency - slots) * batch, self.spec.batch_timeout
+        room = (self._concurrency - self._slots) * batch - len(self._queue)
+        if self._ripening is not None and self._queue:
+            left = self._ripening.when() - self._loop.time()
+            return (0 if self._overdue or left < LEAST_PULL else room), left
+        if self._loop.time() < self._full_at + self.spec.batch_timeout:
+            return room, self.spec.batch_timeout
+        return min(room, 1), EXPIRES
+
+    def _take(self, frames: list[Frame]) -> None:
+        self._received += len(frames)
+        self._queue.extend(frames)
+        self._call_or_ripen()
+
+    def _call_or_ripen(self) -> None:
+        if self._is_ready():
+            self._call_worker()
+        elif self._queue and self._ripening is None:
+            self._ripening = self._loop.call_later(self.spec.batch_timeout, self._on_timeout)
+
+    def _on_timeout(self) -> None:
+        """A batch has waited long enough. It is handed on when nothing more is under way to it."""
+        if self._puller.owed:
+            self._overdue = True
+            self._ripening = self._loop.call_later(PULL_LATE, self._ripen)
+        else:
+            self._ripen()
+
+    def _on_pull_end(self) -> None:
+        if self._overdue and self._ripening is not None and not self._puller.owed:
+            self._ripening.cancel()
+            self._ripen()
+
+    def _ripen(self) -> None:
+        self._ripening = None
+        self._overdue = False
+        self._ripe = bool(self._queue)
+        if self._ripe:
+            self._call_worker()
+
+    # Work.
+
+    def _is_ready(self) -> bool:
+        batch = self.spec.batch
+        return bool(self._queue) and (batch is None or self._ripe or len(self._queue) >= batch)
+
+    def _take_next(self) -> list[Frame]:
+        frames = self._next_frames()
+        self._taken += len(frames)
+        self._slots += 1
+        return frames
+
+    def _next_frames(self) -> list[Frame]:
+        queue, batch = self._queue, self.spec.batch
+        if batch is None:
+            return [queue.popleft()]
+        frames: list[Frame] = []
+        while queue and len(frames) < batch:
+            if self._is_last_time(queue[0]):
+                # It comes alone: else one bad message would take a whole list to the dead letters.
+                if not frames:
+                    frames.append(queue.popleft())
+                self._ripe = bool(queue)
+                return frames
+            frames.append(queue.popleft())
+        self._ripe = False
+        return frames
+
+    def _is_last_time(self, frame: Frame) -> bool:
+        limit = self._binding.limit
+        return limit is not None and delivery(frame[2])[1] >= limit
+
+    def _done(self, item: list[Frame]) -> None:
+        self._taken -= len(item)
+        self._slots -= 1
+        if len(item) == self.spec.batch:
+            self._full_at = self._loop.time()
+        self._puller.pull_soon()
+
+    def _leave(self) -> None:
+        super()._leave()
+        self._call_or_ripen()
+
+    async def _handle(self, item: list[Frame]) -> asyncio.Task[Any] | None:
+        messages: list[StreamMessage[Any]] = [
+            StreamMessage(subject, None, body, reply, sid, block, None, _settler=self._outcomes)
+            for sid, subject, reply, block, body in item
+        ]
+        replies = {message.reply for message in messages[1:]}
+        self._unseen |= replies
+        try:
+            fit = [message for message in messages if await self._is_fit(message)]
+            return await self._run_handler(fit) if fit else None
+        finally:
+            self._unseen -= replies
+            for message in messages:
+                if self._in_hand.get(message.reply) is message:
+                    del self._in_hand[message.reply]
+
+    async def _is_fit(self, message: StreamMessage[Any]) -> bool:
+        """Whether the handler is to see it. Counts and settles the message where it is not."""
+        self._unseen.discard(message.reply)
+        _, delivered, sequence, _ = delivery(message.reply)
+        if not delivered:
+            self._received -= 1
+            self._puller.drop_foreign()
+            return False
+        if delivered > 1:
+            self._redelivered += 1
+            if self._is_copy(sequence):
+                self._set_aside += 1
+                return False
+        self._in_hand[message.reply] = message
+        limit = self._binding.limit
+        if limit is not None and delivered > limit:
+            self._failed += 1
+            await self._settle(message, self._outcomes.used_up(message))
+            return False
+        try:
+            message.data = self._decode(message.body)
+        except BaseException as error:
+            self._failed += 1
+            await self._settle(message, self._outcomes.undecodable(message, error))
+            return False
+        return True
+
+    def _is_copy(self, sequence: int) -> bool:
+        """Whether the same message is being handled here: its outcome is that of both.
+
+        So it is where the loop was blocked for longer than ack_wait.
+        """
+        return any(
+            message.settlement is Settlement.OPEN and delivery(reply)[2] == sequence
+            for reply, message in self._in_hand.items()
+        )
+
+    async def _run_handler(self, messages: list[StreamMessage[Any]]) -> asyncio.Task[Any] | None:
+        argument: Any = messages[0] if self.spec.batch is None else messages
+        try:
+            await self._handler(argument)
+        except BaseException as error:
+            if self._is_end(error):
+                for message in messages:
+                    if self._is_async:  # a thread cannot be stopped, and may be done in a moment
+                        self._outcomes.abandoned(message)
+                raise
+            self._count_failure(error, len(messages))
+            with cancellation_put_off():
+                for message in messages:
+                    await self._settle(message, self._outcomes.raised(message, error))
+            return rest_of(error)
+        self._handled += len(messages)
+        with cancellation_put_off():
+            for message in messages:
+                await self._settle(message, self._outcomes.succeeded(message))
+        return None
+
+    async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
+        """Await what an outcome does. Whatever it raises, the next message gets its own."""
+        try:
+            await outcome
+        except BaseException as error:
+            if self._is_end(error):
+                raise
+            self._log.error(
+                "%s: the message on %r has no outcome, so it is delivered again: a fault in "
+                "tidings",
+                *(self.name, message.subject),
+                exc_info=error,
+            )
+
+    def on_long_run(self, item: list[Frame], seconds: float) -> None:
+        """Warn that the handler has been at a message for so long."""
+        _, subject, reply, _, _ = item[0]
+        message: StreamMessage[Any] = StreamMessage(
+            subject, None, b"", reply, 0, b"", None, _settler=self._outcomes
+        )
+        logger.warning(
+            "%s has been at work on %r (%s, sequence %d, delivery %d) for %.1f s, %.0f times "
+            "ack_wait. The server knows, so that no other instance gets %s; timeout= of consume() "
+            "bounds a run",
+            *(self.name, message.subject, message.stream, message.sequence, message.delivered),
+            *(seconds, seconds / self._ack_wait),
+            "the message" if len(item) == 1 else f"the {len(item)} messages of its batch",
+            extra={
+                "listener": self.name,
+                "subject": message.subject,
+                "stream": message.stream,
+                "sequence": message.sequence,
+                "duration": seconds,
+            },
+        )
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a run is long."""
+        return LONG_WAITS * self._ack_wait
+
+    @property
+    def _ack_wait(self) -> float:
+        return self._binding.terms.ack_wait
+
+    async def _tell_progress(self) -> None:
+        """Keep what is here from being delivered again: first between a third and two thirds of
+        ack_wait after it came."""
+        known: set[str] = set()
+        while True:
+            await asyncio.sleep(self._binding.heartbeat)
+            here = {frame[2] for frame in self._queue} | self._unseen
+            for reply, message in self._in_hand.items():
+                if message.settlement is Settlement.OPEN:
+                    here.add(reply)
+            self._outcomes.keep(known & here)
+            known = here
+
+    # The end.
+
+    async def stop(self, timeout: float) -> None:
+        """Take nothing more from the server. What is here is handled yet."""
+        try:
+            await self._puller.stop(timeout)
+        except TidingsError as error:
+            logger.warning("%s: pulling did not end well: %s", self.name, error)
+        if self.spec.batch is not None:
+            self._ripen()  # nothing comes any more that it could be filled with
+
+    async def finish(self) -> None:
+        """Wait until everything that is here is done."""
+        await super().finish()
+        await self._binding.release()
+
+    def abandon(self) -> int:
+        """Give up what is left, and give it back, so that another instance gets it at once.
+
+        Returns how many messages.
+        """
+        self._puller.close()
+        for task in (self._progress, self._ripening):
+            if task is not None:
+                task.cancel()
+        return super().abandon()
+
+    def _give_up_queue(self) -> None:
+        for frame in self._queue:
+            self._outcomes.return_unhandled(frame[2])
+
+    def _count(self) -> ConsumerStats:
+        outcomes = self._outcomes
+        return ConsumerStats(
+            name=self.name,
+            stream=self.spec.stream,
+            consumer=self._binding.name,
+            received=self._received,
+            handled=self._handled,
+            failed=self._failed,
+            timed_out=self._timed_out,
+            copies=self._set_aside,
+            acked=outcomes.acked,
+            naked=outcomes.naked,
+            termed=outcomes.termed,
+            dead=outcomes.dead,
+            dropped=outcomes.dropped,
+            redelivered=self._redelivered,
+            pending=len(self._queue),
+            running=self._running,
+            abandoned=self._abandoned,
+            healed=self._puller.healed,
+            foreign=self._puller.foreign,
+        )
+
+
+def _around(spec: ConsumerSpec, middlewares: Sequence[Middleware]) -> tuple[Middleware, ...]:
+    """The middlewares around a handler. A list of messages is nothing for `listen_any`."""
+    around = (*spec.middlewares, *middlewares)
+    if spec.batch is None:
+        return around
+    plain = Middleware.listen_stream
+    return tuple(each for each in around if type(each).listen_stream is not plain)

@@ -1,0 +1,113 @@
+"""Consumers: the stream handlers of one run of an app, from the first pull to the last outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from tidings.concurrency.pool import WorkerPool
+from tidings.errors import ConfigError
+from tidings.handlers.middleware import Middleware
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.consumer.consumer import Consumer
+from tidings.jetstream.consumer.instances import consumer_names
+from tidings.jetstream.consumer.ordered import OrderedConsumer
+from tidings.jetstream.consumer.remote import Binding, RestoreStream
+from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.election import through_election
+from tidings.stats import ConsumerStats
+
+
+class Consumers:
+    """The consumers of one run of an app.
+
+    Args:
+        api: the JetStream API.
+        pool: where workers come from.
+        middlewares: middlewares around every handler.
+        service: the service's name, which instances have in common.
+        restore_stream: creates a declared stream that is gone; returns whether it did.
+    """
+
+    def __init__(
+        self,
+        api: JetStreamApi,
+        pool: WorkerPool,
+        middlewares: Sequence[Middleware],
+        *,
+        service: str,
+        restore_stream: RestoreStream,
+    ) -> None:
+        self._api = api
+        self._pool = pool
+        self._middlewares = middlewares
+        self._service = service
+        self._restore_stream = restore_stream
+        self._consumers: list[Consumer | OrderedConsumer] = []
+
+    async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
+        """Create the consumers and begin to pull.
+
+        Args:
+            specs: the consumers.
+            concurrency: of those that name none.
+
+        Raises:
+            ConfigError: no stream takes a dead letter subject, or the consumer's own stream does;
+                or a consumer's stream does not exist.
+            JetStreamError: the server refuses a consumer.
+        """
+        for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
+            keeps_letters = await self._keeps_letters(spec)
+            consumer = self._make(spec, name, concurrency)
+            self._consumers.append(consumer)
+            await consumer.bring_about(keeps_letters=keeps_letters)
+        for consumer in self._consumers:
+            consumer.start()  # when each is there: no message is handled by an app that fails
+
+    def _make(
+        self, spec: ConsumerSpec, name: str | None, concurrency: int
+    ) -> Consumer | OrderedConsumer:
+        if name is None:
+            return OrderedConsumer(spec, self._api, self._pool, self._middlewares)
+        return Consumer(
+            Binding(spec, self._api, name, self._restore_stream),
+            self._api,
+            self._pool,
+            concurrency=spec.concurrency or concurrency,
+            middlewares=self._middlewares,
+        )
+
+    async def _keeps_letters(self, spec: ConsumerSpec) -> bool:
+        """Whether a consumer's own stream takes its dead letters.
+
+        Raises:
+            ConfigError: no stream does.
+        """
+        if spec.letters is None:
+            return False
+        asked = {"subject": spec.letters}
+        found = await through_election(lambda: self._api.call("STREAM.NAMES", asked))
+        streams = found.get("streams") or ()
+        if not streams:
+            raise ConfigError(
+                f"{spec.name}: no stream takes dead_letter={spec.letters!r}, so that dead "
+                f"letters would be lost: declare one, as Stream('DEAD', subjects=['dead.>'])"
+            )
+        return spec.stream in streams
+
+    async def stop(self, timeout: float) -> None:
+        """Pull nothing more. What the server sends yet is delivered again later."""
+        await asyncio.gather(*(consumer.stop(timeout) for consumer in self._consumers))
+
+    async def finish(self) -> None:
+        """Wait until everything taken is done."""
+        await asyncio.gather(*(consumer.finish() for consumer in self._consumers))
+
+    def abandon(self) -> int:
+        """Give up what is left. Returns how many messages."""
+        return sum(consumer.abandon() for consumer in self._consumers)
+
+    def snapshot(self) -> tuple[ConsumerStats, ...]:
+        """What was counted up to now."""
+        return tuple(consumer.snapshot() for consumer in self._consumers)

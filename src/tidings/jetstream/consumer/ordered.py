@@ -1,0 +1,108 @@
+"""The handler of `consume(ordered=True)`: a stream in order, without acknowledgements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from tidings import codec
+from tidings.concurrency.pool import WorkerPool
+from tidings.concurrency.threads import as_async
+from tidings.concurrency.time_limit import bounded
+from tidings.errors import JetStreamError, TidingsError
+from tidings.handlers.middleware import Middleware, fold_stream
+from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.consumer.remote import no_such_stream
+from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.message import StreamMessage
+from tidings.jetstream.ordered import Reading
+from tidings.jetstream.ordered_queue import OrderedQueue
+from tidings.log import logger
+from tidings.stats import ConsumerStats
+
+
+class OrderedConsumer(OrderedQueue[ConsumerStats]):
+    """The handler of `consume(ordered=True)`."""
+
+    def __init__(
+        self,
+        spec: ConsumerSpec,
+        api: JetStreamApi,
+        pool: WorkerPool,
+        middlewares: Sequence[Middleware],
+    ) -> None:
+        reading = Reading(
+            stream=spec.stream,
+            subject=spec.subject,
+            begin=cast("Literal['all', 'last', 'new'] | int", spec.start or "all"),
+            purpose=f"{spec.name} of {spec.stream}",
+        )
+        super().__init__(spec.name, reading, api, pool)
+        self.spec = spec
+        self._decoder = codec.decoder(spec.wanted_type)
+        handler = as_async(spec.handler, self._threads)
+        around = fold_stream((*spec.middlewares, *middlewares), handler)
+        self._handler = bounded(around, spec.timeout, spec.name)
+
+    async def bring_about(self, *, keeps_letters: bool) -> None:
+        """Create the consumer on the server.
+
+        Raises:
+            ConfigError: there is no such stream.
+            TidingsError: the server refuses it, or does not answer.
+        """
+        try:
+            await self._follower.make()
+        except JetStreamError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                raise no_such_stream(self.spec) from None
+            raise
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._follower.begin()
+
+    def _decode(self, message: StreamMessage[Any]) -> None:
+        message.data = self._decoder(message.body)
+
+    async def _run(self, message: StreamMessage[Any]) -> Any:
+        return await self._handler(message)
+
+    def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
+        words = f"{message.subject!r} ({message.stream}, sequence {message.sequence})"
+        fields: dict[str, object] = {
+            "subject": message.subject,
+            "stream": message.stream,
+            "sequence": message.sequence,
+        }
+        return words, fields
+
+    async def stop(self, timeout: float) -> None:
+        """Take nothing more."""
+        try:
+            await super().stop(timeout)
+        except TidingsError as error:
+            logger.warning("%s: reading did not end well: %s", self.name, error)
+
+    def _count(self) -> ConsumerStats:
+        return ConsumerStats(
+            name=self.name,
+            stream=self.spec.stream,
+            consumer=self._follower.consumer,
+            received=self._received,
+            handled=self._handled,
+            failed=self._failed,
+            timed_out=self._timed_out,
+            copies=0,
+            acked=0,
+            naked=0,
+            termed=0,
+            dead=0,
+            dropped=0,
+            redelivered=0,
+            pending=len(self._queue),
+            running=self._running,
+            abandoned=self._abandoned,
+            healed=self._follower.healed,
+            foreign=0,
+        )

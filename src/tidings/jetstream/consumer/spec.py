@@ -1,0 +1,228 @@
+"""ConsumerSpec: a stream's consumer as it is declared."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeGuard
+
+import msgspec
+
+from tidings import codec
+from tidings.concurrency.time_limit import check_timeout
+from tidings.errors import ConfigError
+from tidings.functions import function_name
+from tidings.handlers.middleware import Middleware
+from tidings.handlers.signatures import check_handler, wanted_type
+from tidings.jetstream.api import nanoseconds
+from tidings.jetstream.names import check_existing_name
+from tidings.subject import check_pattern, check_subject
+
+# The shortest ack_wait: a busy loop cannot report progress more often.
+LEAST_ACK_WAIT = 0.1
+
+# The server counts nanoseconds in 64 bits.
+MOST_SECONDS = 100 * 365 * 86_400.0
+
+_STARTS = ("all", "new", "last")
+_FLAGS = ("double_ack", "manual_ack", "ordered")
+
+# Options about acknowledging, which an ordered consumer does not do.
+_NOT_ORDERED = (
+    *("durable", "max_deliver", "dead_letter", "double_ack", "manual_ack"),
+    *("batch", "ack_wait", "backoff"),
+)
+
+
+class Drop(enum.Enum):
+    """What happens to a message that is given up, where no dead letter is wanted."""
+
+    DROP = "drop"  # it is logged, counted and not delivered again
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DROP = Drop.DROP
+"""`dead_letter=DROP`: a message that is given up is dropped, logged and counted."""
+
+
+class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer as it is declared, with every check that needs no server.
+
+    An option of the server's configuration that is None was not declared: it is not sent.
+
+    Attributes: as the arguments of `App.consume`.
+
+    Raises:
+        ConfigError: an option is wrong, or two options contradict each other.
+        SubjectError: a subject is not valid.
+    """
+
+    handler: Callable[..., Any]
+    stream: str
+    durable: str | None = None
+    subject: str | None = None
+    data_type: Any = None
+    concurrency: int | None = None
+    ack_wait: float | None = None
+    max_deliver: int | None = None
+    backoff: tuple[float, ...] | None = None
+    dead_letter: str | Drop | None = None
+    double_ack: bool = False
+    manual_ack: bool = False
+    ordered: bool = False
+    batch: int | None = None
+    batch_timeout: float = 0.5
+    start: str | int | None = None
+    timeout: float | None = None
+    middlewares: tuple[Middleware, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_existing_name(self.stream, "stream")
+        if self.durable is not None:
+            check_existing_name(self.durable, "durable")  # a new one is checked at its creation
+        if self.subject is not None:
+            check_pattern(self.subject)
+        if self.letters is not None:
+            check_subject(self.letters)
+        what = "the message" if self.batch is None else "the list of messages"
+        check_handler(self.handler, what)
+        check_timeout(self.timeout)
+        codec.decoder(self.wanted_type)
+        self._check_numbers()
+        self._check_combinations()
+
+    def _check_numbers(self) -> None:
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: True or False")
+        for name in ("concurrency", "max_deliver", "batch"):
+            value = getattr(self, name)
+            if value is not None and not (_is_whole(value) and value >= 1):
+                raise ConfigError(f"{name}={value!r}: a whole number above 0")
+        if self.ack_wait is not None:
+            _check_seconds("ack_wait", self.ack_wait, LEAST_ACK_WAIT)
+        _check_seconds("batch_timeout", self.batch_timeout, 0.001)
+        delays = self.backoff
+        if delays is not None and not (delays and all(map(_is_seconds, delays))):
+            raise ConfigError(f"backoff={list(delays)!r}: seconds before each redelivery")
+        start = self.start
+        if not (start is None or start in _STARTS or (_is_whole(start) and start >= 1)):
+            raise ConfigError(f"start={start!r}: 'all', 'new', 'last' or a sequence")
+
+    def _check_combinations(self) -> None:
+        if self.max_deliver is not None and self.dead_letter is None:
+            raise ConfigError(
+                f"max_deliver={self.max_deliver} needs dead_letter=: the subject that keeps a "
+                f"message after its last delivery, or DROP to drop it"
+            )
+        if self.batch is None and self._says("batch_timeout"):
+            raise ConfigError("batch_timeout requires batch=")
+        if self.batch is not None and self.ack_wait is not None:
+            self.check_batch_timeout(self.ack_wait)
+        if self.batch is not None and self.max_deliver == 1:
+            raise ConfigError(
+                "max_deliver=1 excludes batch=: the last delivery of a message comes alone"
+            )
+        if self.ordered:
+            self._check_ordered()
+
+    def check_batch_timeout(self, ack_wait: float) -> None:
+        """Check that a batch is handed over before the server delivers its messages again.
+
+        Raises:
+            ConfigError: `batch_timeout` is not shorter than `ack_wait`, in seconds.
+        """
+        if self.batch is not None and self.batch_timeout >= ack_wait:
+            raise ConfigError(
+                f"batch_timeout={self.batch_timeout:g} must be less than ack_wait, {ack_wait:g}: "
+                f"the first message of a batch waits that long before it is handled"
+            )
+
+    def _check_ordered(self) -> None:
+        for name in _NOT_ORDERED:
+            if self._says(name):
+                raise ConfigError(
+                    f"{name} means nothing with ordered=True: an ordered consumer "
+                    f"follows the stream and acknowledges nothing"
+                )
+        if self.concurrency not in (None, 1):
+            raise ConfigError(
+                "concurrency above 1 means nothing with ordered=True: one after the other is what "
+                "keeps the order"
+            )
+
+    def _says(self, name: str) -> bool:
+        """Whether an option was declared with another value than its default."""
+        return bool(getattr(self, name) != _DEFAULTS[name])
+
+    @property
+    def name(self) -> str:
+        """The handler's name, for logs and statistics."""
+        return function_name(self.handler)
+
+    @property
+    def wanted_type(self) -> Any:
+        """The type of `msg.data`: `data_type=`, or that of the signature, or dict."""
+        wanted = wanted_type(self.handler, self.data_type)
+        return dict if wanted is None else wanted
+
+    @property
+    def letters(self) -> str | None:
+        """The subject of its dead letters; None where it has none."""
+        return None if isinstance(self.dead_letter, Drop) else self.dead_letter
+
+    def declared(self) -> dict[str, Any]:
+        """The declared options that can be changed on the server, under the server's names."""
+        options: dict[str, Any] = {}
+        if self.ack_wait is not None:
+            options["ack_wait"] = nanoseconds(self.ack_wait)
+        if self.subject is not None:
+            options["filter_subject"] = self.subject
+        return options
+
+    def beginning(self) -> dict[str, Any]:
+        """The declared place where a new consumer begins, under the server's names."""
+        if self.start is None:
+            return {}
+        if self.start in _STARTS:
+            return {"deliver_policy": self.start}
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.start}
+
+
+def check_unique(spec: ConsumerSpec, declared: Iterable[ConsumerSpec]) -> None:
+    """Check that no other consumer of the app has the same durable name on the same stream.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if spec.durable is None:
+        return
+    for other in declared:
+        if (other.stream, other.durable) == (spec.stream, spec.durable):
+            raise ConfigError(
+                f"{spec.name} and {other.name} both consume {spec.stream} as durable="
+                f"{spec.durable!r}, so that each would get a part of the messages only: give "
+                f"them different names, or handle both kinds of messages in one function"
+            )
+
+
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}
+
+
+def _check_seconds(name: str, value: object, least: float) -> None:
+    if not _is_seconds(value) or value < least:
+        raise ConfigError(f"{name}={value!r}: seconds, at least {least:g}")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_seconds(value: object) -> TypeGuard[float]:
+    """Whether it is a number of seconds that the server can count."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and 0 <= value <= MOST_SECONDS

@@ -1,0 +1,82 @@
+"""Terms: what the server's configuration of a consumer asks of those that handle its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.filters import filters_of
+
+SECOND = 1_000_000_000  # in nanoseconds, as the server counts
+# What the server takes where a configuration says nothing.
+ACK_WAIT = 30 * SECOND
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer's terms, as the server answered them.
+
+    Attributes:
+        ack_wait: seconds until it delivers an unacknowledged message again: the shortest step of
+            its `backoff` where it has one.
+        backoff: its own seconds before each redelivery; empty where it has none.
+        max_deliver: deliveries of one message that the server makes; None for no limit.
+        filters: the subjects of its messages; empty for all of the stream.
+        max_batch: messages that one pull may ask for; None for no limit.
+        max_expires: seconds that one pull may wait; None for no limit.
+    """
+
+    ack_wait: float = ACK_WAIT / SECOND
+    backoff: tuple[float, ...] = ()
+    max_deliver: int | None = None
+    filters: tuple[str, ...] = ()
+    max_batch: int | None = None
+    max_expires: float | None = None
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Terms:
+        """Read them from a consumer's configuration."""
+        backoff = tuple(step / SECOND for step in config.get("backoff") or ())
+        expires = config.get("max_expires") or 0
+        return cls(
+            ack_wait=min(backoff, default=(config.get("ack_wait") or ACK_WAIT) / SECOND),
+            backoff=backoff,
+            max_deliver=_limit(config.get("max_deliver")),
+            filters=filters_of(config),
+            max_batch=_limit(config.get("max_batch")),
+            max_expires=expires / SECOND if expires > 0 else None,
+        )
+
+
+def surprises(spec: ConsumerSpec, terms: Terms, called: str) -> Iterator[str]:
+    """What the server's terms make of declared options, where that may not be expected.
+
+    Args:
+        spec: the consumer as it is declared.
+        terms: its terms on the server.
+        called: what it is called in the sentences.
+    """
+    if spec.ack_wait is not None and terms.backoff:
+        yield (
+            f"ack_wait={spec.ack_wait:g} has no effect: {called} has a backoff on the server, and "
+            f"its steps decide when a message is delivered again"
+        )
+    if terms.max_deliver is None or spec.max_deliver is not None:
+        return
+    limit = f"{called} has max_deliver={terms.max_deliver} on the server"
+    if spec.dead_letter is None:
+        yield (
+            f"{limit}: a message that fails so often is not delivered again, and no dead letter "
+            f"keeps it. Declare dead_letter= with a subject, or with DROP if that is meant"
+        )
+    elif spec.letters is not None:
+        yield (
+            f"{limit}: a message whose last delivery ends with its process gets no dead letter. "
+            f"Declare max_deliver= to have the app count"
+        )
+
+
+def _limit(value: int | None) -> int | None:
+    return value if value is not None and value > 0 else None

@@ -1,0 +1,334 @@
+"""Reading dead letters, and what becomes of them: published again, or dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError
+from tidings.headers import Headers
+from tidings.jetstream import dead_letter as deadletter
+from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.get import Stored, stored_message
+from tidings.jetstream.names import check_existing_name
+from tidings.jetstream.publish import PUBLISH_TIMEOUT, PublishAck, publish_stored
+from tidings.subject import check_subject, matches
+
+# Messages that are asked for at a time, where they lie one behind the other.
+READ_AHEAD = 16
+# Digits of a number in a header; more is no sequence.
+MOST_DIGITS = 19
+# Mirrors and sources that are followed, one to the next, to the stream that takes a subject.
+MOST_LINKS = 3
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that a consumer gave up, and what is known of the reason.
+
+    Attributes:
+        kept_in: the stream that keeps the dead letter.
+        sequence: its sequence there.
+        time: when it was given up.
+        subject: the subject of the message.
+        stream: the stream that the message came from.
+        stream_sequence: its sequence there.
+        consumer: the consumer that gave it up.
+        deliveries: how often it was delivered to it.
+        error: the class of the last error, "Reject" where the handler said so, "Crash" where the
+            process ended in it.
+        error_id: the id under which the service logged it.
+        reason: why, in words.
+        headers: the message's own headers.
+        body: its body.
+    """
+
+    kept_in: str
+    sequence: int
+    time: datetime
+    subject: str
+    stream: str
+    stream_sequence: int
+    consumer: str
+    deliveries: int
+    error: str
+    error_id: str
+    reason: str
+    headers: Headers
+    body: bytes
+
+    @classmethod
+    def of(cls, stream: str, message: Stored) -> DeadLetter | None:
+        """Read one from a message; None if it is no dead letter."""
+        headers = message.headers
+        if deadletter.SUBJECT not in headers:
+            return None
+        return cls(
+            kept_in=stream,
+            sequence=message.sequence,
+            time=message.time,
+            subject=headers[deadletter.SUBJECT],
+            stream=headers.get(deadletter.STREAM, ""),
+            stream_sequence=_number(headers.get(deadletter.SEQUENCE, "")),
+            consumer=headers.get(deadletter.CONSUMER, ""),
+            deliveries=_number(headers.get(deadletter.DELIVERIES, "")),
+            error=headers.get(deadletter.ERROR, ""),
+            error_id=headers.get(deadletter.ERROR_ID, ""),
+            reason=headers.get(deadletter.REASON, ""),
+            headers=_own_headers(headers),
+            body=message.body,
+        )
+
+    @property
+    def redrive_id(self) -> str:
+        """The message id under which it is published again, always the same.
+
+        It contains the time, because a stream that is created again counts from 1 again.
+        """
+        stamp = round(self.time.timestamp() * 1e6)
+        return f"redrive-{self.kept_in}-{self.sequence}-{stamp}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which dead letters are meant: those that fulfil everything that is given.
+
+    Attributes:
+        subject: of the message, wildcards allowed.
+        before: given up before this time.
+        error: the class of the error.
+        sequences: their sequences in the stream that keeps them; empty for all.
+        kept_on: subjects that they are kept on, wildcards allowed; empty for all.
+    """
+
+    subject: str | None = None
+    before: datetime | None = None
+    error: str | None = None
+    sequences: frozenset[int] = frozenset()
+    kept_on: tuple[str, ...] = ()
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether a dead letter is meant."""
+        return (
+            (self.subject is None or matches(self.subject, letter.subject))
+            and (self.before is None or letter.time < self.before)
+            and (self.error is None or letter.error == self.error)
+        )
+
+    def keeps(self, message: Stored) -> bool:
+        """Whether a message of the stream is where the dead letters are."""
+        return not self.kept_on or any(matches(each, message.subject) for each in self.kept_on)
+
+
+async def last_sequence(api: JetStreamApi, stream: str, *, to_delete: bool = False) -> int:
+    """The last sequence of a stream, up to which its dead letters are read.
+
+    Args:
+        api: the API.
+        stream: the stream's name.
+        to_delete: letters are to be deleted: make sure that the stream lets them.
+
+    Raises:
+        ConfigError: there is no such stream, or it lets nothing be deleted.
+        JetStreamError, JetStreamUnavailableError: the server does not say.
+    """
+    try:
+        info = await api.call(f"STREAM.INFO.{stream}")
+    except JetStreamError as error:
+        if error.err_code == STREAM_NOT_FOUND:
+            raise ConfigError(f"there is no stream {stream!r}") from None
+        raise
+    config = info["config"]
+    if to_delete and (config.get("deny_delete") or config.get("sealed")):
+        raise ConfigError(f"the stream {stream!r} lets no message be deleted (deny_delete, sealed)")
+    return int(info["state"]["last_seq"])
+
+
+async def read_letters(
+    api: JetStreamApi, stream: str, wanted: Wanted, last: int
+) -> AsyncIterator[DeadLetter]:
+    """The dead letters of a stream, oldest first. A few are in memory at a time.
+
+    Args:
+        api: the API.
+        stream: the stream's name.
+        wanted: which ones.
+        last: the sequence to stop behind: `last_sequence`, so that it ends while others come.
+
+    Raises:
+        JetStreamError, JetStreamUnavailableError: the server does not say.
+    """
+    async for message in _messages(api, stream, wanted, last):
+        letter = DeadLetter.of(stream, message) if wanted.keeps(message) else None
+        if letter is not None and wanted.takes(letter):
+            yield letter
+
+
+async def redrive(api: JetStreamApi, letter: DeadLetter) -> PublishAck:
+    """Publish the message again on its subject, and then delete the dead letter.
+
+    It is stored with its body, its headers and a message id of the dead letter's own, so that
+    publishing it twice within the duplicate window of the stream stores it once. Every consumer of
+    that stream gets it, also those that had handled it.
+
+    The dead letter must name a stream that takes its subject. If that stream still has the message,
+    its subject, headers and body must be those of the dead letter.
+
+    Raises:
+        RedriveError: the dead letter does not agree with its origin.
+        NoStreamError: no stream takes its subject.
+        PublishTimeoutError, JetStreamError: the message was not stored, or may be. The dead letter
+            is kept.
+        TidingsError: as `drop`.
+    """
+    await _check_origin(api, letter)
+    ack = await publish_stored(
+        api,
+        letter.subject,
+        letter.body,
+        letter.headers,
+        msg_id=letter.redrive_id,
+        timeout=PUBLISH_TIMEOUT,
+    )
+    await drop(api, letter)
+    return ack
+
+
+async def _check_origin(api: JetStreamApi, letter: DeadLetter) -> None:
+    """Check what a dead letter says of its message: anybody may have written it."""
+
+    def refuse(reason: str) -> RedriveError:
+        return RedriveError(letter.kept_in, letter.sequence, reason)
+
+    if letter.subject.startswith("$"):
+        raise refuse(f"its subject {letter.subject!r} is one of the server's own")
+    check_subject(letter.subject)
+    if not letter.stream:
+        raise refuse("it names no stream that its message came from")
+    try:
+        check_existing_name(letter.stream, "stream")
+    except ConfigError as error:
+        raise refuse(f"it names no stream that can be: {error}") from None
+    if not await _is_taken(api, letter.stream, letter.subject):
+        if not await api.streams_taking(letter.subject):
+            raise NoStreamError(letter.subject)
+        raise refuse(f"its stream {letter.stream!r} does not take its subject {letter.subject!r}")
+    original = await _original(api, letter)
+    if original is None:
+        return
+    place = f"message {letter.stream_sequence} of {letter.stream!r}"
+    if original.subject != letter.subject:
+        raise refuse(f"{place} has another subject, {original.subject!r}")
+    if original.body != letter.body:
+        raise refuse(f"{place} has another body")
+    if _own_headers(original.headers) != letter.headers:
+        raise refuse(f"{place} has other headers")
+
+
+async def _is_taken(api: JetStreamApi, stream: str, subject: str, links: int = MOST_LINKS) -> bool:
+    """Whether a stream takes a subject, itself or from the streams that it copies."""
+    try:
+        config = (await api.call(f"STREAM.INFO.{stream}"))["config"]
+    except JetStreamError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            raise
+        return False
+    if any(matches(pattern, subject) for pattern in config.get("subjects") or ()):
+        return True
+    copied = [each for each in (config.get("mirror"), *(config.get("sources") or ())) if each]
+    for origin in copied if links else ():
+        if not origin.get("external") and await _is_taken(api, origin["name"], subject, links - 1):
+            return True
+    return False
+
+
+async def _original(api: JetStreamApi, letter: DeadLetter) -> Stored | None:
+    """The message that a dead letter stands for, None if it is gone.
+
+    In a stream that was created again, another message may have its sequence: it is newer.
+    """
+    if not letter.stream_sequence:
+        return None
+    found = await stored_message(api, letter.stream, sequence=letter.stream_sequence)
+    return found if found is not None and found.time <= letter.time else None
+
+
+async def drop(api: JetStreamApi, letter: DeadLetter) -> None:
+    """Delete a dead letter. One that is gone already is no error.
+
+    Raises:
+        JetStreamError: it cannot be deleted.
+        TidingsError: no answer.
+    """
+    body = {"seq": letter.sequence, "no_erase": True}
+    try:
+        await api.call(f"STREAM.MSG.DELETE.{letter.kept_in}", body)
+    except JetStreamError:
+        if await stored_message(api, letter.kept_in, sequence=letter.sequence) is not None:
+            raise
+
+
+async def streams_of(api: JetStreamApi, subjects: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The streams that take dead letters, and on which of the subjects each.
+
+    Raises:
+        ConfigError: no stream takes a subject.
+        JetStreamError, JetStreamUnavailableError: the server does not say.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for subject in subjects:
+        names = await api.streams_taking(subject)
+        if not names:
+            raise ConfigError(f"no stream takes the dead letters of {subject!r}")
+        for name in names:
+            found[name] = (*found.get(name, ()), subject)
+    return found
+
+
+async def _messages(
+    api: JetStreamApi, stream: str, wanted: Wanted, last: int
+) -> AsyncIterator[Stored]:
+    if not wanted.sequences:
+        next_on = wanted.kept_on[0] if len(wanted.kept_on) == 1 else ">"
+        async for message in _scan(api, stream, next_on, last):
+            yield message
+        return
+    for sequence in sorted(wanted.sequences):
+        found = await stored_message(api, stream, sequence=sequence)
+        if found is not None and sequence <= last:
+            yield found
+
+
+async def _scan(api: JetStreamApi, stream: str, next_on: str, last: int) -> AsyncIterator[Stored]:
+    """Read a stream from its begin: several messages at a time, as long as no gap is met."""
+    at = ahead = 1
+    while at <= last:
+        asked = range(at, min(at + ahead, last + 1))
+        answers = await asyncio.gather(
+            *(stored_message(api, stream, sequence=each, next_on=next_on) for each in asked)
+        )
+        found = {each.sequence: each for each in answers if each and each.sequence <= last}
+        if not found:
+            return
+        for sequence in sorted(found):
+            yield found[sequence]
+        at = max(found) + 1
+        ahead = min(ahead * 2, READ_AHEAD) if len(found) == len(asked) else 1
+
+
+def _own_headers(headers: Headers) -> Headers:
+    """The headers of the message itself, without those of the server and of dead letters."""
+    return Headers(
+        [
+            (name, deadletter.sendable(value))
+            for name, value in headers.pairs()
+            if not deadletter.is_added(name)
+        ]
+    )
+
+
+def _number(text: str) -> int:
+    is_number = text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
+    return int(text) if is_number else 0

@@ -1,0 +1,181 @@
+"""Watchers: handlers of what changes in key-value buckets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from tidings import codec
+from tidings.concurrency.pool import WorkerPool
+from tidings.concurrency.threads import as_async
+from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.functions import function_name
+from tidings.handlers.middleware import Middleware, fold_stream
+from tidings.handlers.signatures import check_handler, wanted_type
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.bucket import check_bucket
+from tidings.jetstream.kv.entry import Entry
+from tidings.jetstream.kv.key_value import KeyValue, check_keys
+from tidings.jetstream.message import StreamMessage
+from tidings.jetstream.ordered_queue import OrderedQueue
+from tidings.jetstream.reader import Host
+from tidings.stats import WatcherStats
+
+
+class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A watch as it was written down.
+
+    Attributes: as the arguments of `App.watch`.
+
+    Raises:
+        ConfigError: a bad option.
+        SubjectError: a pattern that NATS does not allow.
+    """
+
+    handler: Callable[..., Any]
+    bucket: str
+    keys: str = ">"
+    data_type: Any = None
+    initial: bool = True
+    timeout: float | None = None
+    middlewares: tuple[Middleware, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_bucket(self.bucket)
+        check_keys(self.keys)
+        check_timeout(self.timeout)
+        check_handler(self.handler, "the entry")
+        if self.wanted_type is not None:
+            codec.decoder(self.wanted_type)
+
+    @property
+    def name(self) -> str:
+        """The handler's name, for logs and statistics."""
+        return function_name(self.handler)
+
+    @property
+    def wanted_type(self) -> Any:
+        """The type of `entry.value`: `data_type=`, or `Entry[T]` in the signature; None where both
+        say nothing."""
+        wanted = wanted_type(self.handler, self.data_type, Entry)
+        return None if wanted is Any and self.data_type is None else wanted
+
+
+class Watcher(OrderedQueue[WatcherStats]):
+    """The entries of a bucket, handled one after another, in order.
+
+    Middlewares see the message of the bucket's stream with the value as its data.
+    """
+
+    def __init__(
+        self,
+        spec: WatchSpec,
+        bucket: KeyValue[Any],
+        api: JetStreamApi,
+        pool: WorkerPool,
+        middlewares: Sequence[Middleware],
+    ) -> None:
+        super().__init__(spec.name, bucket.reading(spec.keys, spec.initial), api, pool)
+        self.spec = spec
+        self._bucket = bucket
+        self._call = as_async(spec.handler, self._threads)
+        around = fold_stream((*spec.middlewares, *middlewares), self._call_with_entry)
+        self._handler = bounded(around, spec.timeout, spec.name)
+
+    async def start(self) -> None:
+        """Begin.
+
+        Raises:
+            JetStreamError: the server refuses it.
+        """
+        await self._follower.start()
+
+    def _decode(self, message: StreamMessage[Any]) -> None:
+        message.data = self._bucket.entry(message).value
+
+    async def _run(self, message: StreamMessage[Any]) -> Any:
+        return await self._handler(message)
+
+    async def _call_with_entry(self, message: Any) -> Any:
+        data = message.data  # a middleware may have put another value there
+        return await self._call(replace(self._bucket.entry(message), _decode=lambda body: data))
+
+    def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
+        entry = self._bucket.entry(message)
+        words = f"key {entry.key!r} of bucket {entry.bucket!r} (revision {entry.revision})"
+        fields: dict[str, object] = {
+            "bucket": entry.bucket,
+            "key": entry.key,
+            "revision": entry.revision,
+        }
+        return words, fields
+
+    def _count(self) -> WatcherStats:
+        return WatcherStats(
+            name=self.name,
+            bucket=self.spec.bucket,
+            keys=self.spec.keys,
+            received=self._received,
+            handled=self._handled,
+            failed=self._failed,
+            timed_out=self._timed_out,
+            pending=len(self._queue),
+            running=self._running,
+            abandoned=self._abandoned,
+            healed=self._follower.healed,
+        )
+
+
+class Watchers:
+    """The watchers of one run of an app."""
+
+    def __init__(self, host: Host, pool: WorkerPool, middlewares: Sequence[Middleware]) -> None:
+        self._host = host
+        self._pool = pool
+        self._middlewares = middlewares
+        self._watchers: list[Watcher] = []
+
+    async def start(self, specs: Sequence[WatchSpec], types: Mapping[str, Any]) -> None:
+        """Begin to watch.
+
+        Args:
+            specs: the watches.
+            types: the types of buckets that the app declares, by name.
+
+        Raises:
+            BucketNotFoundError: there is no such bucket.
+            JetStreamError: the server refuses it.
+        """
+        for spec in specs:
+            wanted = spec.wanted_type
+            if wanted is None:
+                wanted = types.get(spec.bucket, dict)
+            bucket: KeyValue[Any] = KeyValue(self._host, spec.bucket, type=wanted, create=False)
+            api = await bucket.open()
+            watcher = Watcher(spec, bucket, api, self._pool, self._middlewares)
+            self._watchers.append(watcher)
+            await watcher.start()
+
+    async def stop(self, timeout: float) -> None:
+        """Take no more changes.
+
+        Raises:
+            TidingsError: the server did not confirm.
+        """
+        await asyncio.gather(*(watcher.stop(timeout) for watcher in self._watchers))
+
+    async def finish(self) -> None:
+        """Wait until every entry taken is handled."""
+        await asyncio.gather(*(watcher.finish() for watcher in self._watchers))
+
+    def abandon(self) -> int:
+        """Give up what is left. Returns how many entries."""
+        return sum(watcher.abandon() for watcher in self._watchers)
+
+    def snapshot(self) -> tuple[WatcherStats, ...]:
+        """What was counted up to now."""
+        return tuple(watcher.snapshot() for watcher in self._watchers)

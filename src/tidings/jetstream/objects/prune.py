@@ -1,0 +1,150 @@
+"""Pruned: chunks that belong to no object, found and deleted.
+
+A put stores the chunks of an object first and its description last. If the process is killed in
+between, the chunks stay, and nothing leads to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from tidings.errors import JetStreamError
+from tidings.headers import Headers
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.get import stored_message
+from tidings.jetstream.objects.info import ObjectInfo
+from tidings.jetstream.ordered import Reading
+from tidings.jetstream.reader import Host, read_all
+
+SIZE = "Nats-Msg-Size"
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """The chunks that a prune deleted, or would delete.
+
+    Attributes:
+        puts: the puts that left them.
+        chunks: how many they are.
+        size: their bytes.
+        recent: chunks that belong to no object yet, but are too new to be deleted.
+    """
+
+    puts: int = 0
+    chunks: int = 0
+    size: int = 0
+    recent: int = 0
+
+
+class _Orphan(msgspec.Struct, frozen=True):
+    subject: str
+    chunks: int
+    size: int
+    last_sequence: int
+
+
+class Pruner:
+    """Finds and deletes the chunks of one object store that belong to no object.
+
+    Args:
+        host: the app's JetStream.
+        stream: the store's stream.
+        root: what its subjects begin with, as "$O.files.".
+        older_than: seconds since the last chunk of a put.
+    """
+
+    def __init__(self, host: Host, stream: str, root: str, older_than: float) -> None:
+        self._host = host
+        self._api: JetStreamApi = host.api
+        self._stream = stream
+        self._root = root
+        self._older_than = timedelta(seconds=older_than)
+        self._now = datetime.now(UTC)
+
+    async def run(self, *, dry_run: bool) -> Pruned:
+        """Find the chunks and, unless `dry_run`, delete them.
+
+        Raises:
+            DecodeError: a description cannot be read, so that nobody knows which chunks it names.
+            TidingsError: the server does not answer, or refuses.
+        """
+        # The chunks first: an object that is completed now is among the descriptions then.
+        counts = await self._chunk_counts()
+        named = await self._named()
+        orphans, recent = [], 0
+        for subject, count in counts.items():
+            if subject in named:
+                continue
+            orphan = await self._orphan(subject, count)
+            if orphan is None:
+                recent += count
+            else:
+                orphans.append(orphan)
+        for orphan in () if dry_run else orphans:
+            await self._delete(orphan)
+        return Pruned(
+            puts=len(orphans),
+            chunks=sum(orphan.chunks for orphan in orphans),
+            size=sum(orphan.size for orphan in orphans),
+            recent=recent,
+        )
+
+    async def _chunk_counts(self) -> dict[str, int]:
+        """How many chunks are stored on each subject. The server answers page by page."""
+        counts: dict[str, int] = {}
+        while True:
+            asked = {"subjects_filter": f"{self._root}C.>", "offset": len(counts)}
+            info = await self._api.call(f"STREAM.INFO.{self._stream}", asked)
+            self._now = _time_of(info)
+            page: Mapping[str, int] = info["state"].get("subjects") or {}
+            counts.update(page)
+            if not page or len(counts) >= int(info.get("total", 0)):
+                return counts
+
+    async def _named(self) -> set[str]:
+        """The subjects of the chunks that a description names."""
+        reading = Reading(
+            stream=self._stream,
+            subject=f"{self._root}M.>",
+            begin="last_per_subject",
+            purpose=f"prune of {self._stream}",
+        )
+        messages = await read_all(reading, self._host)
+        infos = [ObjectInfo.decode(message.body, message.timestamp) for message in messages]
+        return {f"{self._root}C.{info.nuid}" for info in infos if not info.is_deleted}
+
+    async def _orphan(self, subject: str, count: int) -> _Orphan | None:
+        """What is stored on a subject, None if a put may still be at work there."""
+        last = await stored_message(self._api, self._stream, last_on=subject)
+        if last is None or last.time > self._now - self._older_than:
+            return None
+        reading = Reading(
+            stream=self._stream,
+            subject=subject,
+            headers_only=True,
+            purpose=f"prune of {self._stream}",
+        )
+        chunks = await read_all(reading, self._host)
+        size = sum(_size_of(chunk.headers) for chunk in chunks)
+        return _Orphan(subject, count, size, last.sequence)
+
+    async def _delete(self, orphan: _Orphan) -> None:
+        body = {"filter": orphan.subject, "seq": orphan.last_sequence + 1}
+        await self._api.call(f"STREAM.PURGE.{self._stream}", body)
+
+
+def _size_of(headers: Headers) -> int:
+    """The bytes of a message that was read without its body. The last header is the server's."""
+    said = headers.get_all(SIZE)[-1:]
+    return int(said[0]) if said and said[0].isascii() and said[0].isdigit() else 0
+
+
+def _time_of(info: Mapping[str, Any]) -> datetime:
+    """The server's time: the clock here may be another one."""
+    try:
+        return datetime.fromisoformat(info["ts"])
+    except (KeyError, TypeError, ValueError):
+        raise JetStreamError(500, 0, "STREAM.INFO was answered without the server's time") from None

@@ -1,0 +1,1 @@
+"""Streams as an app declares them, compared with those on the server."""

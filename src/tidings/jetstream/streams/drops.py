@@ -1,0 +1,101 @@
+"""Drop: what a stream may lose by a change of its configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """What a change may drop.
+
+    Attributes:
+        count: an upper bound of the messages that are removed.
+        words: the same for a reader.
+    """
+
+    count: int
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def drop_of(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> Drop | None:
+    """What a stream may lose if one option became what is wanted; None for nothing.
+
+    Args:
+        info: the server's STREAM.INFO.
+        wanted: the configuration wanted.
+        option: the option's name on the server.
+    """
+    if option == "subjects":
+        return _of_subjects(info["config"].get("subjects") or [], wanted["subjects"])
+    state = info["state"]
+    held = int(state["messages"])
+    count = min(held, _most_dropped(info, wanted, option))
+    if count <= 0:
+        return None
+    return Drop(count, f"can drop up to {count} of {held} messages")
+
+
+def _most_dropped(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> int:
+    state, new = info["state"], wanted[option]
+    held = int(state["messages"])
+    if option == "retention":  # messages that no consumer waits for
+        return held if new == "interest" else 0
+    if option not in ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"):
+        return 0
+    if _limit(new) >= _limit(info["config"].get(option)):
+        return 0
+    if option == "max_age":
+        return held if _is_older(info, new / 1e9) else 0
+    if option == "max_msgs_per_subject":
+        # The most goes where one subject has all messages but one of each other subject.
+        return held - int(state.get("num_subjects", 1)) + 1 - int(new)
+    if wanted.get("discard") == "new":
+        return 0
+    if option == "max_msgs":
+        return held - int(new)
+    return held if int(state["bytes"]) > new else 0
+
+
+def _limit(value: Any) -> float:
+    return value if isinstance(value, int) and value > 0 else math.inf
+
+
+def _is_older(info: Mapping[str, Any], seconds: float) -> bool:
+    """Whether the stream's first message was stored longer ago."""
+    now = datetime.fromisoformat(info["ts"]) if "ts" in info else datetime.now(UTC)
+    return datetime.fromisoformat(info["state"]["first_ts"]) < now - timedelta(seconds=seconds)
+
+
+def _of_subjects(old: list[str], new: list[str]) -> Drop | None:
+    gone = [subject for subject in old if not any(covers(wide, subject) for wide in new)]
+    if not gone:
+        return None
+    return Drop(0, f"no longer stores all of {', '.join(gone)}; keeps what it holds")
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every subject of one pattern falls under another.
+
+    Example:
+        ```python
+        from tidings.jetstream.streams.drops import covers
+
+        assert covers("orders.>", "orders.*.created")
+        assert not covers("orders.*", "orders.>")
+        ```
+    """
+    outer, inner = wide.split("."), narrow.split(".")
+    for index, word in enumerate(outer):
+        if word == ">":
+            return len(inner) > index
+        if index >= len(inner) or inner[index] == ">" or word not in ("*", inner[index]):
+            return False
+    return len(outer) == len(inner)

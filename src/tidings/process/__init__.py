@@ -1,0 +1,1 @@
+"""The process that an app runs in: signals, the event loop, the exit."""

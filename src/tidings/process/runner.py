@@ -1,0 +1,274 @@
+"""Running an app: in the main thread until a signal, or in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from tidings.errors import (
+    ConfigError,
+    ConnectionClosedError,
+    DrainTimeoutError,
+    NotStartedError,
+    ThreadStartError,
+)
+from tidings.log import logger
+from tidings.process.exits import bound_exit, stack_of
+from tidings.process.loops import LoopRun
+from tidings.process.signals import StopSignals
+
+# Set while a command imports a module whose app it is going to run itself.
+importing: ContextVar[bool] = ContextVar("importing", default=False)
+
+# Seconds after the drain timeout in which an app must have ended: for what is cancelled then, for
+# the on_shutdown functions and for the loop's own end. Past them it is ended by force.
+END_GRACE = 1.75
+
+
+class Runnable(Protocol):
+    """What a runner needs of an app."""
+
+    @property
+    def drain_timeout(self) -> float: ...
+
+    async def __aenter__(self) -> Any: ...
+
+    async def wait_stopped(self) -> None: ...
+
+    def begin_disconnect(self) -> asyncio.Task[None]: ...
+
+    def unfinished(self) -> tuple[int, int]: ...
+
+
+class MainRun:
+    """An app in the main thread, until a signal, an order or its own end.
+
+    Args:
+        app: the app.
+        use_uvloop: use uvloop where it is installed.
+
+    Raises:
+        ConfigError: inside a running event loop, outside the main thread, or while a command
+            imports the app's module.
+    """
+
+    def __init__(self, app: Runnable, *, use_uvloop: bool) -> None:
+        _check_place()
+        self._app = app
+        self._use_uvloop = use_uvloop
+        self._signals = StopSignals(self._on_signal, self._give_up, self._patience)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[Any] | None = None
+        self._has_started = False
+        self._stop_asked = threading.Event()
+        self._has_failed = False
+
+    def run(self) -> None:
+        """Run to the end.
+
+        The first signal drains, a second one, a second or more later, exits at once. The process
+        ends at most `drain_timeout` and `END_GRACE` after the first, whatever blocks.
+
+        Raises:
+            SystemExit: with 1, when work was abandoned or the connection given up.
+        """
+        with self._signals:
+            self._run_loop()
+        if self._has_failed or self._signals.asked_at is not None:
+            bound_exit(self._patience() - self._signals.seconds_since())
+        if self._has_failed:
+            raise SystemExit(1)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a signal or `stop` ended it, and not the app itself."""
+        return self._stop_asked.is_set()
+
+    def stop(self, why: str) -> None:
+        """Drain and end, as the first signal does. From any thread."""
+        self._signals.ask()
+        self._stop_asked.set()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
+                self._loop.call_soon_threadsafe(self._begin_end, why)
+
+    def _run_loop(self) -> None:
+        loop_run = LoopRun(use_uvloop=self._use_uvloop)
+        self._loop = loop_run.loop
+        left = loop_run.run(self._serve_and_log, self._seconds_left)
+        if left and not self._has_failed:
+            self._has_failed = True
+            logger.error("%s", DrainTimeoutError(self._app.drain_timeout, 0, 0, left))
+
+    async def _serve_and_log(self) -> None:
+        """Run the app, and log how it failed at once: the loop has still to be cleaned up."""
+        try:
+            await self._serve()
+        except (DrainTimeoutError, ConnectionClosedError) as error:
+            self._has_failed = True
+            logger.error("%s", error)
+
+    async def _serve(self) -> None:
+        self._signals.join_loop()
+        self._starting = asyncio.current_task()
+        try:
+            if self._stop_asked.is_set():
+                return
+            await self._app.__aenter__()
+        except asyncio.CancelledError:
+            if self._stop_asked.is_set():
+                return
+            raise
+        self._has_started = True
+        self._signals.join_loop()  # the app's own start may have set handlers of its own
+        if self._stop_asked.is_set():  # an on_startup hook that swallowed its cancellation
+            self._begin_disconnect()
+        await self._app.wait_stopped()
+
+    def _patience(self) -> float:
+        return self._app.drain_timeout + END_GRACE
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self.stop(number.name)
+
+    def _begin_end(self, why: str) -> None:
+        if self._has_started:
+            logger.info("%s: draining; once more to exit at once", why)
+            self._begin_disconnect()
+        elif self._starting is not None:
+            logger.info("%s while starting", why)
+            self._starting.cancel()
+
+    def _begin_disconnect(self) -> None:
+        with contextlib.suppress(NotStartedError):  # it has ended already
+            self._app.begin_disconnect()
+
+    def _seconds_left(self) -> float:
+        """Seconds that are left of the drain timeout."""
+        return 0 if self._has_failed else self._app.drain_timeout - self._signals.seconds_since()
+
+    def _give_up(self) -> str:
+        where = _blocked_at(threading.main_thread().ident)
+        if not self._has_started:
+            return f"the start did not end when it was cancelled; {where}"
+        return str(DrainTimeoutError(self._app.drain_timeout, *self._app.unfinished(), where))
+
+
+def run_until_stopped(app: Runnable, *, use_uvloop: bool) -> None:
+    """Run an app in the main thread until a signal or its own end: see `MainRun.run`."""
+    MainRun(app, use_uvloop=use_uvloop).run()
+
+
+def _check_place() -> None:
+    if importing.get():
+        raise ConfigError(
+            "app.run() while a command imports the module to run the app itself: write it "
+            'under `if __name__ == "__main__":`'
+        )
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise ConfigError("app.run() inside a running event loop: write `async with app:` there")
+
+
+def _blocked_at(thread: int | None) -> str:
+    return f"the thread of the event loop is at\n{stack_of(thread)}"
+
+
+class BackgroundRun:
+    """An app in a thread of its own, for synchronous programs."""
+
+    def __init__(self, app: Runnable, *, use_uvloop: bool) -> None:
+        self._app = app
+        self._use_uvloop = use_uvloop
+        self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._is_given_up = False
+        self._asked_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="tidings", daemon=True)
+
+    def start(self) -> None:
+        """Start, and return when listeners and tasks are at work.
+
+        Raises:
+            ThreadStartError: the system refuses the thread.
+            ConnectError: no server could be reached, or whatever else stopped the start.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ThreadStartError("the app", str(error)) from None
+        try:
+            self._started.result()
+        except BaseException:  # its own error, or Ctrl-C here while it starts
+            self._is_given_up = True
+            self._begin_end(self._give_up)
+            self._thread.join(self._app.drain_timeout + END_GRACE)
+            raise
+
+    def stop(self) -> None:
+        """Drain, close and end the thread.
+
+        Raises:
+            DrainTimeoutError: work was abandoned, or the event loop is blocked. Its thread is left
+                then, and does not keep the process from ending.
+            ConnectionClosedError: the connection had been given up.
+        """
+        self._begin_end(self._begin_disconnect)
+        timeout = self._app.drain_timeout
+        self._thread.join(timeout + END_GRACE)
+        if self._thread.is_alive():
+            where = _blocked_at(self._thread.ident)
+            raise DrainTimeoutError(timeout, *self._app.unfinished(), where)
+        self._ended.result()
+
+    def _begin_end(self, how: Callable[[], None]) -> None:
+        self._asked_at = time.monotonic()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it ended by itself
+                self._loop.call_soon_threadsafe(how)
+
+    def _give_up(self) -> None:
+        if self._started.done():
+            self._begin_disconnect()
+        elif self._main is not None:
+            self._main.cancel()
+
+    def _begin_disconnect(self) -> None:
+        with contextlib.suppress(NotStartedError):  # it has ended already
+            self._app.begin_disconnect()
+
+    def _run(self) -> None:
+        try:
+            loop_run = LoopRun(use_uvloop=self._use_uvloop)
+            self._loop = loop_run.loop
+            if left := loop_run.run(self._serve, self._seconds_left):
+                raise DrainTimeoutError(self._app.drain_timeout, 0, 0, left)
+        except BaseException as error:  # carried to the thread that waits for it
+            if self._started.done():
+                self._ended.set_exception(error)
+            else:
+                self._started.set_exception(error)
+        else:
+            self._ended.set_result(None)
+
+    def _seconds_left(self) -> float:
+        """Seconds that are left of the drain timeout."""
+        since = time.monotonic() - self._asked_at if self._asked_at is not None else 0
+        return self._app.drain_timeout - since
+
+    async def _serve(self) -> None:
+        self._main = asyncio.current_task()
+        if self._is_given_up:
+            raise asyncio.CancelledError
+        await self._app.__aenter__()
+        self._started.set_result(None)
+        await self._app.wait_stopped()
