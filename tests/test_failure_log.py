@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from helpers import until
-from tidings import failure_log
+from tidings.concurrency import failure_log
 from tidings.concurrency.failure_log import FailureLog
 from tidings.log import logger, safe_text
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from faults.conftest import Inbox, until
-from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError, Stream, watchdog
+from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError, Stream
+from tidings.handlers import watchdog
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]

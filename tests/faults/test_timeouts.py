@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from faults.conftest import PATIENCE, until
-from tidings import App, Middleware, Reject, ServiceError, Stream, long_runs, work_queue
+from tidings import App, Middleware, Reject, ServiceError, Stream
+from tidings.concurrency import long_runs, work_queue
 from tidings.server import NATSServer
 from tidings.stats import AppStats
 

@@ -14,7 +14,7 @@ from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
 from tidings import App, Middleware
 from tidings.errors import Reject
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import outcomes as outcomes_module
+from tidings.jetstream.consumer import acks as outcomes_module
 
 Batch = list[StreamMessage[int]]
 

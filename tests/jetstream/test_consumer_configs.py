@@ -14,7 +14,7 @@ from helpers import until
 from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
 from tidings import DROP, App, ConfigError, Group, Message
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import puller as puller_module
+from tidings.jetstream.consumer import pull as puller_module
 from tidings.jetstream.consumer.config import differences, new_config, updated_config
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.consumer.terms import Terms

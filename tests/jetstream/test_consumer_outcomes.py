@@ -17,7 +17,7 @@ from jetstream.conftest import MakeApp, consumer_info, is_acked, stored
 from tidings import DROP, App, ConfigError, Headers, Message, ServiceError
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import outcomes as outcomes_module
+from tidings.jetstream.consumer import acks as outcomes_module
 
 
 @dataclass

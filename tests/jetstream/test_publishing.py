@@ -27,7 +27,8 @@ from tidings.errors import (
     SubjectError,
     WrongSequenceError,
 )
-from tidings.jetstream import PublishAck, Stream, publishing
+from tidings.jetstream import PublishAck, Stream
+from tidings.jetstream import publish as publishing
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import stored_message
 from tidings.server import NATSCluster, NATSServer

@@ -24,8 +24,8 @@ from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked,
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import follow as follow_module
-from tidings.jetstream import puller as puller_module
+from tidings.jetstream import ordered as follow_module
+from tidings.jetstream.consumer import pull as puller_module
 from tidings.jetstream.consumer.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 
