@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers import until
+from support.inbox import until
 from tidings import App
 from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError, Reject
 from tidings.jetstream import Stream

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Program
-from faults.tcp_proxy import TcpProxy
-from helpers import until
-from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked, stored
+from support.inbox import until
+from support.program import Program
+from support.streams import MakeApp, consumer_info, consumer_names, is_acked, stored
+from support.tcp_proxy import TcpProxy
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
