@@ -23,9 +23,9 @@ import psutil
 import pytest
 
 from tidings import App
-from tidings import server as server_module
 from tidings.errors import ConfigError, MissingExtraError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
+from tidings.server import nats_server as server_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
