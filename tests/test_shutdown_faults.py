@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from support.program import PATIENCE, Inbox, Program, until
+from support.inbox import Inbox
+from support.process import Program
+from support.waits import PATIENCE, until
 from tidings import App
 from tidings.errors import DrainTimeoutError, RequestTimeoutError, ServiceError
 from tidings.server import NATSServer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.inbox import PATIENCE, until
+from support.waits import PATIENCE, until
 from tidings import App, ConfigError
 from tidings.testing import NATSServer
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.program import PATIENCE, until
+from support.waits import PATIENCE, until
 from tidings import App, Middleware, Reject, ServiceError, Stream
 from tidings.concurrency import long_runs, work_queue
 from tidings.server import NATSServer

@@ -12,7 +12,8 @@ from contextvars import ContextVar
 
 import pytest
 
-from support.program import Program, until
+from support.process import Program
+from support.waits import until
 from tidings import App
 from tidings.errors import ConfigError
 from tidings.process.runner import END_GRACE

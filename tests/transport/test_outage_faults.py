@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from support.program import Inbox, until
+from support.inbox import Inbox
 from support.tcp_proxy import TcpProxy
+from support.waits import until
 from tidings import App
 from tidings.errors import (
     BufferFullError,

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked
+from support.waits import until
 from tidings import App, ConfigError, Group, Message, Middleware
 from tidings.errors import DrainTimeoutError, SubjectError
 from tidings.jetstream import Stream, StreamMessage
