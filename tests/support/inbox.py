@@ -19,7 +19,7 @@ class Inbox:
         self.got: list[Any] = []
         self._unread: queue.SimpleQueue[Message[Any]] = queue.SimpleQueue()
 
-    async def __call__(self, msg: Message[Any]) -> Any:
+    async def __call__(self, msg):  # without a type, so that the data is a dict by default
         self.got.append(msg.data)
         self._unread.put(msg)
         return msg.data
