@@ -27,7 +27,7 @@ FAULTS = {
     "test_stats.py",
     "test_sums.py",
     "transport/test_connecting.py",
-    "transport/test_outage_faults.py",
+    "transport/test_outages.py",
     "transport/test_permissions.py",
     "transport/test_poison.py",
     "transport/test_subscribing.py",

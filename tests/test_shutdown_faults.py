@@ -195,6 +195,7 @@ async def test_what_is_unsent_at_the_end_of_an_outage_is_sent_before_the_app_end
     await until(lambda: app.stats().connection.state == "reconnecting")
     for number in range(100):
         await app.publish("numbers", number)
+    client = app.nats._connection
     ending = asyncio.create_task(app.disconnect())
     await until(lambda: not app.is_running)
     listening = make_app(server, "listening", wait_for_server=True, reconnect_time_wait=0.01)
@@ -202,6 +203,7 @@ async def test_what_is_unsent_at_the_end_of_an_outage_is_sent_before_the_app_end
     await asyncio.to_thread(server.restart)
     async with listening:
         await ending
+    assert client.snapshot().sent == 100
     # At most once: whoever listens before the app is back gets all of them.
     assert inbox.got == list(range(100))[100 - len(inbox.got) :]
 
