@@ -15,10 +15,11 @@ NAMED = re.findall(r"`([\w/]+\.py)::(test_\w+)`", PAGE.read_text())
 
 # The files whose tests make faults happen.
 FAULTS = {
-    "concurrency/test_thread_faults.py",
+    "concurrency/test_threads.py",
     "handlers/test_events.py",
     "handlers/test_failures.py",
     "handlers/test_hostile.py",
+    "handlers/test_tasks.py",
     "handlers/test_timeouts.py",
     "process/test_signals.py",
     "process/test_stopping.py",
