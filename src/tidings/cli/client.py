@@ -108,7 +108,7 @@ def sub(
     queue: Annotated[str, typer.Option("--queue", help="Queue group to join.")] = "",
     servers: Servers = None,
 ) -> None:
-    """Print messages until Ctrl-C, one line each: the subject and the body."""
+    """Print messages, one line each, until Ctrl-C."""
     check_pattern(subject)
     check_queue(queue)
     app = _client("tidings-sub", servers)

@@ -112,7 +112,7 @@ pytest
 def new(
     name: Annotated[str, typer.Argument(help="Name of the service and of its folder.")],
 ) -> None:
-    """Create a service: a folder with its code, its test and its README."""
+    """Create a folder with a service, its test and README."""
     module = module_name(name)
     folder = _current_folder() / module
     _make(folder)

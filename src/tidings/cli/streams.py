@@ -26,7 +26,7 @@ Target = Annotated[
 
 @streams.callback()
 def root() -> None:
-    """Compare the streams that an app declares with those on the server, and apply them."""
+    """Compare an app's streams with the server, and apply them."""
 
 
 @streams.command()
