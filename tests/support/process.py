@@ -54,10 +54,11 @@ class Process:
             self._changed.notify_all()
 
     def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
-        """Wait until that many lines match the pattern, and return the last one's match."""
+        """Wait until the pattern was written that often, and return the last match."""
 
         def found() -> list[re.Match[str]]:
-            return [match for line in self.lines if (match := re.search(pattern, line))]
+            # Processes that share a pipe may write into one line.
+            return [match for line in self.lines for match in re.finditer(pattern, line)]
 
         with self._changed:
             self._changed.wait_for(lambda: len(found()) >= count or self._is_silent(), PATIENCE)
