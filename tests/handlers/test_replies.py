@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import nats
@@ -24,7 +24,9 @@ from tidings import (
     RequestTimeoutError,
     ServiceError,
 )
-from tidings.testing import NATSServer
+from tidings.server import NATSServer
+
+MakeApp = Callable[..., App]
 
 
 @pytest.fixture
@@ -623,3 +625,33 @@ async def test_why_a_body_does_not_decode_is_in_the_log_and_not_in_the_reply(
             await app.request(subject, {"n": "x"})
     assert "Expected `int`" in caplog.text
     assert "Expected" not in str(caught.value)
+
+
+async def test_over_two_hops_each_service_answers_for_itself_and_the_logs_connect_them(
+    nats_server: NATSServer, make_app: MakeApp, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tidings")
+    far = make_app(nats_server, "far")
+    near = make_app(nats_server, "near")
+
+    @far.listen(f"{subject}.far")
+    async def fail(msg):
+        raise ServiceError(409, "taken")
+
+    @near.listen(f"{subject}.near")
+    async def ask(msg):
+        return await near.request(f"{subject}.far")
+
+    async with far, near:
+        with pytest.raises(ServiceError) as caught:
+            await near.request(f"{subject}.near")
+    # The text of another service is not passed off as this one's own; the logs connect the two.
+    assert (caught.value.code, caught.value.description) == (502, "ServiceError")
+    assert "taken" not in caught.value.body.decode()
+    (far_id,) = [record.error_id for record in caplog.records if "409 taken" in record.message][:1]
+    (line,) = [text for text in caplog.messages if caught.value.error_id in text]
+    assert far_id in line
+    assert f"{subject}.far" in line
+    assert caught.value.service == "near"
+    assert caught.value.subject == f"{subject}.near"
+    assert caught.value.error_id in caplog.text

@@ -19,8 +19,8 @@ from support.fake_peer import FakePeer, info_line
 from support.inbox import Inbox
 from support.tcp_proxy import TcpProxy
 from support.waits import until
-from tidings import App
-from tidings.errors import (
+from tidings import (
+    App,
     AuthError,
     ConfigError,
     ConnectError,
@@ -136,11 +136,29 @@ async def test_what_is_no_nats_server_is_told_within_the_connect_timeout(
         assert reason in error.reason
 
 
-async def test_a_peer_that_closes_in_the_greeting_is_told(make_app: MakeApp) -> None:
-    async with FakePeer(info_line(), refusal="maximum connections exceeded") as peer:
-        error = await refusal(make_app(peer))
-    assert type(error) is ConnectError
-    assert "maximum connections exceeded" in error.reason
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Authorization Violation", AuthError),
+        ("Authentication Timeout", ConnectError),
+        ("User Authentication Expired", AuthError),
+        ("User Authentication Revoked", AuthError),
+        ("Account Authentication Expired", AuthError),
+        ("maximum connections exceeded", ConnectError),
+        ("maximum account active connections exceeded", ConnectError),
+        ("Unknown Protocol Operation", ConnectError),
+        ("Secure Connection - TLS Required", ConnectError),
+        ("Connection throttling is active", ConnectError),
+    ],
+)
+async def test_what_a_server_says_while_greeting_is_an_error_of_its_kind(
+    make_app: MakeApp, words: str, kind: type[ConnectError]
+) -> None:
+    async with FakePeer(info_line(), refusal=words) as peer:
+        with pytest.raises(ConnectError) as caught:
+            await make_app(peer).__aenter__()
+    assert type(caught.value) is kind
+    assert words in caught.value.reason
 
 
 async def test_the_first_server_of_several_that_accepts_is_taken(
