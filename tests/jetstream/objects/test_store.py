@@ -714,7 +714,7 @@ async def test_a_put_into_a_store_that_is_lost_meanwhile_does_not_succeed(
             await files.put(
                 "a", parts(), chunk_size=50, progress=lambda done, of: stored.append(done)
             )
-        assert ("was lost while" in str(raised.value)) is is_restored
+        assert ("was recreated while" in str(raised.value)) is is_restored
         assert await files.list() == []
 
 
