@@ -71,7 +71,7 @@ class Entry(Generic[T]):
             DecodeError: if the body is not valid for the bucket's type.
         """
         if self.is_deleted:
-            return None  # type: ignore[return-value]  # T, so that users need not check each value for None
+            return None  # type: ignore[return-value]  # so that users need no check for None
         try:
             return self._decode(self.body)
         except DecodeError as error:

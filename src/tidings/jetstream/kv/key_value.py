@@ -38,6 +38,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 ROLLUP = ("Nats-Rollup", "sub")
+# Seconds that a write may take, including a leader election.
 WRITE_TIMEOUT = 10.0
 
 # The server's description of the error for a wrong revision.
@@ -211,7 +212,7 @@ class KeyValue(Bucket, Generic[T]):
             return default
 
     async def put(self, key: str, value: T) -> int:
-        """Set the value of a key, whether or not it had one, and return the new revision.
+        """Set the value of a key, whether or not it has one, and return the new revision.
 
         Args:
             key: the key, of letters, digits and the characters `-`, `/`, `_`, `=` and `.`.
@@ -316,7 +317,7 @@ class KeyValue(Bucket, Generic[T]):
         await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
 
     async def history(self, key: str) -> list[Entry[T]]:
-        """Return the revisions of a key that the bucket keeps, oldest first, with its deletions.
+        """Return all revisions of a key that the bucket keeps, including deletions, oldest first.
 
         Raises:
             TidingsError: as `get` does.
@@ -365,8 +366,8 @@ class KeyValue(Bucket, Generic[T]):
 
         Args:
             keys: watch only the keys that match this pattern, such as "user.*".
-            initial: yield the bucket's current entries first. If False, yield only changes.
-            history: yield every revision that the bucket keeps first, not only the latest ones.
+            initial: start with the bucket's current entries. If False, yield only changes.
+            history: start with every revision that the bucket keeps, not only the current entries.
             deletes: also yield the entries of deleted keys.
 
         Raises:

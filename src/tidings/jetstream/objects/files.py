@@ -84,9 +84,8 @@ async def _regroup(parts: AsyncIterable[Any], size: int) -> AsyncGenerator[bytes
         if not isinstance(part, (bytes, bytearray, memoryview)):
             raise EncodeError(part, "the parts of an object must be bytes")
         view = memoryview(part).cast("B")
-        for begin in range(
-            0, len(view), size
-        ):  # so that no second copy of a large part is in memory
+        # One chunk at a time, so that no second copy of a large part is in memory.
+        for begin in range(0, len(view), size):
             rest += view[begin : begin + size]
             while len(rest) >= size:
                 yield bytes(rest[:size])

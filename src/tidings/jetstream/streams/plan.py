@@ -141,7 +141,8 @@ async def apply_streams(
 
     Raises:
         StreamChangeError: if a change is impossible, or if it can remove messages and `force` is
-            not set. No stream was changed. Also if the server refuses a change.
+            not set: then no stream is changed. Also if the server refuses a change: then the
+            streams before it are changed.
     """
     for plan in plans:
         _check(plan, force)

@@ -158,9 +158,9 @@ class Stream:
         """Return the configuration of the server's stream, with the declared options applied.
 
         The server accepts some options only together, so two options can change without being
-        declared. The duplicate window becomes at most as long as `max_age`. And the stream stops
-        refusing new messages by the limit for each subject (`discard_new_per_subject`) if it has
-        no such limit, or if `discard` is not "new".
+        declared. The duplicate window becomes at most as long as `max_age`. The server's option
+        `discard_new_per_subject` becomes False if the stream has no limit for each subject, or if
+        `discard` is not "new".
 
         Args:
             current: the configuration on the server.
