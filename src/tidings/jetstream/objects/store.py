@@ -53,7 +53,7 @@ CHUNK_SIZE = 128 * 1024
 ROLLUP = ("Nats-Rollup", "sub")
 # How often a read starts again because the object was replaced during the read.
 RESTARTS = 3
-# The number of links from one object to the next that a read follows.
+# A chain of this many links, from one object to the next, is an error.
 MOST_LINKS = 10
 # Bytes of a message that are reserved for the headers of a chunk.
 HEADER_ROOM = 1024
@@ -397,7 +397,7 @@ class ObjectStore(Bucket):
                 )
             store = ObjectStore(self._host, bucket, create=False)
             info = await store.info(target)
-        raise DigestError(self.name, name, f"it leads to more than {MOST_LINKS} links in a row")
+        raise DigestError(self.name, name, f"it starts a chain of {MOST_LINKS} or more links")
 
     # Describing, listing and deleting.
 
