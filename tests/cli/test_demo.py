@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from support.waits import is_alive, wait_until
+from support.process import is_alive
+from support.waits import wait_until
 from tidings import App, AuthError
 from tidings.cli import demo
 from tidings.cli.demo_client import expected_totals, read_orders
@@ -23,8 +24,6 @@ from tidings.server import NATSServer
 
 if TYPE_CHECKING:
     from support.command import Start
-
-pytest_plugins = ["support.command"]
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples" / "data"

@@ -20,8 +20,6 @@ from tidings.jetstream import Stream
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 _numbers = itertools.count(1)
 
 Declare = Callable[..., str]

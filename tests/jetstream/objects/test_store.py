@@ -18,7 +18,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import ObjectNotFoundError as NotFoundThere
 
-from support.inbox import until
+from support.waits import until
 from tidings import App, ConfigError
 from tidings.errors import (
     BucketChangeError,
