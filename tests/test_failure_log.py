@@ -52,7 +52,7 @@ async def test_lines_past_the_limit_become_one_line_with_their_count(
     ]
     await until(lambda: len(caplog.records) == 4)
     assert caplog.records[3].getMessage() == (
-        "bill: 7 more failures in the last second; only 3 a second are logged"
+        "bill: 7 more failures in the last second; at most 3 a second are logged"
     )
     assert caplog.records[3].levelno == logging.ERROR
     assert caplog.records[3].suppressed == 7  # type: ignore[attr-defined]  # from `extra`

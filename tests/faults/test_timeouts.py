@@ -127,7 +127,7 @@ async def test_a_def_handler_out_of_time_keeps_its_place_until_it_returns(
     async with app:
         with pytest.raises(ServiceError):
             await app.request("ask")
-        await until(lambda: "It keeps 1 of 1 places until it ends" in caplog.text)
+        await until(lambda: "It occupies 1 of 1 workers until it ends" in caplog.text)
         waiting = asyncio.create_task(app.request("ask"))
         await until(lambda: app.stats().listeners[0].pending == 1)
         assert handler.begun == 1
