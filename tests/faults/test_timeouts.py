@@ -425,7 +425,7 @@ async def test_a_periodic_task_that_hangs_is_named_and_one_that_runs_for_good_is
         await asyncio.Event().wait()
 
     async with app:
-        await until(lambda: len(long_lines(caplog, "task hang has been at one run")) == 2)
+        await until(lambda: len(long_lines(caplog, "one run of task hang has taken")) == 2)
     assert "serve" not in caplog.text
 
 
