@@ -199,7 +199,7 @@ async def test_a_second_signal_a_second_later_exits_at_once(
         await asyncio.sleep(1)
         running.signal(numbers[1])
         assert await running.exit_code() == 128 + numbers[1]
-    assert "again: exiting at once" in running.output
+    assert "during the shutdown: exiting at once" in running.output
 
 
 async def test_a_signal_while_the_app_waits_for_its_server_ends_it(subject: str) -> None:
