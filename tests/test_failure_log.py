@@ -103,7 +103,7 @@ async def test_a_filter_that_raises_changes_nothing_but_the_line(
     log.error("failed %s", 2)
     log.close()
     err = capsys.readouterr().err
-    assert "logging raised AttributeError, so a line was lost: failed %s" in err
+    assert "the logging raised AttributeError; this line was lost: failed %s" in err
 
 
 def test_a_value_that_cannot_be_printed_is_named_by_its_type() -> None:
