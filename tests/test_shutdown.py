@@ -195,7 +195,7 @@ async def test_a_second_signal_a_second_later_exits_at_once(
         await client.publish(subject)
         await until(lambda: client.state.started == 1)
         running.signal(numbers[0])
-        await running.says("once more to exit at once")
+        await running.says("send a second signal to exit at once")
         await asyncio.sleep(1)
         running.signal(numbers[1])
         assert await running.exit_code() == 128 + numbers[1]

@@ -139,7 +139,7 @@ class Declarations:
             data_type: as in `listen`. A body that cannot be decoded becomes a dead letter at once.
             concurrency: the largest number of messages that are handled at the same time. tidings
                 fetches no more messages than this.
-            ack_wait: seconds without an acknowledgement or a sign of progress after which the server
+            ack_wait: seconds without an acknowledgement or a sign of progress until the server
                 delivers a message again. With None, an existing consumer keeps its value, and a new
                 one gets the server's default of 30.
             max_deliver: the number of deliveries after which a message is given up. It requires

@@ -105,7 +105,7 @@ async def test_a_second_signal_exits_at_once(
         await asker.publish("work")
         await asyncio.to_thread(program.until, "began")
         program.signal(number)
-        await asyncio.to_thread(program.until, "once more to exit")
+        await asyncio.to_thread(program.until, "send a second signal to exit")
         await asyncio.sleep(1)
         program.signal(number)
         began = time.monotonic()
