@@ -180,7 +180,7 @@ class LoopTimeoutError(TidingsError, TimeoutError):
 
     Attributes:
         call: the call that was made.
-        timeout: seconds waited.
+        timeout: the timeout in seconds.
     """
 
     def __init__(self, call: str, timeout: float) -> None:
@@ -671,9 +671,9 @@ class JetStreamUnavailableError(TidingsError):
         self.call = call
         self.reason = reason
         self.err_code = err_code
-        said = f" ({reason})" if reason else ""
+        detail = f" ({reason})" if reason else ""
         super().__init__(
-            f"{call}: no JetStream answers{said}. Is JetStream enabled on the server "
+            f"{call}: no JetStream answers{detail}. Is JetStream enabled on the server "
             f"(`nats-server -js`) and for this account? Does the cluster have a leader?"
         )
 

@@ -31,7 +31,7 @@ Decoder = Callable[[bytes], Any]
 NAMED: dict[str, Any] = {"json": Any, "dict": dict, "list": list, "str": str, "bytes": bytes}
 
 # The beginnings of msgspec's messages that contain a value of the body, and their replacements.
-_SAID_WITH_VALUE = {
+_TEXT_WITH_VALUE = {
     "Invalid enum value ": "Invalid enum value",
     "Invalid value ": "Invalid value",
     "Object contains unknown field ": "Object contains an unknown field",
@@ -115,9 +115,9 @@ def fault_text(error: BaseException) -> str:
         text = str(cause)
     elif cause is not None:  # an error of the user's own class
         text = raised_text(cause)
-    for start, said in _SAID_WITH_VALUE.items():
+    for start, replacement in _TEXT_WITH_VALUE.items():
         if text.startswith(start):
-            text = said
+            text = replacement
     return f"{text}{where}"
 
 

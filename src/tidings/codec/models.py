@@ -333,7 +333,7 @@ def _refusal(error: Exception, kind: type) -> str:
     fields: Iterable[str] = getattr(kind, "__pydantic_fields__", ())
     named = [name for name in re.findall(r"field_name='(\w+)'", str(error)) if name in fields]
     where = f" (field {named[0]})" if named else ""
-    return f"pydantic cannot write it as its class says{where}: {type(error).__name__}"
+    return f"pydantic cannot write it as its class declares{where}: {type(error).__name__}"
 
 
 def without_dataclasses(value: Any) -> Any:

@@ -55,23 +55,23 @@ class LongRuns:
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK, self._look)
         now = time.monotonic()
-        noted, self._next = self._next, {}
+        known, self._next = self._next, {}
         for task in self._tasks:
             frame = _work_frame(task)
             if frame is not None:
-                self._look_at(task, frame, now, noted.get(task))
+                self._look_at(task, frame, now, known.get(task))
 
     def _look_at(
         self,
         task: asyncio.Task[None],
         frame: FrameType,
         now: float,
-        noted: tuple[float, float] | None,
+        known: tuple[float, float] | None,
     ) -> None:
         values = frame.f_locals
         started = values.get("started", NEVER)
         place: LongRunPlace = values["self"]
-        due = noted[1] if noted is not None and noted[0] == started else place.patience
+        due = known[1] if known is not None and known[0] == started else place.patience
         seconds = now - started
         if seconds >= due:
             due = 2 * seconds

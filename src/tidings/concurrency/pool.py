@@ -172,7 +172,8 @@ class WorkerPool:
 
 
 def end_cancellation() -> bool:
-    """Clear the cancellation of this task: it ends the handler only, not the worker's own cleanup.
+    """Clear the cancellation of this task: it has ended the handler, and must not interrupt the
+    worker's own code.
 
     Returns:
         Whether the task was cancelled. If so, the worker must end soon, because the code that

@@ -26,12 +26,23 @@ EVENTS = (
 
 
 class ConnectionEvent(msgspec.Struct, frozen=True):
-    """An event of the connection, as hooks of `App.on` get it.
+    """An event of the connection: the argument of a hook that `App.on` registers.
 
     Attributes:
         name: "connected", "disconnected", "reconnected", "lame_duck", "slow_consumer", "error" or
             "closed".
         error: the error that caused the event, or None.
+
+    Example:
+        ```python
+        from tidings import App, ConnectionEvent
+
+        app = App("billing")
+
+        @app.on("disconnected")
+        def on_disconnected(event: ConnectionEvent) -> None:
+            print(event.name, event.error)
+        ```
     """
 
     name: str
@@ -39,8 +50,7 @@ class ConnectionEvent(msgspec.Struct, frozen=True):
 
 
 class EventHooks:
-    """The hooks of each event. An exception of a hook, even SystemExit, is logged and has no other
-    effect."""
+    """The hooks of each event. If a hook raises an error, even SystemExit, tidings only logs it."""
 
     def __init__(self) -> None:
         self._hooks: dict[str, list[Callable[[ConnectionEvent], Any]]] = {}

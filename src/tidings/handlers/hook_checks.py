@@ -1,4 +1,4 @@
-"""Hook checks: a wrong hook of a middleware is refused by `add_middleware`, before it can run."""
+"""Hook checks: `add_middleware` refuses a middleware with a wrong hook, before the hook can run."""
 
 from __future__ import annotations
 

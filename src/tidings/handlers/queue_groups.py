@@ -12,7 +12,7 @@ from tidings.subject import overlaps
 
 # Characters that a derived name must not contain. NATS refuses white space and control characters;
 # the others (`<lambda>`, wildcards in a group's prefix) would make the name hard to read.
-_UNFIT = re.compile(r"[\s\x00-\x1f\x7f<>*]+")
+_UNWANTED = re.compile(r"[\s\x00-\x1f\x7f<>*]+")
 SUFFIX_LENGTH = 8  # hexadecimal digits
 LONGEST = 200  # the largest number of characters in one part of a derived name
 
@@ -60,8 +60,8 @@ def competing(specs: Sequence[ListenerSpec]) -> Iterator[tuple[ListenerSpec, Lis
 
 def _names(service: str, base: str | None, spec: ListenerSpec) -> Iterator[str]:
     """Yield possible names of a listener's own group, the preferred one first."""
-    begin = _fit(service).replace(".", "-") if base is None else base
-    parts = [begin, _fit(spec.prefix), _fit(spec.name)]
+    begin = _cleaned(service).replace(".", "-") if base is None else base
+    parts = [begin, _cleaned(spec.prefix), _cleaned(spec.name)]
     name = ".".join(part for part in parts if part)
     yield name
     subjects = "\n".join(sorted(spec.subjects)).encode()
@@ -71,5 +71,5 @@ def _names(service: str, base: str | None, spec: ListenerSpec) -> Iterator[str]:
         yield f"{name}-{number}"
 
 
-def _fit(text: str) -> str:
-    return _UNFIT.sub("-", text).strip("-.")[:LONGEST]
+def _cleaned(text: str) -> str:
+    return _UNWANTED.sub("-", text).strip("-.")[:LONGEST]

@@ -58,7 +58,7 @@ def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
     """
     target = unwrapped(handler)
     if not inspect.isroutine(target):
-        target = getattr(target, "__call__", target)  # noqa: B004 - as above
+        target = getattr(target, "__call__", target)  # noqa: B004 - this needs the method itself
     annotations = getattr(target, "__annotations__", {})
     try:
         hints = typing.get_type_hints(target, include_extras=True)

@@ -148,7 +148,7 @@ class MainRun:
             logger.info("%s: draining; send a second signal to exit at once", why)
             self._begin_disconnect()
         elif self._starting is not None:
-            logger.info("%s while starting", why)
+            logger.info("%s during the start: stopping", why)
             self._starting.cancel()
 
     def _begin_disconnect(self) -> None:

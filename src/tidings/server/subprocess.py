@@ -260,7 +260,7 @@ class Process:
         with self._changed:
             self._lines.append(line)
             if found := _FACTS.search(line):
-                self._facts |= {name: said for name, said in found.groupdict().items() if said}
+                self._facts |= {name: fact for name, fact in found.groupdict().items() if fact}
                 self._changed.notify_all()
 
 

@@ -107,7 +107,7 @@ class Interest:
         Returns:
             The IDs of the refused subscriptions, and whether this was not known before.
         """
-        sids = [sid for sid in self._meant(error, named) if sid in self._wanted]
+        sids = [sid for sid in self._refused_by(error, named) if sid in self._wanted]
         news = [sid for sid in sids if sid not in self._refused]
         for sid in sids:
             self._refused[sid] = self._with_subject(error, sid)
@@ -117,7 +117,7 @@ class Interest:
             self._timer = self._loop.call_later(self._wait, self._retry)
         return sids, bool(news) or not sids
 
-    def _meant(self, error: TransportError, named: int) -> Iterable[int]:
+    def _refused_by(self, error: TransportError, named: int) -> Iterable[int]:
         if named:
             return [named]
         if isinstance(error, SubjectPermissionError):

@@ -12,9 +12,9 @@ class Pinger:
     Args:
         loop: the event loop.
         interval: seconds between two PINGs.
-        most: the largest number of unanswered PINGs with which the server still counts as alive.
+        most: number of unanswered PINGs after which the server counts as dead.
         send: a function that sends a PING.
-        on_silence: called once, with an error, when more PINGs are unanswered.
+        on_silence: called once, with an error, when the server counts as dead.
     """
 
     def __init__(
