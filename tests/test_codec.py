@@ -143,7 +143,7 @@ def test_a_value_that_is_no_body_is_an_encode_error_that_names_its_type(value: o
 def test_a_value_within_itself_is_an_encode_error() -> None:
     value: list[Any] = []
     value.append(value)
-    with pytest.raises(EncodeError, match="within itself"):
+    with pytest.raises(EncodeError, match="contains itself"):
         encode(value)
 
 

@@ -423,7 +423,7 @@ def _delays(backoff: Any) -> tuple[float, ...] | None:
 def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
     made = middleware() if isinstance(middleware, type) else middleware
     if not isinstance(made, Middleware):
-        raise ConfigError(f"middlewares must contain subclasses of Middleware; got {middleware!r}")
+        raise ConfigError(f"middlewares must contain subclasses of Middleware, got {middleware!r}")
     check_hooks(type(made), Middleware)
     check_instance(made)
     return made

@@ -128,7 +128,7 @@ def _check_tokens(subject: str) -> bytes:
 
 def _check_text(text: str, what: str) -> bytes:
     if not isinstance(text, str):
-        raise SubjectError(text, f"a {what} must be a str; got a {type(text).__name__}")
+        raise SubjectError(text, f"a {what} must be a str, got {type(text).__name__}")
     if not text:
         raise SubjectError(text, f"the {what} is empty")
     if _FORBIDDEN.search(text):

@@ -94,7 +94,7 @@ def resolve(data_type: DataType) -> DataType:
     if isinstance(data_type, str):
         if data_type not in NAMED:
             raise ConfigError(
-                f"data_type must be a type or one of {', '.join(NAMED)}; got {data_type!r}"
+                f"data_type= must be a type or one of {', '.join(NAMED)}, got {data_type!r}"
             )
         return NAMED[data_type]
     return data_type

@@ -233,7 +233,7 @@ class MiddlewareSpec(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not (isinstance(self.cls, type) and issubclass(self.cls, Middleware)):
             raise ConfigError(
-                f"add_middleware takes a subclass of Middleware and its arguments; got {self.cls!r}"
+                f"add_middleware takes a subclass of Middleware and its arguments, got {self.cls!r}"
             )
         check_hooks(self.cls, Middleware)
         inspect.signature(self.cls).bind(*self.args, **self.kwargs)

@@ -109,7 +109,7 @@ class Reaper:
         self.pipe = self._popen.stdin
         _reapers.add(self)
         try:
-            if store:  # only now, because the reaper removes it in any case
+            if store:  # created only now, when the reaper can remove it
                 os.makedirs(store, 0o700, exist_ok=True)
         except OSError:
             self.end()

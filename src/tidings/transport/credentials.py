@@ -29,7 +29,7 @@ def read_secret_file(name: str, value: object, is_text: Callable[[str], bool]) -
     if isinstance(value, str) and is_text(value):
         return value
     if not isinstance(value, (str, Path)):
-        raise ValueError(f"{name}= must be a path or a text; got a {type(value).__name__}")
+        raise ValueError(f"{name}= must be a path or a text, got {type(value).__name__}")
     try:
         return Path(value).expanduser().read_text(errors="replace")
     except OSError as error:

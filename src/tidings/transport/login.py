@@ -74,7 +74,7 @@ async def _text(name: str, value: object) -> str:
 async def _secret(name: str, value: object) -> str:
     secret = await _ask(name, value)
     if not isinstance(secret, str):
-        raise ValueError(f"{name}= must return a str; got a {type(secret).__name__}")
+        raise ValueError(f"{name}= must return a str, got {type(secret).__name__}")
     return secret
 
 
