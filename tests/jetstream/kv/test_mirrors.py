@@ -148,7 +148,7 @@ async def test_a_mirrored_object_store_reads_here_and_writes_to_its_origin(
     assert await edge.get("a") == b"1" * 1000
     await edge.put("a", b"2")
     assert await origin.get("a") == b"2"
-    with pytest.raises(ConfigError, match=f"prune 'OBJ_{name}'"):
+    with pytest.raises(ConfigError, match=f"is in the stream 'OBJ_{name}'"):
         await edge.prune()
 
 
