@@ -22,6 +22,7 @@ FLOORS = {
         "text",
         "log",
         "errors",
+        "checks",
         "functions",
         "subject",
         "concurrency",

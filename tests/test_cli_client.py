@@ -124,7 +124,10 @@ def test_an_unreachable_server_is_an_error_without_its_password(call: Call) -> N
         (["sub", "a..b"], "empty token"),
         (["pub", "a", "x", "--header", "no colon"], "write it as 'Name: value'"),
         (["pub", "a", "x", "--header", "A: b\nC: d"], "bad header 'A'"),
-        (["req", "a", "x", "--timeout", "0"], "--timeout 0: seconds, above 0"),
+        (
+            ["req", "a", "x", "--timeout", "0"],
+            "--timeout must be a positive number of seconds, got 0",
+        ),
         (["sub", "a", "--count", "0"], "--count"),
         (["sub", "a", "--queue", "two words"], "white space"),
         (["sub", "a", "--servers", "http://ada:lovelace@host"], "the scheme is nats://"),

@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 import enum
 import logging
-import math
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -17,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from tidings.bus import Bus
 from tidings.cautions import warn_of_declarations
+from tidings.checks import check_flag, check_seconds, check_text, check_whole
 from tidings.concurrency.forks import forget_after_fork, release_signals
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
@@ -48,7 +48,7 @@ from tidings.stats import AppStats
 from tidings.subject import check_queue
 from tidings.transport.connection import Connection
 from tidings.transport.credentials import Secret, SecretFile
-from tidings.transport.options import ConnectionOptions, check_type, server_urls
+from tidings.transport.options import ConnectionOptions, server_urls
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -183,14 +183,15 @@ class App(Declarations):
         super().__init__()
         if not isinstance(service_name, str) or not service_name.strip():
             raise ConfigError("service_name is a word for this service, as App('billing')")
-        check_type("version", version, str)
-        check_type("description", description, str)
-        check_type("use_uvloop", use_uvloop, bool)
+        check_text("version", version, may_be_empty=True)
+        check_text("description", description, may_be_empty=True)
+        check_flag("use_uvloop", use_uvloop)
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(
                 f"lifespan={lifespan!r}: what makes an async context manager of the app"
             )
-        _check_limits(concurrency, request_timeout)
+        check_whole("concurrency", concurrency)
+        request_timeout = check_seconds("request_timeout", request_timeout)
         if queue is not None:
             check_queue(queue)
         self.service_name = service_name
@@ -310,8 +311,7 @@ class App(Declarations):
 
     @drain_timeout.setter
     def drain_timeout(self, seconds: float) -> None:
-        _check_seconds("drain_timeout", seconds)
-        self._drain_timeout = seconds
+        self._drain_timeout = check_seconds("drain_timeout", seconds)
 
     @property
     def middlewares(self) -> tuple[MiddlewareSpec, ...]:
@@ -764,15 +764,3 @@ async def _ends_by(task: asyncio.Task[None], deadline: float) -> bool:
         task.cancel()
     await asyncio.wait([task], timeout=CANCEL_GRACE)
     return False
-
-
-def _check_limits(concurrency: int, request_timeout: float) -> None:
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ConfigError(f"concurrency={concurrency!r}: a whole number above 0")
-    _check_seconds("request_timeout", request_timeout)
-
-
-def _check_seconds(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number by now
-        raise ConfigError(f"{name}={value!r}: seconds, above 0")

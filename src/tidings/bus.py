@@ -10,11 +10,11 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from tidings import codec
+from tidings.checks import MOST_SECONDS, as_seconds, check_seconds
 from tidings.concurrency.home import Home
 from tidings.concurrency.portal import FrameBridge, Portal
 from tidings.errors import (
     BufferFullError,
-    ConfigError,
     ConnectionClosedError,
     ConnectionLostError,
     DecodeError,
@@ -457,9 +457,9 @@ class Bus:
     def _limit(self, timeout: float | None) -> float:
         if timeout is None:
             return self.request_timeout
-        if not timeout > 0:
-            raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
-        return timeout
+        if type(timeout) is float and 0 < timeout <= MOST_SECONDS:
+            return timeout
+        return check_seconds("timeout", timeout)
 
     def request_sync(
         self,
@@ -660,11 +660,12 @@ class Bus:
             timeout: seconds to wait.
 
         Raises:
+            ConfigError: the timeout is not a positive number of seconds.
             DisconnectedError: there is no connection now.
             FlushTimeoutError: no answer in time.
         """
         self.check("flush")
-        await self._require("flush").confirm(timeout)
+        await self._require("flush").confirm(check_seconds("timeout", timeout))
 
     def run(
         self, work: Coroutine[Any, Any, T], call: str, instead: str, timeout: float | None = None
@@ -721,7 +722,7 @@ def _dynamic_spec(
         data_type=data_type,
         concurrency=concurrency,
         no_reply=no_reply,
-        timeout=timeout,
+        timeout=as_seconds(timeout),
     )
     warn_of_literal(f"subscription of {spec.name}", subject)
     return spec

@@ -54,6 +54,7 @@ TidingsError
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from tidings.text import printable
@@ -732,12 +733,12 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, no
     """Raise in a stream's handler: deliver this message again after `delay` seconds.
 
     Attributes:
-        delay: seconds.
+        delay: seconds. A `timedelta` is turned into seconds.
     """
 
-    def __init__(self, delay: float = 0.0) -> None:
-        self.delay = delay
-        super().__init__(f"retry in {delay:g} s")
+    def __init__(self, delay: float | timedelta = 0.0) -> None:
+        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        super().__init__(f"retry in {self.delay} s")
 
 
 class BucketNotFoundError(TidingsError, LookupError):

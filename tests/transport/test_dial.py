@@ -200,7 +200,7 @@ async def test_certificates_are_given_as_paths(
         ({"tls_cert": "a.pem"}, "tls_cert and tls_key go together"),
         ({"tls_ca": "missing.pem"}, "tls_ca='missing.pem': No such file"),
         ({"tls_ca": "a.pem", "tls": ssl.create_default_context()}, "a context as tls=, or files"),
-        ({"tls_handshake_first": 1}, "tls_handshake_first= is a bool"),
+        ({"tls_handshake_first": 1}, "tls_handshake_first must be True or False"),
         ({"tls_handshake_first": True, "servers": "ws://h"}, "write wss://"),
     ],
 )

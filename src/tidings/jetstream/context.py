@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.bus import Bus
+from tidings.checks import Seconds, check_seconds
 from tidings.errors import ConfigError, LoopTimeoutError, PublishTimeoutError
 from tidings.handlers.middleware import Middleware, Send, fold_send
 from tidings.headers import HeadersLike
@@ -145,7 +146,7 @@ class JetStream:
         bucket: str,
         *,
         type: Any = dict,  # noqa: A002 - the word of the interface
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
@@ -209,7 +210,7 @@ class JetStream:
         self,
         bucket: str,
         *,
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
         description: str | None = None,
         storage: Storage | None = None,
         replicas: int | None = None,
@@ -276,7 +277,7 @@ class JetStream:
         for reader in [reader for reader in self.readers if reader.endless]:
             reader.end()
 
-    def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
+    def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: Seconds | None = None) -> T:
         """Wait for a call of a bucket, a store or of `app.js` from synchronous code.
 
         Args:
@@ -299,7 +300,8 @@ class JetStream:
                 return app.js.run_sync(quotas.put("ada", 10))
             ```
         """
-        return self._bus.run(work, "js.run_sync", "await ...", timeout)
+        limit = None if timeout is None else check_seconds("timeout", timeout)
+        return self._bus.run(work, "js.run_sync", "await ...", limit)
 
     # Publishing.
 
@@ -315,7 +317,7 @@ class JetStream:
         expected_sequence: int | None = None,
         expected_subject_sequence: int | None = None,
         expected_msg_id: str | None = None,
-        timeout: float = PUBLISH_TIMEOUT,
+        timeout: Seconds = PUBLISH_TIMEOUT,
     ) -> PublishAck:
         """Store a message in the stream that takes its subject, and return its place there.
 

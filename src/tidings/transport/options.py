@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 import ssl
@@ -13,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from tidings.checks import check_flag, check_seconds, check_text, check_whole
 from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import (
     find_seed,
@@ -92,13 +92,18 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         self._check_login()
         self._check_tls()
         for name in ("ignore_discovered_servers", "randomize_servers", "wait_for_server"):
-            check_type(name, getattr(self, name), bool)
+            check_flag(name, getattr(self, name))
         for name in ("connect_timeout", "reconnect_time_wait", "ping_interval"):
-            _positive(name, getattr(self, name))
+            seconds = check_seconds(name, getattr(self, name))
+            msgspec.structs.force_setattr(self, name, seconds)  # a timedelta becomes a number
         for name in ("max_outstanding_pings", "pending_size"):
-            _positive_int(name, getattr(self, name))
-        if not isinstance(self.max_reconnect_attempts, int) or self.max_reconnect_attempts < -1:
-            raise ConfigError("max_reconnect_attempts is a number of rounds, or -1 for no end")
+            check_whole(name, getattr(self, name))
+        check_whole(
+            "max_reconnect_attempts",
+            self.max_reconnect_attempts,
+            least=-1,
+            hint="where -1 never gives up",
+        )
         check_subject(self.inbox_prefix)
         if any(url.startswith(("ws://", "wss://")) for url in self.servers):
             _require_websockets()
@@ -111,11 +116,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_login(self) -> None:
         if self.user is not None:
-            check_type("user", self.user, str)
+            check_text("user", self.user, may_be_empty=True)
         for name in ("password", "token"):
             value = getattr(self, name)
             if value is not None and not callable(value):
-                check_type(name, value, str)
+                check_text(name, value, may_be_empty=True)
         if (self.user is None) != (self.password is None):
             raise ConfigError("user and password go together")
         ways = [self.user, self.token, self.credentials, self.nkey_seed]
@@ -131,9 +136,9 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     def _check_tls(self) -> None:
         if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
             raise ConfigError("tls is an ssl.SSLContext: ssl.create_default_context(cafile=...)")
-        check_type("tls_handshake_first", self.tls_handshake_first, bool)
+        check_flag("tls_handshake_first", self.tls_handshake_first)
         if self.tls_hostname is not None:
-            check_type("tls_hostname", self.tls_hostname, str)
+            check_text("tls_hostname", self.tls_hostname)
         paths = (self.tls_cert, self.tls_key, self.tls_ca)
         if self.tls is not None and any(path is not None for path in paths):
             raise ConfigError("give a context as tls=, or files as tls_cert, tls_key, tls_ca")
@@ -166,13 +171,13 @@ def server_urls(
     if servers is not None and (host is not None or port is not None):
         raise ConfigError("give servers=, or host= and port=, not both")
     if host is not None:
-        check_type("host", host, str)
+        check_text("host", host, may_be_empty=True)
         if "/" in host or "@" in host or host.count(":") == 1:  # it may hold a password: not shown
             raise ConfigError(
                 "host= is a name or an address; a port goes to port=, a URL to servers="
             )
-    if port is not None and (type(port) is not int or not 0 < port < 65536):
-        raise ConfigError(f"port={port!r}: a whole number from 1 to 65535")
+    if port is not None:
+        check_whole("port", port, most=65_535)
     if host is not None or port is not None:
         name = host if host is not None else "127.0.0.1"
         servers = f"nats://{f'[{name}]' if ':' in name else name}:{4222 if port is None else port}"
@@ -226,16 +231,6 @@ def _complete(url: str) -> str:
     return parts._replace(netloc=place).geturl().rstrip("/")
 
 
-def check_type(name: str, value: object, kind: type) -> None:
-    """Check the type of an option.
-
-    Raises:
-        ConfigError: another type. The value is not shown: it may be a secret.
-    """
-    if not isinstance(value, kind):
-        raise ConfigError(f"{name}= is a {kind.__name__}, not a {type(value).__name__}")
-
-
 def _check_secret_file(name: str, value: object, is_text: Callable[[str], bool]) -> None:
     require_nkeys(f"{name}=")
     if callable(value):
@@ -254,14 +249,3 @@ def _check_secret_file(name: str, value: object, is_text: Callable[[str], bool])
 def _require_websockets() -> None:
     if importlib.util.find_spec("websockets") is None:
         raise MissingExtraError("websocket", "a ws:// or wss:// server")
-
-
-def _positive(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number by now
-        raise ConfigError(f"{name}={value!r}: a number of seconds above 0")
-
-
-def _positive_int(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ConfigError(f"{name}={value!r}: a whole number above 0")

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypedDict, TypeVar, overload
 
 from tidings import codec
+from tidings.checks import Seconds, check_whole
 from tidings.errors import (
-    ConfigError,
     KeyExistsError,
     KeyNotFoundError,
     SubjectError,
@@ -64,18 +64,18 @@ def _check_key(key: object, *, new: bool) -> None:
 
 
 def _check_revision(revision: Any) -> None:
-    whole = isinstance(revision, int) and not isinstance(revision, bool)
-    if not whole or not 0 <= revision < 2**64:
-        raise ConfigError(
-            f"revision={revision!r}: the `revision` of an entry, or what a write returned; 0 is a "
-            f"key that was never set. To set a key whatever it was, use put"
-        )
+    check_whole(
+        "revision",
+        revision,
+        least=0,
+        hint="as `entry.revision` has it; to set a key whatever it was, use put",
+    )
 
 
 class KeyValueOptions(TypedDict, total=False):
     """The options of `JetStream.key_value` except its type, for type checkers."""
 
-    ttl: float | None
+    ttl: Seconds | None
     history: int | None
     description: str | None
     storage: Storage | None
@@ -111,7 +111,7 @@ class KeyValue(Bucket, Generic[T]):
         name: str,
         *,
         type: Any = dict,  # noqa: A002 - the interface's word
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,

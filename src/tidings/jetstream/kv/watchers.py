@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tidings import codec
+from tidings.checks import check_flag
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
@@ -47,6 +48,7 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_bucket(self.bucket)
         check_keys(self.keys)
+        check_flag("initial", self.initial)
         check_timeout(self.timeout)
         check_handler(self.handler, "the entry")
         if self.wanted_type is not None:
