@@ -170,12 +170,12 @@ async def test_a_revision_that_is_none_is_refused(app: App, bucket: str, revisio
     limits = app.js.key_value(bucket, type=int)
     async with app:
         await limits.put("ada", 1)
-        with pytest.raises(ConfigError, match="revision="):
+        with pytest.raises(ConfigError, match="revision must be a whole number"):
             await limits.update("ada", 2, revision)
         if revision is not None:
-            with pytest.raises(ConfigError, match="revision="):
+            with pytest.raises(ConfigError, match="revision must be a whole number"):
                 await limits.get("ada", revision=revision)
-            with pytest.raises(ConfigError, match="revision="):
+            with pytest.raises(ConfigError, match="revision must be a whole number"):
                 await limits.delete("ada", revision=revision)
         with pytest.raises(KeyNotFoundError):
             await limits.get("ada", revision=0)
