@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from tidings.app import App
+from tidings.checks import Seconds, check_seconds
 from tidings.errors import TidingsError, TransportError
 from tidings.headers import HeadersLike
 from tidings.server import NATSServer
@@ -123,16 +124,19 @@ class SyncTestClient(_Face):
             subject, message, timeout, response_data_type, headers
         )
 
-    def wait_for(self, subject: str, count: int = 1, timeout: float = 5.0) -> Messages:
+    def wait_for(self, subject: str, count: int = 1, timeout: Seconds = 5.0) -> Messages:
         """Wait for messages and return them, like `TestClient.wait_for`."""
+        limit = check_seconds("timeout", timeout, least=0)
         future = self._stage.record.expect(subject, count)
         try:
-            return future.result(timeout)
+            return future.result(limit)
         except TimeoutError:
             future.cancel()
-            raise self._stage.record.not_seen(subject, count, timeout) from None
+            raise self._stage.record.not_seen(subject, count, limit) from None
 
-    def wait_for_acked(self, consumer: str, count: int = 1, timeout: float = 5.0) -> ConsumerStats:
+    def wait_for_acked(
+        self, consumer: str, count: int = 1, timeout: Seconds = 5.0
+    ) -> ConsumerStats:
         """Wait for acknowledgements, like `TestClient.wait_for_acked`."""
         return consumed.wait_for_acked_sync(self.app, consumer, count, timeout)
 
@@ -145,9 +149,9 @@ class TestClient(_Face):
     has the same calls without `await`. During the run the app uses the test's server. Afterwards it
     has its own servers again.
 
-    A request on a subject without listeners fails at once, as it does outside of a test, if the
-    server is the client's own or a `NATSServer(monitor=True)`. On any other server the request
-    waits until its timeout, because this client sees every message and so counts as a listener.
+    A request on a subject without listeners fails at once, as it does outside of a test. The client
+    sees every message and so counts as a listener itself, but it asks the server for others. A
+    server older than 2.11 cannot say; there the request waits until its timeout.
 
     Args:
         app: the app, which must not be running.
@@ -247,37 +251,39 @@ class TestClient(_Face):
             subject, message, timeout, response_data_type, headers
         )
 
-    async def wait_for(self, subject: str, count: int = 1, timeout: float = 5.0) -> Messages:
+    async def wait_for(self, subject: str, count: int = 1, timeout: Seconds = 5.0) -> Messages:
         """Wait until the client has seen `count` messages on a subject or pattern.
 
         Args:
             subject: the subject or pattern.
             count: the number of messages since the run began, including those before this call.
-            timeout: seconds to wait.
+            timeout: seconds to wait, or a `timedelta`.
 
         Returns:
             All messages seen on the subject, at least `count`, in the order of their arrival.
 
         Raises:
+            ConfigError: `count` is no whole number, or `timeout` no number of seconds.
             NotSeenError: too few messages arrived in time. It is an AssertionError, and its text
                 lists the messages that did arrive.
         """
+        limit = check_seconds("timeout", timeout, least=0)
         await self._confirm()
         future = self._stage.record.expect(subject, count)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(future), limit)
         except TimeoutError:
-            raise self._stage.record.not_seen(subject, count, timeout) from None
+            raise self._stage.record.not_seen(subject, count, limit) from None
 
     async def wait_for_acked(
-        self, consumer: str, count: int = 1, timeout: float = 5.0
+        self, consumer: str, count: int = 1, timeout: Seconds = 5.0
     ) -> ConsumerStats:
         """Wait until a stream consumer of the app has acknowledged `count` messages.
 
         Args:
             consumer: the consumer's durable name, or the name of its handler.
             count: the number of messages since the app started.
-            timeout: seconds to wait.
+            timeout: seconds to wait, or a `timedelta`.
 
         Returns:
             The consumer's counters: `acked`, `redelivered`, `dead` and more.
@@ -285,7 +291,8 @@ class TestClient(_Face):
         Raises:
             NotAckedError: the consumer acknowledged too few messages in time. It is an
                 AssertionError.
-            ConfigError: the app has no consumer of that name.
+            ConfigError: the app has no consumer of that name, `count` is no whole number, or
+                `timeout` no number of seconds.
         """
         return await consumed.wait_for_acked(self.app, consumer, count, timeout)
 

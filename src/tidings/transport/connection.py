@@ -22,7 +22,7 @@ from tidings.errors import (
     TransportError,
 )
 from tidings.protocol.commands import PONG
-from tidings.protocol.info import denied_sid, read_error, read_info
+from tidings.protocol.info import denied_sid, read_error, read_info, version_of
 from tidings.protocol.parser import Frame
 from tidings.stats import ConnectionStats
 from tidings.subject import check_pattern, check_queue
@@ -65,12 +65,14 @@ class Connection:
         outbox: what waits to be sent.
         denials: what the server did not permit.
         reconnects: how often a connection was made again.
+        server_version: major and minor version of the server; (0, 0) if it does not say.
         waits: whether calls of a start wait for the next connection where this one is lost.
     """
 
     def __init__(self, options: ConnectionOptions, on_event: EventHook) -> None:
         loop = asyncio.get_running_loop()
         self.reconnects = 0
+        self.server_version = (0, 0)
         self.waits = options.wait_for_server
         self._changed = asyncio.Event()  # connected, or closed
         self.outbox = Buffer(loop, options.pending_size)
@@ -244,6 +246,7 @@ class Connection:
 
     def _take_info(self, info: dict[str, Any]) -> None:
         self.outbox.max_payload = info.get("max_payload", self.outbox.max_payload)
+        self.server_version = version_of(info)
         if self._accepted is not None:
             self._servers.announce(info["connect_urls"], self._accepted.server)
             if info.get("ldm"):
