@@ -45,6 +45,7 @@ INSIDE = {
         "forks",
         "long_runs",
         "portal",
+        "bridge",
         "time_limit",
         "home",
         "pool",

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from tidings import codec
 from tidings.checks import MOST_SECONDS, as_seconds, check_seconds
+from tidings.concurrency.bridge import FrameBridge
 from tidings.concurrency.home import Home
-from tidings.concurrency.portal import FrameBridge, Portal
+from tidings.concurrency.portal import Portal
 from tidings.errors import (
     BufferFullError,
     ConnectionClosedError,
