@@ -204,7 +204,10 @@ def test_sub_ends_when_its_reader_is_gone(start: Start, subject: str, nats_serve
 
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-FULL_DISK = "tidings: the output cannot be written: No space left on device"
+FULL_DISK = (
+    "tidings: standard output cannot be written (No space left on device): redirect it to another "
+    "place"
+)
 
 
 @FULL

@@ -137,7 +137,7 @@ def test_a_service_that_does_not_start_is_shown_with_its_log(tmp_path: Path) -> 
 
 def test_totals_that_differ_are_a_failure() -> None:
     totals = {"DE": {"orders": 1, "net": 100, "vat": 19}}
-    with pytest.raises(demo.DemoError, match="totals differ"):
+    with pytest.raises(demo.DemoError, match="the totals of the service differ"):
         demo._show_totals(totals, {"DE": {"orders": 1, "net": 100, "vat": 20}})
 
 
@@ -145,5 +145,5 @@ def test_an_installation_without_the_examples_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(demo, "__file__", str(tmp_path / "a" / "b" / "cli" / "demo.py"))
-    with pytest.raises(demo.DemoError, match="the examples are neither in"):
+    with pytest.raises(demo.DemoError, match="the examples are missing in"):
         demo.find_example()

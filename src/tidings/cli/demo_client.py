@@ -13,7 +13,7 @@ from typing import Any
 from tidings.app import App
 from tidings.errors import ServiceError, TidingsError
 
-PATIENCE = 20.0  # seconds until the service must have handled what was sent
+PATIENCE = 20.0  # seconds until the service must have handled the events
 AT_A_TIME = 100
 
 Order = dict[str, Any]
@@ -38,7 +38,7 @@ class Refused:
 
 
 def read_orders(path: Path) -> list[Order]:
-    """The orders of the file. A quantity that is no number stays as it is: the service says so."""
+    """Read the orders. A quantity that is not a number stays text, and the service refuses it."""
     with open(path, newline="") as file:
         return [{**row, "quantity": _number(row["quantity"])} for row in csv.DictReader(file)]
 
@@ -62,7 +62,7 @@ class Client:
         self._sample: list[Priced] = []
 
     async def price(self, orders: Sequence[Order]) -> tuple[list[Priced], list[Refused]]:
-        """Ask for the price of each order; 100 requests are under way at a time."""
+        """Request the price of each order, 100 at a time."""
         turns = asyncio.Semaphore(AT_A_TIME)
 
         async def ask(order: Order) -> Priced | Refused:
@@ -83,21 +83,21 @@ class Client:
             self._app.publish_sync(subject, each.answer)
 
     def publish_many(self, count: int) -> None:
-        """Publish the events of the prices over and over, up to a count."""
+        """Publish the events of the prices repeatedly, `count` events in total."""
         rounds, rest = divmod(count, len(self._sample))
         for _ in range(rounds):
             self.publish(self._sample)
         self.publish(self._sample[:rest])
 
     async def flush(self) -> None:
-        """Wait until the server has everything."""
+        """Wait until the server has received everything."""
         await self._app.flush()
 
     async def totals(self, orders: int = 0) -> Totals:
-        """The totals, once that many orders are in them.
+        """Request the totals until they contain that many orders.
 
         Raises:
-            TidingsError: they are not, after a time.
+            TidingsError: they do not contain them in time.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -106,11 +106,13 @@ class Client:
             if count >= orders:
                 return totals
             if time.monotonic() > deadline:
-                raise TidingsError(f"of {orders} events only {count} were handled")
+                raise TidingsError(
+                    f"the service handled only {count} of {orders} events in {PATIENCE:g} s"
+                )
             await asyncio.sleep(0.01)
 
     async def measure_requests(self, count: int) -> tuple[float, list[float]]:
-        """Send requests, 100 at a time; returns the seconds in all, and of each one."""
+        """Send requests, 100 at a time. Returns the seconds of all requests and of each one."""
         orders = [each.order for each in self._sample]
         latencies: list[float] = []
         numbers = iter(range(count))
