@@ -239,7 +239,11 @@ async def _end_with_work_left(app: App, chaos: Chaos) -> None:
     await app.js.key_value("values", type=int).put("last", 1)
     await until(lambda: app.stats().watchers[0].timed_out or app.stats().watchers[0].running)
     app.drain_timeout = 0.2
-    subscriptions, consumers, watchers = app._subscriptions, app._consumers, app._watchers
+    subscriptions, consumers, watchers = (
+        app._run.link.subscriptions,
+        app._run.consumers,
+        app._run.watchers,
+    )
     assert consumers is not None
     assert watchers is not None
     with pytest.raises(DrainTimeoutError):
@@ -252,7 +256,7 @@ async def _end_with_work_left(app: App, chaos: Chaos) -> None:
         connection=None,  # type: ignore[arg-type]  # not looked at
         listeners=tuple(records),
         ended=subscriptions.ended,
-        tasks=tuple(task.snapshot() for task in app._tasks),
+        tasks=tuple(task.snapshot() for task in app._run._tasks),
         consumers=consumers.snapshot(),
         watchers=watchers.snapshot(),
     )

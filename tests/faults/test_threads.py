@@ -270,8 +270,8 @@ async def test_a_call_that_comes_when_the_app_has_ended_raises_and_waits_for_not
 ) -> None:
     app = make_app(nats_server)
     async with app:
-        portal, bridge = app.nats.portal, app.nats._bridge
-    assert bridge is not None
+        portal, bridge = app._run.link.portal, app._run.link.bridge
+
     with pytest.raises(NotStartedError):
         portal.submit(asyncio.sleep(0), "request_sync")
     for _ in range(2):

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tidings.app import App
-from tidings.errors import NotStartedError
 from tidings.message import Message
 from tidings.server import NATSCluster, NATSServer
 from tidings.subject import matches
@@ -83,8 +82,9 @@ class Stage:
         message.data = _readable(message.body)
         self.record.add(message)
         if message.is_request and await self._nobody_listens(message.subject):
-            outbox = self.inner._connection.outbox
-            outbox.reply(message.reply, b"", NO_RESPONDERS)
+            run = self.inner._run
+            if run is not None:
+                run.connection.outbox.reply(message.reply, b"", NO_RESPONDERS)
 
     async def _nobody_listens(self, subject: str) -> bool:
         """Whether only the watcher got a request, so that the server has not rejected it itself."""
@@ -125,10 +125,8 @@ def _readable(body: bytes) -> Any:
 
 
 def _listens(app: App, subject: str) -> bool:
-    try:
-        listeners = app.stats().listeners
-    except NotStartedError:
-        return False
+    run = app._run
+    listeners = () if run is None else run.stats().listeners
     patterns = [
         pattern
         for each in listeners
