@@ -460,7 +460,7 @@ class App(Declarations):
         )
 
     def _on_end(self, outcome: Outcome | None) -> None:
-        """Let go of the run; an outcome of None says that this is a forked child."""
+        """Let go of the run. An outcome of None leaves nothing to ask for."""
         self._run, self._last = None, outcome
         if outcome is None:
             self._background = None

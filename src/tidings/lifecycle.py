@@ -17,7 +17,6 @@ from tidings.errors import (
     ConnectionClosedError,
     DisconnectedError,
     DrainTimeoutError,
-    NotStartedError,
     TidingsError,
 )
 from tidings.handlers.events import ConnectionEvent, EventHooks
@@ -79,11 +78,11 @@ class Outcome(msgspec.Struct, frozen=True):
     """What is left of a run when it is over.
 
     Attributes:
-        ending: the task that ended it, with the error of the end; None if the start failed.
+        ending: the task that ended it, with the error of the end.
         stats: what was counted.
     """
 
-    ending: asyncio.Task[None] | None
+    ending: asyncio.Task[None]
     stats: AppStats
 
     async def wait(self) -> None:
@@ -92,10 +91,7 @@ class Outcome(msgspec.Struct, frozen=True):
         Raises:
             DrainTimeoutError: work was abandoned.
             ConnectionClosedError: the connection was given up.
-            NotStartedError: the start had failed.
         """
-        if self.ending is None:
-            raise NotStartedError("wait_stopped")
         await asyncio.shield(self.ending)
 
 
@@ -109,8 +105,8 @@ class Run:
         plan: what the app has declared.
         current: lets the calls of the app through to this run.
         jetstream: the declared streams and buckets.
-        on_end: takes what is left when the run is over; None if this process is a forked child and
-            the run goes on in its parent.
+        on_end: takes what is left when the run is over; None if nothing is, because the start
+            failed, or because this process is a forked child and the run goes on in its parent.
 
     Attributes:
         state: where it is in its life; IDLE at the end.
@@ -219,6 +215,7 @@ class Run:
         left = await self._lifespan.leave(deadline)
         unsent = await self._send_rest(deadline)
         await self._close()
+        self._on_end(Outcome(self.begin_end(), self.stats()))
         if abandoned or unsent or left:
             raise DrainTimeoutError(self.drain_timeout, abandoned, unsent, left)
         if self._fatal is not None:
@@ -237,13 +234,15 @@ class Run:
     async def _close(self) -> None:
         await self.connection.close()
         self._watchdog.stop()
-        self._let_go()
+        self.link.close()
+        self._current.detach()
+        self._host.detach()
+        self.state = State.IDLE
 
     async def _abort(self) -> None:
         """End a start that failed."""
         if self._ending is not None:
             self._ending.cancel()
-            self._ending = None
         with contextlib.suppress(TidingsError):  # the caller gets what stopped the start
             await self.consumers.stop(self._plan.request_timeout)
         self.consumers.abandon()
@@ -253,13 +252,7 @@ class Run:
             await self._lifespan.abort(asyncio.get_running_loop().time() + self.drain_timeout)
         finally:
             await self._close()
-
-    def _let_go(self) -> None:
-        self.link.close()
-        self._current.detach()
-        self._host.detach()
-        self.state = State.IDLE
-        self._on_end(Outcome(self._ending, self.stats()))
+            self._on_end(None)
 
     # What the phases do.
 
