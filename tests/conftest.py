@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.program import QUICK, Program
 from tidings import App
-from tidings.testing import NATSServer
+from tidings.jetstream import Stream
+from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
 
@@ -26,10 +31,39 @@ def subject() -> str:
 
 
 @pytest.fixture
-def make_app(nats_server: NATSServer) -> Callable[..., App]:
-    """Makes apps on the session's server."""
+def stream() -> Stream:
+    """A stream that no other test uses; its subjects begin with its name."""
+    name = f"S{next(_numbers)}"
+    return Stream(name, subjects=[f"{name}.>"], storage="memory")
 
-    def make(name: str = "app", **options: Any) -> App:
-        return App(name, servers=nats_server.url, **options)
+
+@pytest.fixture
+def server() -> Iterator[NATSServer]:
+    """A nats-server of the test's own, to kill, pause and restart."""
+    with NATSServer() as own:
+        yield own
+
+
+@pytest.fixture
+def make_app() -> Callable[..., App]:
+    """Make an app that notices faults quickly; `servers` is a URL or anything with one."""
+
+    def make(servers: Any, name: str = "faulty", **options: Any) -> App:
+        url = getattr(servers, "url", servers)
+        return App(name, servers=url, **{**QUICK, **options})
 
     return make
+
+
+@pytest.fixture
+def run_program(tmp_path: Path, server: NATSServer) -> Iterator[Callable[[str], Program]]:
+    """Start a script that finds the test's server in $NATS_URL; killed when the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def start(source: str, **environment: str) -> Program:
+            path = tmp_path / f"program{time.monotonic_ns()}.py"
+            program = Program(source, path, **{"NATS_URL": server.url, **environment})
+            stack.callback(program.end)
+            return program
+
+        yield start

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from helpers import Inbox, until
+from support.inbox import Inbox, until
 from tidings import App, ConfigError, Group, Middleware, SubjectError
 from tidings.testing import NATSServer
 

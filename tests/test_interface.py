@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers import PATIENCE, Inbox
+from support.inbox import PATIENCE, Inbox
 from tidings import App, Middleware, NoRespondersError
 from tidings.testing import NATSServer
 

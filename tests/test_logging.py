@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 import tidings
-from helpers import Inbox, until
+from support.inbox import Inbox, until
 from tidings import App, DebugMiddleware, ServiceError
 from tidings.cli.logs import TextFormatter, json_formatter
 from tidings.errors import ConnectError, JetStreamError, ServerStartError, TidingsError

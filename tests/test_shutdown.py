@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers import PATIENCE, Inbox, until
+from support.inbox import PATIENCE, Inbox, until
 from tidings import App, DrainTimeoutError, NoRespondersError, RequestTimeoutError, ServiceError
 from tidings.testing import NATSServer
 

@@ -14,7 +14,7 @@ import nkeys
 import pytest
 
 import tidings
-from helpers import PATIENCE, Inbox, until
+from support.inbox import PATIENCE, Inbox, until
 from tidings import (
     App,
     AuthError,

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jetstream.conftest import is_acked
+from support.streams import is_acked
 from tidings import App, ServiceError
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from helpers import until
+from support.inbox import until
 from tidings import App
 from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError, Reject
-from tidings.jetstream import Stream, letters
+from tidings.jetstream import Stream
+from tidings.jetstream import dead_letters as letters
 from tidings.jetstream.dead_letters import DeadLetter, Wanted
 from tidings.jetstream.get import stored_message
 from tidings.server import NATSServer

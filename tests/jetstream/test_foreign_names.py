@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers import Inbox, until
+from support.inbox import Inbox, until
 from tidings import App, ConfigError
 from tidings.errors import Reject
 from tidings.jetstream import dead_letters as letters

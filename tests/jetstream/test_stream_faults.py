@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Program
-from faults.tcp_proxy import TcpProxy
-from helpers import until
-from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked, stored
+from support.inbox import until
+from support.program import Program
+from support.streams import MakeApp, consumer_info, consumer_names, is_acked, stored
+from support.tcp_proxy import TcpProxy
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import follow as follow_module
-from tidings.jetstream import puller as puller_module
+from tidings.jetstream import ordered as follow_module
+from tidings.jetstream.consumer import pull as puller_module
 from tidings.jetstream.consumer.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 

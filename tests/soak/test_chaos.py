@@ -21,8 +21,8 @@ from collections.abc import Awaitable, Callable
 import psutil
 import pytest
 
-from faults.conftest import QUICK, until
-from faults.tcp_proxy import TcpProxy
+from support.program import QUICK, until
+from support.tcp_proxy import TcpProxy
 from tidings import App, ServiceError
 from tidings.errors import RequestError, TidingsError, TransportError
 from tidings.server import NATSServer

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from faults.conftest import until
-from faults.fake_peer import FakePeer, info_line
+from support.fake_peer import FakePeer, info_line
+from support.program import until
 from tidings import App
 from tidings.errors import ConfigError, ConnectError, TlsError
 from tidings.server import NATSServer

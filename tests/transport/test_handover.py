@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Inbox, until
-from faults.fake_peer import FakePeer, info_line
+from support.fake_peer import FakePeer, info_line
+from support.program import Inbox, until
 from tidings import App
 from tidings.server import NATSCluster, NATSServer
 from tidings.transport.handover import Handover, Once

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Inbox, until
+from support.program import Inbox, until
 from tidings import App, Stream
 from tidings.errors import (
     NoRespondersError,

@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 import pytest
 
-from faults.conftest import until
-from faults.fake_peer import FakePeer, info_line
+from support.fake_peer import FakePeer, info_line
+from support.jwts import Authority, new_user
+from support.program import until
 from tidings import App
 from tidings.errors import AuthError, ConfigError, ConnectError, MissingExtraError
 from tidings.server import NATSServer
-from transport.jwts import Authority, new_user
 
 MakeApp = Callable[..., App]
 Configured = Callable[[str], NATSServer]

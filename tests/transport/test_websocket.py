@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.conftest import Inbox, until
-from faults.fake_peer import FakePeer
+from support.fake_peer import FakePeer
+from support.program import Inbox, until
 from tidings import App
 from tidings.errors import ConnectError, ConnectionLostError, MissingExtraError
 from tidings.server import NATSServer
