@@ -488,16 +488,25 @@ class App(Declarations):
         return None if self._run is None else self._run.connection.url
 
     def stats(self) -> AppStats:
-        """What was counted up to now.
+        """What was counted up to now; before the start zeros, after the end the last counts.
 
         Raises:
-            NotStartedError: the app is not running.
+            ForkedError: the app runs in the process from which this one was forked.
+
+        Example:
+            ```python
+            @app.listen("greet")
+            async def greet(msg):
+                return {"hello": msg.data["name"]}
+
+            print(app.stats().listeners[0].handled)    # 0
+            ```
         """
         if self._run is not None:
             return self._run.stats()
-        if self._last is None:
+        if self._current.is_forked:
             raise self._current.error("stats")
-        return self._last.stats
+        return self._plan().stats() if self._last is None else self._last.stats
 
     def __repr__(self) -> str:
         state = State.IDLE if self._run is None else self._run.state

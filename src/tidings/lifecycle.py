@@ -27,12 +27,20 @@ from tidings.handlers.queue_groups import queue_groups
 from tidings.handlers.tasks import Task, TaskSpec
 from tidings.handlers.watchdog import Watchdog
 from tidings.jetstream.consumer.consumers import Consumers
+from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
-from tidings.stats import AppStats
+from tidings.stats import (
+    AppStats,
+    ConnectionStats,
+    ConsumerStats,
+    ListenerStats,
+    TaskStats,
+    WatcherStats,
+)
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
@@ -72,6 +80,34 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     startup: tuple[Callable[[], Any], ...]
     shutdown: tuple[Callable[[], Any], ...]
     events: EventHooks
+
+    @property
+    def queue_groups(self) -> list[str]:
+        """The queue group of each listener, "" for none."""
+        return queue_groups(self.service_name, self.queue, self.listeners)
+
+    def stats(self) -> AppStats:
+        """The statistics of an app that has not started: a zero for each count."""
+        names = consumer_names(self.service_name, self.consumers)
+        return AppStats(
+            connection=ConnectionStats.zero(state="disconnected"),
+            listeners=tuple(
+                ListenerStats.zero(name=spec.name, subjects=spec.subjects, queue=queue)
+                for spec, queue in zip(self.listeners, self.queue_groups, strict=True)
+            ),
+            ended=ListenerStats.none(),
+            tasks=tuple(
+                TaskStats.zero(name=spec.name, interval=spec.interval) for spec in self.tasks
+            ),
+            consumers=tuple(
+                ConsumerStats.zero(name=spec.name, stream=spec.stream, consumer=name or "")
+                for spec, name in zip(self.consumers, names, strict=True)
+            ),
+            watchers=tuple(
+                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.keys)
+                for spec in self.watches
+            ),
+        )
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -258,10 +294,8 @@ class Run:
 
     async def _subscribe(self) -> None:
         """Subscribe the listeners, and return when the server has the subscriptions."""
-        plan = self._plan
-        groups = queue_groups(plan.service_name, plan.queue, plan.listeners)
         sids: list[int] = []
-        for spec, queue in zip(plan.listeners, groups, strict=True):
+        for spec, queue in zip(self._plan.listeners, self._plan.queue_groups, strict=True):
             sids += self.link.subscribe(spec, queue)
         while True:
             try:
