@@ -97,7 +97,7 @@ async def test_nothing_internal_is_public_before_or_during_the_run(app: App) -> 
 
 
 async def test_nothing_of_a_run_outlives_it(app: App, subject: str) -> None:
-    app.listen(subject)(Inbox())
+    app.listen(subject)(lambda msg: msg.data)
     async with app:
         await app.request(subject)
         run = app._run
