@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 
 import pytest
@@ -180,6 +181,28 @@ async def test_statistics_are_zero_before_the_start_and_stay_after_the_end(
     after = app.stats()
     assert after.connection.state == "closed"
     assert after.listeners[0].handled == 1
+
+
+def test_another_thread_may_ask_for_statistics_at_any_moment(app: App) -> None:
+    ended = threading.Event()
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            while not ended.is_set():
+                app.stats()
+                repr((app, app.is_running, app.connected_url))
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for _ in range(3):
+        with app:
+            pass
+    ended.set()
+    thread.join(PATIENCE)
+    assert failures == []
 
 
 async def test_statistics_name_consumers_and_watches_before_the_start(

@@ -470,7 +470,7 @@ class App(Declarations):
     @property
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
-        return self._run is not None and self._run.state is State.RUNNING
+        return (run := self._run) is not None and run.state is State.RUNNING
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -485,7 +485,7 @@ class App(Declarations):
     @property
     def connected_url(self) -> str | None:
         """The URL of the server connected to, without credentials; None where there is none."""
-        return None if self._run is None else self._run.connection.url
+        return None if (run := self._run) is None else run.connection.url
 
     def stats(self) -> AppStats:
         """What was counted up to now; before the start zeros, after the end the last counts.
@@ -502,14 +502,14 @@ class App(Declarations):
             print(app.stats().listeners[0].handled)    # 0
             ```
         """
-        if self._run is not None:
-            return self._run.stats()
+        if (run := self._run) is not None:  # another thread than the loop's may ask
+            return run.stats()
         if self._current.is_forked:
             raise self._current.error("stats")
         return self._plan().stats() if self._last is None else self._last.stats
 
     def __repr__(self) -> str:
-        state = State.IDLE if self._run is None else self._run.state
+        state = State.IDLE if (run := self._run) is None else run.state
         return f"<App {self.service_name!r} {state.value}>"
 
 

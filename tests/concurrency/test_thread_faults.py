@@ -144,7 +144,6 @@ def test_calls_of_a_thread_end_when_the_app_does(server: NATSServer, make_app: M
         lambda: app.request_sync("wait"),
         lambda: app.request_sync("nobody"),
         lambda: app.subscribe_new_subject_sync("numbers", lambda msg: None, data_type=bytes),
-        lambda: app.stats(),
     ]
     ended: list[TidingsError] = []
     ready = threading.Barrier(len(calls) + 1)
