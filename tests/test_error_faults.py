@@ -103,7 +103,7 @@ async def test_what_the_public_calls_raise_is_never_an_error_of_nats_py(
         await until(lambda: app.stats().connection.state == "reconnecting")
         await try_all()
         await asyncio.to_thread(server.restart)
-        client = app.nats._connection
+        client = app._run.connection
     await try_all()
     with pytest.raises(errors.ConnectionClosedError):
         await client.confirm(1)

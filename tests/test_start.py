@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-import inspect
+import re
 import shutil
 import ssl
 import subprocess
+import typing
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from tidings import (
     TlsError,
 )
 from tidings.testing import NATSServer
+from tidings.transport.options import ConnectionKeywords, ConnectionOptions
 
-OPTIONS = [name for name in inspect.signature(App).parameters if name != "service_name"]
+OPTIONS = [*App.__init__.__kwdefaults__, *ConnectionKeywords.__annotations__]
 
 
 async def start(app: App) -> None:
@@ -42,8 +44,26 @@ async def start(app: App) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_misspelt_option_is_a_type_error(name: str) -> None:
-    with pytest.raises(TypeError, match=f"{name}x"):
-        App("a", **{f"{name}x": None})
+    with pytest.raises(TypeError) as caught:
+        App("a", **{f"{name}x": "a secret"})
+    assert str(caught.value) == f"App has no option '{name}x'; did you mean {name!r}?"
+
+
+def test_a_word_that_is_like_no_option_is_refused_without_a_guess() -> None:
+    with pytest.raises(TypeError) as caught:
+        App("a", colour="red")
+    assert str(caught.value) == "App has no option 'colour'"
+
+
+def test_every_option_is_described_once_and_the_record_of_a_connection_has_it_too() -> None:
+    described = re.findall(
+        r"^        (\w+): ", (App.__doc__ or "").partition("Raises:")[0], re.MULTILINE
+    )
+    assert sorted(described) == sorted(["service_name", *OPTIONS])
+    keywords = typing.get_type_hints(ConnectionKeywords)
+    record = typing.get_type_hints(ConnectionOptions)
+    assert {"servers", "name"} == record.keys() - keywords.keys()
+    assert keywords == {name: record[name] for name in keywords}
 
 
 def test_options_are_keywords_only() -> None:
@@ -619,7 +639,8 @@ async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(
     assert left == (["lifespan"] if where == "startup" else [])
     assert not app.is_running
     with pytest.raises(NotStartedError):
-        app.stats()
+        await app.wait_stopped()
+    assert app.stats().listeners[0].received == 0
     fail = False
     async with app:
         assert await app.request(subject, {"a": 1}) == {"a": 1}

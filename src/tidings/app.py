@@ -1,71 +1,43 @@
-"""App: decorators and lifecycle only."""
+"""App: what users declare, and the calls on it. A `Run` does the work."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
-import enum
+import difflib
+import functools
 import logging
-import ssl
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
-from tidings.bus import Bus
-from tidings.cautions import warn_of_declarations
-from tidings.checks import check_flag, check_seconds, check_text, check_whole
-from tidings.concurrency.forks import forget_after_fork, release_signals
+from tidings.blocking import BlockingBus
+from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
 from tidings.declarations import Declarations, Group
-from tidings.errors import (
-    ConfigError,
-    ConnectionClosedError,
-    DisconnectedError,
-    DrainTimeoutError,
-    TidingsError,
-)
-from tidings.functions import function_place
-from tidings.handlers.events import EVENTS, ConnectionEvent, EventHooks
-from tidings.handlers.hooks import call_hook, let_finish, noted
+from tidings.errors import ConfigError
+from tidings.handlers.events import EVENTS, EventHooks
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
-from tidings.handlers.queue_groups import queue_groups
 from tidings.handlers.signatures import check_handler
-from tidings.handlers.subscriptions import Subscriptions
-from tidings.handlers.tasks import Task
-from tidings.handlers.watchdog import Watchdog
-from tidings.jetstream.consumer.consumers import Consumers
 from tidings.jetstream.consumer.spec import ConsumerSpec, check_unique
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.kv.watchers import Watchers
+from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.streams.stream import Stream
-from tidings.log import logger
-from tidings.process.runner import BackgroundRun, run_until_stopped
+from tidings.lifecycle import Outcome, Plan, Run, State
+from tidings.link import CurrentLink
+from tidings.process.runner import BackgroundRun, MainRun
 from tidings.stats import AppStats
 from tidings.subject import check_queue
-from tidings.transport.connection import Connection
-from tidings.transport.credentials import Secret, SecretFile
-from tidings.transport.options import ConnectionOptions, server_urls
+from tidings.transport.options import (
+    ConnectionKeywords,
+    ConnectionOptions,
+    server_urls,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
-
-# Seconds that on_shutdown hooks have at the least, where the drain timeout is used up, and seconds
-# in which they have to follow their cancellation after that.
-HOOK_GRACE = 0.75
-CANCEL_GRACE = 0.25
-
-
-class State(enum.Enum):
-    """Where an app is in its life."""
-
-    IDLE = "idle"  # declared, or ended; may be started
-    STARTING = "starting"  # connecting, then on_startup, then subscribing
-    RUNNING = "running"  # listeners and tasks at work
-    DRAINING = "draining"  # no new message is taken; what was taken is finished
 
 
 class App(Declarations):
@@ -153,34 +125,15 @@ class App(Declarations):
         version: str = "0.0.0",
         description: str = "",
         concurrency: int = 100,
-        request_timeout: float = 10.0,
-        drain_timeout: float = 8.0,
+        request_timeout: Seconds = 10.0,
+        drain_timeout: Seconds = 8.0,
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
-        user: str | None = None,
-        password: Secret | None = None,
-        token: Secret | None = None,
-        credentials: SecretFile | None = None,
-        nkey_seed: SecretFile | None = None,
-        tls: ssl.SSLContext | None = None,
-        tls_hostname: str | None = None,
-        tls_cert: str | Path | None = None,
-        tls_key: str | Path | None = None,
-        tls_ca: str | Path | None = None,
-        tls_handshake_first: bool = False,
-        ignore_discovered_servers: bool = False,
-        randomize_servers: bool = True,
-        inbox_prefix: str = "_INBOX",
-        connect_timeout: float = 5.0,
-        reconnect_time_wait: float = 2.0,
-        max_reconnect_attempts: int = -1,
-        ping_interval: float = 10.0,
-        max_outstanding_pings: int = 2,
-        pending_size: int = 32 * 1024 * 1024,
-        wait_for_server: bool = False,
         use_uvloop: bool = True,
+        **connection: Unpack[ConnectionKeywords],
     ) -> None:
         super().__init__()
+        _check_names(connection)
         if not isinstance(service_name, str) or not service_name.strip():
             raise ConfigError("service_name is a word for this service, as App('billing')")
         check_text("version", version, may_be_empty=True)
@@ -194,6 +147,7 @@ class App(Declarations):
         request_timeout = check_seconds("request_timeout", request_timeout)
         if queue is not None:
             check_queue(queue)
+        self._run: Run | None = None  # the run that goes on
         self.service_name = service_name
         self.queue = queue
         self.version = version
@@ -201,54 +155,23 @@ class App(Declarations):
         self.state = SimpleNamespace()
         self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
-        self._at_shutdown = ""  # what runs at the end; "" once everything has ended
-        self._lifespan = lifespan
         self.use_uvloop = use_uvloop
+        self._lifespan = lifespan
+        self._concurrency = concurrency
+        self._request_timeout = request_timeout
         self._options = ConnectionOptions(
-            servers=server_urls(servers, host, port),
-            name=service_name,
-            user=user,
-            password=password,
-            token=token,
-            credentials=credentials,
-            nkey_seed=nkey_seed,
-            tls=tls,
-            tls_hostname=tls_hostname,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_ca=tls_ca,
-            tls_handshake_first=tls_handshake_first,
-            ignore_discovered_servers=ignore_discovered_servers,
-            randomize_servers=randomize_servers,
-            inbox_prefix=inbox_prefix,
-            connect_timeout=connect_timeout,
-            reconnect_time_wait=reconnect_time_wait,
-            max_reconnect_attempts=max_reconnect_attempts,
-            ping_interval=ping_interval,
-            max_outstanding_pings=max_outstanding_pings,
-            pending_size=pending_size,
-            wait_for_server=wait_for_server,
+            servers=server_urls(servers, host, port), name=service_name, **connection
         )
-        self.nats = Bus(
-            service_name,
-            concurrency=concurrency,
-            request_timeout=request_timeout,
-            tell=self._on_event,
-        )
-        self.js = JetStream(self.nats, streams)
         self._middleware_specs: list[MiddlewareSpec] = []
         self._startup_hooks: list[Callable[[], Any]] = []
         self._shutdown_hooks: list[Callable[[], Any]] = []
         self._events = EventHooks()
-        self._lifecycle = State.IDLE
-        self._tasks: list[Task] = []
-        self._ending: asyncio.Task[None] | None = None
-        self._stopping: asyncio.Event | None = None
-        self._fatal: TidingsError | None = None
-        self._consumers: Consumers | None = None
-        self._watchers: Watchers | None = None
+        self._current = CurrentLink()
+        self._host = JetStreamHost(self._current, streams)
+        self._last: Outcome | None = None  # what is left of the run before
         self._background: BackgroundRun | None = None
-        self._stack = AsyncExitStack()
+        self.nats = BlockingBus(self._current)
+        self.js = JetStream(self._host)
         # The bus's own methods, so that a call through the app costs nothing more.
         self.publish = self.nats.publish
         self.publish_sync = self.nats.publish_sync
@@ -310,8 +233,10 @@ class App(Declarations):
         return self._drain_timeout
 
     @drain_timeout.setter
-    def drain_timeout(self, seconds: float) -> None:
+    def drain_timeout(self, seconds: Seconds) -> None:
         self._drain_timeout = check_seconds("drain_timeout", seconds)
+        if self._run is not None:
+            self._run.drain_timeout = self._drain_timeout
 
     @property
     def middlewares(self) -> tuple[MiddlewareSpec, ...]:
@@ -377,7 +302,7 @@ class App(Declarations):
         self._options = self._options.with_servers(server_urls(servers))
 
     def _declaring(self, call: str) -> None:
-        if self._lifecycle is not State.IDLE:
+        if self._run is not None:
             raise ConfigError(
                 f"{call}: the app runs already; declare before it starts, or subscribe with "
                 f"subscribe_new_subject"
@@ -399,7 +324,9 @@ class App(Declarations):
                 the main thread, where `with app` works; or while `tidings run` imports the module,
                 which would end up with two runs.
         """
-        run_until_stopped(self, use_uvloop=self.use_uvloop)
+        MainRun(
+            self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
+        ).run()
 
     start = run
 
@@ -413,10 +340,15 @@ class App(Declarations):
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        await asyncio.shield(self.begin_disconnect())
+        if self._run is None and self._last is not None:
+            await self._last.wait()
+        else:
+            await asyncio.shield(self._begin_end("disconnect"))
 
     def __enter__(self) -> Self:
-        self._background = BackgroundRun(self, use_uvloop=self.use_uvloop)
+        self._background = BackgroundRun(
+            self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
+        )
         self._background.start()
         return self
 
@@ -443,8 +375,8 @@ class App(Declarations):
         """
         if self._is_over("app.disconnect"):
             return
-        starting = self._lifecycle is State.STARTING
-        ending = self.begin_disconnect()
+        starting = self._run is not None and self._run.state is State.STARTING
+        ending = self._begin_end("disconnect")
         if not inside.get() and not starting:
             await asyncio.shield(ending)
 
@@ -458,19 +390,27 @@ class App(Declarations):
         if self._is_over("app.disconnect_sync"):
             return
         work = self._begin_for_thread()
-        ended = self.nats.portal.run(work, "disconnect_sync", "await app.disconnect()")
+        ended = self._current.run(work, "disconnect_sync", "await app.disconnect()")
         if not inside.get():
             ended.result()
 
     def _is_over(self, call: str) -> bool:
-        if self.nats.is_forked:
-            raise self.nats.not_running(call)
-        return self._lifecycle is State.IDLE
+        if self._current.is_forked:
+            raise self._current.error(call)
+        return self._run is None
+
+    def _begin_end(self, call: str) -> asyncio.Task[None]:
+        """Begin to drain, in the app's own event loop. Returns what to await."""
+        if self._run is None:
+            raise self._current.error(call)
+        self._run.link.home.check(call)
+        return self._run.begin_end()
 
     async def _begin_for_thread(self) -> concurrent.futures.Future[None]:
         # A coroutine that waited here for the end would be work that the end waits for.
         ended: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self.begin_disconnect().add_done_callback(lambda ending: copy_outcome(ending, ended))
+        ending = self._begin_end("disconnect")
+        ending.add_done_callback(lambda done: copy_outcome(done, ended))
         return ended
 
     async def wait_stopped(self) -> None:
@@ -482,232 +422,59 @@ class App(Declarations):
             NotStartedError: the app was never started.
             WrongLoopError: awaited in another event loop than the app's.
         """
-        if self._stopping is None:
-            raise self.nats.not_running("wait_stopped")
-        if self._lifecycle in (State.RUNNING, State.DRAINING):
-            self.nats.check("wait_stopped")
-        await self._stopping.wait()
-        assert self._ending is not None
-        await asyncio.shield(self._ending)
-
-    # The lifecycle.
-
-    async def _start(self) -> None:
-        if self._lifecycle is not State.IDLE:
-            raise ConfigError(f"the app is {self._lifecycle.value} already")
-        self._lifecycle = State.STARTING
-        forget_after_fork(self)
-        self._ending = self._fatal = self._consumers = self._watchers = None
-        self._started, self._stopping = asyncio.Event(), asyncio.Event()
-        self._connection = Connection(self._options, self._on_event)
-        try:
-            await self._connection.open()
-            warn_of_declarations(
-                *(self._listener_specs, self._consumer_specs, self._watch_specs, self.js.streams)
-            )
-            middlewares = [spec.make() for spec in self._middleware_specs]
-            self.nats.attach(self._connection, middlewares)
-            self.js.attach(self._connection, middlewares)
-            await self.js.apply()
-            await self.js.open_buckets()
-            if self._lifespan is not None:
-                with noted("the lifespan", self._lifespan):
-                    await self._stack.enter_async_context(self._lifespan(self))
-            for hook in self._startup_hooks:
-                with noted("on_startup", hook):
-                    await call_hook(hook)
-            await self._subscribe_listeners()
-            self._consumers = Consumers(
-                self.js.api,
-                self._subscriptions.pool,
-                middlewares,
-                service=self.service_name,
-                restore_stream=self.js.restore_stream,
-            )
-            await self._consumers.start(self._consumer_specs, self.nats.concurrency)
-            self._watchers = Watchers(self.js, self._subscriptions.pool, middlewares)
-            await self._watchers.start(self._watch_specs, self.js.bucket_types)
-            self._watchdog = Watchdog()
-            self._watchdog.start()
-        except BaseException:
-            await self._abort_start()
-            raise
-        self._connection.waits = False
-        self._tasks = [Task(spec) for spec in self._task_specs]
-        self._lifecycle = State.RUNNING
-        for task in self._tasks:
-            task.start()
-        self._started.set()
-        parts = [f"listens ({len(self._listener_specs)})"]
-        if self._consumer_specs:
-            parts.append(f"consumes ({len(self._consumer_specs)})")
-        what = " and ".join(parts)
-        logger.info("%s %s on %s", self.service_name, what, self._connection.url)
-
-    async def _subscribe_listeners(self) -> None:
-        """Subscribe the listeners, and return when the server has the subscriptions."""
-        specs = self._listener_specs
-        sids: list[int] = []
-        for spec, queue in zip(
-            specs, queue_groups(self.service_name, self.queue, specs), strict=True
-        ):
-            sids += self.nats.subscribe(spec, queue)
-        while True:
-            try:
-                await self._subscriptions.confirm(sids, self.nats.request_timeout)
-                return
-            except DisconnectedError:
-                if not self._connection.waits:
-                    raise
-            await self._connection.connected()
-
-    async def _abort_start(self) -> None:
-        if self._ending is not None:
-            self._ending.cancel()
-        if self._consumers is not None:
-            with contextlib.suppress(TidingsError):  # what stopped the start is told already
-                await self._consumers.stop(self.nats.request_timeout)
-            self._consumers.abandon()
-        if self._watchers is not None:
-            self._watchers.abandon()
-        if self.nats.subscriptions is not None:
-            await self._subscriptions.close()
-        try:
-            await self._leave_lifespan()
-        finally:
-            await self._connection.close()
-            self.nats.detach()
-            self.js.detach()
-            self._lifecycle = State.IDLE
-
-    async def _leave_lifespan(self) -> None:
-        """Leave what the start entered, within the drain timeout."""
-        leaving = asyncio.create_task(self._stack.aclose(), name="tidings lifespan")
-        if await _ends_by(leaving, asyncio.get_running_loop().time() + self.drain_timeout):
-            leaving.result()
+        if self._run is not None:
+            self._run.link.home.check("wait_stopped")
+            await self._run.wait_stopped()
+        elif self._last is not None:
+            await self._last.wait()
         else:
-            logger.error("the lifespan did not end within the drain timeout; it is left behind")
+            raise self._current.error("wait_stopped")
 
-    def begin_disconnect(self) -> asyncio.Task[None]:
-        """Begin to drain, in the app's own event loop; returns what to await."""
-        if self._lifecycle in (State.RUNNING, State.DRAINING):
-            self.nats.check("disconnect")
-        if self._ending is None:
-            if self._lifecycle is State.IDLE or self._stopping is None:
-                raise self.nats.not_running("disconnect")
-            self._ending = asyncio.create_task(self._drain(), name="tidings drain")
-            self._stopping.set()
-        return self._ending
+    async def _start(self) -> Run:
+        """Start, and return the run when listeners and tasks are at work."""
+        if self._run is not None:
+            raise ConfigError(f"the app is {self._run.state.value} already")
+        run = self._run = Run(self._plan(), self._current, self._host, self._on_end)
+        await run.begin()
+        return run
 
-    async def _drain(self) -> None:
-        await self._started.wait()  # disconnect() in on_startup ends the app once it runs
-        self._lifecycle = State.DRAINING
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.drain_timeout
-        await asyncio.gather(*(task.stop() for task in self._tasks))
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._finish_work()
-        except TimeoutError:
-            pass  # what is left is counted now
-        assert self._consumers is not None
-        assert self._watchers is not None
-        abandoned = self._consumers.abandon() + self._watchers.abandon()
-        abandoned += await self._subscriptions.close()
-        await self._run_shutdown_hooks(max(deadline, loop.time() + HOOK_GRACE))
-        unsent = await self._send_rest(deadline)
-        await self._connection.close()
-        self.nats.detach()
-        self.js.detach()
-        self._watchdog.stop()
-        self._lifecycle = State.IDLE
-        left = f"{self._at_shutdown} did not end" if self._at_shutdown else ""
-        if abandoned or unsent or left:
-            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent, left)
-        if self._fatal is not None:
-            raise self._fatal
-        logger.info("%s has ended", self.service_name)
+    def _plan(self) -> Plan:
+        lifespan = self._lifespan
+        return Plan(
+            service_name=self.service_name,
+            queue=self.queue,
+            concurrency=self._concurrency,
+            request_timeout=self._request_timeout,
+            drain_timeout=self._drain_timeout,
+            connection=self._options,
+            middlewares=tuple(self._middleware_specs),
+            listeners=tuple(self._listener_specs),
+            consumers=tuple(self._consumer_specs),
+            watches=tuple(self._watch_specs),
+            tasks=tuple(self._task_specs),
+            lifespan=None if lifespan is None else functools.partial(lifespan, self),
+            startup=tuple(self._startup_hooks),
+            shutdown=tuple(self._shutdown_hooks),
+            events=self._events,
+        )
 
-    async def _finish_work(self) -> None:
-        assert self._consumers is not None
-        assert self._watchers is not None
-        self.js.end_watches()  # a handler may be waiting for what comes next
-        await self.nats.take_published()
-        for stop in (self._consumers.stop, self._watchers.stop, self._subscriptions.end_all):
-            try:
-                await stop(self.nats.request_timeout)
-            except TidingsError as error:
-                logger.warning("messages under way may be lost at shutdown: %s", error)
-        await self._subscriptions.finish()
-        await self._consumers.finish()
-        await self._watchers.finish()
-        await self.nats.portal.finish()
-
-    async def _run_shutdown_hooks(self, deadline: float) -> None:
-        running = asyncio.create_task(self._call_shutdown_hooks(), name="tidings on_shutdown")
-        if await _ends_by(running, deadline):
-            self._at_shutdown = ""
-
-    async def _call_shutdown_hooks(self) -> None:
-        for hook in self._shutdown_hooks:
-            self._at_shutdown = f"on_shutdown: {function_place(hook)}"
-            await let_finish(call_hook(hook), self._at_shutdown)
-        self._at_shutdown = "the end of the lifespan"
-        await let_finish(self._stack.aclose(), self._at_shutdown)
-
-    async def _send_rest(self, deadline: float) -> int:
-        """Have the server confirm what is sent, waiting if it is away. Returns bytes left."""
-        connection, outbox = self._connection, self._connection.outbox
-        loop = asyncio.get_running_loop()
-        while (outbox.unsent_bytes or outbox.unconfirmed) and not connection.is_closed:
-            if loop.time() >= deadline:
-                break
-            try:
-                await connection.confirm(max(deadline - loop.time(), 0.01))
-            except TidingsError:
-                await asyncio.sleep(0.02)
-        return outbox.unsent_bytes
-
-    def forget(self) -> None:
-        """Count as not started in a forked child: the run goes on in the parent. For forks."""
-        if self._lifecycle is State.IDLE:
-            return
-        self._lifecycle = State.IDLE
-        self._background = self._ending = self._fatal = self._consumers = self._watchers = None
-        self._tasks = []
-        self._stack = AsyncExitStack()  # what the lifespan holds is the parent's
-        self.nats.forget()
-        self.js.forget()
-        release_signals()
+    def _on_end(self, outcome: Outcome | None) -> None:
+        """Let go of the run. An outcome of None leaves nothing to ask for."""
+        self._run, self._last = None, outcome
+        if outcome is None:
+            self._background = None
 
     # What the app knows.
 
     @property
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
-        return self._lifecycle is State.RUNNING
-
-    def unfinished(self) -> tuple[int, int]:
-        """Messages that are queued or being handled, and bytes that are not sent. (0, 0) while the
-        app does not run. May be called from any thread.
-        """
-        if self._lifecycle is State.IDLE or self.nats.subscriptions is None:
-            return 0, 0
-        stats = self.stats()
-        messages = sum(each.pending + each.running for each in stats.listeners)
-        messages += sum(each.pending + each.running for each in stats.consumers)
-        messages += sum(each.pending + each.running for each in stats.watchers)
-        return messages, self._connection.outbox.unsent_bytes
+        return (run := self._run) is not None and run.state is State.RUNNING
 
     @property
     def servers(self) -> tuple[str, ...]:
         """The servers' URLs, as they were given."""
         return self._options.servers
-
-    @property
-    def connection_options(self) -> ConnectionOptions:
-        """How it connects. For command lines."""
-        return self._options
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
@@ -717,50 +484,44 @@ class App(Declarations):
     @property
     def connected_url(self) -> str | None:
         """The URL of the server connected to, without credentials; None where there is none."""
-        return self._connection.url if self._lifecycle is not State.IDLE else None
+        return None if (run := self._run) is None else run.connection.url
 
     def stats(self) -> AppStats:
-        """What was counted up to now.
+        """What was counted up to now; before the start zeros, after the end the last counts.
 
         Raises:
-            NotStartedError: the app is not running.
+            ForkedError: the app runs in the process from which this one was forked.
+
+        Example:
+            ```python
+            @app.listen("greet")
+            async def greet(msg):
+                return {"hello": msg.data["name"]}
+
+            print(app.stats().listeners[0].handled)    # 0
+            ```
         """
-        subscriptions = self._subscriptions
-        return AppStats(
-            connection=self._connection.snapshot(),
-            listeners=tuple(listener.snapshot() for listener in subscriptions.listeners),
-            ended=subscriptions.ended,
-            tasks=tuple(task.snapshot() for task in self._tasks),
-            consumers=self._consumers.snapshot() if self._consumers is not None else (),
-            watchers=self._watchers.snapshot() if self._watchers is not None else (),
-        )
-
-    @property
-    def _subscriptions(self) -> Subscriptions:
-        if self.nats.subscriptions is None:
-            raise self.nats.not_running("subscriptions")
-        return self.nats.subscriptions
-
-    def _on_event(self, event: str, error: Exception | None) -> None:
-        self._events.tell(ConnectionEvent(event, error))
-        if event == "closed" and self._lifecycle is State.RUNNING:
-            self._fatal = ConnectionClosedError("the app", str(error or "given up"))
-            self.begin_disconnect()
+        if (run := self._run) is not None:  # another thread than the loop's may ask
+            return run.stats()
+        if self._current.is_forked:
+            raise self._current.error("stats")
+        return self._plan().stats() if self._last is None else self._last.stats
 
     def __repr__(self) -> str:
-        return f"<App {self.service_name!r} {self._lifecycle.value}>"
+        state = State.IDLE if (run := self._run) is None else run.state
+        return f"<App {self.service_name!r} {state.value}>"
 
 
-async def _ends_by(task: asyncio.Task[None], deadline: float) -> bool:
-    """Wait for a task until the deadline, then cancel it. Returns whether it ended by itself.
+def _check_names(options: Iterable[str]) -> None:
+    """Refuse keywords that are not options of `App`.
 
-    One that ignores its cancellation is left: the end of the app must not depend on it.
+    Raises:
+        TypeError: an unknown keyword. Its value is not shown: it may be a secret.
     """
-    try:
-        await asyncio.wait([task], timeout=deadline - asyncio.get_running_loop().time())
-        if task.done():
-            return True
-    finally:
-        task.cancel()
-    await asyncio.wait([task], timeout=CANCEL_GRACE)
-    return False
+    own = App.__init__.__kwdefaults__ or {}
+    known = [*own, *ConnectionKeywords.__annotations__]
+    for name in options:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {similar[0]!r}?" if similar else ""
+            raise TypeError(f"App has no option {name!r}{hint}")

@@ -144,7 +144,6 @@ def test_calls_of_a_thread_end_when_the_app_does(server: NATSServer, make_app: M
         lambda: app.request_sync("wait"),
         lambda: app.request_sync("nobody"),
         lambda: app.subscribe_new_subject_sync("numbers", lambda msg: None, data_type=bytes),
-        lambda: app.stats(),
     ]
     ended: list[TidingsError] = []
     ready = threading.Barrier(len(calls) + 1)
@@ -270,8 +269,8 @@ async def test_a_call_that_comes_when_the_app_has_ended_raises_and_waits_for_not
 ) -> None:
     app = make_app(nats_server)
     async with app:
-        portal, bridge = app.nats.portal, app.nats._bridge
-    assert bridge is not None
+        portal, bridge = app._run.link.portal, app._run.link.bridge
+
     with pytest.raises(NotStartedError):
         portal.submit(asyncio.sleep(0), "request_sync")
     for _ in range(2):

@@ -256,7 +256,6 @@ CALLS: list[Callable[[App], Any]] = [
     lambda app: asyncio.run(app.unsubscribe_subject("a")),
     lambda app: asyncio.run(app.unsubscribe_ssid("1")),
     lambda app: asyncio.run(app.flush()),
-    lambda app: app.stats(),
 ]
 
 

@@ -263,7 +263,7 @@ async def test_a_server_heard_of_late_has_the_tls_name_first_given(
     own = make_certificate(tmp_path, "named", "DNS:localhost")
     server = configured(tls_config(own))
     async with make_app(f"tls://localhost:{server.port}", tls_ca=own.ca) as app:
-        connection = app._connection
+        connection = app._run.connection
         assert connection._accepted is not None
         announced = connection._accepted.server.announce("127.0.0.1", server.port)
         connection._servers._servers[:] = [announced]

@@ -249,7 +249,7 @@ async def test_a_server_that_stops_reading_does_not_let_the_buffer_grow_without_
 
         with pytest.raises(BufferFullError):
             publish()
-        assert app.nats._connection.outbox.size <= limit
+        assert app._run.connection.outbox.size <= limit
         await asyncio.to_thread(server.resume)
         await until(lambda: app.stats().connection.unsent == 0)
 
@@ -268,7 +268,7 @@ async def test_an_awaited_publish_waits_for_a_server_that_stops_reading_and_goes
                 await app.publish("numbers", b"x" * 10_000)
 
         publishing = asyncio.create_task(publish())
-        await until(lambda: app.nats._connection._accepted.transport.is_paused)
+        await until(lambda: app._run.connection._accepted.transport.is_paused)
         assert not publishing.done()
         await asyncio.to_thread(server.resume)
         await publishing

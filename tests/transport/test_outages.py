@@ -349,7 +349,7 @@ async def test_disconnect_while_away_sends_what_waits_when_the_server_is_back(
     server: NATSServer, app: App
 ) -> None:
     async with app:
-        client = app.nats._connection
+        client = app._run.connection
         await kill(server, app)
         await app.publish("a", {"a": 1})
         ending = asyncio.create_task(app.disconnect())
@@ -361,7 +361,7 @@ async def test_disconnect_while_away_sends_what_waits_when_the_server_is_back(
 
 async def test_an_app_that_was_ended_publishes_no_more(server: NATSServer, app: App) -> None:
     async with app:
-        client = app.nats._connection
+        client = app._run.connection
     with pytest.raises(ConnectionClosedError):
         await client.confirm(1)
     with pytest.raises(ConnectionClosedError):

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tidings.app import App
-from tidings.errors import NotStartedError, TransportError
+from tidings.errors import TransportError
 from tidings.message import Message
 from tidings.server import NATSCluster, NATSServer
 from tidings.subject import matches
@@ -123,7 +123,8 @@ class Stage:
         )
 
     async def _ask_who_listens(self, request: Message[bytes]) -> None:
-        if self.inner._connection.server_version < FIRST_WITH_TRACES:
+        run = self.inner._run
+        if run is None or run.connection.server_version < FIRST_WITH_TRACES:
             return
         headers = [TRACE_ONLY, (TRACE_DEST, self._traces), (REQUESTER, request.reply)]
         with contextlib.suppress(TransportError):  # the server is paused or gone
@@ -138,7 +139,8 @@ class Stage:
         while _listens(self.app, trace.events[0].subj):  # noqa: ASYNC110 - no event, and maybe another loop
             await asyncio.sleep(DRAIN_POLL)
         [requester] = trace.request.header[REQUESTER]
-        self.inner._connection.outbox.reply(requester, b"", NO_RESPONDERS)
+        if (run := self.inner._run) is not None:
+            run.connection.outbox.reply(requester, b"", NO_RESPONDERS)
 
 
 def _address(url: str) -> str:
@@ -157,10 +159,8 @@ def _readable(body: bytes) -> Any:
 
 
 def _listens(app: App, subject: str) -> bool:
-    try:
-        listeners = app.stats().listeners
-    except NotStartedError:
-        return False
+    run = app._run
+    listeners = () if run is None else run.stats().listeners
     patterns = [
         pattern
         for each in listeners

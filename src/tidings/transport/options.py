@@ -1,4 +1,4 @@
-"""Connection options: one frozen record, checked when the app is declared."""
+"""Connection options: the keywords that users write, and one frozen record, checked at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -33,35 +34,42 @@ DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 _SECRETS = ("password", "token", "credentials", "nkey_seed", "tls_key")
 
 
-class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach the server. `App` takes each of these as a keyword argument.
+class ConnectionKeywords(TypedDict, total=False):
+    """The options of a connection that `App` takes as keyword arguments, described there."""
 
-    Attributes:
+    user: str | None
+    password: Secret | None
+    token: Secret | None
+    credentials: SecretFile | None
+    nkey_seed: SecretFile | None
+    tls: ssl.SSLContext | None
+    tls_hostname: str | None
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
+    tls_ca: str | Path | None
+    tls_handshake_first: bool
+    ignore_discovered_servers: bool
+    randomize_servers: bool
+    inbox_prefix: str
+    connect_timeout: float
+    reconnect_time_wait: float
+    max_reconnect_attempts: int
+    ping_interval: float
+    max_outstanding_pings: int
+    pending_size: int
+    wait_for_server: bool
+
+
+class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach the server: `ConnectionKeywords` with their defaults, checked.
+
+    Attributes: as the arguments of `App`, and:
         servers: URLs of the servers.
         name: the client's name in the server's monitoring.
-        user: user name, with `password`.
-        password: the password, or a function that returns it. It is called at each connect.
-        token: a token in place of user and password, or a function that returns it.
-        credentials: a credentials file (JWT and seed): its path, its content, or a function that
-            returns one of them. A file is read at each connect.
-        nkey_seed: an nkey seed ("SU..."), the path of a file with it, or a function that returns
-            one of them.
-        tls: context for TLS; a default one is used for tls:// URLs.
-        tls_hostname: the name expected in the server's certificate.
-        tls_cert: path of the client's certificate, with `tls_key`.
-        tls_key: path of its key.
-        tls_ca: path of the authorities that sign the server's certificate.
-        tls_handshake_first: begin with the TLS handshake, before the server's greeting.
-        ignore_discovered_servers: connect to `servers` only, not to those that the server names.
-        randomize_servers: try servers in random order.
-        inbox_prefix: first tokens of the reply subjects.
-        connect_timeout: seconds to reach one server and be accepted by it.
-        reconnect_time_wait: seconds between two rounds over the servers, at the most.
-        max_reconnect_attempts: rounds before giving up; -1 never gives up.
-        ping_interval: seconds between two PINGs.
-        max_outstanding_pings: PINGs unanswered before the connection counts as dead.
-        pending_size: bytes that may wait to be sent.
-        wait_for_server: wait at start until a server is there.
+
+    Raises:
+        ConfigError: an option that cannot work.
+        MissingExtraError: an option needs a package that is not installed.
     """
 
     servers: tuple[str, ...]

@@ -558,7 +558,7 @@ async def test_a_dead_letter_stored_late_tells_why_the_message_was_given_up(
         await owner.js.apply()
         [letter] = await letters(app, dead)
         await is_acked(app, stream, "d", 1)
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         assert consumer._outcomes._verdicts == {}
     wanted = "ZeroDivisionError" if body == b"1" else "DecodeError"
     assert letter["headers"]["Tidings-Dead-Error"] == wanted

@@ -522,7 +522,7 @@ async def test_pulls_that_run_out_are_asked_for_again(
     gate = Gate()
     app.consume(stream.name, durable="d", data_type=int, concurrency=4)(gate)
     async with app:
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         puller = consumer._puller
         heard = puller._heard_at
         for count in range(1, 5):
@@ -552,7 +552,7 @@ async def test_messages_lost_on_their_way_are_not_waited_for(
         got.append(msg.data)
 
     async with app:
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         puller = consumer._puller
         puller._inboxes[-1].owed += 4  # as if a route had dropped four deliveries
         await until(lambda: puller.owed == 4)
@@ -574,10 +574,10 @@ async def test_shutdown_finishes_what_was_fetched(make_app: MakeApp, stream: Str
         async with app:
             await publish(other, stream, 20)
             await until(lambda: gate.at_work == 5)
-            ending = app.begin_disconnect()
+            ending = app._run.begin_end()
             gate.open.set()
             await ending
-        [stats] = app._consumers.snapshot()
+        [stats] = app._run.consumers.snapshot()
         info = await consumer_info(other, stream, "d")
     assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (0, len(gate.got))
     assert stats.received == stats.acked == len(gate.got)
@@ -605,7 +605,7 @@ async def test_what_is_left_at_the_drain_timeout_goes_to_another_instance_at_onc
         await until(lambda: sorted(gate.got) == [0, 1, 2, 3])
         await is_acked(heir, stream, "d", 4)
     assert time.monotonic() - started < 10  # far from ack_wait
-    assert app._consumers.snapshot()[0].abandoned == 4
+    assert app._run.consumers.snapshot()[0].abandoned == 4
 
 
 async def test_messages_in_the_queue_at_the_drain_timeout_are_given_back(
@@ -623,13 +623,13 @@ async def test_messages_in_the_queue_at_the_drain_timeout_are_given_back(
         await publish(other, stream, 3)
         await until(lambda: stuck.at_work == 1)
         # More than was asked for: what a server's mistake would be.
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         inbox = consumer._puller._inboxes[-1]
         asked = msgspec.json.encode({"batch": 2, "no_wait": True})
         frame = publish_frame(
             f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.d".encode(), inbox.subject.encode(), asked
         )
-        app.nats._connection.outbox.post(frame)
+        app._run.connection.outbox.post(frame)
         await until(lambda: app.stats().consumers[0].pending == 2)
         with pytest.raises(DrainTimeoutError) as caught:
             await app.disconnect()

@@ -154,8 +154,8 @@ async def test_the_messages_that_end_with_the_consumer_of_an_interest_stream_are
         async with app:
             await publish(other, stream, *range(5))
             await until(lambda: got)
-            app.begin_disconnect()
-            await until(lambda: app._consumers._consumers[0]._puller._stopped)
+            app._run.begin_end()
+            await until(lambda: app._run.consumers._consumers[0]._puller._stopped)
             stopped.set()
         assert got == [0]
     assert "up to 4 messages that it had not handled are gone for good" in caplog.text

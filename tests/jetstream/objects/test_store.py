@@ -188,7 +188,7 @@ async def test_a_large_object_leaves_the_loop_and_the_memory_free(
             yield bytes(131_072)
 
     async with app:
-        waiting = app.nats._connection.outbox
+        waiting = app._run.connection.outbox
 
         def progress(done: int, total: int | None) -> None:
             nonlocal most
@@ -390,7 +390,7 @@ async def test_chunks_keep_their_order_where_one_is_not_acknowledged(
     app: App, files: ObjectStore, monkeypatch: pytest.MonkeyPatch, sent: bool, which: int
 ) -> None:
     async with app:
-        connection = app.nats._connection
+        connection = app._run.connection
         start, tries = connection.start_request, itertools.count(1)
 
         def lossy(subject: str, *rest: Any) -> Any:
