@@ -160,7 +160,9 @@ class App(Declarations):
         self._concurrency = concurrency
         self._request_timeout = request_timeout
         self._options = ConnectionOptions(
-            servers=server_urls(servers, host, port), name=service_name, **connection
+            servers=server_urls(servers, host, port),
+            name=service_name,
+            **connection,  # type: ignore[arg-type]  # it turns a timedelta into a number
         )
         self._middleware_specs: list[MiddlewareSpec] = []
         self._startup_hooks: list[Callable[[], Any]] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 from tidings import codec
 from tidings.bus import Bus, dynamic_spec
+from tidings.checks import Seconds
 from tidings.errors import (
     BufferFullError,
     ConnectionClosedError,
@@ -36,6 +37,7 @@ class BlockingBus(Bus):
         message: Any = None,
         reply_to: str = "",
         force: bool = False,
+        *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
     ) -> None:
@@ -66,15 +68,24 @@ class BlockingBus(Bus):
             plain = type(message) is bytes and data_type is None
             outbox.publish(subject, message if plain else codec.encode(message, data_type))
 
-    def _publish_by_loop(self, link: Link, subject: str, message: Any, *args: Any) -> None:
+    def _publish_by_loop(
+        self,
+        link: Link,
+        subject: str,
+        message: Any,
+        reply_to: str,
+        force: bool,
+        headers: HeadersLike | None,
+        data_type: Any,
+    ) -> None:
         """`publish_sync` where something has to be awaited: a hook, or the server."""
         portal = link.portal
         if portal.is_here:
             link.check("publish_sync")
-        work = self.publish(subject, message, *args)
+        work = self.publish(subject, message, reply_to, force, headers=headers, data_type=data_type)
         if not portal.is_here:
             portal.run(work, "publish_sync", "await app.publish(...)")
-        elif link.send_publish is not None and not args[1]:
+        elif link.send_publish is not None and not force:
             portal.spawn(work).add_done_callback(_log_failure)
         else:
             portal.run(work, "publish_sync(force=True)", "await app.publish(..., force=True)")
@@ -85,11 +96,12 @@ class BlockingBus(Bus):
         message: Any = None,
         reply_to: str = "",
         force: bool = False,
+        *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
     ) -> None:
         """`publish` from any thread; the same as `publish_sync`."""
-        self.publish_sync(subject, message, reply_to, force, headers, data_type)
+        self.publish_sync(subject, message, reply_to, force, headers=headers, data_type=data_type)
 
     # Request.
 
@@ -97,8 +109,9 @@ class BlockingBus(Bus):
         self,
         subject: str,
         message: Any = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         response_data_type: Any = None,
+        *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
     ) -> Any:
@@ -113,7 +126,14 @@ class BlockingBus(Bus):
         """
         link = self._current.get("request_sync")
         limit = link.request_timeout if timeout is None else check_timeout(timeout)
-        work = self.request(subject, message, timeout, response_data_type, headers, data_type)
+        work = self.request(
+            subject,
+            message,
+            timeout,
+            response_data_type,
+            headers=headers,
+            data_type=data_type,
+        )
         try:
             return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
         except LoopTimeoutError:
@@ -123,8 +143,9 @@ class BlockingBus(Bus):
         self,
         subject: str,
         message: Any = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         headers: HeadersLike | None = None,
+        *,
         response_data_type: Any = None,
         data_type: Any = None,
     ) -> Any:
@@ -138,7 +159,14 @@ class BlockingBus(Bus):
         call = "request_from_another_thread"
         link = self._current.get(call)
         limit = link.request_timeout if timeout is None else check_timeout(timeout)
-        work = self.request(subject, message, timeout, response_data_type, headers, data_type)
+        work = self.request(
+            subject,
+            message,
+            timeout,
+            response_data_type,
+            headers=headers,
+            data_type=data_type,
+        )
         if link.portal.is_here:
             return await work
         try:
@@ -155,11 +183,12 @@ class BlockingBus(Bus):
         self,
         subject: str,
         callback: Callable[..., Any],
+        *,
         queue: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
@@ -173,7 +202,13 @@ class BlockingBus(Bus):
             spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
             return str(link.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
-            subject, callback, queue, data_type, concurrency, no_reply, timeout
+            subject,
+            callback,
+            queue=queue,
+            data_type=data_type,
+            concurrency=concurrency,
+            no_reply=no_reply,
+            timeout=timeout,
         )
         return link.portal.run(work, call, "await app.subscribe_new_subject(...)")
 

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any
 
 from tidings import codec
-from tidings.checks import as_seconds, check_seconds
+from tidings.checks import Seconds, as_seconds, check_seconds
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
@@ -35,6 +35,7 @@ class Bus:
         message: Any = None,
         reply_to: str = "",
         force: bool = False,
+        *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
     ) -> None:
@@ -91,8 +92,9 @@ class Bus:
         self,
         subject: str,
         message: Any = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         response_data_type: Any = None,
+        *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
     ) -> Any:
@@ -101,7 +103,7 @@ class Bus:
         Args:
             subject: where to.
             message: as in `publish`.
-            timeout: seconds to wait; the app's `request_timeout` where None.
+            timeout: seconds to wait, or a `timedelta`; the app's `request_timeout` where None.
             response_data_type: the type to decode the answer into, dict where None; `Message` or
                 `Message[T]` to have the whole answer, headers included.
             headers: as in `publish`.
@@ -164,11 +166,12 @@ class Bus:
         self,
         subject: str,
         callback: Callable[..., Any],
+        *,
         queue: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> str:
         """Subscribe while the app runs. `@app.listen` declares what every instance listens to;
         this subscribes the instance that calls it.
@@ -220,7 +223,7 @@ class Bus:
         link = self._current.here("unsubscribe_ssid")
         await asyncio.shield(link.unsubscribe([link.subscriptions.with_id(ssid)]))
 
-    async def flush(self, timeout: float = 10.0) -> None:
+    async def flush(self, *, timeout: Seconds = 10.0) -> None:
         """Return when the server has everything that was sent before.
 
         Args:
@@ -242,7 +245,7 @@ def dynamic_spec(
     data_type: Any,
     concurrency: int | None,
     no_reply: bool,
-    timeout: float | None,
+    timeout: Seconds | None,
 ) -> ListenerSpec:
     """The listener behind `subscribe_new_subject`; it is checked here.
 

@@ -164,7 +164,7 @@ async def test_what_needs_the_server_raises_at_once_and_sends_nothing_later(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda app: app.flush(3600),
+        lambda app: app.flush(timeout=3600),
         lambda app: app.publish("a", force=True),
         lambda app: app.request("silent", timeout=3600),
         lambda app: asyncio.to_thread(app.request_sync, "silent", timeout=3600),

@@ -183,7 +183,7 @@ class DebugMiddleware(Middleware):
         ```
     """
 
-    def __init__(self, level: int = logging.DEBUG) -> None:
+    def __init__(self, *, level: int = logging.DEBUG) -> None:
         self.level = level
 
     async def send_any(

@@ -177,7 +177,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """Never: the reply subject is for the acknowledgement."""
         return False
 
-    async def respond(self, value: object = None, headers: Any = None) -> None:
+    async def respond(self, value: object = None, *, headers: Any = None) -> None:
         """A stream's message has no requester.
 
         Raises:

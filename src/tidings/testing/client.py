@@ -106,6 +106,7 @@ class SyncTestClient(_Face):
         subject: str,
         message: Any = None,
         reply_to: str = "",
+        *,
         headers: HeadersLike | None = None,
     ) -> None:
         """Publish a message, like `App.publish_sync`."""
@@ -115,16 +116,17 @@ class SyncTestClient(_Face):
         self,
         subject: str,
         message: Any = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         response_data_type: Any = None,
+        *,
         headers: HeadersLike | None = None,
     ) -> Any:
         """Send a request and wait for the reply, like `App.request_sync`."""
         return self._stage.inner.request_sync(
-            subject, message, timeout, response_data_type, headers
+            subject, message, timeout, response_data_type, headers=headers
         )
 
-    def wait_for(self, subject: str, count: int = 1, timeout: Seconds = 5.0) -> Messages:
+    def wait_for(self, subject: str, *, count: int = 1, timeout: Seconds = 5.0) -> Messages:
         """Wait for messages and return them, like `TestClient.wait_for`."""
         limit = check_seconds("timeout", timeout, least=0)
         future = self._stage.record.expect(subject, count)
@@ -135,7 +137,7 @@ class SyncTestClient(_Face):
             raise self._stage.record.not_seen(subject, count, limit) from None
 
     def wait_for_acked(
-        self, consumer: str, count: int = 1, timeout: Seconds = 5.0
+        self, consumer: str, *, count: int = 1, timeout: Seconds = 5.0
     ) -> ConsumerStats:
         """Wait for acknowledgements, like `TestClient.wait_for_acked`."""
         return consumed.wait_for_acked_sync(self.app, consumer, count, timeout)
@@ -231,6 +233,7 @@ class TestClient(_Face):
         subject: str,
         message: Any = None,
         reply_to: str = "",
+        *,
         headers: HeadersLike | None = None,
     ) -> None:
         """Publish a message, like `App.publish`."""
@@ -241,17 +244,18 @@ class TestClient(_Face):
         self,
         subject: str,
         message: Any = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         response_data_type: Any = None,
+        *,
         headers: HeadersLike | None = None,
     ) -> Any:
         """Send a request and wait for the reply, like `App.request`."""
         await self._confirm()
         return await self._stage.inner.request(
-            subject, message, timeout, response_data_type, headers
+            subject, message, timeout, response_data_type, headers=headers
         )
 
-    async def wait_for(self, subject: str, count: int = 1, timeout: Seconds = 5.0) -> Messages:
+    async def wait_for(self, subject: str, *, count: int = 1, timeout: Seconds = 5.0) -> Messages:
         """Wait until the client has seen `count` messages on a subject or pattern.
 
         Args:
@@ -276,7 +280,7 @@ class TestClient(_Face):
             raise self._stage.record.not_seen(subject, count, limit) from None
 
     async def wait_for_acked(
-        self, consumer: str, count: int = 1, timeout: Seconds = 5.0
+        self, consumer: str, *, count: int = 1, timeout: Seconds = 5.0
     ) -> ConsumerStats:
         """Wait until a stream consumer of the app has acknowledged `count` messages.
 

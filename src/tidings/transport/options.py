@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from tidings.checks import check_flag, check_seconds, check_text, check_whole
+from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
 from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import (
     find_seed,
@@ -51,10 +51,10 @@ class ConnectionKeywords(TypedDict, total=False):
     ignore_discovered_servers: bool
     randomize_servers: bool
     inbox_prefix: str
-    connect_timeout: float
-    reconnect_time_wait: float
+    connect_timeout: Seconds
+    reconnect_time_wait: Seconds
     max_reconnect_attempts: int
-    ping_interval: float
+    ping_interval: Seconds
     max_outstanding_pings: int
     pending_size: int
     wait_for_server: bool

@@ -310,12 +310,14 @@ class KeyValue(Bucket, Generic[T]):
         check_keys(keys)
 
         async def begin(api: JetStreamApi) -> tuple[Reader, int]:
-            reader = Reader(self.reading(keys, initial, history), self._host, endless=True)
+            reader = Reader(
+                self.reading(keys, initial=initial, history=history), self._host, endless=True
+            )
             return reader, await reader.start()
 
         return Watch(lambda: self.use(begin), self.entry, deletes=deletes)
 
-    def reading(self, keys: str, initial: bool, history: bool = False) -> Reading:
+    def reading(self, keys: str, *, initial: bool, history: bool = False) -> Reading:
         """The reading behind a watch of the bucket, which was opened before."""
         return Reading(
             stream=self._stream,

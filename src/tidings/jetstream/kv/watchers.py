@@ -81,7 +81,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
     ) -> None:
-        super().__init__(spec.name, bucket.reading(spec.keys, spec.initial), api, pool)
+        super().__init__(spec.name, bucket.reading(spec.keys, initial=spec.initial), api, pool)
         self.spec = spec
         self._bucket = bucket
         self._call = as_async(spec.handler, self._threads)
