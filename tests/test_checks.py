@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tidings import ConfigError
+from tidings import App, ConfigError, Group, Message, Retry, ServiceError
 from tidings.checks import (
     LONGEST_SHOWN,
     MOST_SECONDS,
@@ -21,6 +24,7 @@ from tidings.checks import (
     check_text,
     check_whole,
 )
+from tidings.jetstream import Stream
 
 WORD = re.compile("[a-z]{1,5}")
 
@@ -169,3 +173,58 @@ def test_a_value_is_shown_on_one_line_and_not_in_full_length() -> None:
     assert text.isprintable()
     assert text.endswith("...")
     assert len(text) < LONGEST_SHOWN + 100
+
+
+# A timedelta wherever seconds are.
+
+SECOND = timedelta(seconds=1)
+
+
+def test_declarations_take_a_timedelta() -> None:
+    stream = Stream("S", subjects=["s"], max_age=timedelta(days=1), duplicate_window=SECOND)
+    assert stream.declared()["max_age"] == 86_400 * 10**9
+    assert stream.declared()["duplicate_window"] == 10**9
+    app = App(
+        "spans",
+        request_timeout=SECOND,
+        drain_timeout=SECOND,
+        connect_timeout=SECOND,
+        reconnect_time_wait=SECOND,
+        ping_interval=SECOND,
+    )
+    assert app.drain_timeout == 1.0
+    app.drain_timeout = 2 * SECOND
+    assert app.drain_timeout == 2.0
+    group = Group("g")
+    group.listen("a", timeout=SECOND)(lambda msg: None)
+    group.consume("S", ack_wait=SECOND, backoff=[SECOND, 2], timeout=SECOND)(lambda msg: None)
+    group.consume("S", batch=2, batch_timeout=SECOND)(lambda messages: None)
+    group.watch("b", timeout=SECOND)(lambda entry: None)
+    group.task(interval=SECOND, timeout=SECOND)(lambda: None)
+    [listener], [watch], [task] = group.listeners, group.watches, group.tasks
+    first, second = group.consumers
+    assert (listener.timeout, watch.timeout, task.interval, task.timeout) == (1.0,) * 4
+    assert (first.ack_wait, first.backoff, first.timeout) == (1.0, (1.0, 2), 1.0)
+    assert second.batch_timeout == 1.0
+    assert Retry(SECOND).delay == 1.0
+
+
+async def test_calls_take_a_timedelta(make_app: Callable[..., App], subject: str) -> None:
+    app = make_app(request_timeout=SECOND)
+    app.listen(f"{subject}.echo")(lambda msg: msg.data)
+
+    async def late(msg: Message[dict[str, Any]]) -> None:
+        await asyncio.sleep(20)
+
+    app.listen(f"{subject}.late", timeout=timedelta(milliseconds=20))(late)
+    values = app.js.key_value(subject.replace(".", "-"), type=int, ttl=timedelta(hours=1))
+    async with app:
+        assert await app.request(f"{subject}.echo", {"n": 1}, timeout=20 * SECOND) == {"n": 1}
+        with pytest.raises(ServiceError, match="504"):
+            await app.request(f"{subject}.late", timeout=20 * SECOND)
+        call = functools.partial(app.request_sync, f"{subject}.echo", {"n": 2}, timeout=20 * SECOND)
+        assert await asyncio.to_thread(call) == {"n": 2}
+        await app.flush(timeout=20 * SECOND)
+        await values.put("a", 1)
+        work = functools.partial(app.js.run_sync, values.value("a"), timeout=20 * SECOND)
+        assert await asyncio.to_thread(work) == 1

@@ -148,7 +148,7 @@ async def test_several_waits_go_on_at_once(billing: App) -> None:
 async def test_many_messages_are_waited_for(billing: App) -> None:
     """Each of them is looked at once, not with all that came before."""
     async with TestClient(billing) as client:
-        waiting = asyncio.create_task(client.wait_for("many", 30_000))
+        waiting = asyncio.create_task(client.wait_for("many", count=30_000))
         await asyncio.sleep(0)
         for number in range(30_000):
             await client.publish("many", number)
