@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +24,7 @@ from tidings.checks import (
     check_whole,
 )
 from tidings.jetstream import Stream
+from tidings.testing import NATSServer
 
 WORD = re.compile("[a-z]{1,5}")
 
@@ -209,8 +209,8 @@ def test_declarations_take_a_timedelta() -> None:
     assert Retry(SECOND).delay == 1.0
 
 
-async def test_calls_take_a_timedelta(make_app: Callable[..., App], subject: str) -> None:
-    app = make_app(request_timeout=SECOND)
+async def test_calls_take_a_timedelta(nats_server: NATSServer, subject: str) -> None:
+    app = App("spans", servers=nats_server.url, request_timeout=SECOND)
     app.listen(f"{subject}.echo")(lambda msg: msg.data)
 
     async def late(msg: Message[dict[str, Any]]) -> None:
