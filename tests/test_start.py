@@ -99,7 +99,7 @@ def test_options_are_keywords_only() -> None:
         ({"request_timeout": None}, "seconds"),
         ({"drain_timeout": -1}, "seconds"),
         ({"drain_timeout": "30"}, "seconds"),
-        ({"lifespan": 7}, "lifespan="),
+        ({"lifespan": 7}, "lifespan must be"),
         ({"user": "ada"}, "go together"),
         ({"password": "secret"}, "go together"),
         ({"user": 7, "password": "secret"}, "user="),
