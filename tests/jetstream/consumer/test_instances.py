@@ -128,7 +128,7 @@ async def test_after_a_crash_the_next_run_goes_on_where_it_was(
     await crashed.__aenter__()
     await publish(crashed, stream, 0)
     await is_acked(crashed, stream, "tidings-shop-handle", 1)
-    await crashed._connection.close()  # it cannot say anything any more
+    await crashed._run.connection.close()  # it cannot say anything any more
     with pytest.raises(ConnectionClosedError):
         await crashed.wait_stopped()
     async with heir:

@@ -109,7 +109,7 @@ def test_an_option_that_does_not_exist_is_a_type_error() -> None:
 def test_what_is_no_stream_and_a_second_one_of_a_name_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"streams= must be"):
         App("app", streams=["ORDERS"])  # type: ignore[list-item]  # the point
-    with pytest.raises(ConfigError, match="two of the name 'ORDERS'"):
+    with pytest.raises(ConfigError, match="two streams with the name 'ORDERS'"):
         App("app", streams=[Stream("ORDERS", subjects=[each]) for each in ("a", "b")])
 
 
