@@ -15,7 +15,8 @@ import nkeys
 import pytest
 
 import tidings
-from support.inbox import PATIENCE, Inbox, until
+from support.inbox import Inbox
+from support.waits import PATIENCE, until
 from tidings import (
     App,
     AuthError,

@@ -15,9 +15,8 @@ import pytest
 from tidings import App, ServiceError
 
 if TYPE_CHECKING:
-    from support.command import Call, Process, Start
-
-pytest_plugins = ["support.command"]
+    from support.command import Call, Start
+    from support.process import Process
 
 Send = Callable[..., None]
 
@@ -124,7 +123,10 @@ def test_an_unreachable_server_is_an_error_without_its_password(call: Call) -> N
         (["sub", "a..b"], "empty token"),
         (["pub", "a", "x", "--header", "no colon"], "write it as 'Name: value'"),
         (["pub", "a", "x", "--header", "A: b\nC: d"], "bad header 'A'"),
-        (["req", "a", "x", "--timeout", "0"], "--timeout 0: seconds, above 0"),
+        (
+            ["req", "a", "x", "--timeout", "0"],
+            "--timeout must be a positive number of seconds, got 0",
+        ),
         (["sub", "a", "--count", "0"], "--count"),
         (["sub", "a", "--queue", "two words"], "white space"),
         (["sub", "a", "--servers", "http://ada:lovelace@host"], "the scheme is nats://"),
@@ -201,7 +203,10 @@ def test_sub_ends_when_its_reader_is_gone(start: Start, subject: str, nats_serve
 
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-FULL_DISK = "tidings: the output cannot be written: No space left on device"
+FULL_DISK = (
+    "tidings: standard output cannot be written (No space left on device): redirect it to another "
+    "place"
+)
 
 
 @FULL

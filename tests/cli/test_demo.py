@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from support.waits import is_alive, wait_until
+from support.process import is_alive
+from support.waits import wait_until
 from tidings import App, AuthError
 from tidings.cli import demo
 from tidings.cli.demo_client import expected_totals, read_orders
@@ -23,8 +24,6 @@ from tidings.server import NATSServer
 
 if TYPE_CHECKING:
     from support.command import Start
-
-pytest_plugins = ["support.command"]
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples" / "data"
@@ -146,7 +145,7 @@ def test_a_service_that_does_not_start_is_shown_with_its_log(tmp_path: Path) -> 
 
 def test_totals_that_differ_are_a_failure() -> None:
     totals = {"DE": {"orders": 1, "net": 100, "vat": 19}}
-    with pytest.raises(demo.DemoError, match="totals differ"):
+    with pytest.raises(demo.DemoError, match="the totals of the service differ"):
         demo._show_totals(totals, {"DE": {"orders": 1, "net": 100, "vat": 20}})
 
 
@@ -154,5 +153,5 @@ def test_an_installation_without_the_examples_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(demo, "__file__", str(tmp_path / "a" / "b" / "cli" / "demo.py"))
-    with pytest.raises(demo.DemoError, match="the examples are neither in"):
+    with pytest.raises(demo.DemoError, match="the examples are missing in"):
         demo.find_example()

@@ -15,8 +15,6 @@ from tidings.cli.loading import load_app
 if TYPE_CHECKING:
     from support.command import Call
 
-pytest_plugins = ["support.command"]
-
 Write = Callable[..., Path]
 
 
@@ -56,7 +54,7 @@ def test_the_current_folder_comes_before_installed_packages(folder: Path) -> Non
 
 def test_a_file_called_as_a_module_in_use_is_told_to_take_another_name(folder: Path) -> None:
     (folder / "queue.py").write_text("from tidings import App\napp = App('queue')")
-    assert fault_of("queue:app").endswith(f"give {folder / 'queue.py'} another name")
+    assert fault_of("queue:app").endswith(f"rename {folder / 'queue.py'}")
 
 
 @pytest.mark.parametrize("target", ["nowhere:app", "nowhere.deep:app"])
@@ -79,7 +77,9 @@ def test_a_module_that_is_no_package_is_named(write: Write) -> None:
     [("service.py", "service:app"), ("./a/service.py:it", "a.service:it")],
 )
 def test_a_file_in_place_of_a_module_is_answered_with_the_module(target: str, module: str) -> None:
-    assert fault_of(target) == f"name the module, not its file: {module}"
+    assert fault_of(target) == (
+        f"{target.partition(':')[0]!r} is a file, not a module: write {module}"
+    )
 
 
 @pytest.mark.parametrize("target", ["", ":app", "service:", "a b:app", "class:app", "..x:app"])
@@ -94,12 +94,14 @@ def test_a_missing_attribute_lists_the_apps_there_are(write: Write) -> None:
 
 def test_an_attribute_that_is_no_app_lists_the_apps_there_are(write: Write) -> None:
     write("from tidings import App\none = App('one')\napp = 3")
-    assert fault_of("service") == "service:app is a int, not an App. Did you mean service:one?"
+    assert (
+        fault_of("service") == "service:app is of type int, not an App. Did you mean service:one?"
+    )
 
 
 def test_a_module_without_any_app_is_told_how_to_write_one(write: Write) -> None:
     write("x = 1")
-    assert fault_of("service").endswith('no App in it at all. Write: app = App("service")')
+    assert fault_of("service").endswith('it contains no App. Write: app = App("service")')
 
 
 def test_the_faults_of_a_target_end_with_code_2_and_without_traceback(call: Call) -> None:

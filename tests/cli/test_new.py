@@ -16,8 +16,6 @@ from tidings.cli.new import module_name
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -106,7 +104,7 @@ def test_a_name_too_long_for_a_file_is_refused_before_anything_is_made(
 ) -> None:
     code, _, shown = call("new", "a" * letters)
     assert code == 2
-    assert f"the name has {letters} letters as a module: choose one with at most 247" in shown
+    assert f"the name is {letters} letters long: choose one with at most 247" in shown
     assert list(folder.iterdir()) == []
 
 
@@ -126,7 +124,8 @@ def test_a_folder_that_the_file_system_refuses_is_an_error_in_a_line(
     monkeypatch.setattr(Path, call_that_fails, refuse)
     code, _, shown = call("new", "greeter")
     assert code == 2
-    assert shown.splitlines() == ["tidings: the folder greeter cannot be made: Permission denied"]
+    assert shown.startswith("tidings: the folder greeter cannot be created (Permission denied): ")
+    assert shown.count("\n") == 1
 
 
 def test_a_current_folder_that_is_gone_is_an_error_in_a_line(
@@ -164,7 +163,7 @@ def test_a_link_to_elsewhere_is_not_followed(
     (folder / "greeter").symlink_to(elsewhere)
     code, _, shown = call("new", "greeter")
     assert code == 2
-    assert "is no folder" in shown
+    assert "is not a folder" in shown
     assert list(elsewhere.iterdir()) == []
 
 
@@ -172,7 +171,7 @@ def test_a_folder_that_cannot_be_made_is_told(call: Call, folder: Path) -> None:
     (folder / "greeter").write_text("a file")
     code, _, shown = call("new", "greeter")
     assert code == 2
-    assert "exists and is no folder" in shown
+    assert "exists and is not a folder" in shown
 
 
 def test_a_file_that_cannot_be_written_is_told(

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from support.waits import is_alive, wait_until
+from support.process import is_alive
+from support.waits import wait_until
 from tidings import App
 
 if TYPE_CHECKING:
     from support.command import Call, Start
-
-pytest_plugins = ["support.command"]
 
 Write = Callable[..., Path]
 
@@ -44,7 +43,7 @@ def test_a_change_drains_the_app_and_starts_the_new_code(
 ) -> None:
     write(version("first"))
     process = start("run", "service", "--reload")
-    process.wait_for(f"watching {tmp_path}")
+    process.wait_for(f"watching the Python files in {tmp_path}")
     process.wait_for("first listens")
     with App("test") as client:
         client.publish_sync(subject, {}, force=True)
@@ -67,7 +66,7 @@ def test_code_that_does_not_load_is_shown_and_the_next_change_is_tried(
     process.wait_for("No module named 'nowhere'")
     process.wait_for("waiting for a change", 2)
     write("x = 1")
-    process.wait_for("no App in it at all")
+    process.wait_for("it contains no App")
     process.wait_for("waiting for a change", 3)
     write(version("mended"))
     process.wait_for("mended listens")
@@ -127,7 +126,7 @@ def test_the_app_ends_when_the_watching_process_is_killed(start: Start, write: W
 def test_reload_and_workers_exclude_each_other(call: Call) -> None:
     code, _, shown = call("run", "service", "--reload", "--workers", "2")
     assert code == 2
-    assert "leave --workers out" in shown
+    assert "--reload runs one process, but --workers is 2" in shown
 
 
 def test_ctrl_c_before_a_change_ends_it_with_the_app(start: Start, write: Write) -> None:

@@ -20,8 +20,6 @@ from tidings import App, AuthError
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 Write = Callable[..., Path]
 
 SLOW = """
@@ -107,7 +105,9 @@ def test_dev_brings_no_server_where_the_environment_names_one(
     url = nats_server.url.replace("://", "://ada:lovelace@")
     process = start("run", "service", "--dev", env={"NATS_URL": url})
     process.wait_for(f"own listens.*{nats_server.port}")
-    process.wait_for(rf"\$NATS_URL, so that --dev brings none: {nats_server.url}$")
+    process.wait_for(
+        rf"--dev starts no nats-server, because \$NATS_URL names one: {nats_server.url}$"
+    )
     assert process.stop() == 0
     assert "lovelace" not in process.text
 

@@ -16,8 +16,6 @@ from tidings import App, AuthError
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 
 def is_open(url: str) -> bool:
     try:
@@ -52,7 +50,7 @@ def test_a_port_that_is_taken_is_told_in_a_line_that_names_the_way_out(start: St
         process = start("server", "--port", str(port))
         assert process.wait() == 1
     assert len(process.err) == 1
-    process.wait_for(f"^tidings: port {port}: address already in use, .*--port 0 takes a free one$")
+    process.wait_for(f"^tidings: port {port} is already in use, .*use a free port with --port 0$")
 
 
 def test_the_store_is_kept(start: Start, tmp_path: Path) -> None:
@@ -118,7 +116,7 @@ def test_a_server_that_ends_by_itself_is_an_error_with_its_log(start: Start) -> 
         if child.name() == "nats-server":
             child.kill()
     assert process.wait() == 1
-    process.wait_for("^tidings: a nats-server ended by itself:")
+    process.wait_for("^tidings: a nats-server ended unexpectedly")
     process.wait_for("Server is ready")
 
 

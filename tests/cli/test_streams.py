@@ -20,8 +20,6 @@ from tidings.jetstream import Stream
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 _numbers = itertools.count(1)
 
 Declare = Callable[..., str]
@@ -97,7 +95,11 @@ def test_a_plan_shows_what_would_be_created_and_creates_nothing(
 ) -> None:
     target = declare('Stream("NAME", subjects=["NAME.>"])')
     for _ in range(2):
-        assert call("streams", "plan", target) == (0, f"{name}: create, for {name}.>\n", "")
+        assert call("streams", "plan", target) == (
+            0,
+            f"{name}: create with subjects {name}.>\n",
+            "",
+        )
 
 
 def test_an_app_is_neither_started_nor_its_streams_created_by_a_plan(
@@ -116,7 +118,7 @@ def test_apply_creates_changes_and_then_has_nothing_to_do(
 ) -> None:
     target = declare('Stream("NAME", subjects=["NAME.>"])')
     code, shown, _ = call("streams", "apply", target)
-    assert (code, shown) == (0, f"{name}: create, for {name}.>\napplied: 1 stream\n")
+    assert (code, shown) == (0, f"{name}: create with subjects {name}.>\napplied: 1 stream\n")
     changed = declare('Stream("NAME", subjects=["NAME.>"], description="all")')
     code, shown, _ = call("streams", "apply", changed)
     assert code == 0
@@ -141,7 +143,7 @@ def test_a_change_that_drops_messages_is_refused_without_force_with_the_count(
         f"{name}: change, holding 12 messages",
         "  max_msgs no limit -> 5 (can drop up to 7 of 12 messages)",
     ]
-    assert "would lose messages" in failed
+    assert "can lose messages" in failed
     assert held(client, name) == 12
 
 
@@ -153,10 +155,10 @@ def test_force_asks_where_there_is_a_terminal_and_wants_yes_where_there_is_none(
     target = declare('Stream("NAME", subjects=["NAME.>"], max_msgs=5)')
     code, _, failed = call("streams", "apply", target, "--force")
     assert code == 2
-    assert "lose up to 7 messages? There is no terminal to ask on: say --yes" in failed
+    assert "lose up to 7 messages? There is no terminal to ask on; add --yes" in failed
     code, shown = on_terminal(start, "n\n", "streams", "apply", target, "--force")
     assert code == 1
-    assert "Apply, and lose up to 7 messages? [y/N]" in shown
+    assert "Apply and lose up to 7 messages? [y/N]" in shown
     assert "nothing was done" in shown
     assert held(client, name) == 12
     code, shown = on_terminal(start, "y\n", "streams", "apply", target, "--force")
@@ -175,8 +177,8 @@ def test_force_and_yes_drop_messages_without_a_question(
     assert code == 0
     assert shown.splitlines() == [
         f"{name}: change, holding 12 messages",
-        f"  subjects {name}.> -> {name}.0 (no longer stores all of {name}.>; keeps what it holds)",
-        f"{name}-b: create, for {name}-b",
+        f"  subjects {name}.> -> {name}.0 (no longer stores all of {name}.>; keeps its messages)",
+        f"{name}-b: create with subjects {name}-b",
         "applied: 2 streams",
     ]
 
@@ -188,20 +190,23 @@ def test_what_no_server_changes_is_refused_even_with_force(
     target = declare('Stream("NAME", subjects=["NAME.>"], storage="memory")')
     code, shown, failed = call("streams", "apply", target, "--force", "--yes")
     assert code == 1
-    assert "storage file -> memory (no server changes that)" in shown
-    assert "cannot become what is declared" in failed
+    assert "storage file -> memory (no server can change this)" in shown
+    assert "cannot be changed to what is declared" in failed
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["streams", "apply", "APP", "--yes"], "--yes answers the question of --force"),
+        (["streams", "apply", "APP", "--yes"], "--yes has no effect without --force"),
         (["streams", "plan", "BARE"], "the app declares no streams"),
         (["streams", "plan", "nowhere:app"], "there is no module 'nowhere'"),
         (["streams", "plan", "APP", "--servers", "http://a"], "the scheme is nats://"),
-        (["dead", "list"], "name the app, as module:app, or the stream"),
-        (["dead", "list", "APP", "--stream", "DEAD"], "name the app, as module:app, or the stream"),
-        (["dead", "list", "APP"], "has no consumer with dead_letter="),
+        (["dead", "list"], "name either the app, such as shop:app, or the stream"),
+        (
+            ["dead", "list", "APP", "--stream", "DEAD"],
+            "name either the app, such as shop:app, or the stream",
+        ),
+        (["dead", "list", "APP"], "has dead_letter=: name the stream"),
         (["dead", "list", "--stream", "two words"], "letters, digits"),
         (["dead", "list", "--stream", "NOWHERE"], "there is no stream 'NOWHERE'"),
         (["dead", "drop", "--stream", "DEAD", "--older-than", "soon"], "90s, 30m, 12h or 7d"),
@@ -339,7 +344,10 @@ def test_a_letter_is_shown_with_its_reason_its_headers_and_its_body(
         assert line in shown.splitlines()
     assert "Nats-Msg-Id" not in shown
     code, _, failed = call("dead", "show", "7", "--stream", dead)
-    assert (code, failed) == (2, "tidings: there is no dead letter 7 there\n")
+    assert (code, failed) == (
+        2,
+        "tidings: there is no dead letter 7: find its number with tidings dead list\n",
+    )
 
 
 def test_a_redrive_counts_publishes_again_and_deletes(
@@ -353,7 +361,7 @@ def test_a_redrive_counts_publishes_again_and_deletes(
     )
     assert held(client, name) == 3
     assert numbers(call("dead", "list", "--stream", dead)[1]) == ["2", "4", "6"]
-    assert call("dead", "redrive", *options)[:2] == (0, "no dead letter is meant by this\n")
+    assert call("dead", "redrive", *options)[:2] == (0, "no dead letter matches\n")
 
 
 def test_what_cannot_be_published_again_is_kept_and_the_rest_is_done(
@@ -363,7 +371,7 @@ def test_what_cannot_be_published_again_is_kept_and_the_rest_is_done(
     code, shown, failed = call("dead", "redrive", "--stream", dead, "--yes")
     assert code == 1
     assert shown.splitlines()[-1] == "published again: 6 of 7"
-    assert f"tidings: {dead} 8 is kept: no stream takes 'nobody.takes.this'" in failed
+    assert f"tidings: dead letter 8 stays in {dead}: no stream takes 'nobody.takes.this'" in failed
     assert numbers(call("dead", "list", "--stream", dead)[1]) == ["8"]
 
 
@@ -374,7 +382,10 @@ def test_a_forged_letter_is_named_and_kept_and_does_no_harm(
     code, shown, failed = call("dead", "redrive", "--stream", dead, "--yes")
     assert code == 1
     assert shown.splitlines()[-1] == "published again: 6 of 7"
-    assert f"tidings: {dead} 8 is kept: the dead letter 8 of '{dead}' is not published" in failed
+    assert (
+        f"tidings: dead letter 8 stays in {dead}: the dead letter 8 of '{dead}' is not published"
+        in failed
+    )
     assert held(client, name) == 6
 
 
@@ -395,7 +406,7 @@ def test_a_drop_asks_and_without_a_terminal_wants_yes(
     code, shown, failed = call("dead", "drop", "--stream", dead)
     assert code == 2
     assert shown == f"6 dead letters in {dead} (5 ValueError, 1 KeyError)\n"
-    assert "Delete 6 messages for good? There is no terminal to ask on: say --yes" in failed
+    assert "Delete 6 messages for good? There is no terminal to ask on; add --yes" in failed
     assert on_terminal(start, "n\n", "dead", "drop", "--stream", dead)[0] == 1
     assert held(client, dead) == 7
     code, shown = on_terminal(start, "y\n", "dead", "drop", "--stream", dead, "--sequence", "1")
@@ -412,7 +423,7 @@ def test_a_sequence_in_several_streams_is_ambiguous(
     target = declare(rest=CONSUMER + more)
     code, _, failed = call("dead", "show", "1", target)
     assert code == 2
-    assert f"a sequence of which one: --stream {dead} or {name}-more?" in failed
+    assert f"add --stream {dead} or --stream {name}-more" in failed
 
 
 def test_a_list_ends_when_its_reader_is_gone(start: Start, dead: str) -> None:
@@ -465,7 +476,7 @@ def test_an_age_has_a_unit(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "7", "d", "-1d", "1w", "1 d", "1e3s", "9999999d"])
 def test_an_age_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="write it as 90s"):
+    with pytest.raises(ConfigError, match="is not an age: write 90s"):
         parse_age(text)
 
 

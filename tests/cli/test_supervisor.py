@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from support.waits import is_alive, wait_until
+from support.process import is_alive
+from support.waits import wait_until
 from tidings import App
 from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
 from tidings.process.runner import END_GRACE
 
 if TYPE_CHECKING:
-    from support.command import Process, Start
-
-pytest_plugins = ["support.command"]
+    from support.command import Start
+    from support.process import Process
 
 Write = Callable[..., Path]
 
@@ -120,7 +120,7 @@ def test_sigterm_is_passed_on_and_every_worker_drains(
         wait_until(lambda: len(answers) == 20)
     assert {answer["pid"] for answer in answers} <= set(pids)
     assert not any(map(is_alive, pids))
-    process.wait_for("all workers have ended")
+    process.wait_for("all processes have ended")
 
 
 def test_a_group_that_is_signalled_as_a_whole_drains_too(
@@ -281,7 +281,7 @@ async def block():
     [
         ("time.sleep(600)", "the thread of the event loop is at"),
         # It gives up the interpreter's lock never: no thread of the worker can end it.
-        ('re.match("(a|aa)+$", "a" * 100 + "b")', r"worker \d .* does not end: killing it"),
+        ('re.match("(a|aa)+$", "a" * 100 + "b")', r"process \d .* did not end in time: killing it"),
     ],
 )
 def test_workers_that_block_end_within_the_drain_timeout_of_the_command_line(
@@ -314,7 +314,7 @@ def test_a_wrong_app_is_told_once_and_ends_it(start: Start, service: Write) -> N
     service()
     process = start("run", "service:nothing", "--workers", "3")
     assert process.wait() == 2
-    assert process.count("has no 'nothing'") == 1
+    assert process.count("has no attribute 'nothing'") == 1
 
 
 def test_an_unreachable_server_is_told_once_and_ends_it(start: Start, service: Write) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked
+from support.waits import until
 from tidings import App, ConfigError, Group, Message, Middleware
 from tidings.errors import DrainTimeoutError, SubjectError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import consumer as consumer_module
+from tidings.jetstream.consumer import consumer as consumer_module
 from tidings.jetstream.consumer import pull as puller_module
 from tidings.protocol.commands import publish_frame
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked
+from support.waits import until
 from tidings import App, Group, Message
 from tidings.errors import ConnectionClosedError
 from tidings.jetstream import Stream, StreamMessage
@@ -20,8 +20,6 @@ from tidings.jetstream.consumer.spec import ConsumerSpec
 
 if TYPE_CHECKING:
     from support.command import Start
-
-pytest_plugins = ["support.command"]
 
 Got = list[tuple[int, int]]  # instance and number of each message
 
