@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from support.program import QUICK, Program
+from support.apps import QUICK
+from support.process import Program
 from tidings import App
 from tidings.jetstream import Stream
 from tidings.server import NATSServer
@@ -56,14 +57,15 @@ def make_app() -> Callable[..., App]:
 
 
 @pytest.fixture
-def run_program(tmp_path: Path, server: NATSServer) -> Iterator[Callable[[str], Program]]:
-    """Start a script that finds the test's server in $NATS_URL; killed when the test ends."""
+def run_program(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Program]]:
+    """Starts a script that finds the test's own server in $NATS_URL, if no other is given."""
     with contextlib.ExitStack() as stack:
 
         def start(source: str, **environment: str) -> Program:
-            path = tmp_path / f"program{time.monotonic_ns()}.py"
-            program = Program(source, path, **{"NATS_URL": server.url, **environment})
-            stack.callback(program.end)
+            if "NATS_URL" not in environment:
+                environment["NATS_URL"] = request.getfixturevalue("server").url
+            program = Program(source, tmp_path / f"p{time.monotonic_ns()}.py", **environment)
+            stack.callback(program.close)
             return program
 
         yield start

@@ -11,7 +11,7 @@ import pytest
 
 import tidings
 from support.fake_peer import FakePeer, info_line
-from support.program import until
+from support.waits import until
 from tidings import App, ServiceError, errors
 from tidings.server import NATSServer
 

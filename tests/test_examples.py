@@ -19,8 +19,6 @@ from tidings.testing import NATSServer, TestClient
 if TYPE_CHECKING:
     from support.command import Start
 
-pytest_plugins = ["support.command"]
-
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "examples").rglob("*.py"))
 COMMAND = re.compile(r"tidings run (examples\.\S+) --dev")

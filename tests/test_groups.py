@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from support.inbox import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, ConfigError, Group, Middleware, SubjectError
 from tidings.testing import NATSServer
 

@@ -11,8 +11,9 @@ import nkeys
 import pytest
 
 from support.fake_peer import FakePeer
+from support.inbox import Inbox
 from support.jwts import new_pair
-from support.program import Inbox, until
+from support.waits import until
 from tidings import App, ServiceError, Stream
 from tidings.errors import (
     AuthError,

@@ -17,7 +17,8 @@ import pydantic
 import pytest
 
 from support.fake_peer import FakePeer, info_line, message
-from support.program import Program, until
+from support.process import Program
+from support.waits import until
 from tidings import App, ServiceError
 from tidings.codec import decoder
 from tidings.errors import ConfigError, DecodeError, TidingsError

@@ -15,7 +15,8 @@ import nkeys
 import pytest
 
 import tidings
-from support.inbox import PATIENCE, Inbox, until
+from support.inbox import Inbox
+from support.waits import PATIENCE, until
 from tidings import (
     App,
     AuthError,
@@ -102,7 +103,7 @@ def test_options_are_keywords_only() -> None:
         ({"request_timeout": None}, "seconds"),
         ({"drain_timeout": -1}, "seconds"),
         ({"drain_timeout": "30"}, "seconds"),
-        ({"lifespan": 7}, "lifespan="),
+        ({"lifespan": 7}, "lifespan must be"),
         ({"user": "ada"}, "go together"),
         ({"password": "secret"}, "go together"),
         ({"user": 7, "password": "secret"}, "user must be"),

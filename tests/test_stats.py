@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from support.fake_peer import FakePeer, message
-from support.program import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App
 from tidings.errors import (
     BufferFullError,

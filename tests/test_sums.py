@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support.program import until
+from support.waits import until
 from tidings import App, Reject, Retry, Stream
 from tidings.errors import DrainTimeoutError, TidingsError
 from tidings.server import NATSServer

@@ -41,63 +41,66 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 class App(Declarations):
-    """A service on NATS: decorated functions that listen, answer, and run periodically.
+    """A service on NATS: decorated functions that listen, answer and run periodically.
 
     Args:
-        service_name: the service's name, in logs, in errors it answers with, and in the server's
-            monitoring.
-        host: the server's host, with `port`, in place of `servers`.
-        port: the server's port.
-        servers: a URL or several; `$NATS_URL` where None, else nats://127.0.0.1:4222.
-        queue: first word of the queue groups of listeners that name none: `orders` gives
-            `orders.<handler>`. The service's name where None; "" for no groups, so that every
+        service_name: the name of the service, in logs, in the errors that it answers with and in
+            the monitoring of the server.
+        host: the host of the server, with `port`, instead of `servers`.
+        port: the port of the server.
+        servers: a URL or several. If None, `$NATS_URL`, or nats://127.0.0.1:4222 without it.
+        queue: the first word of the queue groups of listeners that name none: `orders` gives
+            `orders.<handler>`. If None, the name of the service; "" for no groups, so that every
             instance handles every message.
-        version: the service's version.
-        description: what it does, in a line.
-        concurrency: handlers of one listener at work at a time.
+        version: the version of the service.
+        description: what the service does, in a line.
+        concurrency: how many handlers of one listener may work at a time.
         request_timeout: default timeout of `request`, in seconds.
-        drain_timeout: seconds that shutdown waits for work in progress; `run` ends the process two
-            seconds after that, whatever blocks.
-        lifespan: an async context manager made with the app: entered before the first message,
-            left after the last.
-        streams: streams to create, or bring to what is declared, at start.
-        user: user name, with `password`.
+        drain_timeout: seconds that shutdown waits for work in progress. `run` ends the process two
+            seconds later, whatever blocks.
+        lifespan: a function that takes the app and returns an async context manager. The app enters
+            it before the first message and leaves it after the last one.
+        streams: streams to create at start, or to change to what is declared.
+        user: the user name, with `password`.
         password: the password, or a function that returns it, called at each connect.
-        token: a token in their place, or a function that returns it.
+        token: a token instead of user and password, or a function that returns it.
         credentials: a credentials file (JWT and seed): its path, its content, or a function that
+            returns one of them. The app reads a file at each connect.
+        nkey_seed: an nkey seed ("SU..."), the path of a file that holds it, or a function that
             returns one of them.
-        nkey_seed: an nkey seed, the path of a file with it, or a function that returns one of them.
-        tls: TLS context; TLS is then never optional.
-        tls_hostname: the name expected in the server's certificate.
-        tls_cert: path of the client's certificate, with `tls_key`, in place of `tls`.
-        tls_key: path of its key.
-        tls_ca: path of the authorities of the server's certificate, in place of `tls`.
-        tls_handshake_first: begin with the TLS handshake, before the server's greeting.
-        ignore_discovered_servers: connect to `servers` only, not to those that the cluster
-            announces.
-        randomize_servers: try the servers in random order.
-        inbox_prefix: first tokens of reply subjects.
-        connect_timeout: seconds to reach one server and be accepted.
-        reconnect_time_wait: seconds between two rounds over the servers, at the most.
-        max_reconnect_attempts: rounds before giving up; -1 never does.
-        ping_interval: seconds between PINGs.
-        max_outstanding_pings: unanswered PINGs before the connection counts as dead.
-        pending_size: bytes that may wait to be sent.
-        wait_for_server: wait at start until a server is there.
-        use_uvloop: let `run` and `with app` use uvloop where it is installed.
+        tls: a TLS context. With it the connection always uses TLS.
+        tls_hostname: the name expected in the certificate of the server.
+        tls_cert: the path of the client's certificate, with `tls_key`, instead of `tls`.
+        tls_key: the path of its key.
+        tls_ca: the path of the authorities that sign the server's certificate, instead of `tls`.
+        tls_handshake_first: begin with the TLS handshake, before the greeting of the server. False
+            by default.
+        ignore_discovered_servers: connect only to `servers`, not to the servers that the cluster
+            announces. False by default.
+        randomize_servers: try the servers in random order. True by default.
+        inbox_prefix: the first tokens of reply subjects; "_INBOX" by default.
+        connect_timeout: seconds to reach one server and be accepted; 5 by default.
+        reconnect_time_wait: the longest pause between two rounds over the servers, in seconds; 2 by
+            default.
+        max_reconnect_attempts: rounds before the app gives up. -1, the default, never does.
+        ping_interval: seconds between PINGs; 10 by default.
+        max_outstanding_pings: unanswered PINGs before the connection counts as dead; 2 by default.
+        pending_size: bytes that may wait to be sent; 32 MiB by default.
+        wait_for_server: at start, wait until a server can be reached. False by default.
+        use_uvloop: let `run` and `with app` use uvloop if it is installed.
 
     Raises:
-        ConfigError: an option that cannot work. A misspelt one is a TypeError.
+        ConfigError: an option that cannot work.
+        TypeError: an option that does not exist.
 
     Attributes:
-        js: JetStream: publish to streams, key-value, objects.
-        nats: the `Bus`: every call of it stands on the app too.
+        js: JetStream: publish to streams, key-value buckets, object stores.
+        nats: what sends and subscribes. Each of its calls is also a method of the app.
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
         drain_timeout: seconds that shutdown waits for work in progress.
-        queue: first word of the queue groups of listeners that name none; None for the service's
-            name, "" for no groups.
-        use_uvloop: whether `run` and `with app` use uvloop where it is installed.
+        queue: the first word of the queue groups of listeners that name none.
+        use_uvloop: whether `run` and `with app` use uvloop if it is installed.
 
     Example:
         ```python
@@ -135,13 +138,17 @@ class App(Declarations):
         super().__init__()
         _check_names(connection)
         if not isinstance(service_name, str) or not service_name.strip():
-            raise ConfigError("service_name is a word for this service, as App('billing')")
+            raise ConfigError(
+                f"service_name must be a name for this service, as in App('billing'), "
+                f"got {service_name!r}"
+            )
         check_text("version", version, may_be_empty=True)
         check_text("description", description, may_be_empty=True)
         check_flag("use_uvloop", use_uvloop)
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(
-                f"lifespan={lifespan!r}: what makes an async context manager of the app"
+                f"lifespan must be a function that takes the app and returns an async context "
+                f"manager, got {lifespan!r}"
             )
         check_whole("concurrency", concurrency)
         request_timeout = check_seconds("request_timeout", request_timeout)
@@ -192,14 +199,17 @@ class App(Declarations):
     # Declaring.
 
     def include(self, group: Group) -> None:
-        """Add a group's listeners, under its prefix, and its tasks.
+        """Add the listeners of a group, under its prefix, its consumers, watches and tasks.
 
         Raises:
-            ConfigError: no Group; the app runs already; or a consumer of the group has the stream
-                and durable name of another one.
+            ConfigError: this is not a Group, the app runs already, or another consumer has the
+                same stream and durable name as one of the group.
         """
         if not isinstance(group, Group):
-            raise ConfigError(f"include takes a Group, not {type(group).__name__}")
+            raise ConfigError(
+                f"include() takes a Group, got a {type(group).__name__}: write Group('prefix'), "
+                f"declare with its decorators, and include it"
+            )
         self._declaring("include")
         for spec in group.consumers:
             check_unique(spec, self._consumer_specs)
@@ -210,27 +220,27 @@ class App(Declarations):
         group.include_done()
 
     def add_middleware(self, cls: type[Middleware], *args: Any, **kwargs: Any) -> None:
-        """Add a middleware around what is sent and handled; the last added is outermost.
+        """Add a middleware around everything that is sent and handled. The last one is outermost.
 
         Args:
-            cls: a subclass of `Middleware`.
+            cls: a subclass of `Middleware`. The app makes an instance at each start.
             args: arguments of its `__init__`.
             kwargs: keyword arguments of its `__init__`.
 
         Raises:
-            ConfigError: no subclass of Middleware, one with a hook that would not run, or the app
-                runs already.
-            TypeError: arguments that its `__init__` does not take.
+            ConfigError: the class is not a subclass of Middleware, one of its hooks would not run,
+                or the app runs already.
+            TypeError: its `__init__` does not take these arguments.
         """
         self._declaring("add_middleware")
         self._middleware_specs.append(MiddlewareSpec(cls, args, kwargs))
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds that shutdown waits for work in progress. May be set until the app stops.
+        """Seconds that shutdown waits for work in progress. You may set it while the app runs.
 
         Raises:
-            ConfigError: when it is set to anything but a number of seconds above 0.
+            ConfigError: the new value is not a positive number.
         """
         return self._drain_timeout
 
@@ -242,7 +252,7 @@ class App(Declarations):
 
     @property
     def middlewares(self) -> tuple[MiddlewareSpec, ...]:
-        """The middlewares added, innermost first."""
+        """The middlewares that were added, innermost first."""
         return tuple(self._middleware_specs)
 
     def on_startup(self, function: F) -> F:
@@ -258,8 +268,8 @@ class App(Declarations):
     def on_shutdown(self, function: F) -> F:
         """Run the decorated function after the last message, while the app is still connected.
 
-        An `async def` function runs on the event loop, a `def` function in a thread. One that does
-        not end within the drain timeout is left behind.
+        An `async def` function runs on the event loop, a `def` function in a thread. If it does not
+        end within the drain timeout, the app ends without it.
         """
         check_handler(function, "")
         self._declaring("on_shutdown")
@@ -274,18 +284,20 @@ class App(Declarations):
                 down soon), "slow_consumer", "error" or "closed".
 
         Raises:
-            ConfigError: another event, or a function that does not take one argument (the
-                ConnectionEvent).
+            ConfigError: there is no such event, or the function does not take one argument, the
+                ConnectionEvent.
 
         Example:
             ```python
             @app.on("disconnected")
-            def tell(event):
+            def on_disconnected(event):
                 print("lost the server:", event.error)
             ```
         """
         if event not in EVENTS:
-            raise ConfigError(f"on({event!r}): the events are {', '.join(EVENTS)}")
+            raise ConfigError(
+                f"on({event!r}): there is no such event; write one of {', '.join(EVENTS)}"
+            )
 
         def declare(function: F) -> F:
             check_handler(function, "the event")
@@ -295,10 +307,10 @@ class App(Declarations):
         return declare
 
     def set_servers(self, servers: str | Sequence[str]) -> None:
-        """Use other servers than those given at first. For command lines and tests.
+        """Connect to other servers than those given at first. For command lines and tests.
 
         Raises:
-            ConfigError: the app runs already, or a URL that is none.
+            ConfigError: the app runs already, or this is not a URL.
         """
         self._declaring("set_servers")
         self._options = self._options.with_servers(server_urls(servers))
@@ -315,16 +327,16 @@ class App(Declarations):
     def run(self) -> None:
         """Run until SIGTERM, SIGINT, SIGHUP or `disconnect()`, then drain and return.
 
-        At most `drain_timeout` and two seconds after the first signal the process has ended or this
-        returns, even if a handler blocks the event loop. A second signal, at least one second after
+        This returns, or the process ends, at most `drain_timeout` and two seconds after the first
+        signal, even if a handler blocks the event loop. A second signal, at least one second after
         the first, ends the process at once.
 
         Raises:
-            SystemExit: with 1, when work was abandoned or the connection was given up.
+            SystemExit: with 1, if work was abandoned or the connection was given up.
             ConnectError: no server could be reached.
-            ConfigError: called inside a running event loop, where `async with app` works; outside
-                the main thread, where `with app` works; or while `tidings run` imports the module,
-                which would end up with two runs.
+            ConfigError: an event loop runs here already (write `async with app`), this is not the
+                main thread (write `with app`), or `tidings run` is importing the module and will
+                run the app itself.
         """
         MainRun(
             self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
@@ -365,14 +377,14 @@ class App(Declarations):
             background.stop()
 
     async def disconnect(self) -> None:
-        """Drain and close: tasks stop, what was taken is finished and answered; `run` returns.
+        """Drain and close: stop the tasks, finish and answer what was taken. Then `run` returns.
 
-        Called in one of the app's own handlers, tasks or on_startup it begins this and returns at
-        once, since it cannot wait for its caller.
+        In a handler, task or on_startup function of the app, this begins the end and returns at
+        once, because it cannot wait for its caller.
 
         Raises:
             WrongLoopError: awaited in another event loop than the app's.
-            ForkedError: the app runs in the process that this one was forked from.
+            ForkedError: the app runs in the process from which this one was forked.
             DrainTimeoutError: work was abandoned after `drain_timeout`.
         """
         if self._is_over("app.disconnect"):
@@ -416,7 +428,7 @@ class App(Declarations):
         return ended
 
     async def wait_stopped(self) -> None:
-        """Return when the app has ended, by `disconnect()` or because the connection was given up.
+        """Return when the app has ended, through `disconnect()` or a connection that was given up.
 
         Raises:
             DrainTimeoutError: work was abandoned.
@@ -475,17 +487,17 @@ class App(Declarations):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The servers' URLs, as they were given."""
+        """The URLs of the servers, as they were given."""
         return self._options.servers
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
-        """The consumers declared, those of included groups among them. For command lines."""
+        """The declared consumers, also those of included groups. For command lines."""
         return tuple(self._consumer_specs)
 
     @property
     def connected_url(self) -> str | None:
-        """The URL of the server connected to, without credentials; None where there is none."""
+        """The URL of the server that the app is connected to, without credentials, or None."""
         return None if (run := self._run) is None else run.connection.url
 
     def stats(self) -> AppStats:

@@ -15,9 +15,8 @@ import pytest
 from tidings import App, ServiceError
 
 if TYPE_CHECKING:
-    from support.command import Call, Process, Start
-
-pytest_plugins = ["support.command"]
+    from support.command import Call, Start
+    from support.process import Process
 
 Send = Callable[..., None]
 

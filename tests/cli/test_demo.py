@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from support.waits import is_alive, wait_until
+from support.process import is_alive
+from support.waits import wait_until
 from tidings import App, AuthError
 from tidings.cli import demo
 from tidings.server import NATSServer
 
 if TYPE_CHECKING:
     from support.command import Start
-
-pytest_plugins = ["support.command"]
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples" / "data"

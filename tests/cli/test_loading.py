@@ -15,8 +15,6 @@ from tidings.cli.loading import load_app
 if TYPE_CHECKING:
     from support.command import Call
 
-pytest_plugins = ["support.command"]
-
 Write = Callable[..., Path]
 
 

@@ -16,8 +16,6 @@ from tidings.cli.new import module_name
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from support.waits import is_alive, wait_until
+from support.process import is_alive
+from support.waits import wait_until
 from tidings import App
 
 if TYPE_CHECKING:
     from support.command import Call, Start
-
-pytest_plugins = ["support.command"]
 
 Write = Callable[..., Path]
 

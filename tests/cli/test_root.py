@@ -17,8 +17,6 @@ from tidings.text import printable
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 ADVICE = "tidings: The command `tidings` needs an optional dependency: pip install 'tidings[cli]'\n"
 COMMANDS = ["run", "demo", "new", "server", "pub", "req", "sub"]
 

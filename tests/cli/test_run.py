@@ -20,8 +20,6 @@ from tidings import App, AuthError
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 Write = Callable[..., Path]
 
 SLOW = """

@@ -16,8 +16,6 @@ from tidings import App, AuthError
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 
 def is_open(url: str) -> bool:
     try:

@@ -20,8 +20,6 @@ from tidings.jetstream import Stream
 if TYPE_CHECKING:
     from support.command import Call, Start
 
-pytest_plugins = ["support.command"]
-
 _numbers = itertools.count(1)
 
 Declare = Callable[..., str]
@@ -97,7 +95,11 @@ def test_a_plan_shows_what_would_be_created_and_creates_nothing(
 ) -> None:
     target = declare('Stream("NAME", subjects=["NAME.>"])')
     for _ in range(2):
-        assert call("streams", "plan", target) == (0, f"{name}: create, for {name}.>\n", "")
+        assert call("streams", "plan", target) == (
+            0,
+            f"{name}: create with subjects {name}.>\n",
+            "",
+        )
 
 
 def test_an_app_is_neither_started_nor_its_streams_created_by_a_plan(
@@ -116,7 +118,7 @@ def test_apply_creates_changes_and_then_has_nothing_to_do(
 ) -> None:
     target = declare('Stream("NAME", subjects=["NAME.>"])')
     code, shown, _ = call("streams", "apply", target)
-    assert (code, shown) == (0, f"{name}: create, for {name}.>\napplied: 1 stream\n")
+    assert (code, shown) == (0, f"{name}: create with subjects {name}.>\napplied: 1 stream\n")
     changed = declare('Stream("NAME", subjects=["NAME.>"], description="all")')
     code, shown, _ = call("streams", "apply", changed)
     assert code == 0
@@ -141,7 +143,7 @@ def test_a_change_that_drops_messages_is_refused_without_force_with_the_count(
         f"{name}: change, holding 12 messages",
         "  max_msgs no limit -> 5 (can drop up to 7 of 12 messages)",
     ]
-    assert "would lose messages" in failed
+    assert "can lose messages" in failed
     assert held(client, name) == 12
 
 
@@ -175,8 +177,8 @@ def test_force_and_yes_drop_messages_without_a_question(
     assert code == 0
     assert shown.splitlines() == [
         f"{name}: change, holding 12 messages",
-        f"  subjects {name}.> -> {name}.0 (no longer stores all of {name}.>; keeps what it holds)",
-        f"{name}-b: create, for {name}-b",
+        f"  subjects {name}.> -> {name}.0 (no longer stores all of {name}.>; keeps its messages)",
+        f"{name}-b: create with subjects {name}-b",
         "applied: 2 streams",
     ]
 
@@ -188,8 +190,8 @@ def test_what_no_server_changes_is_refused_even_with_force(
     target = declare('Stream("NAME", subjects=["NAME.>"], storage="memory")')
     code, shown, failed = call("streams", "apply", target, "--force", "--yes")
     assert code == 1
-    assert "storage file -> memory (no server changes that)" in shown
-    assert "cannot become what is declared" in failed
+    assert "storage file -> memory (no server can change this)" in shown
+    assert "cannot be changed to what is declared" in failed
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from support.waits import is_alive, wait_until
+from support.process import is_alive
+from support.waits import wait_until
 from tidings import App
 from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
 from tidings.process.runner import END_GRACE
 
 if TYPE_CHECKING:
-    from support.command import Process, Start
-
-pytest_plugins = ["support.command"]
+    from support.command import Start
+    from support.process import Process
 
 Write = Callable[..., Path]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.inbox import until
+from support.waits import until
 from tidings.concurrency import failure_log
 from tidings.concurrency.failure_log import FailureLog
 from tidings.log import logger, safe_text

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from support.inbox import PATIENCE, Inbox
+from support.inbox import Inbox
+from support.waits import PATIENCE
 from tidings import (
     App,
     LoopTimeoutError,

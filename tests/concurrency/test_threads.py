@@ -4,22 +4,29 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from support.inbox import PATIENCE, Inbox, until
+from support.inbox import Inbox
+from support.waits import PATIENCE, until, wait_until
 from tidings import (
     App,
     ConnectError,
+    DrainTimeoutError,
     LoopThreadError,
     NoRespondersError,
     NotStartedError,
     SubjectError,
+    TidingsError,
 )
-from tidings.testing import NATSServer
+from tidings.server import NATSServer
+
+MakeApp = Callable[..., App]
+THREADS, MESSAGES = 16, 2000
 
 
 @pytest.fixture
@@ -28,35 +35,28 @@ def app(nats_server: NATSServer) -> App:
 
 
 @pytest.mark.parametrize("use_uvloop", [True, False])
-def test_what_many_threads_publish_arrives_complete_and_in_each_threads_order(
+def test_what_many_threads_publish_arrives_whole_and_in_order_of_each_thread(
     nats_server: NATSServer, subject: str, use_uvloop: bool
 ) -> None:
     app = App("threads", servers=nats_server.url, use_uvloop=use_uvloop)
-    threads, messages = 8, 1000
-    got: dict[int, list[int]] = {number: [] for number in range(threads)}
+    got: dict[int, list[int]] = {number: [] for number in range(THREADS)}
 
-    @app.listen(subject, data_type=list[int])
+    @app.listen(subject, data_type=tuple[int, int])
     async def collect(msg):
         got[msg.data[0]].append(msg.data[1])
 
     def publish(thread: int) -> None:
-        for number in range(messages):
-            app.publish_from_another_thread(subject, [thread, number])
+        call = app.publish_from_another_thread if thread % 2 else app.publish_sync
+        for number in range(MESSAGES):
+            call(subject, (thread, number))
 
-    with app, ThreadPoolExecutor(threads) as pool:
-        list(pool.map(publish, range(threads)))
-    assert got == {number: list(range(messages)) for number in range(threads)}
-
-
-def test_many_threads_ask_at_once_and_each_gets_its_answer(app: App, subject: str) -> None:
-    app.listen(subject)(Inbox())
-
-    def ask(number: int) -> Any:
-        return app.request_sync(subject, {"n": number})
-
-    with app, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(200)))
-    assert [answer["n"] for answer in answers] == list(range(200))
+    with app:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(publish, range(THREADS)))
+        wait_until(lambda: app.stats().connection.sent == THREADS * MESSAGES)
+        stats = app.stats().connection
+        assert (stats.unsent, stats.refused) == (0, 0)
+    assert got == {number: list(range(MESSAGES)) for number in range(THREADS)}
 
 
 def test_threads_subscribe_and_unsubscribe_at_once(app: App, subject: str) -> None:
@@ -329,6 +329,122 @@ def test_what_a_thread_asks_comes_after_what_it_published(app: App, subject: str
         for _ in range(500):
             app.publish_sync(subject, b"x" * 10_000)
         assert app.request_sync(subject) == {"seen": 501}
+
+
+def test_what_threads_publish_before_the_app_is_left_arrives(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    got: list[int] = []
+    with make_app(server, "listening") as listening:
+        listening.subscribe_new_subject_sync(
+            "numbers", lambda msg: got.append(msg.data), data_type=int, concurrency=1
+        )
+        with make_app(server) as app:
+
+            def publish(start: int) -> None:
+                for number in range(start, start + 1000):
+                    app.publish_sync("numbers", number)
+
+            threads = [threading.Thread(target=publish, args=(n * 1000,)) for n in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert sorted(got) == list(range(8000))
+
+
+def test_requests_from_many_threads_are_each_answered(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server)
+
+    @app.listen("double", data_type=int)
+    async def double(msg):
+        return msg.data * 2
+
+    def ask(number: int) -> Any:
+        return app.request_sync("double", number, response_data_type=int)
+
+    with app, ThreadPoolExecutor(THREADS) as pool:
+        assert list(pool.map(ask, range(1000))) == [number * 2 for number in range(1000)]
+
+
+def test_many_def_handlers_may_make_blocking_calls_at_once(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server)
+
+    @app.listen("outer", data_type=int)
+    def outer(msg):
+        app.publish_sync("noted", msg.data, force=True)
+        return app.request_sync("inner", msg.data, response_data_type=int)
+
+    @app.listen("inner", data_type=int)
+    def inner(msg):
+        return msg.data + 1
+
+    app.listen("noted", data_type=int)(lambda msg: None)
+    with app, ThreadPoolExecutor(8) as pool:
+        ask = lambda n: app.request_sync("outer", n, response_data_type=int)  # noqa: E731 - short
+        assert list(pool.map(ask, range(200))) == list(range(1, 201))
+
+
+def test_calls_of_a_thread_end_when_the_app_does(server: NATSServer, make_app: MakeApp) -> None:
+    app = make_app(server, drain_timeout=1)
+
+    @app.listen("wait")
+    async def wait(msg):
+        await asyncio.sleep(60)
+
+    calls: list[Callable[[], Any]] = [
+        lambda: app.publish_sync("numbers", b"x" * 100),
+        lambda: app.publish_sync("numbers", 1, force=True),
+        lambda: app.request_sync("wait"),
+        lambda: app.request_sync("nobody"),
+        lambda: app.subscribe_new_subject_sync("numbers", lambda msg: None, data_type=bytes),
+    ]
+    ended: list[TidingsError] = []
+    ready = threading.Barrier(len(calls) + 1)
+
+    def repeat(call: Callable[[], Any]) -> None:
+        ready.wait()
+        while True:
+            try:
+                call()
+            except NoRespondersError:
+                continue
+            except TidingsError as error:
+                ended.append(error)
+                return
+
+    threads = [threading.Thread(target=repeat, args=(call,), daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    app.__enter__()
+    ready.wait()
+    time.sleep(0.1)  # the threads are at work meanwhile
+    with pytest.raises(DrainTimeoutError):  # the request that waits
+        app.__exit__(None, None, None)
+    for thread in threads:
+        thread.join(timeout=5)
+    assert [thread.is_alive() for thread in threads] == [False] * len(threads)
+    assert len(ended) == len(calls)
+    with pytest.raises(NotStartedError):
+        app.publish_sync("numbers", 1)
+
+
+async def test_a_call_that_comes_when_the_app_has_ended_raises_and_waits_for_nothing(
+    nats_server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(nats_server)
+    async with app:
+        portal, bridge = app._run.link.portal, app._run.link.bridge
+    assert bridge is not None
+    with pytest.raises(NotStartedError):
+        portal.submit(asyncio.sleep(0), "request_sync")
+    for _ in range(2):
+        with pytest.raises(NotStartedError):
+            await asyncio.to_thread(bridge.put, b"PUB a 0\r\n\r\n")
 
 
 def test_the_event_loop_is_not_patched() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
+from support.waits import until
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.time_limit import bounded
 from tidings.concurrency.work_queue import HandlerQueue, rest_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.inbox import PATIENCE, until
+from support.waits import PATIENCE, until
 from tidings import App, ServiceError, ThreadStartError
 from tidings.concurrency.threads import WorkerThreads
 from tidings.testing import NATSServer

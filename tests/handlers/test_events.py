@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from support.fake_peer import FakePeer
-from support.program import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App
 from tidings.errors import ConnectionClosedError, ProtocolError
 from tidings.handlers.events import EVENTS
@@ -66,7 +67,11 @@ async def test_each_event_is_told_in_its_order(server: NATSServer, make_app: Mak
 @pytest.mark.parametrize("kind", ["def", "async def"])
 @pytest.mark.parametrize("error", RAISED)
 async def test_a_hook_that_raises_changes_nothing(
-    server: NATSServer, make_app: MakeApp, error: type[BaseException], kind: str
+    server: NATSServer,
+    make_app: MakeApp,
+    caplog: pytest.LogCaptureFixture,
+    error: type[BaseException],
+    kind: str,
 ) -> None:
     app = make_app(server, reconnect_time_wait=0.05)
     called: list[str] = []
@@ -83,6 +88,7 @@ async def test_a_hook_that_raises_changes_nothing(
         app.on(event)(fail if kind == "def" else fail_async)
     await live_through_everything(app, server)
     await until(lambda: set(called) == set(EVENTS))
+    assert "the hook's" in caplog.text
 
 
 async def test_a_hook_that_never_ends_holds_nothing_up(

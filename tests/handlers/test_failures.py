@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from support.program import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError, Stream
 from tidings.handlers import watchdog
 from tidings.server import NATSServer

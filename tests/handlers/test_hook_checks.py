@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
+from support.waits import until
 from tidings import App, ConfigError, ErrorMiddleware, Group, Middleware
 from tidings.bus import Bus
 from tidings.handlers.hook_checks import HOOKS

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.program import until
+from support.waits import until
 from tidings import App, ServiceError, Stream
 from tidings.server import NATSServer
 

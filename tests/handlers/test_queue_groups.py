@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
+from support.waits import until
 from tidings import App, Group
 from tidings.handlers.listener import ListenerSpec
 from tidings.handlers.queue_groups import queue_groups

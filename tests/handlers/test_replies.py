@@ -12,7 +12,8 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
-from support.inbox import PATIENCE, Inbox, until
+from support.inbox import Inbox
+from support.waits import PATIENCE, until
 from tidings import (
     App,
     ConfigError,

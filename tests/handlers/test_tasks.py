@@ -3,13 +3,19 @@
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from support.inbox import PATIENCE, until
-from tidings import App, ConfigError
-from tidings.testing import NATSServer
+from support.waits import PATIENCE, until
+from tidings import (
+    App,
+    ConfigError,
+)
+from tidings.server import NATSServer
+
+MakeApp = Callable[..., App]
 
 
 @pytest.fixture
@@ -80,22 +86,6 @@ async def test_a_run_that_overruns_is_followed_at_once_and_not_caught_up(app: Ap
     (_, end), (second, _), (third, _) = spans
     assert 0 <= second - end < 0.5  # the next in the old rhythm would be 0.7 s later
     assert third - second >= 0.79  # the two runs that were missed are not made up for
-
-
-async def test_runs_never_overlap(app: App) -> None:
-    running, most = 0, 0
-
-    @app.task(interval=0.001)
-    async def tick():
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.01)
-        running -= 1
-
-    async with app:
-        await until(lambda: app.stats().tasks[0].runs >= 5)
-    assert most == 1
 
 
 @pytest.mark.parametrize("error", [LookupError("secret"), SystemExit(3), asyncio.CancelledError()])
@@ -254,3 +244,92 @@ async def test_a_task_declared_while_the_app_runs_is_a_config_error(app: App) ->
     async with app:
         with pytest.raises(ConfigError, match="already"):
             app.task()(lambda: None)
+
+
+async def test_a_task_that_raises_or_exits_or_is_cancelled_runs_again_and_never_overlaps(
+    nats_server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(nats_server)
+    endings: list[Any] = [ValueError, SystemExit, asyncio.CancelledError, KeyboardInterrupt, None]
+    runs = running = overlapped = 0
+
+    @app.task(interval=0.01)
+    async def tick():
+        nonlocal runs, running, overlapped
+        overlapped += running
+        running += 1
+        await asyncio.sleep(0.015)
+        running -= 1
+        runs += 1
+        if ending := endings[runs % len(endings)]:
+            raise ending
+
+    async with app:
+        await until(lambda: runs >= 20)
+        stats = app.stats().tasks[0]
+        assert overlapped == 0
+        assert stats.failed >= 15
+        assert stats.overrun >= 15
+
+
+async def test_a_task_whose_own_task_is_cancelled_runs_again(
+    nats_server: NATSServer, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(nats_server)
+    runs = 0
+
+    @app.task(interval=0.01)
+    async def tick():
+        nonlocal runs
+        runs += 1
+        if runs % 2:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(60)
+
+    async with app:
+        await until(lambda: runs >= 6)
+        assert app.stats().tasks[0].failed >= 2
+    assert "cancelled" in caplog.text
+
+
+async def test_a_task_that_somebody_cancels_between_its_runs_runs_again(
+    nats_server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(nats_server)
+    runs = 0
+
+    @app.task(interval=0.05)
+    async def tick():
+        nonlocal runs
+        runs += 1
+
+    async with app:
+        await until(lambda: runs >= 1)
+        for task in asyncio.all_tasks():
+            if "tick" in task.get_name():
+                task.cancel()
+        await until(lambda: runs >= 4)
+
+
+async def test_a_def_task_that_blocks_holds_up_no_other(
+    nats_server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(nats_server)
+    released = threading.Event()
+    runs: list[str] = []
+
+    @app.task(interval=0.01)
+    def block():
+        runs.append("block")
+        released.wait(10)
+
+    @app.task(interval=0.01)
+    async def tick():
+        runs.append("tick")
+
+    async with app:
+        await until(lambda: runs.count("tick") >= 20)
+        assert runs.count("block") == 1
+        released.set()

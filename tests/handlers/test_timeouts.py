@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.program import PATIENCE, until
+from support.waits import PATIENCE, until
 from tidings import App, Middleware, Reject, ServiceError, Stream
 from tidings.concurrency import long_runs, work_queue
 from tidings.server import NATSServer
@@ -292,7 +292,8 @@ async def test_an_ordered_consumer_goes_on_after_a_run_that_hangs_has_ended(
         await until(lambda: app.stats().consumers[0].timed_out == 1)
         if type(handler) is HangingThread or handler.ignores_cancellation:
             handler.released.set()
-        await until(lambda: [msg.sequence for msg in handler.got][-2:] == [2, 3])
+        await until(lambda: app.stats().consumers[0].handled == 2)
+        assert [msg.sequence for msg in handler.got][-2:] == [2, 3]
         [stats] = app.stats().consumers
         assert (stats.received, stats.handled, stats.failed) == (3, 2, 1)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
+from support.waits import until
 from tidings import App
 from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError, Reject
 from tidings.jetstream import Stream

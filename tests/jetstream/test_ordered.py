@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_names
+from support.waits import until
 from tidings import App, Message
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage

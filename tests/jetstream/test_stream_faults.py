@@ -12,15 +12,14 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.inbox import until
-from support.program import Program
+from support.process import Program
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked, stored
 from support.tcp_proxy import TcpProxy
+from support.waits import until
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
@@ -37,18 +36,6 @@ def cluster() -> Iterator[NATSCluster]:
     """Three servers. A test that kills one starts it again."""
     with NATSCluster(3) as three:
         yield three
-
-
-@pytest.fixture
-def run_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
-    with contextlib.ExitStack() as stack:
-
-        def start(source: str, url: str) -> Program:
-            program = Program(source, tmp_path / f"p{time.monotonic_ns()}.py", NATS_URL=url)
-            stack.callback(program.end)
-            return program
-
-        yield start
 
 
 class Work:
@@ -156,7 +143,7 @@ async def test_a_message_of_a_worker_that_is_killed_comes_again_after_ack_wait(
     stream = file_stream("W")
     app = App("heir", servers=server.url, streams=[stream])
     async with App("other", servers=server.url, streams=[stream]) as other:
-        program = run_program(WORKER, server.url)
+        program = run_program(WORKER)
         for number in range(3):
             await other.js.publish("W.n", number)
         await asyncio.to_thread(program.until, "has")

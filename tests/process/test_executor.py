@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.inbox import PATIENCE, until
+from support.waits import PATIENCE, until
 from tidings.process.executor import THREADS, DaemonExecutor
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
 import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 
 import pytest
 
-from support.program import Program, until
-from tidings import App
-from tidings.errors import ConfigError
+from support.process import Program
+from tidings import App, ConfigError
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import MOMENT, Request, StopRequests
-from tidings.server import NATSServer
 
-MakeApp = Callable[..., App]
 RunProgram = Callable[..., Program]
 
 DRAIN = 0.3
@@ -350,16 +345,6 @@ def test_a_service_with_the_default_drain_timeout_fits_into_ten_seconds() -> Non
     assert App("default").drain_timeout + END_GRACE < 10
 
 
-def test_the_drain_timeout_can_be_set_and_is_checked() -> None:
-    app = App("service")
-    app.drain_timeout = 2
-    assert app.drain_timeout == 2
-    for wrong in (0, -1, True, "3", float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match="drain_timeout="):
-            app.drain_timeout = wrong  # type: ignore[assignment]  # that is what is tested
-    assert app.drain_timeout == 2
-
-
 def test_run_outside_the_main_thread_says_what_to_write_instead() -> None:
     caught: list[BaseException] = []
 
@@ -373,53 +358,3 @@ def test_run_outside_the_main_thread_says_what_to_write_instead() -> None:
     thread.start()
     thread.join()
     assert "with app:" in str(caught[0])
-
-
-# Hooks.
-
-tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
-
-
-async def test_a_def_hook_runs_in_a_thread_and_leaves_the_loop_free(
-    server: NATSServer, make_app: MakeApp
-) -> None:
-    app = make_app(server)
-    release, threads = threading.Event(), []
-
-    @app.on_startup
-    def wait() -> None:
-        threads.append(threading.current_thread())
-        assert release.wait(10)
-
-    starting = asyncio.create_task(app.__aenter__())
-    await until(lambda: threads)  # the loop lives while the hook waits
-    release.set()
-    await starting
-    await app.disconnect()
-    assert threads[0] is not threading.main_thread()
-
-
-async def test_what_a_def_hook_sets_in_context_variables_is_kept(
-    server: NATSServer, make_app: MakeApp
-) -> None:
-    app = make_app(server)
-    seen = []
-    app.on_startup(lambda: tenant.set("acme"))
-    app.on_startup(lambda: seen.append(tenant.get()))
-    app.task()(lambda: seen.append(tenant.get()))
-    async with app:
-        await until(lambda: len(seen) == 2)
-        assert tenant.get() == "acme"  # this is the task that started the app
-    assert seen == ["acme", "acme"]
-
-
-@pytest.mark.parametrize("hook", ["on_startup", "on_shutdown"])
-async def test_a_def_hook_that_disconnects_does_not_wait_for_itself(
-    server: NATSServer, make_app: MakeApp, hook: str
-) -> None:
-    app = make_app(server)
-    getattr(app, hook)(app.disconnect_sync)
-    async with asyncio.timeout(3):
-        async with app:
-            pass
-    assert not app.is_running

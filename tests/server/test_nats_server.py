@@ -7,9 +7,7 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import sysconfig
 import threading
@@ -22,6 +20,7 @@ import nats
 import psutil
 import pytest
 
+from support.certificates import make_certificates
 from tidings import App
 from tidings.errors import ConfigError, MissingExtraError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
@@ -119,13 +118,10 @@ def test_it_takes_a_configuration_file_and_arguments(tmp_path: Path) -> None:
         assert not log.exists()
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
 def test_a_server_that_requires_tls_says_so_in_its_url(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*make, *files], check=True, capture_output=True)
-    with NATSServer(args=["--tls", "--tlscert", str(certificate), "--tlskey", str(key)]) as server:
+    own = make_certificates(tmp_path, "own")
+    args = ["--tls", "--tlscert", str(own.cert), "--tlskey", str(own.key)]
+    with NATSServer(args=args) as server:
         assert server.url == f"tls://127.0.0.1:{server.port}"
 
 

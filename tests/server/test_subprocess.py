@@ -9,33 +9,18 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from support.process import is_alive
+from support.waits import wait_until
 from tidings.server import NATSServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Wait for what has no event to wait on: another process's end, or what it does to files."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.005)
-
-
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended; a container without an init may keep its zombie."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    from collections.abc import Iterator
 
 
 # -- its end
@@ -44,7 +29,7 @@ def is_gone(pid: int) -> bool:
 def test_a_server_that_ends_by_itself_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     with NATSServer() as server:
         os.kill(server.pid, signal.SIGKILL)
-        eventually(lambda: bool(caplog.records))
+        wait_until(lambda: bool(caplog.records))
         assert not server.is_running
     assert caplog.messages == ["the embedded nats-server ended by itself (killed by signal 9)"]
 
@@ -110,17 +95,17 @@ def parent(more: str = "pass") -> Iterator[tuple[subprocess.Popen[str], int, Pat
 
 def test_the_server_dies_with_a_parent_that_is_killed() -> None:
     with parent() as (process, pid, store):
-        assert not is_gone(pid)
+        assert is_alive(pid)
         process.kill()
-        eventually(lambda: is_gone(pid))
-        eventually(lambda: not store.exists())
+        wait_until(lambda: not is_alive(pid))
+        wait_until(lambda: not store.exists())
 
 
 def test_the_server_outlives_the_thread_that_started_it() -> None:
     with parent() as (_, pid, _store):
         with pytest.raises(psutil.TimeoutExpired):
             psutil.Process(pid).wait(0.2)
-        assert not is_gone(pid)
+        assert is_alive(pid)
 
 
 def test_the_server_dies_with_its_parent_though_a_forked_child_lives_on() -> None:
@@ -128,7 +113,7 @@ def test_the_server_dies_with_its_parent_though_a_forked_child_lives_on() -> Non
         children = psutil.Process(process.pid).children()
         process.kill()
         try:
-            eventually(lambda: is_gone(pid))
+            wait_until(lambda: not is_alive(pid))
         finally:
             for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -140,13 +125,13 @@ def test_a_restarted_server_dies_with_its_parent_too() -> None:
     restart = "first = server._process; server.kill(); server.restart(); first._ended()"
     with parent(restart) as (process, pid, _):
         process.kill()
-        eventually(lambda: is_gone(pid))
+        wait_until(lambda: not is_alive(pid))
 
 
 def test_a_parent_that_ends_without_stopping_takes_the_server_along() -> None:
     script = "from tidings.server import NATSServer; print(NATSServer().start().pid, flush=True)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    eventually(lambda: is_gone(int(done.stdout)))
+    wait_until(lambda: not is_alive(int(done.stdout)))
     assert done.returncode == 0
     assert done.stderr == ""
 
@@ -166,5 +151,5 @@ def test_the_end_of_a_forked_child_leaves_the_parents_server_alone() -> None:
     assert os.waitpid(child, 0)[1] == 0
     """
     with parent(fork) as (_, pid, store):
-        assert not is_gone(pid)
+        assert is_alive(pid)
         assert store.exists()

@@ -11,7 +11,7 @@ import contextlib
 import json
 from typing import Any, Self
 
-PATIENCE = 10.0
+from support.waits import PATIENCE
 
 INFO: dict[str, Any] = {
     "server_id": "FAKE",

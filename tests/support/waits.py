@@ -1,23 +1,28 @@
-"""Waits for what nothing announces."""
+"""Waiting for what no event announces."""
 
+import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-PATIENCE = 20.0
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+PATIENCE = 20.0  # seconds within which whatever a test waits for has to happen
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what nothing announces, such as the death of somebody else's child."""
-    deadline = time.monotonic() + PATIENCE
+async def until(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+    """Wait until the condition is true and return its value.
+
+    Raises:
+        TimeoutError: it did not become true in time.
+    """
+    async with asyncio.timeout(timeout):
+        while not (value := condition()):  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.002)
+    return value
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
+    """Do the same without an event loop, for example for the end of another process's child."""
+    deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, "the condition did not become true"
+        time.sleep(0.005)

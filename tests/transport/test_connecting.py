@@ -6,8 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import ssl
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -16,9 +14,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from support.certificates import Certificates, make_certificates
 from support.fake_peer import FakePeer, info_line
-from support.program import Inbox, until
+from support.inbox import Inbox
 from support.tcp_proxy import TcpProxy
+from support.waits import until
 from tidings import App
 from tidings.errors import (
     AuthError,
@@ -63,31 +63,23 @@ def guarded(tmp_path: Path) -> Iterator[NATSServer]:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """Two pairs of certificate and key for 127.0.0.1, neither signed by the other."""
-    folder = tmp_path_factory.mktemp("certificates")
-    pairs = {}
-    for name in ("one", "two"):
-        certificate, key = pairs[name] = folder / f"{name}.pem", folder / f"{name}.key"
-        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
-        make += ["ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=test", "-days", "36500"]
-        make += ["-addext", "subjectAltName=IP:127.0.0.1"]
-        make += ["-keyout", str(key), "-out", str(certificate)]
-        subprocess.run(make, check=True, capture_output=True)
-    return pairs
+def own(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """The certificate of the test's server."""
+    return make_certificates(tmp_path_factory.mktemp("own"), "own", "IP:127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """The certificate of another authority."""
+    return make_certificates(tmp_path_factory.mktemp("other"), "other", "IP:127.0.0.1")
 
 
 @pytest.fixture
-def secure(certificates: dict[str, tuple[Path, Path]]) -> Iterator[NATSServer]:
+def secure(own: Certificates) -> Iterator[NATSServer]:
     """A server that speaks TLS only."""
-    certificate, key = certificates["one"]
-    args = ["--tls", "--tlscert", str(certificate), "--tlskey", str(key)]
+    args = ["--tls", "--tlscert", str(own.cert), "--tlskey", str(own.key)]
     with NATSServer(args=args) as server:
         yield server
-
-
-def trusting(certificates: dict[str, tuple[Path, Path]], name: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(certificates[name][0]))
 
 
 # Nothing there, or no nats-server.
@@ -335,14 +327,14 @@ async def test_publishing_where_it_is_not_permitted_is_told_by_the_error_event(
 async def insecure(
     request: pytest.FixtureRequest,
     make_app: MakeApp,
-    certificates: dict[str, tuple[Path, Path]],
+    own: Certificates,
 ) -> AsyncIterator[tuple[FakePeer, App]]:
     """A peer that speaks clear text only, and an app that asks for TLS."""
     async with FakePeer() as peer:
         url = f"tls://ada:hunter2@127.0.0.1:{peer.port}"
         if request.param == "context":
             url = url.replace("tls", "nats")
-            yield peer, make_app(url, tls=trusting(certificates, "one"))
+            yield peer, make_app(url, tls=own.context())
         else:
             yield peer, make_app(url)
 
@@ -367,12 +359,12 @@ async def test_nothing_is_sent_in_clear_text_where_it_was_asked_for_and_waiting(
 
 
 async def test_nothing_is_sent_in_clear_text_on_reconnecting_either(
-    secure: NATSServer, make_app: MakeApp, certificates: dict[str, tuple[Path, Path]]
+    secure: NATSServer, make_app: MakeApp, own: Certificates
 ) -> None:
     errors: list[Any] = []
     async with FakePeer() as peer, TcpProxy(secure.port) as proxy:
         url = f"tls://ada:hunter2@127.0.0.1:{proxy.port}"
-        app = make_app(url, tls=trusting(certificates, "one"), reconnect_time_wait=0.1)
+        app = make_app(url, tls=own.context(), reconnect_time_wait=0.1)
         app.on("error")(lambda event: errors.append(event.error))
         async with app:
             proxy.port_behind = peer.port  # somebody else answers from now on
@@ -386,7 +378,7 @@ async def test_nothing_is_sent_in_clear_text_on_reconnecting_either(
 
 
 async def test_what_comes_in_clear_text_after_the_greeting_is_not_taken_for_the_server(
-    make_app: MakeApp, certificates: dict[str, tuple[Path, Path]]
+    make_app: MakeApp, own: Certificates
 ) -> None:
     greeting = info_line(tls_required=True) + b"PONG\r\n"
     async with FakePeer(greeting) as peer:
@@ -407,25 +399,25 @@ async def test_a_handshake_that_never_ends_is_given_up_within_the_connect_timeou
 
 
 async def test_a_certificate_of_another_authority_is_a_tls_error(
-    secure: NATSServer, make_app: MakeApp, certificates: dict[str, tuple[Path, Path]]
+    secure: NATSServer, make_app: MakeApp, other: Certificates
 ) -> None:
-    for context in (trusting(certificates, "two"), None):
+    for context in (other.context(), None):
         error = await refusal(make_app(secure, tls=context))
         assert isinstance(error, TlsError)
         assert "certificate" in error.reason.lower()
 
 
 async def test_a_certificate_for_another_host_is_a_tls_error(
-    secure: NATSServer, make_app: MakeApp, certificates: dict[str, tuple[Path, Path]]
+    secure: NATSServer, make_app: MakeApp, own: Certificates
 ) -> None:
-    app = make_app(secure, tls=trusting(certificates, "one"), tls_hostname="other.example")
+    app = make_app(secure, tls=own.context(), tls_hostname="other.example")
     assert isinstance(await refusal(app), TlsError)
 
 
 async def test_tls_with_the_right_authority_works_and_reconnects(
-    secure: NATSServer, make_app: MakeApp, certificates: dict[str, tuple[Path, Path]]
+    secure: NATSServer, make_app: MakeApp, own: Certificates
 ) -> None:
-    app = make_app(secure, tls=trusting(certificates, "one"))
+    app = make_app(secure, tls=own.context())
     inbox = Inbox()
     app.listen("numbers", data_type=bytes)(inbox)
     async with app:

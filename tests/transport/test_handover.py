@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from support.fake_peer import FakePeer, info_line
-from support.program import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App
 from tidings.server import NATSCluster, NATSServer
 from tidings.transport.handover import Handover, Once

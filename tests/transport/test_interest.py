@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from support.program import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, Stream
 from tidings.errors import (
     NoRespondersError,

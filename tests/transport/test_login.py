@@ -13,7 +13,7 @@ import pytest
 
 from support.fake_peer import FakePeer, info_line
 from support.jwts import Authority, new_user
-from support.program import until
+from support.waits import until
 from tidings import App
 from tidings.errors import AuthError, ConfigError, ConnectError, MissingExtraError
 from tidings.server import NATSServer

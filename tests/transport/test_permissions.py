@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from support.program import PATIENCE, Inbox, until
+from support.inbox import Inbox
+from support.waits import PATIENCE, until
 from tidings import App, SubjectPermissionError
 from tidings.server import NATSServer
 

@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 from support.fake_peer import FakePeer, info_line, message
-from support.program import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App
 from tidings.errors import NoRespondersError, PayloadTooLargeError, RequestTimeoutError
 

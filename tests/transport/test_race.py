@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.program import until
+from support.waits import until
 from tidings.transport.race import race
 
 

@@ -12,8 +12,8 @@ from typing import Self
 import pytest
 
 from support.fake_peer import FakePeer
-from support.program import until
 from support.tcp_proxy import TcpProxy
+from support.waits import until
 from tidings import App, Stream
 from tidings.errors import ConnectionClosedError, TidingsError
 from tidings.server import NATSServer

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from support.fake_peer import FakePeer
-from support.program import PATIENCE, Inbox, until
+from support.inbox import Inbox
+from support.waits import PATIENCE, until
 from tidings import App, FlushTimeoutError, NoRespondersError
 from tidings.server import NATSServer
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, is_acked, stored
+from support.waits import until
 from tidings import DROP, App, ConfigError, Headers, Message, ServiceError
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage

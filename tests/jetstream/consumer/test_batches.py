@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, is_acked, stored
+from support.waits import until
 from tidings import App, Middleware
 from tidings.errors import Reject
 from tidings.jetstream import Stream, StreamMessage

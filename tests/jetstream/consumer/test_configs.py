@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, is_acked, stored
+from support.waits import until
 from tidings import DROP, App, ConfigError, Group, Message
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream.consumer import pull as puller_module

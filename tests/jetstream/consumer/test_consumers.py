@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked
+from support.waits import until
 from tidings import App, ConfigError, Group, Message, Middleware
 from tidings.errors import DrainTimeoutError, SubjectError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import consumer as consumer_module
+from tidings.jetstream.consumer import consumer as consumer_module
 from tidings.jetstream.consumer import pull as puller_module
 from tidings.protocol.commands import publish_frame
 
@@ -577,7 +577,7 @@ async def test_shutdown_finishes_what_was_fetched(make_app: MakeApp, stream: Str
             ending = app._run.begin_end()
             gate.open.set()
             await ending
-        [stats] = app._run.consumers.snapshot()
+        [stats] = app.stats().consumers
         info = await consumer_info(other, stream, "d")
     assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (0, len(gate.got))
     assert stats.received == stats.acked == len(gate.got)
@@ -605,7 +605,7 @@ async def test_what_is_left_at_the_drain_timeout_goes_to_another_instance_at_onc
         await until(lambda: sorted(gate.got) == [0, 1, 2, 3])
         await is_acked(heir, stream, "d", 4)
     assert time.monotonic() - started < 10  # far from ack_wait
-    assert app._run.consumers.snapshot()[0].abandoned == 4
+    assert app.stats().consumers[0].abandoned == 4
 
 
 async def test_messages_in_the_queue_at_the_drain_timeout_are_given_back(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from support.inbox import until
 from support.streams import MakeApp, is_acked
+from support.waits import until
 from tidings import App, ConfigError, Message
 from tidings.jetstream import Metadata, Stream
 from tidings.jetstream.message import ack_prefix, delivery, other_ack_prefix

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.inbox import until
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked
+from support.waits import until
 from tidings import App, Group, Message
 from tidings.errors import ConnectionClosedError
 from tidings.jetstream import Stream, StreamMessage
@@ -20,8 +20,6 @@ from tidings.jetstream.consumer.spec import ConsumerSpec
 
 if TYPE_CHECKING:
     from support.command import Start
-
-pytest_plugins = ["support.command"]
 
 Got = list[tuple[int, int]]  # instance and number of each message
 
@@ -128,7 +126,7 @@ async def test_after_a_crash_the_next_run_goes_on_where_it_was(
     await crashed.__aenter__()
     await publish(crashed, stream, 0)
     await is_acked(crashed, stream, "tidings-shop-handle", 1)
-    await crashed._connection.close()  # it cannot say anything any more
+    await crashed._run.connection.close()  # it cannot say anything any more
     with pytest.raises(ConnectionClosedError):
         await crashed.wait_stopped()
     async with heir:

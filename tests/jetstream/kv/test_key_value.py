@@ -12,7 +12,8 @@ import pytest
 from nats.js import JetStreamContext, api
 from nats.js.errors import KeyNotFoundError as NotFoundThere
 
-from support.inbox import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, ConfigError, DecodeError, EncodeError, Group, Middleware, SubjectError
 from tidings.errors import (
     BucketChangeError,

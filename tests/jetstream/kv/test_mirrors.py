@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.inbox import Inbox
+from support.ports import free_port
 from tidings import App
 from tidings.errors import (
     ConfigError,
@@ -148,17 +148,11 @@ async def test_a_mirrored_object_store_reads_here_and_writes_to_its_origin(
     assert await edge.get("a") == b"1" * 1000
     await edge.put("a", b"2")
     assert await origin.get("a") == b"2"
-    with pytest.raises(ConfigError, match=f"prune 'OBJ_{name}'"):
+    with pytest.raises(ConfigError, match=f"is in the stream 'OBJ_{name}'"):
         await edge.prune()
 
 
 # In another domain: the origin is on a hub, the mirror on a leaf node.
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

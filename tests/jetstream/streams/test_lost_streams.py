@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from support.inbox import Inbox, until
+from support.inbox import Inbox
 from support.streams import stored
+from support.waits import until
 from tidings import App
 from tidings.errors import (
     JetStreamError,
