@@ -213,7 +213,7 @@ async def test_calls_take_a_timedelta(nats_server: NATSServer, subject: str) -> 
     app = App("spans", servers=nats_server.url, request_timeout=SECOND)
     app.listen(f"{subject}.echo")(lambda msg: msg.data)
 
-    async def late(msg: Message[dict[str, Any]]) -> None:
+    async def late(msg: Message[Any]) -> None:
         await asyncio.sleep(20)
 
     app.listen(f"{subject}.late", timeout=timedelta(milliseconds=20))(late)
@@ -221,7 +221,7 @@ async def test_calls_take_a_timedelta(nats_server: NATSServer, subject: str) -> 
     async with app:
         assert await app.request(f"{subject}.echo", {"n": 1}, timeout=20 * SECOND) == {"n": 1}
         with pytest.raises(ServiceError, match="504"):
-            await app.request(f"{subject}.late", timeout=20 * SECOND)
+            await app.request(f"{subject}.late", {}, timeout=20 * SECOND)
         call = functools.partial(app.request_sync, f"{subject}.echo", {"n": 2}, timeout=20 * SECOND)
         assert await asyncio.to_thread(call) == {"n": 2}
         await app.flush(timeout=20 * SECOND)

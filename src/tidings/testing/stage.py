@@ -1,4 +1,4 @@
-"""The stage of a test: a server, the app under test, and a second connection that watches."""
+"""Stage: the server, the app under test, and a second connection that watches all messages."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Server: TypeAlias = NATSServer | NATSCluster | str | Sequence[str]
 # names the queue group in a trace.
 WATCHER = "tidings-test-client."
 NOT_WATCHED = ("_INBOX.", "$")
-# Prefix of the reply subjects of messages that a stream delivers to a consumer. The client has seen
-# such a message when it was published, and a reply from the client would acknowledge it.
+# The prefix of the reply subjects of messages that a stream delivers to a consumer. The client saw
+# such a message when it was published, and a reply of the client would acknowledge it.
 DELIVERY = "$JS.ACK."
 MOST_ASKED = 10_000  # requests that are checked for listeners at a time
 DRAIN_POLL = 0.01  # seconds
@@ -80,7 +80,7 @@ class Stage:
         refuse(self._refuse)
 
     def parts(self, at_exit: Callable[..., Any]) -> Iterator[Any]:
-        """Yield the context managers to enter, in this order, and to exit in reverse order."""
+        """Yield the context managers to enter in this order. Exit them in reverse order."""
         if self._owns_server:
             yield self.server
         urls = self._urls()
@@ -100,10 +100,11 @@ class Stage:
         return [self.server] if isinstance(self.server, str) else list(self.server)
 
     def _beside_inner(self, urls: list[str]) -> list[str]:
-        """Return only the watcher's server of a cluster, so that the app connects to the same one.
+        """Return only the cluster's server that the watcher is connected to, so that the app uses
+        the same one.
 
-        News about subscriptions takes time to reach the other servers. The app learns of those
-        from this one.
+        New subscriptions take time to reach the other servers of a cluster. The app learns the
+        addresses of those from this server.
         """
         here = _address(self.inner.connected_url or "")
         return [url for url in urls if _address(url) == here] or urls
