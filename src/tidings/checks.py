@@ -212,10 +212,6 @@ def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _refusal(name: str, wanted: str, hint: str, shown: str) -> ConfigError:
     return ConfigError(f"{name} must be {wanted}{f', {hint}' if hint else ''}, got {shown}")
 
