@@ -22,6 +22,7 @@ FLOORS = {
         "text",
         "log",
         "errors",
+        "checks",
         "functions",
         "subject",
         "concurrency",
@@ -33,8 +34,8 @@ FLOORS = {
         "service_errors",
     ],
     "transport": ["transport", "stream_answers"],
-    "work": ["handlers", "bus", "jetstream", "declarations"],
-    "face": ["cautions", "process", "app"],
+    "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
+    "face": ["cautions", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
 # What is in each package, the lowest first: the same holds inside.
@@ -44,6 +45,7 @@ INSIDE = {
         "forks",
         "long_runs",
         "portal",
+        "bridge",
         "time_limit",
         "home",
         "pool",
@@ -78,6 +80,7 @@ INSIDE = {
     "handlers": [
         "hook_checks",
         "hooks",
+        "lifespan",
         "signatures",
         "events",
         "middleware",
@@ -109,6 +112,7 @@ INSIDE = {
         "objects",
         "publish_window",
         "consumer",
+        "host",
         "context",
         "dead_letters",
     ],

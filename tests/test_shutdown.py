@@ -251,7 +251,7 @@ async def test_what_is_unsent_at_the_end_of_an_outage_is_sent_before_the_app_end
     await until(lambda: app.stats().connection.state == "reconnecting")
     for number in range(100):
         await app.publish("numbers", number)
-    client = app.nats._connection
+    client = app._run.connection
     ending = asyncio.create_task(app.disconnect())
     await until(lambda: not app.is_running)
     listening = make_app(server, "listening", wait_for_server=True, reconnect_time_wait=0.01)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Self
 
 
 class _Record:
     """The common base. Methods that are generated for each dataclass would slow down the import."""
 
     __slots__ = ()
+
+    @classmethod
+    def zero(cls, **known: Any) -> Self:
+        """A record in which nothing is counted yet.
+
+        Args:
+            known: the fields that are not counts, such as `name`.
+        """
+        counts = [field.name for field in fields(cls) if field.default is MISSING]  # type: ignore[arg-type]  # each subclass is one
+        return cls(**dict.fromkeys(counts, 0) | known)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and _values(other) == _values(self)

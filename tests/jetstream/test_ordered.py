@@ -262,7 +262,7 @@ async def test_a_foreign_message_in_the_inbox_of_a_consumer_is_no_message_of_the
     reader = Reader()
     app.consume(stream.name, ordered=ordered, data_type=int, **({} if ordered else ONE))(reader)
     async with app:
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         await until(lambda: inbox_of(consumer))
         inbox = inbox_of(consumer)
         for _ in range(3):

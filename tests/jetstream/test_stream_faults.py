@@ -287,7 +287,7 @@ async def test_shutdown_in_an_outage_waits_to_acknowledge_what_is_done(
         proxy.refusing = True
         proxy.cut()
         await until(lambda: app.stats().connection.state == "reconnecting")
-        ending = app.begin_disconnect()
+        ending = app._run.begin_end()
         go_on.set()
         await asyncio.sleep(0.2)  # it drains in vain
         proxy.refusing = False
@@ -389,7 +389,7 @@ async def test_a_consumer_made_again_begins_after_what_was_done(
         for number in range(20):
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 20)
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         await until(lambda: consumer._puller.binding.floor == 20)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         await app.js.publish(f"{stream.name}.n", 20)
@@ -466,7 +466,7 @@ async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_
     async with app:
         await app.js.publish(f"{stream.name}.n", 1)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
-        app._consumers._consumers[0]._puller.heal("deleted")
+        app._run.consumers._consumers[0]._puller.heal("deleted")
         await until(lambda: app.stats().consumers[0].healed)
         for number in range(2, 7):
             await app.js.publish(f"{stream.name}.n", number)
@@ -561,7 +561,7 @@ async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop
         config = (await consumer_info(app, stream, "d"))["config"]
         payload = {"stream_name": stream.name, "config": {**config, "max_batch": 10}}
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         consumer._puller.heal("pull again")
         await until(lambda: "Exceeded MaxRequestBatch" in caplog.text)
         await asyncio.sleep(1)  # a loop would heal hundreds of times
@@ -755,7 +755,7 @@ async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 5)
         # Made again after the floor, the durable would leave out as many of the next stream.
-        await app._consumers._consumers[1]._puller.binding.refresh()
+        await app._run.consumers._consumers[1]._puller.binding.refresh()
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         await until(lambda: app.stats().consumers[1].healed == 1)
         await until(lambda: len(ordered) == 5)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from tidings.checks import Seconds, check_seconds
 from tidings.errors import ConfigError
 from tidings.message import Message
 
@@ -20,7 +21,6 @@ IN_PROGRESS = b"+WPI"
 
 ACK_PREFIX = "$JS.ACK."  # the server takes no message of a client with such a reply subject
 METADATA_TOKENS = 9  # of a reply subject; with a domain and an account there are more
-A_CENTURY = 100 * 365 * 86_400.0  # seconds, as nanoseconds still within 64 bits
 
 
 class Settlement(enum.Enum):
@@ -103,16 +103,14 @@ def other_ack_prefix(reply: str, stream: str, consumer: str) -> str | None:
     return f"{'.'.join(tokens[:6])}."
 
 
-def nak_words(delay: float) -> bytes:
-    """What asks for a redelivery after so many seconds.
+def nak_words(delay: Seconds) -> bytes:
+    """Return the words that ask the server for a redelivery after a delay.
 
     Raises:
-        ConfigError: no number of seconds.
+        ConfigError: the delay is not a number of seconds, or below 0.
     """
-    is_number = isinstance(delay, (int, float)) and not isinstance(delay, bool)
-    if not is_number or not 0 <= delay <= A_CENTURY:
-        raise ConfigError(f"a delay of {delay!r}: seconds, not below 0")
-    return NAK + b' {"delay": %d}' % round(delay * 1e9) if delay else NAK
+    seconds = check_seconds("delay", delay, least=0)
+    return NAK + b' {"delay": %d}' % round(seconds * 1e9) if seconds else NAK
 
 
 class Settler(Protocol):
@@ -179,7 +177,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """Never: the reply subject is for the acknowledgement."""
         return False
 
-    async def respond(self, value: object = None, headers: Any = None) -> None:
+    async def respond(self, value: object = None, *, headers: Any = None) -> None:
         """A stream's message has no requester.
 
         Raises:
@@ -197,7 +195,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         self._settler.check("msg.ack")
         await self._settler.settle(self, Settlement.ACKED, ACK)
 
-    async def nak(self, delay: float = 0.0) -> None:
+    async def nak(self, delay: Seconds = 0.0) -> None:
         """Say that it is not done: it is delivered again, after `delay` seconds.
 
         Raises:

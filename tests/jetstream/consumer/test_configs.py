@@ -199,7 +199,7 @@ async def test_an_ack_wait_that_is_changed_while_the_app_runs_is_learned(
     app = make_app(streams=[stream])
     app.consume(stream.name, durable="d")(Handler())
     async with app:
-        binding = app._consumers._consumers[0]._binding
+        binding = app._run.consumers._consumers[0]._binding
         assert binding.terms.ack_wait == 30
         config = await config_of(app, stream)
         await make_consumer(app, stream, **{**config, "ack_wait": 5 * SECOND})
