@@ -36,7 +36,7 @@ Start = Callable[[], Awaitable[Run]]  # starts an app
 
 
 class MainRun:
-    """An app in the main thread, until a signal, an order or its own end.
+    """Runs an app in the main thread until a signal, `stop` or the app's own end.
 
     Args:
         start: starts the app.
@@ -65,11 +65,11 @@ class MainRun:
     def run(self) -> None:
         """Run to the end.
 
-        The first signal drains, a second one, a second or more later, exits at once. The process
-        ends at most `drain_timeout` and `END_GRACE` after the first, whatever blocks.
+        The first signal drains. A second one, at least a second later, exits at once. The process
+        ends at most `drain_timeout` and `END_GRACE` after the first signal, whatever blocks.
 
         Raises:
-            SystemExit: with 1, when work was abandoned or the connection given up.
+            SystemExit: with 1, if work was abandoned or the connection was given up.
         """
         with self._signals:
             self._run_loop()
@@ -164,7 +164,7 @@ def _blocked_at(thread: int | None) -> str:
 
 
 class BackgroundRun:
-    """An app in a thread of its own, for synchronous programs.
+    """Runs an app in a background thread, for synchronous programs.
 
     Args:
         start: starts the app.
