@@ -70,12 +70,12 @@ def test_the_drawn_tree_is_the_tree() -> None:
         (
             errors.PayloadTooLargeError(11, 10),
             {"size": 11, "limit": 10},
-            "11 bytes, headers included, and the server takes 10",
+            "11 bytes, headers included, and the server accepts 10",
         ),
         (
             errors.SubscriptionNotFoundError("7"),
             {"wanted": "7"},
-            "there is no subscription '7' to end",
+            "there is no subscription '7'",
         ),
         (
             errors.ServerStartError("it ended", "port in use"),
@@ -90,7 +90,7 @@ def test_the_drawn_tree_is_the_tree() -> None:
         (errors.AuthError(SERVERS, "no"), {"reason": "no"}, "Check user and password"),
         (errors.TlsError(SERVERS, "no"), {"reason": "no"}, "tls://"),
         (errors.DisconnectedError("flush"), {"call": "flush"}, "flush: the connection to the"),
-        (errors.ConnectionLostError("flush"), {"call": "flush"}, "may have the message, or not"),
+        (errors.ConnectionLostError("flush"), {"call": "flush"}, "may or may not have the message"),
         (
             errors.BufferFullError("publish", 9, 10),
             {"call": "publish", "size": 9, "limit": 10},

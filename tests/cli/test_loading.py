@@ -143,7 +143,7 @@ def test_a_module_that_runs_its_app_at_once_is_told_the_guard(
     shown = capsys.readouterr().err
     assert caught.value.code == 1
     assert f'File "{path}", line 3' in shown
-    assert shown.rstrip().endswith('write it under `if __name__ == "__main__":`')
+    assert shown.rstrip().endswith('Write the call under `if __name__ == "__main__":`')
 
 
 def test_a_module_missing_inside_a_package_named_alike_is_the_users_error(

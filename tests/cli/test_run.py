@@ -189,7 +189,7 @@ def test_the_second_signal_exits_at_once(start: Start, write: Write, subject: st
         client.publish_sync(subject, {}, force=True)
         process.wait_for("begun")
         process.signal(signal.SIGINT)
-        process.wait_for("draining; once more")
+        process.wait_for("draining; send a second signal")
         time.sleep(1)
         process.signal(signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT

@@ -52,7 +52,7 @@ async def test_lines_past_the_limit_become_one_line_with_their_count(
     ]
     await until(lambda: len(caplog.records) == 4)
     assert caplog.records[3].getMessage() == (
-        "bill: 7 more failures in the last second; only 3 a second are logged"
+        "bill: 7 more failures in the last second; at most 3 a second are logged"
     )
     assert caplog.records[3].levelno == logging.ERROR
     assert caplog.records[3].suppressed == 7  # type: ignore[attr-defined]  # from `extra`
@@ -103,7 +103,7 @@ async def test_a_filter_that_raises_changes_nothing_but_the_line(
     log.error("failed %s", 2)
     log.close()
     err = capsys.readouterr().err
-    assert "logging raised AttributeError, so a line was lost: failed %s" in err
+    assert "the logging raised AttributeError; this line was lost: failed %s" in err
 
 
 def test_a_value_that_cannot_be_printed_is_named_by_its_type() -> None:

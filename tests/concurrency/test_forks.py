@@ -282,7 +282,7 @@ def test_a_child_that_comes_back_from_its_handler_ends_and_the_parent_goes_on(
     """
     output = run(source.replace("KIND", kind), use_uvloop, clean=False)  # sys.exit is a failure
     assert f"exit codes {[1, 1] if kind == 'async def' else [7, 1]}" in output
-    assert "leave a forked child with os._exit()" in output
+    assert "Call os._exit() at the end of a forked child" in output
 
 
 def test_an_app_that_had_ended_before_the_fork_is_merely_not_started(run: Run) -> None:

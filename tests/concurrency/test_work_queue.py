@@ -144,7 +144,7 @@ async def test_a_fault_of_the_queue_itself_costs_no_place(
     monkeypatch.setattr(numbers, name, fail)
     numbers.put(0, 1, 2)
     await until(lambda: got[-2:] == [1, 2])
-    assert "a fault in tidings" in caplog.text
+    assert "a bug in tidings" in caplog.text
     assert numbers.is_quiet
 
 

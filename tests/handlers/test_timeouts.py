@@ -128,7 +128,7 @@ async def test_a_def_handler_out_of_time_keeps_its_place_until_it_returns(
     async with app:
         with pytest.raises(ServiceError):
             await app.request("ask")
-        await until(lambda: "It keeps 1 of 1 places until it ends" in caplog.text)
+        await until(lambda: "It occupies 1 of 1 workers until it ends" in caplog.text)
         waiting = asyncio.create_task(app.request("ask"))
         await until(lambda: app.stats().listeners[0].pending == 1)
         assert handler.begun == 1
@@ -427,7 +427,7 @@ async def test_a_periodic_task_that_hangs_is_named_and_one_that_runs_for_good_is
         await asyncio.Event().wait()
 
     async with app:
-        await until(lambda: len(long_lines(caplog, "task hang has been at one run")) == 2)
+        await until(lambda: len(long_lines(caplog, "one run of task hang has taken")) == 2)
     assert "serve" not in caplog.text
 
 

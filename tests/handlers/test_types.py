@@ -171,7 +171,7 @@ def test_an_annotation_that_is_not_known_is_a_config_error_that_says_what_to_wri
     async def handle(msg: "Message[Nowhere]"):  # type: ignore[name-defined]  # noqa: F821 - the point
         pass
 
-    with pytest.raises(ConfigError, match="say data_type="):
+    with pytest.raises(ConfigError, match="Pass data_type="):
         app.listen("a")(handle)
 
 

@@ -129,13 +129,13 @@ async def test_a_second_signal_exits_at_once(
         await asker.publish("work")
         await asyncio.to_thread(program.until, "began")
         program.signal(first)
-        await asyncio.to_thread(program.until, "once more to exit at once")
+        await asyncio.to_thread(program.until, "send a second signal to exit at once")
         await asyncio.sleep(1)
         program.signal(number)
         began = time.monotonic()
         assert await asyncio.to_thread(program.wait) == 128 + number
         assert time.monotonic() - began < 1
-    assert "again: exiting at once" in program.output
+    assert "during the shutdown: exiting at once" in program.output
 
 
 async def test_a_sigterm_in_an_outage_ends_within_the_drain_timeout_and_tells_what_is_unsent(

@@ -169,7 +169,7 @@ def test_a_second_signal_a_second_later_exits_at_once_whatever_the_loop_does(
     code, seconds = ended_in(program)
     assert code == 128 + number
     assert seconds < SLACK
-    assert f"{number.name} again: exiting at once" in program.output
+    assert f"{number.name} during the shutdown: exiting at once" in program.output
     assert "in the buffer" in program.output
 
 
@@ -179,7 +179,7 @@ def test_signals_within_a_moment_count_as_one(stuck: Callable[..., Program], uvl
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
         program.signal(number)
     assert program.wait() == 0
-    assert program.output.count("draining; once more to exit at once") == 1
+    assert program.output.count("draining; send a second signal to exit at once") == 1
     assert "run returned" in program.output
 
 
@@ -252,7 +252,7 @@ app.run()
     code, seconds = ended_in(program)
     assert code == 1
     assert seconds < 0.2 + END_GRACE + SLACK
-    assert "the start did not end when it was cancelled" in program.output
+    assert "the start did not end after it was cancelled" in program.output
 
 
 @pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])

@@ -339,7 +339,7 @@ def test_a_leaked_server_is_ended_with_a_warning() -> None:
 def test_the_port_of_a_stopped_server_comes_with_a_warning() -> None:
     with NATSServer() as server:
         pass
-    with pytest.warns(ResourceWarning, match="its port may be another's"):
+    with pytest.warns(ResourceWarning, match="another process may use its port"):
         assert server.url
 
 

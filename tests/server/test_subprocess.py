@@ -31,7 +31,7 @@ def test_a_server_that_ends_by_itself_is_reported(caplog: pytest.LogCaptureFixtu
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: bool(caplog.records))
         assert not server.is_running
-    assert caplog.messages == ["the embedded nats-server ended by itself (killed by signal 9)"]
+    assert caplog.messages == ["the embedded nats-server ended unexpectedly (killed by signal 9)"]
 
 
 def test_no_call_of_ours_is_reported_as_an_end_by_itself(caplog: pytest.LogCaptureFixture) -> None:

@@ -103,7 +103,7 @@ async def test_a_function_that_raises_is_named_and_asked_again(
         return answer
 
     async with FakePeer(info_line(auth_required=True)) as peer:
-        with pytest.raises(ConnectError, match="the function given as token= raised KeyError"):
+        with pytest.raises(ConnectError, match="the function passed as token= raised KeyError"):
             await make_app(peer, token=ask).__aenter__()
         await lets_in(make_app(peer, token=ask, wait_for_server=True))
         assert peer.connect["auth_token"] == "good"
@@ -112,7 +112,7 @@ async def test_a_function_that_raises_is_named_and_asked_again(
 
 async def test_a_function_that_returns_no_text_is_an_auth_error(make_app: MakeApp) -> None:
     async with FakePeer(info_line(auth_required=True)) as peer:
-        with pytest.raises(AuthError, match="token= must return a str, got a bytes"):
+        with pytest.raises(AuthError, match="token= must return a str, got bytes"):
             await make_app(peer, token=lambda: b"raw").__aenter__()
         assert b"CONNECT" not in peer.received
 

@@ -1,28 +1,29 @@
-"""Backoff: how long to wait before the next attempt to connect."""
+"""Backoff: calculates the pause before the next attempt to connect."""
 
 from __future__ import annotations
 
 import math
 import random
 
-# Seconds before the first attempt, which is made at once but for a thousand others that do so too.
+# Seconds before the first attempt. Not zero: a thousand clients may have lost the same server.
 FIRST = 0.1
-# Seconds that a connection has to last for the next loss to be one of its own.
+# A connection that lasted this many seconds resets the pauses.
 LASTED = 1.0
 
 
 class Backoff:
-    """Pauses between attempts, for a peer that refuses and for one that accepts and then closes.
+    """The pauses between attempts, both for a peer that refuses and for one that accepts and then
+    closes the connection.
 
-    The first pause is short. Where connections do not last, the pauses double up to `most`. After a
-    round in which no server accepted, the pause is `most`. Each is shortened at random, so that the
-    clients that lost one server do not all return in the same instant.
+    The first pause is short. If connections do not last, the pauses double up to `most`. After a
+    round in which no server accepted, the pause is `most`. Each pause is shortened at random, so
+    that the clients that lost the same server do not all return at the same moment.
 
     Args:
-        most: seconds, the longest pause.
+        most: the longest pause in seconds.
 
     Attributes:
-        attempts: attempts since the last connection that lasted.
+        attempts: number of attempts since the last connection that lasted.
     """
 
     def __init__(self, most: float) -> None:
@@ -32,12 +33,12 @@ class Backoff:
         self._failed = 0
 
     def refused(self) -> None:
-        """No server accepted."""
+        """Count a round in which no server accepted."""
         self.attempts += 1
         self._failed += 1
 
     def lost(self, lived: float) -> None:
-        """A connection was lost, after that many seconds."""
+        """Count a lost connection that lasted `lived` seconds."""
         if lived >= LASTED:
             self.attempts = self._short_lived = self._failed = 0
         else:
@@ -46,7 +47,7 @@ class Backoff:
             self._failed = 0
 
     def pause(self) -> float:
-        """Seconds to wait now."""
+        """Return the number of seconds to wait now."""
         if self._failed:
             return self._most * random.uniform(0.9, 1.0)  # noqa: S311 - not a secret
         longest = min(math.ldexp(FIRST, min(self._short_lived, 30)), self._most)

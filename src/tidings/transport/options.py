@@ -30,7 +30,7 @@ DEFAULT_URL = "nats://127.0.0.1:4222"
 SCHEMES = ("nats", "tls", "ws", "wss")
 DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 
-# May hold a secret: never shown, not even the path of a file, which may be the secret itself.
+# Options that are never shown. Even the path of a file may be the secret itself by mistake.
 _SECRETS = ("password", "token", "credentials", "nkey_seed", "tls_key")
 
 
@@ -113,7 +113,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_tls_required(self) -> bool:
-        """Whether an option asks for TLS, whatever the scheme of the URL is."""
+        """Whether an option requires TLS, regardless of the URL's scheme."""
         asked = (self.tls, self.tls_cert, self.tls_ca)
         return self.tls_handshake_first or any(each is not None for each in asked)
 
@@ -153,7 +153,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("TLS was asked for, and ws:// is clear text: write wss://")
 
     def with_servers(self, servers: tuple[str, ...]) -> ConnectionOptions:
-        """The same options for other servers."""
+        """Return the same options for other servers."""
         return msgspec.structs.replace(self, servers=servers)
 
     def __repr__(self) -> str:
@@ -166,10 +166,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 def server_urls(
     servers: str | Sequence[str] | None, host: str | None = None, port: int | None = None
 ) -> tuple[str, ...]:
-    """The URLs to connect to: `servers`, or `host` and `port`, or $NATS_URL, or the local default.
+    """Return the URLs to connect to: `servers`, else `host` and `port`, else $NATS_URL, else the
+    local default.
 
     Raises:
-        ConfigError: both `servers` and `host` or `port`, or a URL that is none.
+        ConfigError: if `servers` is combined with `host` or `port`, or if a value is not valid.
     """
     if servers is not None and (host is not None or port is not None):
         raise ConfigError("give servers=, or host= and port=, not both")
@@ -197,7 +198,7 @@ def server_urls(
 
 
 def redact(url: str) -> str:
-    """The URL without user, password, token, path and query, for logs and errors."""
+    """Return a URL without user, password, token, path and query, for logs and errors."""
     scheme, mark, rest = url.partition("://")
     if not mark:
         scheme, rest = "nats", url

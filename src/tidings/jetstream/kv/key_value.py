@@ -225,6 +225,13 @@ class KeyValue(Bucket, Generic[T]):
             BucketNotFoundError: if the bucket does not exist.
             JetStreamError: if the server refuses the value, because the value is too large or the
                 bucket is full.
+
+        Example:
+            ```python
+            limits = app.js.key_value("limits", type=int)
+            first = await limits.put("ada", 10)
+            assert await limits.put("ada", 12) > first
+            ```
         """
         return await self._write(key, codec.encode(value, self.type))
 
@@ -300,6 +307,14 @@ class KeyValue(Bucket, Generic[T]):
         Raises:
             WrongRevisionError: if the key is not at `revision`.
             TidingsError: as `put` does.
+
+        Example:
+            ```python
+            limits = app.js.key_value("limits", type=int)
+            revision = await limits.put("ada", 10)
+            await limits.delete("ada", revision=revision)
+            assert await limits.value("ada") is None
+            ```
         """
         await self._write(key, b"", [(OPERATION, DELETE)], revision)
 
@@ -313,6 +328,14 @@ class KeyValue(Bucket, Generic[T]):
         Raises:
             WrongRevisionError: if the key is not at `revision`.
             TidingsError: as `put` does.
+
+        Example:
+            ```python
+            drafts = app.js.key_value("drafts", type=str, history=5)
+            await drafts.put("intro", "Hello")
+            await drafts.purge("intro")
+            assert [entry.is_deleted for entry in await drafts.history("intro")] == [True]
+            ```
         """
         await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
 
@@ -344,6 +367,14 @@ class KeyValue(Bucket, Generic[T]):
 
         Raises:
             TidingsError: as `get` does.
+
+        Example:
+            ```python
+            users = app.js.key_value("users", type=str)
+            await users.put("user.1", "Ada")
+            await users.put("admin.1", "Bob")
+            assert await users.keys("user.*") == ["user.1"]
+            ```
         """
         check_keys(keys)
         messages = await self._read_all(keys, purpose="keys", only_keys=True)

@@ -273,6 +273,13 @@ class ObjectStore(Bucket):
             DecodeError: if the object's description cannot be read.
             RequestTimeoutError: if the server stops sending chunks.
             BucketNotFoundError: if the store does not exist.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            assert await files.get("hello.txt") == b"hello"
+            ```
         """
 
         async def join(chunks: AsyncIterator[bytes]) -> bytes:
@@ -411,6 +418,14 @@ class ObjectStore(Bucket):
             DecodeError: if the description cannot be read.
             BucketNotFoundError: if the store does not exist.
             TidingsError: if the server does not answer.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            info = await files.info("hello.txt")
+            assert (info.size, info.chunks) == (5, 1)
+            ```
         """
         _check_name(name)
 
@@ -478,6 +493,19 @@ class ObjectStore(Bucket):
         Raises:
             ObjectNotFoundError: if there is no object of this name.
             TidingsError: as `put` does.
+
+        Example:
+            ```python
+            from tidings.errors import ObjectNotFoundError
+
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            await files.delete("hello.txt")
+            try:
+                await files.get("hello.txt")
+            except ObjectNotFoundError:
+                print("the object is gone")
+            ```
         """
         _check_name(name)
         info = self._info_of(name, await self.use(lambda api: self._newest(api, name)))
