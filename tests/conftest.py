@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from support.apps import QUICK
+from support.command import call, start, write  # noqa: F401 - fixtures
 from support.process import Program
 from tidings import App
 from tidings.jetstream import Stream

@@ -10,7 +10,7 @@ from tidings import App, Group, Stream
 from tidings.cautions import warn_of_declarations
 from tidings.testing import NATSServer
 
-WORDS = "taken literally"
+WORDS = "literally, because"
 
 
 def warnings_of(app: App, caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -27,7 +27,6 @@ FAULTS = {
     "test_secrets.py",
     "test_shutdown.py",
     "test_stats.py",
-    "test_sums.py",
     "transport/test_connecting.py",
     "transport/test_outages.py",
     "transport/test_permissions.py",

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Iterator
 
 import pytest
 
+from support.threads import threads_refused
 from support.waits import PATIENCE, until
 from tidings import App, ServiceError, ThreadStartError
 from tidings.concurrency.threads import WorkerThreads
-from tidings.testing import NATSServer
-
-
-@contextlib.contextmanager
-def threads_refused(containing: str = "") -> Iterator[None]:
-    """The system refuses threads, with these words in their names."""
-    start = threading.Thread.start
-
-    def refuse(self: threading.Thread) -> None:
-        if containing in self.name:
-            raise RuntimeError("can't start new thread")
-        start(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        yield
+from tidings.server import NATSServer
 
 
 async def test_a_refused_thread_fails_the_call_and_the_next_call_gets_one() -> None:

@@ -106,22 +106,6 @@ async def test_a_body_that_does_not_decode_answers_at_once_and_the_next_one_is_h
         assert (stats.handled, stats.failed) == (1, len(bodies))
 
 
-async def test_what_a_handler_says_by_a_service_error_reaches_the_requester(
-    nats_server: NATSServer, make_app: MakeApp, subject: str
-) -> None:
-    app = make_app(nats_server, "orders")
-
-    @app.listen(subject)
-    async def find(msg):
-        raise ServiceError(404, "no such\r\norder: Grüße")
-
-    async with app:
-        error = await ask_until_error(app, subject)
-        assert (error.code, error.description) == (404, "no such\r\norder: Grüße")
-        assert (error.service, error.subject) == ("orders", subject)
-        assert len(error.error_id) == 12
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -145,22 +129,6 @@ async def test_an_error_is_answered_whatever_its_text_is(
 
     async with app:
         assert (await ask_until_error(app, subject)).code == 500
-
-
-@pytest.mark.parametrize("value", [1j, {"a": 1j}, "\ud800", {1j}], ids=repr)
-async def test_an_answer_that_cannot_be_sent_is_an_error_to_the_requester(
-    nats_server: NATSServer, make_app: MakeApp, subject: str, value: object
-) -> None:
-    app = make_app(nats_server)
-
-    @app.listen(subject)
-    async def answer(msg):
-        return value
-
-    async with app:
-        assert (await ask_until_error(app, subject)).description == "EncodeError"
-        stats = app.stats().listeners[0]
-        assert (stats.handled, stats.failed) == (0, 1)
 
 
 @pytest.mark.parametrize("concurrency", [1, 100])
@@ -283,25 +251,6 @@ async def test_a_program_ends_though_its_loop_is_left_with_an_app_at_work(
     assert await asyncio.to_thread(program.wait) == 0
 
 
-async def test_a_context_variable_that_a_handler_sets_is_not_seen_by_the_next_message(
-    nats_server: NATSServer, make_app: MakeApp, subject: str
-) -> None:
-    from contextvars import ContextVar
-
-    user: ContextVar[str] = ContextVar("user", default="nobody")
-    app = make_app(nats_server)
-
-    @app.listen(subject, data_type=str)
-    async def handle(msg):
-        before = user.get()
-        user.set(msg.data)
-        return before
-
-    async with app:
-        asked = [app.request(subject, str(n), response_data_type=str) for n in range(50)]
-        assert set(await asyncio.gather(*asked)) == {"nobody"}
-
-
 async def test_headers_of_a_request_are_never_in_its_answer(
     nats_server: NATSServer, make_app: MakeApp, subject: str
 ) -> None:
@@ -364,24 +313,6 @@ async def test_a_slow_consumer_keeps_within_its_bounds_and_counts_each_drop(
         assert len(told) == len(lines)
         await until(lambda: app.stats().listeners[0].pending == 0, 20)
     assert sum(getattr(line, "dropped", 0) > 0 for line in lines) == len(lines)
-
-
-async def test_a_queue_of_bytes_is_bounded_too(server: NATSServer, make_app: MakeApp) -> None:
-    app = make_app(server)
-    released = asyncio.Event()
-
-    @app.listen("flood", data_type=bytes, pending_bytes_limit=100_000, concurrency=1)
-    async def handle(msg):
-        await released.wait()
-
-    async with app:
-        for _ in range(500):
-            await app.publish("flood", b"x" * 1000)
-        await until(lambda: app.stats().listeners[0].received == 500)
-        stats = app.stats().listeners[0]
-        assert stats.pending_bytes <= 100_000
-        assert (stats.pending, stats.running, stats.dropped) == (100, 1, 399)
-        released.set()
 
 
 async def test_a_handler_that_blocks_the_loop_is_named_once_a_blockage(

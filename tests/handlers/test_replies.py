@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import nats
@@ -24,7 +24,9 @@ from tidings import (
     RequestTimeoutError,
     ServiceError,
 )
-from tidings.testing import NATSServer
+from tidings.server import NATSServer
+
+MakeApp = Callable[..., App]
 
 
 @pytest.fixture
@@ -171,20 +173,6 @@ async def test_the_requester_gets_the_error_as_a_service_error(app: App, subject
     assert json.loads(error.body)["id"] == error.error_id
 
 
-@pytest.mark.parametrize("body", [b"{", b"[1]", b"\xff", b"7"])
-async def test_a_body_that_does_not_decode_is_answered_and_not_handled(
-    app: App, subject: str, body: bytes
-) -> None:
-    inbox = Inbox()
-    app.listen(subject)(inbox)
-    async with app:
-        with pytest.raises(ServiceError) as caught:
-            await app.request(subject, body)
-        assert app.stats().listeners[0].failed == 1
-    assert (caught.value.code, caught.value.description) == (400, "DecodeError")
-    assert inbox.is_empty()
-
-
 def failures(caplog: pytest.LogCaptureFixture, listener: str) -> list[Any]:
     """The records of a handler's failures."""
     return [
@@ -328,14 +316,16 @@ async def test_a_handler_says_something_to_the_caller_with_a_service_error(
 ) -> None:
     @app.listen(subject)
     async def fail(msg):
-        raise ServiceError(404, "no order 7:\nask zoë")
+        raise ServiceError(404, "no order 7:\r\nask zoë")
 
     async with app:
         reply = await foreign.request(subject, timeout=PATIENCE)
         with pytest.raises(ServiceError) as caught:
             await app.request(subject)
     assert reply.headers["Nats-Service-Error-Code"] == "404"
-    assert (caught.value.code, caught.value.description) == (404, "no order 7:\nask zoë")
+    assert (caught.value.code, caught.value.description) == (404, "no order 7:\r\nask zoë")
+    assert (caught.value.service, caught.value.subject) == ("shop", subject)
+    assert len(caught.value.error_id) == 12
     assert "Traceback" not in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -380,8 +370,14 @@ async def test_whatever_a_handler_raises_is_answered_and_the_service_goes_on(
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(1j, "EncodeError"), ("\ud800", "EncodeError"), (b"x" * 2_000_000, "PayloadTooLarge")],
-    ids=["no JSON", "no UTF-8", "too large"],
+    [
+        (1j, "EncodeError"),
+        ({"a": 1j}, "EncodeError"),
+        ({1j}, "EncodeError"),
+        ("\ud800", "EncodeError"),
+        (b"x" * 2_000_000, "PayloadTooLarge"),
+    ],
+    ids=["no JSON", "no JSON in a dict", "no JSON in a set", "no UTF-8", "too large"],
 )
 async def test_a_value_that_cannot_be_sent_is_answered_with_an_error(
     app: App, subject: str, value: object, name: str
@@ -393,6 +389,8 @@ async def test_a_value_that_cannot_be_sent_is_answered_with_an_error(
     async with app:
         with pytest.raises(ServiceError, match=name):
             await app.request(subject)
+        stats = app.stats().listeners[0]
+        assert (stats.handled, stats.failed) == (0, 1)
 
 
 async def test_no_reply_never_answers_errors_included(app: App, subject: str) -> None:
@@ -623,3 +621,33 @@ async def test_why_a_body_does_not_decode_is_in_the_log_and_not_in_the_reply(
             await app.request(subject, {"n": "x"})
     assert "Expected `int`" in caplog.text
     assert "Expected" not in str(caught.value)
+
+
+async def test_over_two_hops_each_service_answers_for_itself_and_the_logs_connect_them(
+    nats_server: NATSServer, make_app: MakeApp, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tidings")
+    far = make_app(nats_server, "far")
+    near = make_app(nats_server, "near")
+
+    @far.listen(f"{subject}.far")
+    async def fail(msg):
+        raise ServiceError(409, "taken")
+
+    @near.listen(f"{subject}.near")
+    async def ask(msg):
+        return await near.request(f"{subject}.far")
+
+    async with far, near:
+        with pytest.raises(ServiceError) as caught:
+            await near.request(f"{subject}.near")
+    # The text of another service is not passed off as this one's own; the logs connect the two.
+    assert (caught.value.code, caught.value.description) == (502, "ServiceError")
+    assert "taken" not in caught.value.body.decode()
+    (far_id,) = [record.error_id for record in caplog.records if "409 taken" in record.message][:1]
+    (line,) = [text for text in caplog.messages if caught.value.error_id in text]
+    assert far_id in line
+    assert f"{subject}.far" in line
+    assert caught.value.service == "near"
+    assert caught.value.subject == f"{subject}.near"
+    assert caught.value.error_id in caplog.text

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nkeys
 import pytest
 import pytest_asyncio
 
@@ -18,19 +19,27 @@ from support.certificates import Certificates, make_certificates
 from support.fake_peer import FakePeer, info_line
 from support.inbox import Inbox
 from support.tcp_proxy import TcpProxy
-from support.waits import until
-from tidings import App
-from tidings.errors import (
+from support.waits import PATIENCE, until
+from tidings import (
+    App,
     AuthError,
     ConfigError,
     ConnectError,
-    NoRespondersError,
-    SubjectPermissionError,
     TlsError,
 )
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
+
+
+async def start(app: App) -> None:
+    """Enter the app and leave it."""
+    async with app:
+        pass
+
+
+USER_SEED = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER).decode()
+USER_KEY = nkeys.from_seed(bytearray(USER_SEED.encode())).public_key.decode()
 
 PERMISSIONS = """
 authorization {
@@ -38,9 +47,10 @@ authorization {
     {user: "ada", password: "right", permissions: {
       publish: {allow: ["ok.>", "_INBOX.>"]}, subscribe: {allow: ["ok.>", "_INBOX.>"]}
     }}
+    {nkey: USER_KEY}
   ]
 }
-"""
+""".replace("USER_KEY", USER_KEY)
 
 
 async def refusal(app: App, within: float = 2.0) -> ConnectError:
@@ -88,8 +98,11 @@ def secure(own: Certificates) -> Iterator[NATSServer]:
 async def test_a_refused_connection_says_so_at_once(make_app: MakeApp) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can
-        error = await refusal(make_app(f"nats://127.0.0.1:{taken.getsockname()[1]}"))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        error = await refusal(make_app(f"nats://ada:secret@{address}"))
     assert type(error) is ConnectError
+    assert error.servers == (f"nats://{address}",)
+    assert "secret" not in str(error)
     assert "refused" in error.reason.lower() or "Connect call failed" in error.reason
     assert "--dev" in str(error)
 
@@ -131,16 +144,37 @@ async def test_what_is_no_nats_server_is_told_within_the_connect_timeout(
     make_app: MakeApp, greeting: bytes | None, answers: bool, reason: str
 ) -> None:
     async with FakePeer(greeting, answers=answers) as peer:
-        error = await refusal(make_app(peer, connect_timeout=0.5), within=1.5)
+        url = f"nats://ada:secret@127.0.0.1:{peer.port}"
+        error = await refusal(make_app(url, connect_timeout=0.5), within=1.5)
         assert type(error) is ConnectError
         assert reason in error.reason
+        if reason == "not a nats-server":
+            assert peer.received == b""
 
 
-async def test_a_peer_that_closes_in_the_greeting_is_told(make_app: MakeApp) -> None:
-    async with FakePeer(info_line(), refusal="maximum connections exceeded") as peer:
-        error = await refusal(make_app(peer))
-    assert type(error) is ConnectError
-    assert "maximum connections exceeded" in error.reason
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Authorization Violation", AuthError),
+        ("Authentication Timeout", ConnectError),
+        ("User Authentication Expired", AuthError),
+        ("User Authentication Revoked", AuthError),
+        ("Account Authentication Expired", AuthError),
+        ("maximum connections exceeded", ConnectError),
+        ("maximum account active connections exceeded", ConnectError),
+        ("Unknown Protocol Operation", ConnectError),
+        ("Secure Connection - TLS Required", ConnectError),
+        ("Connection throttling is active", ConnectError),
+    ],
+)
+async def test_what_a_server_says_while_greeting_is_an_error_of_its_kind(
+    make_app: MakeApp, words: str, kind: type[ConnectError]
+) -> None:
+    async with FakePeer(info_line(), refusal=words) as peer:
+        with pytest.raises(ConnectError) as caught:
+            await make_app(peer).__aenter__()
+    assert type(caught.value) is kind
+    assert words in caught.value.reason
 
 
 async def test_the_first_server_of_several_that_accepts_is_taken(
@@ -153,18 +187,20 @@ async def test_the_first_server_of_several_that_accepts_is_taken(
             assert app.connected_url == server.url
 
 
-async def test_an_app_that_waits_for_the_server_starts_when_it_comes(
-    server: NATSServer, make_app: MakeApp
+async def test_wait_for_server_waits_until_one_is_there(
+    subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await asyncio.to_thread(server.kill)
-    app = make_app(server, wait_for_server=True, reconnect_time_wait=0.1)
-    starting = asyncio.create_task(app.__aenter__())
-    await asyncio.sleep(0.3)
-    assert not starting.done()
-    await asyncio.to_thread(server.restart)
-    async with asyncio.timeout(3):
-        await starting
-    await app.disconnect()
+    with NATSServer() as server:
+        server.kill()
+        app = App("a", servers=server.url, wait_for_server=True, reconnect_time_wait=0.05)
+        app.listen(subject)(Inbox())
+        starting = asyncio.create_task(app.__aenter__())
+        await until(lambda: "waiting for a server" in caplog.text)
+        assert not starting.done()
+        server.restart()
+        await asyncio.wait_for(starting, PATIENCE)
+        assert await app.request(subject, {"a": 1}) == {"a": 1}
+        await app.disconnect()
 
 
 # Credentials.
@@ -173,9 +209,9 @@ async def test_an_app_that_waits_for_the_server_starts_when_it_comes(
 @pytest.mark.parametrize(
     "options",
     [
-        {"user": "ada", "password": "wrong"},
+        {"user": "ada", "password": "wr0ng"},
         {"user": "eve", "password": "right"},
-        {"token": "wrong"},
+        {"token": "wr0ng"},
         {"nkey_seed": "SUAOUIE5CU47NCO22GHKEZXGCRCJDVTHDLMIP4L7UQNCR5SW4FZICI7O3Q"},
         {},
     ],
@@ -183,10 +219,85 @@ async def test_an_app_that_waits_for_the_server_starts_when_it_comes(
 )
 @pytest.mark.parametrize("wait", [False, True])
 async def test_wrong_credentials_are_an_auth_error_at_once(
-    guarded: NATSServer, make_app: MakeApp, options: dict[str, Any], wait: bool
+    guarded: NATSServer,
+    make_app: MakeApp,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+    wait: bool,
 ) -> None:
     error = await refusal(make_app(guarded, wait_for_server=wait, **options))
     assert isinstance(error, AuthError)
+    assert "Authorization Violation" in error.reason
+    assert "nkey_seed" in str(error)
+    assert "wr0ng" not in str(error) + caplog.text
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A server that lets in one user and one nkey."""
+    config = tmp_path_factory.mktemp("open") / "nats.conf"
+    config.write_text(
+        f"""
+        authorization {{
+            users: [
+                {{user: ada, password: "s3cret"}}
+                {{nkey: {USER_KEY}}}
+            ]
+        }}
+        """
+    )
+    with NATSServer(config=config) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def token_server(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    config = tmp_path_factory.mktemp("token") / "nats.conf"
+    config.write_text('authorization { token: "s3cret" }')
+    with NATSServer(config=config) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"user": "ada", "password": "s3cret"},
+        {"nkey_seed": USER_SEED},
+        {"servers": "nats://ada:s3cret@"},
+    ],
+    ids=["user and password", "nkey", "URL"],
+)
+async def test_the_right_credentials_are_let_in(open_server: NATSServer, options: Any) -> None:
+    address = open_server.url.removeprefix("nats://")
+    options = {**options, "servers": options.get("servers", "nats://") + address}
+    app = App("a", **options)
+    async with app:
+        assert app.connected_url == open_server.url
+
+
+async def test_a_token_is_let_in_as_an_option_and_in_the_url(token_server: NATSServer) -> None:
+    await start(App("a", servers=token_server.url, token="s3cret"))
+    await start(App("a", servers=token_server.url.replace("nats://", "nats://s3cret@")))
+    with pytest.raises(AuthError):
+        await start(App("a", servers=token_server.url, token="wrong"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n",
+        f"-----BEGIN USER NKEY SEED-----\n{USER_SEED}\n------END USER NKEY SEED------\n",
+    ],
+    ids=["empty", "no seed", "no JWT"],
+)
+def test_a_credentials_file_without_jwt_or_seed_is_a_config_error(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "user.creds"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="credentials="):
+        App("a", credentials=path)
 
 
 JWT = "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n"
@@ -216,16 +327,6 @@ async def test_credentials_that_are_none_are_told_when_written_down_or_at_the_st
     with pytest.raises((ConfigError, AuthError)):
         await make_app(guarded, wait_for_server=wait, credentials=path).__aenter__()
     assert time.monotonic() - began < 2
-
-
-async def test_the_right_password_is_taken_from_the_options_and_from_the_url(
-    guarded: NATSServer, make_app: MakeApp
-) -> None:
-    async with make_app(guarded, user="ada", password="right") as app:
-        await app.flush()
-    async with make_app(f"nats://ada:right@127.0.0.1:{guarded.port}") as app:
-        await app.flush()
-        assert app.connected_url == guarded.url
 
 
 async def test_a_user_that_is_revoked_is_let_in_again_when_it_is_restored(
@@ -268,56 +369,6 @@ async def test_a_user_that_is_revoked_for_good_ends_the_service_with_an_exit_cod
     assert await asyncio.to_thread(program.wait) == 1
     assert "Authorization Violation" in program.output
     assert "right" not in program.output
-
-
-# Permissions.
-
-
-async def test_a_listener_that_may_not_subscribe_fails_the_start(
-    guarded: NATSServer, make_app: MakeApp
-) -> None:
-    app = make_app(guarded, user="ada", password="right")
-    app.listen("ok.numbers")(Inbox())
-    app.listen("forbidden.*")(Inbox())
-    began = time.monotonic()
-    with pytest.raises(SubjectPermissionError) as caught:
-        await app.__aenter__()
-    assert time.monotonic() - began < 2
-    assert (caught.value.operation, caught.value.subject) == ("subscription", "forbidden.*")
-    assert not app.is_running
-
-
-async def test_subscribing_where_it_is_not_permitted_raises_and_the_rest_works(
-    guarded: NATSServer, make_app: MakeApp
-) -> None:
-    app = make_app(guarded, user="ada", password="right")
-    inbox = Inbox()
-    async with app:
-        with pytest.raises(SubjectPermissionError):
-            await app.subscribe_new_subject("forbidden", inbox)
-        with pytest.raises(SubjectPermissionError):
-            await app.subscribe_new_subject("forbidden", inbox, queue="q")
-        await app.subscribe_new_subject("ok.numbers", inbox, data_type=int)
-        await app.publish("ok.numbers", 7)
-        assert await inbox.has(1) == [7]
-        assert app.stats().connection.reconnects == 0
-
-
-async def test_publishing_where_it_is_not_permitted_is_told_by_the_error_event(
-    guarded: NATSServer, make_app: MakeApp, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = make_app(guarded, user="ada", password="right")
-    errors: list[Any] = []
-    app.on("error")(lambda event: errors.append(event.error))
-    async with app:
-        await app.publish("forbidden", 1)
-        await until(lambda: errors)
-        assert isinstance(errors[0], SubjectPermissionError)
-        assert (errors[0].operation, errors[0].subject) == ("publish", "forbidden")
-        assert app.stats().connection.errors == 1
-        assert "forbidden" in caplog.text
-        with pytest.raises(NoRespondersError):
-            await app.request("ok.nobody")
 
 
 # TLS.
@@ -414,10 +465,11 @@ async def test_a_certificate_for_another_host_is_a_tls_error(
     assert isinstance(await refusal(app), TlsError)
 
 
+@pytest.mark.parametrize("scheme", ["tls", "nats"])
 async def test_tls_with_the_right_authority_works_and_reconnects(
-    secure: NATSServer, make_app: MakeApp, own: Certificates
+    secure: NATSServer, make_app: MakeApp, own: Certificates, scheme: str
 ) -> None:
-    app = make_app(secure, tls=own.context())
+    app = make_app(f"{scheme}://127.0.0.1:{secure.port}", tls=own.context())
     inbox = Inbox()
     app.listen("numbers", data_type=bytes)(inbox)
     async with app:
@@ -430,11 +482,32 @@ async def test_tls_with_the_right_authority_works_and_reconnects(
         assert (await inbox.has(2))[1] == b"y"
 
 
-async def test_a_server_that_requires_tls_is_given_it_though_the_url_does_not_say_so(
-    secure: NATSServer, make_app: MakeApp
+@pytest.mark.parametrize("scheme", ["tls", "nats"])
+async def test_a_server_of_an_unknown_ca_is_refused_at_once(
+    secure: NATSServer, scheme: str
 ) -> None:
-    # Without a context the system's authorities are asked, and they do not know this one.
-    assert isinstance(await refusal(make_app(secure.url.replace("tls", "nats"))), TlsError)
+    app = App("a", servers=f"{scheme}://127.0.0.1:{secure.port}", wait_for_server=True)
+    with pytest.raises(TlsError, match=r"(?i)certificate") as caught:
+        await asyncio.wait_for(start(app), PATIENCE)
+    assert "tls" in str(caught.value)
+
+
+async def test_a_certificate_of_another_name_is_refused_unless_tls_hostname_says_it(
+    tmp_path: Path,
+) -> None:
+    certificates = make_certificates(tmp_path, "named", "DNS:nats.example")
+    config = tmp_path / "server.conf"
+    config.write_text(certificates.config())
+    with NATSServer(config=config) as server:
+        url = f"tls://127.0.0.1:{server.port}"
+        with pytest.raises(TlsError):
+            await start(App("a", servers=url, tls=certificates.context()))
+        await start(App("a", servers=url, tls=certificates.context(), tls_hostname="nats.example"))
+
+
+async def test_the_error_says_what_is_wrong_with_the_certificate(secure: NATSServer) -> None:
+    with pytest.raises(TlsError, match=r"unable to get local issuer|self-signed"):
+        await start(App("a", servers=f"tls://127.0.0.1:{secure.port}"))
 
 
 # A cluster.

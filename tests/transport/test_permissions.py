@@ -1,7 +1,8 @@
 """What the server does not permit is told to who asked for it, and to nobody else."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import pytest
 
 from support.inbox import Inbox
 from support.waits import PATIENCE, until
-from tidings import App, SubjectPermissionError
+from tidings import (
+    App,
+    NoRespondersError,
+    SubjectPermissionError,
+)
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
@@ -112,3 +117,93 @@ async def test_a_thousand_denied_publishes_are_counted_each_and_told_in_a_line_o
         await until(lambda: app.stats().connection.errors == 1000)
     lines = [text for text in caplog.messages if "denies publish" in text]
     assert 1 <= len(lines) <= 3
+
+
+# A server that permits little.
+
+PERMISSIONS = """
+authorization {
+  users = [
+    {user: "ada", password: "right", permissions: {
+      publish: {allow: ["ok.>", "_INBOX.>"]}, subscribe: {allow: ["ok.>", "_INBOX.>"]}
+    }}
+  ]
+}
+"""
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Iterator[NATSServer]:
+    """A server with one user, whose permissions are few."""
+    config = tmp_path / "few.conf"
+    config.write_text(PERMISSIONS)
+    with NATSServer(config=config) as server:
+        yield server
+
+
+async def test_a_listener_that_may_not_subscribe_fails_the_start(
+    few: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(few, user="ada", password="right")
+    app.listen("ok.numbers")(Inbox())
+    async with app:
+        assert await app.request("ok.numbers", {"a": 1}) == {"a": 1}
+    app.listen("forbidden.*", queue="group")(Inbox())
+    began = time.monotonic()
+    with pytest.raises(SubjectPermissionError) as caught:
+        await app.__aenter__()
+    assert time.monotonic() - began < 2
+    assert (caught.value.operation, caught.value.subject) == ("subscription", "forbidden.*")
+    assert not app.is_running
+
+
+async def test_subscribing_where_it_is_not_permitted_raises_and_the_rest_works(
+    few: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(few, user="ada", password="right")
+    inbox = Inbox()
+    async with app:
+        with pytest.raises(SubjectPermissionError):
+            await app.subscribe_new_subject("forbidden", inbox)
+        with pytest.raises(SubjectPermissionError):
+            await app.subscribe_new_subject("forbidden", inbox, queue="q")
+        await app.subscribe_new_subject("ok.numbers", inbox, data_type=int)
+        await app.publish("ok.numbers", 7)
+        assert await inbox.has(1) == [7]
+        await until(lambda: len(app.stats().listeners) == 1)
+        assert app.stats().connection.reconnects == 0
+
+
+async def test_publishing_where_it_is_not_permitted_is_told_by_the_error_event(
+    few: NATSServer, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(few, user="ada", password="right")
+    errors: list[Any] = []
+    app.on("error")(lambda event: errors.append(event.error))
+    async with app:
+        await app.publish("forbidden", 1)
+        await until(lambda: errors)
+        assert isinstance(errors[0], SubjectPermissionError)
+        assert (errors[0].operation, errors[0].subject) == ("publish", "forbidden")
+        assert app.stats().connection.errors == 1
+        assert "forbidden" in caplog.text
+        with pytest.raises(NoRespondersError):
+            await app.request("ok.nobody")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda app: app.publish("forbidden.a", force=True),
+        lambda app: app.request("forbidden.a", timeout=3600),
+    ],
+    ids=["publish with force", "request"],
+)
+async def test_who_waits_for_the_server_is_told_of_its_denial(
+    few: NATSServer, make_app: MakeApp, call: Callable[[App], Awaitable[Any]]
+) -> None:
+    async with make_app(few, user="ada", password="right") as app:
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(SubjectPermissionError, match=r"forbidden\.a"):
+                await call(app)
+        await app.publish("ok.a", force=True)
