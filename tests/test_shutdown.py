@@ -479,6 +479,6 @@ def test_the_drain_timeout_can_be_set_and_is_checked() -> None:
     app.drain_timeout = 2
     assert app.drain_timeout == 2
     for wrong in (0, -1, True, "3", float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match="drain_timeout="):
+        with pytest.raises(ConfigError, match="drain_timeout must be"):
             app.drain_timeout = wrong  # type: ignore[assignment]  # that is what is tested
     assert app.drain_timeout == 2

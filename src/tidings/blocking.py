@@ -43,13 +43,13 @@ class BlockingBus(Bus):
     ) -> None:
         """`publish` from synchronous code, in any thread.
 
-        In the app's own event loop it writes to the buffer and returns; send hooks of
-        middlewares, which are coroutines, run with the loop's next turn there. In other threads it
-        blocks while the loop is behind.
+        In the event loop of the app it writes to the buffer and returns. Send hooks of middlewares
+        are coroutines, and run in the next turn of the loop. In another thread the call blocks
+        while the loop is behind.
 
         Raises:
-            LoopThreadError: `force=True` on the loop's own thread.
-            WrongLoopError: in another event loop on the loop's own thread.
+            LoopThreadError: `force=True` on the thread of the event loop.
+            WrongLoopError: called in another event loop on the thread of the app's.
             TidingsError: as `publish`.
         """
         link = self._current.get("publish_sync")
@@ -115,13 +115,13 @@ class BlockingBus(Bus):
         headers: HeadersLike | None = None,
         data_type: Any = None,
     ) -> Any:
-        """`request` from synchronous code: blocks until the answer is there.
+        """`request` from synchronous code. It blocks until the answer is there.
 
-        The thread waits for `timeout` at the most, the time in send hooks included, even while a
-        handler blocks the event loop.
+        The thread waits at most `timeout`, including the time in send hooks, even while a handler
+        blocks the event loop.
 
         Raises:
-            LoopThreadError: on the event loop's own thread.
+            LoopThreadError: called on the thread of the event loop.
             TidingsError: as `request`.
         """
         link = self._current.get("request_sync")
@@ -149,9 +149,9 @@ class BlockingBus(Bus):
         response_data_type: Any = None,
         data_type: Any = None,
     ) -> Any:
-        """`request`, awaited inside another thread's own event loop.
+        """`request`, awaited in the event loop of another thread.
 
-        It waits for `timeout` at the most, even while a handler blocks the app's event loop.
+        It waits at most `timeout`, even while a handler blocks the event loop of the app.
 
         Raises:
             TidingsError: as `request`.
@@ -192,8 +192,8 @@ class BlockingBus(Bus):
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
-        On the loop's own thread it writes to the buffer and returns; a denial by the server is
-        logged then.
+        On the thread of the event loop it writes to the buffer and returns. If the server denies
+        the subscription, the app logs it.
         """
         call = "subscribe_new_subject_sync"
         link = self._current.get(call)

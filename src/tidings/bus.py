@@ -42,18 +42,19 @@ class Bus:
         """Send a message. It goes out with the loop's next turn, together with its neighbours.
 
         Args:
-            subject: where to; a full subject, without wildcards.
-            message: bytes-like as it is, str as UTF-8, None empty, everything else as JSON.
-            reply_to: the subject that answers should go to.
-            force: send everything buffered at once, and return when the server has it.
-            headers: a mapping from name to value or values, or pairs.
-            data_type: where given, `message` is checked against it before it is sent.
+            subject: the subject to publish to, without wildcards.
+            message: the body. bytes-like objects are sent as they are, str as UTF-8, None as an
+                empty body, and everything else as JSON.
+            reply_to: the subject to which answers should go.
+            force: send everything in the buffer at once, and return when the server has it.
+            headers: a mapping from names to a value or several, or pairs of name and value.
+            data_type: a type. `message` is checked against it before it is sent.
 
         Raises:
             SubjectError, HeaderError, EncodeError, PayloadTooLargeError: nothing was sent.
-            BufferFullError: the connection is down, and the buffer at its bound.
-            DisconnectedError: with `force`, while the connection is down.
-            SubjectPermissionError: with `force`, where the server denies the subject.
+            BufferFullError: the connection is down, and the buffer is full.
+            DisconnectedError: the connection is down, with `force`.
+            SubjectPermissionError: the server denies the subject, with `force`.
             ConnectionClosedError: the app was disconnected.
             NotStartedError: the app is not running.
             WrongLoopError: awaited in another event loop than the app's.
@@ -101,11 +102,11 @@ class Bus:
         """Send a request and wait for the first answer.
 
         Args:
-            subject: where to.
+            subject: the subject to send to, without wildcards.
             message: as in `publish`.
-            timeout: seconds to wait, or a `timedelta`; the app's `request_timeout` where None.
-            response_data_type: the type to decode the answer into, dict where None; `Message` or
-                `Message[T]` to have the whole answer, headers included.
+            timeout: seconds to wait, or a `timedelta`; None for the app's `request_timeout`.
+            response_data_type: the type to decode the answer into, by default dict. `Message` or
+                `Message[T]` returns the whole answer, with its headers.
             headers: as in `publish`.
             data_type: as in `publish`, for `message`.
 
@@ -113,14 +114,14 @@ class Bus:
             The decoded body of the answer.
 
         Raises:
-            NoRespondersError: nobody listens on the subject; at once.
-            SubjectPermissionError: the server denies the subject; at once.
+            NoRespondersError: nobody listens on the subject. Raised at once.
+            SubjectPermissionError: the server denies the subject. Raised at once.
             ServiceError: the service answered with an error.
-            RequestTimeoutError: no answer in time.
-            ConnectionLostError: the connection dropped meanwhile; at once.
+            RequestTimeoutError: no answer came in time.
+            ConnectionLostError: the connection dropped meanwhile. Raised at once.
             DisconnectedError: there is no connection now.
-            DecodeError: the answer is not of `response_data_type`.
-            StreamAnsweredError: a stream stores the subject, and acknowledged the request.
+            DecodeError: the answer does not fit `response_data_type`.
+            StreamAnsweredError: a stream stores the subject and acknowledged the request.
             NotStartedError, WrongLoopError: as `publish`.
             TidingsError: as `publish`, for what cannot be sent.
 
@@ -173,25 +174,27 @@ class Bus:
         no_reply: bool = False,
         timeout: Seconds | None = None,
     ) -> str:
-        """Subscribe while the app runs. `@app.listen` declares what every instance listens to;
-        this subscribes the instance that calls it.
+        """Subscribe while the app runs.
+
+        `@app.listen` declares what every instance listens to. This call subscribes only the
+        instance that makes it.
 
         Args:
-            subject: the subject, wildcards allowed.
+            subject: the subject, which may contain wildcards.
             callback: the handler, `async def` or `def`, called with the message.
-            queue: the queue group to join. Without one the subscription belongs to this instance
-                alone: every instance that subscribes gets every message.
+            queue: the queue group to join. Without one, every instance that subscribes gets every
+                message.
             data_type: as in `App.listen`.
             concurrency: as in `App.listen`.
             no_reply: as in `App.listen`.
             timeout: as in `App.listen`.
 
         Returns:
-            The subscription's ID. The server has the subscription then, where it is connected.
+            The ID of the subscription. If the app is connected, the server has it by then.
 
         Raises:
             SubjectError, ConfigError: a wrong subject, handler or option.
-            SubjectPermissionError: the server denies it.
+            SubjectPermissionError: the server denies the subscription.
         """
         link = self._current.here("subscribe_new_subject")
         spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
@@ -199,7 +202,7 @@ class Bus:
         try:
             await link.confirm(sids)
         except ConnectionLostError:
-            pass  # made with the next connection, as one that is asked for while there is none
+            pass  # the next connection makes the subscription
         except BaseException:
             link.unsubscribe(sids)  # the caller has no ID to end it by
             raise
@@ -224,7 +227,7 @@ class Bus:
         await asyncio.shield(link.unsubscribe([link.subscriptions.with_id(ssid)]))
 
     async def flush(self, *, timeout: Seconds = 10.0) -> None:
-        """Return when the server has everything that was sent before.
+        """Return when the server has everything that was sent before the call.
 
         Args:
             timeout: seconds to wait.
@@ -232,7 +235,7 @@ class Bus:
         Raises:
             ConfigError: the timeout is not a positive number of seconds.
             DisconnectedError: there is no connection now.
-            FlushTimeoutError: no answer in time.
+            FlushTimeoutError: the server did not answer in time.
         """
         link = self._current.here("flush")
         await link.connection.confirm(check_seconds("timeout", timeout))

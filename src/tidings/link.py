@@ -1,4 +1,4 @@
-"""Link: what the calls of an app need of the run that goes on: connection, event loop, threads."""
+"""Link: what the calls of an app use while it runs: the connection, the event loop, the portal."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class Link:
-    """The connection of one run, and what sends and subscribes with it.
+    """The connection of one run, and the calls that send and subscribe with it.
 
-    `Bus` checks the caller and runs the middlewares; what is below them is here. A link also is
-    what the listeners of the run answer with (`Sender`).
+    `Bus` checks its caller and calls the middlewares. This class is below them. Listeners send
+    their answers through it, too.
 
     Args:
         connection: the connection; it may be opened later.
@@ -116,7 +116,7 @@ class Link:
 
         Raises:
             NotStartedError: the run has ended.
-            ForkedError: the run goes on in the process from which this one was forked.
+            ForkedError: the app runs in the process from which this one was forked.
             WrongLoopError: the caller is in another event loop.
         """
         if self.thread == 0:

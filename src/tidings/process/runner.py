@@ -27,16 +27,15 @@ from tidings.process.signals import StopSignals
 # True while a command imports the module of an app that the command will run.
 importing: ContextVar[bool] = ContextVar("importing", default=False)
 
-# Seconds after the drain timeout in which an app must have ended: they are for what is cancelled
-# then, for the on_shutdown functions and for the end of the event loop. Past them it is ended by
-# force.
+# Seconds after the drain timeout until the process is ended by force. This is the time for
+# cancelled work, for the on_shutdown functions and for the cleanup of the loop.
 END_GRACE = 1.75
 
 Start = Callable[[], Awaitable[Run]]  # starts an app
 
 
 class MainRun:
-    """Runs an app in the main thread until a signal, a call of `stop` or the end of the app.
+    """Runs an app in the main thread until a signal, `stop` or the app's own end.
 
     Args:
         start: starts the app.
@@ -65,12 +64,11 @@ class MainRun:
     def run(self) -> None:
         """Run the app until it ends.
 
-        The first signal drains the app. A second signal, a second or more later, exits at once. The
-        process ends no later than `drain_timeout` plus `END_GRACE` seconds after the first signal,
-        even if a thread is blocked.
+        The first signal drains. A second one, at least a second later, exits at once. The process
+        ends at most `drain_timeout` and `END_GRACE` after the first signal, whatever blocks.
 
         Raises:
-            SystemExit: with code 1, if work was abandoned or the app gave up reconnecting.
+            SystemExit: with 1, if work was abandoned or the connection was given up.
         """
         with self._signals:
             self._run_loop()
@@ -123,7 +121,7 @@ class MainRun:
             if self._stop_asked.is_set():
                 return
             raise
-        self._signals.join_loop()  # the app's own start may have set handlers of its own
+        self._signals.join_loop()  # an on_startup hook may have added signal handlers
         if self._stop_asked.is_set():  # an on_startup hook swallowed its cancellation
             self._run.begin_end()
         await self._run.wait_stopped()
@@ -136,20 +134,20 @@ class MainRun:
 
     def _begin_end(self, why: str) -> None:
         if self._run is not None:
-            logger.info("%s: draining; once more to exit at once", why)
+            logger.info("%s: draining; send a second signal to exit at once", why)
             self._run.begin_end()
         elif self._starting is not None:
             logger.info("%s during the start: stopping", why)
             self._starting.cancel()
 
     def _seconds_left(self) -> float:
-        """Seconds that are left of the drain timeout."""
+        """Return the seconds that are left of the drain timeout."""
         return 0 if self._has_failed else self._drain_timeout() - self._signals.seconds_since()
 
     def _give_up(self) -> str:
         where = _blocked_at(threading.main_thread().ident)
         if self._run is None:
-            return f"the start did not end when it was cancelled; {where}"
+            return f"the start did not end after it was cancelled; {where}"
         return str(DrainTimeoutError(self._drain_timeout(), *self._run.unfinished(), where))
 
 
@@ -171,7 +169,7 @@ def _blocked_at(thread: int | None) -> str:
 
 
 class BackgroundRun:
-    """An app in a thread of its own, for synchronous programs.
+    """Runs an app in a background thread, for synchronous programs.
 
     Args:
         start: starts the app.
@@ -248,7 +246,7 @@ class BackgroundRun:
             self._loop = loop_run.loop
             if left := loop_run.run(self._serve, self._seconds_left):
                 raise DrainTimeoutError(self._drain_timeout(), 0, 0, left)
-        except BaseException as error:  # carried to the thread that waits for it
+        except BaseException as error:  # the waiting thread raises it
             if self._started.done():
                 self._ended.set_exception(error)
             else:
