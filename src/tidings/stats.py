@@ -88,7 +88,7 @@ class ConsumerStats(_Record):
     """What became of the deliveries of one stream consumer. Each is counted once, at every moment:
     ``received == handled + failed + copies + pending + running + abandoned``.
 
-    What the server was sent for a delivery, `acked`, `naked` and `termed`, is counted beside that.
+    What the server was sent for a delivery, `acked`, `nacked` and `termed`, is counted beside that.
     An ordered consumer sends nothing, and has no copies.
 
     Attributes:
@@ -103,7 +103,7 @@ class ConsumerStats(_Record):
         copies: deliveries of a message whose handler was still at work here. Its outcome is
             that of both.
         acked: acknowledged, the handler being done.
-        naked: given back, to be delivered again.
+        nacked: given back, to be delivered again.
         termed: never to be delivered again: dead letters, and what a handler said so of.
         dead: messages given up: to the dead letters, where there are any.
         dropped: those of them that no dead letter keeps.
@@ -125,7 +125,7 @@ class ConsumerStats(_Record):
     timed_out: int
     copies: int
     acked: int
-    naked: int
+    nacked: int
     termed: int
     dead: int
     dropped: int

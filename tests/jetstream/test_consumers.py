@@ -19,8 +19,8 @@ from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked
 from tidings import App, ConfigError, Group, Message, Middleware
 from tidings.errors import DrainTimeoutError, SubjectError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import consumer as consumer_module
-from tidings.jetstream import puller as puller_module
+from tidings.jetstream.consumer import consumer as consumer_module
+from tidings.jetstream.consumer import pull as pull_module
 from tidings.protocol.commands import publish_frame
 
 
@@ -67,7 +67,7 @@ async def test_each_message_is_handled_and_acknowledged(make_app: MakeApp, strea
         [stats] = app.stats().consumers
     assert got == list(range(200))
     assert (stats.received, stats.handled, stats.acked) == (200, 200, 200)
-    assert (stats.redelivered, stats.naked, stats.termed, stats.healed) == (0, 0, 0, 0)
+    assert (stats.redelivered, stats.nacked, stats.termed, stats.healed) == (0, 0, 0, 0)
 
 
 async def test_a_handler_knows_the_messages_place(make_app: MakeApp, stream: Stream) -> None:
@@ -533,8 +533,8 @@ async def test_messages_lost_on_their_way_are_not_waited_for(
     make_app: MakeApp, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer_module, "EXPIRES", 0.2)
-    monkeypatch.setattr(puller_module, "GRACE", 0.1)
-    monkeypatch.setattr(puller_module, "INBOX_LIFE", 0.5)
+    monkeypatch.setattr(pull_module, "GRACE", 0.1)
+    monkeypatch.setattr(pull_module, "INBOX_LIFE", 0.5)
     app = make_app(streams=[stream])
     got = []
 

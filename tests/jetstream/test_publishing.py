@@ -27,7 +27,8 @@ from tidings.errors import (
     SubjectError,
     WrongSequenceError,
 )
-from tidings.jetstream import PublishAck, Stream, publishing
+from tidings.jetstream import PublishAck, Stream
+from tidings.jetstream import publish as publish_module
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import stored_message
 from tidings.server import NATSCluster, NATSServer
@@ -156,13 +157,13 @@ async def test_a_subject_that_no_stream_takes_is_told_at_once(app: App, subject:
     with pytest.raises(NoStreamError, match=f"no stream takes '{subject}': declare one") as raised:
         await app.js.publish(subject)
     assert raised.value.subject == subject
-    assert time.monotonic() - started < publishing.TRY_TIMEOUT
+    assert time.monotonic() - started < publish_module.TRY_TIMEOUT
 
 
 async def test_a_listener_that_does_not_answer_does_not_hide_that_there_is_no_stream(
     app: App, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "TRY_TIMEOUT", 0.2)
+    monkeypatch.setattr(publish_module, "TRY_TIMEOUT", 0.2)
 
     async def observe(msg: Any) -> None:
         pass
@@ -191,7 +192,7 @@ async def test_the_answer_of_a_listener_is_not_taken_for_an_acknowledgement(
 
 
 async def test_a_server_without_jetstream_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "OFF_AFTER", 0.2)
+    monkeypatch.setattr(publish_module, "OFF_AFTER", 0.2)
     async with NATSServer() as server, App("app", servers=server.url) as app:
         with pytest.raises(JetStreamUnavailableError, match="no JetStream answers"):
             await app.js.publish("orders.created")

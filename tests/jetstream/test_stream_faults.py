@@ -24,8 +24,8 @@ from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked,
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import follow as follow_module
-from tidings.jetstream import puller as puller_module
+from tidings.jetstream import ordered as ordered_module
+from tidings.jetstream.consumer import pull as pull_module
 from tidings.jetstream.consumer.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 
@@ -390,7 +390,7 @@ async def test_a_deleted_consumer_of_a_work_queue_is_made_again(
 async def test_a_consumer_made_again_begins_after_what_was_done(
     make_app: MakeApp, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(puller_module, "FLOOR_INTERVAL", 0.1)
+    monkeypatch.setattr(pull_module, "FLOOR_INTERVAL", 0.1)
     app = make_app(streams=[stream])
     got = []
 
@@ -403,7 +403,7 @@ async def test_a_consumer_made_again_begins_after_what_was_done(
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 20)
         [consumer] = app._consumers._consumers
-        await until(lambda: consumer._puller.binding.floor == 20)
+        await until(lambda: consumer._puller.remote.floor == 20)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         await app.js.publish(f"{stream.name}.n", 20)
         await until(lambda: got[-1] == 20)
@@ -748,8 +748,8 @@ async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
 ) -> None:
     """Its server restarts, in a cluster: the time of its creation stays the same, and so does the
     configuration of its consumers."""
-    monkeypatch.setattr(follow_module, "HEARTBEAT", 0.5)
-    monkeypatch.setattr(puller_module, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(ordered_module, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(pull_module, "HEARTBEAT", 0.5)
     stream = Stream("EMPTIED", subjects=["EMPTIED.>"], storage="memory")
     app = App("read", servers=cluster.urls, streams=[stream], **QUICK)
     ordered: list[int] = []
@@ -768,7 +768,7 @@ async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 5)
         # Made again after the floor, the durable would leave out as many of the next stream.
-        await app._consumers._consumers[1]._puller.binding.refresh()
+        await app._consumers._consumers[1]._puller.remote.refresh()
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         await until(lambda: app.stats().consumers[1].healed == 1)
         await until(lambda: len(ordered) == 5)

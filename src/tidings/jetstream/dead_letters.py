@@ -146,7 +146,7 @@ async def last_sequence(api: JetStreamApi, stream: str, *, to_delete: bool = Fal
     return int(info["state"]["last_seq"])
 
 
-async def read_letters(
+async def read_dead_letters(
     api: JetStreamApi, stream: str, wanted: Wanted, last: int
 ) -> AsyncIterator[DeadLetter]:
     """The dead letters of a stream, oldest first. A few are in memory at a time.

@@ -28,7 +28,7 @@ class Settlement(enum.Enum):
 
     OPEN = "open"  # nothing final yet
     ACKED = "acked"  # done
-    NAKED = "naked"  # deliver again
+    NACKED = "nacked"  # deliver again
     TERMED = "termed"  # never deliver again
 
 
@@ -205,7 +205,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
             TidingsError: it cannot be sent.
         """
         self._settler.check("msg.nak")
-        await self._settler.settle(self, Settlement.NAKED, nak_words(delay))
+        await self._settler.settle(self, Settlement.NACKED, nak_words(delay))
 
     async def term(self, reason: str = "") -> None:
         """Say that it is never to be delivered again, though it was not done. No dead letter is

@@ -100,7 +100,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         return f"CONSUMER.CREATE.{self.stream}.{name}{filtered}"
 
 
-class Follower:
+class OrderedConsumer:
     """Hands on a stream's messages in order, each once.
 
     Where a message is missing, the connection was another one meanwhile or the server lost the

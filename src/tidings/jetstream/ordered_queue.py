@@ -11,7 +11,7 @@ from tidings.concurrency.work_queue import HandlerQueue, rest_of
 from tidings.errors import DecodeError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.message import StreamMessage
-from tidings.jetstream.ordered import Follower, Reading
+from tidings.jetstream.ordered import OrderedConsumer, Reading
 from tidings.log import logger
 from tidings.service_errors import failed_request, failure_text
 
@@ -33,7 +33,9 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
 
     def __init__(self, name: str, reading: Reading, api: JetStreamApi, pool: WorkerPool) -> None:
         super().__init__(name, pool, 1)
-        self._follower = Follower(reading, api, take=self._take, waiting=lambda: len(self._queue))
+        self._consumer = OrderedConsumer(
+            reading, api, take=self._take, waiting=lambda: len(self._queue)
+        )
 
     def _take(self, messages: list[StreamMessage[Any]]) -> None:
         self._received += len(messages)
@@ -44,7 +46,7 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
         return self._queue.popleft()
 
     def _done(self, item: StreamMessage[Any]) -> None:
-        self._follower.resume()
+        self._consumer.resume()
 
     async def _handle(self, item: StreamMessage[Any]) -> Any:
         try:
@@ -116,9 +118,9 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
         Raises:
             TidingsError: the server did not confirm.
         """
-        await self._follower.stop(timeout)
+        await self._consumer.stop(timeout)
 
     def abandon(self) -> int:
         """Give up what is left. Returns how many messages."""
-        self._follower.abandon()
+        self._consumer.abandon()
         return super().abandon()

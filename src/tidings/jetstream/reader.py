@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tidings.errors import ConnectionClosedError, RequestTimeoutError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.message import StreamMessage
-from tidings.jetstream.ordered import READ_AHEAD, Follower, Reading
+from tidings.jetstream.ordered import READ_AHEAD, OrderedConsumer, Reading
 
 # Seconds without a message after which the server is asked whether there are more.
 LOOK = 0.5
@@ -56,7 +56,7 @@ class Reader:
         self._messages: deque[StreamMessage[Any]] = deque()
         self._changed = asyncio.Event()
         self.is_ended = False
-        self._follower = Follower(
+        self._consumer = OrderedConsumer(
             reading,
             host.api,
             take=self._on_messages,
@@ -68,9 +68,9 @@ class Reader:
         """Begin; returns how many messages there are.
 
         Raises:
-            TidingsError: as `Follower.start`.
+            TidingsError: as `OrderedConsumer.start`.
         """
-        pending = await self._follower.start()
+        pending = await self._consumer.start()
         self._host.readers.add(self)
         return pending
 
@@ -96,7 +96,7 @@ class Reader:
             except TimeoutError:
                 raise RequestTimeoutError(self._reading.subject or ">", timeout or 0.0) from None
         message = self._messages.popleft()
-        self._follower.resume()
+        self._consumer.resume()
         return message
 
     async def is_through(self) -> bool:
@@ -105,12 +105,12 @@ class Reader:
         Raises:
             JetStreamError: the stream is gone.
         """
-        return await self._follower.is_through() and not self._messages
+        return await self._consumer.is_through() and not self._messages
 
     def end(self) -> None:
         """Read no more: `next` returns what is here, then None. Without waiting."""
         self.is_ended = True
-        self._follower.abandon()
+        self._consumer.abandon()
         self._changed.set()
         self._host.readers.discard(self)
 
@@ -118,7 +118,7 @@ class Reader:
         """Read no more, and have the server forget it."""
         if not self.is_ended:
             self.end()
-            await self._follower.forget()
+            await self._consumer.forget()
 
 
 async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:

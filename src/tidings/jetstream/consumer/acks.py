@@ -1,4 +1,4 @@
-"""Outcomes: what becomes of a stream's message, sent to the server once, and counted."""
+"""Acks: what becomes of a stream's message, sent to the server once, and counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.jetstream.dead_letter import dead_letter
 from tidings.jetstream.message import (
     ACK,
@@ -47,22 +47,22 @@ NO_RESPONDERS = 503
 MOST_VERDICTS = 1024
 
 
-class Outcomes:
+class Acks:
     """Settles the messages of one consumer.
 
     Args:
-        binding: the consumer on the server.
+        remote: the consumer on the server.
         api: the JetStream API.
         log: takes the lines about failures.
 
     Attributes:
-        acked, naked, termed, dead, dropped: as in `ConsumerStats`.
+        acked, nacked, termed, dead, dropped: as in `ConsumerStats`.
     """
 
-    def __init__(self, binding: Binding, api: JetStreamApi, log: FailureLog) -> None:
-        self.spec = binding.spec
-        self.acked = self.naked = self.termed = self.dead = self.dropped = 0
-        self._binding = binding
+    def __init__(self, remote: RemoteConsumer, api: JetStreamApi, log: FailureLog) -> None:
+        self.spec = remote.spec
+        self.acked = self.nacked = self.termed = self.dead = self.dropped = 0
+        self._remote = remote
         self._log = log
         self._api = api
         self._connection = api.connection
@@ -90,7 +90,7 @@ class Outcomes:
             self._log_failure(message, error, error_id)
         if message.settlement is not Settlement.OPEN:
             return
-        limit = self._binding.limit
+        limit = self._remote.limit
         if isinstance(error, Reject):
             await self.bury(message, "Reject", safe_text(error.reason), error_id)
         elif limit is None or delivered < limit:
@@ -113,7 +113,7 @@ class Outcomes:
 
     def _backoff(self, delivered: int) -> float:
         """Seconds before the next delivery: as declared, else as the server's consumer has it."""
-        delays = self.spec.backoff or self._binding.terms.backoff or BACKOFF
+        delays = self.spec.backoff or self._remote.terms.backoff or BACKOFF
         return delays[min(delivered, len(delays)) - 1]
 
     async def _give_back(self, message: StreamMessage[Any], delay: float) -> None:
@@ -123,7 +123,7 @@ class Outcomes:
             except TidingsError as error:
                 self._log.error("%s: Retry with %s", self.spec.name, error)
                 words = nak_words(self._backoff(1))
-            await self.settle(message, Settlement.NAKED, words)
+            await self.settle(message, Settlement.NACKED, words)
         except TidingsError as error:
             self._tell_unsettled(message, "not given back", error)
 
@@ -144,8 +144,8 @@ class Outcomes:
         message.settlement = how
         if how is Settlement.ACKED:
             self.acked += 1
-        elif how is Settlement.NAKED:
-            self.naked += 1
+        elif how is Settlement.NACKED:
+            self.nacked += 1
         else:
             self.termed += 1
 
@@ -156,7 +156,7 @@ class Outcomes:
         ack_wait: the message is not delivered to anybody meanwhile.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._binding.terms.ack_wait
+        deadline = loop.time() + self._remote.terms.ack_wait
         while True:
             left = max(deadline - loop.time(), 0.05)
             try:
@@ -225,7 +225,7 @@ class Outcomes:
 
         Without a subject for dead letters it is dropped.
         """
-        target = self.spec.letters
+        target = self.spec.dead_letter_subject
         if target is not None and not await self._is_kept(message, target, error, reason, error_id):
             return
         self._verdicts.pop((message.sequence, message.timestamp), None)
@@ -264,7 +264,7 @@ class Outcomes:
         return False
 
     def _is_last_of_server(self, message: StreamMessage[Any]) -> bool:
-        most = self._binding.terms.max_deliver
+        most = self._remote.terms.max_deliver
         return most is not None and message.delivered >= most
 
     async def _leave_to_server(
@@ -275,7 +275,7 @@ class Outcomes:
         It is given back, so that the server does what its configuration asks, such as sending an
         advisory.
         """
-        words = f"{type(error).__name__} in the last of {self._binding.limit} deliveries that the"
+        words = f"{type(error).__name__} in the last of {self._remote.limit} deliveries that the"
         words += f" server makes (error id {error_id}); dropped: it is not delivered again"
         self._log_end(message, words, error_id)
         await self._give_back(message, 0)
@@ -284,7 +284,7 @@ class Outcomes:
 
     def _log_end(self, message: StreamMessage[Any], words: str, error_id: str) -> None:
         self.dead += 1
-        self.dropped += self.spec.letters is None
+        self.dropped += self.spec.dead_letter_subject is None
         self._log.error(
             "%s gave up on %r (%s, sequence %d): %s",
             *(self.spec.name, message.subject, message.stream, message.sequence),

@@ -15,9 +15,9 @@ from tidings.errors import TidingsError
 from tidings.functions import is_async
 from tidings.handlers.middleware import Middleware, fold_stream
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.consumer.acks import Outcomes
+from tidings.jetstream.consumer.acks import Acks
 from tidings.jetstream.consumer.pull import EXPIRES, Puller
-from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.message import Settlement, StreamMessage, delivery
 from tidings.log import logger
@@ -42,18 +42,18 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
 
     def __init__(
         self,
-        binding: Binding,
+        remote: RemoteConsumer,
         api: JetStreamApi,
         pool: WorkerPool,
         *,
         concurrency: int,
         middlewares: Sequence[Middleware],
     ) -> None:
-        spec = binding.spec
+        spec = remote.spec
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
-        self._binding = binding
-        self._outcomes = Outcomes(binding, api, self._log)
+        self._remote = remote
+        self._acks = Acks(remote, api, self._log)
         self._decode = codec.decoder(spec.wanted_type)
         handler = as_async(spec.handler, self._threads)
         around = fold_stream(_around(spec, middlewares), handler)
@@ -61,7 +61,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._is_async = is_async(spec.handler)
         self._capacity = concurrency * (spec.batch or 1)
         self._puller = Puller(
-            binding,
+            remote,
             api,
             wanted=self._wanted,
             take=self._take,
@@ -78,13 +78,13 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
 
-    async def bring_about(self, *, keeps_letters: bool) -> None:
-        """Create the consumer on the server, or change what is declared: see `Binding`.
+    async def ensure(self, *, keeps_dead_letters: bool) -> None:
+        """Create the consumer on the server, or change what is declared: see `RemoteConsumer`.
 
         Raises:
-            ConfigError, JetStreamError: as `Binding.bring_about`.
+            ConfigError, JetStreamError: as `RemoteConsumer.ensure`.
         """
-        await self._binding.bring_about(keeps_letters=keeps_letters)
+        await self._remote.ensure(keeps_dead_letters=keeps_dead_letters)
 
     def start(self) -> None:
         """Begin to pull."""
@@ -174,7 +174,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         return frames
 
     def _is_last_time(self, frame: Frame) -> bool:
-        limit = self._binding.limit
+        limit = self._remote.limit
         return limit is not None and delivery(frame[2])[1] >= limit
 
     def _done(self, item: list[Frame]) -> None:
@@ -190,7 +190,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
 
     async def _handle(self, item: list[Frame]) -> asyncio.Task[Any] | None:
         messages: list[StreamMessage[Any]] = [
-            StreamMessage(subject, None, body, reply, sid, block, None, _settler=self._outcomes)
+            StreamMessage(subject, None, body, reply, sid, block, None, _settler=self._acks)
             for sid, subject, reply, block, body in item
         ]
         replies = {message.reply for message in messages[1:]}
@@ -218,16 +218,16 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
                 self._set_aside += 1
                 return False
         self._in_hand[message.reply] = message
-        limit = self._binding.limit
+        limit = self._remote.limit
         if limit is not None and delivered > limit:
             self._failed += 1
-            await self._settle(message, self._outcomes.used_up(message))
+            await self._settle(message, self._acks.used_up(message))
             return False
         try:
             message.data = self._decode(message.body)
         except BaseException as error:
             self._failed += 1
-            await self._settle(message, self._outcomes.undecodable(message, error))
+            await self._settle(message, self._acks.undecodable(message, error))
             return False
         return True
 
@@ -249,17 +249,17 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             if self._is_end(error):
                 for message in messages:
                     if self._is_async:  # a thread cannot be stopped, and may be done in a moment
-                        self._outcomes.abandoned(message)
+                        self._acks.abandoned(message)
                 raise
             self._count_failure(error, len(messages))
             with cancellation_put_off():
                 for message in messages:
-                    await self._settle(message, self._outcomes.raised(message, error))
+                    await self._settle(message, self._acks.raised(message, error))
             return rest_of(error)
         self._handled += len(messages)
         with cancellation_put_off():
             for message in messages:
-                await self._settle(message, self._outcomes.succeeded(message))
+                await self._settle(message, self._acks.succeeded(message))
         return None
 
     async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
@@ -280,7 +280,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         """Warn that the handler has been at a message for so long."""
         _, subject, reply, _, _ = item[0]
         message: StreamMessage[Any] = StreamMessage(
-            subject, None, b"", reply, 0, b"", None, _settler=self._outcomes
+            subject, None, b"", reply, 0, b"", None, _settler=self._acks
         )
         logger.warning(
             "%s has been at work on %r (%s, sequence %d, delivery %d) for %.1f s, %.0f times "
@@ -305,19 +305,19 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
 
     @property
     def _ack_wait(self) -> float:
-        return self._binding.terms.ack_wait
+        return self._remote.terms.ack_wait
 
     async def _tell_progress(self) -> None:
         """Keep what is here from being delivered again: first between a third and two thirds of
         ack_wait after it came."""
         known: set[str] = set()
         while True:
-            await asyncio.sleep(self._binding.heartbeat)
+            await asyncio.sleep(self._remote.heartbeat)
             here = {frame[2] for frame in self._queue} | self._unseen
             for reply, message in self._in_hand.items():
                 if message.settlement is Settlement.OPEN:
                     here.add(reply)
-            self._outcomes.keep(known & here)
+            self._acks.keep(known & here)
             known = here
 
     # The end.
@@ -334,7 +334,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     async def finish(self) -> None:
         """Wait until everything that is here is done."""
         await super().finish()
-        await self._binding.release()
+        await self._remote.release()
 
     def abandon(self) -> int:
         """Give up what is left, and give it back, so that another instance gets it at once.
@@ -349,24 +349,24 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
 
     def _give_up_queue(self) -> None:
         for frame in self._queue:
-            self._outcomes.return_unhandled(frame[2])
+            self._acks.return_unhandled(frame[2])
 
     def _count(self) -> ConsumerStats:
-        outcomes = self._outcomes
+        acks = self._acks
         return ConsumerStats(
             name=self.name,
             stream=self.spec.stream,
-            consumer=self._binding.name,
+            consumer=self._remote.name,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
             timed_out=self._timed_out,
             copies=self._set_aside,
-            acked=outcomes.acked,
-            naked=outcomes.naked,
-            termed=outcomes.termed,
-            dead=outcomes.dead,
-            dropped=outcomes.dropped,
+            acked=acks.acked,
+            nacked=acks.nacked,
+            termed=acks.termed,
+            dead=acks.dead,
+            dropped=acks.dropped,
             redelivered=self._redelivered,
             pending=len(self._queue),
             running=self._running,

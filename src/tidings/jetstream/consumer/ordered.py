@@ -21,7 +21,7 @@ from tidings.log import logger
 from tidings.stats import ConsumerStats
 
 
-class OrderedConsumer(OrderedQueue[ConsumerStats]):
+class OrderedHandler(OrderedQueue[ConsumerStats]):
     """The handler of `consume(ordered=True)`."""
 
     def __init__(
@@ -44,7 +44,7 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
         around = fold_stream((*spec.middlewares, *middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
 
-    async def bring_about(self, *, keeps_letters: bool) -> None:
+    async def ensure(self, *, keeps_dead_letters: bool) -> None:
         """Create the consumer on the server.
 
         Raises:
@@ -52,7 +52,7 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
             TidingsError: the server refuses it, or does not answer.
         """
         try:
-            await self._follower.make()
+            await self._consumer.make()
         except JetStreamError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 raise no_such_stream(self.spec) from None
@@ -60,7 +60,7 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
 
     def start(self) -> None:
         """Begin to read."""
-        self._follower.begin()
+        self._consumer.begin()
 
     def _decode(self, message: StreamMessage[Any]) -> None:
         message.data = self._decoder(message.body)
@@ -88,14 +88,14 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
         return ConsumerStats(
             name=self.name,
             stream=self.spec.stream,
-            consumer=self._follower.consumer,
+            consumer=self._consumer.consumer,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
             timed_out=self._timed_out,
             copies=0,
             acked=0,
-            naked=0,
+            nacked=0,
             termed=0,
             dead=0,
             dropped=0,
@@ -103,6 +103,6 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._follower.healed,
+            healed=self._consumer.healed,
             foreign=0,
         )

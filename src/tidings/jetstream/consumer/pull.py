@@ -11,7 +11,7 @@ import msgspec
 from tidings.errors import TidingsError
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
-from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
@@ -60,7 +60,7 @@ class Puller:
     is made again where it is gone.
 
     Args:
-        binding: the consumer on the server.
+        remote: the consumer on the server.
         api: the JetStream API.
         wanted: messages that could be taken now, and seconds to wait for them.
         take: takes messages.
@@ -74,7 +74,7 @@ class Puller:
 
     def __init__(
         self,
-        binding: Binding,
+        remote: RemoteConsumer,
         api: JetStreamApi,
         *,
         wanted: Callable[[], tuple[int, float]],
@@ -82,8 +82,8 @@ class Puller:
         ended: Callable[[], None],
         capacity: int,
     ) -> None:
-        self.spec = binding.spec
-        self.binding = binding
+        self.spec = remote.spec
+        self.remote = remote
         self.healed = self.foreign = 0
         self._foreign_logged_at = -FOREIGN_INTERVAL
         self._connection: Connection = api.connection
@@ -130,7 +130,7 @@ class Puller:
         if self._stopped or self._healing is not None or self._connection.state != "connected":
             return
         wanted, seconds = self._wanted()
-        terms, owed = self.binding.terms, self.owed
+        terms, owed = self.remote.terms, self.owed
         if terms.max_batch is not None:
             wanted = min(wanted, terms.max_batch)
         if terms.max_expires is not None:
@@ -142,7 +142,7 @@ class Puller:
         if seconds > 2 * HEARTBEAT:
             body["idle_heartbeat"] = nanoseconds(HEARTBEAT)
         inbox = self._inboxes[-1]
-        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.binding.name}"
+        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.remote.name}"
         frame = publish_frame(subject.encode(), inbox.subject.encode(), msgspec.json.encode(body))
         try:
             self._connection.outbox.post(frame)
@@ -162,14 +162,14 @@ class Puller:
 
     def _on_frames(self, inbox: Inbox, size: int, frames: list[Frame]) -> None:
         self._heard_at = self._loop.time()
-        prefixes = self.binding.prefixes
+        prefixes = self.remote.prefixes
         messages = [frame for frame in frames if frame[2].startswith(prefixes)]
         statuses: list[Headers] = []
         if len(messages) < len(frames):
             messages, statuses = self._sift(frames)
         if messages:
             self._flows = True
-            self.binding.last_reply = messages[-1][2]
+            self.remote.last_reply = messages[-1][2]
             inbox.owed = max(0, inbox.owed - len(messages))
             self._take(messages)
         for headers in statuses:
@@ -181,7 +181,7 @@ class Puller:
         messages, statuses = [], []
         for frame in frames:
             reply = frame[2]
-            if reply.startswith(self.binding.prefixes) or self.binding.is_own(reply):
+            if reply.startswith(self.remote.prefixes) or self.remote.is_own(reply):
                 messages.append(frame)
             elif not reply and (headers := Headers.from_block(frame[3])).status:
                 statuses.append(headers)
@@ -198,7 +198,7 @@ class Puller:
             logger.warning(
                 "%s: a message that consumer %s of %s did not deliver came to its inbox and is not "
                 "handled (%d so far)",
-                *(self.spec.name, self.binding.name, self.spec.stream, self.foreign),
+                *(self.spec.name, self.remote.name, self.spec.stream, self.foreign),
                 extra={"listener": self.spec.name, "stream": self.spec.stream},
             )
 
@@ -252,14 +252,14 @@ class Puller:
     def _tell_trouble(self, reason: str) -> None:
         logger.warning(
             "%s: consumer %s of %s does not answer: %s",
-            *(self.spec.name, self.binding.name, self.spec.stream, printable(reason)),
+            *(self.spec.name, self.remote.name, self.spec.stream, printable(reason)),
             extra={"listener": self.spec.name, "stream": self.spec.stream},
         )
 
     async def _begin_anew(self) -> None:
         self._reconnects = self._connection.reconnects
         await self._close_inboxes()
-        await self.binding.restore()
+        await self.remote.restore()
         self._open_inbox()
 
     async def _close_inboxes(self) -> None:
@@ -295,7 +295,7 @@ class Puller:
                 self.pull()
                 if now - asked_at > FLOOR_INTERVAL:
                     asked_at = now
-                    await self.binding.refresh()
+                    await self.remote.refresh()
 
     def _tidy(self, now: float) -> None:
         """Close inboxes that have run out; take another one where this one is old."""

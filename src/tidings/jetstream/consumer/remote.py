@@ -1,4 +1,4 @@
-"""Binding: a consumer on the server. Finds, creates and updates it, and creates it again."""
+"""RemoteConsumer: a consumer on the server. Finds, creates and updates it, and creates it again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LONGEST_HEARTBEAT = 20.0
 RestoreStream = Callable[[str], Awaitable[bool]]
 
 
-class Binding:
+class RemoteConsumer:
     """One consumer on the server, and what is known of it.
 
     Args:
@@ -94,11 +94,11 @@ class Binding:
 
     # At start.
 
-    async def bring_about(self, *, keeps_letters: bool = False) -> None:
+    async def ensure(self, *, keeps_dead_letters: bool = False) -> None:
         """Create the consumer, or change what is declared of an existing one.
 
         Args:
-            keeps_letters: whether the consumer's stream also takes its dead letters.
+            keeps_dead_letters: whether the consumer's stream also takes its dead letters.
 
         Raises:
             ConfigError: there is no such stream; the existing consumer cannot be used; or it
@@ -107,7 +107,7 @@ class Binding:
             RequestTimeoutError, JetStreamUnavailableError: no leader answers.
         """
         try:
-            stream = await through_election(lambda: self._find_or_create(keeps_letters))
+            stream = await through_election(lambda: self._find_or_create(keeps_dead_letters))
         except JetStreamError as error:
             raise self._refusal(error) from None
         self.spec.check_batch_timeout(self.terms.ack_wait)
@@ -116,14 +116,14 @@ class Binding:
             if surprise:
                 logger.warning("%s: %s", self.spec.name, surprise)
 
-    async def _find_or_create(self, keeps_letters: bool) -> Config:
+    async def _find_or_create(self, keeps_dead_letters: bool) -> Config:
         """Do so; returns the stream's configuration."""
         stream = await self._stream_info()
         self._created = stream["created"]
         config: Config = stream["config"]
         info = await self._info()
-        if keeps_letters:
-            self._refuse_own_letters(info)
+        if keeps_dead_letters:
+            self._refuse_own_dead_letters(info)
         if info is None:
             check_new_name(self.name, "durable")
             info = await self._create(new_config(self.spec, self.name, config))
@@ -132,12 +132,12 @@ class Binding:
         await self._update(info["config"])
         return config
 
-    def _refuse_own_letters(self, info: dict[str, Any] | None) -> None:
-        letters, spec = self.spec.letters, self.spec
+    def _refuse_own_dead_letters(self, info: dict[str, Any] | None) -> None:
+        spec, subject = self.spec, self.spec.dead_letter_subject
         filters = (spec.subject,) if spec.subject else filters_of(info["config"]) if info else ()
-        if letters is not None and any(matches(each, letters) for each in filters or (">",)):
+        if subject is not None and any(matches(each, subject) for each in filters or (">",)):
             raise ConfigError(
-                f"{spec.name} would consume its own dead letters: dead_letter={letters!r} goes to "
+                f"{spec.name} would consume its own dead letters: dead_letter={subject!r} goes to "
                 f"{spec.stream}; take a subject of another stream"
             )
 

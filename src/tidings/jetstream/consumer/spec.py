@@ -85,8 +85,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             check_existing_name(self.durable, "durable")  # a new one is checked at its creation
         if self.subject is not None:
             check_pattern(self.subject)
-        if self.letters is not None:
-            check_subject(self.letters)
+        if self.dead_letter_subject is not None:
+            check_subject(self.dead_letter_subject)
         what = "the message" if self.batch is None else "the list of messages"
         check_handler(self.handler, what)
         check_timeout(self.timeout)
@@ -170,7 +170,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return dict if wanted is None else wanted
 
     @property
-    def letters(self) -> str | None:
+    def dead_letter_subject(self) -> str | None:
         """The subject of its dead letters; None where it has none."""
         return None if isinstance(self.dead_letter, Drop) else self.dead_letter
 

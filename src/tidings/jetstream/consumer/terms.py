@@ -71,7 +71,7 @@ def surprises(spec: ConsumerSpec, terms: Terms, called: str) -> Iterator[str]:
             f"{limit}: a message that fails so often is not delivered again, and no dead letter "
             f"keeps it. Declare dead_letter= with a subject, or with DROP if that is meant"
         )
-    elif spec.letters is not None:
+    elif spec.dead_letter_subject is not None:
         yield (
             f"{limit}: a message whose last delivery ends with its process gets no dead letter. "
             f"Declare max_deliver= to have the app count"

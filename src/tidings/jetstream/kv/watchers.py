@@ -92,7 +92,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         Raises:
             JetStreamError: the server refuses it.
         """
-        await self._follower.start()
+        await self._consumer.start()
 
     def _decode(self, message: StreamMessage[Any]) -> None:
         message.data = self._bucket.entry(message).value
@@ -126,7 +126,7 @@ class Watcher(OrderedQueue[WatcherStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._follower.healed,
+            healed=self._consumer.healed,
         )
 
 
