@@ -21,6 +21,7 @@ FLOORS = {
         "version",
         "text",
         "log",
+        "error_codes",
         "errors",
         "functions",
         "subject",

@@ -36,26 +36,28 @@ TidingsError
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
     StreamAnsweredError        a stream stored the request, and acknowledged it
-  JetStreamError               JetStream refused a call
-    WrongSequenceError         an expected sequence was not met: someone else wrote first
-      WrongRevisionError       the same of a key in a bucket
-        KeyExistsError         the key to create has a value
-  JetStreamUnavailableError    no JetStream answers
-  NoStreamError                no stream takes the subject; nothing was stored
-  PublishTimeoutError          a publish was not acknowledged in time (also a TimeoutError)
-  StreamChangeError            a declared stream cannot be created or changed as declared
-  BucketChangeError            a declared bucket differs from the one on the server
-  BucketNotFoundError          no such key-value bucket or object store (also a LookupError)
-  KeyNotFoundError             no such key in the bucket (also a LookupError)
-  ObjectNotFoundError          no such object in the store (also a LookupError)
-  DigestError                  what was read of an object is not what was stored
-  RedriveError                 a dead letter does not agree with the message that it stands for
+  JetStreamError               base of everything that JetStream calls raise
+    JetStreamApiError          the server refused a call, with a code
+      WrongSequenceError       an expected sequence was not met: someone else wrote first
+        WrongRevisionError     the same of a key in a bucket
+          KeyExistsError       the key to create has a value
+    JetStreamUnavailableError  no JetStream answers
+    NoStreamError              no stream takes the subject; nothing was stored
+    PublishTimeoutError        a publish was not acknowledged in time (also a TimeoutError)
+    StreamChangeError          a declared stream cannot be created or changed as declared
+    BucketChangeError          a declared bucket differs from the one on the server
+    BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
+    KeyNotFoundError           no such key in the bucket (also a LookupError)
+    ObjectNotFoundError        no such object in the store (also a LookupError)
+    DigestError                what was read of an object is not what was stored
+    RedriveError               a dead letter does not match the message that it stands for
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from tidings.error_codes import ErrorCode
 from tidings.text import printable
 
 # Characters of another service's description that an error's text shows.
@@ -624,12 +626,30 @@ class StreamAnsweredError(RequestError):
 
 
 class JetStreamError(TidingsError):
-    """JetStream refused a call.
+    """Base of everything that a JetStream call raises: streams, consumers, buckets and objects.
+
+    A call can also raise the errors of the connection, such as `RequestTimeoutError` and
+    `DisconnectedError`, and those of a wrong argument, such as `ConfigError`.
+
+    Example:
+        ```python
+        from tidings import JetStreamError
+
+        try:
+            await app.js.publish("nowhere", {"id": 1})
+        except JetStreamError as error:
+            print(error)
+        ```
+    """
+
+
+class JetStreamApiError(JetStreamError):
+    """The server refused a JetStream call, or its answer cannot be read.
 
     Attributes:
-        code: its code, as in HTTP.
-        err_code: JetStream's own number for the error.
-        description: its words.
+        code: the server's code for the error, as in HTTP; 500 if the answer cannot be read.
+        err_code: JetStream's own number for the error, which is more precise; 0 for none.
+        description: the server's description of the error.
     """
 
     def __init__(self, code: int, err_code: int, description: str) -> None:
@@ -639,13 +659,13 @@ class JetStreamError(TidingsError):
         super().__init__(f"JetStream: {description} (code {code}, error {err_code})")
 
 
-class JetStreamUnavailableError(TidingsError):
-    """No JetStream answers: it is off on the server or for this account, or has no leader now.
+class JetStreamUnavailableError(JetStreamError):
+    """No JetStream answers: the server or the account has it off, or the cluster has no leader now.
 
     Attributes:
         call: the call that was made.
-        reason: the server's words, where there are any.
-        err_code: JetStream's own number for it; 0 where nobody listens.
+        reason: the server's description of the error; "" if nobody listens.
+        err_code: JetStream's own number for the error; 0 if nobody listens.
     """
 
     def __init__(self, call: str, reason: str = "", err_code: int = 0) -> None:
@@ -655,11 +675,11 @@ class JetStreamUnavailableError(TidingsError):
         said = f" ({reason})" if reason else ""
         super().__init__(
             f"{call}: no JetStream answers{said}. Is it on (`nats-server -js`), also for this "
-            f"account, and has it a leader?"
+            f"account, and does the cluster have a leader?"
         )
 
 
-class NoStreamError(TidingsError):
+class NoStreamError(JetStreamError):
     """No stream takes the subject, so that nothing was stored.
 
     Attributes:
@@ -674,7 +694,7 @@ class NoStreamError(TidingsError):
         )
 
 
-class PublishTimeoutError(TidingsError, TimeoutError):
+class PublishTimeoutError(JetStreamError, TimeoutError):
     """A publish to a stream was not acknowledged in time: it may be stored, or not.
 
     Publishing again with the same `msg_id` stores it once, within the stream's duplicate window.
@@ -693,7 +713,7 @@ class PublishTimeoutError(TidingsError, TimeoutError):
         )
 
 
-class WrongSequenceError(JetStreamError):
+class WrongSequenceError(JetStreamApiError):
     """Someone else wrote first: the last sequence, or message id, is not the expected one.
 
     Read again, decide again, and publish with what is the last one now. Nothing was stored, as far
@@ -702,7 +722,7 @@ class WrongSequenceError(JetStreamError):
     """
 
 
-class StreamChangeError(TidingsError):
+class StreamChangeError(JetStreamError):
     """A declared stream differs from the one on the server, and the change is not made.
 
     Attributes:
@@ -740,7 +760,7 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, no
         super().__init__(f"retry in {delay:g} s")
 
 
-class BucketNotFoundError(TidingsError, LookupError):
+class BucketNotFoundError(JetStreamError, LookupError):
     """The server has no such key-value bucket or object store.
 
     Attributes:
@@ -755,7 +775,7 @@ class BucketNotFoundError(TidingsError, LookupError):
         )
 
 
-class BucketChangeError(TidingsError):
+class BucketChangeError(JetStreamError):
     """A declared bucket differs from the one on the server, which is left as it is.
 
     Attributes:
@@ -772,7 +792,7 @@ class BucketChangeError(TidingsError):
         )
 
 
-class KeyNotFoundError(TidingsError, LookupError):
+class KeyNotFoundError(JetStreamError, LookupError):
     """The bucket has no value for the key: none was put, it was deleted, or its time is over.
 
     Attributes:
@@ -801,7 +821,7 @@ class WrongRevisionError(WrongSequenceError):
         self.key = key
         self.revision = revision
         self.last = last
-        super().__init__(400, 10071, "wrong last sequence")
+        super().__init__(400, ErrorCode.WRONG_LAST_SEQUENCE, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
         self.args = (f"{text}: someone wrote first; read it again",)
 
@@ -814,7 +834,7 @@ class KeyExistsError(WrongRevisionError):
         self.args = (f"the bucket {bucket!r} has a value for {key!r} already",)
 
 
-class ObjectNotFoundError(TidingsError, LookupError):
+class ObjectNotFoundError(JetStreamError, LookupError):
     """The object store has no object of that name.
 
     Attributes:
@@ -828,7 +848,7 @@ class ObjectNotFoundError(TidingsError, LookupError):
         super().__init__(f"the object store {bucket!r} has no object {name!r}")
 
 
-class DigestError(TidingsError):
+class DigestError(JetStreamError):
     """What was read of an object is not what was stored. No file of it is left.
 
     Attributes:
@@ -844,7 +864,7 @@ class DigestError(TidingsError):
         super().__init__(f"the object {name!r} of {bucket!r} cannot be read whole: {reason}")
 
 
-class RedriveError(TidingsError):
+class RedriveError(JetStreamError):
     """A dead letter is not published again: it does not agree with the message it stands for.
 
     Whoever may publish to the subject of dead letters can write one with any headers.

@@ -13,7 +13,14 @@ import pytest
 
 from helpers import until
 from tidings import App
-from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError, Reject
+from tidings.errors import (
+    ConfigError,
+    JetStreamApiError,
+    JetStreamError,
+    NoStreamError,
+    RedriveError,
+    Reject,
+)
 from tidings.jetstream import Stream, dead_letters
 from tidings.jetstream.dead_letters import DeadLetter, Wanted
 from tidings.jetstream.get import stored_message
@@ -301,7 +308,7 @@ async def test_a_redrive_that_was_cut_off_before_the_deletion_can_be_repeated(
     app: App, name: str, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def cut_off(api: Any, letter: DeadLetter) -> None:
-        raise JetStreamError(500, 0, "cut off")
+        raise JetStreamApiError(500, 0, "cut off")
 
     await bury(app, dead, f"{name}.created", 7)
     [letter] = await read(app, dead)

@@ -12,7 +12,9 @@ import pytest
 from helpers import Inbox, until
 from jetstream.conftest import stored
 from tidings import App
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
+    JetStreamApiError,
     JetStreamError,
     JetStreamUnavailableError,
     NoStreamError,
@@ -20,7 +22,7 @@ from tidings.errors import (
     Reject,
 )
 from tidings.jetstream import Stream
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 from tidings.server import NATSServer
 
 
@@ -186,8 +188,8 @@ class Answers:
         return await self._call(api, asked, *args, **named)
 
 
-NOT_FOUND = JetStreamError(404, STREAM_NOT_FOUND, "stream not found")
-NO_LEADER = JetStreamUnavailableError("STREAM.INFO", "no leader", 10008)
+NOT_FOUND = JetStreamApiError(404, ErrorCode.STREAM_NOT_FOUND, "stream not found")
+NO_LEADER = JetStreamUnavailableError("STREAM.INFO", "no leader", ErrorCode.CLUSTER_NOT_AVAILABLE)
 
 
 async def test_nothing_is_created_during_an_election(

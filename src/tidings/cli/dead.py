@@ -16,7 +16,7 @@ from tidings.app import App
 from tidings.errors import (
     ConfigError,
     HeaderError,
-    JetStreamError,
+    JetStreamApiError,
     NoStreamError,
     PayloadTooLargeError,
     RedriveError,
@@ -66,7 +66,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # What is wrong with one letter only, so that the next one is worth a try.
 _OF_ONE_LETTER = (
     NoStreamError,
-    JetStreamError,
+    JetStreamApiError,
     PayloadTooLargeError,
     RedriveError,
     SubjectError,

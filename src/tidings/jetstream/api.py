@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from tidings.concurrency.home import Home
+from tidings.error_codes import UNAVAILABLE, WRONG_LAST, ErrorCode
 from tidings.errors import (
     DisconnectedError,
-    JetStreamError,
+    JetStreamApiError,
     JetStreamUnavailableError,
     WrongSequenceError,
 )
@@ -23,16 +24,6 @@ PREFIX = "$JS.API"
 NO_RESPONDERS = 503
 # Round trips to the server that an answer has at the least.
 LEAST_TRIPS = 3
-
-# JetStream's own numbers for errors, where tidings acts on them.
-CONSUMER_NOT_FOUND = 10014
-MESSAGE_NOT_FOUND = 10037
-STREAM_NAME_IN_USE = 10058
-STREAM_NOT_FOUND = 10059
-MAX_ACK_PENDING_EXCEEDED = 10121
-CONSUMER_EXISTS = 10148
-WRONG_LAST = (10070, 10071, 10164)  # message id, sequence
-UNAVAILABLE = (10008, 10039, 10076)  # no leader; not on for the account, or at all
 
 # Seconds between two looks whether a stream is gone: a leader that was elected a moment ago may not
 # know every stream yet.
@@ -71,7 +62,7 @@ class JetStreamApi:
         """Call an operation, as "STREAM.INFO.ORDERS"; returns its answer.
 
         Raises:
-            JetStreamError: the server refused the call, or something else answered it.
+            JetStreamApiError: the server refused the call, or something else answered it.
             JetStreamUnavailableError: no JetStream answers.
             RequestTimeoutError: no answer in time.
             DisconnectedError: there is no connection now.
@@ -103,7 +94,7 @@ class JetStreamApi:
         """Send a request that JetStream answers in JSON, such as an acknowledged publish.
 
         Raises:
-            JetStreamError: the answer is no JSON object.
+            JetStreamApiError: the answer is no JSON object.
             JetStreamUnavailableError: nobody listens on the subject.
             RequestTimeoutError, DisconnectedError: as `call`.
             WrongLoopError: in another event loop than the one it was made in.
@@ -125,7 +116,7 @@ class JetStreamApi:
         answer = await self.call("STREAM.NAMES", {"subject": subject}, timeout)
         names = answer.get("streams") or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise JetStreamError(500, 0, "STREAM.NAMES was answered without names")
+            raise JetStreamApiError(500, 0, "STREAM.NAMES was answered without names")
         return names
 
     # Declared streams that are lost.
@@ -152,7 +143,7 @@ class JetStreamApi:
             Whether the stream is there now. False if it is gone and the app does not declare it.
 
         Raises:
-            JetStreamError: the server refuses to create it.
+            JetStreamApiError: the server refuses to create it.
             JetStreamUnavailableError, RequestTimeoutError, DisconnectedError: no answer.
         """
         task = self._restoring.get(name)
@@ -177,8 +168,8 @@ class JetStreamApi:
             return True
         try:
             await self.call(f"STREAM.CREATE.{name}", self.declared[name])
-        except JetStreamError as error:
-            if error.err_code != STREAM_NAME_IN_USE:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.STREAM_NAME_IN_USE:
                 raise
             return True  # another instance created it, perhaps of another version of this app
         logger.warning(
@@ -189,8 +180,8 @@ class JetStreamApi:
     async def _has_stream(self, name: str) -> bool:
         try:
             await self.call(f"STREAM.INFO.{name}")
-        except JetStreamError as error:
-            if error.err_code != STREAM_NOT_FOUND:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.STREAM_NOT_FOUND:
                 raise
             return False
         return True
@@ -200,7 +191,7 @@ def read_answer(subject: str, block: bytes, body: bytes) -> dict[str, Any]:
     """Read what answered a request, which need not be JetStream.
 
     Raises:
-        JetStreamError: the answer is no JSON object.
+        JetStreamApiError: the answer is no JSON object.
         JetStreamUnavailableError: nobody listens on the subject.
     """
     if block and Headers.from_block(block).status == NO_RESPONDERS:
@@ -208,7 +199,7 @@ def read_answer(subject: str, block: bytes, body: bytes) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = msgspec.json.decode(body, type=dict)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise JetStreamError(500, 0, f"{subject} was not answered in JSON") from None
+        raise JetStreamApiError(500, 0, f"{subject} was not answered in JSON") from None
     return answer
 
 
@@ -216,7 +207,7 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
     """Raise the error that an answer holds, if it holds one.
 
     Raises:
-        JetStreamError: what it says; WrongSequenceError if an expected sequence was not met.
+        JetStreamApiError: what it says; WrongSequenceError if an expected sequence was not met.
         JetStreamUnavailableError: there is no JetStream to answer.
     """
     error = answer.get("error")
@@ -225,11 +216,11 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
     try:
         refusal = msgspec.convert(error, _Refusal)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise JetStreamError(500, 0, f"{call} was answered by somebody else") from None
+        raise JetStreamApiError(500, 0, f"{call} was answered by somebody else") from None
     err_code, description = refusal.err_code, refusal.description
     if err_code in UNAVAILABLE:
         raise JetStreamUnavailableError(call, f"{description}, error {err_code}", err_code)
-    kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamError
+    kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamApiError
     raise kind(refusal.code, err_code, description)
 
 

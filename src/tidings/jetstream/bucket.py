@@ -7,19 +7,15 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal, TypeVar
 
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
     BucketChangeError,
     BucketNotFoundError,
     ConfigError,
-    JetStreamError,
+    JetStreamApiError,
     NoStreamError,
 )
-from tidings.jetstream.api import (
-    STREAM_NAME_IN_USE,
-    STREAM_NOT_FOUND,
-    JetStreamApi,
-    nanoseconds,
-)
+from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
@@ -141,8 +137,8 @@ class Bucket:
     async def _find(self, api: JetStreamApi) -> dict[str, Any] | None:
         try:
             return await api.call(f"STREAM.INFO.{self._stream}")
-        except JetStreamError as error:
-            if error.err_code != STREAM_NOT_FOUND:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.STREAM_NOT_FOUND:
                 raise
             return None
 
@@ -151,8 +147,10 @@ class Bucket:
             raise BucketNotFoundError(self.name)
         try:
             return await api.call(f"STREAM.CREATE.{self._stream}", self._config)
-        except JetStreamError as error:
-            found = await self._find(api) if error.err_code == STREAM_NAME_IN_USE else None
+        except JetStreamApiError as error:
+            found = (
+                await self._find(api) if error.err_code == ErrorCode.STREAM_NAME_IN_USE else None
+            )
             if found is None:
                 raise
             return found  # another process created it in this moment
@@ -173,8 +171,11 @@ class Bucket:
         """Turn the error of a missing stream into that of a missing bucket."""
         try:
             yield
-        except (JetStreamError, NoStreamError) as error:
-            if isinstance(error, JetStreamError) and error.err_code != STREAM_NOT_FOUND:
+        except (JetStreamApiError, NoStreamError) as error:
+            if (
+                isinstance(error, JetStreamApiError)
+                and error.err_code != ErrorCode.STREAM_NOT_FOUND
+            ):
                 raise
             raise BucketNotFoundError(self.name) from None
 

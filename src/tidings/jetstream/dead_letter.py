@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tidings.errors import JetStreamError, PayloadTooLargeError
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError, PayloadTooLargeError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.message import StreamMessage
@@ -25,8 +26,6 @@ REASON = f"{PREFIX}Reason"
 TIMEOUT = 10.0
 # Headers that the log has, too: left out one by one where all together are more than is taken.
 SPARE = (REASON, ERROR_ID, CONSUMER, DELIVERIES, ERROR)
-# JetStream's number for a message that is larger than its stream takes.
-TOO_LARGE = 10054
 # Characters of a reason: a header is no place for a report.
 MOST_REASON = 500
 
@@ -77,8 +76,11 @@ async def dead_letter(
             await publish_stored(
                 api, subject, message.body, Headers(pairs), msg_id=msg_id, timeout=TIMEOUT
             )
-        except (PayloadTooLargeError, JetStreamError) as problem:
-            too_large = not isinstance(problem, JetStreamError) or problem.err_code == TOO_LARGE
+        except (PayloadTooLargeError, JetStreamApiError) as problem:
+            too_large = (
+                not isinstance(problem, JetStreamApiError)
+                or problem.err_code == ErrorCode.MESSAGE_TOO_LARGE
+            )
             if spare is None or not too_large:
                 raise
             pairs = [pair for pair in pairs if pair[0] != spare]

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError
+from tidings.error_codes import ErrorCode
+from tidings.errors import ConfigError, JetStreamApiError, NoStreamError, RedriveError
 from tidings.headers import Headers
 from tidings.jetstream import dead_letter as deadletter
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
 from tidings.jetstream.names import check_existing_name
 from tidings.jetstream.publish import PUBLISH_TIMEOUT, PublishAck, publish_stored
@@ -132,12 +133,12 @@ async def last_sequence(api: JetStreamApi, stream: str, *, to_delete: bool = Fal
 
     Raises:
         ConfigError: there is no such stream, or it lets nothing be deleted.
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError, JetStreamUnavailableError: the server does not say.
     """
     try:
         info = await api.call(f"STREAM.INFO.{stream}")
-    except JetStreamError as error:
-        if error.err_code == STREAM_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.STREAM_NOT_FOUND:
             raise ConfigError(f"there is no stream {stream!r}") from None
         raise
     config = info["config"]
@@ -158,7 +159,7 @@ async def read_dead_letters(
         last: the sequence to stop behind: `last_sequence`, so that it ends while others come.
 
     Raises:
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError, JetStreamUnavailableError: the server does not say.
     """
     async for message in _messages(api, stream, wanted, last):
         letter = DeadLetter.of(stream, message) if wanted.keeps(message) else None
@@ -179,8 +180,8 @@ async def redrive(api: JetStreamApi, letter: DeadLetter) -> PublishAck:
     Raises:
         RedriveError: the dead letter does not agree with its origin.
         NoStreamError: no stream takes its subject.
-        PublishTimeoutError, JetStreamError: the message was not stored, or may be. The dead letter
-            is kept.
+        PublishTimeoutError: the message may be stored. The dead letter is kept.
+        JetStreamApiError: the message is not stored. The dead letter is kept.
         TidingsError: as `drop`.
     """
     await _check_origin(api, letter)
@@ -231,8 +232,8 @@ async def _is_taken(api: JetStreamApi, stream: str, subject: str, links: int = M
     """Whether a stream takes a subject, itself or from the streams that it copies."""
     try:
         config = (await api.call(f"STREAM.INFO.{stream}"))["config"]
-    except JetStreamError as error:
-        if error.err_code != STREAM_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code != ErrorCode.STREAM_NOT_FOUND:
             raise
         return False
     if any(matches(pattern, subject) for pattern in config.get("subjects") or ()):
@@ -259,13 +260,13 @@ async def drop(api: JetStreamApi, letter: DeadLetter) -> None:
     """Delete a dead letter. One that is gone already is no error.
 
     Raises:
-        JetStreamError: it cannot be deleted.
+        JetStreamApiError: it cannot be deleted.
         TidingsError: no answer.
     """
     body = {"seq": letter.sequence, "no_erase": True}
     try:
         await api.call(f"STREAM.MSG.DELETE.{letter.kept_in}", body)
-    except JetStreamError:
+    except JetStreamApiError:
         if await stored_message(api, letter.kept_in, sequence=letter.sequence) is not None:
             raise
 
@@ -275,7 +276,7 @@ async def streams_of(api: JetStreamApi, subjects: Iterable[str]) -> dict[str, tu
 
     Raises:
         ConfigError: no stream takes a subject.
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError, JetStreamUnavailableError: the server does not say.
     """
     found: dict[str, tuple[str, ...]] = {}
     for subject in subjects:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
-    JetStreamError,
+    JetStreamApiError,
     JetStreamUnavailableError,
     RequestTimeoutError,
     TidingsError,
@@ -20,10 +21,6 @@ T = TypeVar("T")
 ELECTION, ELECTION_WAIT = 15.0, 0.2
 # Seconds for which nobody may listen on the API before JetStream counts as off.
 OFF_AFTER = 1.0
-
-NO_LEADER = 10008
-NOT_LEADER = 10009
-NO_SUITABLE_PEERS = 10005
 
 
 async def through_election(work: Callable[[], Awaitable[T]]) -> T:
@@ -49,8 +46,8 @@ def _patience(error: TidingsError) -> float:
     if isinstance(error, RequestTimeoutError):
         return ELECTION
     if isinstance(error, JetStreamUnavailableError):
-        return {NO_LEADER: ELECTION, 0: OFF_AFTER}.get(error.err_code, -1)
-    if isinstance(error, JetStreamError):
-        offline = error.err_code == NO_SUITABLE_PEERS and "offline" in error.description
-        return ELECTION if offline or error.err_code == NOT_LEADER else -1
+        return {ErrorCode.CLUSTER_NOT_AVAILABLE: ELECTION, 0: OFF_AFTER}.get(error.err_code, -1)
+    if isinstance(error, JetStreamApiError):
+        offline = error.err_code == ErrorCode.NO_SUITABLE_PEERS and "offline" in error.description
+        return ELECTION if offline or error.err_code == ErrorCode.CLUSTER_NOT_LEADER else -1
     return -1

@@ -6,9 +6,10 @@ from datetime import datetime
 
 import msgspec
 
-from tidings.errors import JetStreamError
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError
 from tidings.headers import Headers
-from tidings.jetstream.api import MESSAGE_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -55,19 +56,21 @@ async def stored_message(
         last_on: the subject whose last message is wanted, in place of the others.
 
     Raises:
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError, JetStreamUnavailableError: the server does not say.
     """
     asked = {"seq": sequence, "next_by_subj": next_on, "last_by_subj": last_on}
     query = {name: value for name, value in asked.items() if value is not None}
     try:
         answer = await api.call(f"STREAM.MSG.GET.{stream}", query)
-    except JetStreamError as error:
-        if error.err_code == MESSAGE_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.MESSAGE_NOT_FOUND:
             return None
         raise
     try:
         found = msgspec.convert(answer.get("message"), _Message)
         time = datetime.fromisoformat(found.time)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise JetStreamError(500, 0, f"a read of {stream} was answered without a message") from None
+        raise JetStreamApiError(
+            500, 0, f"a read of {stream} was answered without a message"
+        ) from None
     return Stored(found.subject, found.seq, time, Headers.from_block(found.hdrs), found.data)

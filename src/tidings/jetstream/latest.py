@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from tidings.errors import JetStreamError, SubjectPermissionError
+from tidings.errors import JetStreamApiError, SubjectPermissionError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
@@ -23,7 +23,7 @@ async def read_last(api: JetStreamApi, stream: str, subject: str) -> Stored | No
     The leader is asked if the stream allows no direct reads.
 
     Raises:
-        JetStreamError: there is no such stream.
+        JetStreamApiError: there is no such stream.
         JetStreamUnavailableError, RequestTimeoutError, DisconnectedError: no answer.
     """
     frame = await _ask(api, f"{stream}.{subject}", b"")
@@ -105,4 +105,4 @@ def _message(headers: Headers, body: bytes) -> Stored | None:
             body=body,
         )
     except (KeyError, ValueError):
-        raise JetStreamError(500, 0, "a direct read was answered without a message") from None
+        raise JetStreamApiError(500, 0, "a direct read was answered without a message") from None

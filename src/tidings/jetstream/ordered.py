@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
     ConfigError,
-    JetStreamError,
+    JetStreamApiError,
     TidingsError,
 )
 from tidings.headers import Headers
-from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import unmatched
 from tidings.jetstream.message import ACK_PREFIX, Settlement, StreamMessage
@@ -154,7 +155,7 @@ class OrderedConsumer:
         """Begin; returns how many messages there are.
 
         Raises:
-            JetStreamError: the server refuses it.
+            JetStreamApiError: the server refuses it.
             TidingsError: the server does not answer.
         """
         pending = await self.make()
@@ -165,7 +166,7 @@ class OrderedConsumer:
         """Create the consumer; returns how many messages there are. Nothing is read yet.
 
         Raises:
-            JetStreamError, TidingsError: as `start`.
+            JetStreamApiError, TidingsError: as `start`.
         """
         try:
             return await self._make_first()
@@ -188,13 +189,16 @@ class OrderedConsumer:
         """Whether everything that there was has been handed on. False where the server is silent.
 
         Raises:
-            JetStreamError: the stream is gone.
+            JetStreamApiError: the stream is gone.
         """
         consumer, delivered = self.consumer, self._delivered
         try:
             info = await self._api.call(f"CONSUMER.INFO.{self._reading.stream}.{consumer}")
         except TidingsError as error:
-            if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+            if (
+                isinstance(error, JetStreamApiError)
+                and error.err_code == ErrorCode.STREAM_NOT_FOUND
+            ):
                 raise
             return False
         return not info["num_pending"] and info["delivered"]["consumer_seq"] == delivered
@@ -361,7 +365,7 @@ class OrderedConsumer:
 
     async def _restore_stream(self, error: Exception) -> None:
         """Create the stream again if it is lost and the app declares it."""
-        if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+        if isinstance(error, JetStreamApiError) and error.err_code == ErrorCode.STREAM_NOT_FOUND:
             with contextlib.suppress(TidingsError):  # the next try says the same again
                 await self._api.restore_stream(self._reading.stream)
 

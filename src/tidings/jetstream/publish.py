@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from tidings import codec
+from tidings.error_codes import PASSING
 from tidings.errors import (
     ConfigError,
     DisconnectedError,
     HeaderError,
-    JetStreamError,
+    JetStreamApiError,
     JetStreamUnavailableError,
     NoStreamError,
     PublishTimeoutError,
@@ -37,9 +38,6 @@ TRY_WAIT = 0.1
 PUBLISH_TIMEOUT = 10.0
 # Shortest time to ask whether a stream takes the subject, in seconds: a publish may be that late.
 LEAST_CHECK = 0.25
-
-# Refusals that pass: no leader, the stream is behind, the same message is being stored just now.
-_PASSING = (10009, 10158, 10163, 10167)
 
 
 class PublishAck(msgspec.Struct, frozen=True):
@@ -89,7 +87,7 @@ class Publication(msgspec.Struct, frozen=True):
                     if place is None:
                         raise
                     return PublishAck(*place, duplicate=True)
-            except JetStreamError as error:
+            except JetStreamApiError as error:
                 if not _passes(error):
                     raise
                 doubt = error
@@ -179,7 +177,8 @@ async def publish_stored(
         NoStreamError: no stream takes the subject.
         JetStreamUnavailableError: there is no JetStream.
         PublishTimeoutError: no acknowledgement in time.
-        JetStreamError: the stream refuses the message; WrongSequenceError, an expectation not met.
+        JetStreamApiError: the stream refuses the message; WrongSequenceError if an expectation is
+            not met.
         TidingsError: it cannot be sent.
     """
     expected = expected or Expected()
@@ -199,13 +198,13 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
     """Read the acknowledgement of a publish.
 
     Raises:
-        JetStreamError: the stream refused the message, or the answer is no acknowledgement.
+        JetStreamApiError: the stream refused the message, or the answer is no acknowledgement.
         JetStreamUnavailableError: there is no JetStream to store it.
     """
     raise_refusal(answer, f"publish to {subject!r}")
     stream, sequence = answer.get("stream"), answer.get("seq")
     if not isinstance(stream, str) or type(sequence) is not int or sequence < 1:
-        raise JetStreamError(
+        raise JetStreamApiError(
             500,
             0,
             f"a listener on {subject!r} answered before the stream, so that nobody knows whether "
@@ -214,9 +213,9 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
     return PublishAck(stream, sequence, bool(answer.get("duplicate")))
 
 
-def _passes(error: JetStreamError) -> bool:
+def _passes(error: JetStreamApiError) -> bool:
     """Whether the same publish may succeed a moment later, after an election for example."""
-    return error.err_code in _PASSING or (error.code == 503 and not error.err_code)
+    return error.err_code in PASSING or (error.code == 503 and not error.err_code)
 
 
 class _StreamCheck:
@@ -235,7 +234,7 @@ class _StreamCheck:
         Raises:
             NoStreamError: no stream takes it.
             JetStreamUnavailableError: nobody has listened on the API for longer than a moment.
-            JetStreamError: the server refuses to create the declared stream.
+            JetStreamApiError: the server refuses to create the declared stream.
         """
         # The streams of another domain take the subject without the prefix that leads there.
         subject = self._subject.removeprefix(f"{self._api.prefix}.")

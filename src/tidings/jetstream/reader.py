@@ -103,7 +103,7 @@ class Reader:
         """Whether everything that there was has come, and was taken from here.
 
         Raises:
-            JetStreamError: the stream is gone.
+            JetStreamApiError: the stream is gone.
         """
         return await self._consumer.is_through() and not self._messages
 
@@ -125,7 +125,7 @@ async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
     """Every message that is there now.
 
     Raises:
-        JetStreamError: the server refuses it.
+        JetStreamApiError: the server refuses it.
         RequestTimeoutError: the server answers no more.
         ConnectionClosedError: the app has ended.
     """

@@ -13,7 +13,7 @@ from tidings.concurrency.work_queue import rest_of
 from tidings.errors import (
     DecodeError,
     DisconnectedError,
-    JetStreamError,
+    JetStreamApiError,
     Reject,
     RequestTimeoutError,
     Retry,
@@ -175,7 +175,7 @@ class Acks:
         finally:
             self._connection.end_request(token)
         if frame[3] and Headers.from_block(frame[3]).status == NO_RESPONDERS:
-            raise JetStreamError(503, 0, f"the consumer that delivered {message!r} is gone")
+            raise JetStreamApiError(503, 0, f"the consumer that delivered {message!r} is gone")
 
     def check(self, call: str) -> None:
         """Raise unless the caller runs in the app's event loop.

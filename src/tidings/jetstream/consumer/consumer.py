@@ -82,7 +82,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         """Create the consumer on the server, or change what is declared: see `RemoteConsumer`.
 
         Raises:
-            ConfigError, JetStreamError: as `RemoteConsumer.ensure`.
+            ConfigError, JetStreamApiError: as `RemoteConsumer.ensure`.
         """
         await self._remote.ensure(keeps_dead_letters=keeps_dead_letters)
 

@@ -55,7 +55,7 @@ class Consumers:
         Raises:
             ConfigError: no stream takes a dead letter subject, or the consumer's own stream does;
                 or a consumer's stream does not exist.
-            JetStreamError: the server refuses a consumer.
+            JetStreamApiError: the server refuses a consumer.
         """
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
             keeps_dead_letters = await self._keeps_dead_letters(spec)
@@ -91,7 +91,7 @@ class Consumers:
         streams = found.get("streams") or ()
         if not streams:
             raise ConfigError(
-                f"{spec.name}: no stream takes dead_letter={spec.dead_letter_subject!r}, so that dead "
+                f"{spec.name}: no stream takes dead_letter={spec.dead_letter!r}, so that dead "
                 f"letters would be lost: declare one, as Stream('DEAD', subjects=['dead.>'])"
             )
         return spec.stream in streams

@@ -9,9 +9,10 @@ from tidings import codec
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded
-from tidings.errors import JetStreamError, TidingsError
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError, TidingsError
 from tidings.handlers.middleware import Middleware, fold_stream
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.remote import no_such_stream
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.message import StreamMessage
@@ -53,8 +54,8 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         """
         try:
             await self._consumer.make()
-        except JetStreamError as error:
-            if error.err_code == STREAM_NOT_FOUND:
+        except JetStreamApiError as error:
+            if error.err_code == ErrorCode.STREAM_NOT_FOUND:
                 raise no_such_stream(self.spec) from None
             raise
 

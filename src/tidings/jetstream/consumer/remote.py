@@ -9,14 +9,9 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from tidings.errors import ConfigError, JetStreamError, TidingsError
-from tidings.jetstream.api import (
-    CONSUMER_EXISTS,
-    CONSUMER_NOT_FOUND,
-    MAX_ACK_PENDING_EXCEEDED,
-    STREAM_NOT_FOUND,
-    JetStreamApi,
-)
+from tidings.error_codes import ErrorCode
+from tidings.errors import ConfigError, JetStreamApiError, TidingsError
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.config import (
     Config,
     create_operation,
@@ -103,12 +98,12 @@ class RemoteConsumer:
         Raises:
             ConfigError: there is no such stream; the existing consumer cannot be used; or it
                 would deliver its own dead letters.
-            JetStreamError: the server refuses it.
+            JetStreamApiError: the server refuses it.
             RequestTimeoutError, JetStreamUnavailableError: no leader answers.
         """
         try:
             stream = await through_election(lambda: self._find_or_create(keeps_dead_letters))
-        except JetStreamError as error:
+        except JetStreamApiError as error:
             raise self._refusal(error) from None
         self.spec.check_batch_timeout(self.terms.ack_wait)
         without_match = (unmatched(pattern, stream) for pattern in self.terms.filters)
@@ -293,8 +288,8 @@ class RemoteConsumer:
         """The consumer, or None. A declared stream that is gone is created again."""
         try:
             return await self._info()
-        except JetStreamError as error:
-            gone = error.err_code == STREAM_NOT_FOUND
+        except JetStreamApiError as error:
+            gone = error.err_code == ErrorCode.STREAM_NOT_FOUND
             if not gone or not await self._restore_stream(self.spec.stream):
                 raise
             return None
@@ -307,8 +302,8 @@ class RemoteConsumer:
     async def _info(self) -> dict[str, Any] | None:
         try:
             return await self._api.call(f"CONSUMER.INFO.{self._path}", timeout=ANSWER)
-        except JetStreamError as error:
-            if error.err_code != CONSUMER_NOT_FOUND:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.CONSUMER_NOT_FOUND:
                 raise
             return None
 
@@ -316,11 +311,11 @@ class RemoteConsumer:
         """Create the consumer; returns that of another instance if it was faster."""
         try:
             return await self._call_create(config, "create")
-        except JetStreamError as error:
-            if error.err_code == MAX_ACK_PENDING_EXCEEDED and "max_ack_pending" in config:
+        except JetStreamApiError as error:
+            if error.err_code == ErrorCode.MAX_ACK_PENDING_EXCEEDED and "max_ack_pending" in config:
                 kept = {name: value for name, value in config.items() if name != "max_ack_pending"}
                 return await self._create(kept)  # then the server's limit is the consumer's
-            found = await self._info() if error.err_code == CONSUMER_EXISTS else None
+            found = await self._info() if error.err_code == ErrorCode.CONSUMER_EXISTS else None
             if found is None:
                 raise
             return found
@@ -339,10 +334,10 @@ class RemoteConsumer:
     def _called(self) -> str:
         return f"consumer {self.name!r} of {self.spec.stream}"
 
-    def _refusal(self, error: JetStreamError) -> TidingsError:
-        if error.err_code == STREAM_NOT_FOUND:
+    def _refusal(self, error: JetStreamApiError) -> TidingsError:
+        if error.err_code == ErrorCode.STREAM_NOT_FOUND:
             return no_such_stream(self.spec)
-        return JetStreamError(
+        return JetStreamApiError(
             error.code,
             error.err_code,
             f"{self.spec.name}: {self._called} cannot be as it is declared: {error.description}. "

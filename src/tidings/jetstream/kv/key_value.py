@@ -197,7 +197,7 @@ class KeyValue(Bucket, Generic[T]):
             SubjectError: a key that NATS does not allow.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
             BucketNotFoundError: the bucket is gone.
-            JetStreamError: the server refuses it: too large, or the bucket is full.
+            JetStreamApiError: the server refuses it: too large, or the bucket is full.
         """
         return await self._write(key, codec.encode(value, self.type))
 

@@ -90,7 +90,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         """Begin.
 
         Raises:
-            JetStreamError: the server refuses it.
+            JetStreamApiError: the server refuses it.
         """
         await self._consumer.start()
 
@@ -148,7 +148,7 @@ class Watchers:
 
         Raises:
             BucketNotFoundError: there is no such bucket.
-            JetStreamError: the server refuses it.
+            JetStreamApiError: the server refuses it.
         """
         for spec in specs:
             wanted = spec.wanted_type

@@ -14,7 +14,7 @@ import msgspec
 from tidings.errors import (
     ConnectionClosedError,
     DigestError,
-    JetStreamError,
+    JetStreamApiError,
     RequestTimeoutError,
     TidingsError,
 )
@@ -89,7 +89,7 @@ class ChunkWriter:
 
         Raises:
             PublishTimeoutError: one is not acknowledged.
-            JetStreamError: the stream refuses one, for example because it is full.
+            JetStreamApiError: the stream refuses one, for example because it is full.
             Exception: whatever `chunks` and `progress` raise.
         """
         reported = 0
@@ -146,7 +146,7 @@ class ChunkWriter:
                 sequence = await self._store(chunk)
             if sequence <= self._last:
                 reason = f"the stream {self._stream} was lost while an object was put into it"
-                raise JetStreamError(500, 0, f"{reason}: put it again")
+                raise JetStreamApiError(500, 0, f"{reason}: put it again")
             self._done(self._under_way.popleft(), sequence)
 
     def _done(self, chunk: _Chunk, sequence: int) -> None:

@@ -138,7 +138,7 @@ class ObjectStore(Bucket):
             PublishTimeoutError: no acknowledgement in time. If it was the last one, the object may
                 be stored.
             BucketNotFoundError: the store is gone.
-            JetStreamError: the server refuses it, for example because the store is full.
+            JetStreamApiError: the server refuses it, for example because the store is full.
         """
         _check_name(name)
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from tidings.errors import JetStreamError, JetStreamUnavailableError, StreamChangeError
-from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError, JetStreamUnavailableError, StreamChangeError
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.election import through_election
 from tidings.jetstream.streams.drops import Drop, drop_of
 from tidings.jetstream.streams.stream import Stream
@@ -89,7 +90,7 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
 
     Raises:
         JetStreamUnavailableError: no JetStream answers.
-        JetStreamError: the server does not say.
+        JetStreamApiError: the server does not say.
     """
     try:
         info = await api.call(f"STREAM.INFO.{stream.name}")
@@ -97,8 +98,8 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
         raise JetStreamUnavailableError(
             f"stream {stream.name}", error.reason, error.err_code
         ) from None
-    except JetStreamError as error:
-        if error.err_code == STREAM_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.STREAM_NOT_FOUND:
             return StreamPlan(stream, exists=False)
         raise
     current = info["config"]
@@ -166,8 +167,8 @@ async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
     try:
         if await through_election(lambda: _create_or_update(api, plan)):
             logger.info("stream %s", printable(str(plan)))
-    except JetStreamError as error:
-        if error.err_code == STREAM_NAME_IN_USE and not plan.exists:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.STREAM_NAME_IN_USE and not plan.exists:
             # Another instance created it in the meantime, perhaps of another version of this app.
             await apply_streams(api, [await plan_stream(api, stream)], force=force)
             return
