@@ -41,6 +41,7 @@ FLOORS = {
 # What is in each package, the lowest first: the same holds inside.
 INSIDE = {
     "concurrency": [
+        "backoff",
         "failure_log",
         "forks",
         "long_runs",
@@ -89,6 +90,7 @@ INSIDE = {
         "watchdog",
     ],
     "jetstream": [
+        "status",
         "api",
         "election",
         "filters",

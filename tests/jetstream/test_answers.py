@@ -88,13 +88,8 @@ class OneAnswer:
 
     round_trip = 0.0
 
-    def start_request(self, *request: Any) -> tuple[str, Any]:
-        async def answer() -> Any:
-            return self._frame
-
-        return "1", answer()
-
-    def end_request(self, token: str) -> None: ...
+    async def request(self, *request: Any) -> Any:
+        return self._frame
 
 
 def outcome_of(call: Callable[[JetStreamApi], Any], block: bytes, body: bytes) -> Any:

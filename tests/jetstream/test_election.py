@@ -56,7 +56,7 @@ class Work:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(election, "ELECTION_WAIT", 0.001)
+    monkeypatch.setattr(election, "TRY_MOST", 0.001)
 
 
 @pytest.mark.parametrize("error", PASSING, ids=str)

@@ -803,9 +803,9 @@ async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
     begin_anew = OrderedConsumer._begin_anew
     call = JetStreamApi.call
 
-    async def wait(self: OrderedConsumer, reason: str) -> None:
+    async def wait(self: OrderedConsumer, reason: str) -> bool:
         await may_go_on.wait()
-        await begin_anew(self, reason)
+        return await begin_anew(self, reason)
 
     async def as_old(self: JetStreamApi, operation: str, *args: Any, **options: Any) -> Any:
         answer = await call(self, operation, *args, **options)

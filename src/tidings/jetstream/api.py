@@ -16,12 +16,12 @@ from tidings.errors import (
     WrongSequenceError,
 )
 from tidings.headers import Headers
+from tidings.jetstream.status import Status
 from tidings.log import logger
 from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection
 
 PREFIX = "$JS.API"
-NO_RESPONDERS = 503
 # Round trips to the server that an answer has at the least.
 LEAST_TRIPS = 3
 
@@ -100,11 +100,7 @@ class JetStreamApi:
             WrongLoopError: in another event loop than the one it was made in.
         """
         self.home.check("app.js")
-        token, future = self.connection.start_request(subject, body, block, timeout)
-        try:
-            frame = await future
-        finally:
-            self.connection.end_request(token)
+        frame = await self.connection.request(subject, body, block, timeout)
         return read_answer(subject, frame[3], frame[4])
 
     async def streams_taking(self, subject: str, timeout: float | None = None) -> list[str]:
@@ -194,7 +190,7 @@ def read_answer(subject: str, block: bytes, body: bytes) -> dict[str, Any]:
         JetStreamApiError: the answer is no JSON object.
         JetStreamUnavailableError: nobody listens on the subject.
     """
-    if block and Headers.from_block(block).status == NO_RESPONDERS:
+    if block and Headers.from_block(block).status == Status.NO_RESPONDERS:
         raise JetStreamUnavailableError(subject)
     try:
         answer: dict[str, Any] = msgspec.json.decode(body, type=dict)

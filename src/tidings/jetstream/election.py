@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from tidings.concurrency.backoff import Backoff
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
     JetStreamApiError,
@@ -16,9 +17,11 @@ from tidings.errors import (
 
 T = TypeVar("T")
 
-# Seconds that a start waits through the election of a leader, and between two tries. A call that
-# falls into it is not answered, so that this is three of their timeouts.
-ELECTION, ELECTION_WAIT = 15.0, 0.2
+# Seconds that a start waits through the election of a leader. A call during it gets no answer: this
+# is three times the timeout of a call.
+ELECTION = 15.0
+# Seconds between two tries: the first wait, and the longest.
+TRY_FIRST, TRY_MOST = 0.1, 0.5
 # Seconds for which nobody may listen on the API before JetStream counts as off.
 OFF_AFTER = 1.0
 
@@ -32,13 +35,14 @@ async def through_election(work: Callable[[], Awaitable[T]]) -> T:
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
+    backoff = Backoff(TRY_FIRST, TRY_MOST)
     while True:
         try:
             return await work()
         except TidingsError as error:
             if loop.time() - began > _patience(error):
                 raise
-        await asyncio.sleep(ELECTION_WAIT)
+        await asyncio.sleep(backoff.next())
 
 
 def _patience(error: TidingsError) -> float:

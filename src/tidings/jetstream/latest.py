@@ -11,9 +11,7 @@ from tidings.errors import JetStreamApiError, SubjectPermissionError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
-
-NOT_FOUND = 404
-UNAVAILABLE = 503
+from tidings.jetstream.status import Status
 
 
 async def read_last(api: JetStreamApi, stream: str, subject: str) -> Stored | None:
@@ -84,17 +82,13 @@ async def _ask(api: JetStreamApi, target: str, query: bytes) -> tuple[Headers, b
     """Ask the replicas. None where they do not answer: no such stream, or one that allows no direct
     reads; its leader says which."""
     subject = f"{api.prefix}.DIRECT.GET.{target}"
-    token, future = api.connection.start_request(subject, query, b"", api.timeout)
-    try:
-        frame = await future
-    finally:
-        api.connection.end_request(token)
+    frame = await api.connection.request(subject, query, b"", api.timeout)
     headers = Headers.from_block(frame[3])
-    return None if headers.status == UNAVAILABLE else (headers, frame[4])
+    return None if headers.status == Status.NO_RESPONDERS else (headers, frame[4])
 
 
 def _message(headers: Headers, body: bytes) -> Stored | None:
-    if headers.status == NOT_FOUND:
+    if headers.status == Status.NOT_FOUND:
         return None
     try:
         return Stored(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import secrets
 from collections.abc import Callable
 from datetime import datetime
@@ -12,9 +11,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from tidings.concurrency.backoff import Backoff, is_rare
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
     ConfigError,
+    ConnectionClosedError,
     JetStreamApiError,
     TidingsError,
 )
@@ -24,6 +25,7 @@ from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import unmatched
 from tidings.jetstream.message import ACK_PREFIX, Settlement, StreamMessage
 from tidings.jetstream.position import BEGINNING, Position
+from tidings.jetstream.status import Status, ends_pull
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
@@ -43,9 +45,6 @@ RETRY_FIRST, RETRY_MOST = 0.1, 3.0
 FIRST_ANSWER = 0.5
 # Seconds until the server removes a consumer that gets no pulls.
 INACTIVE_THRESHOLD = 300.0
-
-HEARTBEAT_STATUS = 100
-ENDED = (404, 408)
 
 Take = Callable[[list[StreamMessage[Any]]], None]
 
@@ -180,10 +179,8 @@ class OrderedConsumer:
 
     async def _make_first(self) -> int:
         """Make the consumer, through the election of a leader, in which nothing is answered."""
-        timeouts = (FIRST_ANSWER * 2**tries for tries in itertools.count())
-        return await through_election(
-            lambda: self._make_consumer(min(next(timeouts), self._api.timeout))
-        )
+        patience = Backoff(FIRST_ANSWER, self._api.timeout)
+        return await through_election(lambda: self._make_consumer(patience.next()))
 
     async def is_through(self) -> bool:
         """Whether everything that there was has been handed on. False where the server is silent.
@@ -253,9 +250,7 @@ class OrderedConsumer:
                 await self._api.call(operation, timeout=CLOSE_TIMEOUT)
 
     async def _follow(self) -> None:
-        while True:
-            reason = await self._read()
-            await self._begin_anew(reason)
+        while await self._begin_anew(await self._read()):
             self.healed += 1
 
     # Reading.
@@ -336,32 +331,41 @@ class OrderedConsumer:
 
     def _on_status(self, headers: Headers) -> None:
         """The server says something of the pull. (NATS ADR-13)"""
-        self._heard = self._heard or headers.status == HEARTBEAT_STATUS
-        if headers.status in (0, HEARTBEAT_STATUS):  # 0: somebody else's message
+        self._heard = self._heard or headers.status == Status.HEARTBEAT
+        if headers.status in (
+            Status.NONE,
+            Status.HEARTBEAT,
+        ):  # the first is somebody else's message
             return
-        if headers.status in ENDED or "batch completed" in headers.description.lower():
+        if ends_pull(headers):
             self._owed = 0
         else:  # the consumer is gone, its leader another one, the server shuts down
             self._lost = f"{headers.status} {headers.description}".strip()
 
-    async def _begin_anew(self, reason: str) -> None:
-        wait = 0.0 if self._heard else RETRY_FIRST
-        tries = 0
+    async def _begin_anew(self, reason: str) -> bool:
+        """Create another consumer, however long that takes.
+
+        Returns:
+            False if the connection is closed for good.
+        """
+        backoff = Backoff(RETRY_FIRST, RETRY_MOST)
+        patience = Backoff(FIRST_ANSWER, self._api.timeout)
+        if not self._heard:  # the last consumer was of no use: its successor may not be either
+            await asyncio.sleep(RETRY_FIRST)
         while True:
-            await asyncio.sleep(wait)
-            if self._connection.state != "connected":
-                wait = LOOK
-                continue
             try:
-                await self._make_consumer(min(FIRST_ANSWER * 2**tries, self._api.timeout))
+                await self._connection.connected()
+                await self._make_consumer(patience.next())
+            except ConnectionClosedError:
+                return False
             except Exception as error:
                 await self._restore_stream(error)
-                tries += 1
-                wait = min(max(2 * wait, RETRY_FIRST), RETRY_MOST)
-                if tries & (tries - 1) == 0:
+                wait = backoff.next()
+                if is_rare(backoff.tries):
                     logger.warning("%s: %s; %s", self._reading.purpose, reason, error)
+                await asyncio.sleep(wait)
             else:
-                return
+                return True
 
     async def _restore_stream(self, error: Exception) -> None:
         """Create the stream again if it is lost and the app declares it."""

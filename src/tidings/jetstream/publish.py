@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tidings import codec
+from tidings.concurrency.backoff import Backoff
 from tidings.error_codes import PASSING
 from tidings.errors import (
     ConfigError,
@@ -31,9 +32,10 @@ from tidings.jetstream.expected import Expected, own_place
 from tidings.protocol.headers import header_block, header_problem
 from tidings.subject import check_subject
 
-# Seconds to wait for one acknowledgement before publishing again, and between two tries.
+# Seconds to wait for one acknowledgement before publishing again.
 TRY_TIMEOUT = 2.0
-TRY_WAIT = 0.1
+# Seconds between two tries: the first wait, and the longest.
+TRY_FIRST, TRY_MOST = 0.1, 0.5
 # Seconds that a publish may take, a leader election within them included.
 PUBLISH_TIMEOUT = 10.0
 # Shortest time to ask whether a stream takes the subject, in seconds: a publish may be that late.
@@ -70,6 +72,7 @@ class Publication(msgspec.Struct, frozen=True):
         doubt: TidingsError | None = None
         streams = _StreamCheck(api, self.subject)
         deadline = time.monotonic() + self.timeout
+        backoff = Backoff(TRY_FIRST, TRY_MOST)
         while (left := deadline - time.monotonic()) > 0:
             try:
                 answer = await api.request(
@@ -97,7 +100,7 @@ class Publication(msgspec.Struct, frozen=True):
                 await streams.check(min(max(left, LEAST_CHECK), TRY_TIMEOUT))
             except DisconnectedError as error:
                 doubt = error
-            await asyncio.sleep(TRY_WAIT)
+            await asyncio.sleep(backoff.next())
         raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from doubt
 
 

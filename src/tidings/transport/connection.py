@@ -103,7 +103,8 @@ class Connection:
             dispatch=self._dispatch,
             require=self.require,
         )
-        # Not wrapped, for a call less in each request.
+        # The halves of `request`, for callers that wait in another way. Not wrapped, which saves a
+        # call in each request.
         self.start_request = self._inbox.request
         self.end_request = self._requests.discard
         self._server_errors = 0
@@ -333,6 +334,27 @@ class Connection:
             raise DisconnectedError(call)
 
     # Subscriptions and requests.
+
+    async def request(self, subject: str, payload: bytes, block: bytes, timeout: float) -> Frame:
+        """Send a request and return the frame of its answer.
+
+        Args:
+            subject: where to.
+            payload: the body.
+            block: the headers, encoded; b"" for none.
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            RequestTimeoutError: no answer came in time.
+            DisconnectedError: there is no connection now; ConnectionLostError if it dropped before
+                the answer came.
+            TidingsError: the request cannot be sent.
+        """
+        token, future = self.start_request(subject, payload, block, timeout)
+        try:
+            return await future
+        finally:
+            self.end_request(token)
 
     def new_inbox(self) -> str:
         """A subject for answers that nobody can guess."""

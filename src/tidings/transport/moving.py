@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from tidings.concurrency.backoff import is_rare
 from tidings.errors import ConnectError
 from tidings.transport.dial import Accepted, dial_any
 from tidings.transport.handover import Handover
@@ -68,7 +69,7 @@ class Mover:
                 handover = await self._move(lame)
             except (ConnectError, TimeoutError, OSError) as error:
                 tries += 1
-                if tries & (tries - 1) == 0:  # log less often while there is no other server
+                if is_rare(tries):
                     logger.warning("no other server accepts, %d tries: %s", tries, error)
                 await asyncio.sleep(self._options.reconnect_time_wait)
             else:

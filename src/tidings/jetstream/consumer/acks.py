@@ -8,6 +8,7 @@ import secrets
 from datetime import datetime
 from typing import Any
 
+from tidings.concurrency.backoff import Backoff
 from tidings.concurrency.failure_log import FailureLog
 from tidings.concurrency.work_queue import rest_of
 from tidings.errors import (
@@ -32,6 +33,7 @@ from tidings.jetstream.message import (
     StreamMessage,
     nak_words,
 )
+from tidings.jetstream.status import Status
 from tidings.log import safe_text
 from tidings.service_errors import failed_request, failure_text
 from tidings.text import printable
@@ -40,9 +42,10 @@ from tidings.text import printable
 BACKOFF = (1.0,)
 # Seconds until a message is tried again whose dead letter could not be stored.
 DEAD_LETTER_DELAY = 5.0
-# Seconds to wait for the word on one acknowledgement, and between two tries.
-CONFIRM_TRY, CONFIRM_WAIT = 2.0, 0.1
-NO_RESPONDERS = 503
+# Seconds to wait for the confirmation of an acknowledgement.
+CONFIRM_TRY = 2.0
+# Seconds between two tries to get it: the first wait, and the longest.
+CONFIRM_FIRST, CONFIRM_MOST = 0.1, 0.5
 # Messages of which is remembered why they were given up, while their dead letters cannot be stored.
 MOST_VERDICTS = 1024
 
@@ -157,6 +160,7 @@ class Acks:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._remote.terms.ack_wait
+        backoff = Backoff(CONFIRM_FIRST, CONFIRM_MOST)
         while True:
             left = max(deadline - loop.time(), 0.05)
             try:
@@ -164,17 +168,13 @@ class Acks:
             except (RequestTimeoutError, DisconnectedError):
                 if loop.time() >= deadline:
                     raise
-                await asyncio.sleep(CONFIRM_WAIT)
+                await asyncio.sleep(backoff.next())
             else:
                 return
 
     async def _ask_to_confirm(self, message: StreamMessage[Any], timeout: float) -> None:
-        token, future = self._connection.start_request(message.reply, ACK, b"", timeout)
-        try:
-            frame = await future
-        finally:
-            self._connection.end_request(token)
-        if frame[3] and Headers.from_block(frame[3]).status == NO_RESPONDERS:
+        frame = await self._connection.request(message.reply, ACK, b"", timeout)
+        if frame[3] and Headers.from_block(frame[3]).status == Status.NO_RESPONDERS:
             raise JetStreamApiError(503, 0, f"the consumer that delivered {message!r} is gone")
 
     def check(self, call: str) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from tidings.errors import TidingsError
+from tidings.concurrency.backoff import Backoff, is_rare
+from tidings.errors import ConnectionClosedError, TidingsError
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.consumer.remote import RemoteConsumer
+from tidings.jetstream.status import Status, ends_pull
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
@@ -31,9 +33,6 @@ INBOX_LIFE = 60.0
 FLOOR_INTERVAL = 60.0
 # Seconds between two log lines about messages that are no deliveries.
 FOREIGN_INTERVAL = 10.0
-
-HEARTBEAT_STATUS = 100
-ENDED = (404, 408)
 
 
 class Inbox:
@@ -204,14 +203,13 @@ class Puller:
 
     def _on_status(self, inbox: Inbox, headers: Headers) -> None:
         """The server says something of a pull. (NATS ADR-13)"""
-        if headers.status == HEARTBEAT_STATUS:
+        if headers.status == Status.HEARTBEAT:
             self._flows = True
             return
         left = headers.get("Nats-Pending-Messages", "")
         known = left.isdecimal() and len(left) < 10
         inbox.owed = max(0, inbox.owed - int(left)) if known else 0
-        text = headers.description.lower()
-        if headers.status in ENDED or (headers.status == 409 and "batch completed" in text):
+        if ends_pull(headers):
             self._flows = True
             self._ended()
         else:  # consumer deleted, leader changed, server shut down, pull refused; 503: no consumer
@@ -226,28 +224,36 @@ class Puller:
             self._healing = asyncio.create_task(self._heal(reason), name=name)
 
     async def _heal(self, reason: str) -> None:
-        # Where the last time changed nothing, the server may say the same again at once.
-        wait = 0.0 if self._flows else HEAL_MOST
-        tries = 0 if self._flows else 1
-        if tries:
+        if not self._flows:  # the last time changed nothing: the server may say the same again
             self._tell_trouble(reason)
+            await asyncio.sleep(HEAL_MOST)
         self._flows = False
-        while True:
-            await asyncio.sleep(wait)
-            if self._connection.state != "connected":
-                wait = LOOK
-                continue
-            try:
-                await self._begin_anew()
-                break
-            except Exception as error:
-                tries += 1
-                if tries & (tries - 1) == 0:
-                    self._tell_trouble(f"{reason}; {error}")
-                wait = min(max(wait * 2, HEAL_FIRST), HEAL_MOST)
+        is_done = await self._begin_until_done(reason)
         self._healing = None
-        self.healed += 1
-        self.pull()
+        if is_done:
+            self.healed += 1
+            self.pull()
+
+    async def _begin_until_done(self, reason: str) -> bool:
+        """Pull again, however long that takes.
+
+        Returns:
+            False if the connection is closed for good.
+        """
+        backoff = Backoff(HEAL_FIRST, HEAL_MOST)
+        while True:
+            try:
+                await self._connection.connected()
+                await self._begin_anew()
+            except ConnectionClosedError:
+                return False
+            except Exception as error:
+                wait = backoff.next()
+                if is_rare(backoff.tries):
+                    self._tell_trouble(f"{reason}; {error}")
+                await asyncio.sleep(wait)
+            else:
+                return True
 
     def _tell_trouble(self, reason: str) -> None:
         logger.warning(
