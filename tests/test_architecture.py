@@ -116,6 +116,7 @@ INSIDE = {
         "dead_letters",
     ],
     "jetstream/consumer": [
+        "batch",
         "losses",
         "spec",
         "config",

@@ -16,6 +16,7 @@ from tidings.functions import is_async
 from tidings.handlers.middleware import Middleware, fold_stream
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.acks import Acks
+from tidings.jetstream.consumer.batch import Batch
 from tidings.jetstream.consumer.pull import EXPIRES, Puller
 from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -24,10 +25,6 @@ from tidings.log import logger
 from tidings.protocol.parser import Frame
 from tidings.stats import ConsumerStats
 
-# Seconds that a batch waits for the word that the pull which fills it has ended.
-PULL_LATE = 0.25
-# Seconds below which a pull is not worth a request.
-LEAST_PULL = 0.005
 # A run is long after so many times ack_wait.
 LONG_WAITS = 3
 
@@ -59,6 +56,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         around = fold_stream(_around(spec, middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
         self._is_async = is_async(spec.handler)
+        self._batch = Batch(spec.batch, spec.batch_timeout, concurrency) if spec.batch else None
         self._capacity = concurrency * (spec.batch or 1)
         self._puller = Puller(
             remote,
@@ -71,10 +69,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
         self._unseen: set[str] = set()  # of a batch, behind one that is becoming a dead letter
         self._taken = self._slots = 0  # messages, and lists of them, taken and not done yet
-        self._ripe = False  # a batch need not be full: its time is over
-        self._overdue = False  # nor wait for more than the end of a pull
-        self._ripening: asyncio.TimerHandle | None = None
-        self._full_at = -spec.batch_timeout  # when a full batch was done
+        self._timer: asyncio.TimerHandle | None = None  # for the batch's deadline
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
 
@@ -95,82 +90,70 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     # Arrival.
 
     def _wanted(self) -> tuple[int, float]:
-        """Messages that could be taken now, and seconds to wait for them.
-
-        A batch begins with one message, however long that takes, and is filled up for as long as
-        it may wait. Right after a full one the next is asked for as a whole.
-        """
-        batch = self.spec.batch
-        if batch is None:
+        """Messages that could be taken now, and seconds to wait for them."""
+        if self._batch is None:
             return self._capacity - len(self._queue) - self._taken, EXPIRES
-        if self._ripe:  # every queued message already has a worker scheduled
-            slots = self._slots + -(-len(self._queue) // batch)
-            return (self._concurrency - slots) * batch, self.spec.batch_timeout
-        room = (self._concurrency - self._slots) * batch - len(self._queue)
-        if self._ripening is not None and self._queue:
-            left = self._ripening.when() - self._loop.time()
-            return (0 if self._overdue or left < LEAST_PULL else room), left
-        if self._loop.time() < self._full_at + self.spec.batch_timeout:
-            return room, self.spec.batch_timeout
-        return min(room, 1), EXPIRES
+        count, seconds = self._batch.wanted(len(self._queue), self._slots, self._loop.time())
+        return count, EXPIRES if seconds is None else seconds
 
     def _take(self, frames: list[Frame]) -> None:
         self._received += len(frames)
         self._queue.extend(frames)
-        self._call_or_ripen()
-
-    def _call_or_ripen(self) -> None:
-        if self._is_ready():
+        if self._batch is None:
             self._call_worker()
-        elif self._queue and self._ripening is None:
-            self._ripening = self._loop.call_later(self.spec.batch_timeout, self._on_timeout)
-
-    def _on_timeout(self) -> None:
-        """A batch has waited long enough. It is handed on when nothing more is under way to it."""
-        if self._puller.owed:
-            self._overdue = True
-            self._ripening = self._loop.call_later(PULL_LATE, self._ripen)
         else:
-            self._ripen()
+            self._batch.arrived(len(self._queue), self._loop.time())
+            self._follow(self._batch)
+
+    def _follow(self, batch: Batch) -> None:
+        """Do what the batch's state asks for: set the timer, and call a worker if it is ready."""
+        self._set_timer(batch)
+        if batch.is_ready(len(self._queue)):
+            self._call_worker()
+
+    def _set_timer(self, batch: Batch) -> None:
+        timer, deadline = self._timer, batch.deadline
+        if timer is not None and timer.when() != deadline:
+            timer.cancel()
+            self._timer = timer = None
+        if timer is None and deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._on_deadline, batch)
+
+    def _on_deadline(self, batch: Batch) -> None:
+        self._timer = None
+        batch.expire(len(self._queue), self._puller.owed, self._loop.time())
+        self._follow(batch)
 
     def _on_pull_end(self) -> None:
-        if self._overdue and self._ripening is not None and not self._puller.owed:
-            self._ripening.cancel()
-            self._ripen()
-
-    def _ripen(self) -> None:
-        self._ripening = None
-        self._overdue = False
-        self._ripe = bool(self._queue)
-        if self._ripe:
-            self._call_worker()
+        if self._batch is not None:
+            self._batch.pull_ended(len(self._queue), self._puller.owed)
+            self._follow(self._batch)
 
     # Work.
 
     def _is_ready(self) -> bool:
-        batch = self.spec.batch
-        return bool(self._queue) and (batch is None or self._ripe or len(self._queue) >= batch)
+        batch = self._batch
+        return bool(self._queue) if batch is None else batch.is_ready(len(self._queue))
 
     def _take_next(self) -> list[Frame]:
-        frames = self._next_frames()
+        batch = self._batch
+        frames = [self._queue.popleft()] if batch is None else self._take_batch(batch)
         self._taken += len(frames)
         self._slots += 1
         return frames
 
-    def _next_frames(self) -> list[Frame]:
-        queue, batch = self._queue, self.spec.batch
-        if batch is None:
-            return [queue.popleft()]
-        frames: list[Frame] = []
-        while queue and len(frames) < batch:
-            if self._is_last_time(queue[0]):
-                # It comes alone: else one bad message would take a whole list to the dead letters.
-                if not frames:
-                    frames.append(queue.popleft())
-                self._ripe = bool(queue)
-                return frames
-            frames.append(queue.popleft())
-        self._ripe = False
+    def _take_batch(self, batch: Batch) -> list[Frame]:
+        """Take a batch. A message in its last delivery is one of its own, because otherwise one bad
+        message would take a whole batch to the dead letters."""
+        queue = self._queue
+        is_cut = self._is_last_time(queue[0])
+        frames = [queue.popleft()]
+        while queue and not is_cut and len(frames) < batch.size:
+            is_cut = self._is_last_time(queue[0])
+            if not is_cut:
+                frames.append(queue.popleft())
+        batch.taken(len(queue), self._loop.time(), is_cut=is_cut)
+        self._set_timer(batch)
         return frames
 
     def _is_last_time(self, frame: Frame) -> bool:
@@ -180,13 +163,9 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     def _done(self, item: list[Frame]) -> None:
         self._taken -= len(item)
         self._slots -= 1
-        if len(item) == self.spec.batch:
-            self._full_at = self._loop.time()
+        if self._batch is not None:
+            self._batch.done(len(item), self._loop.time())
         self._puller.pull_soon()
-
-    def _leave(self) -> None:
-        super()._leave()
-        self._call_or_ripen()
 
     async def _handle(self, item: list[Frame]) -> asyncio.Task[Any] | None:
         messages: list[StreamMessage[Any]] = [
@@ -328,8 +307,9 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             await self._puller.stop(timeout)
         except TidingsError as error:
             logger.warning("%s: pulling did not end well: %s", self.name, error)
-        if self.spec.batch is not None:
-            self._ripen()  # nothing comes any more that it could be filled with
+        if self._batch is not None:
+            self._batch.close(len(self._queue))
+            self._follow(self._batch)
 
     async def finish(self) -> None:
         """Wait until everything that is here is done."""
@@ -342,7 +322,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         Returns how many messages.
         """
         self._puller.close()
-        for task in (self._progress, self._ripening):
+        for task in (self._progress, self._timer):
             if task is not None:
                 task.cancel()
         return super().abandon()
