@@ -479,7 +479,7 @@ async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_
     async with app:
         await app.js.publish(f"{stream.name}.n", 1)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
-        app._consumers._consumers[0]._puller.heal("deleted")
+        app._consumers._consumers[0]._puller.recover("deleted")
         await until(lambda: app.stats().consumers[0].healed)
         for number in range(2, 7):
             await app.js.publish(f"{stream.name}.n", number)
@@ -575,7 +575,7 @@ async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop
         payload = {"stream_name": stream.name, "config": {**config, "max_batch": 10}}
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
         [consumer] = app._consumers._consumers
-        consumer._puller.heal("pull again")
+        consumer._puller.recover("pull again")
         await until(lambda: "Exceeded MaxRequestBatch" in caplog.text)
         await asyncio.sleep(1)  # a loop would heal hundreds of times
         assert app.stats().consumers[0].healed < 5
