@@ -363,7 +363,7 @@ async def test_an_old_inbox_is_replaced_and_closed_when_it_owes_nothing(
     rig.deliver(CAPACITY, sid=1)
     await turn()
     assert rig.connection.pulls[-1]["inbox"] != rig.connection.pulls[0]["inbox"]
-    rig.puller.look(later)
+    rig.puller.look(rig.now)
     assert rig.connection.open == [2]
 
 
