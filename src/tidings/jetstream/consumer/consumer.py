@@ -30,11 +30,11 @@ LONG_WAITS = 3
 
 
 class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
-    """Messages of a stream, pulled as workers are free, handled, and settled by the outcome.
+    """Pulls the messages of a stream while workers are free, and settles each by its outcome.
 
-    Returned: acknowledged. Raised: delivered again after the backoff. Reject, a body that does not
-    decode, deliveries used up: dead letter. While a handler runs, the server learns that work goes
-    on.
+    A message is acknowledged when its handler returns, and delivered again after the backoff when
+    it raises. It becomes a dead letter if the handler raises `Reject`, if its body does not decode,
+    or if its deliveries are used up. While a handler runs, the server gets progress reports.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             capacity=self._capacity,
         )
         self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
-        self._unseen: set[str] = set()  # of a batch, behind one that is becoming a dead letter
-        self._taken = self._slots = 0  # messages, and lists of them, taken and not done yet
+        self._unseen: set[str] = set()  # messages of a batch behind one that becomes a dead letter
+        self._taken = self._slots = 0  # messages, and lists of messages, that workers have
         self._timer: asyncio.TimerHandle | None = None  # for the batch's deadline
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
 
     async def ensure(self, *, keeps_dead_letters: bool) -> None:
-        """Create the consumer on the server, or change what is declared: see `RemoteConsumer`.
+        """Create the consumer on the server, or update it: see `RemoteConsumer`.
 
         Raises:
             ConfigError, JetStreamApiError: as `RemoteConsumer.ensure`.
@@ -184,7 +184,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
                     del self._in_hand[message.reply]
 
     async def _is_fit(self, message: StreamMessage[Any]) -> bool:
-        """Whether the handler is to see it. Counts and settles the message where it is not."""
+        """Whether the handler gets the message. If not, this counts and settles it."""
         self._unseen.discard(message.reply)
         _, delivered, sequence, _ = delivery(message.reply)
         if not delivered:
@@ -211,9 +211,9 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         return True
 
     def _is_copy(self, sequence: int) -> bool:
-        """Whether the same message is being handled here: its outcome is that of both.
+        """Whether another delivery of the same message is being handled here.
 
-        So it is where the loop was blocked for longer than ack_wait.
+        This happens if the loop was blocked for longer than ack_wait. The outcome counts for both.
         """
         return any(
             message.settlement is Settlement.OPEN and delivery(reply)[2] == sequence
@@ -242,7 +242,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         return None
 
     async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
-        """Await what an outcome does. Whatever it raises, the next message gets its own."""
+        """Await the settlement of one message, which must not keep the next one from its own."""
         try:
             await outcome
         except BaseException as error:
@@ -256,15 +256,15 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             )
 
     def on_long_run(self, item: list[Frame], seconds: float) -> None:
-        """Warn that the handler has been at a message for so long."""
+        """Warn that the handler has worked on a message for so long."""
         _, subject, reply, _, _ = item[0]
         message: StreamMessage[Any] = StreamMessage(
             subject, None, b"", reply, 0, b"", None, _settler=self._acks
         )
         logger.warning(
             "%s has been at work on %r (%s, sequence %d, delivery %d) for %.1f s, %.0f times "
-            "ack_wait. The server knows, so that no other instance gets %s; timeout= of consume() "
-            "bounds a run",
+            "ack_wait. The server gets progress reports, so that no other instance gets %s. To "
+            "limit the time of a handler, set timeout= of consume()",
             *(self.name, message.subject, message.stream, message.sequence, message.delivered),
             *(seconds, seconds / self._ack_wait),
             "the message" if len(item) == 1 else f"the {len(item)} messages of its batch",
@@ -287,8 +287,11 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         return self._remote.terms.ack_wait
 
     async def _tell_progress(self) -> None:
-        """Keep what is here from being delivered again: first between a third and two thirds of
-        ack_wait after it came."""
+        """Report progress, so that no message here is delivered again.
+
+        The first report on a message goes out between a third and two thirds of ack_wait after the
+        message came.
+        """
         known: set[str] = set()
         while True:
             await asyncio.sleep(self._remote.heartbeat)
@@ -302,24 +305,27 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Take nothing more from the server. What is here is handled yet."""
+        """Take no more messages from the server. Those that are here are still handled."""
         try:
             await self._puller.stop(timeout)
         except TidingsError as error:
-            logger.warning("%s: pulling did not end well: %s", self.name, error)
+            logger.warning(
+                "%s: the server did not confirm the end of the pulls: %s", self.name, error
+            )
         if self._batch is not None:
             self._batch.close(len(self._queue))
             self._follow(self._batch)
 
     async def finish(self) -> None:
-        """Wait until everything that is here is done."""
+        """Wait until every message that is here is done."""
         await super().finish()
         await self._remote.release()
 
     def abandon(self) -> int:
-        """Give up what is left, and give it back, so that another instance gets it at once.
+        """Give back the messages that are left, so that another instance gets them at once.
 
-        Returns how many messages.
+        Returns:
+            How many messages were left.
         """
         self._puller.close()
         for task in (self._progress, self._timer):
@@ -357,7 +363,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
 
 
 def _around(spec: ConsumerSpec, middlewares: Sequence[Middleware]) -> tuple[Middleware, ...]:
-    """The middlewares around a handler. A list of messages is nothing for `listen_any`."""
+    """Return the middlewares around a handler. A batch is not an argument for `listen_any`."""
     around = (*spec.middlewares, *middlewares)
     if spec.batch is None:
         return around

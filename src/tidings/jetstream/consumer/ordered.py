@@ -23,7 +23,14 @@ from tidings.stats import ConsumerStats
 
 
 class OrderedHandler(OrderedQueue[ConsumerStats]):
-    """The handler of `consume(ordered=True)`."""
+    """The handler of `consume(ordered=True)`.
+
+    Args:
+        spec: the consumer as it is declared.
+        api: the JetStream API.
+        pool: where workers come from.
+        middlewares: middlewares around every handler.
+    """
 
     def __init__(
         self,
@@ -79,11 +86,13 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         return words, fields
 
     async def stop(self, timeout: float) -> None:
-        """Take nothing more."""
+        """Take no more messages."""
         try:
             await super().stop(timeout)
         except TidingsError as error:
-            logger.warning("%s: reading did not end well: %s", self.name, error)
+            logger.warning(
+                "%s: the server did not confirm the end of reading: %s", self.name, error
+            )
 
     def _count(self) -> ConsumerStats:
         return ConsumerStats(
