@@ -680,7 +680,7 @@ class JetStreamUnavailableError(JetStreamError):
 
 
 class NoStreamError(JetStreamError):
-    """No stream takes the subject, so that nothing was stored.
+    """No stream takes the subject. Nothing was stored.
 
     Attributes:
         subject: the subject published to.
@@ -689,19 +689,19 @@ class NoStreamError(JetStreamError):
     def __init__(self, subject: str) -> None:
         self.subject = subject
         super().__init__(
-            f"no stream takes {subject!r}: declare one, as App(streams=[Stream('NAME', "
+            f"no stream takes {subject!r}: declare one, as in App(streams=[Stream('NAME', "
             f"subjects=[...])])"
         )
 
 
 class PublishTimeoutError(JetStreamError, TimeoutError):
-    """A publish to a stream was not acknowledged in time: it may be stored, or not.
+    """A publish to a stream was not acknowledged in time. The message may be stored, or not.
 
-    Publishing again with the same `msg_id` stores it once, within the stream's duplicate window.
+    Publish again with the same `msg_id`: within its duplicate window, the stream stores it once.
 
     Attributes:
         subject: the subject published to.
-        msg_id: its Nats-Msg-Id.
+        msg_id: the Nats-Msg-Id of the message.
     """
 
     def __init__(self, subject: str, msg_id: str, timeout: float) -> None:
@@ -714,20 +714,20 @@ class PublishTimeoutError(JetStreamError, TimeoutError):
 
 
 class WrongSequenceError(JetStreamApiError):
-    """Someone else wrote first: the last sequence, or message id, is not the expected one.
+    """Someone else wrote first: the last sequence or message id is not the expected one.
 
-    Read again, decide again, and publish with what is the last one now. Nothing was stored, as far
-    as the stream can tell: where an acknowledgement was lost and somebody overwrote the message
-    since, it cannot.
+    Nothing was stored. Read again, decide again, and publish with the new last sequence. There is
+    one exception: if the acknowledgement of the publish was lost and someone has overwritten its
+    message since, the message was stored.
     """
 
 
 class StreamChangeError(JetStreamError):
-    """A declared stream differs from the one on the server, and the change is not made.
+    """A declared stream differs from the one on the server, which is left as it is.
 
     Attributes:
         stream: the stream's name.
-        differences: what differs, in words.
+        differences: a description of each difference.
     """
 
     def __init__(self, stream: str, differences: tuple[str, ...], reason: str) -> None:
@@ -737,10 +737,10 @@ class StreamChangeError(JetStreamError):
 
 
 class Reject(Exception):  # noqa: N818 - raised by handlers as an instruction, not an error
-    """Raise in a stream's handler: this message is never to be handled; dead letter at once.
+    """Raise in a stream's handler to give the message up at once. It becomes a dead letter.
 
     Attributes:
-        reason: why, for the dead letter.
+        reason: the reason, which the dead letter states.
     """
 
     def __init__(self, reason: str) -> None:
@@ -749,7 +749,7 @@ class Reject(Exception):  # noqa: N818 - raised by handlers as an instruction, n
 
 
 class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, not an error
-    """Raise in a stream's handler: deliver this message again after `delay` seconds.
+    """Raise in a stream's handler to get the message again after `delay` seconds.
 
     Attributes:
         delay: seconds.
@@ -780,20 +780,20 @@ class BucketChangeError(JetStreamError):
 
     Attributes:
         bucket: its name.
-        differences: what differs, in words.
+        differences: a description of each difference.
     """
 
     def __init__(self, bucket: str, differences: tuple[str, ...]) -> None:
         self.bucket = bucket
         self.differences = differences
         super().__init__(
-            f"the bucket {bucket!r} exists already, with other options: "
+            f"the bucket {bucket!r} already exists with other options: "
             f"{'; '.join(differences)}. Declare it as it is, or change it with the nats command"
         )
 
 
 class KeyNotFoundError(JetStreamError, LookupError):
-    """The bucket has no value for the key: none was put, it was deleted, or its time is over.
+    """The bucket has no value for the key: none was put, or it was deleted or has expired.
 
     Attributes:
         bucket: the bucket's name.
@@ -807,13 +807,13 @@ class KeyNotFoundError(JetStreamError, LookupError):
 
 
 class WrongRevisionError(WrongSequenceError):
-    """Someone else wrote the key first: read it again, and decide again.
+    """Someone else wrote the key first. Read it again, and decide again.
 
     Attributes:
         bucket: the bucket's name.
         key: the key.
         revision: the revision that was expected.
-        last: the key's revision at that moment, if the server said it.
+        last: the key's actual revision; None if the server did not say.
     """
 
     def __init__(self, bucket: str, key: str, revision: int, last: int | None = None) -> None:
@@ -823,19 +823,19 @@ class WrongRevisionError(WrongSequenceError):
         self.last = last
         super().__init__(400, ErrorCode.WRONG_LAST_SEQUENCE, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
-        self.args = (f"{text}: someone wrote first; read it again",)
+        self.args = (f"{text}: someone else wrote first. Read it again",)
 
 
 class KeyExistsError(WrongRevisionError):
-    """The key that was to be created has a value."""
+    """The key already has a value, so it was not created."""
 
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(bucket, key, 0)
-        self.args = (f"the bucket {bucket!r} has a value for {key!r} already",)
+        self.args = (f"the bucket {bucket!r} already has a value for {key!r}",)
 
 
 class ObjectNotFoundError(JetStreamError, LookupError):
-    """The object store has no object of that name.
+    """The object store has no object with that name.
 
     Attributes:
         bucket: the store's name.
@@ -849,12 +849,12 @@ class ObjectNotFoundError(JetStreamError, LookupError):
 
 
 class DigestError(JetStreamError):
-    """What was read of an object is not what was stored. No file of it is left.
+    """What was read of an object differs from what was stored. No file of it is left.
 
     Attributes:
         bucket: the store's name.
         name: the object's name.
-        reason: what is wrong.
+        reason: what differs.
     """
 
     def __init__(self, bucket: str, name: str, reason: str) -> None:
@@ -865,14 +865,14 @@ class DigestError(JetStreamError):
 
 
 class RedriveError(JetStreamError):
-    """A dead letter is not published again: it does not agree with the message it stands for.
+    """A dead letter is not published again, because it does not match the message it stands for.
 
-    Whoever may publish to the subject of dead letters can write one with any headers.
+    Every client that can publish to the subject of dead letters can write one with any headers.
 
     Attributes:
         stream: the stream that keeps the dead letter.
         sequence: its sequence there.
-        reason: what does not agree.
+        reason: what does not match.
     """
 
     def __init__(self, stream: str, sequence: int, reason: str) -> None:
@@ -881,5 +881,5 @@ class RedriveError(JetStreamError):
         self.reason = reason
         super().__init__(
             f"the dead letter {sequence} of {stream!r} is not published again: {reason}. Find out "
-            f"who wrote it; publish its message yourself if it is right, or drop the dead letter"
+            f"who wrote it. If its message is right, publish it yourself; then drop the dead letter"
         )

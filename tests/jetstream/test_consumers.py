@@ -268,7 +268,7 @@ async def test_an_existing_consumer_that_cannot_be_used_is_refused_at_start(
     with pytest.raises(ConfigError, match=words) as caught:
         await app.__aenter__()
     assert f"consumer 'd' of {stream.name}" in str(caught.value)
-    assert "use another durable=" in str(caught.value)
+    assert "Use another durable=" in str(caught.value)
 
 
 async def test_a_stream_that_is_not_there_is_named(make_app: MakeApp, stream: Stream) -> None:

@@ -800,12 +800,12 @@ async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
     """In a cluster a bucket in memory whose server restarts is as old as before, but its revisions
     begin with 1 again. Here it is made anew, and said to be as old: an election takes 10 s."""
     may_go_on = asyncio.Event()
-    begin_anew = OrderedConsumer._begin_anew
+    begin_again = OrderedConsumer._begin_again
     call = JetStreamApi.call
 
     async def wait(self: OrderedConsumer, reason: str) -> bool:
         await may_go_on.wait()
-        return await begin_anew(self, reason)
+        return await begin_again(self, reason)
 
     async def as_old(self: JetStreamApi, operation: str, *args: Any, **options: Any) -> Any:
         answer = await call(self, operation, *args, **options)
@@ -814,7 +814,7 @@ async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
         )
 
     monkeypatch.setattr(JetStreamApi, "call", as_old)
-    monkeypatch.setattr(OrderedConsumer, "_begin_anew", wait)
+    monkeypatch.setattr(OrderedConsumer, "_begin_again", wait)
     limits = app.js.key_value(bucket, type=int, storage="memory")
     async with app:
         for number in range(3):

@@ -22,10 +22,10 @@ from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection
 
 PREFIX = "$JS.API"
-# Round trips to the server that an answer has at the least.
+# An answer takes at least so many round trips to the server.
 LEAST_TRIPS = 3
 
-# Seconds between two looks whether a stream is gone: a leader that was elected a moment ago may not
+# Seconds between two checks that a stream is gone: a leader that was elected a moment ago may not
 # know every stream yet.
 SECOND_LOOK = 0.25
 
@@ -37,7 +37,7 @@ class _Refusal(msgspec.Struct):
 
 
 class JetStreamApi:
-    """Calls of the API, in the event loop in which it was made.
+    """Calls of the API, in the event loop in which this object was created.
 
     Args:
         connection: the connection that the calls use.
@@ -59,12 +59,17 @@ class JetStreamApi:
     async def call(
         self, operation: str, payload: dict[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Call an operation, as "STREAM.INFO.ORDERS"; returns its answer.
+        """Call an operation and return its answer.
+
+        Args:
+            operation: the operation, such as "STREAM.INFO.ORDERS".
+            payload: its arguments.
+            timeout: seconds to wait for the answer; None for the API's timeout.
 
         Raises:
             JetStreamApiError: the server refused the call, or something else answered it.
             JetStreamUnavailableError: no JetStream answers.
-            RequestTimeoutError: no answer in time.
+            RequestTimeoutError: no answer came in time.
             DisconnectedError: there is no connection now.
         """
         body = b"" if payload is None else msgspec.json.encode(payload)
@@ -76,11 +81,12 @@ class JetStreamApi:
         return answer
 
     async def _ask(self, subject: str, body: bytes, timeout: float) -> dict[str, Any]:
-        """Send a request; again on the next connection where the app waits for one in its start."""
+        """Send a request. If the app waits for a server at its start, send it again on the next
+        connection."""
         connection = self.connection
         while True:
             try:
-                # However short the wait, an answer can come in it.
+                # Even a short timeout leaves an answer the time to come.
                 patience = max(timeout, LEAST_TRIPS * connection.round_trip)
                 return await self.request(subject, body, b"", patience)
             except DisconnectedError:
@@ -91,20 +97,20 @@ class JetStreamApi:
     async def request(
         self, subject: str, body: bytes, block: bytes, timeout: float
     ) -> dict[str, Any]:
-        """Send a request that JetStream answers in JSON, such as an acknowledged publish.
+        """Send a request that JetStream answers in JSON, such as a publish to a stream.
 
         Raises:
-            JetStreamApiError: the answer is no JSON object.
+            JetStreamApiError: the answer is not a JSON object.
             JetStreamUnavailableError: nobody listens on the subject.
             RequestTimeoutError, DisconnectedError: as `call`.
-            WrongLoopError: in another event loop than the one it was made in.
+            WrongLoopError: the caller runs in another event loop.
         """
         self.home.check("app.js")
         frame = await self.connection.request(subject, body, block, timeout)
         return read_answer(subject, frame[3], frame[4])
 
     async def streams_taking(self, subject: str, timeout: float | None = None) -> list[str]:
-        """The names of the streams that store a subject.
+        """Return the names of the streams that store a subject.
 
         Raises:
             TidingsError: as `call`.
@@ -115,10 +121,10 @@ class JetStreamApi:
             raise JetStreamApiError(500, 0, "STREAM.NAMES was answered without names")
         return names
 
-    # Declared streams that are lost.
+    # Declared streams that the server has lost.
 
     def declared_for(self, subject: str) -> list[str]:
-        """The names of the declared streams that take a subject."""
+        """Return the names of the declared streams that store a subject."""
         return [
             name
             for name, config in self.declared.items()
@@ -152,7 +158,7 @@ class JetStreamApi:
     def _restored(self, name: str, task: asyncio.Task[bool]) -> None:
         del self._restoring[name]
         if not task.cancelled():
-            task.exception()  # whoever waited has it; perhaps nobody waits any more
+            task.exception()  # the callers that still wait get it; there may be none
 
     async def _restore(self, name: str) -> bool:
         if await self._has_stream(name):
@@ -184,10 +190,10 @@ class JetStreamApi:
 
 
 def read_answer(subject: str, block: bytes, body: bytes) -> dict[str, Any]:
-    """Read what answered a request, which need not be JetStream.
+    """Read the answer to a request. Something else than JetStream may have sent it.
 
     Raises:
-        JetStreamApiError: the answer is no JSON object.
+        JetStreamApiError: the answer is not a JSON object.
         JetStreamUnavailableError: nobody listens on the subject.
     """
     if block and Headers.from_block(block).status == Status.NO_RESPONDERS:
@@ -200,11 +206,12 @@ def read_answer(subject: str, block: bytes, body: bytes) -> dict[str, Any]:
 
 
 def raise_refusal(answer: dict[str, Any], call: str) -> None:
-    """Raise the error that an answer holds, if it holds one.
+    """Raise the error in an answer, if there is one.
 
     Raises:
-        JetStreamApiError: what it says; WrongSequenceError if an expected sequence was not met.
-        JetStreamUnavailableError: there is no JetStream to answer.
+        JetStreamApiError: the server refused the call; WrongSequenceError if an expected sequence
+            was not met.
+        JetStreamUnavailableError: JetStream is off, or has no leader.
     """
     error = answer.get("error")
     if not error:

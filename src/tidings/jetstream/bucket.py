@@ -1,4 +1,4 @@
-"""Bucket: a stream in a certain shape, found as it is declared, or created."""
+"""Bucket: the stream behind a key-value bucket or an object store."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Bucket:
         host: the app's JetStream.
         name: the bucket's name.
         root: the first word of its subjects, "$KV" or "$O".
-        create: create the bucket if there is none.
-        said: options that were declared, which an existing bucket must have.
-        base: the configuration of its kind.
+        create: whether to create the bucket if it does not exist.
+        said: the options that were declared, which an existing bucket must have.
+        base: the configuration that all buckets of this kind have.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class Bucket:
         self._origin = Origin.plain(root, name, self._stream)
 
     async def open(self) -> JetStreamApi:
-        """Find the bucket, or create it: once in a run of the app, at its first use at the latest.
+        """Find the bucket or create it, once in a run of the app.
 
         Raises:
-            BucketNotFoundError: there is none, and `create` is False.
-            BucketChangeError: the bucket has other options than those declared.
+            BucketNotFoundError: it does not exist, and `create` is False.
+            BucketChangeError: it has other options than those declared.
             JetStreamUnavailableError: no JetStream answers.
             NotStartedError: the app is not running.
         """
@@ -94,15 +94,15 @@ class Bucket:
             config = info["config"]
             self._compare(config)
             self._origin = Origin.of(self._root, self.name, config)
-            if self._create and not config.get("mirror"):  # a copy is not for us to make again
+            if self._create and not config.get("mirror"):  # a mirror is not created again
                 api.declared[self._stream] = self._config
             self._opened = api
         return api
 
     async def use(self, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
-        """Open the bucket and do some work in it, which may be done twice.
+        """Open the bucket and do some work in it, perhaps twice.
 
-        If the server has lost the bucket, it is created again where the app declares it.
+        If the server has lost the bucket and the app declares it, it is created again.
 
         Raises:
             BucketNotFoundError: the bucket is gone.
@@ -114,15 +114,13 @@ class Bucket:
                 return await work(api)
         except BucketNotFoundError:
             if not await api.restore_stream(self._stream):
-                self._opened = (
-                    None  # if somebody creates it again, it may be another kind of bucket
-                )
+                self._opened = None  # somebody may create another kind of bucket with its name
                 raise
         with self._must_exist():
             return await work(api)
 
     def _origin_api(self, api: JetStreamApi) -> JetStreamApi:
-        """The API where writes go: that of another domain, if the bucket is a mirror from there."""
+        """Return the API for writes: another domain's if the bucket is a mirror of one there."""
         if self._origin.api_prefix == api.prefix:
             return api
         return JetStreamApi(api.connection, api.timeout, self._origin.api_prefix)
@@ -168,7 +166,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def _must_exist(self) -> Iterator[None]:
-        """Turn the error of a missing stream into that of a missing bucket."""
+        """Turn the error for a missing stream into that for a missing bucket."""
         try:
             yield
         except (JetStreamApiError, NoStreamError) as error:
@@ -184,7 +182,7 @@ class Bucket:
 
 
 def check_bucket(name: object) -> None:
-    """Check the name of a bucket that any client may have created.
+    """Check the name of a bucket that any client can have created.
 
     Raises:
         ConfigError: no bucket can have that name.

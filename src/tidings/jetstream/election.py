@@ -1,4 +1,4 @@
-"""Waiting through an election: without a leader JetStream answers nothing, or that it cannot."""
+"""Elections: a cluster without a leader does not answer, or answers that it cannot."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ T = TypeVar("T")
 ELECTION = 15.0
 # Seconds between two tries: the first wait, and the longest.
 TRY_FIRST, TRY_MOST = 0.1, 0.5
-# Seconds for which nobody may listen on the API before JetStream counts as off.
+# If nobody listens on the API for so many seconds, JetStream is off.
 OFF_AFTER = 1.0
 
 
 async def through_election(work: Callable[[], Awaitable[T]]) -> T:
-    """Await `work()`, again for a while where it fails because a leader is being elected, or a
-    cluster just formed counts a member as offline. It must do no harm when it is done twice.
+    """Await `work()`, and try it again for a while if the error can be that of an election.
+
+    A cluster that has just formed can count a member as offline. That passes, too.
+
+    Args:
+        work: what to do. It must do no harm when it runs twice.
 
     Raises:
-        TidingsError: what `work()` raised, at once or the last time.
+        TidingsError: the error of `work()`: at once if no election explains it, and the last one
+            otherwise.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -46,7 +51,7 @@ async def through_election(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def _patience(error: TidingsError) -> float:
-    """Seconds for which this error may be an election's."""
+    """Return the seconds for which an election can be the cause of this error."""
     if isinstance(error, RequestTimeoutError):
         return ELECTION
     if isinstance(error, JetStreamUnavailableError):

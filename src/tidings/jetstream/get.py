@@ -1,4 +1,4 @@
-"""Messages as they lie in a stream, read one by one over the API, whatever its retention."""
+"""Reads of single messages over the API, which any stream allows."""
 
 from __future__ import annotations
 
@@ -46,17 +46,18 @@ async def stored_message(
     next_on: str | None = None,
     last_on: str | None = None,
 ) -> Stored | None:
-    """Read one message; None if there is no such message.
+    """Read one message of a stream; None if it does not exist.
 
     Args:
         api: the API.
         stream: the stream's name.
-        sequence: its sequence; with `next_on` the first one from there.
-        next_on: a subject, wildcards allowed, of the message wanted.
-        last_on: the subject whose last message is wanted, in place of the others.
+        sequence: its sequence; with `next_on` the sequence to search from.
+        next_on: read the next message on this subject, wildcards allowed.
+        last_on: read the last message on this subject instead.
 
     Raises:
-        JetStreamApiError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError: the server refuses.
+        JetStreamUnavailableError: no JetStream answers.
     """
     asked = {"seq": sequence, "next_by_subj": next_on, "last_by_subj": last_on}
     query = {name: value for name, value in asked.items() if value is not None}

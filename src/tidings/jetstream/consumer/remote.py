@@ -156,7 +156,7 @@ class RemoteConsumer:
     # While it runs.
 
     def is_own(self, reply: str) -> bool:
-        """Whether a reply subject with none of the `prefixes` is that of a delivery of this consumer.
+        """Whether a reply subject with none of the `prefixes` is that of one of the deliveries.
 
         A server can add its domain and account to the subject. That prefix is remembered.
         """
