@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tidings import App
-from tidings.errors import JetStreamError
+from tidings.errors import JetStreamError, RequestTimeoutError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
@@ -164,6 +164,29 @@ async def test_a_listener_that_answers_a_publish_with_garbage_is_a_jetstream_err
         await foreign.publish(message.reply, body)
         with pytest.raises(JetStreamError):
             await publishing
+    await foreign.close()
+
+
+async def test_a_call_that_ends_in_any_way_leaves_no_request_behind(
+    make_app: Callable[..., App], nats_server: NATSServer, subject: str
+) -> None:
+    foreign = await nats.connect(nats_server.url)
+    subscription = await foreign.subscribe(subject)
+    await foreign.flush()
+    async with make_app() as app:
+        connection = app.js.api.connection
+        cancelled = asyncio.create_task(connection.request(subject, b"", b"", 60))
+        answered = asyncio.create_task(connection.request(subject, b"", b"", 60))
+        await subscription.next_msg(5)
+        message = await subscription.next_msg(5)
+        assert app.stats().connection.requests == 2
+        cancelled.cancel()
+        await foreign.publish(message.reply, b"yes")
+        assert (await answered)[4] == b"yes"
+        with pytest.raises(RequestTimeoutError):
+            await connection.request(subject, b"", b"", 0.01)
+        assert cancelled.done()
+        assert app.stats().connection.requests == 0
     await foreign.close()
 
 

@@ -155,7 +155,7 @@ async def test_an_update_with_an_old_revision_changes_nothing(app: App, bucket: 
     async with app:
         first = await limits.put("ada", 1)
         second = await limits.update("ada", 2, first)
-        with pytest.raises(WrongRevisionError, match="someone wrote first") as caught:
+        with pytest.raises(WrongRevisionError, match="someone else wrote first") as caught:
             await limits.update("ada", 3, first)
         assert (caught.value.bucket, caught.value.key) == (bucket, "ada")
         with pytest.raises(WrongRevisionError):
