@@ -262,7 +262,7 @@ class Acks:
                 await dead_letter(self._api, target, message, error, reason, error_id)
             except Exception as failure:
                 self._log.error(
-                    "%s: no dead letter on %r was stored, so the message is kept and tried again: %s",
+                    "%s: no dead letter on %r was stored, so the message is kept for later: %s",
                     *(self.spec.name, target, failure),
                     extra={"listener": self.spec.name, "subject": message.subject},
                 )
