@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.apps import QUICK
+from support.command import call, start, write  # noqa: F401 - fixtures
+from support.process import Program
 from tidings import App
-from tidings.testing import NATSServer
+from tidings.jetstream import Stream
+from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
 
@@ -26,10 +33,40 @@ def subject() -> str:
 
 
 @pytest.fixture
-def make_app(nats_server: NATSServer) -> Callable[..., App]:
-    """Makes apps on the session's server."""
+def stream() -> Stream:
+    """A stream that no other test uses; its subjects begin with its name."""
+    name = f"S{next(_numbers)}"
+    return Stream(name, subjects=[f"{name}.>"], storage="memory")
 
-    def make(name: str = "app", **options: Any) -> App:
-        return App(name, servers=nats_server.url, **options)
+
+@pytest.fixture
+def server() -> Iterator[NATSServer]:
+    """A nats-server of the test's own, to kill, pause and restart."""
+    with NATSServer() as own:
+        yield own
+
+
+@pytest.fixture
+def make_app() -> Callable[..., App]:
+    """Make an app that notices faults quickly; `servers` is a URL or anything with one."""
+
+    def make(servers: Any, name: str = "faulty", **options: Any) -> App:
+        url = getattr(servers, "url", servers)
+        return App(name, servers=url, **{**QUICK, **options})
 
     return make
+
+
+@pytest.fixture
+def run_program(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Program]]:
+    """Starts a script that finds the test's own server in $NATS_URL, if no other is given."""
+    with contextlib.ExitStack() as stack:
+
+        def start(source: str, **environment: str) -> Program:
+            if "NATS_URL" not in environment:
+                environment["NATS_URL"] = request.getfixturevalue("server").url
+            program = Program(source, tmp_path / f"p{time.monotonic_ns()}.py", **environment)
+            stack.callback(program.close)
+            return program
+
+        yield start

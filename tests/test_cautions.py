@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from helpers import Inbox
+from support.inbox import Inbox
 from tidings import App, Group, Stream
 from tidings.cautions import warn_of_declarations
 from tidings.testing import NATSServer
 
-WORDS = "taken literally"
+WORDS = "literally, because"
 
 
 def warnings_of(app: App, caplog: pytest.LogCaptureFixture) -> list[str]:

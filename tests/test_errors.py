@@ -2,15 +2,20 @@
 
 import asyncio
 import builtins
+import inspect
 import re
 import ssl
+from collections.abc import Callable
 from typing import Any
 
+import nats.errors
 import pytest
 
 import tidings
-from tidings import errors
+from support.waits import until
+from tidings import App, errors
 from tidings.protocol.info import read_error
+from tidings.server import NATSServer
 from tidings.transport.dial import Attempt, _connect_error
 from tidings.transport.options import ConnectionOptions
 from tidings.transport.servers import Server
@@ -20,6 +25,7 @@ EVERY = [
     for value in vars(errors).values()
     if isinstance(value, type) and issubclass(value, errors.TidingsError)
 ]
+MakeApp = Callable[..., App]
 SERVERS = ("nats://h:4222",)
 
 
@@ -70,12 +76,12 @@ def test_the_drawn_tree_is_the_tree() -> None:
         (
             errors.PayloadTooLargeError(11, 10),
             {"size": 11, "limit": 10},
-            "11 bytes, headers included, and the server takes 10",
+            "11 bytes, headers included, and the server accepts 10",
         ),
         (
             errors.SubscriptionNotFoundError("7"),
             {"wanted": "7"},
-            "there is no subscription '7' to end",
+            "there is no subscription '7'",
         ),
         (
             errors.ServerStartError("it ended", "port in use"),
@@ -90,7 +96,7 @@ def test_the_drawn_tree_is_the_tree() -> None:
         (errors.AuthError(SERVERS, "no"), {"reason": "no"}, "Check user and password"),
         (errors.TlsError(SERVERS, "no"), {"reason": "no"}, "tls://"),
         (errors.DisconnectedError("flush"), {"call": "flush"}, "flush: the connection to the"),
-        (errors.ConnectionLostError("flush"), {"call": "flush"}, "may have the message, or not"),
+        (errors.ConnectionLostError("flush"), {"call": "flush"}, "may or may not have the message"),
         (
             errors.BufferFullError("publish", 9, 10),
             {"call": "publish", "size": 9, "limit": 10},
@@ -198,3 +204,97 @@ def test_other_words_of_the_server_are_kept_in_a_protocol_error(words: bytes) ->
     error = read_error(words)
     assert type(error) is errors.ProtocolError
     assert str(error) == words.decode("utf-8", "replace").strip("'")
+
+
+# Each error of nats-py, and what stands for it here; "" where what raises it there is replaced here
+# and cannot be reached, with the reason beside it.
+MAPPED = {
+    "Error": "ConnectError",
+    "TimeoutError": "RequestTimeoutError",
+    "NoRespondersError": "NoRespondersError",
+    "StaleConnectionError": "ConnectionLostError",
+    "OutboundBufferLimitError": "BufferFullError",
+    "UnexpectedEOF": "ConnectionLostError",
+    "FlushTimeoutError": "FlushTimeoutError",
+    "ConnectionClosedError": "ConnectionClosedError",
+    "SecureConnRequiredError": "ConnectError",
+    "SecureConnWantedError": "TlsError",
+    "SecureConnFailedError": "TlsError",
+    "BadSubscriptionError": "SubscriptionNotFoundError",
+    "BadSubjectError": "SubjectError",
+    "BadHeaderError": "HeaderError",
+    "SlowConsumerError": "",  # an event and a count: nothing is raised
+    "BadTimeoutError": "ConfigError",
+    "AuthorizationError": "AuthError",
+    "NoServersError": "ConnectError",
+    "JsonParseError": "ConnectError",
+    "MaxPayloadError": "PayloadTooLargeError",
+    "DrainTimeoutError": "DrainTimeoutError",
+    "ConnectionDrainingError": "",  # draining is App's: what is called meanwhile still works
+    "ConnectionReconnectingError": "DisconnectedError",
+    "InvalidUserCredentialsError": "AuthError",
+    "InvalidCallbackTypeError": "ConfigError",
+    "ProtocolError": "ProtocolError",
+    "ServerNotInPoolError": "",  # of choosing a server by hand, which is not offered
+    "NotJSMessageError": "",  # of acknowledgements, which belong to streams
+    "MsgAlreadyAckdError": "",  # as above
+}
+
+
+def of_nats_py() -> set[str]:
+    return {
+        name
+        for name, value in inspect.getmembers(nats.errors, inspect.isclass)
+        if issubclass(value, Exception) and value.__module__ == "nats.errors"
+    }
+
+
+def test_every_error_of_nats_py_has_its_place() -> None:
+    assert of_nats_py() == set(MAPPED)
+
+
+@pytest.mark.parametrize("name", sorted({*MAPPED.values()} - {""}))
+def test_what_stands_for_an_error_of_nats_py_is_an_error_of_tidings(name: str) -> None:
+    assert issubclass(getattr(errors, name), errors.TidingsError)
+    assert name in tidings.__all__
+
+
+async def test_what_the_public_calls_raise_is_never_an_error_of_nats_py(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, pending_size=1000)
+    calls: list[Callable[[], object]] = [
+        lambda: app.publish("numbers", b"x" * 2000),
+        lambda: app.publish("num bers"),
+        lambda: app.publish("numbers", headers={"a b": "c"}),
+        lambda: app.publish("numbers", b"x" * 2_000_000),
+        lambda: app.publish("numbers", force=True),
+        lambda: app.request("numbers", timeout=0.05),
+        lambda: app.request("numbers", timeout=-1),
+        lambda: app.flush(0.05),
+        lambda: app.subscribe_new_subject("a..b", print),
+        lambda: app.unsubscribe_subject("numbers"),
+        lambda: app.unsubscribe_ssid("17"),
+        lambda: app.unsubscribe_ssid("x"),
+    ]
+    raised = set()
+
+    async def try_all() -> None:
+        for call in calls:
+            try:
+                await call()  # type: ignore[misc]  # each is a coroutine function's
+            except errors.TidingsError as error:
+                raised.add(type(error).__name__)
+
+    async with app:
+        await try_all()
+        await asyncio.to_thread(server.kill)
+        await until(lambda: app.stats().connection.state == "reconnecting")
+        await try_all()
+        await asyncio.to_thread(server.restart)
+        client = app.nats._connection
+    await try_all()
+    with pytest.raises(errors.ConnectionClosedError):
+        await client.confirm(1)
+    assert {"SubjectError", "HeaderError", "PayloadTooLargeError", "NoRespondersError"} <= raised
+    assert {"DisconnectedError", "NotStartedError", "SubscriptionNotFoundError"} <= raised

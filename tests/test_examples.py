@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.waits import wait_until
 from tidings import App, ServiceError
 from tidings.testing import NATSServer, TestClient
-from waits import wait_until
 
 if TYPE_CHECKING:
-    from cli_process import Start
-
-pytest_plugins = ["cli_process"]
+    from support.command import Start
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "examples").rglob("*.py"))

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from helpers import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, ConfigError, Group, Middleware, SubjectError
 from tidings.testing import NATSServer
 
@@ -133,7 +134,7 @@ def test_a_bad_subject_or_queue_is_found_where_it_is_written() -> None:
 
 @pytest.mark.parametrize("middleware", [object, 7, Inbox()])
 def test_what_is_no_middleware_is_a_config_error(middleware: Any) -> None:
-    with pytest.raises(ConfigError, match="no Middleware"):
+    with pytest.raises(ConfigError, match="subclasses of Middleware"):
         Group("a", middlewares=[middleware])
 
 

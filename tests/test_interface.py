@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from helpers import PATIENCE, Inbox
+from support.inbox import Inbox
+from support.waits import PATIENCE
 from tidings import App, Middleware, NoRespondersError
 from tidings.testing import NATSServer
 

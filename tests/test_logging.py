@@ -13,7 +13,8 @@ import pydantic
 import pytest
 
 import tidings
-from helpers import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, DebugMiddleware, ServiceError
 from tidings.cli.logs import TextFormatter, json_formatter
 from tidings.errors import ConnectError, JetStreamApiError, ServerStartError, TidingsError

@@ -1,225 +1,29 @@
-"""Shutdown: finish what was started and queued, send the replies, then exit and say how."""
+"""Shutdown: the app finishes what was started and queued, sends the replies, and says what it left.
+
+process/test_signals.py and process/test_stopping.py have the end of a whole process.
+"""
 
 import asyncio
-import contextlib
-import json
-import signal
-import sys
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from helpers import PATIENCE, Inbox, until
-from tidings import App, DrainTimeoutError, NoRespondersError, RequestTimeoutError, ServiceError
-from tidings.testing import NATSServer
-
-SERVICE = """
-import asyncio, json, logging, sys, time
-from tidings import App
-
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-settings = json.loads(sys.argv[1])
-subject, seconds = settings.pop("subject"), settings.pop("seconds")
-kind, concurrency = settings.pop("kind", "async"), settings.pop("concurrency", None)
-app = App("service", **settings)
-
-async def work(msg):
-    await app.publish(f"{subject}.started")
-    await asyncio.sleep(seconds)
-    return msg.data
-
-def work_in_thread(msg):
-    app.publish_sync(f"{subject}.started")
-    time.sleep(seconds)
-    return msg.data
-
-app.listen(subject, concurrency=concurrency)(work if kind == "async" else work_in_thread)
-app.on_shutdown(lambda: print("on_shutdown"))
-app.run()
-print("run returned")
-"""
-
-
-class Service:
-    """A service process, and what it wrote."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.output = ""
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        while line := await self.process.stdout.readline():
-            self.output += line.decode()
-
-    async def says(self, words: str) -> None:
-        await until(lambda: words in self.output or self._reading.done())
-        assert words in self.output
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    async def exit_code(self) -> int:
-        async with asyncio.timeout(PATIENCE):
-            await self._reading
-            return await self.process.wait()
-
-
-@contextlib.asynccontextmanager
-async def service(
-    url: str, subject: str, seconds: float, **settings: Any
-) -> AsyncIterator[Service]:
-    """The service above, listening."""
-    settings |= {"servers": url, "subject": subject, "seconds": seconds}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-u", "-c", SERVICE, json.dumps(settings),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    running = Service(process)
-    try:
-        await running.says("listens" if not settings.get("wait_for_server") else "waiting")
-        yield running
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await running.exit_code()
-
-
-@pytest.fixture
-async def client(nats_server: NATSServer, subject: str) -> AsyncIterator[App]:
-    """Who asks the service, and counts the handlers that it started."""
-    app = App("client", servers=nats_server.url, request_timeout=30)
-    app.state.started = 0
-
-    @app.listen(f"{subject}.started")
-    async def count(msg):
-        app.state.started += 1
-
-    async with app:
-        yield app
-
-
-def ask(client: App, subject: str, numbers: range) -> list[asyncio.Task[Any]]:
-    return [asyncio.create_task(client.request(subject, {"n": n})) for n in numbers]
-
-
-@pytest.mark.parametrize(("kind", "number"), [("async", signal.SIGTERM), ("def", signal.SIGINT)])
-async def test_all_that_was_started_or_queued_is_answered_and_the_exit_is_0(
-    nats_server: NATSServer, client: App, subject: str, kind: str, number: int
-) -> None:
-    async with service(nats_server.url, subject, seconds=0.5, kind=kind) as running:
-        asking = ask(client, subject, range(200))
-        await until(lambda: client.state.started == 100)
-        await client.flush()
-        running.signal(number)
-        answers = await asyncio.gather(*asking)
-        assert await running.exit_code() == 0
-    assert [answer["n"] for answer in answers] == list(range(200))
-    assert client.state.started == 200
-    assert running.output.index("on_shutdown") < running.output.index("run returned")
-
-
-async def ask_until_told(client: App, subject: str) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while True:  # until the service has ended its subscription
-            with contextlib.suppress(RequestTimeoutError):
-                await client.request(subject, timeout=0.01)
-
-
-async def test_who_asks_a_service_that_drains_is_told_at_once_that_nobody_listens(
-    nats_server: NATSServer, client: App, subject: str
-) -> None:
-    async with service(nats_server.url, subject, seconds=0.5) as running:
-        asking = ask(client, subject, range(1))
-        await until(lambda: client.state.started == 1)
-        running.signal(signal.SIGTERM)
-        with pytest.raises(NoRespondersError):
-            await ask_until_told(client, subject)
-        assert not asking[0].done()
-        assert await asking[0] == {"n": 0}
-
-
-async def test_members_of_a_queue_group_come_and_go_and_no_request_is_lost(
-    nats_server: NATSServer, client: App, subject: str
-) -> None:
-    answered, stop = 0, asyncio.Event()
-
-    async def ask_on() -> None:
-        nonlocal answered
-        while not stop.is_set():
-            await client.request(subject, {"n": 1}, timeout=PATIENCE)
-            answered += 1
-
-    settings: Any = {"url": nats_server.url, "subject": subject, "seconds": 0.001, "queue": "q"}
-    async with service(**settings) as first, service(**settings):
-        asking = [asyncio.create_task(ask_on()) for _ in range(20)]
-        await until(lambda: answered > 200)
-        first.signal(signal.SIGTERM)
-        assert await first.exit_code() == 0
-        async with service(**settings) as third:
-            before = answered
-            await until(lambda: answered > before + 200)
-            third.signal(signal.SIGTERM)
-            assert await third.exit_code() == 0
-        stop.set()
-        await asyncio.gather(*asking)
-
-
-@pytest.mark.parametrize("kind", ["async", "def"])
-async def test_past_the_drain_timeout_the_exit_is_1_and_the_abandoned_are_counted(
-    nats_server: NATSServer, client: App, subject: str, kind: str
-) -> None:
-    settings: Any = {"drain_timeout": 0.3, "concurrency": 3, "kind": kind}
-    async with service(nats_server.url, subject, seconds=3600, **settings) as running:
-        for number in range(5):
-            await client.publish(subject, {"n": number})
-        await until(lambda: client.state.started == 3)
-        running.signal(signal.SIGTERM)
-        assert await running.exit_code() == 1
-    assert "drain_timeout of 0.3 s passed: 5 messages abandoned" in running.output
-    assert "run returned" not in running.output
-
-
-@pytest.mark.parametrize(
-    "numbers",
-    [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
+from support.inbox import Inbox
+from support.waits import PATIENCE, until
+from tidings import (
+    App,
+    ConfigError,
+    DrainTimeoutError,
+    RequestTimeoutError,
+    ServiceError,
 )
-async def test_a_second_signal_a_second_later_exits_at_once(
-    nats_server: NATSServer, client: App, subject: str, numbers: tuple[int, int]
-) -> None:
-    settings: Any = {"drain_timeout": 3600}
-    async with service(nats_server.url, subject, seconds=3600, **settings) as running:
-        await client.publish(subject)
-        await until(lambda: client.state.started == 1)
-        running.signal(numbers[0])
-        await running.says("once more to exit at once")
-        await asyncio.sleep(1)
-        running.signal(numbers[1])
-        assert await running.exit_code() == 128 + numbers[1]
-    assert "again: exiting at once" in running.output
+from tidings.server import NATSServer
 
-
-async def test_a_signal_while_the_app_waits_for_its_server_ends_it(subject: str) -> None:
-    url = "nats://127.0.0.1:1"
-    async with service(url, subject, seconds=0, wait_for_server=True) as running:
-        running.signal(signal.SIGTERM)
-        assert await running.exit_code() == 0
-    assert "run returned" in running.output
-
-
-async def test_an_interrupt_in_the_terminal_shows_no_traceback(
-    nats_server: NATSServer, subject: str
-) -> None:
-    async with service(nats_server.url, subject, seconds=0) as running:
-        running.signal(signal.SIGINT)
-        assert await running.exit_code() == 0
-    assert "Traceback" not in running.output
-
-
-# Without a process.
+MakeApp = Callable[..., App]
 
 
 @pytest.fixture
@@ -420,3 +224,261 @@ def test_with_app_raises_what_the_end_raised(nats_server: NATSServer, subject: s
         time.sleep(0.005)
     with pytest.raises(DrainTimeoutError, match="1 messages abandoned"):
         app.__exit__(None, None, None)
+
+
+async def test_what_a_frozen_server_has_not_confirmed_at_the_end_is_counted_in_the_log(
+    server: NATSServer, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(server, drain_timeout=0.5)
+    await app.__aenter__()
+    await asyncio.to_thread(server.pause)
+    for number in range(7):
+        await app.publish("numbers", number)
+    began = time.monotonic()
+    await app.disconnect()
+    assert 0.4 < time.monotonic() - began < 3
+    assert "7 messages possibly lost" in caplog.text
+    await asyncio.to_thread(server.resume)
+
+
+async def test_what_is_unsent_at_the_end_of_an_outage_is_sent_before_the_app_ends(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, drain_timeout=10, reconnect_time_wait=0.05)
+    inbox = Inbox()
+    await app.__aenter__()
+    await asyncio.to_thread(server.kill)
+    await until(lambda: app.stats().connection.state == "reconnecting")
+    for number in range(100):
+        await app.publish("numbers", number)
+    client = app.nats._connection
+    ending = asyncio.create_task(app.disconnect())
+    await until(lambda: not app.is_running)
+    listening = make_app(server, "listening", wait_for_server=True, reconnect_time_wait=0.01)
+    listening.listen("numbers", data_type=int)(inbox)
+    await asyncio.to_thread(server.restart)
+    async with listening:
+        await ending
+    assert client.snapshot().sent == 100
+    # At most once: whoever listens before the app is back gets all of them.
+    assert inbox.got == list(range(100))[100 - len(inbox.got) :]
+
+
+async def test_handlers_that_swallow_their_cancellation_do_not_hold_up_the_end(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, drain_timeout=0.3)
+    released, began = asyncio.Event(), asyncio.Event()
+
+    @app.listen("work")
+    async def work(msg):
+        began.set()
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    await app.__aenter__()
+    await app.publish("work")
+    await began.wait()
+    started = time.monotonic()
+    with pytest.raises(DrainTimeoutError) as caught:
+        await app.disconnect()
+    assert time.monotonic() - started < 3
+    assert caught.value.abandoned == 1
+    released.set()
+
+
+async def test_each_message_is_counted_once_when_the_drain_timeout_passes(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, drain_timeout=0.3, concurrency=4)
+    taken = []
+    stats: list[Any] = []
+
+    @app.listen("work", data_type=int)
+    async def work(msg):
+        taken.append(msg.data)
+        if msg.data == 0:
+            return
+        if msg.data == 1:
+            raise ValueError
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if msg.data == 2:
+                return
+            if msg.data == 3:
+                raise KeyError from None
+            raise
+
+    app.on_shutdown(lambda: stats.append(app.stats().listeners[0]))
+    await app.__aenter__()
+    for number in range(20):
+        await app.publish("work", number)
+    await until(lambda: len(taken) == 6)
+    with pytest.raises(DrainTimeoutError) as caught:
+        await app.disconnect()
+    assert caught.value.abandoned == 18
+    counted = stats[0]
+    assert counted.received == 20
+    assert (counted.handled, counted.failed, counted.abandoned) == (1, 1, 18)
+    assert (counted.pending, counted.running) == (0, 0)
+
+
+async def test_a_shutdown_hook_that_raises_or_never_ends_does_not_hold_up_the_end(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, drain_timeout=0.2)
+    told = []
+
+    @app.on_shutdown
+    def fail():
+        raise ValueError
+
+    @app.on_shutdown
+    async def sleep():
+        told.append("sleeps")
+        await asyncio.sleep(60)
+
+    await app.__aenter__()
+    began = time.monotonic()
+    with pytest.raises(DrainTimeoutError, match=r"on_shutdown: .*sleep .* did not end$"):
+        await app.disconnect()
+    assert time.monotonic() - began < 3
+    assert told == ["sleeps"]
+
+
+async def test_a_server_that_dies_while_the_app_drains_does_not_hold_up_what_was_begun(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, drain_timeout=10)
+    began, released = asyncio.Event(), asyncio.Event()
+    finished = []
+
+    @app.listen("work")
+    async def work(msg):
+        began.set()
+        await released.wait()
+        finished.append(msg)
+
+    await app.__aenter__()
+    await app.publish("work")
+    await began.wait()
+    ending = asyncio.create_task(app.disconnect())
+    await until(lambda: not app.is_running)
+    await asyncio.to_thread(server.kill)
+    await until(lambda: app.stats().connection.state == "reconnecting")
+    released.set()
+    async with asyncio.timeout(3):
+        await ending
+    assert len(finished) == 1
+
+
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+async def test_a_shutdown_hook_that_exits_or_is_cancelled_does_not_keep_the_app_from_ending(
+    server: NATSServer, make_app: MakeApp, kind: type[BaseException]
+) -> None:
+    app = make_app(server)
+    told = []
+
+    @app.on_shutdown
+    async def leave():
+        raise kind
+
+    app.on_shutdown(lambda: told.append("the next hook"))
+    await app.__aenter__()
+    await app.disconnect()
+    assert told == ["the next hook"]
+    assert "idle" in repr(app)
+
+
+async def test_who_waits_for_an_answer_is_told_when_the_drain_timeout_passes(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server, drain_timeout=0.2)
+
+    @app.listen("work", data_type=int, concurrency=2)
+    async def work(msg):
+        await asyncio.sleep(60)
+
+    @app.listen("silent", no_reply=True)
+    async def silent(msg):
+        await asyncio.sleep(60)
+
+    await app.__aenter__()
+    async with make_app(server, request_timeout=60) as asker:
+        asking = [asyncio.create_task(asker.request("work", number)) for number in range(5)]
+        silence = asyncio.create_task(asker.request("silent", timeout=3))
+        await until(lambda: sum(one.received for one in app.stats().listeners) == 6)
+        with pytest.raises(DrainTimeoutError) as caught:
+            await app.disconnect()
+        assert caught.value.abandoned == 6
+        async with asyncio.timeout(PATIENCE):
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+        for answer in answers:
+            assert isinstance(answer, ServiceError)
+            assert (answer.code, answer.service) == (503, "faulty")
+        with pytest.raises(RequestTimeoutError):
+            await silence
+
+
+# Hooks.
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+async def test_a_def_hook_runs_in_a_thread_and_leaves_the_loop_free(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server)
+    release, threads = threading.Event(), []
+
+    @app.on_startup
+    def wait() -> None:
+        threads.append(threading.current_thread())
+        assert release.wait(10)
+
+    starting = asyncio.create_task(app.__aenter__())
+    await until(lambda: threads)  # the loop lives while the hook waits
+    release.set()
+    await starting
+    await app.disconnect()
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_what_a_def_hook_sets_in_context_variables_is_kept(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    app = make_app(server)
+    seen = []
+    app.on_startup(lambda: tenant.set("acme"))
+    app.on_startup(lambda: seen.append(tenant.get()))
+    app.task()(lambda: seen.append(tenant.get()))
+    async with app:
+        await until(lambda: len(seen) == 2)
+        assert tenant.get() == "acme"  # this is the task that started the app
+    assert seen == ["acme", "acme"]
+
+
+@pytest.mark.parametrize("hook", ["on_startup", "on_shutdown"])
+async def test_a_def_hook_that_disconnects_does_not_wait_for_itself(
+    server: NATSServer, make_app: MakeApp, hook: str
+) -> None:
+    app = make_app(server)
+    getattr(app, hook)(app.disconnect_sync)
+    async with asyncio.timeout(3):
+        async with app:
+            pass
+    assert not app.is_running
+
+
+def test_the_drain_timeout_can_be_set_and_is_checked() -> None:
+    app = App("service")
+    app.drain_timeout = 2
+    assert app.drain_timeout == 2
+    for wrong in (0, -1, True, "3", float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="drain_timeout="):
+            app.drain_timeout = wrong  # type: ignore[assignment]  # that is what is tested
+    assert app.drain_timeout == 2

@@ -1,7 +1,7 @@
 """tidings: microservices on NATS. A few decorated functions are a service.
 
-Start with `App`; what it raises is in `tidings.errors`, and the tests' own server in
-`tidings.testing`.
+Start with `App`. The errors are in `tidings.errors`, and `tidings.testing` has a client and a
+server for tests.
 """
 
 from tidings.app import App

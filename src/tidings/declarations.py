@@ -1,4 +1,5 @@
-"""Declarations: listeners and tasks as they are written down. Group: some, under a prefix."""
+"""Declarations: the decorators that declare handlers and tasks. Group: declarations in another
+module, with a common prefix."""
 
 from __future__ import annotations
 
@@ -40,31 +41,34 @@ class Declarations:
         pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
         timeout: float | None = None,
     ) -> Callable[[F], F]:
-        """Subscribe; the decorated function runs for every message.
+        """Subscribe to a subject. The decorated function runs for every message.
 
-        If the message is a request, the value it returns is the reply; None sends no reply. `def`
-        functions run in worker threads.
+        If the message is a request, the return value of the function is the reply. None sends no
+        reply. `def` functions run in worker threads.
 
         Args:
-            subject: the subject or subjects, wildcards (`*`, `>`) allowed.
-            queue: the queue group to join: one of its members gets each message. "" for none, so
-                that every instance of the service handles every message. Where None, the listener
-                has a group of its own: one instance of the service handles each message, and every
-                other listener still gets it.
-            data_type: what `msg.data` is decoded into: dict (the default), list, str, bytes, any
-                type that msgspec validates, a pydantic model, another callable, or one of the names
-                "json", "dict", "list", "str", "bytes". `Message[T]` in the signature says the same.
-            concurrency: handlers at work at a time; the app's where None, 1 keeps strict order.
-            no_reply: never answer, errors included.
-            pending_msgs_limit: messages that may wait; past it the newest is dropped and counted.
-            pending_bytes_limit: bytes that may wait.
-            timeout: seconds that one run may take; None for no limit. Then an `async def` handler
-                is cancelled, and a requester gets error 504. A `def` handler cannot be stopped: it
-                keeps its place until it returns.
+            subject: the subject or subjects. They may contain wildcards (`*`, `>`).
+            queue: the queue group to join. One member of a group gets each message. With "", there
+                is no group: every instance of the service handles every message. With None, the
+                listener has its own group: one instance of the service handles each message, and
+                other listeners still get it too.
+            data_type: the type of `msg.data`: dict (the default), list, str, bytes, any type that
+                msgspec validates, a pydantic model, another callable, or one of the names "json",
+                "dict", "list", "str" and "bytes". `Message[T]` in the signature has the same
+                effect.
+            concurrency: the largest number of messages that are handled at the same time; 1 keeps
+                strict order. None uses the concurrency of the app.
+            no_reply: whether to never answer, not even with an error.
+            pending_msgs_limit: the largest number of messages that may wait. Beyond it, new
+                messages are dropped and counted.
+            pending_bytes_limit: the largest number of bytes that may wait.
+            timeout: the limit of one run in seconds; None for no limit. After it, an `async def`
+                handler is cancelled, and a requester gets error 504. A `def` handler cannot be
+                stopped: it occupies its worker until it returns.
 
         Raises:
-            SubjectError: a subject or queue group that NATS does not allow.
-            ConfigError: a handler that does not take one argument, or a bad option.
+            SubjectError: if NATS does not allow a subject or the queue group.
+            ConfigError: if the handler does not take one argument, or if an option is wrong.
 
         Example:
             ```python
@@ -117,46 +121,52 @@ class Declarations:
         start: str | int | None = None,
         timeout: float | None = None,
     ) -> Callable[[F], F]:
-        """Consume a stream; the decorated function runs at least once for every message.
+        """Consume a stream. The decorated function runs at least once for every message.
 
-        A message is acknowledged when the function is done, never before. When it raises, the
-        message is delivered again after the backoff; `Retry(delay)` says when, `Reject(reason)`
-        says never. While it runs, the server is told that it does. It may run twice for one
-        message: after a crash, or when an acknowledgement is lost.
+        A message is acknowledged after the function has returned. If the function raises, the
+        message is delivered again after the backoff. To choose the delay, raise `Retry(delay)`; to
+        give up on the message, raise `Reject(reason)`. While the function runs, tidings tells the
+        server to wait. The function may run twice for one message after a crash, or when an
+        acknowledgement is lost.
 
         Args:
             stream: the stream's name.
-            durable: the consumer's name. Instances share it, and it outlives them. None derives
-                a name from the service and the function: instances share it too, and it ends with
-                the last of them.
-            subject: only messages of this subject, wildcards allowed. None for all, or for the
-                filter that an existing consumer has.
-            data_type: as in `listen`; a body that does not decode is a dead letter at once.
-            concurrency: handlers at work at a time; never more messages are fetched than these.
-            ack_wait: seconds after which the server delivers again what it heard nothing of. None
-                for what an existing consumer has, or the server's default of 30.
-            max_deliver: deliveries after which a message is given up; None for no limit but that of
-                an existing consumer. It requires `dead_letter`.
-            backoff: seconds before each redelivery; the last one for all further. None for those
-                of an existing consumer, or 1 second.
-            dead_letter: the subject for messages that are given up; a stream must take it. `DROP`
-                drops them: each is logged and counted.
-            double_ack: wait for the server's word that it has the acknowledgement.
-            manual_ack: the function acknowledges itself: `msg.ack()`, `nak()`, `term()`.
-            ordered: follow the stream in order, ephemeral, without acknowledgements.
-            batch: hand the function a list of up to so many messages.
-            batch_timeout: seconds to wait for a batch to fill.
-            start: where a new consumer begins: "all", "new", "last", or a sequence; None for
+            durable: the consumer's name. All instances share the consumer, and it exists longer
+                than they do. With None, the name is derived from the service and the function: all
+                instances share the consumer, and the server deletes it after the last one ended.
+            subject: the subject of the messages to consume. It may contain wildcards. With None,
+                an existing consumer keeps its filter, and a new one gets all messages.
+            data_type: as in `listen`. A body that cannot be decoded becomes a dead letter at once.
+            concurrency: the largest number of messages that are handled at the same time. tidings
+                fetches no more messages than this.
+            ack_wait: seconds without an acknowledgement or a sign of progress until the server
+                delivers a message again. With None, an existing consumer keeps its value, and a new
+                one gets the server's default of 30.
+            max_deliver: the number of deliveries after which a message is given up. It requires
+                `dead_letter`. With None, an existing consumer keeps its value, and a new one has no
+                limit.
+            backoff: seconds before each redelivery. The last value is used for all further ones.
+                With None, an existing consumer keeps its values, and a new one waits for 1 second.
+            dead_letter: the subject for messages that are given up. A stream must store it. `DROP`
+                drops these messages; each is logged and counted.
+            double_ack: whether to wait until the server confirms each acknowledgement.
+            manual_ack: whether the function acknowledges messages itself: `msg.ack()`, `nak()`,
+                `term()`.
+            ordered: whether to read the stream in order, with a temporary consumer and without
+                acknowledgements.
+            batch: the largest number of messages in a batch. The function then gets a list.
+            batch_timeout: seconds to wait until a batch is full.
+            start: the start of a new consumer: "all", "new", "last" or a sequence. None means
                 "all".
-            timeout: seconds that one run may take; None for no limit. Past it the run has failed:
-                an `async def` function is cancelled, and the message is delivered again. A `def`
-                function cannot be stopped: it keeps its place until it returns, and the message is
-                delivered again meanwhile.
+            timeout: the limit of one run in seconds; None for no limit. A longer run has failed: an
+                `async def` function is cancelled, and the message is delivered again. A `def`
+                function cannot be stopped: it occupies its worker until it returns, and the message
+                may be delivered again before that.
 
         Raises:
-            ConfigError: an option is wrong, two options contradict each other, or another consumer
-                of the app has the same stream and durable name.
-            SubjectError: a subject is not valid.
+            ConfigError: if an option is wrong, if two options contradict each other, or if another
+                consumer of the app has the same stream and durable name.
+            SubjectError: if NATS does not allow a subject.
 
         Example:
             ```python
@@ -203,23 +213,23 @@ class Declarations:
         initial: bool = True,
         timeout: float | None = None,
     ) -> Callable[[F], F]:
-        """Watch a key-value bucket; the decorated function runs for each entry, in order.
+        """Watch a key-value bucket. The decorated function runs for each entry, in order.
 
-        First come the entries that are there, deletions among them, then every change, one after
-        another. When the function raises, that is logged and counted, and the next entry follows.
+        It first gets the existing entries, including deletions, and then every change, one after
+        another. If it raises, tidings logs and counts the error, and the next entry follows.
 
         Args:
-            bucket: the bucket's name; one that the app declares, or that is there at start.
-            keys: only keys of this pattern, as "user.*".
-            data_type: the type of `entry.value`; where None that of the signature,
-                `entry: Entry[T]`, else that of the declared bucket, else dict.
-            initial: begin with what is there; False for changes only.
-            timeout: seconds that one run may take, as in `listen`; None for no limit. The next
+            bucket: the bucket's name. The app declares the bucket, or it exists at the start.
+            keys: the pattern of the keys to watch, such as "user.*".
+            data_type: the type of `entry.value`. None uses the type in the signature,
+                `entry: Entry[T]`, else the type of the declared bucket, else dict.
+            initial: whether to start with the existing entries; False for changes only.
+            timeout: the limit of one run in seconds, as in `listen`; None for no limit. The next
                 entry follows when the run has ended.
 
         Raises:
-            ConfigError: a bad option.
-            SubjectError: a pattern that NATS does not allow.
+            ConfigError: if an option is wrong.
+            SubjectError: if NATS does not allow the pattern.
 
         Example:
             ```python
@@ -253,18 +263,20 @@ class Declarations:
     ) -> Callable[[F], F]:
         """Run the decorated function once at start, or at an interval.
 
-        Timing is from start to start; a run that overruns is followed at once, never overlapped,
-        never caught up. A run that raises is logged and counted, and the next one happens. `def`
-        functions run in a worker thread. Tasks are cancelled at shutdown.
+        If a run takes longer than the interval, the next one starts immediately after it. Runs
+        never overlap, and missed runs are not repeated. If a run raises, tidings logs and counts
+        the error, and the next run takes place. `def` functions run in a worker thread. Tasks are
+        cancelled at shutdown.
 
         Args:
-            interval: seconds; None to run once.
-            timeout: seconds that one run may take; None for no limit. Past it an `async def`
+            interval: seconds from the start of one run to the start of the next; None to run once.
+            timeout: the limit of one run in seconds; None for no limit. After it, an `async def`
                 function is cancelled, and the run has failed. A `def` function cannot be stopped:
                 the next run waits for its end.
 
         Raises:
-            ConfigError: an interval or a timeout of 0 or less, or a function that takes arguments.
+            ConfigError: if the interval or the timeout is not a positive number, or if the function
+                takes arguments.
 
         Example:
             ```python
@@ -284,7 +296,7 @@ class Declarations:
         return declare
 
     def _declaring(self, call: str) -> None:
-        """Raise where it is too late to declare."""
+        """Raise ConfigError if it is too late for a declaration."""
 
     def _add_listener(self, spec: ListenerSpec) -> None:
         self._declaring("listen")
@@ -305,18 +317,19 @@ class Declarations:
 
 
 class Group(Declarations):
-    """Listeners and tasks written in another module, added to an app by `App.include`.
+    """Handlers and tasks that are declared in another module. `App.include` adds them to an app.
 
     Args:
-        prefix: first tokens of the subjects of its listeners, "" for none.
-        queue: first word of the queue groups of those listeners that name none: `orders` gives
-            `orders.<handler>`. "" for no groups; the app's `queue` where None.
-        middlewares: middlewares around those listeners only, inside the app's; classes or
-            instances.
+        prefix: the first tokens of the subjects of its listeners; "" for none.
+        queue: the first word of the queue groups of listeners that set none: `orders` gives
+            `orders.<handler>`. "" for no groups; None for the app's `queue`.
+        middlewares: middlewares, as classes or instances, around the handlers of this group only.
+            They run inside those of the app.
 
     Raises:
-        SubjectError: a prefix that is no subject, or ends with `>`; a bad queue group.
-        ConfigError: a middleware that is none, or with a hook that would not run.
+        SubjectError: if the prefix is not a subject or ends with `>`, or if NATS does not allow the
+            queue group.
+        ConfigError: if a middleware is not a Middleware, or has a hook that would not run.
 
     Example:
         ```python
@@ -352,21 +365,24 @@ class Group(Declarations):
         self._included = False
 
     def include_done(self) -> None:
-        """Take no more declarations: an app has those that there are."""
+        """Accept no more declarations, because an app has included the group."""
         self._included = True
 
     def _declaring(self, call: str) -> None:
         if self._included:
-            raise ConfigError(f"{call}: the group is in an app already; declare, then include it")
+            raise ConfigError(
+                f"{call}: an app has already included this group. Declare everything before "
+                f"app.include(...)"
+            )
 
     @property
     def listeners(self) -> tuple[ListenerSpec, ...]:
-        """Its listeners, as an app takes them."""
+        """The group's listeners, with its prefix, queue and middlewares."""
         return tuple(map(self._placed, self._listener_specs))
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
-        """Its stream consumers; `subject` of each stands as it is, without the prefix."""
+        """The group's stream consumers. The prefix does not apply to their subjects."""
         return tuple(
             msgspec.structs.replace(spec, middlewares=self._middlewares)
             for spec in self._consumer_specs
@@ -374,7 +390,7 @@ class Group(Declarations):
 
     @property
     def watches(self) -> tuple[WatchSpec, ...]:
-        """Its watches; the bucket and keys of each stand as they are, without the prefix."""
+        """The group's watches. The prefix does not apply to their buckets and keys."""
         return tuple(
             msgspec.structs.replace(spec, middlewares=self._middlewares)
             for spec in self._watch_specs
@@ -382,7 +398,7 @@ class Group(Declarations):
 
     @property
     def tasks(self) -> tuple[TaskSpec, ...]:
-        """Its tasks."""
+        """The group's tasks."""
         return tuple(self._task_specs)
 
     def _placed(self, spec: ListenerSpec) -> ListenerSpec:
@@ -407,11 +423,11 @@ def _delays(backoff: Any) -> tuple[float, ...] | None:
 def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
     made = middleware() if isinstance(middleware, type) else middleware
     if not isinstance(made, Middleware):
-        raise ConfigError(f"{middleware!r} is no Middleware")
+        raise ConfigError(f"middlewares must contain subclasses of Middleware, got {middleware!r}")
     check_hooks(type(made), Middleware)
     check_instance(made)
     return made
 
 
 def _nothing() -> None:
-    """A function to check the options with, before the decorator gets the real one."""
+    """A function that stands in while the options are checked, before the decorator runs."""

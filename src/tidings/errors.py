@@ -1,55 +1,55 @@
-"""Every error that tidings raises. Each says what to do next, and carries what it knows as fields.
+"""Every error that tidings raises. Each message says what to do; details are in attributes.
 
 TidingsError
-  ConfigError                  a wrong use, found when it is written down (also a ValueError)
+  ConfigError                  a wrong option, handler or declaration (also a ValueError)
     MissingExtraError          an optional dependency is not installed (also an ImportError)
   LoopThreadError              a blocking call on the event loop's own thread
-  WrongLoopError               a call in another event loop than the app's
+  WrongLoopError               a call in an event loop that is not the app's
   NotStartedError              a call that needs a running app
-    ForkedError                a call in a process forked from the one in which the app runs
+    ForkedError                a call in a process that was forked while the app ran
   SubjectError                 a bad subject, pattern or queue group (also a ValueError)
   HeaderError                  a header that cannot be sent (also a ValueError)
-  EncodeError                  a value that does not become a body (also a TypeError)
-  DecodeError                  a body that does not become the wanted type (also a ValueError)
+  EncodeError                  a value that cannot be encoded as a body (also a TypeError)
+  DecodeError                  a body that is not of the expected type (also a ValueError)
   PayloadTooLargeError         body and headers exceed the server's max_payload (also a ValueError)
-  SubscriptionNotFoundError    no subscription has that subject or ID (also a LookupError)
+  SubscriptionNotFoundError    no subscription has this subject or ID (also a LookupError)
   ServerStartError             the embedded nats-server did not start
-  TransportError               base of what goes wrong between here and the server
+  TransportError               base of all failures of the connection to the server
     ConnectError               no server could be reached
       AuthError                the server refused the credentials
-      TlsError                 no secure connection could be had
-    DisconnectedError          the call needs the server now, and it is away
-      ConnectionLostError      the connection dropped under a request or a flush
-      BufferFullError          the bounded outgoing buffer is full
-    ConnectionClosedError      the connection was closed for good
-    SubjectPermissionError     the server forbids the subject to this user
-    SubscriptionLimitError     the server takes no more subscriptions of this user
-    ProtocolError              the server refused the protocol spoken to it
+      TlsError                 the TLS connection could not be established
+    DisconnectedError          the call needs a connection, and the connection is down
+      ConnectionLostError      the connection dropped during a request or a flush
+      BufferFullError          the outgoing buffer is full
+    ConnectionClosedError      the connection is closed and will not be reopened
+    SubjectPermissionError     the user has no permission for the subject
+    SubscriptionLimitError     the server accepts no more subscriptions from this user
+    ProtocolError              the server reported a violation of the protocol
     FlushTimeoutError          the server did not confirm in time (also a TimeoutError)
   SlowConsumerError            a listener's queue is full, and it drops messages
-  LoopTimeoutError             the app's event loop did no work in time (also a TimeoutError)
+  LoopTimeoutError             a call from another thread timed out (also a TimeoutError)
   HandlerTimeoutError          a handler ran for longer than its timeout= (also a TimeoutError)
   ThreadStartError             the system refused to start a thread (also a RuntimeError)
   DrainTimeoutError            work was abandoned at shutdown (also a TimeoutError)
-  RequestError                 a request that has no answer
+  RequestError                 base of all failures of a request
     RequestTimeoutError        no reply within the timeout (also a TimeoutError)
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
-    StreamAnsweredError        a stream stored the request, and acknowledged it
+    StreamAnsweredError        a stream stored the request and answered it
   JetStreamError               base of everything that JetStream calls raise
     JetStreamApiError          the server refused a call, with a code
-      WrongSequenceError       an expected sequence was not met: someone else wrote first
-        WrongRevisionError     the same of a key in a bucket
-          KeyExistsError       the key to create has a value
-    JetStreamUnavailableError  no JetStream answers
-    NoStreamError              no stream takes the subject; nothing was stored
+      WrongSequenceError       the last sequence is not the expected one
+        WrongRevisionError     the revision of a key is not the expected one
+          KeyExistsError       the key to create already has a value
+    JetStreamUnavailableError  JetStream does not answer
+    NoStreamError              no stream stores the subject (nothing was stored)
     PublishTimeoutError        a publish was not acknowledged in time (also a TimeoutError)
-    StreamChangeError          a declared stream cannot be created or changed as declared
+    StreamChangeError          a declared stream cannot be created or changed
     BucketChangeError          a declared bucket differs from the one on the server
     BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
     KeyNotFoundError           no such key in the bucket (also a LookupError)
     ObjectNotFoundError        no such object in the store (also a LookupError)
-    DigestError                what was read of an object is not what was stored
+    DigestError                an object's content differs from what was stored
     RedriveError               a dead letter does not match the message that it stands for
 """
 
@@ -60,7 +60,7 @@ from typing import Any
 from tidings.error_codes import ErrorCode
 from tidings.text import printable
 
-# Characters of another service's description that an error's text shows.
+# An error's text shows at most this many characters of another service's description.
 MAX_SHOWN = 500
 
 
@@ -70,10 +70,10 @@ def _clipped(text: object) -> str:
 
 
 class TidingsError(Exception):
-    """Base of every error raised by tidings.
+    """Base class of every error that tidings raises.
 
-    Its text is safe to log and to print: control characters, line breaks among them, are escaped
-    in it. The fields hold what came as it came.
+    The text is safe to log and to print: control characters, including line breaks, are escaped.
+    The attributes hold the original values.
     """
 
     def __str__(self) -> str:
@@ -81,7 +81,8 @@ class TidingsError(Exception):
 
 
 class ConfigError(TidingsError, ValueError):
-    """A wrong option, handler or declaration. Raised where it is written, before anything runs."""
+    """An option, handler or declaration is wrong. Raised at the line of the declaration, before
+    anything runs."""
 
 
 class MissingExtraError(ConfigError, ImportError):
@@ -89,7 +90,7 @@ class MissingExtraError(ConfigError, ImportError):
 
     Attributes:
         extra: the extra to install, as in ``pip install 'tidings[extra]'``.
-        what: what needs it.
+        what: the feature that needs it.
     """
 
     def __init__(self, extra: str, what: str) -> None:
@@ -103,7 +104,7 @@ class LoopThreadError(TidingsError):
 
     Attributes:
         call: the blocking call.
-        instead: what to write in its place.
+        instead: the code to write instead.
     """
 
     def __init__(self, call: str, instead: str) -> None:
@@ -116,12 +117,12 @@ class LoopThreadError(TidingsError):
 
 
 class WrongLoopError(TidingsError):
-    """A call was made in another event loop than the one in which the app runs.
+    """A call was made in an event loop that is not the one in which the app runs.
 
     Attributes:
         call: the call that was made.
-        instead: the call to make in its place; "" where the app's loop ran in this same thread, so
-            that there is none.
+        instead: the call to make instead; "" if there is none, because the app's loop belongs to
+            this same thread.
     """
 
     def __init__(self, call: str, instead: str) -> None:
@@ -131,9 +132,9 @@ class WrongLoopError(TidingsError):
             advice = f"Use `{instead}` in this thread."
         else:
             advice = (
-                "That loop does not run while this one does: await the app's calls in the loop "
-                "that started it, or start it with `with app:`, which gives it a thread of its "
-                "own, and use the calls that end in _sync."
+                "The app's loop cannot run while this one runs. Await the app's calls in the loop "
+                "that started the app. Or start the app with `with app:`, which gives it its own "
+                "thread, and use the calls that end in _sync."
             )
         super().__init__(
             f"{call} was called in another event loop than the app's; nothing was sent. {advice}"
@@ -156,10 +157,10 @@ class NotStartedError(TidingsError):
 
 
 class ForkedError(NotStartedError):
-    """The call was made in a process that was forked from the one in which the app runs.
+    """The call was made in a process that was forked while the app ran.
 
-    The app's connection and its event loop stay with the parent. The same app can be started in
-    the child.
+    The app's connection and event loop stay with the parent process. The child can start the same
+    app for itself.
 
     Attributes:
         call: the call that was made.
@@ -168,36 +169,37 @@ class ForkedError(NotStartedError):
     def __init__(self, call: str) -> None:
         super().__init__(call)
         text = (
-            f"{call}() in a process that was forked while the app ran: the connection stays with "
-            "the parent. Start the app in the child, after the fork: `with app:`, or "
-            "`app.__enter__()` in a hook such as gunicorn's post_fork"
+            f"{call}() was called in a process that was forked while the app ran. The connection "
+            "stays with the parent. Start the app in the child after the fork: use `with app:`, "
+            "or call `app.__enter__()` in a hook such as gunicorn's post_fork"
         )
         self.args = (text,)
 
 
 class LoopTimeoutError(TidingsError, TimeoutError):
     """A call from another thread did not end in time, for example because a handler blocks the
-    app's event loop. It was cancelled, and may have been done in part.
+    app's event loop. tidings cancelled the call; part of it may have been done.
 
     Attributes:
         call: the call that was made.
-        timeout: seconds waited.
+        timeout: the timeout in seconds.
     """
 
     def __init__(self, call: str, timeout: float) -> None:
         self.call = call
         self.timeout = timeout
         super().__init__(
-            f"{call}() did not end within {timeout:g} s; it was cancelled and may have been done "
-            f"in part. If the log names a handler that blocks the event loop, make it a plain `def`"
+            f"{call}() did not end within {timeout:g} s. It was cancelled; part of it may have "
+            f"been done. If the log names a handler that blocks the event loop, make it a plain "
+            f"`def`"
         )
 
 
 class SubjectError(TidingsError, ValueError):
-    """A subject, a subscription's pattern or a queue group that NATS does not allow.
+    """NATS does not allow this subject, subscription pattern or queue group.
 
     Attributes:
-        subject: what was given.
+        subject: the value that was passed.
         reason: what is wrong with it.
     """
 
@@ -211,7 +213,7 @@ class SubjectError(TidingsError, ValueError):
 
 
 class HeaderError(TidingsError, ValueError):
-    """A header name or value that cannot be put on the wire.
+    """A header's name or value cannot be sent.
 
     Attributes:
         name: the header's name.
@@ -225,7 +227,7 @@ class HeaderError(TidingsError, ValueError):
 
 
 class EncodeError(TidingsError, TypeError):
-    """A value that cannot become a message's body.
+    """A value cannot be encoded as the body of a message.
 
     Attributes:
         type: the type of the value.
@@ -237,14 +239,14 @@ class EncodeError(TidingsError, TypeError):
 
 
 class DecodeError(TidingsError, ValueError):
-    """A body that cannot become the wanted type.
+    """A body cannot be decoded to the expected type.
 
-    Its text never holds a value of the body, so it can be logged.
+    The text never contains a value of the body, so it is safe to log.
 
     Attributes:
-        wanted: the name of the type.
-        reason: what is wrong with the body: the kind of the fault and the path to it.
-        subject: the subject of the request, where the body is its answer; "" otherwise.
+        wanted: the name of the expected type.
+        reason: what is wrong with the body, and the path to the wrong part.
+        subject: the subject of the request if the body is the reply to one, else "".
     """
 
     def __init__(self, wanted: str, reason: str, *, subject: str = "") -> None:
@@ -255,10 +257,10 @@ class DecodeError(TidingsError, ValueError):
 
 
 class PayloadTooLargeError(TidingsError, ValueError):
-    """Body and headers together exceed what the server accepts; nothing was sent.
+    """Body and headers together exceed the limit of the server. Nothing was sent.
 
     Attributes:
-        size: bytes of body and headers.
+        size: size of body and headers in bytes.
         limit: the server's ``max_payload`` in bytes.
     """
 
@@ -266,13 +268,13 @@ class PayloadTooLargeError(TidingsError, ValueError):
         self.size = size
         self.limit = limit
         super().__init__(
-            f"the message has {size} bytes, headers included, and the server takes {limit}: "
-            f"send it in parts, or raise max_payload in the server's configuration"
+            f"the message has {size} bytes, headers included, and the server accepts {limit}. "
+            f"Send it in parts, or raise max_payload in the server's configuration"
         )
 
 
 class SubscriptionNotFoundError(TidingsError, LookupError):
-    """No subscription of this app has that subject or ID.
+    """No subscription of this app has this subject or ID.
 
     Attributes:
         wanted: the subject or the ID.
@@ -280,14 +282,14 @@ class SubscriptionNotFoundError(TidingsError, LookupError):
 
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
-        super().__init__(f"there is no subscription {wanted!r} to end")
+        super().__init__(f"there is no subscription {wanted!r}")
 
 
 class ServerStartError(TidingsError):
     """The embedded nats-server did not become ready.
 
     Attributes:
-        output: the server's own last words.
+        output: the last lines that the server wrote.
     """
 
     def __init__(self, reason: str, output: str = "") -> None:
@@ -299,18 +301,18 @@ class ServerStartError(TidingsError):
 
 
 class TransportError(TidingsError):
-    """Base of what goes wrong between this process and the server."""
+    """Base class of all failures of the connection to the server."""
 
 
 class ConnectError(TransportError):
     """No server could be reached.
 
     Attributes:
-        servers: the URLs tried, without passwords.
-        reason: the last cause.
+        servers: the URLs that were tried, without passwords.
+        reason: why the last attempt failed.
     """
 
-    hint = "Is nats-server running there? `tidings run module:app --dev` brings its own."
+    hint = "Is nats-server running there? `tidings run module:app --dev` starts one for you."
 
     def __init__(self, servers: tuple[str, ...], reason: str) -> None:
         self.servers = servers
@@ -319,19 +321,23 @@ class ConnectError(TransportError):
 
 
 class AuthError(ConnectError):
-    """The server refused the credentials, or wants some."""
+    """The server refused the credentials, or it requires credentials and none were given."""
 
     hint = "Check user and password, token, credentials or nkey_seed."
 
 
 class TlsError(ConnectError):
-    """A secure connection was wanted and could not be had. No credential was sent."""
+    """The TLS connection could not be established. No credentials were sent."""
 
-    hint = "Check the scheme (tls://) and the `tls` context: its CA, and the server's name."
+    hint = "Check the scheme (tls://), the CA of the `tls` context and the server's name."
 
 
 class DisconnectedError(TransportError):
-    """The call needs the server now, and the connection is down. Reconnecting goes on."""
+    """The call needs a connection, and the connection is down. The app keeps reconnecting.
+
+    Attributes:
+        call: the call that was made.
+    """
 
     def __init__(self, call: str) -> None:
         self.call = call
@@ -339,31 +345,36 @@ class DisconnectedError(TransportError):
 
 
 class ConnectionLostError(DisconnectedError):
-    """The connection dropped before the server had answered: it may have the message, or not."""
+    """The connection dropped before the server answered. The server may or may not have the
+    message."""
 
     def __init__(self, call: str) -> None:
         super().__init__(call)
-        self.args = (f"{call}: the connection was lost; the server may have the message, or not",)
+        self.args = (
+            f"{call}: the connection was lost; the server may or may not have the message",
+        )
 
 
 class BufferFullError(DisconnectedError):
-    """The outgoing buffer has reached its bound; this message was not taken.
+    """The outgoing buffer is full. This message was not sent.
 
     Attributes:
+        call: the call that was made.
         size: bytes in the buffer.
-        limit: its bound in bytes (``App(pending_size=)``).
+        limit: the largest size of the buffer in bytes (``App(pending_size=)``).
     """
 
     def __init__(self, call: str, size: int, limit: int) -> None:
         super().__init__(call)
         self.size = size
         self.limit = limit
-        text = f"{size} bytes wait to be sent, and the bound is {limit} (App(pending_size=))"
-        self.args = (f"{call}: {text}; the message was not taken",)
+        text = f"{size} bytes wait to be sent, and the limit is {limit} (App(pending_size=))"
+        self.args = (f"{call}: {text}; the message was not sent",)
 
 
 class ConnectionClosedError(TransportError):
-    """The connection is closed for good: the app was disconnected, or gave up reconnecting.
+    """The connection is closed and will not be reopened: the app disconnected, or it gave up
+    reconnecting.
 
     Attributes:
         call: the call that was made.
@@ -375,12 +386,12 @@ class ConnectionClosedError(TransportError):
 
 
 class SubjectPermissionError(TransportError):
-    """The server does not permit this user the subject.
+    """The user has no permission for the subject.
 
     Attributes:
         operation: "publish" or "subscription".
         subject: the subject, as the server names it.
-        queue: the queue group of the subscription, "" for none.
+        queue: the queue group of the subscription; "" if it has none.
     """
 
     def __init__(self, operation: str, subject: str, queue: str = "") -> None:
@@ -389,17 +400,17 @@ class SubjectPermissionError(TransportError):
         self.queue = queue
         group = f" in queue group {queue!r}" if queue else ""
         super().__init__(
-            f"the server denies {operation} to {subject!r}{group}: "
-            "check the permissions of this user"
+            f"the server denies {operation} to {subject!r}{group}. "
+            "Check the permissions of this user"
         )
 
 
 class SubscriptionLimitError(TransportError):
-    """The server takes no more subscriptions of this connection, user or account.
+    """The connection, user or account has reached its limit of subscriptions.
 
     Attributes:
-        reason: the server's words.
-        subject: the subject of the subscription that it refused, "" where that is not known.
+        reason: the error message of the server.
+        subject: the subject of the refused subscription; "" if it is not known.
     """
 
     def __init__(self, reason: str, subject: str = "") -> None:
@@ -407,20 +418,21 @@ class SubscriptionLimitError(TransportError):
         self.subject = subject
         what = f"the subscription to {subject!r}" if subject else "a subscription"
         super().__init__(
-            f"the server refused {what}: {reason}; raise max_subscriptions in its configuration, "
-            f"or the limit of this user or account"
+            f"the server refused {what}: {reason}. Raise max_subscriptions in the server's "
+            f"configuration, or the limit of this user or account"
         )
 
 
 class ProtocolError(TransportError):
-    """The server ended the connection over the protocol, in its own words."""
+    """The server closed the connection because of a violation of the protocol. The text is the
+    error message of the server."""
 
 
 class FlushTimeoutError(TransportError, TimeoutError):
-    """The server did not confirm what was sent in time.
+    """The server did not confirm in time that it has received everything.
 
     Attributes:
-        timeout: seconds waited.
+        timeout: the timeout in seconds.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -429,13 +441,14 @@ class FlushTimeoutError(TransportError, TimeoutError):
 
 
 class SlowConsumerError(TidingsError):
-    """A listener's queue is full, and it drops messages: the error of `slow_consumer` events.
+    """A listener's queue is full, and the listener drops messages. The `slow_consumer` event
+    carries this error.
 
     Attributes:
         listener: the handler's name.
-        subject: the subject of a message that was dropped.
-        dropped: messages that this listener has dropped, in all.
-        pending: messages in its queue.
+        subject: the subject of a dropped message.
+        dropped: number of messages that this listener has dropped since it started.
+        pending: number of messages in the queue.
     """
 
     def __init__(self, listener: str, subject: str, dropped: int, pending: int) -> None:
@@ -445,23 +458,25 @@ class SlowConsumerError(TidingsError):
         self.pending = pending
         super().__init__(
             f"{listener} is a slow consumer: it drops messages on {subject!r} "
-            f"({dropped} dropped in all, {pending} wait)"
+            f"({dropped} dropped in total, {pending} pending)"
         )
 
 
 class HandlerTimeoutError(TidingsError, TimeoutError):
-    """A handler, or a task, ran for longer than its `timeout=`. It is logged and counted; the
-    requester gets a ServiceError with code 504, and a stream delivers the message again.
+    """A handler or task ran for longer than its `timeout=`.
+
+    tidings logs and counts it. The requester gets a ServiceError with code 504. A stream delivers
+    the message again.
 
     Attributes:
         handler: the handler's name.
-        timeout: its limit, in seconds.
+        timeout: the timeout in seconds.
     """
 
     def __init__(self, handler: str, timeout: float, rest: Any = None) -> None:
         self.handler = handler
         self.timeout = timeout
-        self.rest = rest  # the task that still runs, for the worker
+        self.rest = rest  # the task that still runs; the worker waits for it
         super().__init__(
             f"{handler} ran for longer than its timeout of {timeout:g} s. Find out what it waits "
             f"for, or raise timeout="
@@ -472,26 +487,27 @@ class ThreadStartError(TidingsError, RuntimeError):
     """The system refused to start a thread, for a `def` handler or for the app itself.
 
     Attributes:
-        purpose: what the thread was for.
-        reason: what the system said.
+        purpose: the purpose of the thread.
+        reason: the error message of the system.
     """
 
     def __init__(self, purpose: str, reason: str) -> None:
         self.purpose = purpose
         self.reason = reason
         super().__init__(
-            f"no thread for {purpose}: {reason}. Raise the limit of threads (`ulimit -u`, the pids "
-            f"limit of the container), or use fewer: a lower concurrency=, `async def` handlers"
+            f"cannot start a thread for {purpose}: {reason}. Raise the limit of threads "
+            f"(`ulimit -u`, or the pids limit of the container), or use fewer threads: lower "
+            f"concurrency=, or write `async def` handlers"
         )
 
 
 class DrainTimeoutError(TidingsError, TimeoutError):
-    """Shutdown reached its drain timeout with work unfinished.
+    """The shutdown reached its drain timeout before all work was done.
 
     Attributes:
-        abandoned: handlers and queued messages left.
-        unsent: bytes that the server may not have.
-        left: what else did not end, in words, such as the line at which the event loop is blocked.
+        abandoned: number of messages that were queued or still with a handler.
+        unsent: number of bytes that the server may not have received.
+        left: a description of what else did not end, such as the line that blocks the event loop.
     """
 
     def __init__(self, timeout: float, abandoned: int, unsent: int, left: str = "") -> None:
@@ -505,7 +521,7 @@ class DrainTimeoutError(TidingsError, TimeoutError):
 
 
 class RequestError(TidingsError):
-    """Base of what a requester gets in place of an answer."""
+    """Base class of all failures of a request."""
 
 
 class RequestTimeoutError(RequestError, TimeoutError):
@@ -513,7 +529,7 @@ class RequestTimeoutError(RequestError, TimeoutError):
 
     Attributes:
         subject: the request's subject.
-        timeout: seconds waited.
+        timeout: the timeout in seconds.
     """
 
     def __init__(self, subject: str, timeout: float) -> None:
@@ -523,7 +539,7 @@ class RequestTimeoutError(RequestError, TimeoutError):
 
 
 class NoRespondersError(RequestError):
-    """Nobody listens on the subject. The server said so at once.
+    """Nobody listens on the subject. The server reports this immediately.
 
     Attributes:
         subject: the request's subject.
@@ -535,21 +551,23 @@ class NoRespondersError(RequestError):
 
 
 class ServiceError(RequestError):
-    """An error that a service answers with. Raise it in a handler to say something to the caller.
-    `request` raises it at the requester with the same code and description. (NATS ADR-32)
+    """An error that a service sends as its answer (NATS ADR-32).
 
-    A handler that makes a request itself and lets the ServiceError of that request through does
-    not answer its own caller with it: the caller gets code 502. Raise `error.forward()` to pass
-    the error on.
+    Raise it in a handler to answer the caller with a code and a description. The caller's
+    `request` raises it with the same code and description.
+
+    If a handler makes a request of its own and does not catch the ServiceError of that request,
+    tidings does not pass the error on: the caller gets code 502. Raise `error.forward()` to pass
+    it on.
 
     Attributes:
-        code: the error code, as in HTTP: 4xx the caller's fault, 5xx the service's.
+        code: the error code, as in HTTP: 4xx if the caller is at fault, 5xx if the service is.
         description: the text for the caller.
-        error_id: the id under which the service logged it ("" where it did not).
-        subject: the request's subject, at the requester.
-        service: the name of the service that answered, at the requester.
-        body: the reply's raw body, at the requester.
-        is_received: whether it came as the answer to a request.
+        error_id: the id under which the service logged the error; "" if it did not log it.
+        subject: the subject of the request. Set for the requester only.
+        service: the name of the service that answered. Set for the requester only.
+        body: the raw body of the reply. Set for the requester only.
+        is_received: whether the error is the answer to a request of this process.
 
     Example:
         ```python
@@ -583,10 +601,10 @@ class ServiceError(RequestError):
         super().__init__(f"{code} {_clipped(description)}{where}{ref}")
 
     def forward(self) -> ServiceError:
-        """Return the same error as one of this service's own.
+        """Return a copy of this error that a handler can raise as its own.
 
-        Raise it in a handler to answer the caller with the code and the description that another
-        service answered with.
+        The caller of the handler then gets the code and description that the other service
+        answered with.
 
         Example:
             ```python
@@ -606,12 +624,12 @@ class ServiceError(RequestError):
 
 
 class StreamAnsweredError(RequestError):
-    """A stream stores the subject, and its acknowledgement came before any service's answer.
+    """A stream stores the subject, and its acknowledgement arrived before the answer of a service.
 
     Attributes:
         subject: the request's subject.
         stream: the stream's name.
-        sequence: the request's sequence in the stream; 0 where the stream refused to store it.
+        sequence: the request's sequence in the stream; 0 if the stream did not store it.
     """
 
     def __init__(self, subject: str, stream: str, sequence: int) -> None:
@@ -619,9 +637,9 @@ class StreamAnsweredError(RequestError):
         self.stream = stream
         self.sequence = sequence
         super().__init__(
-            f"the stream {stream} stores {subject!r} and answered the request itself: take the "
-            f"subject out of the stream's subjects to ask a service, or use app.js.publish to "
-            f"store a message"
+            f"the stream {stream} stores {subject!r} and answered the request itself. To ask a "
+            f"service, remove the subject from the stream's subjects. To store a message, use "
+            f"app.js.publish"
         )
 
 
@@ -647,9 +665,9 @@ class JetStreamApiError(JetStreamError):
     """The server refused a JetStream call, or its answer cannot be read.
 
     Attributes:
-        code: the server's code for the error, as in HTTP; 500 if the answer cannot be read.
-        err_code: JetStream's own number for the error, which is more precise; 0 for none.
-        description: the server's description of the error.
+        code: the error's code, as in HTTP.
+        err_code: JetStream's own code of the error.
+        description: the error message of the server.
     """
 
     def __init__(self, code: int, err_code: int, description: str) -> None:
@@ -660,27 +678,28 @@ class JetStreamApiError(JetStreamError):
 
 
 class JetStreamUnavailableError(JetStreamError):
-    """No JetStream answers: the server or the account has it off, or the cluster has no leader now.
+    """JetStream does not answer. It is disabled on the server or for this account, or the cluster
+    has no leader at the moment.
 
     Attributes:
         call: the call that was made.
-        reason: the server's description of the error; "" if nobody listens.
-        err_code: JetStream's own number for the error; 0 if nobody listens.
+        reason: the error message of the server; "" if it sent none.
+        err_code: JetStream's own code of the error; 0 if nothing answered.
     """
 
     def __init__(self, call: str, reason: str = "", err_code: int = 0) -> None:
         self.call = call
         self.reason = reason
         self.err_code = err_code
-        said = f" ({reason})" if reason else ""
+        detail = f" ({reason})" if reason else ""
         super().__init__(
-            f"{call}: no JetStream answers{said}. Is it on (`nats-server -js`), also for this "
-            f"account, and does the cluster have a leader?"
+            f"{call}: no JetStream answers{detail}. Is JetStream enabled on the server "
+            f"(`nats-server -js`) and for this account? Does the cluster have a leader?"
         )
 
 
 class NoStreamError(JetStreamError):
-    """No stream takes the subject. Nothing was stored.
+    """No stream stores the subject. Nothing was stored.
 
     Attributes:
         subject: the subject published to.
@@ -689,41 +708,42 @@ class NoStreamError(JetStreamError):
     def __init__(self, subject: str) -> None:
         self.subject = subject
         super().__init__(
-            f"no stream takes {subject!r}: declare one, as in App(streams=[Stream('NAME', "
+            f"no stream stores {subject!r}. Declare one: App(streams=[Stream('NAME', "
             f"subjects=[...])])"
         )
 
 
 class PublishTimeoutError(JetStreamError, TimeoutError):
-    """A publish to a stream was not acknowledged in time. The message may be stored, or not.
+    """A publish to a stream was not acknowledged in time. The message may or may not be stored.
 
-    Publish again with the same `msg_id`: within its duplicate window, the stream stores it once.
+    Publish it again with the same `msg_id`: within its duplicate window, the stream stores it only
+    once.
 
     Attributes:
         subject: the subject published to.
-        msg_id: the Nats-Msg-Id of the message.
+        msg_id: the message's Nats-Msg-Id.
     """
 
     def __init__(self, subject: str, msg_id: str, timeout: float) -> None:
         self.subject = subject
         self.msg_id = msg_id
         super().__init__(
-            f"no acknowledgement for {subject!r} within {timeout:g} s; it may be stored: publish "
-            f"again with msg_id={msg_id!r}"
+            f"no acknowledgement for {subject!r} within {timeout:g} s; it may be stored. Publish "
+            f"it again with msg_id={msg_id!r}"
         )
 
 
 class WrongSequenceError(JetStreamApiError):
-    """Someone else wrote first: the last sequence or message id is not the expected one.
+    """The stream's last sequence or message id is not the expected one: someone else wrote first.
 
-    Nothing was stored. Read again, decide again, and publish with the new last sequence. There is
-    one exception: if the acknowledgement of the publish was lost and someone has overwritten its
-    message since, the message was stored.
+    Read the current state, decide again, and publish with the new sequence. The message was not
+    stored, with one exception: if the acknowledgement of an earlier attempt was lost and someone
+    has overwritten the message since, the stream cannot know that it was stored.
     """
 
 
 class StreamChangeError(JetStreamError):
-    """A declared stream differs from the one on the server, which is left as it is.
+    """A declared stream differs from the one on the server, and tidings did not change it.
 
     Attributes:
         stream: the stream's name.
@@ -737,10 +757,24 @@ class StreamChangeError(JetStreamError):
 
 
 class Reject(Exception):  # noqa: N818 - raised by handlers as an instruction, not an error
-    """Raise in a stream's handler to give the message up at once. It becomes a dead letter.
+    """Raise it in the handler of a stream to give up on the message: it becomes a dead letter
+    immediately and is not delivered again.
+
+    Args:
+        reason: why the message cannot be handled. The dead letter carries it.
 
     Attributes:
-        reason: the reason, which the dead letter states.
+        reason: the reason.
+
+    Example:
+        ```python
+        from tidings import Reject
+
+
+        async def bill(msg):
+            if "customer" not in msg.data:
+                raise Reject("the order has no customer")
+        ```
     """
 
     def __init__(self, reason: str) -> None:
@@ -749,10 +783,23 @@ class Reject(Exception):  # noqa: N818 - raised by handlers as an instruction, n
 
 
 class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, not an error
-    """Raise in a stream's handler to get the message again after `delay` seconds.
+    """Raise it in the handler of a stream to get the message delivered again.
+
+    Args:
+        delay: seconds until the next delivery.
 
     Attributes:
-        delay: seconds.
+        delay: the delay in seconds.
+
+    Example:
+        ```python
+        from tidings import Retry
+
+
+        async def bill(msg):
+            if msg.data["rate"] is None:
+                raise Retry(delay=30)
+        ```
     """
 
     def __init__(self, delay: float = 0.0) -> None:
@@ -761,10 +808,10 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, no
 
 
 class BucketNotFoundError(JetStreamError, LookupError):
-    """The server has no such key-value bucket or object store.
+    """The server has no key-value bucket or object store of this name.
 
     Attributes:
-        bucket: its name.
+        bucket: the bucket's name.
     """
 
     def __init__(self, bucket: str) -> None:
@@ -776,10 +823,10 @@ class BucketNotFoundError(JetStreamError, LookupError):
 
 
 class BucketChangeError(JetStreamError):
-    """A declared bucket differs from the one on the server, which is left as it is.
+    """A declared bucket differs from the one on the server. tidings did not change it.
 
     Attributes:
-        bucket: its name.
+        bucket: the bucket's name.
         differences: a description of each difference.
     """
 
@@ -788,12 +835,13 @@ class BucketChangeError(JetStreamError):
         self.differences = differences
         super().__init__(
             f"the bucket {bucket!r} already exists with other options: "
-            f"{'; '.join(differences)}. Declare it as it is, or change it with the nats command"
+            f"{'; '.join(differences)}. Declare the same options, or change the bucket with the "
+            f"nats command"
         )
 
 
 class KeyNotFoundError(JetStreamError, LookupError):
-    """The bucket has no value for the key: none was put, or it was deleted or has expired.
+    """The bucket has no value for the key: it was never put, or it was deleted, or it expired.
 
     Attributes:
         bucket: the bucket's name.
@@ -807,13 +855,14 @@ class KeyNotFoundError(JetStreamError, LookupError):
 
 
 class WrongRevisionError(WrongSequenceError):
-    """Someone else wrote the key first. Read it again, and decide again.
+    """The key is not at the expected revision: someone else wrote first. Read the key and decide
+    again.
 
     Attributes:
         bucket: the bucket's name.
         key: the key.
-        revision: the revision that was expected.
-        last: the key's actual revision; None if the server did not say.
+        revision: the expected revision.
+        last: the key's revision at that moment; None if the server did not send it.
     """
 
     def __init__(self, bucket: str, key: str, revision: int, last: int | None = None) -> None:
@@ -823,11 +872,11 @@ class WrongRevisionError(WrongSequenceError):
         self.last = last
         super().__init__(400, ErrorCode.WRONG_LAST_SEQUENCE, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
-        self.args = (f"{text}: someone else wrote first. Read it again",)
+        self.args = (f"{text}: someone else wrote first. Read it and decide again",)
 
 
 class KeyExistsError(WrongRevisionError):
-    """The key already has a value, so it was not created."""
+    """`create` found that the key already has a value."""
 
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(bucket, key, 0)
@@ -835,7 +884,7 @@ class KeyExistsError(WrongRevisionError):
 
 
 class ObjectNotFoundError(JetStreamError, LookupError):
-    """The object store has no object with that name.
+    """The object store has no object of this name.
 
     Attributes:
         bucket: the store's name.
@@ -849,29 +898,31 @@ class ObjectNotFoundError(JetStreamError, LookupError):
 
 
 class DigestError(JetStreamError):
-    """What was read of an object differs from what was stored. No file of it is left.
+    """The content that was read of an object differs from what was stored. An incomplete file is
+    removed.
 
     Attributes:
         bucket: the store's name.
         name: the object's name.
-        reason: what differs.
+        reason: what is wrong.
     """
 
     def __init__(self, bucket: str, name: str, reason: str) -> None:
         self.bucket = bucket
         self.name = name
         self.reason = reason
-        super().__init__(f"the object {name!r} of {bucket!r} cannot be read whole: {reason}")
+        super().__init__(f"the object {name!r} of {bucket!r} cannot be read completely: {reason}")
 
 
 class RedriveError(JetStreamError):
-    """A dead letter is not published again, because it does not match the message it stands for.
+    """A dead letter does not match the message that it stands for. It was not published again.
 
-    Every client that can publish to the subject of dead letters can write one with any headers.
+    This protects against forged dead letters: any client with permission to publish to the subject
+    of dead letters can write one with any headers.
 
     Attributes:
-        stream: the stream that keeps the dead letter.
-        sequence: its sequence there.
+        stream: the stream that stores the dead letter.
+        sequence: the sequence of the dead letter in this stream.
         reason: what does not match.
     """
 
@@ -881,5 +932,6 @@ class RedriveError(JetStreamError):
         self.reason = reason
         super().__init__(
             f"the dead letter {sequence} of {stream!r} is not published again: {reason}. Find out "
-            f"who wrote it. If its message is right, publish it yourself; then drop the dead letter"
+            f"who wrote it. If its message is right, publish the message yourself; otherwise drop "
+            f"the dead letter"
         )

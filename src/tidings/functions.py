@@ -1,4 +1,4 @@
-"""Functions that users pass in: their names for people, and whether they are coroutines."""
+"""Functions of users: their names and places for messages, and whether they are async."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """A function's name for people: `Orders.created`, without where it was defined locally."""
+    """Return a function's name for messages, such as `Orders.created`. If it was defined inside
+    another function, that function's name is left out."""
     function = unwrapped(function)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name).rpartition("<locals>.")[2]
 
 
 def function_place(function: Callable[..., Any]) -> str:
-    """A function's name, and where it stands if that is known: `warm_up (service.py:12)`."""
+    """Return a function's name and, if known, its place: `warm_up (service.py:12)`."""
     target = inspect.unwrap(unwrapped(function))
     code = getattr(target, "__code__", None)
     where = f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})" if code else ""
@@ -25,15 +26,15 @@ def function_place(function: Callable[..., Any]) -> str:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine: `async def`, or an object whose `__call__` is one."""
+    """Return whether a function is `async def`, or an object whose `__call__` is."""
     function = unwrapped(function)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted
+        getattr(function, "__call__", None)  # noqa: B004 - this needs the method itself
     )
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function within a functools.partial."""
+    """Return the function inside a functools.partial."""
     while isinstance(function, functools.partial):
         function = function.func
     return function

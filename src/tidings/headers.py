@@ -1,4 +1,4 @@
-"""Headers: a mapping that keeps case and several values a key. (NATS ADR-4)"""
+"""Headers: a case-sensitive mapping with one or more values for each name (NATS ADR-4)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ HeadersLike = Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
 
 
 class Headers(Mapping[str, str]):
-    """The headers of a message. Read-only; `[]` and `get` give a name's first value.
+    """The headers of a message: a read-only mapping. `[]` and `get` return a name's first value.
+
+    Names are case-sensitive (NATS ADR-4).
 
     Args:
-        source: a mapping from name to value or list of values, or pairs.
+        source: a mapping from names to a value or a list of values, or an iterable of pairs.
 
     Raises:
-        HeaderError: a name or value that cannot be sent.
+        HeaderError: if a name or value cannot be sent.
 
     Example:
         ```python
@@ -42,7 +44,7 @@ class Headers(Mapping[str, str]):
 
     @classmethod
     def from_block(cls, block: bytes) -> Headers:
-        """Headers as they came from the server. Never raises."""
+        """Return the headers in a block from the server. Never raises."""
         self = cls()
         if block:
             self.status, self.description, pairs = parse_header_block(block)
@@ -51,15 +53,15 @@ class Headers(Mapping[str, str]):
         return self
 
     def to_block(self) -> bytes:
-        """The block that goes on the wire."""
+        """Return the encoded header block."""
         return header_block(self.pairs())
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of a name, in order; empty where there is none."""
+        """Return all values of a name, in order; [] if there are none."""
         return list(self._values.get(name, ()))
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every name and value, in order, a name once for each of its values."""
+        """Return all pairs of name and value, in order. A name appears once for each value."""
         return [(name, value) for name, values in self._values.items() for value in values]
 
     def __getitem__(self, name: str) -> str:
@@ -72,11 +74,11 @@ class Headers(Mapping[str, str]):
         return len(self._values)
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Headers):  # a mapping's own equality would see first values only
+        if isinstance(other, Headers):  # Mapping's own method would compare first values only
             return self._values == other._values
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as every Mapping
+    __hash__ = None  # type: ignore[assignment]  # no Mapping is hashable
 
     def __repr__(self) -> str:
         return f"Headers({self.pairs()!r})"
@@ -91,10 +93,10 @@ def _pairs(source: HeadersLike) -> Iterator[tuple[str, str]]:
                 for each in value:
                     yield name, each
             else:
-                yield name, value  # type: ignore[misc]  # not a str: header_problem says so
+                yield name, value  # type: ignore[misc]  # header_problem refuses other types
     else:
         try:
             for name, value in source:
                 yield name, value
         except (TypeError, ValueError):
-            raise HeaderError(source, "headers are a mapping or pairs") from None
+            raise HeaderError(source, "headers must be a mapping or pairs") from None

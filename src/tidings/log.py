@@ -1,7 +1,7 @@
-"""The logger `tidings`, whose calls never raise.
+"""The logger `tidings`. Its calls never raise.
 
-A log line goes through filters and handlers that the program chose. Whatever those raise must not
-end what was logged about: a worker, a reconnection, a drain.
+A log line passes through the program's own filters and handlers. If one of them raises, that must
+not end the worker, the reconnection or the drain that logged the line.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Extra = Mapping[str, object] | None
 
 
 class SafeLogger:
-    """A logger of the standard library, whose calls never raise.
+    """A wrapper of a standard logger. Its calls never raise.
 
-    Where a filter or handler raises, standard error gets a line that says so.
+    If a filter or handler raises, the wrapper writes a line to standard error.
 
     Args:
         below: the logger of the standard library.
@@ -28,7 +28,7 @@ class SafeLogger:
         self._below = below
 
     def is_enabled_for(self, level: int) -> bool:
-        """Whether lines of a level are logged at all."""
+        """Return whether the logger logs lines of this level."""
         return self._below.isEnabledFor(level)
 
     def log(
@@ -45,9 +45,9 @@ class SafeLogger:
             self._below.log(
                 level, message, *args, exc_info=exc_info, extra=extra, stacklevel=stacklevel
             )
-        except BaseException as error:  # SystemExit of a filter, too
+        except BaseException as error:  # even SystemExit of a filter
             name = type(error).__name__
-            _write(f"tidings: logging raised {name}, so a line was lost: {message}\n")
+            _write(f"tidings: the logging raised {name}; this line was lost: {message}\n")
 
     def info(
         self, message: str, *args: object, exc_info: ExcInfo = None, extra: Extra = None
@@ -68,20 +68,20 @@ class SafeLogger:
         self.log(logging.ERROR, message, *args, exc_info=exc_info, extra=extra, stacklevel=3)
 
     def exception(self, message: str, *args: object) -> None:
-        """Log a line at the level ERROR, with the traceback of the exception at hand."""
+        """Log a line at the level ERROR, with the traceback of the current exception."""
         self.log(logging.ERROR, message, *args, exc_info=True, stacklevel=3)
 
 
 def _write(line: str) -> None:
-    with contextlib.suppress(BaseException):  # there is no stderr: nothing is left to write to
+    with contextlib.suppress(BaseException):  # without stderr there is nowhere left to write
         sys.stderr.write(line)
 
 
 def safe_text(value: object) -> str:
-    """`str(value)`, or the name of its type where that raises."""
+    """Return `str(value)`, or the name of the value's type if that raises."""
     try:
         return str(value)
-    except BaseException:  # the object is the user's
+    except BaseException:  # `__str__` is the user's code
         return f"<{type(value).__name__}>"
 
 

@@ -1,4 +1,4 @@
-"""Message: what a handler gets."""
+"""Message: the argument of a handler."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ T = TypeVar("T")
 
 
 class Responder(Protocol):
-    """What sends a reply: the connection below, or a test's stand-in."""
+    """An object that sends replies: the app's bus, or a stand-in in a test."""
 
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
 
 
-# A Struct only because one is made for every message: built in C, it takes half the time of a
-# class with __slots__. Field order is the order in which Listener fills it.
+# A Struct, because every message needs one: msgspec creates it in half the time of a class with
+# __slots__. Listener passes the fields by position, so their order matters.
 class Message(msgspec.Struct, Generic[T], eq=False):
-    """A message as its handler sees it.
+    """A message, as its handler gets it.
 
-    Annotate the handler's argument as `Message[Order]` to have `data` decoded into an `Order`, and
-    known as one to an editor.
+    Annotate the handler's argument as `Message[Order]` to get `data` as an `Order`. Type checkers
+    and editors then know its type too.
 
     Attributes:
-        subject: the subject it was published to.
-        data: the decoded body, by the listener's `data_type`.
-        body: the body as it came, in bytes.
-        reply: the subject that an answer goes to, "" where none is wanted.
+        subject: the subject that the message was published to.
+        data: the body, decoded to the listener's `data_type`.
+        body: the raw body.
+        reply: the subject for the answer; "" if the message is not a request.
         is_answered: whether `respond` was called.
 
     Example:
@@ -61,41 +61,53 @@ class Message(msgspec.Struct, Generic[T], eq=False):
 
     @property
     def sid(self) -> str:
-        """The ID of the subscription that got it."""
+        """The ID of the subscription that received the message."""
         return str(self._sid)
 
     @property
     def headers(self) -> Headers:
-        """The message's headers; empty where it has none."""
+        """The headers of the message; empty if it has none."""
         if not isinstance(self._block, Headers):
             self._block = Headers.from_block(self._block)
         return self._block
 
     @property
     def is_request(self) -> bool:
-        """Whether the sender wants an answer."""
+        """Whether the message has a reply subject, so that its sender expects an answer."""
         return self.reply != ""
 
     async def respond(self, value: object = None, headers: HeadersLike | None = None) -> None:
-        """Answer the message, once or several times.
+        """Answer the message. A handler may call this several times.
 
         Args:
-            value: what to send, encoded as `App.publish` does.
-            headers: headers of the answer. Those of the message are never sent back.
+            value: the answer. It is encoded in the same way as by `App.publish`.
+            headers: the headers of the answer. The headers of the message are not sent back.
 
         Raises:
-            ConfigError: the message carries no reply subject: look at `is_request` first.
-            TidingsError: whatever `App.publish` raises.
+            ConfigError: if the message has no reply subject. Check `is_request` first.
+            TidingsError: if the answer cannot be sent; see `App.publish`.
+
+        Example:
+            ```python
+            from tidings import App
+
+            app = App("orders")
+
+            @app.listen("orders.*")
+            async def on_order(msg):
+                if msg.is_request:
+                    await msg.respond({"seen": msg.subject}, headers={"Version": "2"})
+            ```
         """
         if not self.reply or self._responder is None:
             raise ConfigError(
-                f"the message on {self.subject!r} wants no answer; look at msg.is_request first"
+                f"the message on {self.subject!r} has no reply subject. Check msg.is_request first"
             )
         self.is_answered = True
         await self._responder.respond(self.reply, value, headers)
 
     def __repr__(self) -> str:
-        # Never the body: messages end up in logs.
+        # Without the body, because messages may end up in logs.
         reply = f" reply={self.reply!r}" if self.reply else ""
         return f"<Message {self.subject!r} {len(self.body)} bytes{reply}>"
 
@@ -103,5 +115,23 @@ class Message(msgspec.Struct, Generic[T], eq=False):
 def make_message(
     subject: str, body: bytes = b"", *, data: Any = None, headers: HeadersLike | None = None
 ) -> Message[Any]:
-    """A message that came from nowhere, to call a handler with in a unit test."""
+    """Return a message without a server, to call a handler in a unit test.
+
+    Args:
+        subject: the subject.
+        body: the raw body.
+        data: the decoded body.
+        headers: the headers.
+
+    Raises:
+        HeaderError: if a header's name or value is not valid.
+
+    Example:
+        ```python
+        from tidings.message import make_message
+
+        msg = make_message("orders.created", data={"id": 7})
+        assert msg.data["id"] == 7
+        ```
+    """
     return Message(subject, data, body, "", 0, Headers(headers or ()), None)

@@ -1,4 +1,5 @@
-"""Errors across the wire: what a service answers with, what its requester raises (ADR-32)."""
+"""Service errors: encodes the error of a handler as an answer, and raises it for the requester
+(NATS ADR-32)."""
 
 from __future__ import annotations
 
@@ -12,18 +13,18 @@ ERROR_HEADER = "Nats-Service-Error"
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 NO_RESPONDERS = 503
 BAD_REQUEST, FAILED, BAD_GATEWAY = 400, 500, 502
-# Characters of a description that are sent; it goes into a header and into the body.
+# The largest number of characters of a description. A header and the body both contain it.
 MAX_DESCRIPTION = 4096
 
 
 def is_own(error: BaseException) -> TypeGuard[ServiceError]:
-    """Whether it is a ServiceError that a handler raised to say something to its caller."""
+    """Return whether a handler raised this ServiceError itself, as an answer to its caller."""
     return isinstance(error, ServiceError) and not error.is_received
 
 
 def failed_request(error: BaseException) -> dict[str, str]:
-    """The request whose answer an error is, as fields of a log record: its subject, and the error
-    id that the service there logged. Empty where the error is no answer."""
+    """Return log fields for the request that an error answers: its subject, and the error id that
+    the other service logged. Empty if the error is not the answer to a request."""
     if isinstance(error, ServiceError) and error.is_received:
         return {"request_subject": error.subject, "request_error_id": error.error_id}
     if isinstance(error, DecodeError) and error.subject:
@@ -32,13 +33,13 @@ def failed_request(error: BaseException) -> dict[str, str]:
 
 
 def failure_text(error: BaseException, is_bad_body: bool) -> object:
-    """What a log line says of a failure: never a value of the body.
+    """Return the description of a failure for a log line. It contains no value of the body.
 
-    A user's own error is returned as it is: its `__str__` may raise, which logging survives.
+    Some errors are returned unchanged: their `__str__` may raise, and the logging handles that.
 
     Args:
-        error: what was raised.
-        is_bad_body: whether the message's own body did not decode.
+        error: the error that was raised.
+        is_bad_body: whether the message's own body could not be decoded.
     """
     if is_bad_body or is_own(error):
         return error
@@ -50,17 +51,17 @@ def failure_text(error: BaseException, is_bad_body: bool) -> object:
 def error_reply(
     error: BaseException, error_id: str, service: str, *, is_bad_body: bool = False
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Body and headers of the answer to a request that failed.
+    """Return the body and the headers of the answer to a failed request.
 
-    The caller gets the text of a ServiceError that the handler raised. Of every other error it
-    gets the class's name only: text and traceback may hold what the caller must not see, and so
-    may the error of another service that the handler asked.
+    If the handler raised a ServiceError, the caller gets its text. For any other error it gets
+    only the name of the class, because the text may contain what the caller must not see. The same
+    holds for the error of another service that the handler called.
 
     Args:
-        error: what was raised.
-        error_id: the id under which it is logged.
+        error: the error that was raised.
+        error_id: the id under which the error is logged.
         service: the name of this service.
-        is_bad_body: whether the request's own body did not decode.
+        is_bad_body: whether the request's own body could not be decoded.
     """
     if is_own(error):
         code = error.code if isinstance(error.code, int) else 500
@@ -80,17 +81,22 @@ def error_reply(
 
 
 def _sendable(description: object) -> str:
-    """The text of a ServiceError, whatever a handler gave it: an answer that cannot be sent would
-    leave the requester waiting."""
+    """Return the text of a ServiceError in a form that can be sent, even if it is not a str.
+    Otherwise the requester would wait in vain for an answer."""
     return str(description)[:MAX_DESCRIPTION].encode("utf-8", "replace").decode()
 
 
 def raise_remote_error(subject: str, block: bytes, body: bytes) -> None:
-    """Raise what an answer's headers say, if they say an error.
+    """Raise an error if an answer is one.
+
+    Args:
+        subject: the request's subject.
+        block: the answer's header block.
+        body: the answer's body.
 
     Raises:
-        NoRespondersError: the server says that nobody listens.
-        ServiceError: the service says that it failed.
+        NoRespondersError: if the server reports that nobody listens on the subject.
+        ServiceError: if the service answered with an error.
     """
     headers = Headers.from_block(block)
     if headers.status == NO_RESPONDERS:
@@ -113,7 +119,8 @@ def raise_remote_error(subject: str, block: bytes, body: bytes) -> None:
 
 
 def _detail(body: bytes) -> dict[str, Any]:
-    """The JSON body of an error, where it is one: other frameworks answer otherwise."""
+    """Return the JSON body of an error, or {} if it is not JSON. Other frameworks may send another
+    body."""
     try:
         detail: dict[str, Any] = codec.decoder(dict)(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Statistics: frozen records of what was counted up to now."""
+"""Statistics: frozen records of the current counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class _Record:
-    """What the records share. Methods written for each dataclass would make the import slower."""
+    """The common base. Methods that are generated for each dataclass would slow down the import."""
 
     __slots__ = ()
 
@@ -29,22 +29,23 @@ def _values(record: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ListenerStats(_Record):
-    """What became of the messages of one listener. Each is counted once, at every moment:
+    """The statistics of one listener. Each message is counted exactly once at any time:
     ``received == handled + failed + dropped + pending + running + abandoned``.
 
     Attributes:
         name: the handler's name.
         subjects: the listener's subjects.
-        queue: its queue group, "" for none.
-        received: messages that arrived.
-        handled: handlers that returned.
-        failed: handlers that raised or ran out of time, and bodies that did not decode.
-        timed_out: those of `failed` whose run took longer than `timeout=`.
-        dropped: messages dropped because the queue was full (slow consumer).
-        pending: messages in the queue now.
-        pending_bytes: bytes in the queue now.
-        running: handlers at work now.
-        abandoned: messages left when the drain timeout passed.
+        queue: the listener's queue group; "" if it has none.
+        received: number of messages that arrived.
+        handled: number of messages whose handler returned.
+        failed: number of messages whose handler raised or exceeded its timeout, or whose body could
+            not be decoded.
+        timed_out: number of messages in `failed` whose handler exceeded `timeout=`.
+        dropped: number of messages that were dropped because the queue was full (slow consumer).
+        pending: number of messages in the queue.
+        pending_bytes: number of bytes in the queue.
+        running: number of messages that a handler is working on.
+        abandoned: number of messages that were unfinished when the drain timeout passed.
     """
 
     name: str
@@ -62,11 +63,11 @@ class ListenerStats(_Record):
 
     @classmethod
     def none(cls) -> ListenerStats:
-        """A record of nothing, to add others to."""
+        """Return a record of zeros, to add others to."""
         return cls("", (), "", 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
     def plus(self, other: ListenerStats) -> ListenerStats:
-        """The same record with what another counted added."""
+        """Return this record with the counts of another added."""
         return ListenerStats(
             name=self.name,
             subjects=self.subjects,
@@ -85,35 +86,37 @@ class ListenerStats(_Record):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ConsumerStats(_Record):
-    """What became of the deliveries of one stream consumer. Each is counted once, at every moment:
+    """The statistics of one stream consumer. Each delivery is counted exactly once at any time:
     ``received == handled + failed + copies + pending + running + abandoned``.
 
-    What the server was sent for a delivery, `acked`, `nacked` and `termed`, is counted beside that.
-    An ordered consumer sends nothing, and has no copies.
+    The answers to the server, `acked`, `nacked` and `termed`, are counted separately. An ordered
+    consumer sends no answers and has no copies.
 
     Attributes:
         name: the handler's name.
-        stream: the stream.
+        stream: the stream's name.
         consumer: the consumer's name on the server.
-        received: deliveries.
-        handled: deliveries whose handler returned.
-        failed: deliveries whose handler raised or ran out of time, whose body did not decode, or
-            whose deliveries were used up.
-        timed_out: those of `failed` whose run took longer than `timeout=`.
-        copies: deliveries of a message whose handler was still at work here. Its outcome is
-            that of both.
-        acked: acknowledged, the handler being done.
-        nacked: given back, to be delivered again.
-        termed: never to be delivered again: dead letters, and what a handler said so of.
-        dead: messages given up: to the dead letters, where there are any.
-        dropped: those of them that no dead letter keeps.
-        redelivered: deliveries that were not the message's first.
-        pending: deliveries in the queue now.
-        running: deliveries with a handler now.
-        abandoned: deliveries left when the drain timeout passed; delivered again later.
-        healed: times that pulling started over.
-        foreign: messages in its inbox that the consumer did not deliver; not handled, and not in
-            `received`.
+        received: number of deliveries.
+        handled: number of deliveries whose handler returned.
+        failed: number of deliveries whose handler raised or exceeded its timeout, whose body could
+            not be decoded, or whose message had no deliveries left.
+        timed_out: number of deliveries in `failed` whose handler exceeded `timeout=`.
+        copies: number of deliveries of a message whose handler was still running here. The result
+            of that handler counts for both deliveries.
+        acked: number of deliveries that were acknowledged after their handler returned.
+        nacked: number of deliveries that were given back, for another delivery.
+        termed: number of deliveries that were terminated: dead letters, and messages whose handler
+            called `term()`. They are not delivered again.
+        dead: number of messages that were given up. They become dead letters, unless `dropped`.
+        dropped: number of messages in `dead` that were dropped without a dead letter.
+        redelivered: number of deliveries that were not the first one of their message.
+        pending: number of deliveries in the queue.
+        running: number of deliveries that a handler is working on.
+        abandoned: number of deliveries that were unfinished when the drain timeout passed. The
+            server delivers them again.
+        healed: number of times that the consumer started to pull again after a failure.
+        foreign: number of messages in the consumer's inbox that the server did not deliver. They
+            are not handled and not part of `received`.
     """
 
     name: str
@@ -139,21 +142,22 @@ class ConsumerStats(_Record):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WatcherStats(_Record):
-    """What became of the entries of one watch of a key-value bucket. Each is counted once, at
-    every moment: ``received == handled + failed + pending + running + abandoned``.
+    """The statistics of one watch of a key-value bucket. Each entry is counted exactly once at any
+    time: ``received == handled + failed + pending + running + abandoned``.
 
     Attributes:
         name: the handler's name.
-        bucket: the bucket.
-        keys: the pattern of its keys.
-        received: entries that arrived.
-        handled: handlers that returned.
-        failed: handlers that raised or ran out of time, and values that did not decode.
-        timed_out: those of `failed` whose run took longer than `timeout=`.
-        pending: entries in the queue now.
-        running: handlers at work now.
-        abandoned: entries left when the drain timeout passed.
-        healed: times that reading started over.
+        bucket: the bucket's name.
+        keys: the pattern of the watched keys.
+        received: number of entries that arrived.
+        handled: number of entries whose handler returned.
+        failed: number of entries whose handler raised or exceeded its timeout, or whose value could
+            not be decoded.
+        timed_out: number of entries in `failed` whose handler exceeded `timeout=`.
+        pending: number of entries in the queue.
+        running: number of entries that a handler is working on.
+        abandoned: number of entries that were unfinished when the drain timeout passed.
+        healed: number of times that the watch started to read again after a failure.
     """
 
     name: str
@@ -171,20 +175,21 @@ class WatcherStats(_Record):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TaskStats(_Record):
-    """What became of the runs of one task. Each is counted once, at every moment:
+    """The statistics of one task. Each run is counted exactly once at any time:
     ``begun == runs + running`` and ``runs == returned + failed + cancelled``.
 
     Attributes:
         name: the task's name.
-        interval: seconds from start to start, None for a task that runs once.
-        begun: runs that began.
-        running: runs at work now: 0 or 1.
-        runs: runs that ended, however they ended.
-        returned: runs whose function returned.
-        failed: runs that raised or ran out of time.
-        timed_out: those of `failed` that took longer than `timeout=`.
-        cancelled: runs that the end of the app cut off.
-        overrun: runs that took longer than the interval.
+        interval: seconds from the start of one run to the start of the next; None for a task that
+            runs once.
+        begun: number of runs that have started.
+        running: number of current runs, 0 or 1.
+        runs: number of runs that have ended, in any way.
+        returned: number of runs whose function returned.
+        failed: number of runs that raised or exceeded their timeout.
+        timed_out: number of runs in `failed` that exceeded `timeout=`.
+        cancelled: number of runs that were cancelled when the app ended.
+        overrun: number of runs that took longer than the interval.
     """
 
     name: str
@@ -201,27 +206,29 @@ class TaskStats(_Record):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ConnectionStats(_Record):
-    """What passed over the connection.
+    """The statistics of the connection.
 
     Attributes:
-        state: "connected", "reconnecting", "closed", ...
-        sent: messages written to the server.
-        sent_bytes: bytes written, protocol included.
-        unsent: messages that wait in the buffer.
-        unsent_bytes: bytes that wait in the buffer.
-        possibly_lost: messages written before a connection dropped, not confirmed by the server.
-        refused: messages not taken, with an error to the caller.
-        received: messages that arrived.
-        received_bytes: bytes that arrived, protocol included.
-        malformed: lines and messages that could not be understood.
-        unrouted: messages for a subscription that was ended already.
-        mismatched: messages whose subject is not under their subscription's; not handled.
-        late_replies: replies that came after their request had ended.
-        requests: requests that wait for a reply now.
-        reconnects: times the connection was restored.
-        errors: errors that the server sent.
-        refused_subjects: subjects of subscriptions that the server refuses now; they are asked for
-            again until it takes them.
+        state: "disconnected", "connected", "reconnecting" or "closed".
+        sent: number of messages written to the server.
+        sent_bytes: number of bytes written, including the protocol's own.
+        unsent: number of messages that wait in the buffer.
+        unsent_bytes: number of bytes that wait in the buffer.
+        possibly_lost: number of messages that the server had not confirmed when their connection
+            dropped.
+        refused: number of messages that were refused with an error.
+        received: number of messages that arrived.
+        received_bytes: number of bytes that arrived, including the protocol's own.
+        malformed: number of lines and messages that are not valid.
+        unrouted: number of messages for a subscription that had already ended.
+        mismatched: number of messages whose subject does not match their subscription. They are not
+            handled.
+        late_replies: number of replies that arrived after their request had ended.
+        requests: number of requests that wait for a reply.
+        reconnects: number of times that the connection was re-established.
+        errors: number of errors that the server sent.
+        refused_subjects: the subjects whose subscriptions the server refuses at the moment. tidings
+            asks for them again until the server accepts them.
     """
 
     state: str
@@ -245,15 +252,15 @@ class ConnectionStats(_Record):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AppStats(_Record):
-    """Everything that one app has counted.
+    """The statistics of one app.
 
     Attributes:
-        connection: the connection's record.
-        listeners: a record for each listener.
-        ended: what listeners counted that were unsubscribed, together.
-        tasks: a record for each task.
-        consumers: a record for each stream consumer.
-        watchers: a record for each watch of a bucket.
+        connection: the statistics of the connection.
+        listeners: the statistics of each listener.
+        ended: the summed statistics of the listeners that were unsubscribed.
+        tasks: the statistics of each task.
+        consumers: the statistics of each stream consumer.
+        watchers: the statistics of each watch of a bucket.
     """
 
     connection: ConnectionStats

@@ -1,4 +1,5 @@
-"""Stream answers: a stream that stores a request's subject acknowledges it before any service."""
+"""Stream answers: a stream that stores the subject of a request acknowledges it before any service
+can answer."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ import msgspec
 from tidings.errors import StreamAnsweredError, TidingsError
 from tidings.transport.connection import Connection
 
-# How an acknowledgement begins, and the refusal of a stream that could not store the request.
+# The beginnings of an acknowledgement, and of the error of a stream that could not store a message.
 ACKNOWLEDGEMENTS = (b'{"stream":', b'{"error":')
 CHECK_TIMEOUT = 2.0  # seconds
 
 
 class _Acknowledgement(msgspec.Struct, forbid_unknown_fields=True):
-    """What a stream answers. (nats-server `JSPubAckResponse`)"""
+    """The answer of a stream (nats-server `JSPubAckResponse`)."""
 
     stream: str
     seq: int
@@ -33,19 +34,19 @@ class _Names(msgspec.Struct):
 
 
 async def refuse_stream_answer(connection: Connection, subject: str, body: bytes) -> None:
-    """Raise where a stream gave this answer to a request.
+    """Raise if a stream, and not a service, answered a request.
 
-    A service may answer JSON that looks the same. So JetStream is asked whether that stream takes
-    the subject. Where it does not answer, the answer counts as a stream's: it has all the fields of
-    one, and no others.
+    A service may answer with JSON that looks the same, so this asks JetStream whether the stream
+    stores the subject. If JetStream does not answer, the answer counts as a stream's, because it
+    has exactly the fields of one.
 
     Args:
         connection: the connection of the request.
         subject: the request's subject.
-        body: the answer, which begins as one of `ACKNOWLEDGEMENTS`.
+        body: the answer. It starts with one of `ACKNOWLEDGEMENTS`.
 
     Raises:
-        StreamAnsweredError: a stream gave it.
+        StreamAnsweredError: if a stream answered.
     """
     try:
         answer = msgspec.json.decode(body, type=_Acknowledgement)
@@ -63,5 +64,6 @@ async def _takes(connection: Connection, subject: str, answer: _Acknowledgement)
         names = None if frame[3] else msgspec.json.decode(frame[4], type=_Names)
     except (TidingsError, msgspec.MsgspecError):
         return True
-    # Headers: nobody listens. An error: no JetStream for this account. So it was no stream here.
+    # A reply with headers means that nobody listens; an error means that this account has no
+    # JetStream. In both cases no stream answered.
     return names is not None and names.error is None and answer.stream in (names.streams or ())

@@ -1,4 +1,4 @@
-"""Subjects: check what is published to and subscribed to, and match patterns."""
+"""Subjects: checks subjects, patterns and queue groups, and matches subjects with patterns."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import re
 from tidings.errors import SubjectError
 from tidings.log import logger
 
-# The server refuses a control line over 4,096 bytes (its default) by closing the connection. There
-# are two subjects in one, or a subject and a queue group, and some numbers.
+# The server closes the connection after a control line over 4,096 bytes (its default). A control
+# line contains two subjects, or a subject and a queue group, and some numbers.
 MAX_SUBJECT_BYTES = 2000
 
-# What a server or client would split a control line on, and what a log would choke on.
+# White space, which separates the words of a control line, and control characters.
 _FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
 def check_subject(subject: str) -> bytes:
-    """Check a subject to publish to and return its bytes.
+    """Check a subject for publishing and return its bytes.
 
     Raises:
-        SubjectError: not a str, empty, too long, white space or control characters, an empty
-            token, or a wildcard.
+        SubjectError: if the subject is not a str, is empty or too long, or contains white space,
+            control characters, an empty token or a wildcard.
     """
     encoded = _check_tokens(subject)
     for token in subject.split("."):
@@ -30,33 +30,35 @@ def check_subject(subject: str) -> bytes:
 
 
 def check_pattern(pattern: str) -> bytes:
-    """Check a subject to subscribe to, wildcards allowed, and return its bytes.
+    """Check a subject for subscribing, which may contain wildcards, and return its bytes.
 
     Raises:
-        SubjectError: as for `check_subject`, or ``>`` before the end.
+        SubjectError: as for `check_subject`, but wildcards are allowed; also if ``>`` is not the
+            last token.
     """
     encoded = _check_tokens(pattern)
     if ">" in pattern.split(".")[:-1]:
-        raise SubjectError(pattern, "`>` matches the rest, so it stands at the end only")
+        raise SubjectError(pattern, "`>` matches the rest, so it is allowed at the end only")
     return encoded
 
 
 def check_queue(queue: str) -> bytes:
-    """Check a queue group's name ("" for none) and return its bytes.
+    """Check the name of a queue group ("" for none) and return its bytes.
 
     Raises:
-        SubjectError: not a str, too long, or white space in it.
+        SubjectError: if the name is not a str, is too long, or contains white space or control
+            characters.
     """
     return _check_text(queue, "queue group") if queue != "" else b""
 
 
 def has_wildcard(pattern: str) -> bool:
-    """Whether the pattern can match more than one subject."""
+    """Return whether a pattern can match more than one subject."""
     return any(token in ("*", ">") for token in pattern.split("."))
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Whether a subject falls under a pattern.
+    """Return whether a subject matches a pattern.
 
     Example:
         ```python
@@ -78,7 +80,7 @@ def matches(pattern: str, subject: str) -> bool:
 
 
 def overlaps(first: str, second: str) -> bool:
-    """Whether there is a subject that falls under both patterns.
+    """Return whether any subject matches both patterns.
 
     Example:
         ```python
@@ -99,19 +101,19 @@ def overlaps(first: str, second: str) -> bool:
 
 
 def warn_of_literal(what: str, pattern: str) -> None:
-    """Log a warning where a token holds `*` or `>` beside other characters.
+    """Log a warning if a token contains `*` or `>` together with other characters.
 
-    NATS takes such a token literally, and so matches less than it seems to.
+    NATS takes such a token literally, so the pattern matches less than it seems to.
 
     Args:
-        what: what has the pattern, for people.
+        what: the owner of the pattern, for the log line.
         pattern: the pattern.
     """
     for token in pattern.split("."):
         if token not in ("*", ">") and ("*" in token or ">" in token):
             logger.warning(
-                "%s: %r in %r is taken literally, because a wildcard is a whole word between dots; "
-                "write `*` for one word, or `>` at the end for the rest",
+                "%s: NATS takes %r in %r literally, because a wildcard must be a whole word "
+                "between dots. Write `*` for one word, or `>` at the end for the rest",
                 *(what, token, pattern),
             )
             return
@@ -120,13 +122,13 @@ def warn_of_literal(what: str, pattern: str) -> None:
 def _check_tokens(subject: str) -> bytes:
     encoded = _check_text(subject, "subject")
     if subject[0] == "." or subject[-1] == "." or ".." in subject:
-        raise SubjectError(subject, "empty token: dots separate words, one between two words")
+        raise SubjectError(subject, "empty token: write exactly one dot between two words")
     return encoded
 
 
 def _check_text(text: str, what: str) -> bytes:
     if not isinstance(text, str):
-        raise SubjectError(text, f"a {what} is a str, not {type(text).__name__}")
+        raise SubjectError(text, f"a {what} must be a str, got {type(text).__name__}")
     if not text:
         raise SubjectError(text, f"the {what} is empty")
     if _FORBIDDEN.search(text):
@@ -134,7 +136,9 @@ def _check_text(text: str, what: str) -> bytes:
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
-        raise SubjectError(text, "not encodable as UTF-8") from None
+        raise SubjectError(text, "it cannot be encoded as UTF-8") from None
     if len(encoded) > MAX_SUBJECT_BYTES:
-        raise SubjectError(text, f"{len(encoded)} bytes, and {MAX_SUBJECT_BYTES} is the most")
+        raise SubjectError(
+            text, f"it has {len(encoded)} bytes, and at most {MAX_SUBJECT_BYTES} are allowed"
+        )
     return encoded

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show in an error, in a log line and on a terminal."""
+"""Makes text from outside safe to show in errors, log lines and terminals."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Escape every character that a terminal or a log would obey instead of show.
+    r"""Escape every character that a terminal or log would interpret instead of showing it.
 
     Args:
-        text: what came from somewhere else.
-        keep: characters to leave as they are, such as a newline.
+        text: the text.
+        keep: characters to leave unchanged, such as a newline.
 
     Example:
         ```python

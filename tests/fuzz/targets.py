@@ -121,7 +121,7 @@ def headers(data: bytes) -> None:
     status, _, read_pairs = parse_header_block(data)
     assert isinstance(status, int)
     for name, value in read_pairs:
-        assert header_problem(name, value) in ("", "the value has a line break or NUL")
+        assert header_problem(name, value) in ("", "the value contains a line break or NUL")
     with contextlib.suppress(NoRespondersError, ServiceError):
         raise_remote_error("a", data, data)
 

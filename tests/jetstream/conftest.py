@@ -1,9 +1,7 @@
-"""What the tests of streams share: a stream a test, and the server's own word on consumers."""
+"""What the tests of JetStream share: servers with JetStream, and apps on the session's server."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,20 +9,10 @@ from typing import Any
 import pytest
 
 from tidings import App
-from tidings.errors import RequestTimeoutError, TransportError
 from tidings.jetstream import Stream
 from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
-
-MakeApp = Callable[..., App]
-
-
-@pytest.fixture
-def stream() -> Stream:
-    """A stream that no other test uses; its subjects begin with its name."""
-    name = f"S{next(_numbers)}"
-    return Stream(name, subjects=[f"{name}.>"], storage="memory")
 
 
 @pytest.fixture
@@ -41,33 +29,11 @@ def server() -> Iterator[NATSServer]:
         yield own
 
 
-async def consumer_info(app: App, stream: Stream, consumer: str) -> dict[str, Any]:
-    """What the server says of a consumer."""
-    return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}", timeout=2)
+@pytest.fixture
+def make_app(nats_server: NATSServer) -> Callable[..., App]:
+    """Makes apps on the session's server."""
 
+    def make(name: str = "app", **options: Any) -> App:
+        return App(name, servers=nats_server.url, **options)
 
-async def is_acked(app: App, stream: Stream, consumer: str, sequence: int) -> None:
-    """Wait until the server has an acknowledgement for everything up to there."""
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(TransportError, RequestTimeoutError):  # while a leader is lost
-                info = await consumer_info(app, stream, consumer)
-                if info["ack_floor"]["stream_seq"] >= sequence:
-                    return
-            await asyncio.sleep(0.01)
-
-
-async def consumer_names(app: App, stream: Stream) -> list[str]:
-    answer = await app.js.api.call(f"CONSUMER.NAMES.{stream.name}")
-    return list(answer["consumers"] or ())
-
-
-async def stored(app: App, stream: Stream) -> list[dict[str, Any]]:
-    """Every message of a stream, as the server gives it."""
-    info = await app.js.api.call(f"STREAM.INFO.{stream.name}")
-    state = info["state"]
-    found = []
-    for sequence in range(max(state["first_seq"], 1), state["last_seq"] + 1):
-        answer = await app.js.api.call(f"STREAM.MSG.GET.{stream.name}", {"seq": sequence})
-        found.append(answer["message"])
-    return found
+    return make

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from jetstream.conftest import is_acked
+from support.process import Process
+from support.streams import is_acked
 from tidings import App, ServiceError
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream
@@ -55,35 +55,27 @@ class Service:
 
     def __init__(self, folder: Path, urls: list[str], replicas: int) -> None:
         self.path = folder / "invoices.db"
-        self._log = folder / "log"
         self._env = {
             **os.environ,
             "NATS_URL": ",".join(urls),
             "INVOICES": str(self.path),
             "REPLICAS": str(replicas),
         }
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._runs: list[Process] = []
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tidings", "run", "examples.billing:app"]
-        with open(self._log, "ab") as log:
-            self._popen = subprocess.Popen(
-                command, cwd=ROOT, env=self._env, stdout=log, stderr=subprocess.STDOUT
-            )
+        self._runs.append(Process(command, cwd=ROOT, env=self._env))
 
     def kill(self) -> None:
-        assert self._popen is not None
-        self._popen.send_signal(signal.SIGKILL)
-        self._popen.wait()
+        self._runs[-1].close()
 
     def stop(self) -> int:
-        assert self._popen is not None
-        self._popen.terminate()
-        return self._popen.wait(20)
+        return self._runs[-1].stop()
 
     def close(self) -> None:
-        if self._popen is not None and self._popen.poll() is None:
-            self.kill()
+        for run in self._runs:
+            run.close()
 
     def invoices(self) -> dict[str, int]:
         """What is billed up to now. The ids are a primary key: none is there twice."""
@@ -101,7 +93,7 @@ class Service:
                 while len(self.invoices()) < count:  # noqa: ASYNC110 - another process writes
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            log = self._log.read_text()
+            log = "\n".join(run.text for run in self._runs)
             raise AssertionError(f"{len(self.invoices())} of {count} invoices\n{log}") from None
 
 

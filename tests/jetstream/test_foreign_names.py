@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from helpers import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, ConfigError
 from tidings.errors import Reject
 from tidings.jetstream import dead_letters

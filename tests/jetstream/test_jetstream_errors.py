@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tidings
-from jetstream.conftest import MakeApp
+from support.streams import MakeApp
 from tidings import App, JetStreamApiError, JetStreamError, errors
 from tidings.error_codes import ErrorCode
 from tidings.jetstream import Stream

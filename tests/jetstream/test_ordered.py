@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from helpers import until
-from jetstream.conftest import MakeApp, consumer_names
+from support.streams import MakeApp, consumer_names
+from support.waits import until
 from tidings import App, Message
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage

@@ -12,15 +12,14 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from faults.conftest import Program
-from faults.tcp_proxy import TcpProxy
-from helpers import until
-from jetstream.conftest import MakeApp, consumer_info, consumer_names, is_acked, stored
+from support.process import Program
+from support.streams import MakeApp, consumer_info, consumer_names, is_acked, stored
+from support.tcp_proxy import TcpProxy
+from support.waits import until
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
@@ -37,18 +36,6 @@ def cluster() -> Iterator[NATSCluster]:
     """Three servers. A test that kills one starts it again."""
     with NATSCluster(3) as three:
         yield three
-
-
-@pytest.fixture
-def run_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
-    with contextlib.ExitStack() as stack:
-
-        def start(source: str, url: str) -> Program:
-            program = Program(source, tmp_path / f"p{time.monotonic_ns()}.py", NATS_URL=url)
-            stack.callback(program.end)
-            return program
-
-        yield start
 
 
 class Work:
@@ -156,7 +143,7 @@ async def test_a_message_of_a_worker_that_is_killed_comes_again_after_ack_wait(
     stream = file_stream("W")
     app = App("heir", servers=server.url, streams=[stream])
     async with App("other", servers=server.url, streams=[stream]) as other:
-        program = run_program(WORKER, server.url)
+        program = run_program(WORKER)
         for number in range(3):
             await other.js.publish("W.n", number)
         await asyncio.to_thread(program.until, "has")
@@ -364,7 +351,7 @@ async def test_a_consumer_that_was_deleted_goes_on_without_a_gap(
             await is_acked(other, stream, "d", 10)
             assert app.stats().consumers[0].healed == 1
     assert set(range(0 if start == "all" else 1, 10)) <= set(got)
-    assert caplog.text.count("was gone and is created again") == 1
+    assert caplog.text.count("was gone and is made again") == 1
 
 
 async def test_a_deleted_consumer_of_a_work_queue_is_made_again(
@@ -436,10 +423,10 @@ async def test_after_a_consumer_was_deleted_the_log_says_how_many_messages_are_g
         await other.js.publish(f"{stream.name}.n", 15)
         await until(lambda: got[-1] == 15)
     lost = set(range(16)) - set(got)
-    gone = "up to 13 messages that were never handled are lost (retention 'interest'"
+    gone = "up to 13 messages that nobody had handled are gone for good (retention 'interest'"
     assert (gone in caplog.text) == (retention == "interest")
     assert len(lost) == (13 if retention == "interest" else 0)
-    assert ("were never handled are lost" in caplog.text) == bool(lost)
+    assert ("gone for good" in caplog.text) == bool(lost)
 
 
 async def test_messages_that_expired_before_a_deleted_consumer_got_them_are_reported(
@@ -463,7 +450,7 @@ async def test_messages_that_expired_before_a_deleted_consumer_got_them_are_repo
         go_on.set()
         await until(lambda: got[-1] == 12)
     assert sorted(set(got)) == [0, *range(8, 13)]
-    assert "up to 7 messages that were never handled are lost" in caplog.text
+    assert "up to 7 messages that nobody had handled are gone for good" in caplog.text
 
 
 async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_still_does(

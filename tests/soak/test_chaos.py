@@ -21,8 +21,9 @@ from collections.abc import Awaitable, Callable
 import psutil
 import pytest
 
-from faults.conftest import QUICK, until
-from faults.tcp_proxy import TcpProxy
+from support.apps import QUICK
+from support.tcp_proxy import TcpProxy
+from support.waits import until
 from tidings import App, ServiceError
 from tidings.errors import RequestError, TidingsError, TransportError
 from tidings.server import NATSServer

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from faults.conftest import until
-from faults.fake_peer import FakePeer, info_line
+from support.certificates import Certificates, make_certificates
+from support.fake_peer import FakePeer, info_line
+from support.waits import until
 from tidings import App
 from tidings.errors import ConfigError, ConnectError, TlsError
 from tidings.server import NATSServer
@@ -148,34 +148,14 @@ async def test_an_authentication_timeout_is_tried_again_by_an_app_that_waits(
 # TLS.
 
 
-class Certificates(NamedTuple):
-    ca: Path
-    cert: Path
-    key: Path
-
-
-def make_certificate(folder: Path, name: str, alternative: str) -> Certificates:
-    """A certificate that signs itself, and so is its own authority."""
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
-    make += ["ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-days", "36500"]
-    make += ["-addext", f"subjectAltName={alternative}", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(make, check=True, capture_output=True)
-    return Certificates(cert, cert, key)
-
-
 @pytest.fixture(scope="module")
 def of_server(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificate(tmp_path_factory.mktemp("tls"), "server", "IP:127.0.0.1,DNS:localhost")
+    return make_certificates(tmp_path_factory.mktemp("tls"), "server")
 
 
 @pytest.fixture(scope="module")
 def of_client(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificate(tmp_path_factory.mktemp("tls"), "client", "DNS:client")
-
-
-def tls_config(of_server: Certificates, more: str = "") -> str:
-    return f'tls {{ cert_file: "{of_server.cert}", key_file: "{of_server.key}"\n{more} }}\n'
+    return make_certificates(tmp_path_factory.mktemp("tls"), "client", "DNS:client")
 
 
 async def test_certificates_are_given_as_paths(
@@ -184,7 +164,7 @@ async def test_certificates_are_given_as_paths(
     of_server: Certificates,
     of_client: Certificates,
 ) -> None:
-    server = configured(tls_config(of_server, f'ca_file: "{of_client.ca}", verify: true'))
+    server = configured(of_server.config(f'ca_file: "{of_client.ca}", verify: true'))
     files = {"tls_ca": of_server.ca, "tls_cert": of_client.cert, "tls_key": str(of_client.key)}
     async with make_app(server, **files) as app:
         await app.flush()
@@ -216,7 +196,7 @@ def test_a_tls_option_that_cannot_work_is_a_config_error(
 async def test_a_server_that_wants_tls_before_its_greeting_is_given_it(
     configured: Configured, make_app: MakeApp, of_server: Certificates, first: str
 ) -> None:
-    server = configured(tls_config(of_server, f"handshake_first: {first}"))
+    server = configured(of_server.config(f"handshake_first: {first}"))
     began = time.monotonic()
     async with make_app(server, tls_ca=of_server.ca, tls_handshake_first=True) as app:
         await app.flush()
@@ -260,8 +240,8 @@ async def test_a_server_heard_of_late_has_the_tls_name_first_given(
     configured: Configured, make_app: MakeApp, tmp_path: Path
 ) -> None:
     # Its certificate names localhost, and no address.
-    own = make_certificate(tmp_path, "named", "DNS:localhost")
-    server = configured(tls_config(own))
+    own = make_certificates(tmp_path, "named", "DNS:localhost")
+    server = configured(own.config())
     async with make_app(f"tls://localhost:{server.port}", tls_ca=own.ca) as app:
         connection = app._connection
         assert connection._accepted is not None

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Inbox, until
-from faults.fake_peer import FakePeer, info_line
+from support.fake_peer import FakePeer, info_line
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App
 from tidings.server import NATSCluster, NATSServer
 from tidings.transport.handover import Handover, Once

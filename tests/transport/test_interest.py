@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Inbox, until
+from support.inbox import Inbox
+from support.waits import until
 from tidings import App, Stream
 from tidings.errors import (
     NoRespondersError,
@@ -204,4 +205,4 @@ async def test_a_permission_that_is_taken_away_and_given_back_works_again_withou
         assert await shared.has(1) == [2]
         assert await consumed.has(1) == [2]
         assert await watched.has(1) == [2]
-    assert "takes the subscription to 'work' again" in caplog.text
+    assert "accepts the subscription to 'work' again" in caplog.text

@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 import pytest
 
-from faults.conftest import until
-from faults.fake_peer import FakePeer, info_line
+from support.fake_peer import FakePeer, info_line
+from support.jwts import Authority, new_user
+from support.waits import until
 from tidings import App
 from tidings.errors import AuthError, ConfigError, ConnectError, MissingExtraError
 from tidings.server import NATSServer
-from transport.jwts import Authority, new_user
 
 MakeApp = Callable[..., App]
 Configured = Callable[[str], NATSServer]
@@ -103,7 +103,7 @@ async def test_a_function_that_raises_is_named_and_asked_again(
         return answer
 
     async with FakePeer(info_line(auth_required=True)) as peer:
-        with pytest.raises(ConnectError, match="the function given as token= raised KeyError"):
+        with pytest.raises(ConnectError, match="the function passed as token= raised KeyError"):
             await make_app(peer, token=ask).__aenter__()
         await lets_in(make_app(peer, token=ask, wait_for_server=True))
         assert peer.connect["auth_token"] == "good"
@@ -112,7 +112,7 @@ async def test_a_function_that_raises_is_named_and_asked_again(
 
 async def test_a_function_that_returns_no_text_is_an_auth_error(make_app: MakeApp) -> None:
     async with FakePeer(info_line(auth_required=True)) as peer:
-        with pytest.raises(AuthError, match="token= must return a str, got a bytes"):
+        with pytest.raises(AuthError, match="token= must return a str, got bytes"):
             await make_app(peer, token=lambda: b"raw").__aenter__()
         assert b"CONNECT" not in peer.received
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import until
+from support.waits import until
 from tidings.transport.race import race
 
 

@@ -11,9 +11,9 @@ from typing import Self
 
 import pytest
 
-from faults.conftest import until
-from faults.fake_peer import FakePeer
-from faults.tcp_proxy import TcpProxy
+from support.fake_peer import FakePeer
+from support.tcp_proxy import TcpProxy
+from support.waits import until
 from tidings import App, Stream
 from tidings.errors import ConnectionClosedError, TidingsError
 from tidings.server import NATSServer

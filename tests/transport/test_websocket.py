@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from faults.conftest import Inbox, until
-from faults.fake_peer import FakePeer
+from support.certificates import make_certificates
+from support.fake_peer import FakePeer
+from support.inbox import Inbox
+from support.ports import free_port
+from support.waits import until
 from tidings import App
 from tidings.errors import ConnectError, ConnectionLostError, MissingExtraError
 from tidings.server import NATSServer
-from transport.test_dial import Certificates, make_certificate
 
 MakeApp = Callable[..., App]
 Configured = Callable[[str], NATSServer]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def websocket(port: int, tls: str = "no_tls: true") -> str:
@@ -64,10 +58,9 @@ async def test_everything_works_over_a_websocket(url: str, make_app: MakeApp) ->
 async def test_tls_of_a_websocket_begins_before_anything_else(
     configured: Configured, make_app: MakeApp, tmp_path: Path
 ) -> None:
-    own: Certificates = make_certificate(tmp_path, "server", "IP:127.0.0.1")
+    own = make_certificates(tmp_path, "server", "IP:127.0.0.1")
     port = free_port()
-    tls = f'tls {{ cert_file: "{own.cert}", key_file: "{own.key}" }}'
-    configured(websocket(port, tls))
+    configured(websocket(port, own.config()))
     async with make_app(f"wss://127.0.0.1:{port}/nats?a=b", tls_ca=own.ca) as app:
         await app.flush()
         assert app.connected_url == f"wss://127.0.0.1:{port}"

@@ -1,6 +1,6 @@
-"""The command line: `tidings run`, `tidings demo` and their neighbours.
+"""The command line `tidings`.
 
-Everything beyond `main` is imported when it is called, since it needs the extra `cli`.
+`main` imports the commands when it runs, because they need the extra `cli`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from tidings.text import printable
 __all__ = ["main"]
 
 _NEEDED = ("typer", "rich", "watchfiles", "pythonjsonlogger")
-# What the caller can put right by typing something else: exit code 2, as for a wrong option.
+# Errors that the caller can fix by typing something else. They end with exit code 2, as a wrong
+# option does.
 _USAGE = (ConfigError, SubjectError, HeaderError)
 
 
 def main() -> None:
-    """Run the command line of this process, and end the process with its exit code.
+    """Run the command in this process's arguments and exit with its code.
 
     Raises:
-        SystemExit: always; 0 for success, 1 for a failure, 2 for a wrong use, 130 for Ctrl-C.
+        SystemExit: always. The code is 0 for success, 1 for a failure, 2 for wrong usage and 130
+            for Ctrl-C.
     """
     _open_standard_streams()
     try:
@@ -41,19 +43,19 @@ def main() -> None:
         app(prog_name="tidings")
     except TidingsError as error:
         _fail(error)
-    except KeyboardInterrupt:  # while the command is imported; from then on it is typer's
+    except KeyboardInterrupt:  # raised during the imports above; later, typer handles it
         sys.exit(130)
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where a standard stream is closed, before a socket takes its number."""
+    """Open /dev/null for each closed standard stream, before a socket gets its file descriptor."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             with contextlib.suppress(OSError):
                 os.fstat(number)
-                continue  # it is another file's already
+                continue  # another file already uses this descriptor
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115 - stays open
 
 
 def _check_extra() -> None:
@@ -62,14 +64,14 @@ def _check_extra() -> None:
 
 
 def _fail(error: TidingsError) -> None:
-    notes = getattr(error, "__notes__", [])  # what is raised in the user's own code has one
+    notes = getattr(error, "__notes__", [])  # only an error raised in the user's code has a note
     text = printable("\n".join([str(error), *notes]), keep="\n")
     print(f"tidings: {text}", file=sys.stderr)
     sys.exit(2 if isinstance(error, _USAGE) and not notes else 1)
 
 
 def __getattr__(name: str) -> Any:
-    """`tidings.cli.app`, the Typer app, for tools that walk the tree of commands."""
+    """Import `tidings.cli.app`, the Typer app, on first use: for tools that read the commands."""
     if name == "app":
         from .root import app
 

@@ -1,4 +1,4 @@
-"""Message bodies as text that is safe to show on a terminal."""
+"""Converts message bodies to text that is safe on a terminal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tidings.text import printable
 
 
 def one_line(body: bytes) -> str:
-    """A message's body as one printable line."""
+    """Return a body as one printable line."""
     return printable(body.decode(errors="backslashreplace"))
 
 
 def pretty(body: bytes) -> str:
-    """A message's body for a person: JSON indented, anything else as printable lines."""
+    """Return a body as readable text: JSON is indented, anything else is printable lines."""
     try:
         text = msgspec.json.format(body, indent=2).decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,10 +1,11 @@
-"""The child's side of a supervised run: it reports to its supervisor and does not outlive it.
+"""The child's side of a supervised run: it reports to its supervisor and ends with it.
 
-Supervisor and child share a socket, the lifeline. The child writes a line on it with the drain
-timeout of its app, and another one when the app runs. The supervisor says "stop" and closes its
-end; where it dies, even by kill -9, the end closes without a word. Either way the child drains. A
-stop is no signal, because a service manager that stops a whole group signals the children too, and
-an app takes a later signal as the order to exit at once.
+Supervisor and child share a socket, the lifeline. The child writes a line with the drain timeout of
+its app to it, and a second line when the app runs. To stop the child, the supervisor writes "stop"
+and closes its end. If the supervisor dies, even by kill -9, its end closes without "stop". The
+child drains in both cases. The supervisor does not use a signal to stop its children: a service
+manager that stops a whole process group signals the children too, and a second signal would make
+the app exit at once.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from tidings.process.runner import MainRun
 
 from .loading import load_app
 
-# The environment of a child. Servers go there and not into its arguments, which every user of the
-# machine can read, because their URLs may hold passwords.
+# Environment variables of a child. The server URLs may contain passwords, so they are not passed
+# as arguments, which every user of the machine can read.
 LIFELINE = "TIDINGS_LIFELINE"
 SERVERS = "TIDINGS_SERVERS"
 WORKER = "TIDINGS_WORKER"
@@ -33,21 +34,22 @@ WORKER = "TIDINGS_WORKER"
 LOADED = b"loaded"  # followed by the drain timeout, in seconds
 RUNNING = b"running"
 STOP = b"stop\n"
-# The exit code of an app that ended by itself, which is not to be started again.
+# Exit code of a child whose app called `disconnect()`. The supervisor does not start it again.
 ENDED = 100
 
 
 def take_orders() -> dict[str, str]:
-    """What a supervisor has written into the environment; empty where there is none.
+    """Return the variables that a supervisor has set; empty without a supervisor.
 
-    It is taken out, so that the app's own subprocesses do not mistake themselves for children.
+    They are removed from the environment, so that the app's own subprocesses do not take
+    themselves for children of the supervisor.
     """
     names = (LIFELINE, SERVERS, WORKER)
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
 def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | None) -> int:
-    """Run an app under a supervisor. Returns the exit code."""
+    """Run an app under a supervisor and return the exit code."""
     child = Child(socket.socket(fileno=int(orders[LIFELINE])))
     app = load_app(target)
     if drain_timeout is not None:
@@ -61,29 +63,29 @@ class Child:
     """The process of a supervised app.
 
     Args:
-        lifeline: the socket to the supervisor.
+        lifeline: socket to the supervisor.
     """
 
     def __init__(self, lifeline: socket.socket) -> None:
         lifeline.set_inheritable(False)
         self._lifeline = lifeline
-        self._run: MainRun | None = None  # there once the app is loaded
+        self._run: MainRun | None = None  # set when the app is loaded
         threading.Thread(target=self._watch, name="tidings lifeline", daemon=True).start()
 
     def run(self, app: App) -> int:
-        """Run the app to its end. Returns the exit code."""
+        """Run the app until it ends and return the exit code."""
         self.say_loaded(app)
         self._run = MainRun(SupervisedApp(app, self), use_uvloop=app.use_uvloop)
         self._run.run()
         return 0 if self._run.was_stopped else ENDED
 
     def say_loaded(self, app: App) -> None:
-        """Report the drain timeout, which decides how long the supervisor waits for the end."""
+        """Report the drain timeout: the supervisor waits that long before it kills the child."""
         self.say(b"%b %g\n" % (LOADED, app.drain_timeout))
 
     def say(self, line: bytes) -> None:
-        """Report to the supervisor."""
-        with contextlib.suppress(OSError):  # it is gone, which _watch sees too
+        """Write a line to the supervisor."""
+        with contextlib.suppress(OSError):  # the supervisor has died; _watch notices it too
             self._lifeline.sendall(line)
 
     def _watch(self) -> None:
@@ -94,17 +96,17 @@ class Child:
         why = "stop" if said == STOP else "the supervisor is gone"
         if self._run is None:
             logger.info("%s", why)
-            os.kill(os.getpid(), signal.SIGTERM)  # it ends an import
+            os.kill(os.getpid(), signal.SIGTERM)  # interrupts an import
         else:
             self._run.stop(why)
 
 
 class SupervisedApp:
-    """An app as a runner takes it, whose start is reported to the supervisor.
+    """Wraps an app for the runner, and reports its start to the supervisor.
 
     Args:
         app: the app.
-        child: its process.
+        child: the process that runs it.
     """
 
     def __init__(self, app: App, child: Child) -> None:

@@ -1,4 +1,4 @@
-"""`tidings pub`, `tidings req` and `tidings sub`: one client each, from the shell."""
+"""`tidings pub`, `tidings req` and `tidings sub`: send and receive messages from the shell."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from tidings.text import printable
 
 from . import logs
 from .bodies import one_line, pretty
-from .console import OutputError, give_up_stdout, on_terminal, say, told
+from .console import OutputError, give_up_stdout, on_terminal, output_errors, say
 
-Subject = Annotated[str, typer.Argument(help="Words with dots between them, as orders.created.")]
+Subject = Annotated[str, typer.Argument(help="Subject, such as orders.created.")]
 Body = Annotated[
     str | None,
-    typer.Argument(help="Sent as it is. `-`, or none where input is piped: read from there."),
+    typer.Argument(
+        help="Body, sent as it is. With `-`, or without a body if input is piped, the command reads"
+        " standard input."
+    ),
 ]
 HeaderLines = Annotated[
-    list[str] | None, typer.Option("--header", "-H", help="'Name: value'; may be repeated.")
+    list[str] | None,
+    typer.Option("--header", "-H", help="Header, as 'Name: value'. Can be repeated."),
 ]
 Servers = Annotated[
     str | None,
-    typer.Option("--servers", "-s", help="URLs of servers; $NATS_URL where left out."),
+    typer.Option("--servers", "-s", help="Server URLs, comma-separated. Default: $NATS_URL."),
 ]
 
 
@@ -40,7 +44,7 @@ def pub(
     subject: Subject,
     body: Body = None,
     header: HeaderLines = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="How many times.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many times to publish it.")] = 1,
     servers: Servers = None,
 ) -> None:
     """Publish a message."""
@@ -62,13 +66,15 @@ def req(
     subject: Subject,
     body: Body = None,
     header: HeaderLines = None,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds to wait for the reply.")
+    ] = 10.0,
     servers: Servers = None,
 ) -> None:
-    """Send a request and print the answer."""
+    """Send a request and print the reply."""
     check_subject(subject)
     if not timeout > 0:
-        raise ConfigError(f"--timeout {timeout:g}: seconds, above 0")
+        raise ConfigError(f"--timeout must be a positive number of seconds, got {timeout:g}")
     headers = parse_headers(header or ())
     app = _client("tidings-req", servers)
     show_answer(asyncio.run(_request(app, subject, _read(body), headers, timeout)))
@@ -83,34 +89,36 @@ async def _request(app: App, subject: str, body: bytes, headers: Headers, timeou
 
 
 def show_answer(body: bytes) -> None:
-    """For a person a readable text; for another program the bytes themselves, and a newline."""
+    """Print a reply: as readable text on a terminal, otherwise as its bytes and a newline."""
     if on_terminal():
         say(pretty(body))
         return
-    with told():
+    with output_errors():
         sys.stdout.buffer.write(body + b"\n")
         sys.stdout.buffer.flush()
 
 
 def sub(
-    subject: Annotated[str, typer.Argument(help="A subject; `*` and `>` are wildcards.")],
+    subject: Annotated[
+        str, typer.Argument(help="Subject to listen on; `*` and `>` are wildcards.")
+    ],
     count: Annotated[
-        int | None, typer.Option("--count", min=1, help="End after that many messages.")
+        int | None, typer.Option("--count", min=1, help="Exit after this many messages.")
     ] = None,
-    queue: Annotated[str, typer.Option("--queue", help="A queue group to join.")] = "",
+    queue: Annotated[str, typer.Option("--queue", help="Queue group to join.")] = "",
     servers: Servers = None,
 ) -> None:
-    """Print messages until Ctrl-C: subject and body, a line each."""
+    """Print messages, one line each, until Ctrl-C."""
     check_pattern(subject)
     check_queue(queue)
     app = _client("tidings-sub", servers)
     printer = Printer(app, count)
-    # A thread prints, so that a slow reader of the output does not hold up the connection.
+    # A `def` handler prints in a thread, so that a slow reader does not block the connection.
     app.listen(subject, queue=queue, data_type=bytes, concurrency=1, no_reply=True)(printer.show)
 
     @app.task()
-    async def tell() -> None:
-        print(f"listening on {printable(subject)}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    async def announce() -> None:
+        print(f"listening on {printable(subject)}; Ctrl-C to stop", file=sys.stderr, flush=True)
 
     app.run()
     if printer.failure is not None:
@@ -118,14 +126,14 @@ def sub(
 
 
 class Printer:
-    """Prints messages, and ends the app after the last one that is wanted.
+    """Prints messages, and disconnects the app after the last one.
 
     Args:
         app: the app.
-        count: how many messages; None for no end.
+        count: number of messages to print; None for no limit.
 
     Attributes:
-        failure: why it ended before its time; None where it did not.
+        failure: the error that ended the output early, if any.
     """
 
     def __init__(self, app: App, count: int | None) -> None:
@@ -135,12 +143,12 @@ class Printer:
         self.failure: OutputError | None = None
 
     def show(self, msg: Message[bytes]) -> None:
-        """Print one message. Those that come after the end are let go."""
+        """Print one message. Ignores messages that arrive after the last one."""
         if self._ended:
             return
         try:
             self._print(msg)
-        except BrokenPipeError:  # the reader, such as `head`, has had enough
+        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
             give_up_stdout()
             self._end()
             return
@@ -170,10 +178,10 @@ class Printer:
 
 
 def parse_headers(lines: Sequence[str]) -> Headers:
-    """Headers written as 'Name: value'.
+    """Parse headers written as 'Name: value'.
 
     Raises:
-        HeaderError: one of another form, or that cannot be sent.
+        HeaderError: a header has another form or is not valid.
     """
     return Headers([_parse_header(line) for line in lines])
 
@@ -181,7 +189,7 @@ def parse_headers(lines: Sequence[str]) -> Headers:
 def _parse_header(line: str) -> tuple[str, str]:
     name, mark, value = line.partition(":")
     if not mark:
-        raise HeaderError(line, "write it as 'Name: value'")
+        raise HeaderError(line, "it has no colon; write it as 'Name: value'")
     return name.strip(), value.strip()
 
 
@@ -193,14 +201,14 @@ def _client(name: str, servers: str | None) -> App:
 def _read(body: str | None) -> bytes:
     if body == "-" or (body is None and _is_piped()):
         return sys.stdin.buffer.read()
-    # Arguments that are no valid UTF-8 arrive as surrogates, and leave as the bytes they were.
+    # Python decodes arguments that are not valid UTF-8 to surrogates; this restores their bytes.
     return os.fsencode(body or "")
 
 
 def _is_piped() -> bool:
-    """Whether input comes from a pipe or a file: not from a person, and not from nowhere."""
+    """Whether standard input is a pipe, a socket or a file, and not a terminal or /dev/null."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError, AttributeError):
-        return False  # closed
+        return False  # standard input is closed
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)

@@ -1,4 +1,4 @@
-"""Output: rich on a terminal, plain lines everywhere else."""
+"""Standard output: formatted with rich on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from tidings.errors import TidingsError
 
 
 class OutputError(TidingsError):
-    """Standard output takes no more, for example on a full disk."""
+    """Standard output cannot be written, for example because the disk is full."""
 
 
 def on_terminal() -> bool:
-    """Whether a person reads standard output."""
+    """Whether standard output is a terminal."""
     try:
         return sys.stdout is not None and sys.stdout.isatty()
-    except ValueError:  # it was closed
+    except ValueError:  # standard output is closed
         return False
 
 
 def say(text: str = "", style: str = "") -> None:
-    """Print a line; `style` is rich's, for a terminal only.
+    """Print a line. On a terminal, `style` is applied as a style of rich.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
-        OutputError: it cannot be written for another reason.
+        BrokenPipeError: the reader has closed the pipe.
+        OutputError: the line cannot be written for another reason.
     """
-    with told():
+    with output_errors():
         if style and on_terminal():
-            # NO_COLOR and TERM=dumb are rich's to respect.
+            # rich respects NO_COLOR and TERM=dumb.
             Console(highlight=False, soft_wrap=True).print(Text(text, style=style))
         else:
             print(text, flush=True)
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Turn the failure of a write to standard output into an `OutputError`.
+def output_errors() -> Iterator[None]:
+    """Convert the error of a failed write to standard output into an `OutputError`.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
-        OutputError: it cannot be written for another reason.
+        BrokenPipeError: the reader has closed the pipe.
+        OutputError: the write failed for another reason.
     """
     try:
         yield
@@ -55,11 +55,13 @@ def told() -> Iterator[None]:
         raise
     except OSError as error:
         give_up_stdout()
-        raise OutputError(f"the output cannot be written: {error.strerror}") from None
+        raise OutputError(
+            f"standard output cannot be written ({error.strerror}): redirect it to another place"
+        ) from None
 
 
 def mention(text: str) -> None:
-    """Print a line that the command can do without: a reader who has gone is no failure."""
+    """Print a line that the command does not depend on. It ignores a failed write."""
     try:
         print(text, flush=True)
     except (OSError, ValueError):
@@ -67,7 +69,7 @@ def mention(text: str) -> None:
 
 
 def give_up_stdout() -> None:
-    """Send what is still to come nowhere, or Python's last flush would complain at exit."""
+    """Redirect standard output to /dev/null, so that Python's flush at exit does not fail."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -80,9 +82,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -
     """Print a table.
 
     Args:
-        columns: the titles.
-        rows: the cells.
-        numbers: how many columns, counted from the right, hold numbers.
+        columns: titles of the columns.
+        rows: cells of each row.
+        numbers: number of columns, counted from the right, that contain numbers.
     """
     right = len(columns) - numbers
     if on_terminal():

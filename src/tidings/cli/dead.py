@@ -1,4 +1,4 @@
-"""`tidings dead`: dead letters listed, shown, published again, dropped."""
+"""`tidings dead`: lists, shows, republishes and deletes dead letters."""
 
 from __future__ import annotations
 
@@ -45,25 +45,33 @@ dead = typer.Typer(no_args_is_help=True)
 
 Source = Annotated[
     str | None,
-    typer.Argument(metavar="[MODULE:APP]", help="The app whose dead letters these are."),
+    typer.Argument(
+        metavar="[MODULE:APP]", help="App whose dead letters to process. It is not started."
+    ),
 ]
 StreamName = Annotated[
-    str | None, typer.Option("--stream", help="The stream that keeps them, in place of an app.")
+    str | None, typer.Option("--stream", help="Stream of dead letters, instead of an app.")
 ]
 Subject = Annotated[
-    str | None, typer.Option("--subject", help="Of the message that died; `*`, `>` allowed.")
+    str | None,
+    typer.Option("--subject", help="Subject of the original message; `*` and `>` are wildcards."),
 ]
 OlderThan = Annotated[
-    str | None, typer.Option("--older-than", help="Dead for longer than, as 90s, 30m, 12h, 7d.")
+    str | None,
+    typer.Option("--older-than", help="Minimum age of the dead letter, such as 90s, 30m, 12h, 7d."),
 ]
-ErrorName = Annotated[str | None, typer.Option("--error", help="The class, as ValueError.")]
+ErrorName = Annotated[
+    str | None, typer.Option("--error", help="Class of the error, such as ValueError.")
+]
 Sequences = Annotated[
     list[int] | None,
-    typer.Option("--sequence", min=1, help="In the stream that keeps it; may be repeated."),
+    typer.Option(
+        "--sequence", min=1, help="Sequence in the stream of dead letters. Can be repeated."
+    ),
 ]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-# What is wrong with one letter only, so that the next one is worth a try.
+# Errors that concern one letter only, so that the command goes on with the next one.
 _OF_ONE_LETTER = (
     NoStreamError,
     JetStreamApiError,
@@ -76,13 +84,13 @@ _OF_ONE_LETTER = (
 
 @dataclass
 class Place:
-    """A stream that keeps dead letters, and which are meant.
+    """A stream of dead letters, and the selection of letters in it.
 
     Attributes:
-        stream: its name.
-        wanted: which ones.
-        last: the sequence of the last one that counts.
-        errors: how many there are of each error.
+        stream: name of the stream.
+        wanted: the selection.
+        last: sequence of the last letter to read; later letters are ignored.
+        errors: number of selected letters by error.
     """
 
     stream: str
@@ -97,7 +105,7 @@ class Place:
 
 @dead.callback()
 def root() -> None:
-    """See dead letters, publish them again, or drop them."""
+    """List dead letters, publish them again, or drop them."""
 
 
 @dead.command("list")
@@ -109,7 +117,7 @@ def list_letters(
     error: ErrorName = None,
     servers: Servers = "",
 ) -> None:
-    """List dead letters, the oldest first: a line each."""
+    """List dead letters, the oldest first, one line each."""
     wanted = _wanted(subject, older_than, error)
 
     async def show(api: JetStreamApi, places: list[Place]) -> int:
@@ -122,7 +130,7 @@ def list_letters(
 
     try:
         count = _on_places(_app(source, stream, servers), stream, wanted, show)
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         give_up_stdout()
         return
     mention(counted(count, "dead letter"))
@@ -130,7 +138,7 @@ def list_letters(
 
 @dead.command()
 def show(
-    sequence: Annotated[int, typer.Argument(min=1, help="As `tidings dead list` shows it.")],
+    sequence: Annotated[int, typer.Argument(min=1, help="Number that `tidings dead list` shows.")],
     source: Source = None,
     stream: StreamName = None,
     servers: Servers = "",
@@ -147,7 +155,9 @@ def show(
     wanted = Wanted(sequences=frozenset([sequence]))
     found = _on_places(_app(source, stream, servers), stream, wanted, find)
     if not found:
-        raise ConfigError(f"there is no dead letter {sequence} there")
+        raise ConfigError(
+            f"there is no dead letter {sequence}: find its number with tidings dead list"
+        )
     for letter in found:
         _show(letter)
 
@@ -165,8 +175,8 @@ def redrive(
 ) -> None:
     """Publish the messages again on their subjects, and delete their dead letters.
 
-    Every consumer of the stream that takes the subject gets them, and not only the one that
-    failed. It shows how many there are, and asks.
+    Every consumer that takes the subject gets the messages, not only the one that failed. The
+    command shows how many there are, and asks for confirmation.
     """
     wanted = _wanted(subject, older_than, error, sequence)
     question = "Publish {} again, and delete {}?"
@@ -184,7 +194,7 @@ def drop(
     yes: Yes = False,
     servers: Servers = "",
 ) -> None:
-    """Delete dead letters for good. It shows how many there are, and asks."""
+    """Delete dead letters for good. Shows how many there are, and asks for confirmation."""
     wanted = _wanted(subject, older_than, error, sequence)
     _act(source, stream, servers, wanted, yes, "Delete {} for good?", "dropped", dead_letters.drop)
 
@@ -199,12 +209,12 @@ def _act(
     done: str,
     do: Callable[[JetStreamApi, DeadLetter], Awaitable[Any]],
 ) -> None:
-    """Count, ask, and do it to what was counted: what died since is left alone."""
+    """Count the letters, ask, and process the counted ones. Newer letters are left alone."""
     app = _app(source, stream, servers)
     places = _on_places(app, stream, wanted, _count, to_delete=True)
     total = sum(place.errors.total() for place in places)
     if not total:
-        say("no dead letter is meant by this")
+        say("no dead letter matches")
         return
     for place in places:
         if place.errors:
@@ -221,11 +231,11 @@ def _act(
 
 
 class Worker:
-    """Does something to dead letters, one after the other, and says what fails.
+    """Processes dead letters one after the other, and prints those that fail.
 
     Attributes:
-        done: how many it was done to.
-        failed: how many it could not be done to. They are kept.
+        done: number of letters that were processed.
+        failed: number of letters that could not be processed. The stream keeps them.
     """
 
     def __init__(self, do: Callable[[JetStreamApi, DeadLetter], Awaitable[Any]]) -> None:
@@ -234,10 +244,10 @@ class Worker:
         self._do = do
 
     async def run(self, api: JetStreamApi, places: list[Place]) -> None:
-        """Do it.
+        """Process all letters.
 
         Raises:
-            TidingsError: what would be wrong with every other letter, too.
+            TidingsError: an error that concerns more than one letter.
         """
         for place in places:
             async for letter in read_dead_letters(api, place.stream, place.wanted, place.last):
@@ -245,7 +255,7 @@ class Worker:
                     await self._do(api, letter)
                 except _OF_ONE_LETTER as error:
                     self.failed += 1
-                    what = f"{letter.kept_in} {letter.sequence} is kept: {error}"
+                    what = f"dead letter {letter.sequence} stays in {letter.kept_in}: {error}"
                     print(f"tidings: {printable(what)}", file=sys.stderr)
                 else:
                     self.done += 1
@@ -259,14 +269,18 @@ async def _count(api: JetStreamApi, places: list[Place]) -> list[Place]:
 
 
 def _app(source: str | None, stream: str | None, servers: str) -> App:
-    """The app whose dead letters are meant, or one that only connects."""
+    """Load the app, or create one that only connects if a stream is given instead."""
     if (source is None) == (stream is None):
-        raise ConfigError("name the app, as module:app, or the stream, as --stream DEAD")
+        raise ConfigError(
+            "name either the app, such as shop:app, or the stream, such as --stream DEAD"
+        )
     if stream is not None:
         check_existing_name(stream, "stream")
     app = app_of(source, servers)
     if source is not None and not _subjects(app):
-        raise ConfigError(f"{source} has no consumer with dead_letter=")
+        raise ConfigError(
+            f"no consumer of {source} has dead_letter=: name the stream with --stream"
+        )
     return app
 
 
@@ -283,12 +297,15 @@ def _on_places(
     work: Callable[[JetStreamApi, list[Place]], Awaitable[T]],
     to_delete: bool = False,
 ) -> T:
-    """Connect, find the streams that keep the dead letters, and work there."""
+    """Connect, find the streams of the dead letters, and do the work on them."""
 
     async def connected(api: JetStreamApi) -> T:
         found = {stream: ()} if stream else await streams_of(api, _subjects(app))
         if wanted.sequences and len(found) > 1:
-            raise ConfigError(f"a sequence of which one: --stream {' or '.join(found)}?")
+            raise ConfigError(
+                f"a sequence names a letter of one stream, and there are {len(found)} streams: add "
+                f"--stream {' or --stream '.join(found)}"
+            )
         places = [
             Place(
                 name,
@@ -315,14 +332,16 @@ def _wanted(
 
 
 def parse_age(text: str) -> timedelta:
-    """An age written as 90s, 30m, 12h or 7d.
+    """Parse an age such as 90s, 30m, 12h or 7d.
 
     Raises:
-        ConfigError: written otherwise.
+        ConfigError: the text has another form.
     """
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smhd])", text)
     if match is None:
-        raise ConfigError(f"--older-than {text!r}: write it as 90s, 30m, 12h or 7d")
+        raise ConfigError(
+            f"--older-than {text!r} is not an age: write 90s, 30m, 12h or 7d, for example"
+        )
     return timedelta(**{_UNITS[match[2]]: float(match[1])})
 
 

@@ -1,4 +1,4 @@
-"""`tidings demo`: a real service, its server and its client, on this machine, in a few seconds."""
+"""`tidings demo`: runs a real service with its server and a client on this machine."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .console import say, table
 from .demo_client import Client, Priced, Refused, expected_totals, read_orders
 from .supervisor import ChildCommand, Worker, ending
 
-PATIENCE = 9.0  # seconds from a signal until it must have ended
-SHOWN = 8  # rows of answers, and of refusals, that are printed
+PATIENCE = 9.0  # seconds from a signal until the demo must have ended
+SHOWN = 8  # rows that are printed of the answers and of the refusals
 REQUESTS = 8_000
-# Below the listener's pending_msgs_limit, so that however slow the machine, none is dropped.
+# Below the listener's pending_msgs_limit, so that even a slow machine drops none.
 EVENTS = 50_000
 
 
 class DemoError(TidingsError):
-    """The demo did not do what it should; the text says where."""
+    """The demo failed. The text says at which step."""
 
 
 class Example(NamedTuple):
-    """Where the example is: in the checkout, or in the installed package."""
+    """Location of the example: in the checkout or in the installed package."""
 
     folder: Path
     target: str
@@ -44,10 +44,10 @@ class Example(NamedTuple):
 
 
 def find_example() -> Example:
-    """The service of the demo and its data.
+    """Find the service of the demo and its data.
 
     Raises:
-        DemoError: the installation lacks it.
+        DemoError: the installation does not contain the example.
     """
     package = Path(__file__).parents[1]
     checkout = package.parents[1]
@@ -55,14 +55,14 @@ def find_example() -> Example:
         return Example(checkout / "examples", "examples.orders:app", checkout)
     if (package / "examples/orders.py").is_file():
         return Example(package / "examples", "tidings.examples.orders:app", None)
-    raise DemoError(f"the examples are neither in {package} nor beside its checkout")
+    raise DemoError(f"the examples are missing in {package}: install tidings again")
 
 
 def demo() -> None:
-    """Show a service at work, on this machine.
+    """Show a service at work on this machine.
 
-    A real nats-server, the service of examples/orders.py in a process of its own, and its client
-    here, which sends it the orders of a file.
+    Starts a real nats-server and the service of examples/orders.py in its own process, and sends it
+    the orders of a file.
     """
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
     started = time.monotonic()
@@ -74,7 +74,7 @@ def demo() -> None:
 
 
 async def _until_stopped(example: Example) -> None:
-    """The demo, which a stop signal ends between two steps: service and server go first."""
+    """Run the demo. A stop signal cancels it; the service and the server end first."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
@@ -87,9 +87,9 @@ async def _until_stopped(example: Example) -> None:
 
 
 async def _demo(example: Example) -> None:
-    # A token of its own keeps other users of the machine out.
+    # A random token keeps out other users of the machine.
     with NATSServer(jetstream=True, token=secrets.token_urlsafe()) as server:
-        say(f"nats-server   {server.url}, JetStream on, its store in a temporary folder")
+        say(f"nats-server   {server.url}, with JetStream in a temporary folder")
         async with _service(example, server.url_with_token) as service:
             say(f"service       tidings run {example.target}, process {service.pid}")
             async with App("demo-client", servers=server.url_with_token) as app:
@@ -101,7 +101,7 @@ async def _demo(example: Example) -> None:
 
 @contextlib.asynccontextmanager
 async def _service(example: Example, url: str) -> AsyncIterator[Worker]:
-    """The service as a process of its own, ended by SIGTERM."""
+    """Run the service in its own process, and end it with SIGTERM."""
     command = ChildCommand(target=example.target, servers=url, cwd=example.cwd)
     with tempfile.TemporaryFile() as log:
         service = await Worker.start(command, stderr=log.fileno())
@@ -118,7 +118,7 @@ async def _service(example: Example, url: str) -> AsyncIterator[Worker]:
 async def _end(service: Worker, log: IO[bytes]) -> None:
     service.signal(signal.SIGTERM)
     if code := await service.wait():
-        raise DemoError(_epitaph("did not end well", code, log))
+        raise DemoError(_epitaph("failed at the end", code, log))
 
 
 def _epitaph(what: str, code: int, log: IO[bytes]) -> str:
@@ -134,7 +134,7 @@ async def _sell(client: Client, example: Example) -> None:
     say(f"client        this process, {os.getpid()}")
     say(f"input         {shown}, {len(orders)} orders\n")
     priced, refused = await client.price(orders)
-    say("Each order is a request on orders.price; each price an event on orders.placed.COUNTRY:")
+    say("Each order is a request on orders.price. Each price is an event on orders.placed.COUNTRY:")
     _show_priced(priced)
     _show_refused(refused)
     client.publish(priced)
@@ -159,8 +159,8 @@ def _show_priced(priced: list[Priced]) -> None:
 
 def _show_refused(refused: list[Refused]) -> None:
     if not refused:
-        raise DemoError("no order was refused, and the file has some that must be")
-    say(f"{len(refused)} were refused, each with a ServiceError that says why:")
+        raise DemoError("no order was refused, but the file contains invalid orders")
+    say(f"{len(refused)} orders were refused, each with a ServiceError that says why:")
     rows = [
         [
             *map(str, (each.order["order"], each.order["country"], each.order["quantity"])),
@@ -172,15 +172,18 @@ def _show_refused(refused: list[Refused]) -> None:
 
 
 def _show_totals(totals: dict[str, dict[str, int]], expected: dict[str, dict[str, int]]) -> None:
-    say("\nTotals that the service added up from the events:")
+    say("\nThe totals that the service added up from the events:")
     rows = [
         [country, str(total["orders"]), _money(total["net"]), _money(total["vat"])]
         for country, total in sorted(totals.items())
     ]
     table(["country", "orders", "net", "VAT"], rows, numbers=3)
     if totals != expected:
-        raise DemoError(f"the totals differ from what the file gives, which is {expected}")
-    say("Checked: computed anew from the file, every total is the same to the cent.", style="green")
+        raise DemoError(f"the totals of the service differ from those of the file, {expected}")
+    say(
+        "Checked: a second calculation from the file gives the same totals to the cent.",
+        style="green",
+    )
 
 
 async def _measure(client: Client) -> None:
@@ -188,7 +191,7 @@ async def _measure(client: Client) -> None:
     seconds, latencies = await client.measure_requests(REQUESTS)
     say(
         f"\n{REQUESTS:,} requests, 100 at a time: {REQUESTS / seconds:,.0f} a second, "
-        f"half of them within {_percentile(latencies, 50):.1f} ms, "
+        f"50 % within {_percentile(latencies, 50):.1f} ms, "
         f"99 % within {_percentile(latencies, 99):.1f} ms"
     )
     started = time.perf_counter()
@@ -196,10 +199,7 @@ async def _measure(client: Client) -> None:
     await client.flush()
     await client.totals(before + EVENTS)
     seconds = time.perf_counter() - started
-    say(
-        f"{EVENTS:,} events, until the last was added up: {EVENTS / seconds:,.0f} a second, "
-        "none lost"
-    )
+    say(f"{EVENTS:,} events, sent and added up: {EVENTS / seconds:,.0f} a second, none lost")
 
 
 def _percentile(values: Iterable[float], percent: int) -> float:

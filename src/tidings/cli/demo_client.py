@@ -1,4 +1,4 @@
-"""The client of the demo: it reads the orders, sends them, and computes what must come out."""
+"""The client of the demo: reads the orders, sends them, and calculates the expected totals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from tidings.app import App
 from tidings.errors import ServiceError, TidingsError
 
-PATIENCE = 20.0  # seconds until the service must have handled what was sent
+PATIENCE = 20.0  # seconds until the service must have handled the events
 AT_A_TIME = 100
 
 Order = dict[str, Any]
@@ -39,7 +39,7 @@ class Refused:
 
 
 def read_orders(path: Path) -> list[Order]:
-    """The orders of the file. A quantity that is no number stays as it is: the service says so."""
+    """Read the orders. A quantity that is not a number stays text, and the service refuses it."""
     with open(path, newline="") as file:
         return [{**row, "quantity": _number(row["quantity"])} for row in csv.DictReader(file)]
 
@@ -63,7 +63,7 @@ class Client:
         self._sample: list[Priced] = []
 
     async def price(self, orders: Sequence[Order]) -> tuple[list[Priced], list[Refused]]:
-        """Ask for the price of each order; 100 requests are under way at a time."""
+        """Request the price of each order, 100 at a time."""
         turns = asyncio.Semaphore(AT_A_TIME)
 
         async def ask(order: Order) -> Priced | Refused:
@@ -84,21 +84,21 @@ class Client:
             self._app.publish_sync(subject, each.answer)
 
     def publish_many(self, count: int) -> None:
-        """Publish the events of the prices over and over, up to a count."""
+        """Publish the events of the prices repeatedly, `count` events in total."""
         rounds, rest = divmod(count, len(self._sample))
         for _ in range(rounds):
             self.publish(self._sample)
         self.publish(self._sample[:rest])
 
     async def flush(self) -> None:
-        """Wait until the server has everything."""
+        """Wait until the server has received everything."""
         await self._app.flush()
 
     async def totals(self, orders: int = 0) -> Totals:
-        """The totals, once that many orders are in them.
+        """Request the totals until they contain that many orders.
 
         Raises:
-            TidingsError: they are not, after a time.
+            TidingsError: they do not contain them in time.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -107,11 +107,13 @@ class Client:
             if count >= orders:
                 return totals
             if time.monotonic() > deadline:
-                raise TidingsError(f"of {orders} events only {count} were handled")
+                raise TidingsError(
+                    f"the service handled only {count} of {orders} events in {PATIENCE:g} s"
+                )
             await asyncio.sleep(0.01)
 
     async def measure_requests(self, count: int) -> tuple[float, list[float]]:
-        """Send requests, 100 at a time; returns the seconds in all, and of each one."""
+        """Send requests, 100 at a time. Returns the seconds of all requests and of each one."""
         orders = [each.order for each in self._sample]
         latencies: list[float] = []
         numbers = iter(range(count))
@@ -128,11 +130,11 @@ class Client:
 
 
 def expected_totals(orders: Sequence[Order], data: Path) -> Totals:
-    """The totals as the rules give them: written anew, with fractions, not with the service's code.
+    """Calculate the totals with fractions, independently of the service's code.
 
     Args:
-        orders: the orders, the bad ones among them.
-        data: the folder with the price list and the VAT rates.
+        orders: the orders, including the invalid ones.
+        data: folder with the price list and the VAT rates.
     """
     products = {row["product"]: row for row in _rows(data / "products.csv")}
     rates = {row["country"]: row for row in _rows(data / "vat.csv")}

@@ -1,4 +1,4 @@
-"""Find the app that `module:app` names, from the current folder."""
+"""Imports the app that `module:app` names from the current folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def load_app(target: str) -> App:
     """Import a module and return its app.
 
     Args:
-        target: `module:app`, or `module` where the app is called `app`.
+        target: `module:app`, or `module` if the app is called `app`.
 
     Raises:
-        ConfigError: it names no module, or no app in it; the text says what there is.
-        SystemExit: with 1, after the traceback, when the user's own module raises.
+        ConfigError: there is no such module, or no such app in it. The text lists the apps that
+            there are.
+        SystemExit: the user's module raised. Its traceback is printed, and the code is 1.
     """
     name, attribute = split_target(target)
     folder = os.getcwd()
@@ -34,18 +35,20 @@ def load_app(target: str) -> App:
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """The module and the attribute that a target names.
+    """Split a target into the names of the module and of the attribute.
 
     Raises:
-        ConfigError: not of the form `module:app`.
+        ConfigError: the target does not have the form `module:app`.
     """
     name, mark, attribute = target.partition(":")
     if name.endswith(".py") or "/" in name:
         module = name.removesuffix(".py").strip("./").replace("/", ".")
-        raise ConfigError(f"name the module, not its file: {module}:{attribute or 'app'}")
+        raise ConfigError(f"{name!r} is a file, not a module: write {module}:{attribute or 'app'}")
     words = [*name.split("."), attribute if mark else "app"]
     if not all(word.isidentifier() and not keyword.iskeyword(word) for word in words):
-        raise ConfigError(f"{target!r} is not of the form module:app, as greeter:app")
+        raise ConfigError(
+            f"{target!r} does not have the form module:app: write greeter:app, for example"
+        )
     return name, attribute or "app"
 
 
@@ -57,10 +60,12 @@ def _import(name: str, folder: str) -> ModuleType:
         if _users_frames(error.__traceback__) is not None:
             _show_users_error(error)
         if name.partition(".")[0] == error.name or "." not in name:
-            found = f"there is no module {error.name!r} in {folder}"
+            found = f"there is no module {error.name!r} in {folder} or among the installed packages"
         else:
-            found = f"there is no module {name!r} in {folder} ({error})"
-        raise ConfigError(f"{found}, nor among the installed packages") from None
+            found = (
+                f"there is no module {name!r} in {folder} or among the installed packages ({error})"
+            )
+        raise ConfigError(f"{found}: correct the name, or change to the module's folder") from None
     except Exception as error:
         _show_users_error(error)
         raise  # never reached
@@ -69,7 +74,7 @@ def _import(name: str, folder: str) -> ModuleType:
 
 
 def _show_users_error(error: Exception) -> None:
-    """Print the traceback from the user's first line on, without the import system's frames."""
+    """Print the traceback without the frames of the import system."""
     frames = _users_frames(error.__traceback__)
     traceback.print_exception(error.with_traceback(frames))
     raise SystemExit(1)
@@ -86,13 +91,13 @@ def _is_machinery(filename: str) -> bool:
 
 
 def _check_place(module: ModuleType, name: str, folder: str) -> None:
-    """Find out a file that is called as a module of Python, which was there first."""
+    """Check that the import found the user's file, and not another module of the same name."""
     path = os.path.join(folder, *name.split(".")) + ".py"
     if os.path.isfile(path) and not os.path.samefile(
         path, getattr(module, "__file__", None) or "/"
     ):
         place = _place(module)
-        raise ConfigError(f"{name} is another module ({place}): give {path} another name")
+        raise ConfigError(f"{name!r} imports another module ({place}): rename {path}")
 
 
 def _app_of(module: ModuleType, name: str, attribute: str) -> App:
@@ -100,14 +105,14 @@ def _app_of(module: ModuleType, name: str, attribute: str) -> App:
     if isinstance(found, App):
         return found
     if hasattr(module, attribute):
-        fault = f"{name}:{attribute} is a {type(found).__name__}, not an App"
+        fault = f"{name}:{attribute} is of type {type(found).__name__}, not an App"
     else:
-        fault = f"the module {name!r} ({_place(module)}) has no {attribute!r}"
+        fault = f"the module {name!r} ({_place(module)}) has no attribute {attribute!r}"
     apps = [word for word, value in vars(module).items() if isinstance(value, App)]
     if apps:
         choices = " or ".join(f"{name}:{word}" for word in apps)
         raise ConfigError(f"{fault}. Did you mean {choices}?")
-    raise ConfigError(f'{fault}, and no App in it at all. Write: app = App("{name}")')
+    raise ConfigError(f'{fault}, and it contains no App. Write: app = App("{name}")')
 
 
 def _place(module: ModuleType) -> str:

@@ -1,7 +1,7 @@
-"""Logging for `tidings run`: text for a person, JSON for a collector of logs.
+"""Logging for the commands: text for people, JSON for log collectors.
 
-Whoever sends a message chooses some of the texts that end up in a record. Neither format lets such
-a text forge a line or steer a terminal.
+The sender of a message chooses some of the texts in a log record. Both formats escape them, so that
+a text can neither forge a line nor control a terminal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tidings.text import printable
 
 
 class LogLevel(enum.StrEnum):
-    """The least severe record that is shown."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -25,19 +25,19 @@ class LogLevel(enum.StrEnum):
 
 
 class LogFormat(enum.StrEnum):
-    """How a record is shown."""
+    """The format of log records."""
 
     TEXT = "text"
     JSON = "json"
 
 
 def configure(level: LogLevel, form: LogFormat, worker: str = "") -> None:
-    """Log everything, `tidings` and root alike, to standard error.
+    """Log all loggers, `tidings` and root included, to standard error.
 
     Args:
-        level: the least severe record that is shown.
-        form: text, or one JSON object a line with the records' `extra` fields.
-        worker: the number of this worker, shown in front where there are several.
+        level: lowest level that is logged.
+        form: text, or one JSON object a line, which includes the record's `extra` fields.
+        worker: number of this process, shown in each record; "" for the only process.
     """
     logging.config.dictConfig(
         {
@@ -48,15 +48,15 @@ def configure(level: LogLevel, form: LogFormat, worker: str = "") -> None:
             "root": {"level": level.upper(), "handlers": ["stderr"]},
             "loggers": {
                 "tidings": {"level": level.upper()},
-                "watchfiles": {"level": "WARNING"},  # it tells every change that it sees
+                "watchfiles": {"level": "WARNING"},  # it logs every change that it sees
             },
         }
     )
 
 
 class TextFormatter(logging.Formatter):
-    """One printable line a record. Tracebacks follow it indented, so that a line at the margin is
-    always the begin of a record."""
+    """Formats a record as one printable line, followed by its traceback, if any. The traceback is
+    indented, so each line that is not indented is the start of a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()
@@ -64,7 +64,7 @@ class TextFormatter(logging.Formatter):
         lines = [printable(self.formatMessage(record))]
         if record.exc_info:
             lines.append(_indented(self.formatException(record.exc_info)))
-        elif record.exc_text:  # of a record that came through a queue
+        elif record.exc_text:  # a record that passed through a queue
             lines.append(_indented(record.exc_text))
         if record.stack_info:
             lines.append(_indented(self.formatStack(record.stack_info)))
@@ -76,7 +76,7 @@ def _indented(text: str) -> str:
 
 
 def json_formatter(**options: Any) -> logging.Formatter:
-    """A formatter of JSON lines whose texts are printable, those of `extra` fields among them."""
+    """Create a formatter of JSON lines that escapes all texts, including the `extra` fields."""
     from pythonjsonlogger.json import JsonFormatter
 
     class Formatter(JsonFormatter):
@@ -94,7 +94,7 @@ _OF_LINES = ("exc_info", "stack_info")
 
 
 def _safe(value: Any, keep: str) -> Any:
-    """A field of a record with its texts printable."""
+    """Escape all texts in a field of a record."""
     if isinstance(value, str):
         return printable(value, keep)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""`tidings new`: a folder with a service, its test and its README."""
+"""`tidings new`: creates a folder with a service, its test and its README."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tidings.errors import ConfigError, TidingsError
 
 from .console import say
 
-# Letters of a name: with `test_` and `.py` it must fit into the 255 bytes of a file's name.
+# Maximum length of a name: with `test_` and `.py` it must fit into a file name of 255 bytes.
 LONGEST = 247
 
 SERVICE = '''\
@@ -37,7 +37,7 @@ class Greeting:
 
 @app.listen("$module.greet")
 async def greet(msg: Message[Greeting]):
-    """The value returned is the reply. An error raised here reaches the caller."""
+    """The return value is the reply. The caller gets an error that is raised here."""
     if not msg.data.name:
         raise ServiceError(422, "a name is missing")
     await app.publish("$module.greeted", msg.data)
@@ -46,7 +46,7 @@ async def greet(msg: Message[Greeting]):
 
 @app.task(interval=60)
 async def report():
-    app.logger.info("%d messages up to now", app.stats().connection.received)
+    app.logger.info("%d messages received so far", app.stats().connection.received)
 
 
 if __name__ == "__main__":
@@ -54,7 +54,7 @@ if __name__ == "__main__":
 '''
 
 TEST = '''\
-"""`pytest` runs these on a real nats-server: the fixture `test_client` comes with tidings."""
+"""These tests use a real nats-server. The fixture `test_client` is part of tidings."""
 
 import pytest
 from tidings import ServiceError
@@ -78,14 +78,14 @@ def test_a_missing_name_is_an_error(test_client):
 README = """\
 # $title
 
-A service on [NATS](https://nats.io), made with tidings.
+A service on [NATS](https://nats.io), built with tidings. Run it:
 
 ```console
 $$ pip install -r requirements.txt
 $$ tidings run $module:app --dev
 ```
 
-`--dev` brings a nats-server along and prints its URL. From a second terminal, with that URL:
+`--dev` starts a nats-server and prints its URL. Use that URL in a second terminal:
 
 ```console
 $$ tidings req $module.greet '{"name": "Ada"}' --servers URL
@@ -94,13 +94,13 @@ $$ tidings req $module.greet '{"name": "Ada"}' --servers URL
 }
 ```
 
-The tests bring their own server, too:
+The tests start their own server:
 
 ```console
 $$ pytest
 ```
 
-In production, name the server by `$$NATS_URL` or `tidings run $module:app --servers URL`.
+In production, name the server in `$$NATS_URL`, or call `tidings run $module:app --servers URL`.
 """
 
 REQUIREMENTS = """\
@@ -110,9 +110,9 @@ pytest
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="The service's name; the folder gets it too.")],
+    name: Annotated[str, typer.Argument(help="Name of the service and of its folder.")],
 ) -> None:
-    """Begin a service: a folder with its code, its test and its README."""
+    """Create a folder with a service, its test and README."""
     module = module_name(name)
     folder = _current_folder() / module
     _make(folder)
@@ -131,36 +131,40 @@ def new(
 
 def _write(path: Path, text: str) -> None:
     try:
-        # "x": a file that appeared meanwhile is not overwritten, and no link followed.
+        # Mode "x" overwrites no file that was created meanwhile and follows no link.
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise TidingsError(
             f"{path} cannot be written: {error.strerror}. "
-            f"Before you try again, empty the folder {path.parent.name}"
+            f"Empty the folder {path.parent.name} before you try again"
         ) from None
 
 
 def module_name(name: str) -> str:
-    """A name for the module and its folder, made of what was typed.
+    """Convert the name that the user typed into a name for the module and its folder.
 
     Raises:
-        ConfigError: a path, a name too long for a file, or nothing to make a name of.
+        ConfigError: the name is a path, is too long for a file, or contains no letter or digit.
 
     Example:
         ```python
         from tidings.cli.new import module_name
 
         assert module_name("Order-Prices") == "order_prices"
-        assert module_name("queue") == "queue_service"   # the standard library has that one
+        assert module_name("queue") == "queue_service"   # the standard library has a queue
         ```
     """
     if "/" in name or "\\" in name or name.startswith("."):
-        raise ConfigError(f"{name!r} is a path: type a name, and the folder is made right here")
+        raise ConfigError(
+            f"{name!r} is a path: write a name only, and run the command in the parent folder"
+        )
     plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     words = re.findall(r"[a-z0-9]+", plain)
     if not words:
-        raise ConfigError(f"{name!r} has no letter to make a module's name of, as in greeter")
+        raise ConfigError(
+            f"{name!r} contains no letter from a to z and no digit: choose a name like greeter"
+        )
     module = "_".join(words)
     if module[0].isdigit():
         module = f"service_{module}"
@@ -168,13 +172,14 @@ def module_name(name: str) -> str:
         module = f"{module}_service"
     if len(module) > LONGEST:
         raise ConfigError(
-            f"the name has {len(module)} letters as a module: choose one with at most {LONGEST}"
+            f"the name is {len(module)} letters long: choose one with at most {LONGEST}"
         )
     return module
 
 
 def _is_taken(module: str) -> bool:
-    """Whether Python or pytest uses it, or an installed package: one would hide the other."""
+    """Whether Python, pytest or an installed package uses this name, so that one module would hide
+    the other."""
     installed = importlib.metadata.packages_distributions()
     used = {*sys.stdlib_module_names, *installed, "test", "conftest"}
     return keyword.iskeyword(module) or module in used
@@ -185,18 +190,21 @@ def _current_folder() -> Path:
         return Path.cwd()
     except OSError as error:
         raise TidingsError(
-            f"the current folder cannot be used: {error.strerror}. Change to another folder"
+            f"the current folder cannot be used ({error.strerror}): change to another folder"
         ) from None
 
 
 def _make(folder: Path) -> None:
     try:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise ConfigError(f"{folder.name} exists and is no folder: choose another name")
+            raise ConfigError(f"{folder.name} exists and is not a folder: choose another name")
         if folder.is_dir() and any(folder.iterdir()):
             raise ConfigError(
                 f"the folder {folder.name} exists and is not empty: choose another name"
             )
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"the folder {folder.name} cannot be made: {error.strerror}") from None
+        raise ConfigError(
+            f"the folder {folder.name} cannot be created ({error.strerror}): run the command in a "
+            "folder that you may write to"
+        ) from None

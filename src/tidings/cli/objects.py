@@ -1,4 +1,4 @@
-"""`tidings objects`: what puts that were killed have left in an object store."""
+"""`tidings objects`: deletes the chunks that interrupted puts left in an object store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ objects = typer.Typer(no_args_is_help=True)
 
 
 class _Host:
-    """Where the store belongs while the command runs."""
+    """Owns the store while the command runs."""
 
     def __init__(self, api: JetStreamApi) -> None:
         self.api = api
@@ -28,25 +28,26 @@ class _Host:
 
 @objects.callback()
 def root() -> None:
-    """Look after object stores."""
+    """Maintain object stores."""
 
 
 @objects.command()
 def prune(
-    bucket: Annotated[str, typer.Argument(help="The object store.")],
+    bucket: Annotated[str, typer.Argument(help="Name of the object store.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+        bool, typer.Option("--dry-run", help="Show what would be deleted, but do not delete it.")
     ] = False,
     older_than: Annotated[
         str,
         typer.Option(
             "--older-than",
-            help="Since the last chunk of a put, as 90s, 30m, 12h, 7d: a younger one may go on.",
+            help="Only puts whose last chunk is older than this, such as 90s, 30m, 12h or 7d. A"
+            " younger put may still be running.",
         ),
     ] = "1h",
     servers: Servers = "",
 ) -> None:
-    """Delete chunks that belong to no object: a put that was killed has left them."""
+    """Delete chunks that belong to no object. A put whose process was killed leaves such chunks."""
     seconds = parse_age(older_than).total_seconds()
 
     async def work(api: JetStreamApi) -> Pruned:

@@ -1,4 +1,4 @@
-"""The tree of commands."""
+"""The commands of `tidings`, collected in one Typer app."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def root(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Microservices on NATS: run them, try them out, begin a new one."""
+    """Microservices on NATS: run a service, try it out, or create a new one."""
 
 
 for command in (run, demo, new, server, pub, req, sub):

@@ -1,4 +1,4 @@
-"""`tidings run`: one app, alone, reloaded or with several workers."""
+"""`tidings run`: runs an app in this process, in a reloaded child, or in several processes."""
 
 from __future__ import annotations
 
@@ -28,52 +28,58 @@ def run(
         str,
         typer.Argument(
             metavar="MODULE:APP",
-            help="The module, from the current folder, and the app in it; `:app` may be left out.",
+            help="A module in the current folder, and the app in it. You can leave out `:app`.",
         ),
     ],
     servers: Annotated[
-        str, typer.Option("--servers", "-s", help="URLs of servers, in place of the app's own.")
+        str, typer.Option("--servers", "-s", help="Server URLs, instead of the app's own.")
     ] = "",
     dev: Annotated[
         bool,
-        typer.Option("--dev", help="Bring a nats-server, unless --servers or $NATS_URL names one."),
+        typer.Option(
+            "--dev", help="Start a nats-server if neither --servers nor $NATS_URL names one."
+        ),
     ] = False,
     reload: Annotated[
-        bool, typer.Option("--reload", help="Start again when a .py file changes.")
+        bool, typer.Option("--reload", help="Restart when a .py file changes.")
     ] = False,
     workers: Annotated[
-        int, typer.Option("--workers", "-w", min=1, help="Processes that share the work.")
+        int, typer.Option("--workers", "-w", min=1, help="Number of processes that share the work.")
     ] = 1,
     drain_timeout: Annotated[
         float | None,
         typer.Option(
             "--drain-timeout",
-            help="Seconds that work in progress gets at the end, in place of the app's own.",
+            help="Seconds to finish work in progress at the end, instead of the app's own limit.",
         ),
     ] = None,
     log_level: Annotated[
-        logs.LogLevel, typer.Option("--log-level", help="The least severe record shown.")
+        logs.LogLevel, typer.Option("--log-level", help="Lowest level to log.")
     ] = logs.LogLevel.INFO,
     log_format: Annotated[
-        logs.LogFormat, typer.Option("--log-format", help="How records are shown.")
+        logs.LogFormat, typer.Option("--log-format", help="Format of the log.")
     ] = logs.LogFormat.TEXT,
 ) -> None:
     """Run a service until Ctrl-C, SIGTERM or SIGHUP.
 
-    Then it drains: what it took is finished and answered. A second signal, at least a second later,
-    ends it at once.
+    The service then drains: it finishes and answers the messages that it has taken. A second
+    signal, at least one second later, ends it at once.
     """
     orders = take_orders()
     logs.configure(log_level, log_format, orders.get(WORKER, ""))
     if orders:
         raise typer.Exit(run_child(target, orders, drain_timeout))
     if drain_timeout is not None and not 0 < drain_timeout < math.inf:
-        raise ConfigError(f"--drain-timeout {drain_timeout:g}: it must be above 0 seconds")
+        raise ConfigError(
+            f"--drain-timeout must be a positive number of seconds, got {drain_timeout:g}"
+        )
     split_target(target)
     if reload and workers > 1:
-        raise ConfigError("--reload runs one process: leave --workers out, or --reload")
+        raise ConfigError(
+            f"--reload runs one process, but --workers is {workers}: leave out one of the two"
+        )
     if servers:
-        server_urls(servers)  # a bad one is found before anything starts
+        server_urls(servers)  # finds a bad URL before anything starts
     if not reload and workers == 1:
         _run_here(target, servers, dev, drain_timeout)
         return
@@ -100,17 +106,20 @@ def _run_here(target: str, servers: str, dev: bool, drain_timeout: float | None)
 
 @contextlib.contextmanager
 def servers_for(servers: str, dev: bool) -> Iterator[str]:
-    """The servers to use in place of the app's own, "" for none; with `dev` an embedded one."""
+    """Yield the servers to use instead of the app's own, "" for none.
+
+    With `dev` this starts an embedded server if nothing else names one.
+    """
     named = os.environ.get("NATS_URL", "")
     if servers or not dev:
         yield servers
     elif named:
         shown = ", ".join(map(redact, server_urls(named)))
-        mention(f"nats-server of $NATS_URL, so that --dev brings none: {shown}")
+        mention(f"--dev starts no nats-server, because $NATS_URL names one: {shown}")
         yield named
     else:
         with NATSServer(jetstream=True, token=os.environ.get("NATS_TOKEN") or None) as server:
             mention(f"nats-server for this run, JetStream on: {server.url}")
-            # For whatever else connects: another App, a subprocess, a script started by a handler.
+            # Other clients of this run read it: another App, a subprocess, a script of a handler.
             os.environ["NATS_URL"] = server.url_with_token
             yield server.url_with_token

@@ -1,4 +1,4 @@
-"""`tidings server`: the embedded nats-server in the foreground."""
+"""`tidings server`: runs the embedded nats-server in the foreground."""
 
 from __future__ import annotations
 
@@ -23,38 +23,47 @@ def server(
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", "-p", min=0, max=65535, help="4222 where left out; 0 takes a free one."
+            "--port", "-p", min=0, max=65535, help="Port, 4222 by default; 0 uses a free port."
         ),
     ] = None,
     jetstream: Annotated[
-        bool, typer.Option("--jetstream/--no-jetstream", help="Streams and buckets.")
+        bool,
+        typer.Option(
+            "--jetstream/--no-jetstream", help="Turn JetStream (streams and buckets) on or off."
+        ),
     ] = True,
     store: Annotated[
         Path | None,
-        typer.Option("--store", help="Folder that JetStream keeps; a temporary one otherwise."),
+        typer.Option("--store", help="Folder for JetStream's data; a temporary one by default."),
     ] = None,
     cluster: Annotated[
         int | None,
-        typer.Option("--cluster", min=2, max=9, help="That many servers, on free ports."),
+        typer.Option(
+            "--cluster", min=2, max=9, help="Start a cluster of this many servers, on free ports."
+        ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
             "--token",
             envvar="NATS_TOKEN",
-            help="Clients must present it. Every user of the machine can read arguments: rather set"
-            " the variable.",
+            help="Token that clients must present. Every user of the machine can read arguments, so"
+            " prefer the variable.",
         ),
     ] = None,
 ) -> None:
     """Run a nats-server on this machine until Ctrl-C."""
     if store is not None and not jetstream:
-        raise ConfigError("--store is JetStream's folder: leave --no-jetstream out")
+        raise ConfigError(
+            "--store is the folder of JetStream, which --no-jetstream turns off: leave out one"
+        )
     if cluster is not None and (port is not None or store is not None):
-        raise ConfigError("--cluster takes free ports and temporary folders: leave the rest out")
+        raise ConfigError(
+            "--cluster uses free ports and temporary folders: leave out --port and --store"
+        )
     if cluster is not None and token:
         raise ConfigError(
-            "--cluster takes no token: it is for tests, leave --token and $NATS_TOKEN"
+            "--cluster does not support a token: leave out --token and unset $NATS_TOKEN"
         )
     port = 4222 if port is None else port
     servers = (
@@ -73,14 +82,14 @@ def server(
         if cluster is not None or "address already in use" not in error.output:
             raise
         raise TidingsError(
-            f"port {port}: address already in use, perhaps by a nats-server that runs already. "
-            f"--port 0 takes a free one"
+            f"port {port} is already in use, perhaps by another nats-server: stop that server, or "
+            "use a free port with --port 0"
         ) from None
     raise typer.Exit(code)
 
 
 class _Stop:
-    """What a stop signal does here: it interrupts the start at any moment, and ends the waiting."""
+    """Handles a stop signal: it interrupts the start at any moment, and later ends the wait."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -90,8 +99,8 @@ class _Stop:
     def __call__(self, number: int, frame: object) -> None:
         request = self._requests.add()
         if request is Request.FORCE:
-            os._exit(128 + number)  # a server that does not end is killed by its reaper
-        # An exception that is raised in a finalizer gets lost; an event does not.
+            os._exit(128 + number)  # the reaper kills a server that does not end
+        # Python ignores an exception in a finalizer, so the event is set too.
         self.asked.set()
         if request is Request.STOP and not self.is_serving:
             raise KeyboardInterrupt
@@ -114,5 +123,5 @@ def _wait(servers: tuple[NATSServer, ...], ended: threading.Event) -> int:
     for server in servers:
         if not server.is_running:
             log = printable(server.log, keep="\n")
-            print(f"tidings: a nats-server ended by itself:\n{log}", file=sys.stderr)
+            print(f"tidings: a nats-server ended unexpectedly. Its log:\n{log}", file=sys.stderr)
     return 1

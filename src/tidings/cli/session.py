@@ -1,4 +1,4 @@
-"""What commands that act on a server share: an app's connection without the app, and a question."""
+"""Helpers for commands that act on a server: connect as an app does, and ask before a change."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ API_TIMEOUT = 5.0
 
 Servers = Annotated[
     str,
-    typer.Option("--servers", "-s", help="URLs of servers, in place of the app's or $NATS_URL."),
+    typer.Option("--servers", "-s", help="Server URLs, instead of the app's or $NATS_URL."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; do it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def app_of(target: str | None, servers: str) -> App:
-    """The app that a target names, or one without anything, on the servers given."""
+    """Load the app that a target names, or create an empty one, and set its servers."""
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
     app = App("tidings") if target is None else load_app(target)
     if servers:
@@ -40,10 +40,10 @@ def app_of(target: str | None, servers: str) -> App:
 
 
 def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
-    """Connect as an app does, without running it, for one piece of work.
+    """Connect as the app does, without running it, do one piece of work, and disconnect.
 
     Raises:
-        ConnectError: no server could be reached.
+        ConnectError: no server answers.
     """
 
     async def connected() -> T:
@@ -54,28 +54,28 @@ def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
             return await work(JetStreamApi(connection, API_TIMEOUT))
         finally:
             with contextlib.suppress(TidingsError):
-                await connection.confirm(API_TIMEOUT)  # or what was asked last counts as lost
+                await connection.confirm(API_TIMEOUT)  # else the last request counts as lost
             await connection.close()
 
     return asyncio.run(connected())
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask on the terminal, unless `yes` was said.
+    """Ask the user on the terminal, unless `yes` is set.
 
     Raises:
-        ConfigError: there is nobody to ask.
-        typer.Exit: the answer is no.
+        ConfigError: standard input is not a terminal.
+        typer.Exit: the user answered no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"{question} There is no terminal to ask on: say --yes")
+        raise ConfigError(f"{question} There is no terminal to ask on; add --yes")
     if not typer.confirm(question):
         typer.echo("nothing was done")
         raise typer.Exit(1)
 
 
 def counted(count: int, noun: str, nouns: str = "") -> str:
-    """A number and its noun, in the plural where it has to be."""
+    """Return a number with its noun, in the plural unless the number is 1."""
     return f"{count} {noun if count == 1 else nouns or f'{noun}s'}"

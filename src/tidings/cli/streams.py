@@ -1,4 +1,4 @@
-"""`tidings streams`: what an app's declared streams would change on the server, and changing it."""
+"""`tidings streams`: compares an app's declared streams with the server, and applies them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ streams = typer.Typer(no_args_is_help=True)
 
 Target = Annotated[
     str,
-    typer.Argument(
-        metavar="MODULE:APP", help="The app that declares the streams; it is not started."
-    ),
+    typer.Argument(metavar="MODULE:APP", help="App that declares the streams. It is not started."),
 ]
 
 
 @streams.callback()
 def root() -> None:
-    """Compare the streams that an app declares with the server, and apply them."""
+    """Compare an app's streams with the server, and apply them."""
 
 
 @streams.command()
@@ -48,19 +46,20 @@ def apply(
     yes: Yes = False,
     servers: Servers = "",
 ) -> None:
-    """Create and change the streams: all of them or, if one is impossible, none.
+    """Create and change the streams. If one change is impossible, make none.
 
-    A change that can drop messages needs --force. The command shows how many, and asks.
+    A change that can drop messages needs --force. The command then shows how many, and asks for
+    confirmation.
     """
     if yes and not force:
-        raise ConfigError("--yes answers the question of --force: give both, or neither")
+        raise ConfigError("--yes has no effect without --force: use both, or neither")
     app = app_of(target, servers)
     plans = run_with_api(app, lambda api: _plan(api, app.js.streams))
     for each in plans:
         _show(each)
     if force and any(each.dangers for each in plans) and not any(each.impossible for each in plans):
         dropped = sum(each.dropped for each in plans)
-        loss = f", and lose up to {counted(dropped, 'message')}" if dropped else ""
+        loss = f" and lose up to {counted(dropped, 'message')}" if dropped else ""
         confirm(f"Apply{loss}?", yes)
     run_with_api(app, lambda api: apply_streams(api, plans, force=force))
     count = sum(not each.is_done for each in plans)
@@ -69,7 +68,9 @@ def apply(
 
 async def _plan(api: JetStreamApi, declared: Sequence[Stream]) -> list[StreamPlan]:
     if not declared:
-        raise ConfigError('the app declares no streams: App(..., streams=[Stream("ORDERS", ...)])')
+        raise ConfigError(
+            'the app declares no streams: add App(..., streams=[Stream("ORDERS", ...)])'
+        )
     return [await plan_stream(api, stream) for stream in declared]
 
 

@@ -1,4 +1,4 @@
-"""The parent's side: keep workers of one app alive, or start one again when its code changes."""
+"""The parent's side of a supervised run: keeps the processes of one app alive."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tidings.process.signals import Request, StopRequests, stop_signals
 from .child import ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
 
 USAGE = 2
-FIRST_DELAY = 0.5  # seconds before a worker that died is started again
+FIRST_DELAY = 0.5  # seconds before a process that died is started again
 LONGEST_DELAY = 30.0
-# Seconds more than a child takes to end by itself, even by force, before it is killed.
+# A child ends by itself within its own limits. After so many more seconds it is killed.
 KILL_GRACE = 0.15
-LISTEN_GRACE = 0.1  # seconds to read what a child said before it ended
-# A worker that lived this long was well: the delays begin anew when it dies.
+LISTEN_GRACE = 0.1  # seconds to read what a child wrote before it ended
+# If a process has run for this many seconds, the next delay is FIRST_DELAY.
 STEADY = 10.0
 
 
@@ -37,7 +37,7 @@ class ChildCommand:
         target: `module:app`.
         options: further arguments of `tidings run`.
         servers: URLs that replace the app's own, comma-separated; "" for none.
-        cwd: the folder to start it in; the current one where None.
+        cwd: working directory of the child; None for the current one.
     """
 
     target: str
@@ -47,11 +47,12 @@ class ChildCommand:
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments. No folder is put on the path, so that a user's `signal.py` harms none."""
+        """The command line. -P keeps the current folder off the path, because the child must not
+        import a user's `signal.py` instead of Python's."""
         return [sys.executable, "-P", "-m", "tidings", "run", self.target, *self.options]
 
     def environment(self, lifeline: int, number: int) -> dict[str, str]:
-        """The environment; `number` is 0 for an only child."""
+        """Build the child's environment; `number` is 0 for the only child."""
         own = {LIFELINE: str(lifeline)}
         if self.servers:
             own[SERVERS] = self.servers
@@ -65,8 +66,8 @@ class Worker:
 
     Args:
         process: the process.
-        lifeline: this end of the socket that it shares with the child.
-        number: its place among the workers, from 1; 0 for an only child.
+        lifeline: the parent's end of the socket that parent and child share.
+        number: number of the child, from 1; 0 for the only child.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Worker:
         self._exit = asyncio.ensure_future(process.wait())
         self._listening = asyncio.ensure_future(self._listen())
         self._runs = asyncio.Event()
-        self._drain_timeout = 0.0  # before the child says it, it has nothing to drain
+        self._drain_timeout = 0.0  # until the child reports it, it has nothing to drain
         self._killing: asyncio.TimerHandle | None = None
         self.number = number
 
@@ -86,12 +87,12 @@ class Worker:
     async def start(
         cls, command: ChildCommand, number: int = 0, stderr: int | None = None
     ) -> Worker:
-        """Start a child in a session of its own: Ctrl-C in a terminal is the parent's to handle.
+        """Start a child in its own session, so that Ctrl-C in a terminal reaches only the parent.
 
         Args:
-            command: what to start.
-            number: its place among the workers.
-            stderr: the file descriptor for what it logs.
+            command: the command to start.
+            number: number of the child.
+            stderr: file descriptor for the child's log.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -123,47 +124,48 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Its process ID."""
+        """The process ID."""
         return self._process.pid
 
     @property
     def age(self) -> float:
-        """Seconds since it was started."""
+        """Seconds since the start of the child."""
         return time.monotonic() - self._started
 
     @property
     def has_run(self) -> bool:
-        """Whether its app was connected and at work."""
+        """Whether the app has reported that it runs."""
         return self._runs.is_set()
 
     async def ready(self) -> bool:
-        """Wait until its app is at work, or until it has ended, which returns False."""
+        """Wait until the app runs. Returns False if the child ended before that."""
         runs = asyncio.ensure_future(self._runs.wait())
         await asyncio.wait([runs, self._exit], return_when=asyncio.FIRST_COMPLETED)
         runs.cancel()
         return self.has_run
 
     async def wait(self) -> int:
-        """Wait until it has ended; returns its exit code, negative for a signal."""
+        """Wait until the child has ended. Returns its exit code, negative for a signal."""
         code = await asyncio.shield(self._exit)
         if self._killing is not None:
             self._killing.cancel()
-        # What it said last may still have to be read; a process that it forked may hold the socket.
+        # Its last lines may be unread. The wait is limited, because a process that the child forked
+        # can keep the socket open.
         await asyncio.wait([self._listening], timeout=LISTEN_GRACE)
         self._listening.cancel()
-        # The loop lets go of the socket before it is closed, and its number becomes another's.
+        # The loop must release the socket before it is closed, because its number can be reused.
         await asyncio.wait([self._listening])
         self._lifeline.close()
         return code
 
     async def wait_stopped(self) -> int:
-        """`wait` for one that may have been told to stop: before it ran, it had nothing to
-        abandon."""
+        """Like `wait`, but return 0 if `stop` ended a child whose app did not run yet: it had no
+        work to abandon."""
         code = await self.wait()
         return 0 if self._killing is not None and not self.has_run else code
 
     def stop(self) -> None:
-        """Tell it to drain and end, and kill it if it does not. May be called twice."""
+        """Ask the child to drain and end, and kill it if it does not. Can be called twice."""
         if self._exit.done():
             return
         with contextlib.suppress(OSError):
@@ -174,20 +176,20 @@ class Worker:
             self._killing = asyncio.get_running_loop().call_later(patience, self._kill)
 
     def _kill(self) -> None:
-        logger.error("%s does not end: killing it", self)
+        logger.error("%s did not end in time: killing it", self)
         self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
-        """Send it a signal, where it still lives."""
+        """Send the child a signal if it still runs."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     def __str__(self) -> str:
-        return f"worker {self.number} (process {self.pid})"
+        return f"process {self.number} (pid {self.pid})"
 
 
 class Supervision:
-    """What the two supervisors share: children, and the signals that end them all."""
+    """Base of the two supervisors: children, and the signals that end all of them."""
 
     def __init__(self, command: ChildCommand) -> None:
         self._command = command
@@ -198,7 +200,7 @@ class Supervision:
 
     async def _launch(self, number: int) -> Worker:
         worker = self._workers[number] = await Worker.start(self._command, number)
-        if self._killed_by:  # the signals came while the process was made
+        if self._killed_by:  # the signals arrived while the process was created
             worker.signal(signal.SIGKILL)
         elif self._stopping.is_set():
             worker.stop()
@@ -219,12 +221,12 @@ class Supervision:
     def _on_signal(self, number: signal.Signals) -> None:
         request = self._requests.add()
         if request is Request.FORCE:
-            logger.error("%s again: killing what still runs", number.name)
+            logger.error("%s again: killing the processes that still run", number.name)
             self._killed_by = number
             for worker in self._workers.values():
                 worker.signal(signal.SIGKILL)
         elif request is Request.STOP:
-            logger.info("%s: stopping; once more to exit at once", number.name)
+            logger.info("%s: stopping; a second signal exits at once", number.name)
             self._stop()
 
     def _stop(self) -> None:
@@ -241,14 +243,15 @@ class Supervision:
 
 
 class Supervisor(Supervision):
-    """Keeps a number of workers alive until a signal.
+    """Keeps a number of processes alive until a signal.
 
-    The others follow once the first is at work; if the first start fails, nothing else is tried.
-    From then on no worker's failure is final: each is started again, and the others run on.
+    It starts one process first. If that start fails, it gives up. When the app of the first process
+    runs, it starts the others. From then on it restarts each process that dies, while the others
+    run on.
 
     Args:
-        command: what each worker runs.
-        count: how many.
+        command: the command that starts each process.
+        count: number of processes.
     """
 
     def __init__(self, command: ChildCommand, count: int) -> None:
@@ -256,14 +259,14 @@ class Supervisor(Supervision):
         self._count = count
 
     async def run(self) -> int:
-        """Run until every worker has ended. Returns the exit code."""
+        """Run until every process has ended, and return the exit code."""
         with self._signals():
             first = await self._launch(1)
             if not await first.ready():
                 return self._exit_code([await first.wait_stopped()])
             others = [self._keep(await self._launch(n)) for n in range(2, self._count + 1)]
             codes = await asyncio.gather(self._keep(first), *others)
-        logger.info("all workers have ended")
+        logger.info("all processes have ended")
         return self._exit_code(codes)
 
     async def _keep(self, worker: Worker) -> int:
@@ -274,7 +277,7 @@ class Supervisor(Supervision):
             if self._stopping.is_set():
                 return await worker.wait_stopped()
             if code == ENDED:
-                logger.info("%s: the app has ended by itself", worker)
+                logger.info("%s: the app has disconnected", worker)
                 return code
             if worker.age > STEADY:
                 delays.reset()
@@ -292,7 +295,7 @@ class Supervisor(Supervision):
 
 
 def ending(code: int) -> str:
-    """How a process ended, in words."""
+    """Describe in words how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}"

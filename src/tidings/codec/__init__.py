@@ -1,4 +1,4 @@
-"""Bodies: values to bytes and back, checked against types."""
+"""The codec: encodes values as bodies and decodes bodies, checked against types."""
 
 from tidings.codec.json import NAMED, decoder, encode, fault_text, resolve
 

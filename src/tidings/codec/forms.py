@@ -1,4 +1,4 @@
-"""Types as users write them: their names for people, and the types that they are made of."""
+"""The types that users write: their names for messages, and the types that they consist of."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-# Modules whose objects in the signature of a type are parts of a type, never functions.
+# Objects of these modules are callable, but they are parts of a type and not functions.
 _FORM_MODULES = frozenset({"typing", "typing_extensions", "types"})
 
 
 def type_name(data_type: Any) -> str:
-    """A type's name for people: `dict`, `Order`, `list[Order]`, `Order | None`."""
+    """Return a type's name for messages: `dict`, `Order`, `list[Order]`, `Order | None`."""
     origin: Any = typing.get_origin(data_type)
     arguments = typing.get_args(data_type)
     if origin is Annotated:
@@ -29,7 +29,7 @@ def type_name(data_type: Any) -> str:
 
 
 def is_function(data_type: Any) -> bool:
-    """Whether it is a function or an object that is called like one, and no type."""
+    """Return whether a `data_type` is a function or another callable, and not a type."""
     return (
         callable(data_type)
         and not isinstance(data_type, type)
@@ -39,15 +39,15 @@ def is_function(data_type: Any) -> bool:
 
 
 def function_name(function: Any) -> str:
-    """A name for what `is_function` says is one."""
+    """Return the name of a `data_type` for which `is_function` is true."""
     while isinstance(function, functools.partial):
         function = function.func
     return str(getattr(function, "__name__", None) or type(function).__name__)
 
 
 def is_pydantic(data_type: Any) -> bool:
-    """Whether pydantic defines how the class is checked: its models and dataclasses, its own types
-    such as `EmailStr`, and classes that carry a schema for it."""
+    """Return whether pydantic defines the check of a class: its models and dataclasses, its own
+    types such as `EmailStr`, and classes with a pydantic schema."""
     return isinstance(data_type, type) and (
         hasattr(data_type, "__pydantic_core_schema__")
         or hasattr(data_type, "__get_pydantic_core_schema__")
@@ -55,9 +55,10 @@ def is_pydantic(data_type: Any) -> bool:
 
 
 def parts_of(data_type: Any) -> Iterator[Any]:
-    """The type itself and every type in it: arguments, and the fields of dataclasses and their kin.
+    """Yield a type and all types inside it: its arguments, and the fields of dataclasses and
+    similar classes.
 
-    A class of pydantic's is one part: pydantic knows what is in it.
+    A class of pydantic is a single part, because pydantic checks its fields.
     """
     seen: set[type] = set()
     waiting = [data_type]
@@ -79,14 +80,15 @@ def _inside(part: Any) -> list[Any]:
         return [typing.get_args(part)[0]]
     if origin is not None:
         return [*([origin] if _is_record(origin) else []), *typing.get_args(part)]
-    for name in ("__supertype__", "__value__"):  # of a NewType, of a type alias
+    for name in ("__supertype__", "__value__"):  # attributes of a NewType and of a type alias
         if not isinstance(part, type) and hasattr(part, name):
             return [getattr(part, name)]
     return _field_types(part) if _is_record(part) and not is_pydantic(part) else []
 
 
 def _is_record(kind: Any) -> bool:
-    """Whether its fields are checked one by one: a dataclass, a Struct, attrs, TypedDict, ..."""
+    """Return whether a class has fields with types: a dataclass, Struct, attrs class, TypedDict or
+    NamedTuple."""
     return isinstance(kind, type) and (
         dataclasses.is_dataclass(kind)
         or typing.is_typeddict(kind)
@@ -98,5 +100,5 @@ def _is_record(kind: Any) -> bool:
 def _field_types(record: type) -> list[Any]:
     try:
         return list(typing.get_type_hints(record, include_extras=True).values())
-    except Exception:  # a name that is not known yet: building the decoder says which
+    except Exception:  # an unknown name: the error of the decoder will say which
         return []

@@ -1,4 +1,4 @@
-"""Bodies: encode by value, decode by data_type. Decoders are built once and kept."""
+"""Encodes values as bodies, and builds and caches the decoder of each `data_type`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tidings.codec.models import (
 )
 from tidings.errors import ConfigError, DecodeError, EncodeError
 
-DataType = Any  # a type, a name from NAMED, or a callable that takes the decoded JSON
+DataType = Any  # a type, a name in NAMED, or a callable that gets the decoded JSON
 Decoder = Callable[[bytes], Any]
 
 NAMED: dict[str, Any] = {"json": Any, "dict": dict, "list": list, "str": str, "bytes": bytes}
 
-# What msgspec says with a value of the body in it, and what is said in its place.
-_SAID_WITH_VALUE = {
+# The beginnings of msgspec's messages that contain a value of the body, and their replacements.
+_TEXT_WITH_VALUE = {
     "Invalid enum value ": "Invalid enum value",
     "Invalid value ": "Invalid value",
     "Object contains unknown field ": "Object contains an unknown field",
@@ -44,22 +44,23 @@ _WAYS_OUT = (
 
 
 def encode(value: object, data_type: DataType = None) -> bytes:
-    """Make a body of a value: bytes-like as it is, str as UTF-8, None empty, the rest as JSON.
+    """Encode a value as a body: bytes unchanged, a str as UTF-8, None as an empty body, and any
+    other value as JSON.
 
     Args:
-        value: what to send.
-        data_type: where given, the value is checked against it first; with a JSON type, a str
-            is sent as a JSON string.
+        value: the value.
+        data_type: the type to check the value against, or None for no check. With any type except
+            str and bytes, a str is encoded as a JSON string.
 
     Raises:
-        EncodeError: the value is of no type that can be sent, or not of `data_type`.
-        ConfigError: `data_type` is nothing that a body can be decoded to.
+        EncodeError: if the value cannot be encoded or is not of `data_type`.
+        ConfigError: if `data_type` is not a valid type.
     """
     if data_type is not None:
         return _encode_as(value, data_type)
     kind = type(value)
     if kind is bytes:
-        return value  # type: ignore[return-value]  # what kind says
+        return value  # type: ignore[return-value]  # `kind` proves that it is bytes
     if kind is dict or kind is list:
         return _to_json(value)
     if isinstance(value, str):
@@ -72,55 +73,57 @@ def encode(value: object, data_type: DataType = None) -> bytes:
 
 
 def decoder(data_type: DataType) -> Decoder:
-    """The function that decodes bodies into `data_type`. It raises DecodeError on a wrong body.
+    """Return a function that decodes a body to `data_type`. It raises DecodeError for a wrong body.
 
     Raises:
-        ConfigError: `data_type` is nothing that a body can be decoded to, or a part of it cannot
-            be checked.
+        ConfigError: if `data_type` is not a valid type, or if a part of it cannot be checked.
     """
     data_type = resolve(data_type)
     try:
         return _decoder(data_type)
-    except TypeError:  # not hashable: Annotated with a list in it, say
+    except TypeError:  # not hashable, for example Annotated with a list
         return _build(data_type)
 
 
 def resolve(data_type: DataType) -> DataType:
-    """The type that a name stands for; types stay as they are.
+    """Return the type for a name. Types are returned unchanged.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: if the name is unknown.
     """
     if isinstance(data_type, str):
         if data_type not in NAMED:
-            raise ConfigError(f"data_type={data_type!r}: a type, or one of {', '.join(NAMED)}")
+            raise ConfigError(
+                f"data_type= must be a type or one of {', '.join(NAMED)}, got {data_type!r}"
+            )
         return NAMED[data_type]
     return data_type
 
 
 def fault_text(error: BaseException) -> str:
-    """What is wrong with a body by what msgspec raised: the kind of the fault and the path to it,
-    without any value of the body."""
+    """Return what is wrong with a body, from the error of msgspec: the kind of the fault and the
+    path to it, without any value of the body."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 at byte {error.start}"
     if isinstance(error, RecursionError):
-        return "nested too deep"
+        return "nested too deeply"
     if not isinstance(error, msgspec.MsgspecError):
         return raised_text(error)
     text, where = _without_path(str(error))
     cause = error.__cause__
     if isinstance(cause, _FaultError):
         text = str(cause)
-    elif cause is not None:  # from a class of the user's own
+    elif cause is not None:  # an error of the user's own class
         text = raised_text(cause)
-    for start, said in _SAID_WITH_VALUE.items():
+    for start, replacement in _TEXT_WITH_VALUE.items():
         if text.startswith(start):
-            text = said
+            text = replacement
     return f"{text}{where}"
 
 
 def _without_path(text: str) -> tuple[str, str]:
-    """What msgspec says, and the path behind it: names of fields only, never a key of a dict."""
+    """Split a message of msgspec into the text and the path. The path contains names of fields,
+    never keys of a dict."""
     path = _PATH.search(text)
     return (text[: path.start()], path[0]) if path else (text, "")
 
@@ -142,11 +145,11 @@ def _build(data_type: DataType) -> Decoder:
     if is_function(data_type):
         return _function_decoder(data_type)
     if pydantic_types.is_first(data_type):
-        reason = "pydantic has to check a part of it, and does not know the rest"
+        reason = "pydantic must check a part of it, but cannot check the rest"
         return pydantic_types.checker(data_type) or _refuse(data_type, reason)
     try:
         decode = msgspec.json.Decoder(data_type, dec_hook=_from_plain).decode
-    except Exception as error:  # of several kinds: no type, a name that is not known
+    except Exception as error:  # msgspec raises several kinds, for example for an unknown name
         return pydantic_types.checker(data_type) or _refuse(data_type, str(error))
     for part in parts_of(data_type):
         _check_custom(data_type, part)
@@ -160,9 +163,10 @@ def _json_decoder(decode: Decoder, data_type: DataType) -> Decoder:
     def decode_json(body: bytes) -> Any:
         try:
             return decode(body or empty)
-        except Exception as error:  # msgspec's, and what a class of the user's own raised
+        except Exception as error:  # msgspec's, or one of the user's own class
             reason = fault_text(error)
-        # Outside the except clause: the error's text may hold the body, and would go with ours.
+        # Raise outside the except clause: otherwise ours would carry this error as its context,
+        # and its text may contain the body.
         raise DecodeError(name, reason)
 
     return decode_json
@@ -173,7 +177,7 @@ def _from_utf8(body: bytes) -> str:
         return body.decode()
     except UnicodeDecodeError as error:
         reason = fault_text(error)
-    raise DecodeError("str", reason)  # as above: the error holds the body
+    raise DecodeError("str", reason)  # outside the except clause: see `decode_json`
 
 
 def _function_decoder(make: Callable[[Any], Any]) -> Decoder:
@@ -187,30 +191,30 @@ def _function_decoder(make: Callable[[Any], Any]) -> Decoder:
             return make(data)
         except Exception as error:
             reason = raised_text(error)
-        raise DecodeError(name, reason)  # as above
+        raise DecodeError(name, reason)  # outside the except clause: see `decode_json`
 
     return decode
 
 
 class _FaultError(ValueError):
-    """What is wrong with a part of a body, in words that hold no value of it."""
+    """A description of what is wrong with a part of a body. It contains no value of the body."""
 
 
 def _from_plain(data_type: Any, value: Any) -> Any:
-    """msgspec's hook for a type that it does not know, inside another type or by itself."""
+    """Convert plain data to a type that msgspec does not know. This is a hook of msgspec."""
     try:
         if is_pydantic(data_type):
-            # As JSON, where a date is a str: pydantic is stricter with Python's objects.
+            # Validate JSON, since pydantic is stricter with Python objects: a str is not a date.
             return decoder(data_type)(msgspec.json.encode(value))
         return data_type(value)
     except DecodeError as error:
         reason = error.reason
     except Exception as error:
         reason = raised_text(error)
-    raise _FaultError(reason)  # as above
+    raise _FaultError(reason)  # outside the except clause: see `decode_json`
 
 
-# What cannot be checked is refused where it is declared.
+# Checks of the type itself: a type that cannot be checked is refused in its declaration.
 
 
 def _refuse(data_type: DataType, reason: str) -> typing.NoReturn:
@@ -223,16 +227,17 @@ def _check_variables(data_type: DataType) -> None:
         variables = (data_type,)
     if variables and not isinstance(data_type, type):
         raise ConfigError(
-            f"data_type={type_name(data_type)} says no type for {variables[0]!r}: write one"
+            f"data_type={type_name(data_type)} has no type for {variables[0]!r}. Write one in its "
+            f"place"
         )
 
 
 def _check_custom(data_type: DataType, part: Any) -> None:
-    """Refuse a part of a type that msgspec hands to the hook, and that nothing there checks."""
+    """Refuse a part of a type that msgspec passes to the hook but that the hook cannot check."""
     if is_pydantic(part) or not _is_custom(part):
         return
     if not isinstance(part, type) or typing.get_origin(part) is not None:
-        _refuse(data_type, f"nothing is known of {type_name(part)}")
+        _refuse(data_type, f"tidings does not know {type_name(part)}")
     if inspect.isabstract(part) or getattr(part, "_is_protocol", False):
         _refuse(data_type, f"{type_name(part)} is abstract")
     _check_takes_json(part, type_name(part))
@@ -240,22 +245,22 @@ def _check_custom(data_type: DataType, part: Any) -> None:
 
 def _is_custom(part: Any) -> bool:
     if typing.get_origin(part) is Annotated or hasattr(part, "__supertype__"):
-        return False  # what is in it is a part of its own
+        return False  # the type inside it is a separate part
     try:
         return isinstance(msgspec.inspect.type_info(part), msgspec.inspect.CustomType)
-    except Exception:  # no type by itself, such as the ellipsis of tuple[int, ...]
+    except Exception:  # not a type, such as the ellipsis of tuple[int, ...]
         return False
 
 
 def _check_takes_json(make: Callable[..., Any], name: str) -> None:
     if inspect.iscoroutinefunction(make):
-        raise ConfigError(f"data_type={name} is an async function: it must be a plain one")
+        raise ConfigError(f"data_type={name} is an async function. It must be a plain `def`")
     try:
         inspect.signature(make).bind(None)
     except TypeError:
-        kind = "a class with fields needs @dataclass" if isinstance(make, type) else "give it one"
+        kind = " A class with fields needs @dataclass" if isinstance(make, type) else ""
         raise ConfigError(
-            f"data_type={name} must take one argument, the decoded JSON: {kind}"
+            f"data_type={name} must take one argument, the decoded JSON.{kind}"
         ) from None
     except ValueError:
         pass  # a builtin without a signature
@@ -265,7 +270,7 @@ def _check_takes_json(make: Callable[..., Any], name: str) -> None:
 
 
 def _to_plain(value: Any) -> Any:
-    """msgspec's hook for a value that it does not know."""
+    """Convert a value that msgspec does not know. This is a hook of msgspec."""
     kind: Any = type(value)
     dump = dumper(kind)
     if dump is None:
@@ -275,8 +280,8 @@ def _to_plain(value: Any) -> Any:
 
 _modules = sys.modules
 _write_json = msgspec.json.Encoder(enc_hook=_to_plain).encode
-# MessagePack marks a float, and one that is NaN or infinite begins with these bytes. A text may
-# have them too, which a closer look tells apart. What the hook is given was checked when dumped.
+# In MessagePack, a float that is NaN or infinite starts with these bytes. A text may contain them
+# too; only then the slower check decides. The values that the hook gets are already checked.
 _pack = msgspec.msgpack.Encoder(enc_hook=lambda value: None).encode
 _FLOAT = b"\xcb"
 _may_be_not_finite = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
@@ -287,18 +292,18 @@ def _to_json(value: object) -> bytes:
         if PYDANTIC_DATACLASSES in _modules:
             value = without_dataclasses(value)
         body = _write_json(value)
-        # msgspec writes NaN and infinity as null: a body without a null has none of them. No other
-        # search is as fast as this one.
+        # msgspec writes NaN and infinity as null, so a body without null contains neither. No other
+        # search is as fast as rpartition.
         if not body.rpartition(b"null")[1] or not _holds_not_finite(value):
             return body
     except EncodeError:
-        raise  # of a part that pydantic writes
+        raise  # from a part that pydantic writes
     except NotImplementedError:
-        raise EncodeError(value, "send bytes, a str, or what JSON can hold") from None
+        raise EncodeError(value, "send bytes, a str or a value that JSON can represent") from None
     except (TypeError, ValueError, UnicodeEncodeError, msgspec.MsgspecError) as error:
         raise EncodeError(value, str(error)) from None
     except RecursionError:
-        raise EncodeError(value, "nested too deep, or within itself") from None
+        raise EncodeError(value, "nested too deeply, or it contains itself") from None
     raise EncodeError(value, NOT_FINITE)
 
 
@@ -308,7 +313,7 @@ def _holds_not_finite(value: Any) -> bool:
         if not packed.rpartition(_FLOAT)[1] or _may_be_not_finite(packed) is None:
             return False
     except (OverflowError, TypeError, ValueError):
-        pass  # MessagePack cannot hold it: a number beyond 64 bits, for example
+        pass  # MessagePack cannot represent it, for example a number of more than 64 bits
     plain = msgspec.to_builtins(value, enc_hook=lambda value: None)
     return not all(map(math.isfinite, floats_in(plain)))
 
@@ -317,11 +322,11 @@ def _encode_as(value: object, data_type: DataType) -> bytes:
     data_type = resolve(data_type)
     if data_type is bytes:
         if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise EncodeError(value, "data_type says bytes")
+            raise EncodeError(value, "data_type requires bytes")
         return bytes(value)
     if data_type is str:
         if not isinstance(value, str):
-            raise EncodeError(value, "data_type says str")
+            raise EncodeError(value, "data_type requires a str")
         return _utf8(value)
     decode = decoder(data_type)
     body = _to_json(value)
@@ -336,4 +341,4 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise EncodeError(text, "not encodable as UTF-8 (a lone surrogate)") from None
+        raise EncodeError(text, "it cannot be encoded as UTF-8 (a lone surrogate)") from None

@@ -1,6 +1,6 @@
-"""Types that pydantic checks: models, its dataclasses, and what msgspec cannot check.
+"""Types that pydantic checks: models, pydantic dataclasses, and types that msgspec cannot check.
 
-pydantic is imported only where a type needs it, when the type is declared.
+pydantic is imported only when a declared type needs it.
 """
 
 from __future__ import annotations
@@ -24,31 +24,34 @@ from tidings.text import printable
 Check = Callable[[bytes], Any]
 
 PYDANTIC_DATACLASSES = "pydantic.dataclasses"
-# Packages whose objects in `Annotated[...]` only pydantic obeys.
+# Only pydantic evaluates the objects of these packages in `Annotated[...]`.
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "annotated_types"})
 _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
-# Bytes in dataclasses are base64, as msgspec writes them. Models have a configuration of their own.
+# Bytes in dataclasses are base64, as in msgspec. Models have their own configuration.
 _BYTES: Any = {"val_json_bytes": "base64", "ser_json_bytes": "base64"}
-# Schemas of which a float may come, and with it NaN. "allow": a model may have extra fields.
+# Words in a schema that may produce a float, and so NaN. "allow" is a model with extra fields.
 _MAYBE_FLOAT = frozenset(
     {"float", "complex", "any", "allow", "function-plain", "function-wrap", "is-instance"}
 )
-NOT_FINITE = "a float in it is NaN or infinite, which JSON cannot hold: send None or a str instead"
+NOT_FINITE = (
+    "it contains a float that is NaN or infinite, which JSON cannot represent. Send None or a str "
+    "instead"
+)
 _MOST_FAULTS, _MOST_KIND = 3, 60
 
 
-# Which types are pydantic's to check.
+# Which types pydantic checks.
 
 
 def is_first(data_type: Any) -> bool:
-    """Whether pydantic checks all of it, though msgspec may know it too: where it is faster, or
-    where msgspec would leave a part unchecked."""
+    """Return whether pydantic checks the whole type, even if msgspec knows it: because that is
+    faster, or because msgspec would leave a part unchecked."""
     return has_part(data_type) and (is_alone(data_type) or is_needed(data_type))
 
 
 def is_needed(data_type: Any) -> bool:
-    """Whether msgspec would leave something unchecked that pydantic checks: a dataclass of
-    pydantic's, or a constraint of pydantic's in `Annotated[...]`."""
+    """Return whether msgspec would leave a part unchecked: a pydantic dataclass, or a constraint of
+    pydantic in `Annotated[...]`."""
     return any(
         _is_constrained(part) or (is_pydantic(part) and dataclasses.is_dataclass(part))
         for part in parts_of(data_type)
@@ -56,7 +59,8 @@ def is_needed(data_type: Any) -> bool:
 
 
 def is_alone(data_type: Any) -> bool:
-    """Whether nothing in it but pydantic's classes needs a check: containers of them, with str."""
+    """Return whether a type consists only of pydantic classes and of containers of them and
+    str."""
     if is_pydantic(data_type) or data_type is None or data_type is NoneType:
         return True
     arguments = typing.get_args(data_type)
@@ -67,7 +71,7 @@ def is_alone(data_type: Any) -> bool:
 
 
 def has_part(data_type: Any) -> bool:
-    """Whether something in it is pydantic's."""
+    """Return whether a part of a type belongs to pydantic."""
     return any(is_pydantic(part) or _is_constrained(part) for part in parts_of(data_type))
 
 
@@ -83,10 +87,10 @@ def _is_constrained(part: Any) -> bool:
 
 
 def checker(data_type: Any) -> Check | None:
-    """What makes a value of the type of a JSON body, or None where pydantic cannot check it.
+    """Return a function that decodes a JSON body to the type, or None if pydantic cannot check it.
 
-    It raises DecodeError. A type without a part of pydantic's is checked as strictly as msgspec
-    does: a str is no number.
+    The function raises DecodeError. If no part of the type belongs to pydantic, the check is as
+    strict as in msgspec: it does not accept a str as a number.
     """
     strict = None if has_part(data_type) else True
     if strict is None and _is_model(data_type):
@@ -106,10 +110,11 @@ def _checker(validate: Check, data_type: Any) -> Check:
         try:
             return validate(body)
         except user_error:
-            raise  # no fault of the body: the model names a type that is not known yet
+            raise  # the model, not the body, is wrong: it uses a type that is not defined yet
         except Exception as error:
             reason = _reason(error, known)
-        # Outside the except clause: the error's text holds the body, and would go along with ours.
+        # Raise outside the except clause: otherwise ours would carry this error as its context,
+        # and its text contains the body.
         raise DecodeError(name, reason)
 
     return check
@@ -126,8 +131,8 @@ def _reason(error: Any, known: Callable[[], frozenset[str]]) -> str:
 
 
 def _fault_text(fault: dict[str, Any], known: frozenset[str]) -> str:
-    """The kind of a fault in pydantic's word for it, and the path to it. Never its message, which
-    may hold the input, nor a key that is not in the schema."""
+    """Return pydantic's name of a fault and the path to it. Leave out its message, which may
+    contain the input, and keys that are not in the schema."""
     kind = printable(fault["type"])[:_MOST_KIND]
     path = "".join(_step(step, known) for step in fault["loc"])
     return f"{kind} at `${path}`" if path else kind
@@ -140,8 +145,8 @@ def _step(step: int | str, known: frozenset[str]) -> str:
 
 
 def raised_text(error: BaseException) -> str:
-    """What may be shown of an error that a user's own code raised while it read a body: its class
-    and place. Its text may hold the body."""
+    """Return the class and the place of an error that the user's code raised while it read a body.
+    The error's text is left out, because it may contain the body."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -157,7 +162,7 @@ def _cached_adapter(data_type: Any) -> Any:
 
 
 def _adapter(data_type: Any) -> Any:
-    """pydantic's TypeAdapter, or None where pydantic is not installed or refuses the type."""
+    """Return pydantic's TypeAdapter, or None if pydantic is not installed or refuses the type."""
     try:
         return _cached_adapter(data_type)
     except TypeError:  # not hashable
@@ -175,16 +180,16 @@ def _new_adapter(data_type: Any) -> Any:
             if error.code != "type-adapter-config-unused":
                 return None
             adapter = _adapter_of_class(data_type)
-    except Exception:  # of several kinds: no schema, a name that is not known, a wrong constraint
+    except Exception:  # pydantic raises several kinds, for example for an unknown name
         return None
     return adapter if getattr(adapter, "pydantic_complete", True) else None
 
 
 def _adapter_of_class(data_type: Any) -> Any:
-    """The adapter of a class that may have a configuration of its own: ours holds where it has
-    none, if it is given to a type around the class."""
-    import pydantic.dataclasses  # from now on the codec looks for such a class
-    import typing_extensions  # comes with pydantic
+    """Return the adapter of a class that may have its own configuration. The configuration here is
+    passed to an alias of the class, so that it applies only to a class without one."""
+    import pydantic.dataclasses  # from now on, the codec checks for pydantic dataclasses
+    import typing_extensions  # a dependency of pydantic
 
     if is_pydantic(data_type):
         return pydantic.TypeAdapter(data_type)
@@ -205,7 +210,8 @@ def _is_model(data_type: Any) -> bool:
 
 
 def _vocabulary(data_type: Any) -> frozenset[str]:
-    """Every text in the schema of a type: the names of its fields and all that it calls itself."""
+    """Return every text in the schema of a type. These include the names and aliases of its
+    fields."""
     texts: set[str] = set()
     for node in _schemas(data_type):
         for each in (*node, *node.values()):
@@ -214,7 +220,7 @@ def _vocabulary(data_type: Any) -> frozenset[str]:
 
 
 def _schemas(data_type: Any) -> Iterator[dict[str, Any]]:
-    """Every node in the schema of a type."""
+    """Yield every node in the schema of a type."""
     schema = getattr(data_type, "__pydantic_core_schema__", None)
     if not isinstance(schema, dict):
         schema = getattr(_adapter(data_type), "core_schema", None)
@@ -233,7 +239,8 @@ def _schemas(data_type: Any) -> Iterator[dict[str, Any]]:
 
 @lru_cache(maxsize=1024)
 def dumper(kind: Any) -> Callable[[Any], bytes] | None:
-    """What writes an instance of a class as JSON, or None where that is not pydantic's business."""
+    """Return a function that writes an instance of a class as JSON, or None if pydantic does not
+    write this class."""
     if not is_pydantic(kind) and not (dataclasses.is_dataclass(kind) and is_needed(kind)):
         return None
     options = _dump_options(kind)
@@ -250,17 +257,18 @@ def dumper(kind: Any) -> Callable[[Any], bytes] | None:
             if not lost:
                 return body
             reason = NOT_FINITE
-        raise EncodeError(value, reason)  # as above: without the error, which holds the value
+        raise EncodeError(value, reason)  # outside the except clause: see `check`
 
     return dump
 
 
 def _dump_options(kind: type) -> dict[str, Any]:
-    """How pydantic writes a class, so that the class can read it again."""
+    """Return the options with which pydantic writes a class, so that the class can read the JSON
+    again."""
     config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
     return {
         "by_alias": config.get("serialize_by_alias", True),
-        # Writes `Json[...]` as a str of JSON, and leaves out computed fields.
+        # This writes `Json[...]` as a str of JSON, and leaves out computed fields.
         "round_trip": any(
             node.get("type") == "json" or "forbid" in _extra(node) for node in _schemas(kind)
         ),
@@ -281,10 +289,10 @@ def _dump_json(value: Any, options: dict[str, Any]) -> bytes:
 
 
 def _is_lost(value: Any, body: bytes, options: dict[str, Any]) -> bool:
-    """Whether a float that is NaN or infinite became null, or a word that is no JSON."""
+    """Return whether a float that is NaN or infinite was written as null or as invalid JSON."""
     if b"null" not in body and b"NaN" not in body and b"Infinity" not in body:
         return False
-    # In Python's mode: in JSON's a float in a field of any type is None already.
+    # In the mode "python". In the mode "json", such a float may already be None.
     if hasattr(value, "model_dump"):
         plain = value.model_dump(**options)
     else:
@@ -298,7 +306,7 @@ def _is_lost(value: Any, body: bytes, options: dict[str, Any]) -> bool:
 
 
 def _differs(plain: Any, sent: Any) -> bool:
-    """Whether a float in a value is null in what is sent of it."""
+    """Return whether a float in a value was written as null."""
     if isinstance(plain, dict) and isinstance(sent, dict):
         return any(map(_differs, plain.values(), sent.values()))
     if isinstance(plain, (list, tuple, set, frozenset)) and isinstance(sent, list):
@@ -307,7 +315,7 @@ def _differs(plain: Any, sent: Any) -> bool:
 
 
 def floats_in(plain: Any) -> Iterator[float]:
-    """Every float in dicts, lists and their kin."""
+    """Yield every float in nested dicts, lists, tuples and sets."""
     waiting: list[Any] = [plain]
     while waiting:
         each = waiting.pop()
@@ -320,19 +328,20 @@ def floats_in(plain: Any) -> Iterator[float]:
 
 
 def _refusal(error: Exception, kind: type) -> str:
-    """Why pydantic does not write a value. Its own words hold the value."""
+    """Return why pydantic cannot write a value. pydantic's own message is left out, because it
+    contains the value."""
     fields: Iterable[str] = getattr(kind, "__pydantic_fields__", ())
     named = [name for name in re.findall(r"field_name='(\w+)'", str(error)) if name in fields]
     where = f" (field {named[0]})" if named else ""
-    return f"pydantic cannot write it as its class says{where}: {type(error).__name__}"
+    return f"pydantic cannot write it as its class declares{where}: {type(error).__name__}"
 
 
 def without_dataclasses(value: Any) -> Any:
-    """The value with each dataclass of pydantic's in its dicts and lists written as JSON already:
-    msgspec would write the fields of those itself, and know neither aliases nor serializers.
+    """Return the value with each pydantic dataclass in it already written as JSON. msgspec would
+    write the fields itself, without aliases and serializers.
 
-    Returns the same object where there is none: so it always is before `PYDANTIC_DATACLASSES` is
-    imported.
+    If there is no such dataclass, this returns the same object. There can be none before the module
+    `PYDANTIC_DATACLASSES` is imported.
     """
     kind = type(value)
     if kind is dict:

@@ -1,1 +1,1 @@
-"""Workers, threads and what lets them work on one event loop."""
+"""Workers and threads, and the bridge between threads and the event loop."""

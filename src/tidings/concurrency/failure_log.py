@@ -1,6 +1,6 @@
-"""FailureLog: the failures of one handler as log lines, so many a second.
+"""FailureLog: logs the failures of one handler, with a limit of lines per second.
 
-A flood of bad messages must not fill a disk.
+Without the limit, a flood of bad messages could fill the disk.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import time
 
 from tidings.log import ExcInfo, Extra, logger
 
-# Lines of one handler in one second. The rest of that second is counted, and becomes one line.
+# Lines of one handler and level in one second. One more line then reports how many were left out.
 MOST_LINES = 10
 WINDOW = 1.0
 
 
 class FailureLog:
-    """Logs the failures of one handler: at most `most` lines a second of each level, then one with
-    the count of the rest. So the answers of a service, at the level INFO, hide no error of its own.
-    Use it on the event loop's own thread.
+    """Logs the failures of one handler, at most `most` lines a second for each level.
+
+    After each second, one line reports how many failures were left out. Each level has its own
+    limit, so that the errors which a service answers on purpose (INFO) never hide a real failure
+    (ERROR). Call it only on the event loop's own thread.
 
     Args:
         name: the handler's name.
-        most: lines in a second.
+        most: the limit of lines per second.
     """
 
     def __init__(self, name: str, most: int = MOST_LINES) -> None:
@@ -34,7 +36,7 @@ class FailureLog:
         self._window_end = 0.0
         self._lines: collections.Counter[int] = collections.Counter()  # by level
         self._suppressed = 0
-        self._level = logging.NOTSET  # the highest of those suppressed
+        self._level = logging.NOTSET  # the highest level among the suppressed lines
         self._timer: asyncio.TimerHandle | None = None
 
     def log(
@@ -45,7 +47,7 @@ class FailureLog:
         exc_info: ExcInfo = None,
         extra: Extra = None,
     ) -> None:
-        """Log a line, or count it. Never raises."""
+        """Log a line, or only count it when the limit is reached. Never raises."""
         if not logger.is_enabled_for(level):
             return
         now = time.monotonic()
@@ -68,24 +70,24 @@ class FailureLog:
         exc_info: ExcInfo = None,
         extra: Extra = None,
     ) -> None:
-        """`log` at the level ERROR."""
+        """Log at the level ERROR: see `log`."""
         self.log(logging.ERROR, message, *args, exc_info=exc_info, extra=extra)
 
     def close(self) -> None:
-        """Log the count that is left."""
+        """Log how many lines were suppressed since the last report."""
         if self._timer is not None:
             self._timer.cancel()
             self._log_rest()
 
     def _log_rest(self) -> None:
         self._timer = None
-        self._window_end = 0.0  # the next line begins another second
+        self._window_end = 0.0  # the next line starts a new second
         count, self._suppressed = self._suppressed, 0
         level, self._level = self._level, logging.NOTSET
         if count:
             logger.log(
                 level,
-                "%s: %d more failures in the last second; only %d a second are logged",
+                "%s: %d more failures in the last second; at most %d a second are logged",
                 *(self._name, count, self._most),
                 extra={"listener": self._name, "suppressed": count},
             )

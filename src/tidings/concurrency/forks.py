@@ -1,4 +1,4 @@
-"""Forks: what a child process must not use of its parent's."""
+"""Forks: keeps a child process from using the event loop and connections of its parent."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tidings.log import logger
 
 
 class Forgetful(Protocol):
-    """What a child of the process in which an app runs has to let go of."""
+    """An object of a running app that a forked child must not use."""
 
     def forget(self) -> None: ...
 
 
 _running: weakref.WeakSet[Forgetful] = weakref.WeakSet()
-# A child keeps what its parent ran: to destroy an event loop or a transport would end the parent's
-# registrations in the poller, which both processes share.
+# The child keeps these objects alive. Parent and child share the poller: if the child destroyed an
+# event loop or a transport, the parent would lose its registrations there.
 _kept: list[Forgetful] = []
-_mask = threading.local()  # the signals that the forking thread blocked before the fork
+_mask = threading.local()  # the signal mask that the forking thread had before the fork
 
 
 def forget_after_fork(thing: Forgetful) -> None:
-    """Call `thing.forget()` in every process that is forked from this one while it lives."""
+    """Call `thing.forget()` in every child forked from now on, as long as `thing` exists."""
     _running.add(thing)
 
 
 def release_signals() -> None:
-    """Give signals their default meaning again where the parent's event loop had taken them.
+    """Restore the default handlers of the signals that the parent's event loop handles.
 
-    The child would write each one into the loop of its parent: a child that is terminated would
-    live on, and its parent would shut down.
+    Otherwise the child would forward each signal to the loop of its parent: SIGTERM to the child
+    would shut down the parent instead.
     """
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
@@ -47,27 +47,27 @@ def release_signals() -> None:
 
 
 def end_child(code: int = 1) -> None:
-    """End a forked child that came back into the parent's event loop, or one of its threads.
+    """Exit from a forked child that returned into the parent's event loop or worker thread.
 
-    It would wait there for ever, and take events from its parent meanwhile.
+    The child would wait there forever and take events from its parent.
 
     Args:
         code: the exit code.
     """
     logger.error(
-        "a process forked in a handler or task came back from it, and ends here with exit code %d: "
-        "leave a forked child with os._exit()",
+        "a process that was forked in a handler or task returned from it; it exits now with code "
+        "%d. Call os._exit() at the end of a forked child",
         code,
     )
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
             stream.flush()
     os._exit(code)
 
 
 def _hold_signals() -> None:
-    """Let no signal reach the child before it has released those that the parent's loop takes."""
+    """Block all signals until the child has restored its own signal handlers."""
     _mask.before = None
     if _running:
         _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -9,7 +9,7 @@ from threading import get_ident
 from tidings.concurrency.forks import end_child, forget_after_fork
 from tidings.errors import ForkedError, WrongLoopError
 
-# What to call in place of an awaited call, from a thread with another event loop.
+# The call to use instead of an awaited call, from a thread with another event loop.
 INSTEAD = {
     "publish": "app.publish_sync(...)",
     "request": "await app.request_from_another_thread(...)",
@@ -22,11 +22,11 @@ INSTEAD |= {
     call: f"app.{call}_sync(...)"
     for call in ("subscribe_new_subject", "unsubscribe_subject", "unsubscribe_ssid", "disconnect")
 }
-RUN_SYNC = "app.js.run_sync(...)"  # for every other call of JetStream
+RUN_SYNC = "app.js.run_sync(...)"  # for all other calls, which are JetStream's
 
 
 class Home:
-    """Where the app of the running event loop is at home. Made inside that loop."""
+    """Remembers the event loop, thread and process of a running app. Create it inside that loop."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -35,11 +35,11 @@ class Home:
         forget_after_fork(self)
 
     def forget(self) -> None:
-        """This is a child of the process in which the app runs."""
+        """Remember that this process is a forked child: the app runs in the parent."""
         self.is_forked = True
 
     def end_child_in_loop(self) -> None:
-        """End this process, a forked child, where it comes back into the parent's event loop."""
+        """Exit from this forked child when it returns into the parent's event loop."""
         if get_ident() == self.thread and self.loop.is_running():
             self.loop.call_soon(end_child)
 
@@ -47,11 +47,11 @@ class Home:
         """Raise unless the caller runs in the app's loop, or in its thread while no loop runs.
 
         Args:
-            call: what was called, as users write it.
+            call: the name of the call, as users write it.
 
         Raises:
-            ForkedError: in a process forked from the app's.
-            WrongLoopError: in another event loop.
+            ForkedError: if this process was forked while the app ran.
+            WrongLoopError: if the caller runs in another event loop.
         """
         if self.is_forked:
             raise ForkedError(call)

@@ -1,4 +1,4 @@
-"""Workers: the elastic pool of tasks that the listeners of one app share."""
+"""WorkerPool: the pool of worker tasks that all handlers of one app share."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from typing import Protocol
 from tidings.concurrency.long_runs import LongRuns
 from tidings.log import logger
 
-# Workers kept for the next message when none waits; more are made when they are needed.
+# The number of idle workers that the pool keeps. It creates more when they are needed.
 IDLE_WORKERS = 64
 
-# Set in every worker and task: disconnect() called there must not wait for its caller.
+# True in every worker and task. A disconnect() called there must not wait for its own caller.
 inside: contextvars.ContextVar[bool] = contextvars.ContextVar("tidings_inside", default=False)
 
 _UNSET = object()
 
 
 class Workplace(Protocol):
-    """What has work for a worker: a listener with messages in its queue."""
+    """A place with work for a worker, such as a listener with messages in its queue."""
 
     async def work(self, context: contextvars.Context) -> bool:
-        """Work until nothing is left.
+        """Work until the queue is empty.
 
         Args:
             context: the context that the worker runs in.
 
         Returns:
-            Whether the worker may go on: not after it was cancelled, nor in a context that a
-            handler has changed.
+            Whether the worker can be used again. False if it was cancelled, or if a handler has
+            changed its context.
         """
         ...
 
 
 class Surroundings:
-    """The context variables that every worker begins with: those of the app's start.
+    """The context variables that every worker starts with: those of the app's start.
 
-    A handler may set one, which the next message must not see. Whether it did is asked after every
-    message, and never by `==`, which is the user's code: of the variables there at the start by
-    identity, of others by their number.
+    The next message must not see a variable that a handler has set, so a worker compares its
+    context after every message. The comparison runs no code of the user, so it never uses `==`. It
+    compares the number of variables, and the identity of the values that existed at the start.
 
     Attributes:
-        size: the number of variables in a context that surely has not changed. -1 where the user
-            set some before the start, since their number says nothing of their values.
+        size: the number of variables in an unchanged context. -1 if the user set variables before
+            the start: then equal numbers do not prove that the values are unchanged.
     """
 
     def __init__(self) -> None:
@@ -59,11 +59,11 @@ class Surroundings:
         self.size = -1 if self._values else self._size
 
     def copy(self) -> contextvars.Context:
-        """A context for one worker."""
+        """Return a new context for one worker."""
         return self._context.copy()
 
     def differ_from(self, context: contextvars.Context) -> bool:
-        """Whether a handler has changed a worker's context."""
+        """Return whether a handler has changed a worker's context."""
         if len(context) != self._size:
             return True
         for variable, value in self._values:  # noqa: SIM110 - a generator costs more
@@ -73,16 +73,18 @@ class Surroundings:
 
 
 class WorkerPool:
-    """Tasks that go where there is work.
+    """Worker tasks that serve the queues of an app.
 
-    A worker handles what waits, one message after another, in its own task: a message whose handler
-    never suspends costs no task and no wake-up of its own. Before it begins at one place while
-    others wait, it schedules once the waking of the next worker, which finds nothing to do unless
-    the first was suspended by then. So there are as many workers as handlers suspended, plus one.
+    A worker handles queued messages one after another in its own task. So a message whose handler
+    never suspends needs no task and no wake-up of its own. Before a worker starts on one queue
+    while others wait, it schedules a wake-up of the next worker. This second worker finds something
+    to do only if the first one is suspended by then. So there are as many workers as suspended
+    handlers, plus one.
 
     Attributes:
-        is_abandoning: whether a worker's cancellation is the pool's end, not its handler's.
-        surroundings: the context variables that workers begin with.
+        is_abandoning: whether the pool is closing. A cancelled worker then ends; before, the
+            cancellation belongs to its handler.
+        surroundings: the context variables that workers start with.
     """
 
     def __init__(self) -> None:
@@ -96,19 +98,20 @@ class WorkerPool:
         self._long_runs = LongRuns(self._tasks)
 
     def offer(self, place: Workplace) -> None:
-        """Have a worker come to a place that has work; once for each worker that should."""
+        """Send one worker to a place that has work. Call it once for each worker to send."""
         self._places.append(place)
         if not self._waking:
             self._waking = True
             self._wake()
 
     def _wake(self) -> None:
-        """Get one more worker to look. `_waking` stays True until it does, and at the end."""
+        """Wake an idle worker or create one. `_waking` stays True until that worker runs; after
+        the pool is closed it stays True."""
         if self.is_abandoning:
             return
         while self._idle:
             waiter = self._idle.pop()
-            if not waiter.done():  # its worker was cancelled by somebody
+            if not waiter.done():  # done if someone cancelled its worker
                 waiter.set_result(None)
                 return
         context = self.surroundings.copy()
@@ -121,9 +124,9 @@ class WorkerPool:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            logger.error("a worker ended: a fault in tidings", exc_info=error)
+            logger.error("a worker failed: a bug in tidings", exc_info=error)
         if (task.cancelled() or error is not None) and not self.is_abandoning:
-            self._wake_next()  # whatever it was woken for goes to another
+            self._wake_next()  # another worker takes over its work
 
     def _wake_next(self) -> None:
         if self._places:
@@ -150,14 +153,14 @@ class WorkerPool:
             await waiter
 
     def _replace(self) -> None:
-        """A handler left a context variable set, which the next message must not see, or had its
-        task cancelled: another worker goes on."""
+        """Wake another worker in place of one that cannot be used again: a handler changed its
+        context, or the worker was cancelled."""
         if self._places and not self._waking:
             self._waking = True
             self._wake()
 
     async def close(self) -> None:
-        """End the workers, whatever they do."""
+        """Cancel all workers."""
         self.is_abandoning = True
         self._long_runs.stop()
         self._places.clear()
@@ -165,15 +168,16 @@ class WorkerPool:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=0.5)  # one that swallows its cancellation is left
+            await asyncio.wait(tasks, timeout=0.5)  # a handler may swallow the cancellation
 
 
 def end_cancellation() -> bool:
-    """Forget that this task was cancelled: a handler's cancellation ends with the handler.
+    """Clear the cancellation of this task: it has ended the handler, and must not interrupt the
+    worker's own code.
 
     Returns:
-        Whether it was. The worker has to end then: whoever cancelled it, as at the end of the
-        loop, may wait for that.
+        Whether the task was cancelled. If so, the worker must end soon, because the code that
+        cancelled it may wait for its end, as `asyncio.run` does.
     """
     task = asyncio.current_task()
     if task is None or not task.cancelling():
@@ -185,7 +189,7 @@ def end_cancellation() -> bool:
 
 @contextlib.contextmanager
 def cancellation_put_off() -> Iterator[None]:
-    """Forget that this task was cancelled while a message is settled, and cancel it again then."""
+    """Postpone the cancellation of this task to the end of the block, which settles a message."""
     cancelled = end_cancellation()
     try:
         yield

@@ -1,4 +1,7 @@
-"""Portal: the bridge from other threads. One wake-up of the loop serves a batch of calls."""
+"""Portal: the bridge from other threads into the event loop.
+
+One wake-up of the loop serves all calls that have arrived by then.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,15 @@ from tidings.log import logger
 
 T = TypeVar("T")
 
-# Bytes that threads may be ahead of the loop, and seconds between two tries at a full buffer.
-MAX_AHEAD = 1024 * 1024
-RETRY_WAIT = 0.02
+MAX_AHEAD = 1024 * 1024  # bytes that threads may publish before the loop takes them
+RETRY_WAIT = 0.02  # seconds until the next attempt if the connection's buffer is full
 
 
 class Portal:
-    """Calls into the event loop from any thread. Made on the loop's own thread.
+    """Runs functions and coroutines in the event loop for any thread. Create it in that loop.
 
     Attributes:
-        before: awaited before each piece of work from another thread.
+        before: an async function that runs before each coroutine from another thread.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,7 @@ class Portal:
 
     @property
     def is_over(self) -> bool:
-        """Whether no more calls are taken."""
+        """Whether the portal accepts no more calls."""
         return self._closed or self._loop.is_closed()
 
     def run(
@@ -60,14 +62,14 @@ class Portal:
 
         Args:
             work: the coroutine.
-            call: what was called, as users write it.
-            instead: what to write in its place on the loop's own thread.
-            timeout: seconds to wait, whatever the loop does; None for as long as it takes.
+            call: the name of the call, as users write it.
+            instead: the code to write instead on the loop's own thread.
+            timeout: seconds to wait, even if the loop is blocked; None for no limit.
 
         Raises:
-            LoopThreadError: on the loop's own thread, where this would never return.
-            LoopTimeoutError: it did not end in time, and is cancelled.
-            NotStartedError: the loop has ended.
+            LoopThreadError: if the caller is on the loop's own thread, where this would deadlock.
+            LoopTimeoutError: if the coroutine did not end in time. It is then cancelled.
+            NotStartedError: if the loop has ended.
         """
         if self.is_here:
             work.close()
@@ -78,10 +80,14 @@ class Portal:
         except TimeoutError:
             if timeout is not None and outcome.cancel():
                 raise LoopTimeoutError(call, timeout) from None
-            return outcome.result()  # its own error, or what came in this moment
+            return outcome.result()  # a TimeoutError of its own, or it has just ended
 
     def submit(self, work: Coroutine[Any, Any, T], call: str) -> concurrent.futures.Future[T]:
-        """Run a coroutine in the loop; its outcome comes as a thread-safe future."""
+        """Run a coroutine in the loop and return a thread-safe future for its outcome.
+
+        Raises:
+            NotStartedError: if the loop has ended.
+        """
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
             self.post(lambda: self._start(work, outcome))
@@ -91,10 +97,10 @@ class Portal:
         return outcome
 
     def post(self, function: Callable[[], object]) -> None:
-        """Call a function in the loop, in order, with its next turn.
+        """Call a function in the next iteration of the loop. Functions are called in order.
 
         Raises:
-            RuntimeError: the portal is closed, or the loop.
+            RuntimeError: if the portal or the loop is closed.
         """
         with self._lock:
             if self._closed:
@@ -106,21 +112,24 @@ class Portal:
         self._loop.call_soon_threadsafe(self._run_calls)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a coroutine as a task that is kept until it ends. On the loop's own thread only."""
+        """Run a coroutine as a task and keep a reference until it ends. Call it only on the loop's
+        own thread."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def finish(self) -> None:
-        """Wait until what was handed in is done."""
+        """Wait until all submitted work is done."""
         self._run_calls()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def close(self) -> None:
-        """Take no more calls: the loop may end before it comes to them, and their threads would
-        wait for ever. Those that came before are begun."""
+        """Accept no more calls, and start those that were accepted before.
+
+        The loop may end before it would run later calls, and their threads would wait forever.
+        """
         with self._lock:
             self._closed = True
         self._run_calls()
@@ -138,7 +147,7 @@ class Portal:
             return
         task = self.spawn(self._in_turn(work))
         task.add_done_callback(lambda done: copy_outcome(done, outcome))
-        task.add_done_callback(lambda done: work.close())  # cancelled before it began
+        task.add_done_callback(lambda done: work.close())  # if cancelled before it started
         outcome.add_done_callback(lambda ended: self._pass_cancellation(ended, task))
 
     async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
@@ -150,14 +159,14 @@ class Portal:
         self, outcome: concurrent.futures.Future[Any], task: asyncio.Task[Any]
     ) -> None:
         if outcome.cancelled():
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and the task with it
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(task.cancel)
 
 
 def copy_outcome(task: asyncio.Task[T], outcome: concurrent.futures.Future[T]) -> None:
-    """Hand a task's outcome to a thread that waits for it."""
+    """Copy a task's outcome to the future of a thread that waits for it."""
     if not outcome.set_running_or_notify_cancel():
-        return  # it waits no longer
+        return  # the thread has stopped waiting
     if task.cancelled():
         outcome.set_exception(concurrent.futures.CancelledError())
     elif (error := task.exception()) is not None:
@@ -167,13 +176,15 @@ def copy_outcome(task: asyncio.Task[T], outcome: concurrent.futures.Future[T]) -
 
 
 class FrameBridge:
-    """Publishes from other threads: frames made there, taken by the loop in batches, in order.
+    """Publishes from other threads. The threads encode the frames, and the loop takes them in
+    batches and in order.
 
-    A thread that is ahead of the loop waits, so that memory stays bounded.
+    A thread that is too far ahead of the loop has to wait, so memory use is limited.
 
     Args:
-        post: puts a frame into the connection's buffer; returns whether it is crowded.
-        make_room: waits until the connection has room.
+        portal: runs the bridge's coroutines in the loop.
+        post: puts a frame into the connection's buffer and returns whether the buffer is crowded.
+        make_room: waits until the buffer has room.
     """
 
     def __init__(
@@ -188,21 +199,21 @@ class FrameBridge:
         self._frames: deque[bytes] = deque()
         self._size = 0
         self._taking = False
-        self._put = self._taken = 0  # frames, since the beginning
+        self._put = self._taken = 0  # numbers of frames since the start
         self._waiting: list[asyncio.Future[None]] = []
-        self._is_held_up = False  # by a full buffer, which only the connection can empty
+        self._is_held_up = False  # whether the connection's buffer is full
         self._room = threading.Condition()
 
     @property
     def size(self) -> int:
-        """Bytes handed in and not yet taken by the loop."""
+        """Bytes that the loop has not taken yet."""
         return self._size
 
     def put(self, frame: bytes) -> None:
-        """Hand in a frame from another thread; blocks while the loop is behind.
+        """Queue a frame from another thread. Blocks while the thread is too far ahead of the loop.
 
         Raises:
-            NotStartedError: the loop has ended.
+            NotStartedError: if the loop has ended.
         """
         with self._room:
             while self._size > MAX_AHEAD:
@@ -227,16 +238,16 @@ class FrameBridge:
                 try:
                     crowded = self._post(frames[0])
                 except BufferFullError:
-                    # Its thread has returned already, so the frame is kept until there is room. The
-                    # check before put() refuses what other threads publish meanwhile.
+                    # publish_sync has already returned, so keep the frame until there is room. The
+                    # check before put() refuses further messages in the meantime.
                     self._is_held_up = True
-                    self._tell_waiting()
+                    self._wake_waiting()
                     await asyncio.sleep(RETRY_WAIT)
                     continue
                 except ConnectionClosedError:
                     logger.error(
-                        "%d messages published from other threads were lost: the connection closed "
-                        "before they were taken",
+                        "the connection closed before it sent %d messages that other threads "
+                        "published; they are lost",
                         len(frames),
                     )
                     self._taken += len(frames)
@@ -246,12 +257,13 @@ class FrameBridge:
                 self._is_held_up = False
                 if crowded:
                     await self._make_room()
-            self._tell_waiting()
+            self._wake_waiting()
 
     async def taken(self) -> None:
-        """Wait until what was handed in before is taken, or a full buffer holds it up.
+        """Wait until the loop has taken all frames that were queued before this call.
 
-        So that a thread's calls keep their order: what it published goes out before what it asks.
+        This keeps the calls of a thread in order: its publishes are sent before its next request.
+        The wait also ends if the connection's buffer is full.
         """
         target = self._put
         while self._taken < target and not self._is_held_up:
@@ -259,7 +271,7 @@ class FrameBridge:
             self._waiting.append(waiter)
             await waiter
 
-    def _tell_waiting(self) -> None:
+    def _wake_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():

@@ -1,7 +1,7 @@
 """Worker threads for `def` handlers and tasks.
 
-The standard pool joins its threads when the interpreter exits, so that one handler stuck for good
-would keep the process from ending after its drain timeout. These are daemon threads.
+These are daemon threads. The interpreter joins the threads of a standard pool when it exits, so one
+stuck handler would keep the process alive after its drain timeout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tidings.functions import is_async
 
 
 class _Job:
-    """One call for a thread, and the future that its caller awaits."""
+    """One call to run in a thread, and the future that its caller awaits."""
 
     __slots__ = (
         "context",
@@ -38,19 +38,19 @@ class _Job:
         self.function = function
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
-        self.ended: asyncio.Future[None] | None = None  # for a caller that was cancelled
+        self.ended: asyncio.Future[None] | None = None  # set if the caller was cancelled
         self.context = contextvars.copy_context()
         self.has_begun = self.is_dropped = self.is_settled = False
 
     def settle(self, outcome: Any, failed: bool) -> None:
-        """Hand the outcome to the caller, in the loop."""
+        """Pass the outcome to the caller. Runs in the loop."""
         self.is_settled = True
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
         if self.future.done():
             return
         if failed:
-            if isinstance(outcome, StopIteration):  # which a future refuses to carry
+            if isinstance(outcome, StopIteration):  # a future does not accept it
                 outcome = RuntimeError("the function raised StopIteration")
             self.future.set_exception(outcome)
         else:
@@ -61,8 +61,8 @@ class WorkerThreads:
     """Up to `limit` daemon threads that run functions for coroutines. Threads start as needed.
 
     Args:
-        limit: threads at the most.
-        name: the threads' name, for debuggers.
+        limit: the largest number of threads.
+        name: the prefix of the threads' names, which debuggers show.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -76,18 +76,18 @@ class WorkerThreads:
         forget_after_fork(self)
 
     def forget(self) -> None:
-        """This is a forked child: its one thread may be one of these, at work."""
+        """Remember that this process is a forked child. Its only thread may be one of these."""
         self._is_forked = True
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run `function(*args)` in a thread, in a copy of this context.
+        """Run `function(*args)` in a thread, in a copy of the current context.
 
-        A plain wrapper around an `async def` function, as decorators are, returns a coroutine: that
-        is awaited here. Else its work would count as done and never have begun.
+        If the result is awaitable, await it in the loop: a decorator may wrap an `async def`
+        function in a plain one, and its coroutine would otherwise never run.
 
         Raises:
-            ThreadStartError: the system refuses a thread, and none is there yet. Where there are
-                some, though fewer than wanted, the call waits for one of them.
+            ThreadStartError: if the system refuses to start the first thread. If there are threads
+                already, the call waits for one of them.
         """
         self._ensure_thread()
         job = _Job(lambda: function(*args))
@@ -97,18 +97,18 @@ class WorkerThreads:
         except asyncio.CancelledError as error:
             if self._drop(job) and error.args == (EXPIRED,):
                 job.ended = job.loop.create_future()
-                await job.ended  # nothing can stop the function, and it still needs its thread
+                await job.ended  # the function cannot be stopped and still occupies its thread
             raise
         return await result if inspect.isawaitable(result) else result
 
     def _drop(self, job: _Job) -> bool:
-        """Do not begin a call whose caller is gone. Returns whether the function runs now."""
+        """Drop a call whose caller was cancelled. Returns whether the function is running."""
         with self._lock:
             job.is_dropped = True
             return job.has_begun and not job.is_settled
 
     def close(self) -> None:
-        """Let the threads end when they have nothing to do."""
+        """Let each thread end after its current work."""
         for _ in range(self._threads):
             self._jobs.put(None)
 
@@ -125,7 +125,7 @@ class WorkerThreads:
             with self._lock:
                 self._threads -= 1
                 if self._threads:
-                    return  # the call waits for one of these
+                    return  # the call waits for one of the running threads
                 self._unfinished -= 1
             raise ThreadStartError(self._name, str(error)) from None
 
@@ -140,7 +140,7 @@ class WorkerThreads:
             if self._begin(job):
                 try:
                     outcome = job.context.run(job.function)
-                except BaseException as error:  # handed on, SystemExit too: the loop decides
+                except BaseException as error:  # the caller gets it, even SystemExit
                     outcome, failed = error, True
             if self._is_forked:
                 end_child(_exit_code(outcome))
@@ -149,18 +149,21 @@ class WorkerThreads:
             try:
                 job.loop.call_soon_threadsafe(job.settle, outcome, failed)
             except RuntimeError:
-                return  # the loop is closed: the process has stopped waiting for this
+                return  # the loop is closed: nobody waits for the outcome
             del job, outcome
 
 
 def _exit_code(outcome: Any) -> int:
-    """The exit code of a child that ends with this outcome, as the interpreter has it."""
+    """Return the exit code that the interpreter would use for this outcome."""
     code = outcome.code if isinstance(outcome, SystemExit) else 1
     return code if isinstance(code, int) else int(code is not None)
 
 
 def as_async(handler: Callable[..., Any], threads: WorkerThreads) -> Callable[..., Awaitable[Any]]:
-    """Sync or async is decided here, once: a `def` handler runs in a worker thread."""
+    """Return an async function that calls the handler; a `def` handler runs in a worker thread.
+
+    This decides once, at start, whether the handler is sync or async.
+    """
     if is_async(handler):
         return handler
 

@@ -1,4 +1,4 @@
-"""Time limits: `timeout=` of handlers and tasks, which bounds one run."""
+"""Time limits: the `timeout=` of handlers and tasks, which limits each run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from tidings.errors import ConfigError, HandlerTimeoutError
 
-# What a cancellation carries that ends a run whose time is over. A thread cannot be stopped, so
-# `WorkerThreads.run` waits for the function's return then.
-EXPIRED = "tidings: the run's time is over"
+# The message of the cancellation that ends a run after its timeout. `WorkerThreads.run` recognizes
+# it and waits until the function returns, because a thread cannot be stopped.
+EXPIRED = "tidings: the run has reached its timeout"
 
 
 def check_timeout(timeout: object) -> None:
@@ -32,16 +32,17 @@ def check_timeout(timeout: object) -> None:
 def bounded(
     call: Callable[..., Awaitable[Any]], timeout: float | None, name: str
 ) -> Callable[..., Awaitable[Any]]:
-    """`call`, cancelled when a run takes longer than `timeout` seconds. Decided here, once: where
-    there is no limit it is `call` itself.
+    """Return a function that runs `call` and cancels it after `timeout` seconds.
 
-    The run is a task of its own. So its end is known at once, even where a handler swallows its
-    cancellation, or cannot be cancelled as in a thread. The HandlerTimeoutError that is raised
-    then carries what is left of the run.
+    Without a timeout, this returns `call` itself.
+
+    Each run is a separate task, so that the timeout takes effect at once even if the handler
+    swallows its cancellation or runs in a thread. The returned function then raises a
+    HandlerTimeoutError, whose `rest` is the task that still runs.
 
     Args:
         call: the handler with the middlewares around it, or a task's function.
-        timeout: the limit in seconds; None for none.
+        timeout: the limit in seconds; None for no limit.
         name: the handler's name.
     """
     if timeout is None:
@@ -69,7 +70,8 @@ def bounded(
 async def _outcome(
     call: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
 ) -> tuple[Any, BaseException | None]:
-    """What a run came to. It raises nothing: a task that raises SystemExit ends the loop."""
+    """Return the result and the error of a call. It never raises, because a task that raises
+    SystemExit would end the event loop."""
     try:
         return await call(*args), None
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""WorkQueue: what waits for one handler, the workers there, and what became of it all."""
+"""WorkQueue: the queue of one handler, its workers and its statistics."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ T = TypeVar("T")
 S = TypeVar("S")
 Item = TypeVar("Item")
 
-# Seconds that a run may take to end after its time is over, before a warning says that it does not.
+# Seconds that a run may continue after its timeout before a warning reports it.
 END_GRACE = 1.0
 
 
 class WorkQueue(ABC, Generic[T, S]):
-    """What waits for one handler, and the workers there: at most `concurrency` of them. T is what
-    waits, S the statistics.
+    """The queue of one handler, with at most `concurrency` workers at a time.
 
-    Each message is counted once: ``received == handled + failed + set_aside + pending + running +
-    abandoned``, where `running` is what is left. `work` is the only way in which a message is
-    taken, and it restores every count on every path.
+    Each message is counted exactly once: ``received == handled + failed + set_aside + pending +
+    running + abandoned``, where `running` is calculated from the others. Only `work` takes messages
+    from the queue, and it keeps every count right on every path.
+
+    Type parameters: `T` is an entry of the queue, `S` the class of the statistics.
 
     Args:
         name: the handler's name, for logs and threads.
-        pool: where workers come from.
-        concurrency: workers here at a time.
+        pool: the pool that workers come from.
+        concurrency: the largest number of workers here at a time.
     """
 
-    # Slots, since Python reads the attributes of an instance with more than 30 slowly.
+    # Slots: Python reads attributes more slowly if an instance has more than 30 of them.
     __slots__ = (
         "_abandoned",
         "_busy",
@@ -69,20 +70,19 @@ class WorkQueue(ABC, Generic[T, S]):
         self._log = FailureLog(name)
         self._queue: deque[T] = deque()
         self._busy = 0  # workers here
-        self._lingering = 0  # of them, those that wait for the end of a run whose time is over
-        self._waking = False  # whether one more is on its way
+        self._lingering = 0  # those of them that wait for the end of a run after its timeout
+        self._waking = False  # whether another worker has been called
         self._finished: asyncio.Future[None] | None = None
-        # Counted.
         self._received = self._handled = self._failed = self._timed_out = 0
-        self._set_aside = 0  # messages that no handler is to see
+        self._set_aside = 0  # messages that the handler never gets
         self._abandoned = 0
-        self._counted: S | None = None  # the end's, which nothing changes any more
+        self._counted: S | None = None  # the final statistics, after `abandon`
 
     # Workers.
 
     @abstractmethod
     async def work(self, context: contextvars.Context) -> bool:
-        """Work until nothing is left: see `Workplace`."""
+        """Work until the queue is empty: see `Workplace`."""
 
     def _call_worker(self) -> None:
         if not self._waking and self._busy < self._concurrency:
@@ -90,14 +90,14 @@ class WorkQueue(ABC, Generic[T, S]):
             self._pool.offer(self)
 
     def _is_ready(self) -> bool:
-        """Whether a worker finds work here now."""
+        """Return whether there is work for a worker now."""
         return bool(self._queue)
 
     def _call_next(self) -> None:
         if self._is_ready() and self._busy < self._concurrency:
             self._pool.offer(self)
         else:
-            self._waking = False  # nothing waits, or the workers here take it when they are done
+            self._waking = False  # the queue is empty, or the workers here are enough
 
     def _leave(self) -> None:
         self._busy -= 1
@@ -106,7 +106,7 @@ class WorkQueue(ABC, Generic[T, S]):
         self._check_finished()
 
     def _is_end(self, error: BaseException) -> bool:
-        """Whether a worker ends with this: at the pool's end, or with what is left of a loop."""
+        """Return whether this error ends the worker: the pool is closing, or the loop is closed."""
         if self._pool.is_abandoning and issubclass(type(error), asyncio.CancelledError):
             return True
         return self._loop.is_closed()
@@ -119,43 +119,44 @@ class WorkQueue(ABC, Generic[T, S]):
             self._timed_out += count
 
     async def _outlast(self, rest: asyncio.Task[Any]) -> None:
-        """Keep the worker's place until a run whose time is over has really ended."""
+        """Wait until a run that exceeded its timeout has really ended, and keep the worker's place
+        for so long."""
         self._lingering += 1
         self._check_finished()
         try:
             _, running = await asyncio.wait([rest], timeout=END_GRACE)
             if running:
                 logger.warning(
-                    "%s still runs, though its time is over: a thread cannot be stopped, and a "
-                    "coroutine may ignore its cancellation. It keeps 1 of %d places until it ends",
+                    "%s still runs after its timeout: a thread cannot be stopped, and a coroutine "
+                    "can ignore its cancellation. It occupies 1 of %d workers until it ends",
                     *(self.name, self._concurrency),
                     extra={"listener": self.name},
                 )
                 await asyncio.wait([rest])
         finally:
-            rest.cancel()  # where this worker was cancelled
+            rest.cancel()  # in case this worker was cancelled
             self._lingering -= 1
 
     @property
     def patience(self) -> float:
-        """Seconds after which a run is long enough for a warning."""
+        """Seconds after which a warning reports a run."""
         return LONG
 
     @abstractmethod
     def on_long_run(self, item: Any, seconds: float) -> None:
-        """Warn that the handler has been at a message for so long."""
+        """Log a warning: the handler has been working on a message for `seconds` seconds."""
 
     # The end.
 
     @property
     def _running(self) -> int:
-        """Messages with a handler now: all that are nowhere else."""
+        """The number of messages that a handler has now: all that are counted nowhere else."""
         ended = self._handled + self._failed + self._set_aside + self._abandoned
         return self._received - ended - len(self._queue)
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing waits, and no worker is here but for runs whose time is over."""
+        """Whether the queue is empty and no worker is here, except for runs after their timeout."""
         return self._busy == self._lingering and not self._queue
 
     def _check_finished(self) -> None:
@@ -163,7 +164,7 @@ class WorkQueue(ABC, Generic[T, S]):
             self._finished.set_result(None)
 
     async def finish(self) -> None:
-        """Wait until everything that waits is done."""
+        """Wait until every queued message is handled."""
         if self.is_quiet:
             return
         if self._finished is None or self._finished.done():
@@ -171,10 +172,10 @@ class WorkQueue(ABC, Generic[T, S]):
         await asyncio.shield(self._finished)  # others may wait for it too
 
     def abandon(self) -> int:
-        """Give up what is left. Nothing is counted any more.
+        """Give up all unfinished messages. The statistics do not change after that.
 
         Returns:
-            How many messages were left, in the queue or with a handler.
+            The number of messages that were in the queue or with a handler.
         """
         if self._counted is not None:
             return 0
@@ -188,23 +189,25 @@ class WorkQueue(ABC, Generic[T, S]):
         return abandoned
 
     def _give_up_queue(self) -> None:
-        """Say of the messages in the queue that they are not handled, where somebody waits."""
+        """Answer the requesters of queued messages: their messages will not be handled."""
 
     @abstractmethod
     def _count(self) -> S:
-        """The statistics of this moment."""
+        """Return the current statistics."""
 
     def snapshot(self) -> S:
-        """What was counted up to now, or up to the end."""
+        """Return the current statistics, or the final ones after `abandon`."""
         return self._count() if self._counted is None else self._counted
 
 
 class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
-    """A WorkQueue whose items are handled by `_handle`; the listener has a loop of its own. An item
-    is one message that waits, or several."""
+    """A WorkQueue that passes each item to `_handle`. An item is one message or a batch.
+
+    The listener does not use it: it has a faster loop of its own.
+    """
 
     async def work(self, context: contextvars.Context) -> bool:
-        """Handle what waits: see `Workplace`."""
+        """Handle queued items until the queue is empty: see `Workplace`."""
         surroundings = self._pool.surroundings
         self._waking = False
         self._busy += 1
@@ -235,7 +238,7 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
             if self._is_end(error):
                 raise
             logger.error(
-                "%s: a message has no outcome: a fault in tidings",
+                "%s: a message could not be settled: a bug in tidings",
                 self.name,
                 exc_info=error,
                 extra={"listener": self.name},
@@ -244,23 +247,23 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
 
     @abstractmethod
     def _take_next(self) -> Item:
-        """Take the next item from the queue. Does not raise."""
+        """Take the next item from the queue. Must not raise."""
 
     @abstractmethod
     async def _handle(self, item: Item) -> asyncio.Task[Any] | None:
-        """Handle an item, and count it once.
+        """Handle an item and count it once.
 
         Returns:
-            What is left of a run whose time is over.
+            The task that still runs if the handler exceeded its timeout, else None.
         """
 
     def _done(self, item: Item) -> None:
-        """An item has an outcome, and its worker is free. Does not raise."""
+        """Called after each item, when its worker is free again. Must not raise."""
 
 
 def rest_of(error: BaseException) -> asyncio.Task[Any] | None:
-    """What is left of a run whose time is over; None where `error` is another one."""
-    # By its type alone: `isinstance` may ask the error for its `__class__`, which is foreign code.
+    """Return the task that still runs after a HandlerTimeoutError; None for any other error."""
+    # Compare the type itself: `isinstance` may call the error's `__class__`, which is user code.
     if type(error) is HandlerTimeoutError and type(error.rest) is asyncio.Task:
         return error.rest
     return None

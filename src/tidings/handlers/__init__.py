@@ -1,1 +1,1 @@
-"""What runs the functions that users declare: listeners, tasks, hooks, middlewares."""
+"""Listeners, tasks, hooks and middlewares: they run the functions that users declare."""

@@ -1,4 +1,4 @@
-"""Events of the connection, and the hooks that users register for them."""
+"""The events of the connection, and the hooks that users register for them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ EVENTS = (
 
 
 class ConnectionEvent(msgspec.Struct, frozen=True):
-    """Something that happened to the connection.
+    """An event of the connection: the argument of a hook that `App.on` registers.
 
     Attributes:
         name: "connected", "disconnected", "reconnected", "lame_duck", "slow_consumer", "error" or
             "closed".
-        error: the error behind it, where there is one.
+        error: the error that caused the event, or None.
+
+    Example:
+        ```python
+        from tidings import App, ConnectionEvent
+
+        app = App("billing")
+
+        @app.on("disconnected")
+        def on_disconnected(event: ConnectionEvent) -> None:
+            print(event.name, event.error)
+        ```
     """
 
     name: str
@@ -39,7 +50,7 @@ class ConnectionEvent(msgspec.Struct, frozen=True):
 
 
 class EventHooks:
-    """Hooks by event. One that raises, SystemExit included, is logged and changes nothing else."""
+    """The hooks of each event. If a hook raises an error, even SystemExit, tidings only logs it."""
 
     def __init__(self) -> None:
         self._hooks: dict[str, list[Callable[[ConnectionEvent], Any]]] = {}
@@ -59,5 +70,5 @@ class EventHooks:
                 continue
             if inspect.isawaitable(result):
                 task = asyncio.create_task(let_finish(result, f"the hook for {event.name!r}"))
-                self._tasks.add(task)  # kept until it ends: the loop itself keeps only a weak one
+                self._tasks.add(task)  # the loop itself keeps only a weak reference
                 task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""Hook checks: a middleware's hooks are found wrong where they are added, never when they run."""
+"""Hook checks: `add_middleware` refuses a middleware with a wrong hook, before the hook can run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tidings.errors import ConfigError
 from tidings.functions import is_async
 
-# Each hook, with the calls it has to take: so many positional arguments, and these by name.
+# The calls that each hook must accept: the number of positional arguments, and the keywords.
 _PUBLISH = (3, ("reply_to", "force", "headers", "data_type"))
 _REQUEST = (3, ("timeout", "response_data_type", "headers", "data_type"))
 _STREAM = (
@@ -32,7 +32,7 @@ HOOKS = {
     "listen_any": (_LISTEN,),
 }
 _PREFIXES = ("send_", "listen_")
-CLOSE = 0.8  # how alike a name is to that of a hook which was meant, of 1
+CLOSE = 0.8  # a name at least this similar to a hook's (of 1) is taken for a typing error
 
 
 def check_hooks(cls: type, base: type) -> None:
@@ -40,11 +40,11 @@ def check_hooks(cls: type, base: type) -> None:
 
     Args:
         cls: the class.
-        base: `Middleware`, whose own hooks do nothing.
+        base: the class `Middleware`.
 
     Raises:
-        ConfigError: a method that looks like a hook and is none, or a hook that cannot be called or
-            awaited as it will be.
+        ConfigError: if a method looks like a hook but is none, if a hook is not `async def`, or if
+            a hook does not accept the arguments that it will get.
     """
     for name in _own_names(cls, base):
         if name in HOOKS:
@@ -54,21 +54,21 @@ def check_hooks(cls: type, base: type) -> None:
 
 
 def check_instance(middleware: object) -> None:
-    """Check that no hook of a middleware is an attribute of the instance, which would never run.
+    """Check that a middleware has no hook that is set on the instance: it would never run.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: if the instance has such an attribute.
     """
     for name in HOOKS:
         if name in getattr(middleware, "__dict__", {}):
             raise ConfigError(
                 f"{type(middleware).__qualname__}: {name} is set on the instance and would never "
-                f"run; define it as a method of the class"
+                f"run. Define it as a method of the class"
             )
 
 
 def _own_names(cls: type, base: type) -> Iterator[str]:
-    """The public names that a class or one of its parents defines, without those of the base."""
+    """Yield the public names that a class and its parents define, except those of the base."""
     parents = [parent for parent in cls.__mro__ if parent not in base.__mro__]
     yield from {name: None for parent in parents for name in vars(parent) if name[0] != "_"}
 
@@ -79,15 +79,15 @@ def _refuse_lookalike(cls: type, name: str) -> None:
         return
     advice = f"did you mean {meant[0]}?" if meant else f"the hooks are {', '.join(HOOKS)}."
     raise ConfigError(
-        f"{cls.__qualname__}.{name} looks like a hook of a middleware and is none, so it would "
-        f"never run: {advice} A method of your own needs another name, such as _{name}"
+        f"{cls.__qualname__}.{name} looks like a hook of a middleware but is none, so it would "
+        f"never run: {advice} Give a method of your own another name, such as _{name}"
     )
 
 
 def _check_hook(cls: type, name: str) -> None:
     hook = _bound(cls, name)
     if not callable(hook) or not is_async(inspect.unwrap(hook)):
-        raise ConfigError(f"{cls.__qualname__}.{name} must be `async def`: its result is awaited")
+        raise ConfigError(f"{cls.__qualname__}.{name} must be `async def`: tidings awaits it")
     try:
         signature = inspect.signature(hook)
     except (TypeError, ValueError):
@@ -97,13 +97,13 @@ def _check_hook(cls: type, name: str) -> None:
             signature.bind(*range(count), **dict.fromkeys(keywords))
         except TypeError as error:
             raise ConfigError(
-                f"{cls.__qualname__}.{name}{signature} cannot be called as a hook is ({error}); "
-                f"write {_model(name, count)}"
+                f"{cls.__qualname__}.{name}{signature} does not accept the arguments of this hook "
+                f"({error}); write {_model(name, count)}"
             ) from None
 
 
 def _bound(cls: type, name: str) -> Callable[..., Any]:
-    """The hook as an instance has it, of a class that cannot be instantiated yet."""
+    """Return the hook bound to a stand-in, because the class cannot be instantiated yet."""
     raw = inspect.getattr_static(cls, name)
     bound: Callable[..., Any] = raw.__get__(object(), cls) if hasattr(raw, "__get__") else raw
     return bound

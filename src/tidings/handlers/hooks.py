@@ -1,4 +1,4 @@
-"""Hooks: the user's functions, `def` or `async def`, for the start, the end and events."""
+"""Hooks: the functions of users that run at the start, at the end and on events."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ _UNSET = object()
 
 
 async def call_hook(hook: Callable[[], Any]) -> None:
-    """Call a hook and wait for its end. A `def` hook runs in a thread, so that one that blocks does
-    not block the event loop; what it sets in context variables is kept."""
+    """Call a hook and wait for its end.
+
+    A `def` hook runs in a thread, so that it cannot block the event loop. The context variables
+    that it sets are kept.
+    """
     if is_async(hook):
         await hook()
         return
@@ -46,11 +49,16 @@ def _adopt(context: contextvars.Context) -> None:
 
 
 async def let_finish(work: Awaitable[Any], what: str) -> None:
-    """Wait for a hook whose failure changes nothing: whatever it raises is logged, SystemExit too,
-    which would end the loop. Only the caller's own cancellation goes through."""
+    """Wait for a hook, and log whatever it raises. Even SystemExit is logged, because it would end
+    the event loop. Only a cancellation of the caller itself is raised.
+
+    Args:
+        work: the awaitable of the hook.
+        what: the hook's description, for the log.
+    """
     try:
         await work
-    except GeneratorExit:  # its loop has ended without it
+    except GeneratorExit:  # the loop has ended before the hook
         raise
     except BaseException as error:
         task = asyncio.current_task()
@@ -61,7 +69,8 @@ async def let_finish(work: Awaitable[Any], what: str) -> None:
 
 @contextlib.contextmanager
 def noted(what: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Say of an error of the user's code whose it is: its text may be one of tidings' own."""
+    """Add a note to an error that names the user's function, since its text may be one of tidings'
+    own errors."""
     try:
         yield
     except Exception as error:

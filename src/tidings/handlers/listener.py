@@ -1,4 +1,4 @@
-"""Listener: queue, elastic workers, decode, handle, reply, statistics."""
+"""Listener: queues the messages of a subscription, calls the handler and sends the replies."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from tidings.subject import check_pattern, check_queue, has_wildcard
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
-# The answers to requests that are not handled, so that their requesters need not wait.
+# The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
-CUT_OFF = ServiceError(503, "the service ended before it answered")
+CUT_OFF = ServiceError(503, "the service stopped before it answered")
 
 
 class Sender(Protocol):
-    """What a listener needs of the bus above: it sends replies, and reports events."""
+    """The methods of the bus that a listener uses to send replies and report events."""
 
     service_name: str
 
@@ -58,15 +58,18 @@ class Sender(Protocol):
 
 
 class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A listener as it was written down. Everything that can be wrong with it is found here.
+    """The declaration of a listener. Creating it checks the handler and every option.
 
-    Attributes: as the arguments of `App.listen`, and of the `Group` that it is in:
+    The attributes are the arguments of `App.listen`, and two of the listener's `Group`.
+
+    Attributes:
         group_queue: the group's `queue`.
-        prefix: the group's prefix, which `subjects` begin with already.
+        prefix: the group's prefix; `subjects` already start with it.
 
     Raises:
-        ConfigError: a handler with the wrong signature, a bad option, an unknown data type.
-        SubjectError: a bad subject or queue group.
+        ConfigError: if the handler has the wrong signature, an option has a wrong value or the data
+            type is not known.
+        SubjectError: if NATS does not allow a subject or the queue group.
     """
 
     handler: Callable[..., Any]
@@ -103,16 +106,17 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted_type(self) -> Any:
-        """The type of `msg.data`: `data_type=`, or `Message[T]` in the signature, or dict."""
+        """The type of `msg.data`: `data_type=`, else T of `Message[T]` in the signature, else
+        dict."""
         wanted = wanted_type(self.handler, self.data_type)
         return dict if wanted is None else wanted
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
-    """One handler at work: what the connection delivers is queued, and workers handle it.
+    """A running handler: its queue takes messages from the connection, and workers handle them.
 
-    While a handler is suspended another worker goes on with the next message, up to `concurrency`
-    at a time, always started in the order of arrival.
+    Messages start in the order of arrival. While the handler is suspended, another worker starts
+    the next message, up to `concurrency` at a time.
     """
 
     __slots__ = (
@@ -164,7 +168,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     # Arrival.
 
     def deliver(self, size: int, frames: list[Frame]) -> None:
-        """Queue messages that came in a row, or drop and count them where the queue is full."""
+        """Queue messages that arrived together. If the queue is full, drop and count them.
+
+        Args:
+            size: the size of all headers and bodies, in bytes.
+            frames: the messages.
+        """
         self._received += len(frames)
         queue = self._queue
         crowded = len(queue) + len(frames) > self._msgs_limit
@@ -176,8 +185,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._call_worker()
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
-        """Queue those that there is room for: the newest are dropped."""
-        dropped = ""  # the subject of one
+        """Queue as many messages as there is room for, and drop the newest ones."""
+        dropped = ""  # the subject of a dropped message
         for frame in frames:
             size = len(frame[3]) + len(frame[4])
             room = self._pending_bytes + size <= self._bytes_limit
@@ -193,18 +202,17 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._loop.call_soon(self._log_dropped, dropped)
 
     def _refuse(self, frame: Frame, error: ServiceError) -> None:
-        """Answer a request that is not handled, or not to its end."""
+        """Answer a request that is not handled, or not completely."""
         if frame[2] and not self.spec.no_reply:
             body, headers = error_reply(error, "", self._sender.service_name)
-            with contextlib.suppress(TidingsError):  # the connection counts what it does not take
+            with contextlib.suppress(TidingsError):  # the connection counts what it cannot send
                 self._sender.reply(frame[2], body, headers)
 
     def _log_dropped(self, subject: str) -> None:
         news, self._logged_dropped = self._set_aside - self._logged_dropped, self._set_aside
         error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
         logger.warning(
-            "%s; %d since this was last logged; raise concurrency, or add instances to the queue "
-            "group",
+            "%s; %d since the last warning. Raise concurrency, or add instances to the queue group",
             *(error, news),
             extra={"listener": self.spec.name, "subject": subject, "dropped": self._set_aside},
         )
@@ -213,8 +221,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     # Workers.
 
     async def work(self, context: contextvars.Context) -> bool:
-        """Handle messages until none waits: `HandlerQueue.work`, written out, as each call here
-        is one more for every message."""
+        """Handle messages until the queue is empty: see `Workplace`.
+
+        This is `HandlerQueue.work` with its calls written out, since each call costs time for
+        every message.
+        """
         queue, decode, sender = self._queue, self._decode, self._sender
         surroundings = self._pool.surroundings
         size = surroundings.size
@@ -227,12 +238,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 sid, subject, reply, block, body = item
                 self._pending_bytes -= len(block) + len(body)
                 if queue and not self._waking:
-                    # Runs only once the handler below suspends: else this worker has drained the
-                    # queue by then, and the next one finds nothing to do.
+                    # The loop gets to this call only when the handler below suspends. If it never
+                    # does, this worker empties the queue and no other worker is needed.
                     self._waking = True
                     self._loop.call_soon(self._call_next)
                 started = monotonic()
-                message: Message[Any] | None = None  # until its body is decoded
+                message: Message[Any] | None = None  # None while its body is not decoded
                 try:
                     data = body if decode is None else decode(body)
                     message = Message(subject, data, body, reply, sid, block, sender)
@@ -267,8 +278,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
             logger.warning(
-                "%s returned None to a request on %r, so nothing was answered; return a value, or "
-                "say no_reply=True",
+                "%s returned None to a request on %r, so the requester gets no answer. Return a "
+                "value, or set no_reply=True",
                 *(self.name, message.subject),
                 extra={"listener": self.name, "subject": message.subject},
             )
@@ -276,7 +287,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     def _on_failure(
         self, item: Frame, error: BaseException, duration: float, *, is_bad_body: bool
     ) -> None:
-        """Count, log and answer. Never raises, whatever the error is."""
+        """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
         error_id = secrets.token_hex(6)
         try:
@@ -284,13 +295,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._answer_failure(item, error, error_id, is_bad_body)
         except TidingsError as refusal:
             self._log.error(
-                "%s: the error with id %s could not be answered: %s",
+                "%s could not answer the request that failed with error id %s: %s",
                 *(self.name, error_id, refusal),
                 extra={"listener": self.name, "subject": item[1], "error_id": error_id},
             )
         except BaseException as fault:
             logger.error(
-                "%s: the error with id %s could not be logged or answered in full",
+                "%s could not log or answer the error with id %s",
                 *(self.name, error_id),
                 exc_info=fault,
             )
@@ -304,7 +315,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         error_id: str,
         is_bad_body: bool,
     ) -> None:
-        # These errors are tidings' own or meant for the caller: a traceback would say no more.
+        # A traceback would not help here: tidings raised the error, or it is meant for the caller.
         is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
         has_text = is_plain or is_bad_body or is_own(error)
         self._log.log(
@@ -330,16 +341,16 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         if rest_of(error) is not None:
             error = ServiceError(504, f"the handler took longer than {self.spec.timeout:g} s")
         elif isinstance(error, ThreadStartError):
-            error = ServiceError(503, "overloaded: no thread to handle the request")
+            error = ServiceError(503, "overloaded: no thread is left to handle the request")
         body, headers = error_reply(
             error, error_id, self._sender.service_name, is_bad_body=is_bad_body
         )
         self._sender.reply(item[2], body, headers)
 
     def on_long_run(self, item: Frame, seconds: float) -> None:
-        """Warn that the handler has been at a message for so long."""
+        """Log a warning: the handler has been working on a message for `seconds` seconds."""
         logger.warning(
-            "%s has been at work on %r for %.0f s; timeout= of listen() bounds a run",
+            "%s has been at work on %r for %.0f s. To limit it, set timeout= of listen()",
             *(self.name, item[1], seconds),
             extra={"listener": self.name, "subject": item[1], "duration": seconds},
         )

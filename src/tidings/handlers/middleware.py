@@ -1,4 +1,4 @@
-"""Middlewares: hooks around what is sent and what is handled, folded into one chain at start."""
+"""Middlewares: hooks around sending and handling. They are folded into one function at start."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ Send = Callable[..., Awaitable[Any]]
 
 
 class Middleware:
-    """Base of middlewares. Override what you need; what you do not override costs nothing.
+    """Base class of middlewares. Override the hooks that you need; the others cost nothing.
 
-    `send_any` stands in for `send_publish`, `send_request` and `send_stream` where not overridden,
-    `listen_any` for `listen_publish`, `listen_request` and `listen_stream`. Each hook must await
-    the function it is given, or nothing goes further. The last middleware added is outermost.
+    `send_any` replaces each of `send_publish`, `send_request` and `send_stream` that you do not
+    override. `listen_any` does the same for `listen_publish`, `listen_request` and `listen_stream`.
+    A hook must await the function that it gets, or the message is not sent or handled. The last
+    middleware that you add is the outermost.
 
-    A public method called `send_...` or `listen_...` that is no hook, or has nearly the name of
-    one, is refused where the middleware is added.
+    `add_middleware` refuses a public method whose name starts with `send_` or `listen_` but is not
+    the name of a hook, and a name that is almost the name of a hook.
 
     Example:
         ```python
@@ -52,53 +53,53 @@ class Middleware:
     async def send_publish(
         self, subject: str, message: Any, publish_func: Send, *args: Any, **kwargs: Any
     ) -> Any:
-        """Around `publish`; `kwargs` are reply_to, force, headers and data_type."""
+        """Wraps `publish`. `kwargs` contains reply_to, force, headers and data_type."""
         return await publish_func(subject, message, *args, **kwargs)
 
     async def send_request(
         self, subject: str, message: Any, request_func: Send, *args: Any, **kwargs: Any
     ) -> Any:
-        """Around `request`; returns the decoded response."""
+        """Wraps `request`. Returns the decoded response."""
         return await request_func(subject, message, *args, **kwargs)
 
     async def send_stream(
         self, subject: str, message: Any, publish_func: Send, *args: Any, **kwargs: Any
     ) -> Any:
-        """Around `app.js.publish`; returns the acknowledgement."""
+        """Wraps `app.js.publish`. Returns the acknowledgement."""
         return await publish_func(subject, message, *args, **kwargs)
 
     async def send_any(
         self, subject: str, message: Any, send_func: Send, *args: Any, **kwargs: Any
     ) -> Any:
-        """Around everything that is sent; returns what `send_func` returned."""
+        """Wraps everything that is sent. Returns the result of `send_func`."""
         return await send_func(subject, message, *args, **kwargs)
 
     async def listen_publish(self, msg: Message[Any], callback: Handler) -> Any:
-        """Around the handler, for a message that is no request."""
+        """Wraps the handler for a message that is not a request."""
         return await callback(msg)
 
     async def listen_request(self, msg: Message[Any], callback: Handler) -> Any:
-        """Around the handler, for a request; returns the answer."""
+        """Wraps the handler for a request. Returns the answer."""
         return await callback(msg)
 
     async def listen_stream(self, msg: Any, callback: Handler) -> Any:
-        """Around the handler of a stream's message, or of a list of them with `batch=`."""
+        """Wraps the handler of a stream. With `batch=`, `msg` is a list of messages."""
         return await callback(msg)
 
     async def listen_any(self, msg: Message[Any], callback: Handler) -> Any:
-        """Around the handler, for any message."""
+        """Wraps the handler for any message."""
         return await callback(msg)
 
 
 class ErrorMiddleware(Middleware):
-    """Calls back when a handler or a send raises one kind of error, and swallows it.
+    """Catches errors of a class in handlers and sends, and calls a function with each of them.
 
-    The callback's return value stands in for the handler's or the request's: a request is answered
-    with it.
+    The return value of the function replaces the return value of the handler or of the send. If
+    the message is a request, it becomes the answer.
 
     Args:
-        error: the exception class, or several.
-        callback: `def` or `async def`, called with the exception.
+        error: the exception class, or a tuple of classes.
+        callback: a function, `def` or `async def`, that gets the exception.
 
     Example:
         ```python
@@ -137,11 +138,11 @@ class ErrorMiddleware(Middleware):
 
 
 class TimeoutMiddleware(Middleware):
-    """Calls back when a request gets no reply in time; the error still reaches the requester.
+    """Calls a function when a request gets no reply in time. `request` still raises the error.
 
     Args:
-        callback: `def` or `async def`, called with the RequestTimeoutError (it has `subject` and
-            `timeout`).
+        callback: a function, `def` or `async def`, that gets the RequestTimeoutError with its
+            `subject` and `timeout`.
 
     Example:
         ```python
@@ -168,10 +169,11 @@ class TimeoutMiddleware(Middleware):
 
 
 class DebugMiddleware(Middleware):
-    """Logs each message sent and handled, and each answer, with its data: for development only.
+    """Logs each sent and handled message and each answer, with its data. Use it in development
+    only: the log contains every body.
 
     Args:
-        level: the logging level to log at.
+        level: the level of the log lines.
 
     Example:
         ```python
@@ -196,7 +198,7 @@ class DebugMiddleware(Middleware):
         return response
 
     async def listen_any(self, msg: Any, callback: Handler) -> Any:
-        messages = msg if isinstance(msg, list) else [msg]  # with `batch=` it is a list
+        messages = msg if isinstance(msg, list) else [msg]  # a list with `batch=`
         for each in messages:
             logger.log(self.level, "received %s %s", printable(each.subject), _Shown(each.data))
         answer = await callback(msg)
@@ -207,7 +209,7 @@ class DebugMiddleware(Middleware):
 
 
 class _Shown(msgspec.Struct, frozen=True):
-    """A value in a log line: escaped, and not looked at before the line is written."""
+    """A value of a log line. It is formatted and escaped only if the line is written."""
 
     value: Any
 
@@ -216,11 +218,12 @@ class _Shown(msgspec.Struct, frozen=True):
 
 
 class MiddlewareSpec(msgspec.Struct, frozen=True):
-    """A middleware as it was added: made when the app starts, checked when it is written down.
+    """A middleware as it was added. It is checked when it is added, and created when the app
+    starts.
 
     Raises:
-        ConfigError: no Middleware subclass, or one with a hook that would not run.
-        TypeError: arguments that its `__init__` does not take.
+        ConfigError: if the class is no subclass of Middleware, or has a hook that would not run.
+        TypeError: if its `__init__` does not accept the arguments.
     """
 
     cls: type[Middleware]
@@ -230,16 +233,16 @@ class MiddlewareSpec(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not (isinstance(self.cls, type) and issubclass(self.cls, Middleware)):
             raise ConfigError(
-                f"add_middleware takes a subclass of Middleware and its arguments, not {self.cls!r}"
+                f"add_middleware takes a subclass of Middleware and its arguments, got {self.cls!r}"
             )
         check_hooks(self.cls, Middleware)
         inspect.signature(self.cls).bind(*self.args, **self.kwargs)
 
     def make(self) -> Middleware:
-        """The middleware itself.
+        """Create the middleware.
 
         Raises:
-            ConfigError: its `__init__` sets a hook on the instance, which would not run.
+            ConfigError: if its `__init__` sets a hook on the instance, where it would not run.
         """
         made = self.cls(*self.args, **self.kwargs)
         check_instance(made)
@@ -247,7 +250,13 @@ class MiddlewareSpec(msgspec.Struct, frozen=True):
 
 
 def fold_listen(middlewares: Sequence[Middleware], handler: Handler, *, request: bool) -> Handler:
-    """The handler with the hooks around it, for requests or for other messages."""
+    """Return the handler wrapped in the hooks for requests, or in those for other messages.
+
+    Args:
+        middlewares: the middlewares, innermost first.
+        handler: the handler.
+        request: whether the messages are requests.
+    """
     name = "listen_request" if request else "listen_publish"
     for middleware in middlewares:
         hook = _hook(middleware, name, "listen_any")
@@ -257,7 +266,7 @@ def fold_listen(middlewares: Sequence[Middleware], handler: Handler, *, request:
 
 
 def fold_stream(middlewares: Sequence[Middleware], handler: Handler) -> Handler:
-    """The handler of a stream's messages with the hooks around it."""
+    """Return the handler of a stream wrapped in the hooks of the middlewares."""
     for middleware in middlewares:
         hook = _hook(middleware, "listen_stream", "listen_any")
         if hook is not None:
@@ -266,11 +275,11 @@ def fold_stream(middlewares: Sequence[Middleware], handler: Handler) -> Handler:
 
 
 def fold_send(middlewares: Sequence[Middleware], send: Send, hook_name: str) -> Send | None:
-    """The send function with the hooks around it, or None where no middleware has one.
+    """Return the send function wrapped in the hooks, or None if no middleware has such a hook.
 
     Args:
-        middlewares: innermost first.
-        send: the function.
+        middlewares: the middlewares, innermost first.
+        send: the function that sends.
         hook_name: "send_publish", "send_request" or "send_stream".
     """
     folded = None

@@ -1,4 +1,4 @@
-"""Queue groups: which one each declared listener joins, whatever the number of processes."""
+"""Queue groups: the group that each listener joins. The number of processes does not matter."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from itertools import combinations, count
 from tidings.handlers.listener import ListenerSpec
 from tidings.subject import overlaps
 
-# What a derived name must not hold: white space and control characters, which NATS refuses, and
-# what only makes a name harder to read (`<lambda>`, the wildcards of a group's prefix).
-_UNFIT = re.compile(r"[\s\x00-\x1f\x7f<>*]+")
+# Characters that a derived name must not contain. NATS refuses white space and control characters;
+# the others (`<lambda>`, wildcards in a group's prefix) would make the name hard to read.
+_UNWANTED = re.compile(r"[\s\x00-\x1f\x7f<>*]+")
 SUFFIX_LENGTH = 8  # hexadecimal digits
-LONGEST = 200  # characters of one part of a derived name
+LONGEST = 200  # the largest number of characters in one part of a derived name
 
 
 def queue_groups(service: str, queue: str | None, specs: Sequence[ListenerSpec]) -> list[str]:
-    """The queue group of each listener of an app, "" for none.
+    """Return the queue group of each listener of an app; "" means no group.
 
-    A listener that names a queue group joins exactly that one. One that names none joins a group of
-    its own, so that several processes share its messages and no other handler loses any. The name
-    depends on the service, the handler and the group's prefix only, so that two releases of a
-    service agree on it.
+    A listener that names a queue group joins exactly that group. Any other listener gets its own
+    group: several processes share its messages, and no other handler loses any. The name of this
+    group depends only on the service, the handler and the group's prefix, so two releases of a
+    service use the same name.
 
     Args:
         service: the service's name.
-        queue: the app's queue group; None where it names none, "" for none.
+        queue: the app's queue group; "" for no group, None if the app does not set it.
         specs: the listeners, in the order of their declaration.
     """
     taken = {spec.queue for spec in specs if spec.queue}
@@ -46,9 +46,9 @@ def queue_groups(service: str, queue: str | None, specs: Sequence[ListenerSpec])
 
 
 def competing(specs: Sequence[ListenerSpec]) -> Iterator[tuple[ListenerSpec, ListenerSpec]]:
-    """The pairs of listeners that name one queue group and share subjects.
+    """Yield the pairs of listeners that name the same queue group and have subjects in common.
 
-    Each message that both could handle reaches only one of them.
+    A message on a common subject reaches only one of the two.
     """
     named = [spec for spec in specs if spec.queue]
     for first, second in combinations(named, 2):
@@ -59,9 +59,9 @@ def competing(specs: Sequence[ListenerSpec]) -> Iterator[tuple[ListenerSpec, Lis
 
 
 def _names(service: str, base: str | None, spec: ListenerSpec) -> Iterator[str]:
-    """The names that a listener's own group may have, the preferred one first."""
-    begin = _fit(service).replace(".", "-") if base is None else base
-    parts = [begin, _fit(spec.prefix), _fit(spec.name)]
+    """Yield possible names of a listener's own group, the preferred one first."""
+    begin = _cleaned(service).replace(".", "-") if base is None else base
+    parts = [begin, _cleaned(spec.prefix), _cleaned(spec.name)]
     name = ".".join(part for part in parts if part)
     yield name
     subjects = "\n".join(sorted(spec.subjects)).encode()
@@ -71,5 +71,5 @@ def _names(service: str, base: str | None, spec: ListenerSpec) -> Iterator[str]:
         yield f"{name}-{number}"
 
 
-def _fit(text: str) -> str:
-    return _UNFIT.sub("-", text).strip("-.")[:LONGEST]
+def _cleaned(text: str) -> str:
+    return _UNWANTED.sub("-", text).strip("-.")[:LONGEST]

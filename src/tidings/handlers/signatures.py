@@ -1,4 +1,4 @@
-"""Signatures: which arguments a handler takes, and which type its annotations name."""
+"""Signatures: checks the arguments of a handler and reads the data type from its annotations."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ from tidings.message import Message
 
 
 def check_handler(handler: Callable[..., Any], argument: str) -> None:
-    """Check that a handler can be called as it will be.
+    """Check that tidings can call a handler.
+
+    Args:
+        handler: the handler.
+        argument: a description of its one argument; "" if it takes none.
 
     Raises:
-        ConfigError: not callable, or it takes other arguments.
+        ConfigError: if the handler is not callable, is a generator or takes other arguments.
     """
     if not callable(handler):
         raise ConfigError(f"{handler!r} is not callable: decorate a function")
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-        raise ConfigError(f"{handler.__qualname__} has a yield in it; a handler returns its answer")
+        raise ConfigError(
+            f"{handler.__qualname__} is a generator, because it contains `yield`. A handler "
+            f"returns its answer: write `return`"
+        )
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
@@ -39,25 +46,29 @@ def check_handler(handler: Callable[..., Any], argument: str) -> None:
 
 
 def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
-    """T of a handler's `Message[T]`, or of a list of them, or None.
+    """Return T if an argument of the handler has the type `Message[T]` or `list[Message[T]]`, else
+    None.
 
     Args:
         handler: the handler.
-        of: what it takes, where that is another generic class.
+        of: the generic class to look for instead of `Message`.
+
+    Raises:
+        ConfigError: if the annotation exists but cannot be evaluated.
     """
     target = unwrapped(handler)
     if not inspect.isroutine(target):
-        target = getattr(target, "__call__", target)  # noqa: B004 - as above
+        target = getattr(target, "__call__", target)  # noqa: B004 - this needs the method itself
     annotations = getattr(target, "__annotations__", {})
     try:
         hints = typing.get_type_hints(target, include_extras=True)
     except Exception as error:
-        # Anything that is not known here may stand in a signature, but for the type of the data.
+        # Only the type of the data must be known here. Other annotations may be unresolvable.
         if not any(f"{of.__name__}[" in str(value) for value in annotations.values()):
             return None
         raise ConfigError(
-            f"{getattr(handler, '__qualname__', handler)}: the type in its signature is not known "
-            f"where the function stands ({error}); say data_type= instead"
+            f"{getattr(handler, '__qualname__', handler)}: the type in its signature cannot be "
+            f"found from the function's module ({error}). Pass data_type= instead"
         ) from None
     hints.pop("return", None)
     for hint in itertools.chain.from_iterable(map(_within, hints.values())):
@@ -69,8 +80,8 @@ def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
 
 
 def _within(hint: Any) -> Iterator[Any]:
-    """The types that a handler's argument may have: those in a list, for a batch, in a union, or
-    behind a type alias."""
+    """Yield the types in an annotation: the members of a list or a union, or the target of a type
+    alias."""
     if hasattr(hint, "__value__"):  # `type OrderMessage = Message[Order]`
         hint = hint.__value__
     arguments = typing.get_args(hint)
@@ -85,16 +96,18 @@ def _within(hint: Any) -> Iterator[Any]:
 
 
 def wanted_type(handler: Callable[..., Any], data_type: Any, of: type = Message) -> Any:
-    """The type of the data: `data_type=`, or T of `Message[T]` in the signature; None where both
-    say nothing.
+    """Return the type of a handler's data: `data_type=`, or T of `Message[T]` in the signature.
 
     Args:
         handler: the handler.
-        data_type: what was said, or None.
+        data_type: the option `data_type=`, or None.
         of: as for `annotated_type`.
 
+    Returns:
+        The type, or None if neither names one.
+
     Raises:
-        ConfigError: they differ, or one is no type.
+        ConfigError: if the two differ, or if one of them is not a type.
     """
     if data_type is None:
         return annotated_type(handler, of)
@@ -102,10 +115,10 @@ def wanted_type(handler: Callable[..., Any], data_type: Any, of: type = Message)
     try:
         annotated = annotated_type(handler, of)
     except ConfigError:
-        return wanted  # data_type is what helps where the signature cannot be read
+        return wanted  # the signature cannot be read, and data_type is enough
     if annotated not in (None, Any, wanted):
         raise ConfigError(
             f"{function_name(handler)}: data_type={data_type!r} and {of.__name__}[{annotated!r}] "
-            f"in the signature differ; one is enough"
+            f"in the signature differ; one is enough. Remove one of them"
         )
     return wanted

@@ -1,4 +1,4 @@
-"""Subscriptions: which listener is subscribed to what, from SUB to the last message handled."""
+"""Subscriptions: subscribes the listeners of an app and ends their subscriptions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ from tidings.transport.connection import Connection
 class Subscriptions:
     """The listeners of one run of an app, and their subscriptions.
 
+    Args:
+        connection: the connection to subscribe with.
+        portal: runs the end of a subscription in the background.
+        sender: sends the replies of the listeners.
+        middlewares: the app's middlewares, innermost first.
+
     Attributes:
-        listeners: those at work, in the order in which they were added.
-        pool: the workers.
-        ended: what those counted that were unsubscribed, together.
+        listeners: the running listeners, in the order in which they were added.
+        pool: the workers of all listeners.
+        ended: the summed statistics of the listeners that were unsubscribed.
     """
 
     def __init__(
@@ -41,12 +47,15 @@ class Subscriptions:
         self._subscribed: dict[int, tuple[str, Listener]] = {}
 
     def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> list[int]:
-        """Subscribe a listener to its subjects, without waiting. Returns their IDs.
+        """Subscribe a listener to its subjects, without waiting for the server.
 
         Args:
             spec: the listener.
-            queue: the queue group it joins, "" for none.
-            concurrency: its concurrency where it names none.
+            queue: the queue group to join; "" for no group.
+            concurrency: the concurrency to use if the listener sets none.
+
+        Returns:
+            The ID of each subscription.
         """
         listener = Listener(
             spec,
@@ -64,25 +73,31 @@ class Subscriptions:
         return list(listener.sids)
 
     async def confirm(self, sids: Iterable[int], timeout: float) -> None:
-        """Wait until the server has these subscriptions, where it is connected.
+        """Wait until the server has these subscriptions. Return at once while the connection is
+        down.
+
+        Args:
+            sids: the IDs of the subscriptions.
+            timeout: seconds to wait.
 
         Raises:
-            SubjectPermissionError: it denies one.
-            ConnectionLostError: the connection dropped first; they are made with the next one.
-            FlushTimeoutError: no answer in time.
+            SubjectPermissionError: if the server denies a subscription.
+            ConnectionLostError: if the connection dropped before the server answered. The next
+                connection subscribes again.
+            FlushTimeoutError: if the server did not answer in time.
         """
         if self._connection.state != "connected":
-            return  # they are made when the connection is back
+            return  # the next connection subscribes
         await self._connection.confirm(timeout)
         for sid in sids:
             if denied := self._connection.denials.take_subscription(sid):
                 raise denied
 
     def on_subject(self, subject: str) -> list[int]:
-        """The subscriptions on exactly that subject.
+        """Return the IDs of the subscriptions on exactly this subject.
 
         Raises:
-            SubscriptionNotFoundError: there is none.
+            SubscriptionNotFoundError: if there is none.
         """
         sids = [sid for sid, (pattern, _) in self._subscribed.items() if pattern == subject]
         if not sids:
@@ -90,10 +105,10 @@ class Subscriptions:
         return sids
 
     def with_id(self, ssid: str) -> int:
-        """The subscription with that ID.
+        """Return the numeric form of a subscription's ID.
 
         Raises:
-            SubscriptionNotFoundError: there is none.
+            SubscriptionNotFoundError: if no subscription has this ID.
         """
         known = isinstance(ssid, str) and ssid.isdecimal() and int(ssid) in self._subscribed
         if not known:
@@ -101,7 +116,7 @@ class Subscriptions:
         return int(ssid)
 
     def begin_end(self, sids: list[int]) -> list[tuple[int, Listener]]:
-        """Unsubscribe, without waiting; what the server has sent already is still taken."""
+        """Unsubscribe without waiting. Messages that the server has already sent are accepted."""
         ended = []
         for sid in sids:
             _, listener = self._subscribed.pop(sid)
@@ -110,12 +125,12 @@ class Subscriptions:
         return ended
 
     async def finish_end(self, ended: list[tuple[int, Listener]], timeout: float) -> None:
-        """Return when the server sends nothing more. What is queued is handled after that."""
+        """Wait until the server sends no more messages. The queued ones are handled after that."""
         try:
             if self._connection.state == "connected":
                 await self._connection.confirm(timeout)
         except ConnectionLostError:
-            pass  # and with it what the server knew of them
+            pass  # the server has forgotten the subscriptions too
         finally:
             for sid, listener in ended:
                 self._connection.drop_route(sid)
@@ -124,25 +139,30 @@ class Subscriptions:
                     self._portal.spawn(self._retire(listener))
 
     def end(self, sids: list[int], timeout: float) -> asyncio.Task[None]:
-        """End subscriptions; what to await for the same as `finish_end`. It goes on where the
-        caller is cancelled, or does not wait."""
+        """End subscriptions in the background.
+
+        Returns:
+            The task that does it: see `finish_end`. It continues even if the caller is cancelled
+            or does not await it.
+        """
         task = self._portal.spawn(self.finish_end(self.begin_end(sids), timeout))
         task.add_done_callback(_log_failure)
         return task
 
     async def end_all(self, timeout: float) -> None:
-        """End them all, and return when everything that the server had sent is queued."""
+        """End all subscriptions, and wait until every message that the server has sent is
+        queued."""
         for sid in self._subscribed:
             self._connection.unsubscribe_route(sid, keep_route=True)
         if self._connection.state == "connected":
             await self._connection.confirm(timeout)
 
     async def finish(self) -> None:
-        """Wait until everything that is queued is handled."""
+        """Wait until every queued message is handled."""
         await asyncio.gather(*(listener.finish() for listener in self.listeners))
 
     async def close(self) -> int:
-        """End the listeners. Returns how many messages were abandoned."""
+        """End the listeners and the workers. Returns the number of abandoned messages."""
         abandoned = sum(listener.abandon() for listener in self.listeners)
         await self.pool.close()
         return abandoned
@@ -156,6 +176,6 @@ class Subscriptions:
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
-    """Tell of an end that nobody may be waiting for."""
+    """Log why a subscription did not end properly, since nobody may await the task."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.warning("messages under way to an ended subscription may be lost: %s", error)
+        logger.warning("the last messages of an ended subscription may be lost: %s", error)

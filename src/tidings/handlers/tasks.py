@@ -1,4 +1,4 @@
-"""Task: runs once at start, or at an interval from start to start."""
+"""Task: runs a function once at start, or at an interval."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ from tidings.handlers.signatures import check_handler
 from tidings.log import logger
 from tidings.stats import TaskStats
 
-# A run of a periodic task is long after so many intervals, but not before LONG seconds.
+# A run of a periodic task counts as long after this many intervals, but not before LONG seconds.
 LONG_INTERVALS = 3
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as it was written down.
+    """The declaration of a task.
+
+    Attributes:
+        function: the function to run.
+        interval: seconds from the start of one run to the start of the next; None to run once.
+        timeout: the limit of one run in seconds; None for no limit.
 
     Raises:
-        ConfigError: the function takes arguments, or the interval is not above 0.
+        ConfigError: if the function takes arguments, or if the interval or the timeout is not a
+            positive number.
     """
 
     function: Callable[[], Any]
@@ -54,7 +60,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Task:
-    """One task at work."""
+    """A running task."""
 
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
@@ -63,14 +69,14 @@ class Task:
         self._log = FailureLog(spec.name)
         self._call = bounded(as_async(spec.function, self._threads), spec.timeout, spec.name)
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle  # of the run at work, where it is watched
+        self._timer: asyncio.TimerHandle  # reports a long run of a periodic task
         self._due = 0.0
         self._stopping = False
         self._begun = self._returned = self._failed = self._timed_out = self._cancelled = 0
         self._overrun = 0
 
     def start(self) -> None:
-        """Begin; the first run is at once."""
+        """Start the task. The first run starts immediately."""
         self._due = self._loop.time()
         self._begin()
 
@@ -82,15 +88,16 @@ class Task:
         if self._stopping or self.spec.interval is None:
             return
         if task.cancelled() or task.exception() is not None:
-            self._begin()  # it was not us who cancelled it: the next run happens all the same
+            self._begin()  # someone else cancelled this run; the next runs take place anyway
 
     async def stop(self) -> None:
-        """Cancel it and wait for its end. A `def` task's thread is not waited for."""
+        """Cancel the task and wait for its end. This does not wait for the thread of a `def`
+        task."""
         self._stopping = True
         self._threads.close()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=1)  # one that swallows it is left
+            await asyncio.wait([self._task], timeout=1)  # it may swallow the cancellation
         self._log.close()
 
     async def _run(self) -> None:
@@ -102,14 +109,14 @@ class Task:
         while True:
             await asyncio.sleep(self._due - self._loop.time())
             self._due += interval
-            await self._run_noted(max(LONG, LONG_INTERVALS * interval))
+            await self._run_watched(max(LONG, LONG_INTERVALS * interval))
             if self._loop.time() > self._due:
-                # It overran: the next run is now, and the missed ones are not caught up.
+                # The run took longer than the interval: start the next run now, skip missed ones.
                 self._overrun += 1
                 self._due = self._loop.time()
 
-    async def _run_noted(self, patience: float) -> None:
-        """A run that a warning names where it takes long."""
+    async def _run_watched(self, patience: float) -> None:
+        """Run once, with a warning if the run takes longer than `patience` seconds."""
         self._timer = self._loop.call_later(patience, self._on_long_run, time.monotonic())
         try:
             await self._run_once()
@@ -120,7 +127,7 @@ class Task:
         seconds = time.monotonic() - began
         self._timer = self._loop.call_later(seconds, self._on_long_run, began)
         logger.warning(
-            "task %s has been at one run for %.0f s; timeout= of task() bounds a run",
+            "one run of task %s has taken %.0f s so far. To limit it, set timeout= of task()",
             *(self.spec.name, seconds),
             extra={"task": self.spec.name, "duration": seconds},
         )
@@ -136,10 +143,10 @@ class Task:
             self._on_failure("was cancelled", None)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise  # so that whoever cancelled it, at the end of the loop for one, sees its end
-        except BaseException as error:  # SystemExit too: a task cannot end the service by it
+                raise  # the code that cancelled it, such as asyncio.run, waits for its end
+        except BaseException as error:  # even SystemExit: a task must not end the service
             if isinstance(error, GeneratorExit) and not self._loop.is_running():
-                raise  # the loop has ended, and this is what is left of the run
+                raise  # the loop has ended in the middle of this run
             await self._on_error(error)
         else:
             self._returned += 1
@@ -152,7 +159,7 @@ class Task:
         self._timed_out += 1
         self._on_failure(f"ran for longer than its timeout of {self.spec.timeout:g} s", None)
         try:
-            await asyncio.wait([rest])  # runs never overlap
+            await asyncio.wait([rest])  # so that runs never overlap
         finally:
             rest.cancel()
 
@@ -162,7 +169,7 @@ class Task:
         self._log.error("task %s %s", name, what, exc_info=error, extra={"task": name})
 
     def snapshot(self) -> TaskStats:
-        """What was counted up to now."""
+        """Return the current statistics."""
         runs = self._returned + self._failed + self._cancelled
         return TaskStats(
             name=self.spec.name,

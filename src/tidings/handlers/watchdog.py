@@ -1,4 +1,4 @@
-"""Watchdog: names the handler that blocks the event loop."""
+"""Watchdog: logs the name of a handler that blocks the event loop."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from tidings.errors import ThreadStartError
 from tidings.handlers.listener import Listener
 from tidings.log import logger
 
-# Seconds that the loop may be blocked before a warning, and seconds between two looks.
-BLOCKED = 1.0
-LOOK = 0.25
+BLOCKED = 1.0  # seconds that the loop may be blocked before a warning
+LOOK = 0.25  # seconds between two checks
 
-# What workers run; `self` in its frame says whose handler it is.
+# The code that workers run; `self` in its frame belongs to the handler.
 _WORK = (Listener.work.__code__, HandlerQueue.work.__code__)
 
 
 class Watchdog:
-    """Looks at the loop from a thread of its own, four times a second.
+    """Checks from its own thread four times a second whether the event loop is blocked.
 
-    A handler that calls something blocking stops every other handler, the pings and the replies
-    with it, and nothing on the loop can say so. Each blockage gets one warning.
+    A handler that makes a blocking call stops all other handlers, the replies and the pings, and no
+    code on the loop can report it. The watchdog logs one warning each time this happens.
     """
 
     def __init__(self) -> None:
@@ -38,10 +37,10 @@ class Watchdog:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begin to look.
+        """Start to watch the loop.
 
         Raises:
-            ThreadStartError: the system refuses the thread.
+            ThreadStartError: if the system refuses to start the thread.
         """
         thread = threading.Thread(target=self._watch, name="tidings-watchdog", daemon=True)
         try:
@@ -51,7 +50,7 @@ class Watchdog:
         self._beat()
 
     def stop(self) -> None:
-        """End looking."""
+        """Stop watching the loop."""
         self._ended.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -72,20 +71,20 @@ class Watchdog:
         frame = sys._current_frames().get(self._thread_id)
         task = asyncio.current_task(self._loop)
         if frame is None or task is None:
-            return  # the loop waits in its own code: the process was stopped, or the machine slept
+            return  # no task blocks the loop: the process was suspended, or the machine slept
         name = _handler_name(frame) or task.get_name().removeprefix("tidings ")
         stack = traceback.extract_stack(frame)
         where = stack[-1]
         logger.warning(
-            "%s has blocked the event loop for %.1f s, at %s:%d in %s; make it a plain `def` "
-            "(it runs in a thread then), or await",
+            "%s has blocked the event loop for %.1f s, at %s:%d in %s. Make it a plain `def`, "
+            "which runs in a thread, or await an async call instead",
             *(name, seconds, where.filename, where.lineno, where.name),
             extra={"listener": name, "duration": seconds, "stack": "".join(stack.format())},
         )
 
 
 def _handler_name(frame: FrameType | None) -> str | None:
-    """The handler whose worker is at work in this stack: workers go from one to the next."""
+    """Return the name of the handler that runs in this stack: one worker serves many handlers."""
     while frame is not None:
         if frame.f_code in _WORK:
             place: WorkQueue[Any, Any] = frame.f_locals["self"]

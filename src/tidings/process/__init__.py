@@ -1,1 +1,1 @@
-"""The process that an app runs in: signals, the event loop, the exit."""
+"""The process of an app: signals, the event loop and the exit."""

@@ -1,4 +1,4 @@
-"""The default executor of the loops that tidings makes: where `asyncio.to_thread` runs."""
+"""The default executor of tidings' event loops: `asyncio.to_thread` runs functions in it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ P = ParamSpec("P")
 
 _Job = tuple[concurrent.futures.Future[Any], Callable[[], Any]]
 
-# As many as the standard executor has.
+# The same number as in the standard executor.
 THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
 class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
-    """A thread pool whose threads do not keep the process from ending.
+    """A thread pool whose threads do not keep the process alive.
 
-    The interpreter joins the threads of a `ThreadPoolExecutor` at its exit: one blocked call would
-    hold up for ever a process whose drain timeout has passed. `ThreadPoolExecutor` is the base
-    because a loop takes nothing else as its default executor; none of its threads are used.
+    The interpreter joins the threads of a `ThreadPoolExecutor` when it exits, so a single blocked
+    call would keep the process alive forever, even after the drain timeout. This class inherits
+    from `ThreadPoolExecutor` only because a loop accepts no other class as its default executor. It
+    uses none of the threads of its base.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
 
     @property
     def unfinished(self) -> int:
-        """Calls that wait or run."""
+        """Number of calls that wait or run."""
         return self._unfinished
 
     def submit(
@@ -48,7 +49,8 @@ class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
         """Run `fn(*args, **kwargs)` in a thread.
 
         Raises:
-            RuntimeError: the executor was shut down, or it has no thread and none can be started.
+            RuntimeError: if the executor was shut down, or if the system refuses to start its
+                first thread.
         """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         with self._changed:
@@ -78,11 +80,11 @@ class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
                 self._unfinished -= 1
                 self._changed.notify_all()
                 if not self._unfinished:
-                    with contextlib.suppress(RuntimeError):  # the loop is closed: it has given up
+                    with contextlib.suppress(RuntimeError):  # the loop is closed
                         self._on_quiet()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and let the threads end when they have done what was submitted."""
+        """Accept no more calls, and let the threads end after the submitted ones."""
         with self._changed:
             self._is_shut_down = True
             if cancel_futures:
@@ -99,7 +101,7 @@ class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
                 self._unfinished -= 1
 
     async def finish(self, timeout: float) -> None:
-        """Wait until nothing waits or runs, at most `timeout` seconds."""
+        """Wait until all calls are done, for at most `timeout` seconds."""
         loop, quiet = asyncio.get_running_loop(), asyncio.Event()
         with self._changed:
             if not self._unfinished:
@@ -115,7 +117,7 @@ def _run(future: concurrent.futures.Future[Any], call: Callable[[], Any]) -> Non
         return
     try:
         result = call()
-    except BaseException as error:  # handed on: whoever awaits the future decides
+    except BaseException as error:  # the caller gets it through the future
         future.set_exception(error)
     else:
         future.set_result(result)

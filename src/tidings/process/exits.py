@@ -1,4 +1,4 @@
-"""Ending the process by force, and naming what kept it from ending in order."""
+"""Ends the process by force, and reports what kept it from ending properly."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import traceback
 
 from tidings.log import logger
 
-# Seconds for the last log line and for what is still in buffers, and frames of a stack in it.
-LAST_WORDS = 0.4
-FRAMES = 6
-LOOK = 0.1  # seconds between two looks at the main thread
-EXIT_GRACE = 1.5  # seconds that threads and exit handlers have at the least after it
+LAST_WORDS = 0.4  # seconds to write the last log line and to flush the output
+FRAMES = 6  # number of stack frames in the last log line
+LOOK = 0.1  # seconds between two checks of the main thread
+EXIT_GRACE = 1.5  # the least number of seconds for threads and exit handlers after the main thread
 
 
 def exit_at_once(message: str, code: int) -> None:
-    """Log an error, flush logs and output, and end the process, whatever its threads do.
+    """Log an error, flush logs and output, and end the process regardless of its threads.
 
-    The thread that is stuck may hold the lock of the log or of a stream, so another thread writes,
-    and it gets a moment only.
+    A stuck thread may hold the lock of the log or of a stream. So a separate thread writes, and it
+    gets `LAST_WORDS` seconds.
     """
     writer = threading.Thread(target=_write, args=(message,), name="tidings exit", daemon=True)
     with contextlib.suppress(RuntimeError):  # no thread can be started any more
@@ -38,12 +37,12 @@ def _write(message: str) -> None:
     finally:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none at all
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
                 stream.flush()
 
 
 def stack_of(thread: int | None) -> str:
-    """The innermost frames of a thread, a line each."""
+    """Return the innermost frames of a thread, one per line."""
     frame = sys._current_frames().get(thread or 0)
     return "\n".join(
         f"  {each.filename}:{each.lineno} in {each.name}"
@@ -52,10 +51,10 @@ def stack_of(thread: int | None) -> str:
 
 
 def bound_exit(seconds: float) -> None:
-    """End the process that many seconds from now if only its other threads keep it alive then.
+    """End the process after `seconds` if its main thread has ended but other threads have not.
 
-    Python ends when every thread that is no daemon has ended, and one of a thread pool may never do
-    so. The main thread, with the program's own code after the app, takes the time that it needs.
+    Python exits when every non-daemon thread has ended, and a thread of a pool may never end. The
+    main thread gets as much time as it needs, because it may run code of the program after the app.
     """
     deadline = time.monotonic() + seconds
     with contextlib.suppress(RuntimeError):  # no thread can be started any more
@@ -75,10 +74,10 @@ def _end_after_main(deadline: float) -> None:
 
 
 def _main_has_ended() -> bool:
-    """Whether the main thread has run the program and only waits for other threads.
+    """Return whether the main thread has run the whole program and only waits for other threads.
 
-    It counts as alive while thread pools join their threads. The module `threading` calls them
-    then, and no code of the program is below it.
+    While the interpreter joins the other threads, the main thread still counts as alive. Then its
+    outermost frame is in the module `threading`.
     """
     main = threading.main_thread()
     frame = sys._current_frames().get(main.ident or 0)

@@ -1,7 +1,7 @@
-"""An event loop of tidings' own: made, run and cleaned up within a time limit.
+"""LoopRun: creates an event loop, runs it and cleans it up within a time limit.
 
-`asyncio.Runner` waits without a limit for tasks that swallow their cancellation and for calls in
-the default executor, and one of each is enough to keep a process from ending.
+`asyncio.Runner` has no such limit. It waits forever for a task that swallows its cancellation and
+for a call in the default executor that does not return.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 from tidings.process.executor import DaemonExecutor
 
-# Seconds in which tasks have to follow their cancellation.
+# Seconds that cancelled tasks have to end.
 CANCEL_GRACE = 0.25
 
 
 class LoopRun:
-    """One event loop, from its first task to its last.
+    """One event loop, from its creation to its end.
 
     Args:
-        use_uvloop: use uvloop where it is installed.
+        use_uvloop: whether to use uvloop if it is installed.
 
     Attributes:
-        loop: the loop.
+        loop: the event loop.
     """
 
     def __init__(self, *, use_uvloop: bool) -> None:
@@ -34,14 +34,14 @@ class LoopRun:
     def run(
         self, work: Callable[[], Coroutine[Any, Any, None]], seconds_left: Callable[[], float]
     ) -> str:
-        """Run `work` to its end, and end whatever it left behind.
+        """Run `work`, and then end all tasks and calls that it left behind.
 
         Args:
-            work: what to run.
-            seconds_left: how long calls in the default executor may still take after it.
+            work: the async function to run.
+            seconds_left: returns how many seconds calls in the default executor may still take.
 
         Returns:
-            What did not end in time, in words; "" if nothing is left.
+            A description of what did not end in time; "" if everything ended.
         """
         asyncio.set_event_loop(self.loop)
         left = ""
@@ -52,7 +52,7 @@ class LoopRun:
                 left = self.loop.run_until_complete(self._clean_up(seconds_left()))
             finally:
                 asyncio.set_event_loop(None)
-                # What is left is reported; that a task was destroyed with it says nothing new.
+                # The return value reports these tasks; asyncio need not log each of them again.
                 self.loop.set_exception_handler(lambda loop, context: None)
                 self.loop.close()
         return left
@@ -68,7 +68,7 @@ class LoopRun:
         return "; ".join(left)
 
     async def _cancel_tasks(self) -> list[str]:
-        """Cancel every other task; returns the names of those that did not end."""
+        """Cancel all other tasks. Returns the names of those that did not end."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         if not tasks:
             return []

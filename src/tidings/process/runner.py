@@ -1,4 +1,4 @@
-"""Running an app: in the main thread until a signal, or in a background thread."""
+"""Runs an app in the main thread until a signal arrives, or in a background thread."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tidings.process.exits import bound_exit, stack_of
 from tidings.process.loops import LoopRun
 from tidings.process.signals import StopSignals
 
-# Set while a command imports a module whose app it is going to run itself.
+# True while a command imports the module of an app that the command will run.
 importing: ContextVar[bool] = ContextVar("importing", default=False)
 
-# Seconds after the drain timeout in which an app must have ended: for what is cancelled then, for
-# the on_shutdown functions and for the loop's own end. Past them it is ended by force.
+# Seconds after the drain timeout until the process is ended by force. This is the time for
+# cancelled work, for the on_shutdown functions and for the cleanup of the loop.
 END_GRACE = 1.75
 
 
 class Runnable(Protocol):
-    """What a runner needs of an app."""
+    """The methods of an app that a runner uses."""
 
     @property
     def drain_timeout(self) -> float: ...
@@ -48,15 +48,15 @@ class Runnable(Protocol):
 
 
 class MainRun:
-    """An app in the main thread, until a signal, an order or its own end.
+    """Runs an app in the main thread until a signal, a call of `stop` or the end of the app.
 
     Args:
         app: the app.
-        use_uvloop: use uvloop where it is installed.
+        use_uvloop: whether to use uvloop if it is installed.
 
     Raises:
-        ConfigError: inside a running event loop, outside the main thread, or while a command
-            imports the app's module.
+        ConfigError: if an event loop is running, if this is not the main thread, or if a command
+            is importing the app's module.
     """
 
     def __init__(self, app: Runnable, *, use_uvloop: bool) -> None:
@@ -71,13 +71,14 @@ class MainRun:
         self._has_failed = False
 
     def run(self) -> None:
-        """Run to the end.
+        """Run the app until it ends.
 
-        The first signal drains, a second one, a second or more later, exits at once. The process
-        ends at most `drain_timeout` and `END_GRACE` after the first, whatever blocks.
+        The first signal drains the app. A second signal, a second or more later, exits at once. The
+        process ends no later than `drain_timeout` plus `END_GRACE` seconds after the first signal,
+        even if a thread is blocked.
 
         Raises:
-            SystemExit: with 1, when work was abandoned or the connection given up.
+            SystemExit: with code 1, if work was abandoned or the app gave up reconnecting.
         """
         with self._signals:
             self._run_loop()
@@ -88,11 +89,15 @@ class MainRun:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a signal or `stop` ended it, and not the app itself."""
+        """Whether a signal or `stop` ended the app, and not the app itself."""
         return self._stop_asked.is_set()
 
     def stop(self, why: str) -> None:
-        """Drain and end, as the first signal does. From any thread."""
+        """Drain and end the app, like the first signal. Any thread may call this.
+
+        Args:
+            why: the reason, for the log.
+        """
         self._signals.ask()
         self._stop_asked.set()
         if self._loop is not None:
@@ -108,7 +113,7 @@ class MainRun:
             logger.error("%s", DrainTimeoutError(self._app.drain_timeout, 0, 0, left))
 
     async def _serve_and_log(self) -> None:
-        """Run the app, and log how it failed at once: the loop has still to be cleaned up."""
+        """Run the app, and log a failure before the loop is cleaned up."""
         try:
             await self._serve()
         except (DrainTimeoutError, ConnectionClosedError) as error:
@@ -127,8 +132,8 @@ class MainRun:
                 return
             raise
         self._has_started = True
-        self._signals.join_loop()  # the app's own start may have set handlers of its own
-        if self._stop_asked.is_set():  # an on_startup hook that swallowed its cancellation
+        self._signals.join_loop()  # an on_startup hook may have added signal handlers
+        if self._stop_asked.is_set():  # an on_startup hook swallowed its cancellation
             self._begin_disconnect()
         await self._app.wait_stopped()
 
@@ -140,41 +145,43 @@ class MainRun:
 
     def _begin_end(self, why: str) -> None:
         if self._has_started:
-            logger.info("%s: draining; once more to exit at once", why)
+            logger.info("%s: draining; send a second signal to exit at once", why)
             self._begin_disconnect()
         elif self._starting is not None:
-            logger.info("%s while starting", why)
+            logger.info("%s during the start: stopping", why)
             self._starting.cancel()
 
     def _begin_disconnect(self) -> None:
-        with contextlib.suppress(NotStartedError):  # it has ended already
+        with contextlib.suppress(NotStartedError):  # the app has already ended
             self._app.begin_disconnect()
 
     def _seconds_left(self) -> float:
-        """Seconds that are left of the drain timeout."""
+        """Return the seconds that are left of the drain timeout."""
         return 0 if self._has_failed else self._app.drain_timeout - self._signals.seconds_since()
 
     def _give_up(self) -> str:
         where = _blocked_at(threading.main_thread().ident)
         if not self._has_started:
-            return f"the start did not end when it was cancelled; {where}"
+            return f"the start did not end after it was cancelled; {where}"
         return str(DrainTimeoutError(self._app.drain_timeout, *self._app.unfinished(), where))
 
 
 def run_until_stopped(app: Runnable, *, use_uvloop: bool) -> None:
-    """Run an app in the main thread until a signal or its own end: see `MainRun.run`."""
+    """Run an app in the main thread until a signal arrives or the app ends: see `MainRun.run`."""
     MainRun(app, use_uvloop=use_uvloop).run()
 
 
 def _check_place() -> None:
     if importing.get():
         raise ConfigError(
-            "app.run() while a command imports the module to run the app itself: write it "
-            'under `if __name__ == "__main__":`'
+            "app.run() was called while a command imports the module to run the app itself. Write "
+            'the call under `if __name__ == "__main__":`'
         )
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
-        raise ConfigError("app.run() inside a running event loop: write `async with app:` there")
+        raise ConfigError(
+            "app.run() was called inside a running event loop. Write `async with app:` there"
+        )
 
 
 def _blocked_at(thread: int | None) -> str:
@@ -182,7 +189,7 @@ def _blocked_at(thread: int | None) -> str:
 
 
 class BackgroundRun:
-    """An app in a thread of its own, for synchronous programs."""
+    """Runs an app in its own thread, for synchronous programs."""
 
     def __init__(self, app: Runnable, *, use_uvloop: bool) -> None:
         self._app = app
@@ -196,11 +203,12 @@ class BackgroundRun:
         self._thread = threading.Thread(target=self._run, name="tidings", daemon=True)
 
     def start(self) -> None:
-        """Start, and return when listeners and tasks are at work.
+        """Start the app, and return when its listeners and tasks are running.
 
         Raises:
-            ThreadStartError: the system refuses the thread.
-            ConnectError: no server could be reached, or whatever else stopped the start.
+            ThreadStartError: if the system refuses to start the thread.
+            ConnectError: if no server could be reached. Any other error that stops the start is
+                raised too.
         """
         try:
             self._thread.start()
@@ -208,19 +216,19 @@ class BackgroundRun:
             raise ThreadStartError("the app", str(error)) from None
         try:
             self._started.result()
-        except BaseException:  # its own error, or Ctrl-C here while it starts
+        except BaseException:  # an error of the start, or Ctrl-C in this thread
             self._is_given_up = True
             self._begin_end(self._give_up)
             self._thread.join(self._app.drain_timeout + END_GRACE)
             raise
 
     def stop(self) -> None:
-        """Drain, close and end the thread.
+        """Drain and close the app, and end its thread.
 
         Raises:
-            DrainTimeoutError: work was abandoned, or the event loop is blocked. Its thread is left
-                then, and does not keep the process from ending.
-            ConnectionClosedError: the connection had been given up.
+            DrainTimeoutError: if work was abandoned or the event loop is blocked. A blocked thread
+                is left behind; it does not keep the process alive.
+            ConnectionClosedError: if the app had given up reconnecting.
         """
         self._begin_end(self._begin_disconnect)
         timeout = self._app.drain_timeout
@@ -233,7 +241,7 @@ class BackgroundRun:
     def _begin_end(self, how: Callable[[], None]) -> None:
         self._asked_at = time.monotonic()
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the app has ended
                 self._loop.call_soon_threadsafe(how)
 
     def _give_up(self) -> None:
@@ -243,7 +251,7 @@ class BackgroundRun:
             self._main.cancel()
 
     def _begin_disconnect(self) -> None:
-        with contextlib.suppress(NotStartedError):  # it has ended already
+        with contextlib.suppress(NotStartedError):  # the app has already ended
             self._app.begin_disconnect()
 
     def _run(self) -> None:
@@ -252,7 +260,7 @@ class BackgroundRun:
             self._loop = loop_run.loop
             if left := loop_run.run(self._serve, self._seconds_left):
                 raise DrainTimeoutError(self._app.drain_timeout, 0, 0, left)
-        except BaseException as error:  # carried to the thread that waits for it
+        except BaseException as error:  # the waiting thread raises it
             if self._started.done():
                 self._ended.set_exception(error)
             else:
@@ -261,7 +269,7 @@ class BackgroundRun:
             self._ended.set_result(None)
 
     def _seconds_left(self) -> float:
-        """Seconds that are left of the drain timeout."""
+        """Return the seconds that are left of the drain timeout."""
         since = time.monotonic() - self._asked_at if self._asked_at is not None else 0
         return self._app.drain_timeout - since
 

@@ -1,9 +1,9 @@
-"""Stop signals: the first begins an orderly end, a second one forces it, whatever the process does.
+"""Stop signals: the first one ends the process in order, a second one ends it by force.
 
-Python runs a signal handler between two instructions of the main thread. A main thread that is
-stuck in a C function runs none. So the number of a signal also goes into a socket that a thread
-reads: Python writes it there at once, from C (`signal.set_wakeup_fd`). The handler reads the same
-socket, and whichever of the two comes first acts.
+Python runs a signal handler between two instructions of the main thread, so it runs none while the
+main thread is stuck in a C function. For that case, Python also writes the number of each signal
+to a socket, directly from C (`signal.set_wakeup_fd`). A thread reads this socket. The handler reads
+the same socket, and the first of the two acts on the signal.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from tidings.process.exits import exit_at_once
 
 __all__ = ["Request", "StopRequests", "StopSignals", "stop_signals"]
 
-# Signals within this many seconds count as one: a terminal and a supervisor both pass Ctrl-C on.
-# Half of the second that is promised, since a busy process notices the first signal late.
+# Signals within this many seconds count as one: for Ctrl-C, the terminal and a supervisor may each
+# send a signal. The documentation says one second; a busy process notices the first signal late.
 MOMENT = 0.5
-# Seconds after giving up in which the process must be gone, before C code ends it without Python.
+# Seconds after the deadline until C code ends the process, in case Python cannot run.
 LAST_RESORT = 0.5
 
 _WAKE = 0  # no signal has this number
 
 
 class Request(enum.Enum):
-    """What a stop signal asks for."""
+    """The meaning of a stop signal."""
 
-    STOP = "stop"  # the first: end in order
-    SAME = "same"  # within a moment of the first: the same request
-    FORCE = "force"  # a later one: end at once
+    STOP = "stop"  # the first signal: drain and end
+    SAME = "same"  # a signal within a moment of the first: ignored
+    FORCE = "force"  # a later signal: end immediately
 
 
 class StopRequests:
-    """Tells the first stop signal from those that repeat it or insist on it."""
+    """Decides what each stop signal means."""
 
     def __init__(self) -> None:
         self._first_at: float | None = None
 
     def add(self) -> Request:
-        """Count one more signal."""
+        """Add a signal, and return its meaning."""
         now = time.monotonic()
         if self._first_at is None:
             self._first_at = now
@@ -62,25 +62,27 @@ class StopRequests:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask a process to stop: SIGTERM, SIGINT, and SIGHUP unless somebody set
-    something else for it: `nohup` has it ignored, and a program may reload its settings on it."""
+    """Return the signals that ask a process to stop: SIGTERM, SIGINT and, if it has its default
+    action, SIGHUP. `nohup` ignores SIGHUP, and some programs reload their settings on it."""
     is_free = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     return (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if is_free else []))
 
 
 class StopSignals:
-    """Handles the stop signals of this process, as a context manager in its main thread.
+    """Handles the stop signals of this process. It is a context manager for the main thread.
 
     Args:
-        stop: called for the first signal, on any thread; it begins the end and returns at once.
-        give_up: called on a thread of its own when the time is up; returns what to log.
-        patience: asked at the first signal: seconds until the process is ended by force.
+        stop: called for the first signal, on any thread. It starts the shutdown and returns at
+            once.
+        give_up: called on a separate thread when the time is over. It returns the text to log.
+        patience: called at the first signal. It returns the seconds until the process is ended by
+            force.
 
     Raises:
-        ConfigError: outside the main thread.
+        ConfigError: if this is not the main thread.
 
     Attributes:
-        asked_at: when the end was asked for, by the clock `time.monotonic`; None before.
+        asked_at: the time of the first request to stop, by `time.monotonic`; None before.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._previous: dict[signal.Signals, Any] = {}
         self._previous_wakeup = -1
-        self._loop_wakeup = -1  # a copy of the socket by which the event loop hears of signals
+        self._loop_wakeup = -1  # a copy of the event loop's own wakeup descriptor
         self._is_ended = self._is_let_go = False
         self._thread = threading.Thread(target=self._watch, name="tidings signals", daemon=True)
 
@@ -127,7 +129,7 @@ class StopSignals:
             faulthandler.cancel_dump_traceback_later()
 
     def let_go(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous signal handlers."""
         self._is_let_go = True
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._on_python_signal:
@@ -135,18 +137,20 @@ class StopSignals:
         self._set_wakeup(self._previous_wakeup)
 
     def join_loop(self) -> None:
-        """Called in the running event loop, which has set a wakeup of its own: read before it, and
-        pass on to it what was read."""
+        """Read signals before the running event loop does, and pass them on to it.
+
+        Call it in the loop, after the loop or a program has set a wakeup descriptor of its own.
+        """
         loop_wakeup = self._set_wakeup(self._writer.fileno())
         if loop_wakeup in (-1, self._writer.fileno()):
             return
         if self._loop_wakeup != -1:
             os.close(self._loop_wakeup)
-        # A copy, since the loop closes its own and the number may become another file's.
+        # A copy: the loop closes its own descriptor, and another file may get the number.
         self._loop_wakeup = os.dup(loop_wakeup)
 
     def ask(self) -> None:
-        """Begin to count the patience, for an end that no signal asked for."""
+        """Start the deadline for a shutdown, also for one that no signal asked for."""
         with self._lock:
             if self.asked_at is not None:
                 return
@@ -157,7 +161,7 @@ class StopSignals:
             self._wake()
 
     def seconds_since(self) -> float:
-        """Seconds since the end was asked for; 0 before."""
+        """Return the seconds since the first request to stop; 0 before."""
         return time.monotonic() - self.asked_at if self.asked_at is not None else 0
 
     @staticmethod
@@ -165,7 +169,7 @@ class StopSignals:
         return signal.set_wakeup_fd(number, warn_on_full_buffer=False)
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it wakes up anyway
+        with contextlib.suppress(BlockingIOError):  # the socket is full, which wakes the thread too
             self._writer.send(bytes([_WAKE]))
 
     def _on_python_signal(self, number: int, frame: FrameType | None) -> None:
@@ -173,7 +177,7 @@ class StopSignals:
         current = self._set_wakeup(own)
         if current == own:
             self._take()
-        else:  # a loop has set its own since: the number went there
+        else:  # a loop has set its own descriptor since, and got the number
             self._set_wakeup(current)
             self._on_signal(signal.Signals(number))
 
@@ -188,7 +192,7 @@ class StopSignals:
             self._take()
 
     def _take(self) -> None:
-        """Handle the signals that came since. Each is read by one thread, so it counts once."""
+        """Handle the signals in the socket. Only one thread reads each of them."""
         try:
             numbers = self._reader.recv(4096)
         except BlockingIOError:
@@ -196,13 +200,13 @@ class StopSignals:
         if signals := numbers.replace(bytes([_WAKE]), b""):
             self._pass_on(signals)
         for number in signals:
-            # Another handler may have taken the place of this one.
+            # The program may have replaced this handler.
             if signal.getsignal(number) == self._on_python_signal:
                 self._on_signal(signal.Signals(number))
 
     def _pass_on(self, numbers: bytes) -> None:
         if self._loop_wakeup != -1:
-            with contextlib.suppress(OSError):  # the loop is closed, or has enough to wake up for
+            with contextlib.suppress(OSError):  # the loop is closed, or its socket is full
                 os.write(self._loop_wakeup, numbers)
 
     def _on_signal(self, number: signal.Signals) -> None:
@@ -212,25 +216,26 @@ class StopSignals:
                 self.ask()
                 self._stop(number)
             elif request is Request.FORCE:
-                exit_at_once(f"{number.name} again: exiting at once", 128 + number)
+                exit_at_once(f"{number.name} during the shutdown: exiting at once", 128 + number)
 
     def forget(self) -> None:
-        """In a forked child: the signals sent to it are not the parent's."""
+        """Restore the previous handlers in a forked child: its signals are not for the parent."""
         if not self._is_let_go:
-            with contextlib.suppress(ValueError):  # forked in another thread
+            with contextlib.suppress(ValueError):  # another thread than the main one has forked
                 self.let_go()
 
 
 def _check_thread() -> None:
     if threading.current_thread() is not threading.main_thread():
         raise ConfigError(
-            "signals reach the main thread only: call app.run() there, or write `with app:`, "
-            "which works in every thread"
+            "app.run() must be called in the main thread, because only that thread receives "
+            "signals. In another thread, write `with app:`"
         )
 
 
 def _arm_last_resort(seconds: float) -> None:
-    """No Python code runs while a C function holds the interpreter's lock; this still does."""
-    # It needs a real standard error to write the stack to.
+    """End the process from C after `seconds`. This works even while a C function holds the
+    interpreter's lock, when no Python code can run."""
+    # faulthandler needs a real standard error to write the stack to.
     with contextlib.suppress(RuntimeError, ValueError, AttributeError, io.UnsupportedOperation):
         faulthandler.dump_traceback_later(seconds, exit=True)

@@ -1,1 +1,1 @@
-"""The NATS protocol: bytes in, bytes out. Pure functions and one parser, and no socket."""
+"""The NATS protocol: bytes in, bytes out. Pure functions and one parser, without a socket."""

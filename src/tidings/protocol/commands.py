@@ -1,4 +1,4 @@
-"""The protocol's frames out, as pure functions. What they are given is checked by the caller."""
+"""The frames that a client sends, as pure functions. The caller checks all arguments."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ PONG = b"PONG\r\n"
 
 
 def publish_frame(subject: bytes, reply: bytes, payload: bytes) -> bytes:
-    """A PUB frame. Subject and reply are checked by the caller."""
+    """Return a PUB frame. The caller has checked subject and reply."""
     if reply:
         return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload)
     return b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload)
 
 
 def publish_headers_frame(subject: bytes, reply: bytes, block: bytes, payload: bytes) -> bytes:
-    """An HPUB frame, `block` being an encoded header block."""
+    """Return an HPUB frame. `block` is an encoded header block."""
     size = len(block)
     total = size + len(payload)
     if reply:
@@ -27,17 +27,17 @@ def publish_headers_frame(subject: bytes, reply: bytes, block: bytes, payload: b
 
 
 def subscribe_frame(subject: bytes, queue: bytes, sid: int) -> bytes:
-    """A SUB frame."""
+    """Return a SUB frame."""
     if queue:
         return b"SUB %b %b %d\r\n" % (subject, queue, sid)
     return b"SUB %b %d\r\n" % (subject, sid)
 
 
 def unsubscribe_frame(sid: int) -> bytes:
-    """An UNSUB frame that takes effect at once."""
+    """Return an UNSUB frame that takes effect immediately."""
     return b"UNSUB %d\r\n" % sid
 
 
 def connect_frame(fields: Mapping[str, object]) -> bytes:
-    """A CONNECT frame."""
+    """Return a CONNECT frame."""
     return b"CONNECT %b\r\n" % msgspec.json.encode(fields)

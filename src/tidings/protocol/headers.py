@@ -1,4 +1,4 @@
-"""Header blocks: pairs in and out. (NATS ADR-4)"""
+"""Header blocks: encodes and parses the headers of a message (NATS ADR-4)."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Iterable
 CRLF = b"\r\n"
 HEADER_VERSION = b"NATS/1.0"
 
-_HEADER_NAME = re.compile(r"[!-9;-~]+")  # printable ASCII but the colon
+_HEADER_NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without the colon
 
 
 def header_problem(name: object, value: object) -> str:
-    """What keeps a header off the wire, or "" where nothing does."""
+    """Return why a header cannot be sent, or "" if it can."""
     if not isinstance(name, str) or not isinstance(value, str):
-        return "name and value are str"
+        return "name and value must be str"
     if not _HEADER_NAME.fullmatch(name):
-        return "a name is printable ASCII without colon or space"
+        return "the name must be printable ASCII without colon or space"
     if "\r" in value or "\n" in value or "\0" in value:
-        return "the value has a line break or NUL"
+        return "the value contains a line break or NUL"
     try:
         value.encode()
     except UnicodeEncodeError:
-        return "the value is not encodable as UTF-8"
+        return "the value cannot be encoded as UTF-8"
     return ""
 
 
 def header_block(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """Encode checked header pairs. (NATS ADR-4)"""
+    """Encode header pairs that the caller has checked (NATS ADR-4)."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in pairs])
     return b"%b\r\n%b\r\n" % (HEADER_VERSION, lines.encode())
 
 
 def parse_header_block(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
-    """Read a header block into (status, description, pairs); status 0 where there is none.
+    """Parse a header block into (status, description, pairs). The status is 0 if there is none.
 
-    A line that is no header is left out, and bytes that are not UTF-8 become U+FFFD: headers come
-    from other programs, and one bad one must not cost the message.
+    Headers come from other programs, and a bad header must not lose the message. So a line that is
+    not a header is skipped, and bytes that are not UTF-8 become U+FFFD.
     """
     first, _, rest = block.partition(CRLF)
     code, _, description = (

@@ -1,4 +1,4 @@
-"""What a server says of itself and of us: its INFO and -ERR lines, read."""
+"""Parses the INFO and -ERR lines of a server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tidings.errors import (
     TransportError,
 )
 
-# A quoted word as the server writes it, and what follows it.
+# A quoted word as the server writes it, with backslashes as escapes.
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _DENIED = re.compile(rf"{_QUOTED}(?: using queue {_QUOTED})?")
 _DENIED_SID = re.compile(r'\(sid "(\d{1,18})"\)')
 
 
 def read_info(text: bytes) -> dict[str, Any] | None:
-    """The fields of an INFO, None where it is none. Fields that make no sense are left out."""
+    """Return the fields of an INFO without invalid ones, or None if the text is not an INFO."""
     try:
         info: dict[str, Any] = msgspec.json.decode(text, type=dict)
     except (ValueError, RecursionError):  # msgspec's DecodeError is a ValueError
@@ -36,7 +36,7 @@ def read_info(text: bytes) -> dict[str, Any] | None:
 
 
 def member_address(text: object) -> tuple[str, int] | None:
-    """Host and port of a cluster member as an INFO names it, None where it is none."""
+    """Return host and port of a cluster member in an INFO, or None if the text is not valid."""
     try:
         parts = urlsplit(f"//{text}" if isinstance(text, str) else "")
         if parts.hostname and parts.port and "@" not in parts.netloc:
@@ -47,7 +47,7 @@ def member_address(text: object) -> tuple[str, int] | None:
 
 
 def read_error(words: bytes) -> TransportError:
-    """The typed error for the words of an -ERR."""
+    """Return the typed error for the text of an -ERR."""
     text = words.decode("utf-8", "replace").strip().strip("'")
     lowered = text.lower()
     if lowered.startswith("permissions violation for "):
@@ -62,18 +62,18 @@ def read_error(words: bytes) -> TransportError:
 
 
 def denied_sid(words: bytes) -> int:
-    """The subscription that an -ERR names, 0 where it names none.
+    """Return the subscription ID in an -ERR, or 0 if there is none.
 
-    The server refuses a SUB by its subject and queue group. When it takes a permission away later,
-    it adds the subscription's ID.
+    When the server refuses a SUB, it names the subject and the queue group. When it withdraws a
+    permission later, it adds the subscription's ID.
     """
     named = _DENIED_SID.search(words.decode("utf-8", "replace"))
     return int(named[1]) if named else 0
 
 
 def is_refused_login(text: str) -> bool:
-    """Whether the words of an -ERR refuse the credentials. A timeout does not: the server, or the
-    network, was slow."""
+    """Return whether an -ERR refuses the credentials. An authentication timeout does not: the
+    server or the network was slow."""
     lowered = text.lower()
     return "auth" in lowered and "timeout" not in lowered
 

@@ -1,7 +1,7 @@
-"""Parser: bytes from the server in, frames out.
+"""Parser: turns the bytes of the server into frames.
 
-A frame in is a plain tuple, because one is made for every message: see `Frame`. Nothing here raises
-on what a server sends; what cannot be understood is dropped and counted.
+A frame is a plain tuple, because every message needs one: see `Frame`. The parser never raises.
+Input that it does not understand is dropped and counted.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Callable
 
 from tidings.protocol.headers import CRLF, HEADER_VERSION
 
-# The server's own upper bound for max_payload; a size above it is garbage, not a message.
+# The largest max_payload that a server allows. A larger size is not from a message.
 MAX_PAYLOAD = 64 * 1024 * 1024
-# INFO is the only long line a server sends: the URLs of a large cluster.
+# The only long line of a server is INFO, with the URLs of a large cluster.
 MAX_LINE = 1024 * 1024
-# Control lines seen before, parsed: most subscriptions see the same line again and again.
+# The number of parsed control lines to remember: most lines repeat.
 MAX_KNOWN_LINES = 4096
 
 # (sid, subject, reply, header block, body).
-# sid 0 marks a control line: (0, operation, "", argument, b"").
+# A control line has sid 0: (0, operation, "", argument, b"").
 Frame = tuple[int, str, str, bytes, bytes]
 CONTROL = 0
-# Frames of one subscription that came in a row: (sid, bytes of headers and bodies, frames).
-# The sid is negative where the message is not for the subscription: see Parser.admit.
+# Consecutive frames of one subscription: (sid, bytes of headers and bodies, frames).
+# The sid is negative if `admit` refused the subject: see Parser.
 Batch = tuple[int, int, list[Frame]]
 
 # (sid, subject, reply, header size, size of header and body)
@@ -38,16 +38,17 @@ def _admit_all(sid: int, subject: str) -> bool:
 
 
 class Parser:
-    """Bytes from the server in, frames out. Any split of the bytes gives the same frames.
+    """Turns bytes into frames. The frames do not depend on how the bytes are split into chunks.
 
-    Most subscriptions see the same control line again and again, so a line is parsed once and
-    remembered, and a line that equals the one before it is not even looked up.
+    Most subscriptions receive the same control line over and over. So the parser remembers each
+    parsed line, and it does not even look up a line that equals the previous one.
 
     Args:
-        admit: whether a subject is for the subscription with that sid. Asked once a line.
+        admit: returns whether a subject matches the subscription with this sid. Called once for
+            each new line.
 
     Attributes:
-        malformed: lines and messages dropped because they could not be understood.
+        malformed: number of lines and messages that were dropped because they are not valid.
     """
 
     __slots__ = (
@@ -67,23 +68,23 @@ class Parser:
         self._admit = admit
         self._known: dict[bytes, _Line] = {}
         self._heads: dict[bytes, tuple[int, str]] = {}  # b"MSG subject sid" of lines with a reply
-        self._sizes: dict[bytes, int] = {}  # the last word of those lines
+        self._sizes: dict[bytes, int] = {}  # the size at the end of a line, by its digits
         self._transient: dict[bytes, tuple[int, bytes]] = {}
         self.reset()
 
     def expect_new_subjects(self, sid: int, prefix: bytes) -> None:
-        """Each message of this subscription has another subject under `prefix`: its lines are not
-        remembered."""
+        """Do not remember the lines of this subscription: each message has a new subject that
+        starts with `prefix`."""
         self._transient[b"%d" % sid] = (sid, b"MSG " + prefix)
 
     def reset(self) -> None:
-        """Forget a half-received frame, as a new connection does."""
+        """Forget an incomplete frame, for a new connection."""
         self._parts: list[bytes] = []
         self._have = 0
         self._need = 0
 
     def feed(self, data: bytes) -> list[Batch]:
-        """Take a chunk; return the frames that it completes, in order."""
+        """Parse a chunk and return the frames that it completes, in order."""
         if self._parts:
             self._parts.append(data)
             self._have += len(data)
@@ -92,9 +93,9 @@ class Parser:
             data = b"".join(self._parts)
             self.reset()
         batches: list[Batch] = []
-        frames: list[Frame] = []  # of the batch being filled
+        frames: list[Frame] = []  # of the current batch
         batch_sid = batch_size = sid = 0
-        # The line before, with its line end: at first an empty one, whose sizes make it malformed.
+        # The previous line with its line end. At first it is empty, with sizes that are malformed.
         last = CRLF
         subject = reply = ""
         header_size, size = 1, -2
@@ -151,7 +152,8 @@ class Parser:
         return batches
 
     def _parse_line(self, line: bytes) -> _Line | None:
-        """Parse a message's control line that is not known. None: it is none, or malformed."""
+        """Parse a new control line of a message. Return None if it is malformed or something
+        else."""
         words = line.rsplit(b" ", 2)
         length = self._sizes.get(words[-1])
         if length is not None and len(words) == 3 and b"\t" not in line:
@@ -178,13 +180,13 @@ class Parser:
         return parsed
 
     def _remember(self, line: bytes, parsed: _Line) -> None:
-        # A reply subject is new each time, so of such a line what stands before it is kept.
+        # Each request has a new reply subject. Of such a line, remember only the part before it.
         if len(self._known) + len(self._heads) >= MAX_KNOWN_LINES:
             self._known.clear()
             self._heads.clear()
             self._sizes.clear()
         words = line.rsplit(b" ", 2)
-        # A line with more spaces than a server writes is another with them taken for words.
+        # More spaces than a server writes would split such a line into the wrong words.
         if words[-1].isdigit() and len(self._sizes) < MAX_KNOWN_LINES:
             self._sizes[words[-1]] = parsed[4]
         if not parsed[2]:
@@ -208,8 +210,8 @@ class Parser:
 
 
 def _message_line(line: bytes, *, headers: bool) -> _Line:
-    """Parse a MSG or HMSG line; ValueError where it is malformed."""
-    # Space and tab only: other white space can be part of a subject, as the server sees it.
+    """Parse a MSG or HMSG line. Raises ValueError if it is malformed."""
+    # Split at spaces and tabs only: the server allows other white space in a subject.
     words = line.split(b" ") if b"\t" not in line else _SPACES.split(line)
     if b"" in words:
         words = _SPACES.split(line.strip(b" \t"))
@@ -226,7 +228,7 @@ def _message_line(line: bytes, *, headers: bool) -> _Line:
 
 
 def _number(digits: bytes) -> int:
-    # int() takes signs, underscores and spaces, and very long strings slowly.
+    # int() also accepts signs, underscores and spaces, and it is slow for very long strings.
     if not digits.isdigit() or len(digits) > 18:
         raise ValueError(digits)
     return int(digits)

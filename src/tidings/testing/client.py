@@ -1,4 +1,4 @@
-"""TestClient: runs the app under test, and talks to it over a second connection."""
+"""TestClient: runs the app under test and talks to it over a second connection."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Face:
-    """The part that the asynchronous and the synchronous client share."""
+    """The common part of the asynchronous and the synchronous client."""
 
-    __test__ = False  # pytest would collect a class of this name
+    __test__ = False  # pytest would collect TestClient because of its name
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -34,10 +34,10 @@ class _Face:
 
     @property
     def server(self) -> NATSServer:
-        """The server, so that a test can call kill(), restart(), pause() and resume().
+        """The server. A test can call its kill(), restart(), pause() and resume().
 
         Raises:
-            TidingsError: the client uses a URL or a cluster, not a `NATSServer`.
+            TidingsError: if the client uses a URL or a cluster instead of a `NATSServer`.
         """
         if not isinstance(self._stage.server, NATSServer):
             raise TidingsError(
@@ -53,7 +53,7 @@ class _Face:
         Args:
             subject: the subject or subjects, which may contain wildcards.
             data_type: the type of `msg.data`, as in `App.listen`.
-            no_reply: if True, never reply.
+            no_reply: whether to never reply.
         """
         inner = self._stage.inner
         if not inner.is_running:
@@ -70,16 +70,17 @@ class _Face:
         return declare
 
     def messages(self, subject: str = ">") -> Messages:
-        """Return the messages seen on a subject or pattern, in the order of their arrival.
+        """Return the messages that the client has seen on a subject or pattern, in the order of
+        their arrival.
 
         The client sees every published message, except replies to inboxes and messages on subjects
-        that begin with `$`. `data` is the decoded JSON body. If the body is not JSON, `data` is the
-        text, or else the bytes.
+        that start with `$`. `data` is the decoded JSON body. If the body is not JSON, `data` is the
+        text, or the bytes if the body is not text either.
         """
         return self._stage.record.matching(subject)
 
     def count(self, subject: str = ">") -> int:
-        """Return the number of messages seen on a subject or pattern."""
+        """Return the number of messages that the client has seen on a subject or pattern."""
         return len(self.messages(subject))
 
     def consumed(self, consumer: str) -> ConsumerStats:
@@ -89,15 +90,15 @@ class _Face:
             consumer: the consumer's durable name, or the name of its handler.
 
         Raises:
-            ConfigError: the app has no consumer of that name.
+            ConfigError: if the app has no consumer of this name.
         """
         return consumed.consumed(self.app, consumer)
 
 
 class SyncTestClient(_Face):
-    """A `TestClient` for synchronous tests: it has the same calls, and they block.
+    """A `TestClient` for synchronous tests. It has the same methods, and they block.
 
-    `with TestClient(app)` returns it. The app runs in a thread of its own.
+    `with TestClient(app)` returns it. The app runs in its own thread.
     """
 
     def publish(
@@ -140,19 +141,19 @@ class SyncTestClient(_Face):
 class TestClient(_Face):
     """Runs an app on a real nats-server, and talks to it over a second connection.
 
-    `async with TestClient(app) as client` starts the app and returns this client. Await its calls.
-    `with TestClient(app) as client` is for synchronous tests. It returns a `SyncTestClient`, which
-    has the same calls without `await`. During the run the app uses the test's server. Afterwards it
-    has its own servers again.
+    `async with TestClient(app) as client` starts the app and returns this client. Await its
+    methods. `with TestClient(app) as client` is for synchronous tests. It returns a
+    `SyncTestClient`, which has the same methods without `await`. The app uses the test's server
+    while the client is open, and its own servers after that.
 
-    A request on a subject without listeners fails at once, as it does outside of a test, if the
-    server is the client's own or a `NATSServer(monitor=True)`. On any other server the request
-    waits until its timeout, because this client sees every message and so counts as a listener.
+    If the client starts its own server or uses a `NATSServer(monitor=True)`, a request on a subject
+    without listeners fails at once, as it does outside of a test. On any other server the request
+    waits until its timeout, because the client itself listens on every subject.
 
     Args:
-        app: the app, which must not be running.
+        app: the app. It must not be running.
         server: a started `NATSServer` or `NATSCluster`, or one or more URLs. None starts a server
-            for this run.
+            for this client.
 
     Example:
         ```python
@@ -211,13 +212,13 @@ class TestClient(_Face):
     ) -> Callable[[F], F]:
         """Decorate a handler that stands in for another service, before or during the run.
 
-        During the run, the next awaited call of this client first makes sure that the server has
-        the subscription.
+        During the run, the next awaited call of this client first waits until the server has the
+        subscription.
 
         Args:
             subject: the subject or subjects, which may contain wildcards.
             data_type: the type of `msg.data`, as in `App.listen`.
-            no_reply: if True, never reply.
+            no_reply: whether to never reply.
         """
         self._unconfirmed = True
         return super().listen(subject, data_type=data_type, no_reply=no_reply)
@@ -259,7 +260,7 @@ class TestClient(_Face):
             All messages seen on the subject, at least `count`, in the order of their arrival.
 
         Raises:
-            NotSeenError: too few messages arrived in time. It is an AssertionError, and its text
+            NotSeenError: if too few messages arrived in time. It is an AssertionError whose text
                 lists the messages that did arrive.
         """
         await self._confirm()
@@ -283,14 +284,15 @@ class TestClient(_Face):
             The consumer's counters: `acked`, `redelivered`, `dead` and more.
 
         Raises:
-            NotAckedError: the consumer acknowledged too few messages in time. It is an
+            NotAckedError: if the consumer acknowledged too few messages in time. It is an
                 AssertionError.
-            ConfigError: the app has no consumer of that name.
+            ConfigError: if the app has no consumer of this name.
         """
         return await consumed.wait_for_acked(self.app, consumer, count, timeout)
 
     async def _confirm(self) -> None:
-        """Flush new stand-ins, so that they exist before a message makes the app call them."""
+        """Wait until the server has the subscriptions of new stand-ins, before a message can make
+        the app call them."""
         if self._unconfirmed:
             self._unconfirmed = False
             with contextlib.suppress(TransportError):

@@ -1,4 +1,4 @@
-"""Read and await the counters of the stream consumers of the app under test."""
+"""The counters of the app's stream consumers, and waits for acknowledgements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from tidings.app import App
 from tidings.errors import ConfigError
 from tidings.stats import ConsumerStats
 
-POLL = 0.005  # seconds between two looks: there is no event, and the app may run in another loop
+# Seconds between two checks. There is no event to wait for, and the app may run in another loop.
+POLL = 0.005
 
 
 class NotAckedError(AssertionError):
@@ -35,8 +36,8 @@ def consumed(app: App, consumer: str) -> ConsumerStats:
     """Return the counters of the consumer with this durable name or handler name.
 
     Raises:
-        ConfigError: the app has no consumer of that name.
-        NotStartedError: the app is not running.
+        ConfigError: if the app has no consumer of this name.
+        NotStartedError: if the app is not running.
     """
     known = app.stats().consumers
     for stats in known:
@@ -50,7 +51,7 @@ async def wait_for_acked(app: App, consumer: str, count: int, timeout: float) ->
     """Wait until the consumer has acknowledged `count` messages, and return its counters.
 
     Raises:
-        NotAckedError: the consumer acknowledged fewer within `timeout` seconds.
+        NotAckedError: if the consumer acknowledged fewer messages within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
     while (stats := consumed(app, consumer)).acked < count:

@@ -20,5 +20,5 @@ def nats_server() -> Iterator[NATSServer]:
 
 @pytest.fixture
 def test_client(nats_server: NATSServer) -> Callable[[App], TestClient]:
-    """A function that makes a `TestClient` for an app, on the session's server."""
+    """A function that creates a `TestClient` for an app, on the session's server."""
     return lambda app: TestClient(app, nats_server)

@@ -1,4 +1,4 @@
-"""The messages that a test client has seen, and the waits for more."""
+"""Record: the messages that a test client has seen, and the waits for more."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class NotSeenError(AssertionError):
 
 @dataclass(eq=False)
 class _Wait:
-    """A wait for messages. `missing` counts down, so that a new message needs no recount."""
+    """A wait for messages. `missing` counts down, so that a new message does not require a new
+    count."""
 
     subject: str
     missing: int
@@ -45,7 +46,7 @@ class _Wait:
 
 
 class Record:
-    """The messages seen and the waits for more. Any thread may call it."""
+    """The messages that were seen, and the waits for more. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +69,8 @@ class Record:
             return self._matching(subject)
 
     def expect(self, subject: str, count: int) -> concurrent.futures.Future[Messages]:
-        """Return a future of the messages on a subject, done when there are `count` of them."""
+        """Return a future of the messages on a subject. It is done when there are `count`
+        messages."""
         check_pattern(subject)
         with self._lock:
             wait = _Wait(subject, count - len(self._matching(subject)))
@@ -82,7 +84,7 @@ class Record:
         return NotSeenError(subject, count, timeout, dict(counts))
 
     def _serve(self) -> None:
-        """Complete each wait that misses no more messages, and drop the cancelled ones."""
+        """Complete the waits whose messages have all arrived, and remove the cancelled ones."""
         self._waiting = [wait for wait in self._waiting if not wait.future.cancelled()]
         for wait in [wait for wait in self._waiting if wait.missing <= 0]:
             self._waiting.remove(wait)

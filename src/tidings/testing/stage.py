@@ -1,4 +1,4 @@
-"""The stage of a test: a server, the app under test, and a second connection that watches."""
+"""Stage: the server, the app under test, and a second connection that watches all messages."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tidings.testing.record import Record
 
 Server: TypeAlias = NATSServer | NATSCluster | str | Sequence[str]
 
-# Prefix of the queue group that marks a test client's watching subscription, its only member, among
-# the server's subscriptions.
+# The prefix of a test client's queue group. It marks the watching subscription, the only member of
+# the group, among the server's subscriptions.
 WATCHER = "tidings-test-client."
 NOT_WATCHED = ("_INBOX.", "$")
-# Prefix of the reply subjects of messages that a stream delivers to a consumer. The client has seen
-# such a message when it was published, and a reply from the client would acknowledge it.
+# The prefix of the reply subjects of messages that a stream delivers to a consumer. The client saw
+# such a message when it was published, and a reply of the client would acknowledge it.
 DELIVERY = "$JS.ACK."
 MONITOR_TIMEOUT = 2.0  # seconds
-MOST_ASKED = 10_000  # requests that are checked for listeners at a time
+MOST_ASKED = 10_000  # the largest number of requests that are checked at the same time
 DRAIN_POLL = 0.01  # seconds
 NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 
@@ -49,7 +49,7 @@ class Stage:
         watch(self._see)
 
     def parts(self, at_exit: Callable[..., Any]) -> Iterator[Any]:
-        """Yield the context managers to enter, in this order, and to exit in reverse order."""
+        """Yield the context managers to enter in this order. Exit them in reverse order."""
         if self._owns_server:
             yield self.server
         urls = self._urls()
@@ -69,10 +69,11 @@ class Stage:
         return [self.server] if isinstance(self.server, str) else list(self.server)
 
     def _beside_inner(self, urls: list[str]) -> list[str]:
-        """Return only the watcher's server of a cluster, so that the app connects to the same one.
+        """Return only the cluster's server that the watcher is connected to, so that the app uses
+        the same one.
 
-        News about subscriptions takes time to reach the other servers. The app learns of those
-        from this one.
+        New subscriptions take time to reach the other servers of a cluster. The app learns the
+        addresses of those from this server.
         """
         here = _address(self.inner.connected_url or "")
         return [url for url in urls if _address(url) == here] or urls
@@ -87,7 +88,8 @@ class Stage:
             outbox.reply(message.reply, b"", NO_RESPONDERS)
 
     async def _nobody_listens(self, subject: str) -> bool:
-        """Whether only the watcher got a request, so that the server has not rejected it itself."""
+        """Return whether only the watcher got a request. The server itself then did not report that
+        there are no responders."""
         server, app = self.server, self.app
         monitor = server.monitor_url if isinstance(server, NATSServer) else None
         known = _listens(self.inner, subject) or (app.is_running and _listens(app, subject))

@@ -1,1 +1,1 @@
-"""One connection to a NATS server, or to a cluster of them."""
+"""One connection to a NATS server or cluster."""

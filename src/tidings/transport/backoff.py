@@ -1,4 +1,4 @@
-"""ConnectBackoff: how long to wait before the next attempt to connect."""
+"""ConnectBackoff: calculates the pause before the next attempt to connect."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import random
 
 from tidings.concurrency.backoff import Backoff
 
-# Seconds before the first attempt, which is made at once but for a thousand others that do so too.
+# Seconds before the first attempt. Not zero: a thousand clients may have lost the same server.
 FIRST = 0.1
-# Seconds that a connection has to last for the next loss to be one of its own.
+# A connection that lasted this many seconds resets the pauses.
 LASTED = 1.0
 
 
 class ConnectBackoff:
-    """Pauses between attempts, for a peer that refuses and for one that accepts and then closes.
+    """The pauses between attempts, both for a peer that refuses and for one that accepts and then
+    closes the connection.
 
-    The first pause is short. Where connections do not last, the pauses double up to `most`. After a
-    round in which no server accepted, the pause is `most`. Each is shortened at random, so that the
-    clients that lost one server do not all return in the same instant. It differs from `Backoff` in
-    that the pause depends on how the last attempt ended.
+    The first pause is short. If connections do not last, the pauses double up to `most`. After a
+    round in which no server accepted, the pause is `most`. Each pause is shortened at random, so
+    that the clients that lost the same server do not all return at the same moment.
+
+    It differs from `Backoff` in that the pause depends on how the last attempt ended.
 
     Args:
-        most: seconds, the longest pause.
+        most: the longest pause in seconds.
 
     Attributes:
-        attempts: attempts since the last connection that lasted.
+        attempts: number of attempts since the last connection that lasted.
     """
 
     def __init__(self, most: float) -> None:
@@ -34,12 +36,12 @@ class ConnectBackoff:
         self._failed = 0
 
     def refused(self) -> None:
-        """No server accepted."""
+        """Count a round in which no server accepted."""
         self.attempts += 1
         self._failed += 1
 
     def lost(self, lived: float) -> None:
-        """A connection was lost, after that many seconds."""
+        """Count a lost connection that lasted `lived` seconds."""
         if lived >= LASTED:
             self.attempts = self._failed = 0
             self._growing.reset()
@@ -49,7 +51,7 @@ class ConnectBackoff:
             self._failed = 0
 
     def pause(self) -> float:
-        """Seconds to wait now."""
+        """Return the number of seconds to wait now."""
         if self._failed:
             return self._most * random.uniform(0.9, 1.0)  # noqa: S311 - not a secret
         return self._growing.wait * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret

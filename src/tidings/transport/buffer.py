@@ -1,4 +1,4 @@
-"""Buffer: what waits to be sent. One joined write a loop turn, in order, bounded, counted."""
+"""Buffer: holds outgoing frames in order and writes them with one call per loop iteration."""
 
 from __future__ import annotations
 
@@ -22,40 +22,41 @@ from tidings.transport.tcp import SocketTransport
 
 logger = logging.getLogger("tidings")
 
-# Bytes that gather before they are written in the middle of a loop turn, and before a publisher
-# that can wait is made to.
+# With this many bytes the buffer is crowded: it writes in the middle of a loop iteration, and a
+# publisher that is able to wait has to wait.
 WRITE_THRESHOLD = 128 * 1024
-# Subjects checked and encoded before.
+# The number of subjects whose checked and encoded form is remembered.
 MAX_KNOWN_SUBJECTS = 4096
 # The ends of the first lines of messages, by the size of the body.
 SIZES = tuple(b"%d\r\n" % size for size in range(1024))
-# Seconds between two PINGs that confirm what was written, while something is unconfirmed.
+# Seconds between two PINGs while the server has not confirmed everything that was written.
 CONFIRM_INTERVAL = 0.5
-# Where a reply to `$...` may go all the same: the server's own requests, those of an authentication
-# callout, are answered there.
+# The only subjects with `$` that may get a reply: the server sends requests from there, such as
+# those of an authentication callout.
 SERVERS_INBOX = b"$SYS._INBOX."
 DOLLAR = ord("$")
 
 
 class Buffer:
-    """The frames that wait to be sent, and what is known of those that were.
+    """The frames that wait to be sent, and the counts of those that were sent.
 
-    Every message is counted once: written, waiting, or refused with an error. Of the written ones
-    those before the last PONG are confirmed; when a connection drops, the others are possibly lost.
+    Every message is counted once: as written, waiting or refused with an error. A PONG confirms all
+    messages written before its PING. When a connection drops, the unconfirmed messages are possibly
+    lost.
 
     Args:
         loop: the event loop.
-        limit: bytes that may wait.
+        limit: the largest number of bytes that may wait.
 
     Attributes:
-        max_payload: bytes of headers and body that the server takes.
-        limit: bytes that may wait.
-        size: bytes that wait now.
-        is_scheduled: whether the loop is going to write, or there is no connection to write to.
-        written: messages handed to a socket.
-        written_bytes: bytes handed to a socket, control lines included.
-        possibly_lost: messages written and not confirmed when their connection dropped.
-        refused: messages not taken, with an error to the caller.
+        max_payload: the server's limit for headers and body together, in bytes.
+        limit: the largest number of bytes that may wait.
+        size: number of bytes that wait now.
+        is_scheduled: whether a write is scheduled, or there is no connection to write to.
+        written: number of messages passed to a socket.
+        written_bytes: number of bytes passed to a socket, including control lines.
+        possibly_lost: number of messages that were unconfirmed when their connection dropped.
+        refused: number of messages that were refused with an error.
     """
 
     __slots__ = (
@@ -91,11 +92,11 @@ class Buffer:
         self._subjects: dict[str, bytes] = {}
         self._begins: dict[str, bytes] = {}
         self._frames: list[bytes] = []
-        self._controls = 0  # of the frames, those that are no message
+        self._controls = 0  # the number of frames that are not messages
         self._threshold = min(WRITE_THRESHOLD, limit)
         self._socket: SocketTransport | None = None
-        self.is_scheduled = True  # also while there is no socket: nothing is written then
-        self._held = False  # nothing is written, though there is a socket
+        self.is_scheduled = True  # also while there is no socket, so that nothing schedules a write
+        self._held = False  # whether `hold` stops all writes
         self._closed = False
         self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
         self._last_ping = 0.0
@@ -103,32 +104,38 @@ class Buffer:
 
     @property
     def is_closed(self) -> bool:
-        """Whether everything is refused from now on."""
+        """Whether the buffer refuses all messages."""
         return self._closed
 
     @property
     def waiting(self) -> int:
-        """Messages that wait to be sent."""
+        """Number of messages that wait to be sent."""
         return len(self._frames) - self._controls
 
     @property
     def unconfirmed(self) -> int:
-        """Messages written that the server has not confirmed yet."""
+        """Number of written messages that the server has not confirmed yet."""
         return self.written - self._confirmed
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that wait here or in the socket's own buffer."""
+        """Number of bytes that wait here or in the socket's own buffer."""
         return self.size + (0 if self._socket is None else self._socket.buffered)
 
     # Messages.
 
     def frame(self, subject: str, payload: bytes, reply: bytes = b"", block: bytes = b"") -> bytes:
-        """Check a message and make its frame; `reply` is checked already. Safe from any thread.
+        """Check a message and return its frame. Any thread may call this.
+
+        Args:
+            subject: the subject.
+            payload: the encoded body.
+            reply: the reply subject, already checked; b"" for none.
+            block: the encoded headers; b"" for none.
 
         Raises:
-            SubjectError: a bad subject.
-            PayloadTooLargeError: more than the server takes.
+            SubjectError: if NATS does not allow the subject.
+            PayloadTooLargeError: if headers and body exceed the server's limit.
         """
         subject_bytes = self._subjects.get(subject) or self._check(subject)
         size = len(payload) + len(block)
@@ -137,15 +144,16 @@ class Buffer:
             raise PayloadTooLargeError(size, self.max_payload)
         if block:
             return publish_headers_frame(subject_bytes, reply, block, payload)
-        if reply:  # a request: one call less
+        if reply:  # inlined for requests, to save a call
             return b"PUB %b %b %d\r\n%b\r\n" % (subject_bytes, reply, size, payload)
         return publish_frame(subject_bytes, reply, payload)
 
     def take_pattern(self, subject: str) -> None:
-        """Let the next `frame` take a subject with wildcards: some of the API have a filter in it.
+        """Let the next `frame` accept a subject with wildcards. Some subjects of the JetStream API
+        contain a filter.
 
         Raises:
-            SubjectError: a bad pattern.
+            SubjectError: if NATS does not allow the pattern.
         """
         self._keep(subject, check_pattern(subject))
 
@@ -159,7 +167,7 @@ class Buffer:
         return checked
 
     def _begin(self, subject: str) -> bytes:
-        """The beginning of a message's frame, kept for the next one on the subject."""
+        """Return the beginning of a frame, and remember it for the next message on the subject."""
         begin = b"PUB %b " % (self._subjects.get(subject) or self._check(subject))
         if len(self._begins) >= MAX_KNOWN_SUBJECTS:
             self._begins.clear()
@@ -167,7 +175,11 @@ class Buffer:
         return begin
 
     def publish(self, subject: str, payload: bytes) -> bool:
-        """`post(frame(subject, payload))` without the calls: most messages have no more to them."""
+        """Send a message without headers and reply subject.
+
+        This is `post(frame(subject, payload))` with the calls written out, since most messages come
+        this way.
+        """
         try:
             begin = self._begins[subject]
         except KeyError:
@@ -176,7 +188,7 @@ class Buffer:
         if size > self.max_payload:
             self.refused += 1
             raise PayloadTooLargeError(size, self.max_payload)
-        if size < len(SIZES):  # much the quickest way to put such a line together
+        if size < len(SIZES):  # by far the fastest way to build the line
             frame = b"".join((begin, SIZES[size], payload, b"\r\n"))
         else:
             frame = b"%b%d\r\n%b\r\n" % (begin, size, payload)
@@ -190,16 +202,16 @@ class Buffer:
         return False
 
     def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
-        """Send an answer to the reply subject of a message. The subject needs no check of its form,
-        since the server sent it, and is not used again.
+        """Send an answer to the reply subject of a message.
 
-        The sender of the message chose it. An answer to `$JS.API.STREAM.DELETE.ORDERS` or
-        `$KV.flags.admin` would act with this user's permissions for a stranger, so nothing is sent
-        to a subject that begins with `$`: it is counted as refused, and logged.
+        The form of the subject needs no check, because the server has accepted it. But the sender
+        of the message chose it. An answer to `$JS.API.STREAM.DELETE.ORDERS` or `$KV.flags.admin`
+        would let a stranger act with the permissions of this user. So an answer to a subject that
+        starts with `$` is not sent; it is logged and counted as refused.
 
         Raises:
-            SubjectError: so long that the server would close this connection over it.
-            PayloadTooLargeError: more than the server takes.
+            SubjectError: if the subject is so long that the server would close the connection.
+            PayloadTooLargeError: if headers and body exceed the server's limit.
         """
         size = len(payload) + len(block)
         if size > self.max_payload:
@@ -217,27 +229,27 @@ class Buffer:
         return self.post(b"PUB %b %d\r\n%b\r\n" % (subject, size, payload))
 
     def ack(self, reply: str, payload: bytes) -> bool:
-        """Acknowledge a message of a stream, at the subject that the server gave it."""
+        """Acknowledge a message of a stream. The server chose the reply subject."""
         return self.post(b"PUB %b %d\r\n%b\r\n" % (reply.encode(), len(payload), payload))
 
     def _refuse_reply(self, reply: str) -> None:
         self.refused += 1
         if news := self._astray.add():
             logger.warning(
-                "no answer is sent to the reply subject %r: subjects with $ belong to the server "
-                "(%d since this was last logged)",
+                "no answer was sent to the reply subject %r, because subjects that start with $ "
+                "belong to the server (%d since the last warning)",
                 *(reply[:100], news),
             )
 
     def post(self, frame: bytes) -> bool:
-        """Take a message's frame; it goes out with the loop's next turn.
+        """Queue the frame of a message. It is written in the next loop iteration.
 
         Returns:
-            Whether it is crowded here, so that a caller who can should await `make_room()`.
+            Whether the buffer is crowded. If it is, the caller should await `make_room()`.
 
         Raises:
-            BufferFullError: the bound is reached; the frame was not taken.
-            ConnectionClosedError: closed for good.
+            BufferFullError: if the buffer is full. The frame was not queued.
+            ConnectionClosedError: if the connection is closed.
         """
         self._frames.append(frame)
         self.size += len(frame)
@@ -250,7 +262,7 @@ class Buffer:
 
     def _on_crowded(self) -> bool:
         if not self._closed:
-            self.write()  # what goes out at once does not wait, and is not bounded
+            self.write()  # only frames that have to wait count towards the limit
             if self.size <= self.limit:
                 return self._socket is not None
         self.size -= len(self._frames.pop())
@@ -260,7 +272,8 @@ class Buffer:
         raise BufferFullError("publish", self.size, self.limit)
 
     async def make_room(self) -> None:
-        """Wait until the server keeps up. Costs one loop turn where it does already."""
+        """Wait until the server keeps up with the writes. This takes at least one loop
+        iteration."""
         socket = self._socket
         if socket is not None and socket.is_paused:
             await socket.drain()
@@ -268,8 +281,8 @@ class Buffer:
             await asyncio.sleep(0)
 
     def write(self) -> None:
-        """Write everything that waits, as one. While the socket has no room it is left waiting:
-        the socket calls again."""
+        """Write all waiting frames with one call. If the socket has no room, keep them: the socket
+        calls this again when it has."""
         socket = self._socket
         if socket is None or self._held:
             return
@@ -284,11 +297,14 @@ class Buffer:
         self.size = self._controls = 0
         socket.write(b"".join(frames))
 
-    # Control lines. They keep their place among the messages.
+    # Control lines. They stay in order with the messages.
 
     def control(self, frame: bytes) -> None:
-        """Take a frame that is no message: SUB, UNSUB, PING, PONG. Dropped without a connection:
-        subscriptions are replayed to the next one."""
+        """Queue a control line: SUB, UNSUB, PING or PONG.
+
+        Without a connection it is dropped, because the next connection subscribes again to
+        everything.
+        """
         if self._socket is None:
             return
         self._controls += 1
@@ -299,13 +315,13 @@ class Buffer:
             self._loop.call_soon(self.write)
 
     def ping(self, future: asyncio.Future[Any] | None) -> None:
-        """Send a PING behind everything taken so far; its PONG ends the future."""
+        """Send a PING after everything that was queued so far. Its PONG resolves the future."""
         self._last_ping = self._loop.time()
         self._pings.append((future, self.written + self.waiting))
         self.control(PING)
 
     def pong(self) -> None:
-        """The server has everything up to its PING."""
+        """Handle a PONG: it confirms everything that was written before its PING."""
         if self._pings:
             future, self._confirmed = self._pings.popleft()
             if future is not None and not future.done():
@@ -314,7 +330,8 @@ class Buffer:
     # The connection below.
 
     def hold(self, last: asyncio.Future[Any]) -> None:
-        """Write what waits and a PING, whose PONG ends the future. What comes after it waits."""
+        """Write all waiting frames and a PING whose PONG resolves the future. Later frames wait
+        until `release`."""
         self.ping(last)
         self.write()
         self._held = True
@@ -327,16 +344,19 @@ class Buffer:
             self.write()
 
     def connect(self, socket: SocketTransport) -> None:
-        """Write to this socket from now on, what waits first."""
+        """Write to this socket from now on, starting with the waiting frames."""
         self._socket = socket
         self.is_scheduled = self._held = False
         self.write()
 
     def disconnect(self, error: Callable[[str], TidingsError]) -> int:
-        """The socket is gone: keep the messages, end waits for PONGs with an error.
+        """Handle the loss of the socket: keep the waiting messages, and fail the waits for PONGs.
+
+        Args:
+            error: creates the error for a call, from the call's name.
 
         Returns:
-            How many messages are possibly lost with it.
+            The number of messages that are possibly lost.
         """
         self._socket = None
         self.is_scheduled = True
@@ -354,6 +374,6 @@ class Buffer:
         return lost
 
     def close(self) -> None:
-        """Refuse everything from now on."""
+        """Refuse all messages from now on."""
         self._closed = True
         self._threshold = 0

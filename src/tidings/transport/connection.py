@@ -1,4 +1,4 @@
-"""Connection: one connection to a NATS server or a cluster, made again whenever it is lost."""
+"""Connection: one connection to a NATS server or a cluster. It reconnects when it is lost."""
 
 from __future__ import annotations
 
@@ -46,33 +46,34 @@ EventHook = Callable[[str, Exception | None], None]
 
 
 class State(enum.StrEnum):
-    """Where a connection is in its life."""
+    """The state of a connection."""
 
-    DISCONNECTED = "disconnected"  # not opened yet, or no server accepted yet
+    DISCONNECTED = "disconnected"  # not opened yet, or no server has accepted it yet
     CONNECTED = "connected"  # a server has accepted it
-    RECONNECTING = "reconnecting"  # it was lost, and another is being made
-    CLOSED = "closed"  # for good
+    RECONNECTING = "reconnecting"  # it was lost, and tidings looks for a server
+    CLOSED = "closed"  # it will not be opened again
 
 
 class Connection:
     """One connection to a NATS server, or to a cluster of them.
 
     Args:
-        options: how to connect.
-        on_event: takes the name of an event and its error.
+        options: the options of the connection.
+        on_event: a function that gets the name of each event and its error.
 
     Attributes:
-        outbox: what waits to be sent.
-        denials: what the server did not permit.
-        reconnects: how often a connection was made again.
-        waits: whether calls of a start wait for the next connection where this one is lost.
+        outbox: the buffer of outgoing frames.
+        denials: the publishes and subscriptions that the server has denied.
+        reconnects: number of times that the connection was re-established.
+        waits: whether calls during the app's start wait for the next connection when this one is
+            lost.
     """
 
     def __init__(self, options: ConnectionOptions, on_event: EventHook) -> None:
         loop = asyncio.get_running_loop()
         self.reconnects = 0
         self.waits = options.wait_for_server
-        self._changed = asyncio.Event()  # connected, or closed
+        self._changed = asyncio.Event()  # set while connected, and after closing
         self.outbox = Buffer(loop, options.pending_size)
         self._options = options
         self._on_event = on_event
@@ -103,8 +104,8 @@ class Connection:
             dispatch=self._dispatch,
             require=self.require,
         )
-        # The halves of `request`, for callers that wait in another way. Not wrapped, which saves a
-        # call in each request.
+        # The halves of `request`, for callers that wait in another way. They are bound methods
+        # instead of wrappers, which saves a call in each request.
         self.start_request = self._inbox.request
         self.end_request = self._requests.discard
         self._server_errors = 0
@@ -119,10 +120,11 @@ class Connection:
     # Opening and closing.
 
     async def open(self) -> None:
-        """Connect to the first server that accepts.
+        """Connect to the first server that accepts the connection.
 
         Raises:
-            ConnectError: none did; AuthError and TlsError where that was about credentials or TLS.
+            ConnectError: if no server accepted it. AuthError if the credentials were refused,
+                TlsError if TLS failed.
         """
         try:
             accepted = await self._seeker.first()
@@ -130,11 +132,12 @@ class Connection:
             self._state = State.CLOSED
             raise
         self._begin(accepted)
-        self._began = float("-inf")  # however soon it is lost, it was not a reconnection
+        self._began = float("-inf")  # even an early loss does not count as a reconnect attempt
         self._emit("connected")
 
     async def close(self) -> None:
-        """Close for good. What is buffered goes out if the server takes it within a second."""
+        """Close the connection for good. Buffered messages are sent if the server accepts them
+        within a second."""
         if self._state is State.CLOSED:
             return
         self.outbox.write()
@@ -147,7 +150,10 @@ class Connection:
         if self._reconnecting is not None and self._reconnecting is not asyncio.current_task():
             self._reconnecting.cancel()
         if lost := self.outbox.disconnect(ConnectionClosedError):
-            logger.warning("%d messages possibly lost: closed before the server had them", lost)
+            logger.warning(
+                "%d messages possibly lost: the connection closed before the server confirmed them",
+                lost,
+            )
         self.outbox.close()
         self._requests.fail_all(ConnectionClosedError)
         accepted, self._accepted = self._accepted, None
@@ -159,7 +165,7 @@ class Connection:
         self._emit("closed", self._given_up)
 
     def forget(self) -> None:
-        """Count as closed in a forked child. The connection goes on in the parent."""
+        """Count as closed in a forked child. The parent keeps using the connection."""
         self._state = State.CLOSED
         self.outbox.close()
         accepted, self._accepted = self._accepted, None
@@ -167,7 +173,7 @@ class Connection:
             accepted.transport.forget()
 
     def _begin(self, accepted: Accepted) -> None:
-        """Begin work on a new connection: subscriptions first, then what waits to be sent."""
+        """Start to use a new connection: subscribe first, then send the waiting messages."""
         self._accepted = accepted
         self._state = State.CONNECTED
         self._changed.set()
@@ -181,14 +187,15 @@ class Connection:
         self._pinger.start()
         self.outbox.connect(accepted.transport)
 
-    # Losing it, and making another.
+    # Losing the connection, and reconnecting.
 
     def _on_silence(self, error: Exception) -> None:
         if self._accepted is not None:
             self._on_lost(self._accepted, error)
 
     def _on_lost(self, accepted: Accepted, error: Exception | None) -> None:
-        """A connection ended, and not by us: account for what it held, then make another."""
+        """Handle a connection that the network or the server ended: count what was lost, and
+        reconnect."""
         if accepted is not self._accepted or self._state is not State.CONNECTED:
             return
         self._state = State.RECONNECTING
@@ -203,7 +210,7 @@ class Connection:
         lost = self.outbox.disconnect(ConnectionLostError)
         self._requests.fail_all(ConnectionLostError)
         logger.warning(
-            "connection to %s lost%s; reconnecting (%d messages possibly lost, %d waiting)",
+            "lost the connection to %s%s; reconnecting (%d messages possibly lost, %d waiting)",
             accepted.server.url,
             f": {error}" if error else "",
             lost,
@@ -225,7 +232,7 @@ class Connection:
         logger.warning("reconnected to %s after %.1f s", accepted.server.url, outage)
         self._emit("reconnected")
 
-    # What the server says.
+    # Messages of the server itself.
 
     def _on_control(self, frame: Frame) -> None:
         operation = frame[1]
@@ -274,22 +281,24 @@ class Connection:
         self._take_info(new.info)
 
     def _on_server_error(self, error: TransportError, sid: int) -> None:
-        """The server's -ERR. Where it means the end, the server closes: see `_on_lost`."""
+        """Handle an -ERR of the server. If the error is fatal, the server also closes the
+        connection: see `_on_lost`."""
         if isinstance(error, SubjectPermissionError) and error.operation == "publish":
             self._requests.fail_subject(error.subject, error)
             if news := self.denials.add_publish(error):
-                logger.error("the server says: %s (%d messages denied)", error, news)
+                logger.error("the server reported: %s (%d messages denied)", error, news)
         elif isinstance(error, (SubjectPermissionError, SubscriptionLimitError)):
             if not self._on_refused_subscription(error, sid):
                 return
-            logger.error("the server says: %s", error)
+            logger.error("the server reported: %s", error)
         else:
-            logger.error("the server says: %s", error)
+            logger.error("the server reported: %s", error)
         self._server_errors += 1
         self._emit("error", error)
 
     def _on_refused_subscription(self, error: TransportError, named: int) -> bool:
-        """Returns whether it is news: a refused subscription is asked for again and again."""
+        """Record a refused subscription. Returns False if it was refused before: tidings asks for
+        refused subscriptions repeatedly."""
         sids, is_news = self._interest.refuse(error, named)
         self._inbox.refuse(sids)
         return is_news
@@ -297,12 +306,12 @@ class Connection:
     # Outgoing.
 
     async def confirm(self, timeout: float) -> None:
-        """Return when the server has everything that was sent before.
+        """Wait until the server has received everything that was sent before.
 
         Raises:
-            DisconnectedError: there is no connection now.
-            ConnectionLostError: it dropped before the server had answered.
-            FlushTimeoutError: no answer within `timeout` seconds.
+            DisconnectedError: if the connection is down.
+            ConnectionLostError: if the connection dropped before the server answered.
+            FlushTimeoutError: if the server did not answer within `timeout` seconds.
         """
         self.require("flush")
         future: asyncio.Future[None] = self._loop.create_future()
@@ -314,21 +323,21 @@ class Connection:
             raise FlushTimeoutError(timeout) from None
 
     async def connected(self) -> None:
-        """Return when there is a connection.
+        """Wait until there is a connection.
 
         Raises:
-            ConnectionClosedError: it was closed for good.
+            ConnectionClosedError: if the connection was closed for good.
         """
         await self._changed.wait()
         self.require_open("waiting for a connection")
 
     def require_open(self, call: str) -> None:
-        """Raise ConnectionClosedError if the connection is closed for good."""
+        """Raise ConnectionClosedError if the connection was closed for good."""
         if self._state is State.CLOSED:
             raise ConnectionClosedError(call)
 
     def require(self, call: str) -> None:
-        """Raise DisconnectedError or ConnectionClosedError unless there is a connection now."""
+        """Raise DisconnectedError or ConnectionClosedError unless there is a connection."""
         self.require_open(call)
         if self._state is not State.CONNECTED:
             raise DisconnectedError(call)
@@ -357,58 +366,66 @@ class Connection:
             self.end_request(token)
 
     def new_inbox(self) -> str:
-        """A subject for answers that nobody can guess."""
+        """Return a new subject for answers. Nobody can guess it."""
         return f"{self._options.inbox_prefix}.{os.urandom(11).hex()}"
 
     def subscribe_route(
         self, pattern: str, queue: str, deliver: Deliver, *, any_subject: bool = False
     ) -> int:
-        """Subscribe; messages go to `deliver`. Returns the subscription's ID.
+        """Subscribe, and pass messages to `deliver`.
 
-        With `any_subject` messages need not match the pattern: those of a stream come to an inbox
-        under the subject that they were published to.
+        Args:
+            pattern: the subject, with or without wildcards.
+            queue: the queue group; "" for none.
+            deliver: a function that gets the messages.
+            any_subject: whether to accept messages on other subjects. The messages of a stream
+                arrive at an inbox with the subject that they were published to.
+
+        Returns:
+            The subscription's ID.
 
         Raises:
-            SubjectError: a bad pattern or queue group.
+            SubjectError: if NATS does not allow the pattern or the queue group.
         """
         sid = self._interest.add(check_pattern(pattern), check_queue(queue))
         self._dispatch.add_route(sid, deliver, None if any_subject else pattern)
         return sid
 
     def unsubscribe_route(self, sid: int, *, keep_route: bool = False) -> None:
-        """End a subscription. With `keep_route` what the server has sent already is delivered."""
+        """End a subscription. With `keep_route`, messages that the server has already sent are
+        still delivered."""
         self._interest.remove(sid)
         if not keep_route:
             self.drop_route(sid)
 
     def drop_route(self, sid: int) -> None:
-        """Deliver nothing more for a subscription that was ended with `keep_route`."""
+        """Stop delivering messages of a subscription that was ended with `keep_route`."""
         self._dispatch.drop_route(sid)
 
-    # What others may know.
+    # State and statistics.
 
     @property
     def state(self) -> str:
-        """The connection's state in a word."""
+        """The state of the connection: see `State`."""
         return self._state.value
 
     @property
     def round_trip(self) -> float:
-        """Seconds from CONNECT to the server's answer, 0 where there is no connection."""
+        """Seconds from CONNECT to the server's answer; 0 if there is no connection."""
         return 0.0 if self._accepted is None else self._accepted.round_trip
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is closed for good."""
+        """Whether the connection was closed for good."""
         return self._state is State.CLOSED
 
     @property
     def url(self) -> str | None:
-        """The URL of the server connected to, without credentials."""
+        """The URL of the connected server, without credentials; None if there is no connection."""
         return None if self._accepted is None else self._accepted.server.url
 
     def snapshot(self) -> ConnectionStats:
-        """What was counted up to now."""
+        """Return the current statistics."""
         outbox, dispatch = self.outbox, self._dispatch
         return ConnectionStats(
             state=self.state,
@@ -434,7 +451,7 @@ class Connection:
         return f"<Connection {self._state.value} {self.url or ''}>".replace(" >", ">")
 
     def _emit(self, event: str, error: Exception | None = None) -> None:
-        # A hook is the user's: whatever it raises changes nothing here.
+        # A hook is the user's code: its exceptions must not affect the connection.
         with contextlib.suppress(asyncio.CancelledError):
             try:
                 self._on_event(event, error)

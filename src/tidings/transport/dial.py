@@ -1,4 +1,4 @@
-"""Dialing: from a server's address to a connection that the server has accepted."""
+"""Dial: connects to a server, up to the point where the server has accepted the connection."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from tidings.transport.tls import load_context
 from tidings.transport.websocket import WebSocketTransport
 from tidings.version import __version__
 
-# Seconds that one server, or one address of it, has before the next is tried beside it.
+# Seconds after which the next server, or the next address of a server, is tried in parallel.
 NEXT_SERVER, NEXT_ADDRESS = 0.5, 0.25
-# The part of the connect timeout that a server has for its greeting, before the TLS handshake is
-# tried first: servers with `handshake_first` say nothing before it.
+# The share of the connect timeout that tidings waits for the greeting. After that it starts with
+# the TLS handshake, because servers with `handshake_first` send no greeting before it.
 GREETING_SHARE = 0.5
 
 
 class Stage(enum.Enum):
-    """What an attempt waits for."""
+    """The step that an attempt waits for. The value starts the error text of a timeout."""
 
     CONNECT = "no connection"
     GREETING = "no greeting"
     TLS = "no end of the TLS handshake"
-    UPGRADE = "no websocket"
-    LOGIN = "no credentials from the function given"
+    UPGRADE = "no upgrade to a websocket"
+    LOGIN = "no credentials from the function that returns them"
     ANSWER = "no answer to CONNECT"
 
 
@@ -49,9 +49,9 @@ class Accepted(msgspec.Struct, frozen=True):
 
     Attributes:
         server: the server.
-        transport: the connection, whose greeting was read.
+        transport: the connection, after its greeting.
         info: the server's INFO.
-        round_trip: seconds from CONNECT to its answer.
+        round_trip: seconds from CONNECT to the server's answer.
     """
 
     server: Server
@@ -60,16 +60,17 @@ class Accepted(msgspec.Struct, frozen=True):
     round_trip: float
 
     def abort(self) -> None:
-        """End it now."""
+        """Close the connection immediately."""
         self.transport.abort()
 
 
 async def dial_any(servers: Sequence[Server], options: ConnectionOptions) -> Accepted:
-    """Be accepted by one of several servers. They are tried in order, the next one where the one
-    before fails or hesitates.
+    """Connect to one of several servers. Try them in order; start with the next one when a server
+    fails or takes long.
 
     Raises:
-        ConnectError: none accepted; the most telling error of them all.
+        ConnectError: if no server accepted the connection. An AuthError or TlsError of one server
+            takes precedence over the errors of the others.
     """
     attempts = [functools.partial(dial, server, options) for server in servers]
     try:
@@ -80,10 +81,10 @@ async def dial_any(servers: Sequence[Server], options: ConnectionOptions) -> Acc
 
 
 async def dial(server: Server, options: ConnectionOptions) -> Accepted:
-    """Be accepted by one server, or leave nothing behind.
+    """Connect to one server. If that fails, nothing stays open.
 
     Raises:
-        ConnectError: it cannot be reached, or does not accept.
+        ConnectError: if the server cannot be reached or does not accept the connection.
     """
     attempt = Attempt(server, options)
     try:
@@ -98,11 +99,11 @@ async def dial(server: Server, options: ConnectionOptions) -> Accepted:
 
 
 class Attempt:
-    """One attempt to be accepted by a server.
+    """One attempt to connect to a server.
 
     Attributes:
         server: the server.
-        stage: what it waits for.
+        stage: the step that the attempt waits for.
     """
 
     def __init__(self, server: Server, options: ConnectionOptions) -> None:
@@ -112,7 +113,7 @@ class Attempt:
         self._is_secure = server.is_secure or options.is_tls_required
 
     async def run(self) -> Accepted:
-        """Connect, and begin with TLS where that is asked for or nothing else gets a greeting."""
+        """Connect. Start with TLS if an option says so, or if the server sends no greeting."""
         first = self._options.tls_handshake_first or self.server.begins_with_tls
         if first or self.server.is_websocket or not self._is_secure:
             return await self._run(tls_first=first)
@@ -120,7 +121,7 @@ class Attempt:
         until = loop.time() + self._options.connect_timeout * GREETING_SHARE
         try:
             return await self._run(tls_first=False, greeting_until=until)
-        except (TimeoutError, ConnectionError):  # it waited for TLS, and perhaps gave up
+        except (TimeoutError, ConnectionError):  # the server may be waiting for TLS
             if self.stage is not Stage.GREETING:
                 raise
         accepted = await self._run(tls_first=True)
@@ -148,7 +149,7 @@ class Attempt:
         return Accepted(self.server, transport, info, trip)
 
     async def _open(self) -> SocketTransport:
-        """Connect to the first of the server's addresses that accepts. (RFC 8305)"""
+        """Connect to the first of the server's addresses that accepts (RFC 8305)."""
         host, port = self.server.host, self.server.port
         addresses = await _resolve(host, port)
         attempts = [functools.partial(self._connect, address, port) for address in addresses]
@@ -169,25 +170,28 @@ class Attempt:
 
     async def _start_tls(self, transport: SocketTransport) -> None:
         self.stage = Stage.TLS
-        # Files are read again each time: they may have been renewed.
+        # Read the files for each connection: they may have been renewed.
         paths = (self._options.tls_cert, self._options.tls_key, self._options.tls_ca)
         context = self._options.tls or load_context(*paths)
         await transport.start_tls(context, self._options.tls_hostname or self.server.tls_name)
 
     async def _upgrade(self, transport: SocketTransport, info: dict[str, Any]) -> None:
-        """Start TLS after the greeting, where one side wants it and the other has it."""
+        """Start TLS after the greeting if one side requires it and the other supports it."""
         required = info.get("tls_required")
         if self._is_secure and not (required or info.get("tls_available")):
             url = (self.server.url,)
-            raise TlsError(url, "TLS was asked for, and the server speaks clear text only")
+            raise TlsError(url, "TLS was requested, but the server supports clear text only")
         if self._is_secure or required:
             await self._start_tls(transport)
 
     async def _introduce(
         self, transport: SocketTransport, info: dict[str, Any]
     ) -> tuple[dict[str, Any], float]:
-        """Send CONNECT, and wait until the server has accepted it. Returns the newest INFO, and
-        the seconds that it took."""
+        """Send CONNECT and wait until the server accepts it.
+
+        Returns:
+            The newest INFO, and the seconds from CONNECT to the answer.
+        """
         self.stage = Stage.LOGIN
         login = await login_fields(self._options, self.server, info)
         fields = {
@@ -195,7 +199,7 @@ class Attempt:
             "pedantic": False,
             "lang": "python",
             "version": __version__,
-            "protocol": 1,  # INFO may come at any time
+            "protocol": 1,  # the server may send INFO at any time
             "echo": True,
             "headers": True,
             "no_responders": True,
@@ -218,7 +222,7 @@ class Attempt:
 
     async def _read_info(self, transport: SocketTransport) -> dict[str, Any]:
         line = await transport.readline()
-        if line.startswith(b"-ERR"):  # it takes no more connections
+        if line.startswith(b"-ERR"):  # for example too many connections
             raise read_error(line[4:])
         return self._info_of(line)
 
@@ -226,12 +230,12 @@ class Attempt:
         operation, _, argument = line.strip().partition(b" ")
         info = read_info(argument)
         if operation != b"INFO" or info is None:
-            raise ConnectError((self.server.url,), "what answers there is not a nats-server")
+            raise ConnectError((self.server.url,), "the peer is not a nats-server")
         return info
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, in the order in which the system prefers them."""
+    """Return the addresses of a host, in the system's order of preference."""
     try:
         ip_address(host)
     except ValueError:
@@ -244,14 +248,14 @@ async def _resolve(host: str, port: int) -> list[str]:
 
 
 def _connect_error(attempt: Attempt, error: Exception, timeout: float) -> ConnectError:
-    """Map what dialing can raise, once, here."""
+    """Map an exception of an attempt to a ConnectError. This is the only place that does."""
     urls = (attempt.server.url,)
     if isinstance(error, ConnectError):
         return error
-    if isinstance(error, ConfigError) and attempt.stage is Stage.TLS:  # a file was replaced
+    if isinstance(error, ConfigError) and attempt.stage is Stage.TLS:  # a file has become invalid
         return TlsError(urls, str(error))
     if isinstance(error, ssl.SSLCertVerificationError):
-        words = getattr(error, "verify_message", "")  # set by the handshake only
+        words = getattr(error, "verify_message", "")  # only the handshake sets it
         return TlsError(urls, f"TLS failed: {words or error.reason or error}")
     if isinstance(error, ClearTextError):
         return TlsError(urls, str(error))
@@ -267,5 +271,5 @@ def _connect_error(attempt: Attempt, error: Exception, timeout: float) -> Connec
 def _timeout_reason(stage: Stage, timeout: float) -> str:
     reason = f"{stage.value} within connect_timeout ({timeout:g} s)"
     if stage is Stage.GREETING:
-        reason += "; a server with `handshake_first` wants TLS before it: tls_handshake_first=True"
+        reason += "; if the server uses `handshake_first`, pass tls_handshake_first=True"
     return reason

@@ -1,4 +1,4 @@
-"""Dispatch: from the bytes that come to the subscription that they are for."""
+"""Dispatch: parses incoming bytes and passes each message to its subscription."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tidings.subject import matches
 
 logger = logging.getLogger("tidings")
 
-Deliver = Callable[[int, list[Frame]], None]  # bytes of headers and bodies, frames
+Deliver = Callable[[int, list[Frame]], None]  # gets the size of headers and bodies, and the frames
 
 
 class Dispatch:
-    """The routes of what comes, by subscription, and what was counted on the way.
+    """Routes incoming messages by subscription, and counts them.
 
     Args:
-        on_control: takes a control line.
+        on_control: a function that gets each control line.
 
     Attributes:
-        parser: what makes frames of bytes.
-        received: messages that arrived.
-        received_bytes: bytes that arrived, protocol included.
-        unrouted: messages of subscriptions that nobody knows.
-        mismatched: messages whose subject is not under their subscription's.
+        parser: turns bytes into frames.
+        received: number of received messages.
+        received_bytes: number of received bytes, including the protocol's own.
+        unrouted: number of messages for unknown subscriptions.
+        mismatched: number of messages whose subject does not match their subscription.
     """
 
     __slots__ = (
@@ -48,30 +48,30 @@ class Dispatch:
         self._transient: dict[int, bytes] = {}
 
     def new_parser(self) -> Parser:
-        """A parser for another connection with the same subscriptions."""
+        """Return a parser for another connection with the same subscriptions."""
         parser = Parser(self._admit)
         for sid, prefix in self._transient.items():
             parser.expect_new_subjects(sid, prefix)
         return parser
 
     def expect_new_subjects(self, sid: int, prefix: bytes) -> None:
-        """Each message of this subscription has another subject, under `prefix`."""
+        """Expect a new subject with each message of this subscription. All start with `prefix`."""
         self._transient[sid] = prefix
         self.parser.expect_new_subjects(sid, prefix)
 
     def add_route(self, sid: int, deliver: Deliver, pattern: str | None) -> None:
-        """Deliver the messages of a subscription; where there is a pattern, only those under it."""
+        """Deliver the messages of a subscription. With a pattern, deliver only those that match."""
         self._routes[sid] = deliver
         if pattern is not None:
             self._patterns[sid] = pattern
 
     def drop_route(self, sid: int) -> None:
-        """Deliver nothing more of a subscription."""
+        """Stop delivering the messages of a subscription."""
         self._routes.pop(sid, None)
         self._patterns.pop(sid, None)
 
     def take(self, data: bytes) -> None:
-        """Take a chunk of bytes, and deliver the messages that it completes. Never raises."""
+        """Parse a chunk of bytes and deliver the messages that it completes. Never raises."""
         self.received_bytes += len(data)
         for sid, size, frames in self.parser.feed(data):
             deliver = self._routes.get(sid)
@@ -85,10 +85,12 @@ class Dispatch:
                     self.received += len(frames)
                     self._take_unrouted(sid, frames)
             except Exception:
-                logger.exception("messages on %r were lost to a fault in tidings", frames[0][1])
+                logger.exception(
+                    "messages on %r were lost because of a bug in tidings", frames[0][1]
+                )
 
     def deliver(self, sid: int, size: int, frames: list[Frame]) -> None:
-        """Deliver messages that another parser has read. Never raises."""
+        """Deliver messages that another parser has parsed. Never raises."""
         self.received += len(frames)
         deliver = self._routes.get(sid)
         try:
@@ -97,16 +99,20 @@ class Dispatch:
             else:
                 self._take_unrouted(sid, frames)
         except Exception:
-            logger.exception("messages on %r were lost to a fault in tidings", frames[0][1])
+            logger.exception("messages on %r were lost because of a bug in tidings", frames[0][1])
 
     def _take_unrouted(self, sid: int, frames: list[Frame]) -> None:
         if sid < 0:
             self.mismatched += len(frames)
-            logger.error("message on %r is not for its subscription; not handled", frames[0][1])
+            logger.error(
+                "dropped %d messages on %r: the subject does not match their subscription",
+                len(frames),
+                frames[0][1],
+            )
         else:
             self.unrouted += len(frames)
 
     def _admit(self, sid: int, subject: str) -> bool:
-        """Whether a message is for its subscription, as the server says: asked once a subject."""
+        """Return whether a subject matches its subscription. Called once for each subject."""
         pattern = self._patterns.get(sid)
         return pattern is None or pattern == subject or matches(pattern, subject)

@@ -1,7 +1,7 @@
-"""Handover: a running connection moves to another server, and no message is lost or doubled.
+"""Handover: moves a running connection to another server without losing or doubling a message.
 
-For a while there are two connections, and both are subscribed to everything. A message for a queue
-group comes on one of them. Any other comes on both, and the second one is left out.
+For a short time there are two connections, and both have all subscriptions. A message for a queue
+group arrives on one of them. Any other message arrives on both, and the second copy is dropped.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tidings.transport.interest import Interest
 
 logger = logging.getLogger("tidings")
 
-# Seconds for which both connections are subscribed after the move: the servers of a cluster learn
-# one by one where the subscriptions are. On slow networks it is a number of round trips.
+# Seconds for which both connections stay subscribed after the move, because the servers of a
+# cluster learn of the new subscriptions one after another. At least this many round trips.
 OVERLAP, OVERLAP_TRIPS = 1.0, 4
-# Seconds that a server has for each answer.
+# Seconds to wait for each answer of a server.
 ANSWER = 10.0
 
 
 class Once:
-    """Lets each message through that comes from one or both of two sides, once."""
+    """Passes each message once that arrives from one or both of two sides."""
 
     def __init__(self) -> None:
         self._ahead: tuple[Counter[Frame], Counter[Frame]] = (Counter(), Counter())
 
     def new_of(self, side: int, frames: list[Frame]) -> list[Frame]:
-        """The frames that did not come from the other side before.
+        """Return the frames that have not arrived from the other side before.
 
         Args:
-            side: where they come from, 0 or 1.
+            side: the side that they arrive from, 0 or 1.
             frames: messages of one subscription.
         """
         ours, theirs = self._ahead[side], self._ahead[1 - side]
@@ -52,16 +52,19 @@ class Once:
 
 
 class Handover:
-    """One move, from an old connection to a new one.
+    """One move from an old connection to a new one.
 
     Args:
         old: the connection in use.
-        new: one that another server has accepted.
-        dispatch: where messages go.
-        buffer: what waits to be sent.
+        new: a connection that another server has accepted.
+        dispatch: delivers the messages.
+        buffer: the outgoing frames.
         interest: the subscriptions.
-        on_control: takes the control lines of the connection in use.
-        on_lost: called when the new connection ends, with its error.
+        on_control: a function that gets the control lines of the connection in use.
+        on_lost: called with the error if the new connection ends.
+
+    Attributes:
+        is_over: whether only the new connection is used.
     """
 
     OLD, NEW = 0, 1
@@ -89,13 +92,14 @@ class Handover:
         self._once = Once()
         self._in_use = self.OLD
         self._trip = 0.0  # seconds from a PING to its PONG
-        self._answer: asyncio.Future[None] | None = None  # to a PING of the one not in use
+        self._answer: asyncio.Future[None] | None = None  # to a PING on the connection not in use
 
     async def move(self) -> None:
-        """Subscribe the new connection, and send on it from then on. The old one still receives.
+        """Subscribe on the new connection, and then use it for sending. The old connection still
+        receives.
 
         Raises:
-            TimeoutError, OSError: the new one does not work; the old one is in use as before.
+            TimeoutError, OSError: if the new connection does not work. The old one stays in use.
         """
         old, new = self._transports
         try:
@@ -120,7 +124,7 @@ class Handover:
         return set(subscribed)
 
     async def _hold(self) -> None:
-        """Have the old server confirm everything written to it, and write nothing more."""
+        """Stop writing, and wait until the old server has confirmed everything."""
         old, _ = self._transports
         while old.is_paused:
             await old.drain()
@@ -140,19 +144,19 @@ class Handover:
         self._buffer.connect(new)
 
     async def finish(self) -> None:
-        """Let the old connection go, once the new one gets everything."""
+        """Close the old connection after the overlap, when the new one receives everything."""
         old, _ = self._transports
         try:
             await asyncio.sleep(max(OVERLAP, OVERLAP_TRIPS * self._trip))
             old.writelines([unsubscribe_frame(sid) for sid in self._interest.frames()])
             await self._pong_of(self.OLD)
         except (TimeoutError, OSError):
-            pass  # it was thrown out before
+            pass  # the server has closed the old connection already
         finally:
             self.end()
 
     def end(self) -> None:
-        """The new connection alone is used from now on."""
+        """Use only the new connection from now on."""
         if self.is_over:
             return
         self.is_over = True
@@ -170,7 +174,7 @@ class Handover:
         async with asyncio.timeout(ANSWER):
             await self._answer
 
-    # What comes.
+    # Incoming bytes.
 
     def _take(self, side: int, data: bytes) -> None:
         self._dispatch.received_bytes += len(data)
@@ -194,7 +198,7 @@ class Handover:
             self._answer.set_result(None)
 
     def _on_end(self, error: Exception | None) -> None:
-        """The new connection was lost."""
+        """Handle the loss of the new connection."""
         if self._in_use == self.NEW:
             self._on_lost(error)
         elif self._answer is not None and not self._answer.done():

@@ -1,4 +1,4 @@
-"""Inbox: the one subscription on which the answers to all requests come."""
+"""Inbox: the one subscription that receives the answers to all requests."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tidings.transport.requests import RequestTable
 
 
 class Inbox:
-    """Sends requests, and hands each answer to its requester.
+    """Sends requests and passes each answer to its requester.
 
     Args:
-        subject: the subject below which answers come.
-        requests: the requests that wait.
-        buffer: where requests go.
+        subject: the inbox subject. The subject of each answer is this plus a token.
+        requests: the pending requests.
+        buffer: the outgoing frames.
         interest: the connection's subscriptions.
-        dispatch: where messages come from.
-        require: raises unless there is a connection now.
+        dispatch: delivers the answers.
+        require: a function that raises unless there is a connection.
     """
 
     __slots__ = (
@@ -55,16 +55,26 @@ class Inbox:
         self._dispatch = dispatch
         self._require = require
         self._sid = 0
-        self._works = False  # connected, subscribed and not refused, as far as is known
+        self._works = False  # whether the connection is up and the inbox subscribed
 
     def request(
         self, subject: str, payload: bytes, block: bytes, timeout: float
     ) -> tuple[str, asyncio.Future[Frame]]:
-        """Send a request; returns its token, with which it is forgotten, and what to await.
+        """Send a request.
+
+        Args:
+            subject: the subject.
+            payload: the encoded body.
+            block: the encoded headers; b"" for none.
+            timeout: seconds to wait for the answer.
+
+        Returns:
+            The request's token, which `RequestTable.discard` takes, and the future of the answer.
 
         Raises:
-            DisconnectedError: no connection now: a request sent later would find nobody waiting.
-            TidingsError: as `Buffer.frame` and `Buffer.post`.
+            DisconnectedError: if the connection is down. Requests are not buffered: the requester
+                would no longer wait when the request is sent.
+            TidingsError: as raised by `Buffer.frame` and `Buffer.post`.
         """
         if not self._works:
             self._require(f"request to {subject!r}")
@@ -79,7 +89,7 @@ class Inbox:
         return token, future
 
     def _open(self) -> None:
-        """Subscribe. Where the server has refused that, ask it again each time."""
+        """Subscribe to the inbox. If the server has refused that, ask again with each request."""
         if not self._sid:
             pattern = f"{self._prefix.decode()}*"
             self._sid = self._interest.add(pattern.encode(), b"")
@@ -91,11 +101,11 @@ class Inbox:
         self._works = True
 
     def close(self) -> None:
-        """The connection is gone: the next request looks again."""
+        """Handle the loss of the connection: the next request checks it again."""
         self._works = False
 
     def refuse(self, sids: list[int]) -> None:
-        """The server refuses subscriptions. If this is one of them, no request gets an answer."""
+        """Handle refused subscriptions. If the inbox is one of them, fail all pending requests."""
         if self._sid in sids:
             self._works = False
             error = self._interest.refusal(self._sid)

@@ -1,4 +1,4 @@
-"""Login: the fields of CONNECT that say who the client is, found out at each connect."""
+"""Login: the fields of CONNECT that identify the client. They are determined at each connect."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tidings.transport.servers import Server
 async def login_fields(
     options: ConnectionOptions, server: Server, info: dict[str, Any]
 ) -> dict[str, str]:
-    """The fields for one server.
+    """Return the login fields for one server.
 
     Args:
         options: the connection's options.
-        server: the server, whose URL may hold credentials.
-        info: its INFO.
+        server: the server. Its URL may contain credentials.
+        info: the server's INFO.
 
     Raises:
-        AuthError: the credentials cannot be used, or not with this server.
-        ConnectError: a function of the user that was asked for them raised.
-        MissingExtraError: NKeys need the extra.
+        AuthError: if the credentials are invalid, or this server does not support them.
+        ConnectError: if the user's function that returns the credentials raised.
+        MissingExtraError: if the extra `nkeys` is needed and not installed.
     """
     try:
         if options.nkey_seed is not None:
@@ -62,8 +62,8 @@ def _signed(
     if isinstance(nonce, str) and nonce:
         return {**fields, "sig": sign(seed, nonce)}
     if info.get("auth_required"):
-        raise AuthError((server.url,), "the server takes neither NKeys nor JWTs")
-    return {}  # it lets everyone in
+        raise AuthError((server.url,), "the server supports neither NKeys nor JWTs")
+    return {}  # the server requires no login
 
 
 async def _text(name: str, value: object) -> str:
@@ -74,12 +74,13 @@ async def _text(name: str, value: object) -> str:
 async def _secret(name: str, value: object) -> str:
     secret = await _ask(name, value)
     if not isinstance(secret, str):
-        raise ValueError(f"{name}= must return a str, got a {type(secret).__name__}")
+        raise ValueError(f"{name}= must return a str, got {type(secret).__name__}")
     return secret
 
 
 async def _ask(name: str, value: object) -> object:
-    """The value itself, or what the function returns. A `def` may block: it runs in a thread."""
+    """Return the value, or the result if it is a function. A `def` function runs in a thread, since
+    it may block."""
     if not callable(value):
         return value
     try:
@@ -89,9 +90,9 @@ async def _ask(name: str, value: object) -> object:
         return await answer if inspect.isawaitable(answer) else answer
     except Exception as error:
         raise _AskingError(
-            f"the function given as {name}= raised {type(error).__name__}"
+            f"the function passed as {name}= raised {type(error).__name__}"
         ) from error
 
 
 class _AskingError(Exception):
-    """A function of the user raised."""
+    """The user's function that returns the credentials raised."""

@@ -1,4 +1,4 @@
-"""Moving: from a server that shuts down to another one that the connection knows."""
+"""Moving: leaves a server that announces its shutdown, and moves to another known server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger("tidings")
 
 
 class Mover:
-    """Leaves servers that are in lame duck mode.
+    """Moves the connection away from servers in lame duck mode.
 
     Args:
-        options: how to connect.
-        servers: the servers that are known.
-        handover: prepares the handover from one connection to another.
-        on_moved: takes the connection that is in use from now on.
+        options: the connection's options.
+        servers: the known servers.
+        handover: creates the handover from one connection to another.
+        on_moved: a function that gets the new connection after each move.
     """
 
     def __init__(
@@ -43,11 +43,12 @@ class Mover:
 
     @property
     def is_moving(self) -> bool:
-        """Whether a server is being left, the time among it for which both are connected."""
+        """Whether a move is in progress, including the time for which both connections exist."""
         return self._task is not None
 
     def leave(self, accepted: Accepted) -> bool:
-        """The server of a connection will shut down. Returns whether that is news."""
+        """Move away from the server of a connection, which will shut down. Returns False if the
+        move has already begun."""
         if self._lame is accepted:
             return False
         self._lame = accepted
@@ -56,7 +57,7 @@ class Mover:
         return True
 
     def end(self) -> None:
-        """Move no more: the connection was lost or closed."""
+        """Stop moving, because the connection was lost or closed."""
         self._lame = None
         if self._task is not None:
             self._task.cancel()
@@ -70,7 +71,9 @@ class Mover:
             except (ConnectError, TimeoutError, OSError) as error:
                 tries += 1
                 if is_rare(tries):
-                    logger.warning("no other server accepts, %d tries: %s", tries, error)
+                    logger.warning(
+                        "no other server accepted the connection in %d attempts: %s", tries, error
+                    )
                 await asyncio.sleep(self._options.reconnect_time_wait)
             else:
                 await handover.finish()
@@ -80,7 +83,7 @@ class Mover:
         """Move to another server.
 
         Raises:
-            ConnectError, TimeoutError, OSError: none can be used.
+            ConnectError, TimeoutError, OSError: if no other server can be used.
         """
         servers = [server for server in self._servers.in_order() if server is not lame.server]
         if not servers:
@@ -88,8 +91,8 @@ class Mover:
         new = await dial_any(servers, self._options)
         if new.info.get("ldm"):
             new.abort()
-            new.server.failures += 1  # the others come first the next time
-            raise ConnectError((new.server.url,), "it will shut down, too")
+            new.server.failures += 1  # try the other servers first next time
+            raise ConnectError((new.server.url,), "this server will shut down, too")
         handover = self._handover(lame, new)
         await handover.move()
         logger.info("moved from %s to %s", lame.server.url, new.server.url)

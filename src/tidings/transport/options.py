@@ -1,4 +1,4 @@
-"""Connection options: one frozen record, checked when the app is declared."""
+"""Connection options: a frozen record that is checked when the app is created."""
 
 from __future__ import annotations
 
@@ -29,39 +29,41 @@ DEFAULT_URL = "nats://127.0.0.1:4222"
 SCHEMES = ("nats", "tls", "ws", "wss")
 DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 
-# May hold a secret: never shown, not even the path of a file, which may be the secret itself.
+# Options that are never shown. Even the path of a file may be the secret itself by mistake.
 _SECRETS = ("password", "token", "credentials", "nkey_seed", "tls_key")
 
 
 class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach the server. `App` takes each of these as a keyword argument.
+    """The options of a connection. `App` accepts each of them as a keyword argument.
 
     Attributes:
-        servers: URLs of the servers.
+        servers: the URLs of the servers.
         name: the client's name in the server's monitoring.
-        user: user name, with `password`.
-        password: the password, or a function that returns it. It is called at each connect.
-        token: a token in place of user and password, or a function that returns it.
+        user: the user name. It requires `password`.
+        password: the password, or a function that returns it. The function is called at each
+            connect.
+        token: a token instead of user and password, or a function that returns it.
         credentials: a credentials file (JWT and seed): its path, its content, or a function that
             returns one of them. A file is read at each connect.
-        nkey_seed: an nkey seed ("SU..."), the path of a file with it, or a function that returns
-            one of them.
-        tls: context for TLS; a default one is used for tls:// URLs.
-        tls_hostname: the name expected in the server's certificate.
-        tls_cert: path of the client's certificate, with `tls_key`.
-        tls_key: path of its key.
-        tls_ca: path of the authorities that sign the server's certificate.
-        tls_handshake_first: begin with the TLS handshake, before the server's greeting.
-        ignore_discovered_servers: connect to `servers` only, not to those that the server names.
-        randomize_servers: try servers in random order.
-        inbox_prefix: first tokens of the reply subjects.
-        connect_timeout: seconds to reach one server and be accepted by it.
-        reconnect_time_wait: seconds between two rounds over the servers, at the most.
-        max_reconnect_attempts: rounds before giving up; -1 never gives up.
+        nkey_seed: an nkey seed ("SU..."), the path of a file that contains it, or a function that
+            returns one of them.
+        tls: the TLS context. tls:// URLs use a default context if it is None.
+        tls_hostname: the expected name in the server's certificate.
+        tls_cert: the path of the client's certificate. It requires `tls_key`.
+        tls_key: the path of the certificate's key.
+        tls_ca: the path of the CA certificates that signed the server's certificate.
+        tls_handshake_first: whether to start with the TLS handshake, before the server's greeting.
+        ignore_discovered_servers: whether to connect only to `servers`, and not to servers that
+            the cluster announces.
+        randomize_servers: whether to try the servers in random order.
+        inbox_prefix: the first tokens of the reply subjects.
+        connect_timeout: seconds for one attempt to connect to a server.
+        reconnect_time_wait: the longest pause between two rounds over the servers, in seconds.
+        max_reconnect_attempts: number of rounds before the app gives up; -1 to never give up.
         ping_interval: seconds between two PINGs.
-        max_outstanding_pings: PINGs unanswered before the connection counts as dead.
-        pending_size: bytes that may wait to be sent.
-        wait_for_server: wait at start until a server is there.
+        max_outstanding_pings: number of unanswered PINGs after which the connection counts as dead.
+        pending_size: the largest number of bytes that may wait to be sent.
+        wait_for_server: whether the start waits until a server is available.
     """
 
     servers: tuple[str, ...]
@@ -105,7 +107,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_tls_required(self) -> bool:
-        """Whether an option asks for TLS, whatever the scheme of the URL is."""
+        """Whether an option requires TLS, regardless of the URL's scheme."""
         asked = (self.tls, self.tls_cert, self.tls_ca)
         return self.tls_handshake_first or any(each is not None for each in asked)
 
@@ -145,7 +147,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("TLS was asked for, and ws:// is clear text: write wss://")
 
     def with_servers(self, servers: tuple[str, ...]) -> ConnectionOptions:
-        """The same options for other servers."""
+        """Return the same options for other servers."""
         return msgspec.structs.replace(self, servers=servers)
 
     def __repr__(self) -> str:
@@ -158,10 +160,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 def server_urls(
     servers: str | Sequence[str] | None, host: str | None = None, port: int | None = None
 ) -> tuple[str, ...]:
-    """The URLs to connect to: `servers`, or `host` and `port`, or $NATS_URL, or the local default.
+    """Return the URLs to connect to: `servers`, else `host` and `port`, else $NATS_URL, else the
+    local default.
 
     Raises:
-        ConfigError: both `servers` and `host` or `port`, or a URL that is none.
+        ConfigError: if `servers` is combined with `host` or `port`, or if a value is not valid.
     """
     if servers is not None and (host is not None or port is not None):
         raise ConfigError("give servers=, or host= and port=, not both")
@@ -189,7 +192,7 @@ def server_urls(
 
 
 def redact(url: str) -> str:
-    """The URL without user, password, token, path and query, for logs and errors."""
+    """Return a URL without user, password, token, path and query, for logs and errors."""
     scheme, mark, rest = url.partition("://")
     if not mark:
         scheme, rest = "nats", url

@@ -1,4 +1,4 @@
-"""Permissions: what the server refuses, kept for the calls that wait to hear of it."""
+"""Permissions: remembers what the server has denied, so that the waiting calls can raise it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 from tidings.errors import SubjectPermissionError, TransportError
 
-# Subjects of denied publishes that are remembered, the oldest forgotten first.
+# The number of denied subjects to remember. The oldest is forgotten first.
 MAX_SUBJECTS = 1024
-# Seconds between two log lines of one kind: there may be a cause for every message.
+# Seconds between two log lines of the same kind, since every message could cause one.
 NEWS_INTERVAL = 1.0
 
 
 class News:
-    """Counts what may happen for every message, and says when to log it: once in a while.
+    """Counts an event that every message may cause, and limits how often it is logged.
 
     Attributes:
-        count: how often it happened.
+        count: number of events.
     """
 
     __slots__ = ("_reported", "_silent_until", "count")
@@ -28,7 +28,7 @@ class News:
         self._silent_until = 0.0
 
     def add(self) -> int:
-        """Count one more. Returns how many to report now, 0 where it is too soon."""
+        """Count an event. Returns the number of events to report now; 0 to report nothing yet."""
         self.count += 1
         now = time.monotonic()
         if now < self._silent_until:
@@ -39,13 +39,14 @@ class News:
 
 
 class Permissions:
-    """What the server has refused, by subject for publishes and by ID for subscriptions.
+    """The denied publishes, by subject, and the refused subscriptions, by ID.
 
-    The server's -ERR comes before the PONG of a later PING, but names no call. A publish that
-    waited for that PONG was denied if its subject was since then; its neighbours were too.
+    The server's -ERR does not say which publish it denies, but it arrives before the PONG of a
+    later PING. So a publish that waits for this PONG was denied if its subject was denied in the
+    meantime.
 
     Args:
-        refusal: why the server refuses a subscription now.
+        refusal: returns why the server refuses a subscription, or None.
     """
 
     def __init__(self, refusal: Callable[[int], TransportError | None]) -> None:
@@ -55,11 +56,11 @@ class Permissions:
 
     @property
     def count(self) -> int:
-        """Denied publishes so far, to be given as `since`."""
+        """Number of denied publishes so far: the argument `since` of `of_publish`."""
         return self._denied.count
 
     def add_publish(self, error: SubjectPermissionError) -> int:
-        """Remember that a publish was denied. Returns how many to report now."""
+        """Remember a denied publish. Returns the number of denials to report now."""
         news = self._denied.add()
         self._publishes.pop(error.subject, None)
         if len(self._publishes) >= MAX_SUBJECTS:
@@ -68,10 +69,10 @@ class Permissions:
         return news
 
     def of_publish(self, subject: str, since: int) -> SubjectPermissionError | None:
-        """The error of a publish to the subject, where one was denied since then."""
+        """Return the error if a publish to the subject was denied since then, else None."""
         number, error = self._publishes.get(subject, (0, None))
         return error if number > since else None
 
     def take_subscription(self, sid: int) -> TransportError | None:
-        """The error of a subscription, where the server refuses it now."""
+        """Return the error if the server refuses the subscription at the moment, else None."""
         return self._refusal(sid)

@@ -1,4 +1,4 @@
-"""Pinger: PINGs at an interval, so that a server that went silent is noticed."""
+"""Pinger: sends PINGs at an interval to notice when the server is silent."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 
 class Pinger:
-    """Sends a PING at an interval, and reports when too many of them have no answer.
+    """Sends PINGs at an interval, and reports when too many of them have no answer.
 
     Args:
         loop: the event loop.
         interval: seconds between two PINGs.
-        most: unanswered PINGs with which the server still counts as alive.
-        send: sends a PING.
-        on_silence: called once when there are more.
+        most: number of unanswered PINGs after which the server counts as dead.
+        send: a function that sends a PING.
+        on_silence: called once, with an error, when the server counts as dead.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class Pinger:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin, with a connection that was just made."""
+        """Start to send PINGs on a new connection."""
         self.stop()
         self._unanswered = 0
         self._timer = self._loop.call_later(self._interval, self._tick)
 
     def stop(self) -> None:
-        """Send no more."""
+        """Stop sending PINGs."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def answered(self) -> None:
-        """A PONG came."""
+        """Handle a PONG."""
         self._unanswered = 0
 
     def _tick(self) -> None:

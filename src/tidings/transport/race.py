@@ -1,4 +1,4 @@
-"""Race: attempts that begin one after the other, until one of them succeeds."""
+"""Race: starts attempts one after another until one of them succeeds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ async def race(
     delay: float,
     discard: Callable[[T], object],
 ) -> T:
-    """Begin an attempt, and the next one where it fails or takes longer than `delay`.
-
-    So that one that hangs delays the others, and does not keep them from their turn. (RFC 8305)
+    """Start the first attempt, and start the next one when an attempt fails or takes longer than
+    `delay` (RFC 8305). So an attempt that hangs cannot block the others.
 
     Args:
-        attempts: what to begin, in order; at least one.
-        delay: seconds to wait for one before the next begins.
-        discard: takes the result of an attempt that succeeded too late.
+        attempts: async functions, in order; at least one.
+        delay: seconds to wait before the next attempt starts.
+        discard: a function that gets the result of an attempt that succeeded too late.
 
     Returns:
-        The first result.
+        The result of the first attempt that succeeded.
 
     Raises:
-        ExceptionGroup: every attempt failed; with their errors.
+        ExceptionGroup: if every attempt failed. It contains their errors.
     """
     running: list[asyncio.Task[T]] = []
     errors: list[Exception] = []

@@ -1,4 +1,4 @@
-"""Requests in flight: tokens that nobody can guess, and one timer for all their deadlines."""
+"""RequestTable: the pending requests, with tokens that nobody can guess and one shared timer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from tidings.errors import RequestTimeoutError, TidingsError
 from tidings.protocol.parser import Frame
 
-# Deadlines are kept to within this: seconds between two sweeps at the least.
+# The shortest time between two sweeps in seconds: a timeout may be this much late.
 SWEEP_GAP = 0.005
-# Random digits of a token, of 3.3 bits each, and tokens that are made at once. So one of them costs
-# less than counting would: no integer is formatted or read.
+# The number of random digits in a token (3.3 bits each), and the number of tokens created at once.
+# A token from this stock costs less than a counter, which would have to be formatted.
 TOKEN_LENGTH, TOKENS = 18, 256
 DIGITS = bytes(b"0123456789"[byte % 10] for byte in range(256))
 
@@ -20,14 +20,14 @@ DIGITS = bytes(b"0123456789"[byte % 10] for byte in range(256))
 class RequestTable:
     """The requests that wait for a reply.
 
-    The last token of a reply subject is random. Who has answered one request knows where answers
-    go, and still cannot answer another.
+    The last token of each reply subject is random. A service that has answered one request knows
+    the inbox, but it still cannot forge the answer to another request.
 
-    A request costs one future and one dict entry. There is one timer for all of them, set to the
-    earliest deadline known; answered requests are gone from the table before it fires.
+    A request costs one future and one dict entry. All requests share one timer, which is set to the
+    earliest deadline. Most requests are answered and removed before it fires.
 
     Attributes:
-        late: replies that came after their request had ended.
+        late: number of replies that arrived after their request had ended.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -41,7 +41,15 @@ class RequestTable:
         return len(self._waiting)
 
     def add(self, subject: str, timeout: float) -> tuple[str, asyncio.Future[Frame]]:
-        """Begin to wait; returns the token of the reply subject and what to await."""
+        """Add a request.
+
+        Args:
+            subject: the request's subject, for errors.
+            timeout: seconds to wait for the reply.
+
+        Returns:
+            The last token of the reply subject, and the future of the reply.
+        """
         if not self._tokens:
             self._tokens = _new_tokens()
         token = self._tokens.pop()
@@ -56,11 +64,16 @@ class RequestTable:
         return token, future
 
     def discard(self, token: str) -> None:
-        """Stop waiting: the requester has its reply, or was cancelled."""
+        """Remove a request whose requester has the reply or was cancelled."""
         self._waiting.pop(token, None)
 
     def deliver(self, frames: list[Frame], begin: int) -> None:
-        """Hand replies to their requesters; the token begins there in the subject."""
+        """Pass replies to their requesters.
+
+        Args:
+            frames: the replies.
+            begin: the index in the subject at which the token starts.
+        """
         for frame in frames:
             waiting = self._waiting.pop(frame[1][begin:], None)
             if waiting is None:
@@ -69,13 +82,14 @@ class RequestTable:
                 waiting[0].set_result(frame)
 
     def fail_subject(self, subject: str, error: TidingsError) -> None:
-        """End the waits for replies to requests on a subject: the server did not take them."""
+        """Fail all requests on a subject, because the server denied them."""
         for future, _, asked, _ in self._waiting.values():
             if asked == subject and not future.done():
                 future.set_exception(error)
 
     def fail_all(self, error: Callable[[str], TidingsError]) -> None:
-        """End every wait with an error, made by `error(call)` for each."""
+        """Fail all requests. `error` creates the error of each one from a description of the
+        call."""
         waiting, self._waiting = self._waiting, {}
         for future, _, subject, _ in waiting.values():
             if not future.done():

@@ -1,4 +1,4 @@
-"""Seeker: looks for a server that accepts the connection, at the start and after every loss."""
+"""Seeker: finds a server that accepts the connection, at the start and after every loss."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger("tidings")
 
 
 class Seeker:
-    """Tries the servers that are known, round after round, with a pause before each.
+    """Tries the known servers round after round, with a pause before each round.
 
     Args:
-        options: how to connect, and how often to try.
-        servers: the servers.
-        on_error: takes the error of each round after a loss in which no server accepted.
+        options: the connection's options.
+        servers: the known servers.
+        on_error: a function that gets the error of each failed round after a loss.
 
     Attributes:
         cause: the last error.
@@ -44,8 +44,9 @@ class Seeker:
         """Find a server at the start.
 
         Raises:
-            ConnectError: none accepted, and `wait_for_server` is off; or AuthError or TlsError,
-                which no waiting changes.
+            ConnectError: if no server accepted the connection and `wait_for_server` is False.
+            AuthError: if the server refused the credentials; waiting would not help.
+            TlsError: if TLS failed; waiting would not help.
         """
         while True:
             try:
@@ -60,12 +61,12 @@ class Seeker:
             await asyncio.sleep(self._backoff.pause())
 
     def lost(self, lived: float, cause: Exception | None) -> None:
-        """A connection was lost, after that many seconds."""
+        """Count a lost connection that lasted `lived` seconds."""
         self.cause = cause
         self._backoff.lost(lived)
 
     async def again(self) -> Accepted | None:
-        """Find a server after a loss. Returns None when the attempts are used up."""
+        """Find a server after a loss. Returns None when there are no attempts left."""
         rounds = 0
         while not self._is_hopeless():
             await asyncio.sleep(self._backoff.pause())
@@ -77,12 +78,12 @@ class Seeker:
                 self._on_error(error)
                 rounds += 1
                 if is_rare(rounds):
-                    logger.warning("still disconnected, %d tries: %s", rounds, error)
+                    logger.warning("still disconnected after %d attempts: %s", rounds, error)
         attempts = self._backoff.attempts
         logger.error("giving up after %d attempts to reconnect: %s", attempts, self.cause)
         return None
 
     def _is_hopeless(self) -> bool:
-        """Whether the attempts are used up. A connection that was soon closed is one of them."""
+        """Return whether no attempts are left. A connection that soon closed counts as one."""
         attempts, most = self._backoff.attempts, self._options.max_reconnect_attempts
         return attempts > 0 and 0 <= most <= attempts

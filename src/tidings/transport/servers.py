@@ -1,4 +1,4 @@
-"""Servers: those that were given and those that the cluster announces, in the order to try them."""
+"""Servers: the configured and the announced servers, and the order in which to try them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tidings.transport.options import redact
 
 
 class Server(msgspec.Struct, eq=False):
-    """A server, and what is known of it.
+    """A server, and what the connection knows about it.
 
     Attributes:
         scheme: "nats", "tls", "ws" or "wss".
-        host: its name or address.
-        port: its port.
-        resource: path and query of a websocket URL.
-        login: the fields of CONNECT that the URL gives: user and pass, or auth_token.
-        tls_name: the name expected in its certificate.
-        is_discovered: whether another server announced it.
-        has_connected: whether it has accepted a connection.
-        failures: failed attempts since it last accepted one.
-        begins_with_tls: whether it was reached by a TLS handshake before its greeting.
+        host: the server's name or address.
+        port: the server's port.
+        resource: the path and query of a websocket URL.
+        login: the login fields of the URL: user and pass, or auth_token.
+        tls_name: the expected name in the server's certificate.
+        is_discovered: whether another server announced this one.
+        has_connected: whether this server has ever accepted the connection.
+        failures: number of failed attempts since it last accepted the connection.
+        begins_with_tls: whether the TLS handshake had to come before the greeting.
     """
 
     scheme: str
@@ -42,7 +42,7 @@ class Server(msgspec.Struct, eq=False):
 
     @classmethod
     def from_url(cls, url: str) -> Server:
-        """The server of a URL that the options have checked."""
+        """Return the server of a URL. The options have already checked the URL."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -61,28 +61,31 @@ class Server(msgspec.Struct, eq=False):
 
     @property
     def url(self) -> str:
-        """Its URL, without credentials."""
+        """The server's URL, without credentials."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return redact(f"{self.scheme}://{host}:{self.port}")
 
     @property
     def is_websocket(self) -> bool:
-        """Whether it is reached over a websocket."""
+        """Whether the connection uses a websocket."""
         return self.scheme in ("ws", "wss")
 
     @property
     def is_secure(self) -> bool:
-        """Whether its URL asks for TLS."""
+        """Whether the URL requires TLS."""
         return self.scheme in ("tls", "wss")
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port, by which two servers are the same."""
+        """Host and port. Two servers with the same address are the same server."""
         return self.host.lower(), self.port
 
     def announce(self, host: str, port: int) -> Server:
-        """A server of which this one tells. It takes the same credentials, and its certificate has
-        the same name, since what was given are the name and credentials of the cluster."""
+        """Return a server that this one announces.
+
+        It gets the same credentials and the same certificate name, because the configured ones are
+        those of the cluster.
+        """
         name = host if _is_ip(self.tls_name) else self.tls_name
         return Server(self.scheme, host, port, self.resource, self.login, name, is_discovered=True)
 
@@ -91,9 +94,9 @@ class ServerPool:
     """The servers that a connection may use.
 
     Args:
-        urls: URLs of the servers that were given.
-        randomize: whether to try them in random order.
-        ignore_discovered: whether to leave out those that the cluster announces.
+        urls: the URLs of the configured servers.
+        randomize: whether to try the servers in random order.
+        ignore_discovered: whether to ignore the servers that the cluster announces.
     """
 
     def __init__(
@@ -107,10 +110,10 @@ class ServerPool:
         return len(self._servers)
 
     def in_order(self) -> list[Server]:
-        """All servers, in the order to try them.
+        """Return all servers, in the order in which to try them.
 
-        What worked last comes first. A server that only was announced may be out of reach from
-        here, and one that failed is likely to fail again.
+        Servers that worked come first. A server that was only announced may not be reachable from
+        here, and a server that failed is likely to fail again.
         """
         servers = list(self._servers)
         if self._randomize:
@@ -119,13 +122,13 @@ class ServerPool:
         return servers
 
     def announce(self, names: Iterable[str], by: Server) -> None:
-        """Take up the members that a server names, and forget those that it no longer names.
+        """Add the servers that a server announces, and forget those that it no longer announces.
 
-        A server that names none knows of no cluster; that is no news of it.
+        If the list is empty, nothing changes: the server does not know a cluster.
 
         Args:
-            names: hosts with ports, as an INFO names them.
-            by: the server, which is kept in any case.
+            names: hosts with ports, as in the server's INFO.
+            by: the server that announces them. It is always kept.
         """
         if self._ignore_discovered:
             return

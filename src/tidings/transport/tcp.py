@@ -1,4 +1,4 @@
-"""SocketTransport: one TCP or TLS connection, lines while greeting, then chunks to a sink."""
+"""SocketTransport: one TCP or TLS connection. It reads lines at first, then chunks of bytes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-MAX_GREETING = 1024 * 1024  # an INFO line with the URLs of a large cluster; beyond it, not NATS
+# Bytes. An INFO line with the URLs of a large cluster is shorter; a longer line is not from NATS.
+MAX_GREETING = 1024 * 1024
 
 
 class ClearTextError(ConnectionError):
-    """The server speaks clear text where TLS was to begin."""
+    """The server sent clear text when the TLS handshake should have started."""
 
 
 class SocketTransport(asyncio.Protocol):
-    """A socket as a protocol, so that a chunk goes from the loop to the parser in one call.
+    """A socket. It is an asyncio protocol, so that the loop passes each chunk to the parser with
+    one call.
 
-    Use: `await open(...)`, `await readline()` as often as the greeting needs, `await start_tls()`
-    where wanted, then `start_reading(sink, lost)`.
+    To use it, await `open(...)`, then `readline()` for each line of the greeting and, if needed,
+    `start_tls(...)`. Then call `start_reading(...)`.
     """
 
     def __init__(self) -> None:
@@ -38,7 +40,7 @@ class SocketTransport(asyncio.Protocol):
         """Connect.
 
         Raises:
-            OSError: refused, unreachable, no such host.
+            OSError: if the connection is refused or the host cannot be found or reached.
         """
         transport, _ = await self._loop.create_connection(lambda: self, host, port)
         self._transport = transport
@@ -46,13 +48,17 @@ class SocketTransport(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
         """Upgrade to TLS.
 
+        Args:
+            context: the TLS context.
+            hostname: the expected name in the server's certificate.
+
         Raises:
-            ClearTextError: clear text came ahead of the handshake.
-            OSError: the handshake failed (ssl.SSLError), or the connection ended.
+            ClearTextError: if the server sent clear text before the handshake.
+            OSError: if the handshake failed (ssl.SSLError) or the connection closed.
         """
         assert self._transport is not None
         if self._greeting:
-            raise ClearTextError("the server sent clear text ahead of the TLS handshake")
+            raise ClearTextError("the server sent clear text before the TLS handshake")
         upgraded = await self._loop.start_tls(
             self._transport, self, context, server_hostname=hostname
         )
@@ -61,16 +67,16 @@ class SocketTransport(asyncio.Protocol):
         self._transport = upgraded
 
     async def readline(self) -> bytes:
-        """The next line of the greeting, its line end included.
+        """Return the next line of the greeting, including its line end.
 
         Raises:
-            ConnectionError: the connection ended, or what comes is no line.
+            ConnectionError: if the connection closed or the line is too long.
         """
         while b"\n" not in self._greeting:
             if self._closed.done():
                 raise self._error or ConnectionError("the server closed the connection")
             if len(self._greeting) > MAX_GREETING:
-                raise ConnectionError("what answers there is not a nats-server")
+                raise ConnectionError("the peer is not a nats-server")
             self._line = self._loop.create_future()
             await self._line
         end = self._greeting.index(b"\n") + 1
@@ -84,11 +90,11 @@ class SocketTransport(asyncio.Protocol):
         lost: Callable[[Exception | None], None],
         roomy: Callable[[], None],
     ) -> None:
-        """From now on hand each chunk to `sink`.
+        """Pass each chunk of bytes to `sink` from now on.
 
         Args:
-            sink: takes a chunk.
-            lost: called once when the connection ends, with the error where there is one.
+            sink: a function that gets each chunk.
+            lost: called once when the connection ends, with the error or None.
             roomy: called when there is room to write again after `is_paused`.
         """
         self._sink, self._lost, self._roomy = sink, lost, roomy
@@ -99,30 +105,30 @@ class SocketTransport(asyncio.Protocol):
             self._loop.call_soon(lost, self._error)
 
     def redirect(self, sink: Callable[[bytes], None]) -> None:
-        """Hand each chunk to another sink from now on."""
+        """Pass each chunk to another sink from now on."""
         self._sink = sink
 
     def stop_reading(self) -> None:
-        """Hand over nothing more, the end of the connection included."""
+        """Call none of the functions of `start_reading` any more."""
         self._sink = self._lost = self._roomy = None
 
     @property
     def is_paused(self) -> bool:
-        """Whether the peer takes bytes slower than they are written."""
+        """Whether the peer reads more slowly than this side writes."""
         return self._room is not None
 
     @property
     def buffered(self) -> int:
-        """Bytes written and not yet taken by the kernel."""
+        """Number of written bytes that the kernel has not accepted yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
-        """Write; what the kernel does not take at once is kept."""
+        """Write bytes. Those that the kernel does not accept at once are buffered."""
         assert self._transport is not None
         self._transport.write(data)
 
     def writelines(self, lines: list[bytes]) -> None:
-        """Write several pieces as one."""
+        """Write several pieces with one call."""
         self.write(b"".join(lines))
 
     async def drain(self) -> None:
@@ -131,22 +137,22 @@ class SocketTransport(asyncio.Protocol):
             await asyncio.shield(self._room)
 
     def close(self) -> None:
-        """End the connection; what is written already still goes out, if the peer takes it."""
+        """Close the connection after the buffered bytes are sent."""
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """End the connection now."""
+        """Close the connection immediately."""
         self.stop_reading()
         if self._transport is not None:
             self._transport.abort()
 
     def forget(self) -> None:
-        """Let go of the socket in a forked child, without a word to the peer.
+        """Release the socket in a forked child without closing the parent's connection.
 
-        Otherwise the connection would stay open after the parent has closed it or has died, and
-        the server would go on sending messages to it. The file descriptor is replaced and not
-        closed, so that the transport never closes another file that got its number.
+        If the child kept the socket, the connection would stay open after the parent closed it or
+        died, and the server would keep sending messages to it. The file descriptor is replaced
+        rather than closed, because the transport could later close another file with its number.
         """
         if self._transport is None or (socket := self._transport.get_extra_info("socket")) is None:
             return
@@ -156,7 +162,8 @@ class SocketTransport(asyncio.Protocol):
             os.close(nothing)
 
     async def wait_closed(self) -> None:
-        """Wait for the end. A peer that stopped reading does not hold it up: it is cut off."""
+        """Wait until the connection is closed. If the peer does not read the buffered bytes within
+        half a second, abort."""
         if self._transport is None:
             return
         if self.buffered:
@@ -164,10 +171,10 @@ class SocketTransport(asyncio.Protocol):
             self._transport.abort()
         await asyncio.wait([self._closed], timeout=0.5)
 
-    # What the event loop calls.
+    # The event loop calls these methods.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit it
 
     def data_received(self, data: bytes) -> None:
         if self._sink is not None:

@@ -12,15 +12,15 @@ from tidings.transport.credentials import shown_path
 def load_context(
     cert: str | Path | None, key: str | Path | None, ca: str | Path | None
 ) -> ssl.SSLContext:
-    """A context from files.
+    """Create a context from files.
 
     Args:
-        cert: the client's certificate, with the chain that leads to its authority.
-        key: the key of that certificate.
-        ca: the authorities of the server's certificate; the system's where None.
+        cert: the path of the client's certificate chain, or None.
+        key: the path of the certificate's key, or None.
+        ca: the path of the CA certificates for the server's certificate; None for the system's.
 
     Raises:
-        ConfigError: a file cannot be read, or is not what it should be.
+        ConfigError: if a file cannot be read or does not have the right content.
     """
     try:
         context = ssl.create_default_context(cafile=ca)
@@ -28,7 +28,7 @@ def load_context(
         raise ConfigError(f"tls_ca={shown_path(ca)}: {_reason(error)}") from None
     if cert is not None:
         try:
-            # A key with a passphrase would be asked for on the terminal.
+            # Without this function, OpenSSL would ask for a passphrase on the terminal.
             context.load_cert_chain(cert, key, password=lambda: "")
         except (OSError, ValueError, TypeError) as error:
             files = f"tls_cert={shown_path(cert)}, tls_key={shown_path(key)}"
@@ -37,6 +37,6 @@ def load_context(
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):  # an OSError, too
-        return f"no certificate or key in PEM that belong together ({error.reason or error})"
+    if isinstance(error, ssl.SSLError):  # a subclass of OSError
+        return f"not a certificate and key in PEM that match ({error.reason or error})"
     return getattr(error, "strerror", None) or str(error)

@@ -1,4 +1,4 @@
-"""WebSocketTransport: a connection over a websocket, with the semantics of the one over TCP."""
+"""WebSocketTransport: a connection over a websocket that behaves like one over TCP."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import logging
 from tidings.errors import MissingExtraError
 from tidings.transport.tcp import SocketTransport
 
-# websockets logs whole frames at DEBUG, CONNECT with its password among them. This logger has no
-# parent, so that no configuration makes it do so.
+# At DEBUG, websockets logs whole frames, including CONNECT with the password. This logger has no
+# parent, so that no configuration can enable that.
 _quiet = logging.Logger("tidings.websocket", logging.ERROR)  # noqa: LOG001 - see above
 
 
 class WebSocketTransport(SocketTransport):
-    """A socket that wraps what it carries in the frames of RFC 6455.
+    """A socket that carries its bytes in the frames of RFC 6455.
 
-    Use: `await open(...)`, `await start_tls()` for wss://, `await upgrade()`, then as its base.
-    websockets does the framing and no I/O, so that order, back-pressure and closing are those of
-    the socket below.
+    To use it, await `open(...)`, then `start_tls(...)` for wss://, then `upgrade()`. Then use it
+    like its base class. The library websockets only does the framing. All I/O is that of the base
+    class, so order, back-pressure and closing are the same.
 
     Args:
         url: the server's URL, without credentials.
 
     Raises:
-        MissingExtraError: websockets is not installed.
+        MissingExtraError: if websockets is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -41,10 +41,10 @@ class WebSocketTransport(SocketTransport):
         self._upgraded: asyncio.Future[None] | None = None
 
     async def upgrade(self) -> None:
-        """Make a websocket of the connection.
+        """Upgrade the connection to a websocket.
 
         Raises:
-            ConnectionError: the server refused, or it ended the connection.
+            ConnectionError: if the server refused the upgrade or closed the connection.
         """
         self._upgraded = asyncio.get_running_loop().create_future()
         self._websocket.send_request(self._websocket.connect())
@@ -55,13 +55,13 @@ class WebSocketTransport(SocketTransport):
             raise ConnectionError(f"no websocket: {reason}")
 
     def write(self, data: bytes) -> None:
-        """Write; what the kernel does not take at once is kept."""
-        if self._websocket.state is self._open_state:  # else it is about to be lost
+        """Write bytes. Those that the kernel does not accept at once are buffered."""
+        if self._websocket.state is self._open_state:  # otherwise the connection is ending
             self._websocket.send_binary(data)
             self._send()
 
     def close(self) -> None:
-        """End the connection; what is written already still goes out, if the peer takes it."""
+        """Close the connection after the buffered bytes are sent."""
         if self._websocket.state is self._open_state:
             self._websocket.send_close(1000)
             self._send()
@@ -71,10 +71,10 @@ class WebSocketTransport(SocketTransport):
         for piece in self._websocket.data_to_send():
             if piece:
                 super().write(piece)
-            else:  # the end of the stream: nothing more may be sent
+            else:  # an empty piece means the end of the stream
                 super().close()
 
-    # What the event loop calls.
+    # The event loop calls these methods.
 
     def data_received(self, data: bytes) -> None:
         self._websocket.receive_data(data)
@@ -83,7 +83,7 @@ class WebSocketTransport(SocketTransport):
             for event in self._websocket.events_received()
             if isinstance(event, self._frame_type) and event.opcode in self._data_opcodes
         ]
-        self._send()  # answers to pings and to the end
+        self._send()  # the answers to pings and to a close frame
         if pieces:
             super().data_received(b"".join(pieces))
         upgraded = self._websocket.state is self._open_state or self._websocket.handshake_exc

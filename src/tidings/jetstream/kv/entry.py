@@ -1,4 +1,4 @@
-"""Entry: a value of a bucket, with its revision."""
+"""Entry: one revision of a key in a key-value bucket."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ T = TypeVar("T")
 OPERATION = "KV-Operation"
 DELETE = "DEL"
 PURGE = "PURGE"
-# Markers that the server itself writes, from 2.11 on.
+# The header of the deletion markers that the server itself writes, since version 2.11.
 MARKER_REASON = "Nats-Marker-Reason"
 
 
 class Operation(enum.Enum):
-    """What an entry says of its key."""
+    """What an entry did to its key."""
 
-    PUT = "put"  # it has this value
-    DELETE = "delete"  # it was deleted; its history is kept
-    PURGE = "purge"  # it was deleted with its history, or its time is over
+    PUT = "put"  # set a value
+    DELETE = "delete"  # deleted the value and kept the history
+    PURGE = "purge"  # deleted the value with its history; also when the value expired
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Operation:
-        """Read it from a message's headers. (NATS ADR-8)"""
-        said = headers.get(OPERATION)
-        if said is None:
+        """Return the operation that the headers of a message name. (NATS ADR-8)"""
+        name = headers.get(OPERATION)
+        if name is None:
             reasons = {"Remove": cls.DELETE, "MaxAge": cls.PURGE, "Purge": cls.PURGE}
             return reasons.get(headers.get(MARKER_REASON, ""), cls.PUT)
-        return {DELETE: cls.DELETE, PURGE: cls.PURGE}.get(said, cls.PUT)
+        return {DELETE: cls.DELETE, PURGE: cls.PURGE}.get(name, cls.PUT)
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Entry(Generic[T]):
     Attributes:
         bucket: the bucket's name.
         key: the key.
-        body: the value as it is stored, in bytes; empty where it was deleted.
-        revision: a number that grows with every change in the bucket.
-        created: when it was written, in UTC.
-        operation: whether it is a value, or the key was deleted or purged.
+        body: the stored bytes of the value; empty if the entry deleted the key.
+        revision: the number of this change; it increases with every change in the bucket.
+        created: when the entry was written, in UTC.
+        operation: whether the entry set the value, deleted the key or purged it.
     """
 
     bucket: str
@@ -60,18 +60,18 @@ class Entry(Generic[T]):
 
     @property
     def is_deleted(self) -> bool:
-        """Whether the key has no value from this revision on."""
+        """Whether this entry deleted or purged the key."""
         return self.operation is not Operation.PUT
 
     @cached_property
     def value(self) -> T:
-        """The decoded value; None where it was deleted.
+        """The decoded value, or None if the entry deleted the key.
 
         Raises:
-            DecodeError: the body is nothing of the bucket's type.
+            DecodeError: if the body is not valid for the bucket's type.
         """
         if self.is_deleted:
-            return None  # type: ignore[return-value]  # so that a value needs no check for None
+            return None  # type: ignore[return-value]  # so that users need no check for None
         try:
             return self._decode(self.body)
         except DecodeError as error:

@@ -1,7 +1,7 @@
 """KeyValue: a bucket of typed values by key, with revisions. (NATS ADR-8)
 
-A write whose acknowledgement is lost is published again under the same id, and a watch goes on
-after a restart of the server.
+If the acknowledgement of a write is lost, the write is published again with the same message id,
+so the server stores it once. A watch continues after the server restarts.
 """
 
 from __future__ import annotations
@@ -38,22 +38,25 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 ROLLUP = ("Nats-Rollup", "sub")
+# Seconds that a write may take, including a leader election.
 WRITE_TIMEOUT = 10.0
 
-# The server's words for the error of a wrong revision.
+# The server's description of the error for a wrong revision.
 _LAST = re.compile(r"wrong last sequence: (\d{1,19})$")
-# The characters that every client accepts in a key.
+# A key that every NATS client accepts.
 _NEW_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
 
 
 def check_keys(keys: object) -> None:
-    """Check a pattern of keys, such as "user.*". Keys of other clients may have any characters.
+    """Check a pattern of keys, such as "user.*".
+
+    The pattern may contain any characters, because other clients may write keys with them.
 
     Raises:
-        SubjectError: no key can match it.
+        SubjectError: if no key can match the pattern.
     """
     if not isinstance(keys, str):
-        raise SubjectError(keys, "a pattern of keys is a str")
+        raise SubjectError(keys, "a pattern of keys must be a str")
     check_pattern(keys)
 
 
@@ -73,7 +76,7 @@ def _check_revision(revision: Any) -> None:
 
 
 class KeyValueOptions(TypedDict, total=False):
-    """The options of `JetStream.key_value` except its type, for type checkers."""
+    """The options of `JetStream.key_value`, except `type`, for type checkers."""
 
     ttl: float | None
     history: int | None
@@ -86,10 +89,11 @@ class KeyValueOptions(TypedDict, total=False):
 
 
 class KeyValue(Bucket, Generic[T]):
-    """A key-value bucket: see `JetStream.key_value`, which makes one.
+    """A key-value bucket. Create it with `app.js.key_value`.
 
     Attributes:
         name: the bucket's name.
+        type: the type of the values.
 
     Example:
         ```python
@@ -146,21 +150,29 @@ class KeyValue(Bucket, Generic[T]):
     # One key.
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry[T]:
-        """The entry of a key: its value, revision and time.
+        """Return the entry of a key: its value, its revision and the time of the change.
 
-        In a cluster a replica that is a moment behind may answer.
+        In a cluster, the answer can come from a replica that does not have the latest change yet.
 
         Args:
             key: the key.
-            revision: an older revision that the bucket's history keeps.
+            revision: an older revision to return, if the bucket's history still has it.
 
         Raises:
-            KeyNotFoundError: the key has no value, or none with that revision.
-            DecodeError: the value is not of the bucket's type.
-            SubjectError: NATS does not allow the key.
-            ConfigError: `revision` is no revision.
-            BucketNotFoundError: the bucket is gone.
-            TidingsError: the server does not answer.
+            KeyNotFoundError: if the key has no value, or no value with that revision.
+            DecodeError: if the value is not valid for the bucket's type.
+            SubjectError: if NATS does not allow the key.
+            ConfigError: if `revision` is not a revision number.
+            BucketNotFoundError: if the bucket does not exist.
+            TidingsError: if the server does not answer.
+
+        Example:
+            ```python
+            limits = app.js.key_value("limits", type=int)
+            await limits.put("ada", 10)
+            entry = await limits.get("ada")
+            assert (entry.value, entry.is_deleted) == (10, False)
+            ```
         """
         _check_key(key, new=False)
         if revision is not None:
@@ -169,7 +181,7 @@ class KeyValue(Bucket, Generic[T]):
         entry = None if stored is None else self._stored_entry(stored)
         if entry is None or entry.key != key or entry.is_deleted:
             raise KeyNotFoundError(self.name, key)
-        entry.value  # noqa: B018 - a value that does not decode is an error here, not later
+        entry.value  # noqa: B018 - decodes the value, so that a bad one raises here and not later
         return entry
 
     @overload
@@ -179,10 +191,20 @@ class KeyValue(Bucket, Generic[T]):
     async def value(self, key: str, default: D) -> T | D: ...
 
     async def value(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default` if the key has none.
+        """Return the value of a key, or `default` if the key has no value.
+
+        Args:
+            key: the key.
+            default: what to return if the key has no value.
 
         Raises:
-            TidingsError: as `get`, but for KeyNotFoundError.
+            TidingsError: as `get` does, except KeyNotFoundError.
+
+        Example:
+            ```python
+            colors = app.js.key_value("colors", type=str)
+            assert await colors.value("sky", "blue") == "blue"
+            ```
         """
         try:
             return (await self.get(key)).value
@@ -190,23 +212,53 @@ class KeyValue(Bucket, Generic[T]):
             return default
 
     async def put(self, key: str, value: T) -> int:
-        """Set a key, whatever it was before; returns the revision.
+        """Set the value of a key, whether or not it has one, and return the new revision.
+
+        Args:
+            key: the key, of letters, digits and the characters `-`, `/`, `_`, `=` and `.`.
+            value: the value, of the bucket's type.
 
         Raises:
-            EncodeError: the value is not of the bucket's type.
-            SubjectError: a key that NATS does not allow.
-            PublishTimeoutError: no acknowledgement in time; it may be stored.
-            BucketNotFoundError: the bucket is gone.
-            JetStreamApiError: the server refuses it: too large, or the bucket is full.
+            EncodeError: if the value is not of the bucket's type.
+            SubjectError: if NATS does not allow the key.
+            PublishTimeoutError: if no acknowledgement arrives in time. The value may be stored.
+            BucketNotFoundError: if the bucket does not exist.
+            JetStreamApiError: if the server refuses the value, because the value is too large or
+                the bucket is full.
+
+        Example:
+            ```python
+            limits = app.js.key_value("limits", type=int)
+            first = await limits.put("ada", 10)
+            assert await limits.put("ada", 12) > first
+            ```
         """
         return await self._write(key, codec.encode(value, self.type))
 
     async def create(self, key: str, value: T) -> int:
-        """Set a key that has no value; returns the revision. Of several calls, one succeeds.
+        """Set the value of a key that has none, and return the new revision.
+
+        If several instances create the same key at the same time, only one of them succeeds.
+
+        Args:
+            key: the key.
+            value: the value, of the bucket's type.
 
         Raises:
-            KeyExistsError: the key has a value.
-            TidingsError: as `put`.
+            KeyExistsError: if the key already has a value.
+            TidingsError: as `put` does.
+
+        Example:
+            ```python
+            from tidings.errors import KeyExistsError
+
+            owners = app.js.key_value("owners", type=str)
+            await owners.create("job-1", "ada")
+            try:
+                await owners.create("job-1", "bob")
+            except KeyExistsError:
+                print("job-1 belongs to someone else")
+            ```
         """
         body = codec.encode(value, self.type)
         try:
@@ -216,45 +268,90 @@ class KeyValue(Bucket, Generic[T]):
             last = await self.use(lambda api: self._newest(api, key, at_least))
             if last is not None and Operation.of(last.headers) is Operation.PUT:
                 raise KeyExistsError(self.name, key) from None
-        try:  # it was deleted, and its marker has a revision
+        try:  # a deleted key has a revision too: that of its deletion marker
             return await self._write(key, body, revision=0 if last is None else last.sequence)
         except WrongRevisionError:
             raise KeyExistsError(self.name, key) from None
 
     async def update(self, key: str, value: T, revision: int) -> int:
-        """Set a key if nobody changed it since `revision`; returns the new revision.
+        """Set the value of a key if it is still at `revision`, and return the new revision.
+
+        Args:
+            key: the key.
+            value: the new value, of the bucket's type.
+            revision: the key's revision that you have read, or 0 if the key was never set.
 
         Raises:
-            WrongRevisionError: somebody changed or deleted it.
-            ConfigError: `revision` is no revision.
-            TidingsError: as `put`.
+            WrongRevisionError: if someone changed or deleted the key since that revision.
+            ConfigError: if `revision` is not a revision number.
+            TidingsError: as `put` does.
+
+        Example:
+            ```python
+            stock = app.js.key_value("stock", type=int)
+            await stock.put("apples", 5)
+            entry = await stock.get("apples")
+            await stock.update("apples", entry.value - 1, entry.revision)
+            ```
         """
         _check_revision(revision)
         return await self._write(key, codec.encode(value, self.type), revision=revision)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Delete a key and keep its history. The key need not have a value.
+        """Delete a key, but keep its history. A key without a value is no error.
+
+        Args:
+            key: the key.
+            revision: delete the key only if it is still at this revision.
 
         Raises:
-            WrongRevisionError: `revision` is given, and is not the key's last one.
-            TidingsError: as `put`.
+            WrongRevisionError: if the key is not at `revision`.
+            TidingsError: as `put` does.
+
+        Example:
+            ```python
+            limits = app.js.key_value("limits", type=int)
+            revision = await limits.put("ada", 10)
+            await limits.delete("ada", revision=revision)
+            assert await limits.value("ada") is None
+            ```
         """
         await self._write(key, b"", [(OPERATION, DELETE)], revision)
 
     async def purge(self, key: str, *, revision: int | None = None) -> None:
-        """Delete a key with its history.
+        """Delete a key and its history. A key without a value is no error.
+
+        Args:
+            key: the key.
+            revision: purge the key only if it is still at this revision.
 
         Raises:
-            WrongRevisionError: `revision` is given, and is not the key's last one.
-            TidingsError: as `put`.
+            WrongRevisionError: if the key is not at `revision`.
+            TidingsError: as `put` does.
+
+        Example:
+            ```python
+            drafts = app.js.key_value("drafts", type=str, history=5)
+            await drafts.put("intro", "Hello")
+            await drafts.purge("intro")
+            assert [entry.is_deleted for entry in await drafts.history("intro")] == [True]
+            ```
         """
         await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
 
     async def history(self, key: str) -> list[Entry[T]]:
-        """The revisions of a key that the bucket keeps, oldest first, including deletions.
+        """Return all revisions of a key that the bucket keeps, including deletions, oldest first.
 
         Raises:
-            TidingsError: as `get`.
+            TidingsError: as `get` does.
+
+        Example:
+            ```python
+            prices = app.js.key_value("prices", type=int, history=5)
+            await prices.put("tea", 3)
+            await prices.put("tea", 4)
+            assert [entry.value for entry in await prices.history("tea")] == [3, 4]
+            ```
         """
         _check_key(key, new=False)
         messages = await self._read_all(key, purpose="history")
@@ -263,17 +360,25 @@ class KeyValue(Bucket, Generic[T]):
     # Several keys.
 
     async def keys(self, keys: str = ">") -> list[str]:
-        """The keys that have a value.
+        """Return the keys that have a value.
 
         Args:
-            keys: only keys that match this pattern, such as "user.*".
+            keys: return only the keys that match this pattern, such as "user.*".
 
         Raises:
-            TidingsError: as `get`.
+            TidingsError: as `get` does.
+
+        Example:
+            ```python
+            users = app.js.key_value("users", type=str)
+            await users.put("user.1", "Ada")
+            await users.put("admin.1", "Bob")
+            assert await users.keys("user.*") == ["user.1"]
+            ```
         """
         check_keys(keys)
         messages = await self._read_all(keys, purpose="keys", only_keys=True)
-        # Of one that is written meanwhile there are several: the last one says how it is.
+        # A key that is written during the reading appears several times: the last entry counts.
         entries = {entry.key: entry for entry in map(self.entry, messages)}
         return [key for key, entry in entries.items() if not entry.is_deleted]
 
@@ -285,18 +390,19 @@ class KeyValue(Bucket, Generic[T]):
         history: bool = False,
         deletes: bool = True,
     ) -> Watch[T]:
-        """Watch the bucket: its entries, then every change, in order and each once.
+        """Watch the bucket: yield its entries, then every change, each once and in order.
 
-        A watch goes on through reconnections and restarts of the server. It ends with the app.
+        The watch continues after reconnections and restarts of the server. It ends when the app
+        stops.
 
         Args:
-            keys: only keys that match this pattern, such as "user.*".
-            initial: begin with the entries that the bucket has; False for changes only.
-            history: begin with every revision that the bucket keeps.
-            deletes: also yield entries of deleted keys.
+            keys: watch only the keys that match this pattern, such as "user.*".
+            initial: start with the bucket's current entries. If False, yield only changes.
+            history: start with every revision that the bucket keeps, not only the current entries.
+            deletes: also yield the entries of deleted keys.
 
         Raises:
-            SubjectError: a pattern that NATS does not allow.
+            SubjectError: if NATS does not allow the pattern.
 
         Example:
             ```python
@@ -316,7 +422,7 @@ class KeyValue(Bucket, Generic[T]):
         return Watch(lambda: self.use(begin), self.entry, deletes=deletes)
 
     def reading(self, keys: str, initial: bool, history: bool = False) -> Reading:
-        """The reading behind a watch of the bucket, which was opened before."""
+        """Return what a watch reads from the stream. The bucket must be open."""
         return Reading(
             stream=self._stream,
             subject=f"{self._origin.read}{keys}",
@@ -324,10 +430,10 @@ class KeyValue(Bucket, Generic[T]):
             purpose=f"watch of {self.name}",
         )
 
-    # Below.
+    # The stream below the bucket.
 
     def entry(self, message: StreamMessage[Any]) -> Entry[T]:
-        """The entry that a message of the bucket's stream is."""
+        """Return the entry that a message of the bucket's stream contains."""
         metadata = message.metadata
         return self._entry(
             message.subject, message.body, metadata.sequence, metadata.timestamp, message.headers
@@ -352,7 +458,7 @@ class KeyValue(Bucket, Generic[T]):
         headers: Sequence[tuple[str, str]] = (),
         revision: int | None = None,
     ) -> int:
-        # Other clients may give keys wider names. What exists can be updated and deleted.
+        # Other clients may allow more characters. Their keys can be updated and deleted here.
         _check_key(key, new=not headers and not revision)
         if revision is not None:
             _check_revision(revision)
@@ -385,11 +491,14 @@ class KeyValue(Bucket, Generic[T]):
     async def _stored(self, api: JetStreamApi, key: str, revision: int | None) -> Stored | None:
         if revision is None:
             return await read_last(api, self._stream, f"{self._origin.read}{key}")
-        # No entry has the revision 0, and the server does not take it for a question.
+        # No entry has revision 0, and the server rejects a request for sequence 0.
         return await read_sequence(api, self._stream, revision) if revision else None
 
     async def _newest(self, api: JetStreamApi, key: str, at_least: int | None) -> Stored | None:
-        """The last entry of a key, where writes go: a replica or a mirror may be behind."""
+        """Return the latest entry of a key from the stream that takes the writes.
+
+        A replica or a mirror may not have it yet.
+        """
         origin, api = self._origin, self._origin_api(api)
         return await read_from(api, origin.stream, f"{origin.source}{key}", at_least)
 

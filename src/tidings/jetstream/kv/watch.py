@@ -1,4 +1,4 @@
-"""Watch: the entries of a key-value bucket, as they are and as they change."""
+"""Watch: the entries of a key-value bucket, followed by every change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 
 class Watch(Generic[T]):
-    """The entries of a bucket as they are and as they change: see `KeyValue.watch`.
+    """The entries of a bucket, followed by every change. Create it with `KeyValue.watch`.
 
-    Use it in `async for`. `async with` around it makes plain when it begins and ends.
+    Use it in `async for`. An `async with` around the loop lets you decide when the watch starts and
+    ends.
     """
 
     def __init__(
@@ -31,12 +32,12 @@ class Watch(Generic[T]):
         self._deletes = deletes
         self._reader: Reader | None = None
         self._current = False
-        self._all_read = False  # of what was there when it began
-        self._ahead: Entry[T] | None = None  # the next to tell, where it was read already
+        self._all_read = False  # every entry that existed at the start has been read
+        self._ahead: Entry[T] | None = None  # the next entry to yield, if it was read ahead
 
     @property
     def is_current(self) -> bool:
-        """Whether everything that was there when it began has been told."""
+        """Whether the watch has yielded every entry that existed when it started."""
         return self._current
 
     async def __aenter__(self) -> Self:
@@ -80,12 +81,18 @@ class Watch(Generic[T]):
         return entry
 
     async def _look_ahead(self) -> Entry[T] | None:
-        """The next entry of what was there. Who leaves out deletions has to know of it: where only
-        deletions follow, everything has been told."""
+        """Read ahead in the entries that existed at the start.
+
+        A watch without deletions must look ahead: if only deletions are left, it is current.
+        """
         return None if self._deletes else await self._read(only_there=True)
 
     async def _read(self, only_there: bool = False) -> Entry[T] | None:
-        """The next entry to tell; None where the reading ended, or what was there is through."""
+        """Return the next entry to yield.
+
+        Returns None if the watch ended or, with `only_there`, after the last entry that existed at
+        the start.
+        """
         while self._reader is not None and not (only_there and self._all_read):
             message = await self._reader.next()
             if message is None:

@@ -1,4 +1,4 @@
-"""Watchers: handlers of what changes in key-value buckets."""
+"""Watchers: call handlers for the changes in key-value buckets."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ from tidings.stats import WatcherStats
 
 
 class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A watch as it was written down.
-
-    Attributes: as the arguments of `App.watch`.
+    """The declaration of one watch. Its attributes are the arguments of `App.watch`.
 
     Raises:
-        ConfigError: a bad option.
-        SubjectError: a pattern that NATS does not allow.
+        ConfigError: if an option is not valid.
+        SubjectError: if NATS does not allow the pattern of keys.
     """
 
     handler: Callable[..., Any]
@@ -59,16 +57,18 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted_type(self) -> Any:
-        """The type of `entry.value`: `data_type=`, or `Entry[T]` in the signature; None where both
-        say nothing."""
+        """The type of `entry.value`, from `data_type` or from `Entry[T]` in the signature.
+
+        None if neither names a type.
+        """
         wanted = wanted_type(self.handler, self.data_type, Entry)
         return None if wanted is Any and self.data_type is None else wanted
 
 
 class Watcher(OrderedQueue[WatcherStats]):
-    """The entries of a bucket, handled one after another, in order.
+    """Calls one handler with the entries of a bucket, one at a time and in order.
 
-    Middlewares see the message of the bucket's stream with the value as its data.
+    Middlewares get the message of the bucket's stream, with the decoded value as its `data`.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Watcher(OrderedQueue[WatcherStats]):
         self._handler = bounded(around, spec.timeout, spec.name)
 
     async def start(self) -> None:
-        """Begin.
+        """Start to read the bucket.
 
         Raises:
-            JetStreamApiError: the server refuses it.
+            JetStreamApiError: if the server refuses the consumer.
         """
         await self._consumer.start()
 
@@ -101,7 +101,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         return await self._handler(message)
 
     async def _call_with_entry(self, message: Any) -> Any:
-        data = message.data  # a middleware may have put another value there
+        data = message.data  # a middleware may have replaced the value
         return await self._call(replace(self._bucket.entry(message), _decode=lambda body: data))
 
     def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
@@ -140,15 +140,16 @@ class Watchers:
         self._watchers: list[Watcher] = []
 
     async def start(self, specs: Sequence[WatchSpec], types: Mapping[str, Any]) -> None:
-        """Begin to watch.
+        """Start all watches.
 
         Args:
-            specs: the watches.
-            types: the types of buckets that the app declares, by name.
+            specs: the declared watches.
+            types: the types of the declared buckets, by the bucket's name. They apply to handlers
+                that name no type.
 
         Raises:
-            BucketNotFoundError: there is no such bucket.
-            JetStreamApiError: the server refuses it.
+            BucketNotFoundError: if a bucket does not exist.
+            JetStreamApiError: if the server refuses a consumer.
         """
         for spec in specs:
             wanted = spec.wanted_type
@@ -161,21 +162,21 @@ class Watchers:
             await watcher.start()
 
     async def stop(self, timeout: float) -> None:
-        """Take no more changes.
+        """Stop taking changes from the server.
 
         Raises:
-            TidingsError: the server did not confirm.
+            TidingsError: if the server does not confirm in time.
         """
         await asyncio.gather(*(watcher.stop(timeout) for watcher in self._watchers))
 
     async def finish(self) -> None:
-        """Wait until every entry taken is handled."""
+        """Wait until every entry that was taken is handled."""
         await asyncio.gather(*(watcher.finish() for watcher in self._watchers))
 
     def abandon(self) -> int:
-        """Give up what is left. Returns how many entries."""
+        """Drop the entries that are not handled yet, and return their number."""
         return sum(watcher.abandon() for watcher in self._watchers)
 
     def snapshot(self) -> tuple[WatcherStats, ...]:
-        """What was counted up to now."""
+        """Return the current statistics of each watcher."""
         return tuple(watcher.snapshot() for watcher in self._watchers)

@@ -1,4 +1,4 @@
-"""Chunks of an object: stored in order, several on the way at a time, and read back."""
+"""Chunks: write the chunks of an object in order, several at a time, and read them back."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tidings.jetstream.publish import MSG_ID, PUBLISH_TIMEOUT, acknowledgement, 
 from tidings.jetstream.reader import Host, Reader
 from tidings.protocol.parser import Frame
 
-# Bytes done, and all bytes; None if their number is not known.
+# Called with the bytes transferred so far and the total, which is None if it is not known.
 Progress = Callable[[int, int | None], object]
 
-# Chunks on the way: with the usual 128 KiB a chunk, 2 MiB of memory.
+# The number of chunks in flight. With chunks of 128 KiB, the default, they need 2 MiB of memory.
 WINDOW = 16
-# Seconds to wait for the acknowledgement of one.
+# Seconds to wait for the acknowledgement of a chunk.
 CHUNK_TIMEOUT = 10.0
-# Seconds without a chunk after which a read is given up, and between two looks whether the object
-# is still the same.
+# Seconds without a chunk after which a read fails, and seconds between two checks whether the
+# object was replaced.
 READ_TIMEOUT, LOOK = 10.0, 1.0
 
 
@@ -42,24 +42,24 @@ class _Chunk(msgspec.Struct):
     body: bytes
     msg_id: str
     token: str = ""
-    answer: asyncio.Future[Frame] | None = None  # None if it could not be sent
+    answer: asyncio.Future[Frame] | None = None  # None if the chunk could not be sent
 
 
 class ChunkWriter:
-    """Stores the chunks of one object.
+    """Writes the chunks of one object to the stream, in order.
 
-    The order in the stream is the order of the object. If a chunk is not acknowledged, the writer
-    goes through the chunks on their way one by one: it publishes each again with its id, which
-    stores it once. A chunk that was stored before its turn is deleted and stored behind the others.
+    If a chunk is not acknowledged, the writer publishes all chunks in flight again, one by one.
+    Each keeps its message id, so the server stores it once. If a chunk was stored out of order, the
+    writer deletes it and stores it again after the others.
 
     Args:
         api: the JetStream API.
-        stream: the stream.
-        subject: the chunks' subject.
+        stream: the name of the stream.
+        subject: the subject of the chunks.
 
     Attributes:
-        chunks: how many were written.
-        stored: bytes that the stream has.
+        chunks: the number of chunks that were sent.
+        stored: the number of bytes that the stream has acknowledged.
     """
 
     def __init__(self, api: JetStreamApi, stream: str, subject: str) -> None:
@@ -70,27 +70,27 @@ class ChunkWriter:
         self._stream = stream
         self._subject = subject
         self._under_way: deque[_Chunk] = deque()
-        self._last = 0  # the sequence of the last one stored
+        self._last = 0  # the sequence of the last chunk that was stored in order
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 digest of what was written."""
+        """The SHA-256 digest of all bytes written so far."""
         return self._digest.digest()
 
     async def write_all(
         self, chunks: AsyncGenerator[bytes, None], total: int | None, progress: Progress | None
     ) -> None:
-        """Store chunks to their end.
+        """Store all chunks.
 
         Args:
             chunks: the chunks.
-            total: their bytes, if the number is known.
-            progress: called with the bytes that are stored, and with `total`.
+            total: the bytes of all chunks, or None if the number is not known.
+            progress: called with the number of bytes that are stored, and with `total`.
 
         Raises:
-            PublishTimeoutError: one is not acknowledged.
-            JetStreamApiError: the stream refuses one, for example because it is full.
-            Exception: whatever `chunks` and `progress` raise.
+            PublishTimeoutError: if a chunk is not acknowledged in time.
+            JetStreamApiError: if the stream refuses a chunk, for example because it is full.
+            Exception: any exception that `chunks` or `progress` raises.
         """
         reported = 0
         async with contextlib.aclosing(chunks):
@@ -105,13 +105,13 @@ class ChunkWriter:
             progress(self.stored, total)
 
     async def abandon(self) -> None:
-        """Return when no chunk is on the way any more, so that a purge leaves none behind."""
+        """Wait until no chunk is in flight, so that a purge removes all of them."""
         while self._under_way:
             await self._sequence_of(self._under_way[0])
             self._forget(self._under_way.popleft())
 
     async def _write(self, body: bytes) -> None:
-        """Send a chunk; waits while too many are on the way."""
+        """Send a chunk. Waits first if too many chunks are in flight."""
         self.chunks += 1
         self._digest.update(body)
         while len(self._under_way) >= WINDOW:
@@ -127,7 +127,7 @@ class ChunkWriter:
             await self._repair()
 
     async def _settle(self) -> None:
-        """Wait for the first of those on the way."""
+        """Wait for the acknowledgement of the oldest chunk in flight."""
         sequence = await self._sequence_of(self._under_way[0])
         if sequence > self._last:
             self._done(self._under_way.popleft(), sequence)
@@ -135,18 +135,19 @@ class ChunkWriter:
             await self._repair()
 
     async def _repair(self) -> None:
+        """Publish the chunks in flight again, one by one, until they are stored in order."""
         for chunk in self._under_way:
-            await self._sequence_of(chunk)  # so that none is still to come into the stream
+            await self._sequence_of(chunk)  # otherwise it could still reach the stream later
         while self._under_way:
             chunk = self._under_way[0]
             sequence = await self._store(chunk)
             if sequence <= self._last:
-                await self._take_out(sequence)
+                await self._delete(sequence)
                 chunk.msg_id = secrets.token_hex(16)
                 sequence = await self._store(chunk)
             if sequence <= self._last:
-                reason = f"the stream {self._stream} was lost while an object was put into it"
-                raise JetStreamApiError(500, 0, f"{reason}: put it again")
+                reason = f"the stream {self._stream} was recreated while an object was put into it"
+                raise JetStreamApiError(500, 0, f"{reason}. Put the object again")
             self._done(self._under_way.popleft(), sequence)
 
     def _done(self, chunk: _Chunk, sequence: int) -> None:
@@ -157,17 +158,17 @@ class ChunkWriter:
     def _forget(self, chunk: _Chunk) -> None:
         self._api.connection.end_request(chunk.token)
         if chunk.answer is not None and not chunk.answer.cancel() and not chunk.answer.cancelled():
-            chunk.answer.exception()  # nobody else asks for it
+            chunk.answer.exception()  # marks the exception as retrieved
 
     async def _sequence_of(self, chunk: _Chunk) -> int:
-        """The sequence of the chunk that was sent; 0 if it is not known."""
+        """Return the sequence of a chunk that was sent, or 0 if it is not known."""
         if chunk.answer is None:
             return 0
         try:
             frame = await asyncio.shield(chunk.answer)
             answer = read_answer(self._subject, frame[3], frame[4])
             return acknowledgement(self._subject, answer).sequence
-        except TidingsError:  # refused, or no acknowledgement
+        except TidingsError:  # the stream refused the chunk, or did not answer
             return 0
 
     async def _store(self, chunk: _Chunk) -> int:
@@ -181,7 +182,7 @@ class ChunkWriter:
         )
         return ack.sequence
 
-    async def _take_out(self, sequence: int) -> None:
+    async def _delete(self, sequence: int) -> None:
         await self._api.call(f"STREAM.MSG.DELETE.{self._stream}", {"seq": sequence})
 
 
@@ -192,19 +193,19 @@ async def read_chunks(
     progress: Progress | None,
     is_replaced: Callable[[ObjectInfo], Awaitable[bool]],
 ) -> AsyncGenerator[bytes, None]:
-    """The chunks of an object, with everything checked that its description says.
+    """Yield the chunks of an object, and check them against the object's description.
 
     Args:
-        reading: what to read.
-        host: where it belongs.
-        info: the description.
-        progress: called with the bytes that came, and with those there are.
-        is_replaced: asked where no chunk comes.
+        reading: what to read from the stream.
+        host: the app's JetStream.
+        info: the description of the object.
+        progress: called with the number of bytes that arrived, and with the object's size.
+        is_replaced: returns whether the object was replaced. Called when no chunk arrives.
 
     Raises:
-        DigestError: they are not what the description says.
-        RequestTimeoutError: the server sends no more.
-        ConnectionClosedError: the app has ended.
+        DigestError: if the chunks do not match the description.
+        RequestTimeoutError: if the server sends no more chunks.
+        ConnectionClosedError: if the app stops.
     """
     digest = hashlib.sha256()
     size = 0
@@ -214,12 +215,12 @@ async def read_chunks(
         if there < info.chunks:
             there = await _stored(host.api, reading)
         if there != info.chunks:
-            raise _wrong(info, f"{there} of its {info.chunks} chunks are there")
+            raise _wrong(info, f"{there} of its {info.chunks} chunks are stored")
         for _ in range(info.chunks):
             chunk = await _next(reader, info, is_replaced)
             size += len(chunk)
             if size > info.size:
-                raise _wrong(info, f"it has more than its {info.size} bytes")
+                raise _wrong(info, f"its chunks have more than its {info.size} bytes")
             digest.update(chunk)
             yield chunk
             if progress is not None:
@@ -227,13 +228,13 @@ async def read_chunks(
     finally:
         await reader.close()
     if size != info.size:
-        raise _wrong(info, f"it has {size} of its {info.size} bytes")
+        raise _wrong(info, f"its chunks have {size} of its {info.size} bytes")
     if not info.has_digest(digest.digest()):
-        raise _wrong(info, "its digest is another one")
+        raise _wrong(info, "its digest does not match its content")
 
 
 async def _stored(api: JetStreamApi, reading: Reading) -> int:
-    """The chunks that the leader has: a replica that reads them out may be a moment behind."""
+    """Return how many chunks the leader has. A replica that serves reads may have fewer."""
     info = await api.call(f"STREAM.INFO.{reading.stream}", {"subjects_filter": reading.subject})
     return int((info["state"].get("subjects") or {}).get(reading.subject, 0))
 

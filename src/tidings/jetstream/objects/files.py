@@ -1,4 +1,4 @@
-"""Files of objects: read in parts, written whole or not at all, named so that they stay put."""
+"""Files: read a file in chunks, write a complete file or none, and choose safe file names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from tidings.errors import ConfigError, EncodeError
 
 Source = bytes | bytearray | memoryview | Path | AsyncIterable[bytes]
 
-# Everything in a name that a file system or a shell could take for more than a letter.
+# Characters of a name that can have a special meaning in a file system or a shell.
 _NOT_PLAIN = re.compile(r"[^\w \-.,=+@()]|^\.")
 
 
 def file_name(name: str) -> str:
-    """A file name for an object's name: one file, in whatever folder it is put; never another's.
+    """Return the file name for an object.
+
+    The name never leads out of a folder, and two objects never get the same one. Special characters
+    are percent-encoded.
 
     Example:
         ```python
@@ -34,11 +37,11 @@ def file_name(name: str) -> str:
 
 
 async def size_of(source: Source) -> int | None:
-    """The bytes of what is put, None where only its end tells.
+    """Return the number of bytes of a source, or None for an iterator.
 
     Raises:
-        ConfigError: nothing that can be put.
-        OSError: a file that is not there.
+        ConfigError: if the source has a type that cannot be put.
+        OSError: if the file cannot be read.
     """
     if isinstance(source, Path):
         return (await asyncio.to_thread(source.stat)).st_size
@@ -53,7 +56,7 @@ async def size_of(source: Source) -> int | None:
 
 
 def chunks_of(source: Source, size: int) -> AsyncGenerator[bytes, None]:
-    """What is put, in chunks of `size` bytes, the last one shorter."""
+    """Yield a source in chunks of `size` bytes. The last chunk can be shorter."""
     if isinstance(source, Path):
         return _read_file(source, size)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -79,9 +82,10 @@ async def _regroup(parts: AsyncIterable[Any], size: int) -> AsyncGenerator[bytes
     rest = bytearray()
     async for part in parts:
         if not isinstance(part, (bytes, bytearray, memoryview)):
-            raise EncodeError(part, "an object is put as bytes")
+            raise EncodeError(part, "the parts of an object must be bytes")
         view = memoryview(part).cast("B")
-        for begin in range(0, len(view), size):  # so that a large part is not held twice
+        # One chunk at a time, so that no second copy of a large part is in memory.
+        for begin in range(0, len(view), size):
             rest += view[begin : begin + size]
             while len(rest) >= size:
                 yield bytes(rest[:size])
@@ -91,11 +95,11 @@ async def _regroup(parts: AsyncIterable[Any], size: int) -> AsyncGenerator[bytes
 
 
 async def write_file(target: Path, chunks: AsyncIterator[bytes]) -> None:
-    """Write a file that is there when all of it is, and not before.
+    """Write a file that appears only when it is complete.
 
     Raises:
-        OSError: the folder cannot be written to.
-        Exception: whatever the chunks raise; no file is left then.
+        OSError: if the file cannot be written.
+        Exception: any exception that `chunks` raises. The incomplete file is removed.
     """
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -117,7 +121,7 @@ async def _open(path: Path, mode: str) -> IO[bytes]:
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        await asyncio.wait([opening])  # the thread goes on, and would leave an open file behind
+        await asyncio.wait([opening])  # the thread continues and would leave the file open
         if opening.exception() is None:
             opening.result().close()
         raise

@@ -1,4 +1,4 @@
-"""ObjectInfo: what is known of an object, and how it is written down. (NATS ADR-20)"""
+"""ObjectInfo: the description of an object, and its form in the stream. (NATS ADR-20)"""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ class _Meta(msgspec.Struct, omit_defaults=True):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What is known of an object.
+    """The description of an object.
 
     Attributes:
-        bucket: the object store.
+        bucket: the name of the object store.
         name: the object's name.
-        size: its bytes.
-        chunks: the parts that it is stored in.
-        digest: the digest of its bytes, "SHA-256=" and base64.
-        modified: when it was put, in UTC.
-        description: what it is.
-        headers: headers that it was put with.
-        link: store and name of the object that this one stands for, where it is a link.
-        nuid: the name of its chunks.
-        is_deleted: whether it was deleted.
+        size: the object's size in bytes.
+        chunks: the number of chunks that the object is stored in.
+        digest: the SHA-256 digest of the bytes: "SHA-256=" and base64.
+        modified: when the object was put, in UTC.
+        description: the description that the object was put with.
+        headers: the headers that the object was put with.
+        link: if the object is a link, the store and the name of the object that it points to.
+        nuid: the unique id in the subject of the chunks.
+        is_deleted: whether the object was deleted.
     """
 
     bucket: str
@@ -75,10 +75,14 @@ class ObjectInfo:
 
     @classmethod
     def decode(cls, body: bytes, stored: datetime) -> ObjectInfo:
-        """Read one as it lies in the stream.
+        """Decode a description that was read from the stream.
+
+        Args:
+            body: the description, as JSON.
+            stored: when the stream stored it.
 
         Raises:
-            DecodeError: it cannot be read.
+            DecodeError: if the description is not valid.
         """
         try:
             meta = msgspec.json.decode(body, type=_Meta)
@@ -86,7 +90,7 @@ class ObjectInfo:
             if meta.nuid:
                 check_subject(meta.nuid)
         except (ValueError, RecursionError) as error:
-            raise DecodeError("object's description", fault_text(error)) from None
+            raise DecodeError("object description", fault_text(error)) from None
         link = None if meta.options is None else meta.options.link
         return cls(
             bucket=meta.bucket,
@@ -103,7 +107,11 @@ class ObjectInfo:
         )
 
     def encode(self, chunk_size: int | None = None) -> bytes:
-        """Write it down as it lies in the stream."""
+        """Encode the description as the stream stores it.
+
+        Args:
+            chunk_size: the size of the chunks in bytes, if the object has any.
+        """
         headers = {name: self.headers.get_all(name) for name in self.headers}
         link = None if self.link is None else _Link(*self.link)
         meta = _Meta(
@@ -122,14 +130,14 @@ class ObjectInfo:
         return msgspec.json.encode(meta)
 
     def has_digest(self, digest: bytes) -> bool:
-        """Whether this is the digest of its bytes."""
+        """Return whether the object has this SHA-256 digest."""
         if not self.digest and not self.size:
-            return True  # an empty object, of a client that writes none down
+            return True  # some clients store no digest for an empty object
         name, value = self.digest[: len(ALGORITHM)], self.digest[len(ALGORITHM) :]
         expected = base64.urlsafe_b64encode(digest).decode()
         return name.upper() == ALGORITHM and value.rstrip("=") == expected.rstrip("=")
 
 
 def digest_text(digest: bytes) -> str:
-    """A SHA-256 digest as objects carry it."""
+    """Return a SHA-256 digest in the form that descriptions use."""
     return ALGORITHM + base64.urlsafe_b64encode(digest).decode()

@@ -1,7 +1,7 @@
-"""Pruned: chunks that belong to no object, found and deleted.
+"""Pruner: finds and deletes chunks that belong to no object.
 
-A put stores the chunks of an object first and its description last. If the process is killed in
-between, the chunks stay, and nothing leads to them.
+A put stores the chunks of an object first and the object's description last. If the process is
+killed in between, the chunks stay in the stream, and no description refers to them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SIZE = "Nats-Msg-Size"
 
 
 class Pruned(msgspec.Struct, frozen=True):
-    """The chunks that a prune deleted, or would delete.
+    """The chunks that `ObjectStore.prune` deleted or, with `dry_run`, would delete.
 
     Attributes:
-        puts: the puts that left them.
-        chunks: how many they are.
-        size: their bytes.
-        recent: chunks that belong to no object yet, but are too new to be deleted.
+        puts: the number of puts that left the chunks.
+        chunks: the number of chunks.
+        size: the size of the chunks in bytes.
+        recent: the number of chunks that belong to no object but are too recent to delete.
     """
 
     puts: int = 0
@@ -52,8 +52,8 @@ class Pruner:
     Args:
         host: the app's JetStream.
         stream: the store's stream.
-        root: what its subjects begin with, as "$O.files.".
-        older_than: seconds since the last chunk of a put.
+        root: the beginning of the store's subjects, such as "$O.files.".
+        older_than: the seconds that must have passed since the last chunk of a put.
     """
 
     def __init__(self, host: Host, stream: str, root: str, older_than: float) -> None:
@@ -65,13 +65,14 @@ class Pruner:
         self._now = datetime.now(UTC)
 
     async def run(self, *, dry_run: bool) -> Pruned:
-        """Find the chunks and, unless `dry_run`, delete them.
+        """Find the chunks, and delete them unless `dry_run` is set.
 
         Raises:
-            DecodeError: a description cannot be read, so that nobody knows which chunks it names.
-            TidingsError: the server does not answer, or refuses.
+            DecodeError: if a description cannot be read: its chunks are then not known.
+            TidingsError: if the server does not answer, or refuses a request.
         """
-        # The chunks first: an object that is completed now is among the descriptions then.
+        # Count the chunks before reading the descriptions: if an object is completed in between,
+        # its description is read and its chunks are kept.
         counts = await self._chunk_counts()
         named = await self._named()
         orphans, recent = [], 0
@@ -93,7 +94,7 @@ class Pruner:
         )
 
     async def _chunk_counts(self) -> dict[str, int]:
-        """How many chunks are stored on each subject. The server answers page by page."""
+        """Return the number of chunks on each subject. The server answers in pages."""
         counts: dict[str, int] = {}
         while True:
             asked = {"subjects_filter": f"{self._root}C.>", "offset": len(counts)}
@@ -105,7 +106,7 @@ class Pruner:
                 return counts
 
     async def _named(self) -> set[str]:
-        """The subjects of the chunks that a description names."""
+        """Return the subjects of all chunks that belong to an object."""
         reading = Reading(
             stream=self._stream,
             subject=f"{self._root}M.>",
@@ -117,7 +118,7 @@ class Pruner:
         return {f"{self._root}C.{info.nuid}" for info in infos if not info.is_deleted}
 
     async def _orphan(self, subject: str, count: int) -> _Orphan | None:
-        """What is stored on a subject, None if a put may still be at work there."""
+        """Return the orphaned chunks on a subject, or None if the put may still be running."""
         last = await stored_message(self._api, self._stream, last_on=subject)
         if last is None or last.time > self._now - self._older_than:
             return None
@@ -137,16 +138,19 @@ class Pruner:
 
 
 def _size_of(headers: Headers) -> int:
-    """The bytes of a message that was read without its body. The last header is the server's."""
-    said = headers.get_all(SIZE)[-1:]
-    return int(said[0]) if said and said[0].isascii() and said[0].isdigit() else 0
+    """Return the size of a message that was read without its body, in bytes.
+
+    If the header appears several times, the server wrote the last one.
+    """
+    size = headers.get_all(SIZE)[-1:]
+    return int(size[0]) if size and size[0].isascii() and size[0].isdigit() else 0
 
 
 def _time_of(info: Mapping[str, Any]) -> datetime:
-    """The server's time: the clock here may be another one."""
+    """Return the server's time, because the local clock may differ."""
     try:
         return datetime.fromisoformat(info["ts"])
     except (KeyError, TypeError, ValueError):
         raise JetStreamApiError(
-            500, 0, "STREAM.INFO was answered without the server's time"
+            500, 0, "the answer to STREAM.INFO has no valid time (ts)"
         ) from None

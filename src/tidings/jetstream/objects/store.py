@@ -1,7 +1,7 @@
 """ObjectStore: objects of any size, in chunks, with their digest. (NATS ADR-20)
 
-Several chunks are on their way at a time, a lost acknowledgement does not fail a put, and a file is
-in its place only when its digest is right.
+A put sends several chunks at a time, and continues if an acknowledgement is lost. A file appears
+only when it is complete and its digest is correct.
 """
 
 from __future__ import annotations
@@ -52,17 +52,18 @@ Messages: TypeAlias = "list[StreamMessage[Any]]"  # `list` is a method of the cl
 
 CHUNK_SIZE = 128 * 1024
 ROLLUP = ("Nats-Rollup", "sub")
-# Times that a read is begun again because the object was replaced under it.
+# How often a read starts again because the object was replaced during the read.
 RESTARTS = 3
-# Links that are followed, one to the next.
+# A chain of this many links, from one object to the next, is an error.
 MOST_LINKS = 10
+# Bytes of a message that are reserved for the headers of a chunk.
 HEADER_ROOM = 1024
-# Seconds since the last chunk of a put after which the put counts as dead.
+# Seconds after the last chunk of an incomplete put until `prune` deletes its chunks.
 PRUNE_AGE = 3600.0
 
 
 class ObjectStore(Bucket):
-    """An object store: see `JetStream.object_store`, which makes one.
+    """An object store. Create it with `app.js.object_store`.
 
     Attributes:
         name: the store's name.
@@ -121,25 +122,37 @@ class ObjectStore(Bucket):
     ) -> ObjectInfo:
         """Store an object, or replace the object of that name.
 
-        The old object is replaced when the new one is complete, and stays if the put fails. At most
-        2 MiB are in memory with chunks of the default size.
+        The new object replaces the old one when it is complete. If the put fails, the old object
+        stays. With chunks of the default size, a put keeps at most 2 MiB in memory.
 
         Args:
-            name: any text; it is no path, though it may look like one.
+            name: the object's name: any text. It is not a path, even if it looks like one.
             source: bytes, a `pathlib.Path` to read, or an async iterator of bytes.
-            description: what it is.
-            headers: headers to keep with it.
-            chunk_size: bytes of one part, less where the server takes less.
-            progress: called with the bytes that are stored, and with those there are, or None.
+            description: a text to store with the object.
+            headers: headers to store with the object.
+            chunk_size: the size of the chunks in bytes. The chunks are smaller if the server's
+                limit for a message requires it.
+            progress: called with the number of bytes that are stored, and with the total. The total
+                is None for an iterator.
+
+        Returns:
+            The description of the stored object.
 
         Raises:
-            ConfigError: an empty name, a source or chunk size that is none, a text that cannot be
-                written in UTF-8.
-            OSError: the file cannot be read.
-            PublishTimeoutError: no acknowledgement in time. If it was the last one, the object may
-                be stored.
-            BucketNotFoundError: the store is gone.
-            JetStreamApiError: the server refuses it, for example because the store is full.
+            ConfigError: if the name is empty, if the source or the chunk size is not valid, or if a
+                text cannot be encoded in UTF-8.
+            OSError: if the file cannot be read.
+            PublishTimeoutError: if an acknowledgement does not arrive in time. The object may be
+                stored if the missing acknowledgement was the last one.
+            BucketNotFoundError: if the store does not exist.
+            JetStreamApiError: if the server refuses a chunk, for example because the store is full.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            info = await files.put("hello.txt", b"hello", description="a greeting")
+            assert (info.name, info.size) == ("hello.txt", 5)
+            ```
         """
         _check_name(name)
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
@@ -147,7 +160,7 @@ class ObjectStore(Bucket):
         _check_text("description", description)
         kept = Headers(headers or ())
         total = await size_of(source)
-        # Before the first chunk: a store that the server has lost is created again here.
+        # This recreates a store that the server has lost. It must happen before the first chunk.
         await self.use(lambda api: self._last_on(api, name))
         api = self._writing_api(await self.open())
         size = min(chunk_size, api.connection.outbox.max_payload - HEADER_ROOM)
@@ -157,7 +170,7 @@ class ObjectStore(Bucket):
             try:
                 await writer.write_all(chunks_of(source, size), total, progress)
             except BaseException:
-                # Shielded: it may be a cancellation, and what was stored would stay for good.
+                # Shielded: without the cleanup, a cancelled put would leave its chunks forever.
                 await asyncio.shield(self._abandon(api, writer, nuid))
                 raise
             info = ObjectInfo(
@@ -171,12 +184,15 @@ class ObjectStore(Bucket):
                 headers=kept,
                 nuid=nuid,
             )
-            # Shielded: cut off in the middle, it would leave chunks that nobody reads.
+            # Shielded: a cancellation in the middle would leave chunks that belong to no object.
             await asyncio.shield(self._describe(api, info, size))
         return info
 
     def _writing_api(self, api: JetStreamApi) -> JetStreamApi:
-        """An API that does not create a lost store again: half an object would be in it."""
+        """Return an API that never recreates a lost store.
+
+        A store that is recreated during a put would contain only the rest of the object.
+        """
         return JetStreamApi(api.connection, api.timeout, self._origin.api_prefix)
 
     async def _describe(self, api: JetStreamApi, info: ObjectInfo, chunk_size: int) -> None:
@@ -184,13 +200,13 @@ class ObjectStore(Bucket):
         try:
             await self._replace(api, info, chunk_size)
         except (PublishTimeoutError, JetStreamUnavailableError):
-            raise  # it may be stored: the chunks stay
+            raise  # the description may be stored, so the chunks must stay
         except BaseException:
             await self._discard(api, info.nuid)
             raise
 
     async def _replace(self, api: JetStreamApi, info: ObjectInfo, chunk_size: int | None) -> None:
-        """Store a description in place of the last, then remove the chunks of that one."""
+        """Replace the description of an object, then delete the chunks of the old object."""
         while True:
             last = await self._last_on(api, info.name)
             try:
@@ -204,7 +220,7 @@ class ObjectStore(Bucket):
                     expected=Expected(subject_sequence=0 if last is None else last.sequence),
                 )
             except WrongSequenceError:
-                continue  # another put came between: that one is replaced now
+                continue  # another put was faster: replace its description
             break
         if last is not None:
             with contextlib.suppress(DecodeError):
@@ -213,7 +229,7 @@ class ObjectStore(Bucket):
                     await self._discard(api, former.nuid)
 
     async def _last_on(self, api: JetStreamApi, name: str) -> Stored | None:
-        """The description that is stored now, asked for through an outage as long as a publish."""
+        """Return the stored description. Retries during an outage, for as long as a publish."""
         deadline = time.monotonic() + PUBLISH_TIMEOUT
         backoff = Backoff(TRY_FIRST, TRY_MOST)
         while True:
@@ -233,23 +249,39 @@ class ObjectStore(Bucket):
         try:
             await api.call(f"STREAM.PURGE.{self._origin.stream}", {"filter": subject})
         except TidingsError as error:
-            logger.warning("chunks of no use are left on %r of %s: %s", subject, self.name, error)
+            logger.warning(
+                "could not delete the unused chunks on %r in the object store %r; `tidings objects "
+                "prune` deletes them: %s",
+                subject,
+                self.name,
+                error,
+            )
 
     # Getting.
 
     async def get(self, name: str, *, progress: Progress | None = None) -> bytes:
-        """The bytes of an object. `info` says how many they are, before they are in memory.
+        """Return the content of an object.
+
+        The whole content is in memory: ask `info` for the size first, or use `get_file` or `stream`
+        for large objects.
 
         Args:
             name: the object's name.
-            progress: called with the bytes that came, and with those there are.
+            progress: called with the number of bytes that arrived, and with the object's size.
 
         Raises:
-            ObjectNotFoundError: there is none.
-            DigestError: what came is not what was stored.
-            DecodeError: its description cannot be read.
-            RequestTimeoutError: the server sends no more.
-            BucketNotFoundError: the store is gone.
+            ObjectNotFoundError: if there is no object of this name.
+            DigestError: if the content differs from what was stored.
+            DecodeError: if the object's description cannot be read.
+            RequestTimeoutError: if the server stops sending chunks.
+            BucketNotFoundError: if the store does not exist.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            assert await files.get("hello.txt") == b"hello"
+            ```
         """
 
         async def join(chunks: AsyncIterator[bytes]) -> bytes:
@@ -260,17 +292,33 @@ class ObjectStore(Bucket):
     async def get_file(
         self, name: str, to: Path | str, *, progress: Progress | None = None
     ) -> Path:
-        """Write an object to a file; returns its path. The file is there when all of the object is.
+        """Write an object to a file, and return the path of the file.
+
+        The file appears only when it is complete. If the call fails, an existing file stays as it
+        is.
 
         Args:
             name: the object's name.
-            to: the file, or a folder that is there. In a folder the file is named after the object,
-                with every sign written as %XX that could lead out of it: "../a" is "%2E.%2Fa".
-            progress: called with the bytes that are written, and with those there are.
+            to: the file, or an existing folder. In a folder, the file gets the object's name, with
+                percent-encoding for every character that could lead out of the folder: "../a"
+                becomes "%2E.%2Fa".
+            progress: called with the number of bytes that arrived, and with the object's size.
 
         Raises:
-            OSError: the folder cannot be written to.
-            TidingsError: as `get`. No file is left then, or the one that was there.
+            OSError: if the file cannot be written.
+            TidingsError: as `get` does.
+
+        Example:
+            ```python
+            import tempfile
+            from pathlib import Path
+
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            with tempfile.TemporaryDirectory() as folder:
+                path = await files.get_file("hello.txt", Path(folder))
+                assert path.read_bytes() == b"hello"
+            ```
         """
         _check_name(name)
         target = Path(to)
@@ -284,17 +332,19 @@ class ObjectStore(Bucket):
         return await self._read(name, progress, write)
 
     async def stream(self, name: str, *, progress: Progress | None = None) -> AsyncIterator[bytes]:
-        """The bytes of an object, part by part, as `async for` asks for them.
+        """Yield the content of an object chunk by chunk, for `async for`.
 
-        What was had is right only if this ends without an error: the digest is known at the end.
+        Trust the content only when the loop ends without an error, because the digest can be
+        checked only at the end.
 
         Args:
             name: the object's name.
-            progress: called with the bytes that came, and with those there are.
+            progress: called with the number of bytes that arrived, and with the object's size.
 
         Raises:
-            DigestError: what came is not what was stored, or it was replaced meanwhile.
-            TidingsError: as `get`.
+            DigestError: if the content differs from what was stored, or if the object was replaced
+                during the read.
+            TidingsError: as `get` does.
 
         Example:
             ```python
@@ -315,7 +365,7 @@ class ObjectStore(Bucket):
         progress: Progress | None,
         take: Callable[[AsyncIterator[bytes]], Coroutine[Any, Any, T]],
     ) -> T:
-        """Read an object from its beginning, and again if it was replaced meanwhile."""
+        """Read an object. Starts again if the object was replaced during the read."""
         for restart in range(RESTARTS + 1):
             store, info = await self._resolve(name)
             try:
@@ -335,7 +385,7 @@ class ObjectStore(Bucket):
         return read_chunks(reading, self._host, info, progress, self._is_replaced)
 
     async def _is_replaced(self, info: ObjectInfo) -> bool:
-        """Whether an object is another one by now. False where the server does not say."""
+        """Return whether an object was replaced or deleted. False if the server does not answer."""
         try:
             return (await self.info(info.name)).nuid != info.nuid
         except ObjectNotFoundError:
@@ -344,33 +394,45 @@ class ObjectStore(Bucket):
             return False
 
     async def _resolve(self, name: str) -> tuple[ObjectStore, ObjectInfo]:
-        """The object of that name, or the one that it is a link to."""
+        """Return the object of that name. Follows links to other objects and stores."""
         store, info = self, await self.info(name)
         for _ in range(MOST_LINKS):
             if info.link is None:
                 return store, info
             bucket, target = info.link
             if not target:
-                raise DigestError(self.name, name, f"it is a link to all of the store {bucket!r}")
+                raise DigestError(
+                    self.name, name, f"it is a link to the store {bucket!r}, not an object"
+                )
             store = ObjectStore(self._host, bucket, create=False)
             info = await store.info(target)
-        raise DigestError(self.name, name, "it is a link to a link, and so on without an end")
+        raise DigestError(self.name, name, f"it starts a chain of {MOST_LINKS} or more links")
 
-    # Knowing.
+    # Describing, listing and deleting.
 
     async def info(self, name: str) -> ObjectInfo:
-        """What is known of an object.
+        """Return the description of an object.
+
+        If the object is a link, this is the description of the link.
 
         Raises:
-            ObjectNotFoundError: there is none, or it was deleted.
-            DecodeError: its description cannot be read.
-            BucketNotFoundError: the store is gone.
-            TidingsError: the server does not answer.
+            ObjectNotFoundError: if there is no object of this name, or if it was deleted.
+            DecodeError: if the description cannot be read.
+            BucketNotFoundError: if the store does not exist.
+            TidingsError: if the server does not answer.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            info = await files.info("hello.txt")
+            assert (info.size, info.chunks) == (5, 1)
+            ```
         """
         _check_name(name)
 
         async def read(api: JetStreamApi) -> Stored | None:
-            # As the leader has it: a replica that is behind would name chunks that are gone.
+            # Only from the leader: an old description on a replica would name deleted chunks.
             return await read_newest(
                 api,
                 self._stream,
@@ -387,10 +449,20 @@ class ObjectStore(Bucket):
         return info
 
     async def list(self) -> list[ObjectInfo]:
-        """What is known of every object. One whose description cannot be read is logged.
+        """Return the descriptions of all objects.
+
+        Leaves out an object whose description cannot be read, and logs a warning.
 
         Raises:
-            TidingsError: as `info`.
+            TidingsError: as `info` does.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            for info in await files.list():
+                print(info.name, info.size)
+            ```
         """
 
         async def read(api: JetStreamApi) -> Messages:
@@ -404,20 +476,39 @@ class ObjectStore(Bucket):
 
         messages = await self.use(read)
         infos = []
-        # Of one that is put meanwhile there are several: the last one says how it is.
+        # An object that is put during the reading appears several times: the last one counts.
         for message in {message.subject: message for message in messages}.values():
             try:
                 infos.append(ObjectInfo.decode(message.body, message.timestamp))
             except DecodeError as error:
-                logger.warning("an object of %s on %r: %s", self.name, message.subject, error)
+                logger.warning(
+                    "could not read the description of an object on %r in the object store %r: %s",
+                    message.subject,
+                    self.name,
+                    error,
+                )
         return [info for info in infos if not info.is_deleted]
 
     async def delete(self, name: str) -> None:
         """Delete an object.
 
-        Raises:
-            ObjectNotFoundError: there is none.
-            TidingsError: as `put`.
+                Raises:
+                    ObjectNotFoundError: if there is no object of this name.
+                    TidingsError: as `put` does.
+
+                Example:
+                    ```python
+                    from tidings.concurrency.backoff import Backoff
+        from tidings.errors import ObjectNotFoundError
+
+                    files = app.js.object_store("files")
+                    await files.put("hello.txt", b"hello")
+                    await files.delete("hello.txt")
+                    try:
+                        await files.get("hello.txt")
+                    except ObjectNotFoundError:
+                        print("the object is gone")
+                    ```
         """
         _check_name(name)
         info = self._info_of(name, await self.use(lambda api: self._newest(api, name)))
@@ -426,20 +517,24 @@ class ObjectStore(Bucket):
             await asyncio.shield(self._replace(self._origin_api(self._host.api), gone, None))
 
     async def prune(self, *, older_than: float = PRUNE_AGE, dry_run: bool = False) -> Pruned:
-        """Delete chunks that belong to no object: a put that was killed has left them.
+        """Delete chunks that belong to no object.
 
-        A put that is under way has no object yet either. So chunks are left alone until the last
-        one of their put is `older_than` seconds old. Choose more than the longest time that a
-        source of yours may pause between two parts.
+        If a process is killed during a put, the chunks that are already stored stay in the store.
+        The chunks of a put that is still running belong to no object either. So `prune` deletes the
+        chunks of a put only if the last one is older than `older_than`. Choose a longer time than
+        any of your sources pauses between two parts.
 
         Args:
-            older_than: seconds since the last chunk of a put; an hour by default.
-            dry_run: only say what would be deleted.
+            older_than: minimum age of the last chunk of a put, in seconds; an hour by default.
+            dry_run: report the chunks, but do not delete them.
+
+        Returns:
+            The number and size of the chunks that were, or would be, deleted.
 
         Raises:
-            ConfigError: a bad `older_than`, or the store is the mirror of another one.
-            DecodeError: the description of an object cannot be read.
-            TidingsError: as `info`.
+            ConfigError: if `older_than` is not valid, or if the store is a mirror of another store.
+            DecodeError: if the description of an object cannot be read.
+            TidingsError: as `info` does.
 
         Example:
             ```python
@@ -455,8 +550,8 @@ class ObjectStore(Bucket):
         async def work(api: JetStreamApi) -> Pruned:
             if self._origin.stream != self._stream:
                 raise ConfigError(
-                    f"the object store {self.name!r} is a mirror: prune {self._origin.stream!r}, "
-                    f"where its objects are put"
+                    f"the object store {self.name!r} is a mirror and cannot be pruned. Prune the "
+                    f"original, which is in the stream {self._origin.stream!r}"
                 )
             pruner = Pruner(self._host, self._stream, self._origin.read, older_than)
             return await pruner.run(dry_run=dry_run)
@@ -464,7 +559,10 @@ class ObjectStore(Bucket):
         return await self.use(work)
 
     async def _newest(self, api: JetStreamApi, name: str) -> Stored | None:
-        """The description of an object, where writes go: a mirror may be behind."""
+        """Return the description of an object from the stream that takes the writes.
+
+        A mirror may not have it yet.
+        """
         origin = self._origin
         return await read_newest(
             self._origin_api(api),
@@ -482,7 +580,7 @@ class ObjectStore(Bucket):
 
 
 def _meta(name: str) -> str:
-    """The end of the subject that an object's description is stored on."""
+    """Return the last part of the subject of an object's description."""
     return f"M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
 

@@ -1,1 +1,1 @@
-"""Streams as an app declares them, compared with those on the server."""
+"""Declared streams: compare them with the streams on the server, and apply the differences."""

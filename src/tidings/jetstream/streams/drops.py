@@ -1,4 +1,4 @@
-"""Drop: what a stream may lose by a change of its configuration."""
+"""Drop: what a change of a stream's configuration can remove."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """What a change may drop.
+    """What a change can remove.
 
     Attributes:
-        count: an upper bound of the messages that are removed.
-        words: the same for a reader.
+        count: an upper bound of the number of messages that the change removes.
+        words: a description of the loss, for people.
     """
 
     count: int
@@ -26,12 +26,12 @@ class Drop(msgspec.Struct, frozen=True):
 
 
 def drop_of(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> Drop | None:
-    """What a stream may lose if one option became what is wanted; None for nothing.
+    """Return what a stream can lose if one option changes, or None if it loses nothing.
 
     Args:
-        info: the server's STREAM.INFO.
-        wanted: the configuration wanted.
-        option: the option's name on the server.
+        info: the server's answer to STREAM.INFO.
+        wanted: the wanted configuration, with the server's names.
+        option: the name of the changed option.
     """
     if option == "subjects":
         return _of_subjects(info["config"].get("subjects") or [], wanted["subjects"])
@@ -46,7 +46,7 @@ def drop_of(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> 
 def _most_dropped(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> int:
     state, new = info["state"], wanted[option]
     held = int(state["messages"])
-    if option == "retention":  # messages that no consumer waits for
+    if option == "retention":  # removes the messages that no consumer needs
         return held if new == "interest" else 0
     if option not in ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"):
         return 0
@@ -55,7 +55,7 @@ def _most_dropped(info: Mapping[str, Any], wanted: Mapping[str, Any], option: st
     if option == "max_age":
         return held if _is_older(info, new / 1e9) else 0
     if option == "max_msgs_per_subject":
-        # The most goes where one subject has all messages but one of each other subject.
+        # The loss is largest if every subject but one has a single message.
         return held - int(state.get("num_subjects", 1)) + 1 - int(new)
     if wanted.get("discard") == "new":
         return 0
@@ -69,7 +69,7 @@ def _limit(value: Any) -> float:
 
 
 def _is_older(info: Mapping[str, Any], seconds: float) -> bool:
-    """Whether the stream's first message was stored longer ago."""
+    """Return whether the stream's first message is older than a number of seconds."""
     now = datetime.fromisoformat(info["ts"]) if "ts" in info else datetime.now(UTC)
     return datetime.fromisoformat(info["state"]["first_ts"]) < now - timedelta(seconds=seconds)
 
@@ -78,11 +78,11 @@ def _of_subjects(old: list[str], new: list[str]) -> Drop | None:
     gone = [subject for subject in old if not any(covers(wide, subject) for wide in new)]
     if not gone:
         return None
-    return Drop(0, f"no longer stores all of {', '.join(gone)}; keeps what it holds")
+    return Drop(0, f"no longer stores all of {', '.join(gone)}; keeps its messages")
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Whether every subject of one pattern falls under another.
+    """Return whether a pattern matches every subject that a narrower pattern matches.
 
     Example:
         ```python

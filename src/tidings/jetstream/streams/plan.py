@@ -1,4 +1,4 @@
-"""StreamPlan: how a stream on the server differs from its declaration, and applying it."""
+"""StreamPlan: compares a declared stream with the one on the server, and applies the difference."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class StreamChange(msgspec.Struct, frozen=True):
 
     Attributes:
         option: the option's name.
-        old: its value on the server, in words.
-        new: its declared value, in words.
-        drop: the messages that the change may remove; None if it removes none.
-        is_impossible: whether no server makes the change.
+        old: the value on the server, as text.
+        new: the declared value, as text.
+        drop: what the change can remove, or None if it removes nothing.
+        is_impossible: whether no server can make the change.
     """
 
     option: str
@@ -37,18 +37,18 @@ class StreamChange(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         words = f"{self.option} {self.old} -> {self.new}"
         if self.is_impossible:
-            return f"{words} (no server changes that)"
+            return f"{words} (no server can change this)"
         return f"{words} ({self.drop})" if self.drop is not None else words
 
 
 class StreamPlan(msgspec.Struct, frozen=True):
-    """What applying the declaration of one stream would do.
+    """The changes that bring one stream on the server to its declaration.
 
     Attributes:
         stream: the declaration.
-        exists: whether the server has the stream already.
-        changes: the declared options that would change.
-        messages: how many messages the stream holds now.
+        exists: whether the stream exists on the server.
+        changes: the declared options that differ on the server.
+        messages: the number of messages that the stream holds now.
     """
 
     stream: Stream
@@ -58,7 +58,7 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
     @property
     def is_done(self) -> bool:
-        """Whether the stream is as declared."""
+        """Whether the stream exists as declared, so that there is nothing to do."""
         return self.exists and not self.changes
 
     @property
@@ -68,29 +68,33 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
     @property
     def impossible(self) -> tuple[StreamChange, ...]:
-        """The changes that no server makes."""
+        """The changes that no server can make."""
         return tuple(change for change in self.changes if change.is_impossible)
 
     @property
     def dropped(self) -> int:
-        """An upper bound of the messages that would be removed."""
+        """An upper bound of the number of messages that the changes remove."""
         counts = [change.drop.count for change in self.changes if change.drop is not None]
         return min(sum(counts), self.messages)
 
     def __str__(self) -> str:
         if not self.exists:
-            return f"{self.stream.name}: create, for {', '.join(self.stream.subjects)}"
+            return f"{self.stream.name}: {_creation(self.stream)}"
         if not self.changes:
             return f"{self.stream.name}: as declared"
         return f"{self.stream.name}: change {'; '.join(map(str, self.changes))}"
+
+
+def _creation(stream: Stream) -> str:
+    return f"create with subjects {', '.join(stream.subjects)}"
 
 
 async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
     """Compare a declared stream with the one on the server.
 
     Raises:
-        JetStreamUnavailableError: no JetStream answers.
-        JetStreamApiError: the server does not say.
+        JetStreamUnavailableError: if JetStream does not answer.
+        JetStreamApiError: if the server refuses to describe the stream.
     """
     try:
         info = await api.call(f"STREAM.INFO.{stream.name}")
@@ -116,7 +120,7 @@ def _change(info: dict[str, Any], wanted: dict[str, Any], option: str) -> Stream
 
 
 def differences(current: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """List the options whose value on the server is not the one that is wanted."""
+    """Return the names of the options whose value on the server is not the wanted one."""
     return [
         option
         for option, new in wanted.items()
@@ -127,16 +131,19 @@ def differences(current: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 async def apply_streams(
     api: JetStreamApi, plans: Sequence[StreamPlan], *, force: bool = False
 ) -> None:
-    """Create and change streams as planned, or none of them.
+    """Create and change streams as planned.
+
+    Checks all plans first: if one of them is not allowed, no stream is changed.
 
     Args:
-        api: the API.
-        plans: what to do.
+        api: the JetStream API.
+        plans: the plans to apply.
         force: also make changes that can remove messages.
 
     Raises:
-        StreamChangeError: a change is impossible or can remove messages, so that nothing was done;
-            or the server refuses a change.
+        StreamChangeError: if a change is impossible, or if it can remove messages and `force` is
+            not set: then no stream is changed. Also if the server refuses a change: then the
+            streams before it are changed.
     """
     for plan in plans:
         _check(plan, force)
@@ -150,15 +157,15 @@ def _check(plan: StreamPlan, force: bool) -> None:
         raise StreamChangeError(
             plan.stream.name,
             tuple(map(str, plan.impossible)),
-            "it cannot become what is declared; declare one of another name, or delete it with all "
-            "that it holds",
+            "the stream cannot be changed to what is declared. Declare a stream with another "
+            "name, or delete this one with all its messages",
         )
     if plan.dangers and not force:
         raise StreamChangeError(
             plan.stream.name,
             tuple(map(str, plan.dangers)),
-            "the change would lose messages, so that a start does not make it; look at it with "
-            "`tidings streams plan`, and make it with `tidings streams apply --force`",
+            "the change can lose messages, so the app does not make it when it starts. Review it "
+            "with `tidings streams plan` and make it with `tidings streams apply --force`",
         )
 
 
@@ -166,20 +173,20 @@ async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
     stream = plan.stream
     try:
         if await through_election(lambda: _create_or_update(api, plan)):
-            logger.info("stream %s", printable(str(plan)))
+            logger.info("applied the declaration of stream %s", printable(str(plan)))
     except JetStreamApiError as error:
         if error.err_code == ErrorCode.STREAM_NAME_IN_USE and not plan.exists:
-            # Another instance created it in the meantime, perhaps of another version of this app.
+            # Another instance, perhaps of another version of the app, has just created the stream.
             await apply_streams(api, [await plan_stream(api, stream)], force=force)
             return
-        changes = tuple(map(str, plan.changes)) or (f"create, for {', '.join(stream.subjects)}",)
+        changes = tuple(map(str, plan.changes)) or (_creation(stream),)
         raise StreamChangeError(
-            stream.name, changes, f"the server refuses ({error.description})"
+            stream.name, changes, f"the server refuses the change ({error.description})"
         ) from None
 
 
 async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> bool:
-    """Returns whether there was still something to do: another instance may have been faster."""
+    """Create or update the stream. Return False if another instance has already done it."""
     stream = plan.stream
     if not plan.exists:
         await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
@@ -192,7 +199,7 @@ async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> bool:
     return True
 
 
-# Values that the server leaves out of a configuration.
+# The values of the options that the server leaves out of its answer.
 _ABSENT: dict[str, Any] = {
     "description": "",
     "subjects": (),
@@ -212,7 +219,7 @@ def _is_impossible(option: str, old: Any, new: Any) -> bool:
 
 def _words(option: str, value: Any) -> str:
     if option in ("max_age", "duplicate_window"):
-        return f"{value / 1e9:g} s" if value else "no end"
+        return f"{value / 1e9:g} s" if value else "no limit"
     if option == "subjects":
         return ", ".join(value or ()) or "none"
     if option == "description":

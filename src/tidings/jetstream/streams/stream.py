@@ -1,4 +1,4 @@
-"""Stream: a stream as it is declared in code."""
+"""Stream: the declaration of a stream."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def days(count: float) -> float:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream that the app creates when it starts, or changes to what is declared here.
+    """The declaration of a stream. The app creates or changes the stream when it starts.
 
-    An option that is left out is not declared. The app never changes it on the server, and never
-    compares it: whoever operates the server may set it. A new stream gets the server's default.
+    If you leave an option out, it is not declared. The app neither compares nor changes it, so the
+    operator of the server can set it. A new stream gets the server's default.
 
     Args:
         name: the stream's name: letters, digits, `_`, `-` and `=`.
-        subjects: the subjects that it stores, wildcards allowed.
+        subjects: the subjects that the stream stores. They can contain wildcards.
         description: what the stream is for.
         retention: "limits" keeps messages until a limit is reached, "interest" until every consumer
             has acknowledged them, "workqueue" until one has.
@@ -58,8 +58,8 @@ class Stream:
         allow_direct: let every replica answer reads. A new stream allows it unless you pass False.
 
     Raises:
-        ConfigError: a bad name, or an option that the server would refuse.
-        SubjectError: a bad subject.
+        ConfigError: if the name is not valid, or if the server would refuse an option.
+        SubjectError: if a subject is not valid.
 
     Example:
         ```python
@@ -133,7 +133,7 @@ class Stream:
         raise ConfigError(f"stream {self.name}: {option}={getattr(self, option)!r}: {wanted}")
 
     def declared(self) -> dict[str, Any]:
-        """The options that are declared, with the server's names and values."""
+        """Return the declared options, with the server's names and values."""
         options = {
             "subjects": list(self.subjects),
             "description": self.description,
@@ -151,18 +151,22 @@ class Stream:
         return {option: value for option, value in options.items() if value is not None}
 
     def config(self) -> dict[str, Any]:
-        """The configuration that a new stream is created with."""
+        """Return the configuration of a new stream."""
         return {"name": self.name, "allow_direct": True, **self.declared()}
 
     def changed(self, current: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration of the server's stream with the declared options in it.
+        """Return the configuration of the server's stream, with the declared options applied.
 
-        Two options that are not declared follow from others, because the server accepts no other
-        value for them: a message id is known no longer than messages are kept, and a limit for
-        each subject refuses new messages only where `discard` is "new" and there is such a limit.
+        The server accepts some options only together, so two options can change without being
+        declared. The duplicate window becomes at most as long as `max_age`. The server's option
+        `discard_new_per_subject` becomes False if the stream has no limit for each subject, or if
+        `discard` is not "new".
+
+        Args:
+            current: the configuration on the server.
         """
         declared = self.declared()
-        wanted = {**declared, **current, **declared}  # declared options come first in a plan
+        wanted = {**declared, **current, **declared}  # a plan lists the declared options first
         age = wanted.get("max_age", 0)
         if age and self.duplicate_window is None and wanted.get("duplicate_window", 0) > age:
             wanted["duplicate_window"] = age

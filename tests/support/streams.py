@@ -1,0 +1,46 @@
+"""What the server itself says of streams and consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from tidings import App
+from tidings.errors import RequestTimeoutError, TransportError
+from tidings.jetstream import Stream
+
+MakeApp = Callable[..., App]
+
+
+async def consumer_info(app: App, stream: Stream, consumer: str) -> dict[str, Any]:
+    """What the server says of a consumer."""
+    return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}", timeout=2)
+
+
+async def is_acked(app: App, stream: Stream, consumer: str, sequence: int) -> None:
+    """Wait until the server has an acknowledgement for everything up to there."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(TransportError, RequestTimeoutError):  # while a leader is lost
+                info = await consumer_info(app, stream, consumer)
+                if info["ack_floor"]["stream_seq"] >= sequence:
+                    return
+            await asyncio.sleep(0.01)
+
+
+async def consumer_names(app: App, stream: Stream) -> list[str]:
+    answer = await app.js.api.call(f"CONSUMER.NAMES.{stream.name}")
+    return list(answer["consumers"] or ())
+
+
+async def stored(app: App, stream: Stream) -> list[dict[str, Any]]:
+    """Every message of a stream, as the server gives it."""
+    info = await app.js.api.call(f"STREAM.INFO.{stream.name}")
+    state = info["state"]
+    found = []
+    for sequence in range(max(state["first_seq"], 1), state["last_seq"] + 1):
+        answer = await app.js.api.call(f"STREAM.MSG.GET.{stream.name}", {"seq": sequence})
+        found.append(answer["message"])
+    return found

@@ -1,0 +1,28 @@
+"""Waiting for what no event announces."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 20.0  # seconds within which whatever a test waits for has to happen
+
+
+async def until(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+    """Wait until the condition is true and return its value.
+
+    Raises:
+        TimeoutError: it did not become true in time.
+    """
+    async with asyncio.timeout(timeout):
+        while not (value := condition()):  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.002)
+    return value
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
+    """Do the same without an event loop, for example for the end of another process's child."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
+        time.sleep(0.005)
