@@ -498,8 +498,7 @@ class ObjectStore(Bucket):
 
                 Example:
                     ```python
-                    from tidings.concurrency.backoff import Backoff
-        from tidings.errors import ObjectNotFoundError
+                    from tidings.errors import ObjectNotFoundError
 
                     files = app.js.object_store("files")
                     await files.put("hello.txt", b"hello")
