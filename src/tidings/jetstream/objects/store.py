@@ -492,22 +492,22 @@ class ObjectStore(Bucket):
     async def delete(self, name: str) -> None:
         """Delete an object.
 
-                Raises:
-                    ObjectNotFoundError: if there is no object of this name.
-                    TidingsError: as `put` does.
+        Raises:
+            ObjectNotFoundError: if there is no object of this name.
+            TidingsError: as `put` does.
 
-                Example:
-                    ```python
-                    from tidings.errors import ObjectNotFoundError
+        Example:
+            ```python
+            from tidings.errors import ObjectNotFoundError
 
-                    files = app.js.object_store("files")
-                    await files.put("hello.txt", b"hello")
-                    await files.delete("hello.txt")
-                    try:
-                        await files.get("hello.txt")
-                    except ObjectNotFoundError:
-                        print("the object is gone")
-                    ```
+            files = app.js.object_store("files")
+            await files.put("hello.txt", b"hello")
+            await files.delete("hello.txt")
+            try:
+                await files.get("hello.txt")
+            except ObjectNotFoundError:
+                print("the object is gone")
+            ```
         """
         _check_name(name)
         info = self._info_of(name, await self.use(lambda api: self._newest(api, name)))
