@@ -258,7 +258,7 @@ async def test_an_unknown_stream_and_one_that_deletes_nothing_are_refused(
     config = {"name": f"{dead}-kept", "subjects": [f"{dead}-kept"], "deny_delete": True}
     await app.js.api.call(f"STREAM.CREATE.{dead}-kept", config)
     assert await dead_letters.last_sequence(app.js.api, f"{dead}-kept") == 0
-    with pytest.raises(ConfigError, match="lets no message be deleted"):
+    with pytest.raises(ConfigError, match="messages cannot be deleted from the stream"):
         await dead_letters.last_sequence(app.js.api, f"{dead}-kept", to_delete=True)
 
 
@@ -379,7 +379,7 @@ async def test_a_letter_for_a_subject_of_the_server_is_refused_and_kept(
 ) -> None:
     await app.js.publish(f"{name}.a", {})
     letter = await forge(app, dead, Subject=subject.replace("NAME", name), Stream=name)
-    with pytest.raises(RedriveError, match="one of the server's own") as refused:
+    with pytest.raises(RedriveError, match="belongs to the server") as refused:
         await dead_letters.redrive(app.js.api, letter)
     assert (refused.value.stream, refused.value.sequence) == (dead, letter.sequence)
     assert (await held(app, name), await held(app, dead)) == (1, 1)
@@ -388,9 +388,9 @@ async def test_a_letter_for_a_subject_of_the_server_is_refused_and_kept(
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
-        ({"Stream": ""}, "names no stream"),
-        ({"Stream": "a b"}, "names no stream that can be"),
-        ({"Stream": "DELETE.x"}, "names no stream that can be"),
+        ({"Stream": ""}, "does not name the stream"),
+        ({"Stream": "a b"}, "names a stream that cannot exist"),
+        ({"Stream": "DELETE.x"}, "names a stream that cannot exist"),
         ({"Stream": "NOWHERE"}, "'NOWHERE' does not take"),
         ({"Stream": "DEAD"}, "does not take its subject"),
         ({"Stream": "NAME", "Subject": "DEAD.elsewhere"}, "does not take its subject"),

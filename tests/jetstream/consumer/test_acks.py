@@ -734,7 +734,9 @@ async def test_a_double_ack_that_nobody_confirms_is_told_and_work_goes_on(
         await until(lambda: got)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         go_on.set()
-        await until(lambda: "its acknowledgement was not taken, so it comes again" in caplog.text)
+        await until(
+            lambda: "its acknowledgement was not sent, so it is delivered again" in caplog.text
+        )
         await is_acked_again(app, stream)
     assert got == [1, 1]
 

@@ -281,7 +281,7 @@ async def test_the_last_delivery_of_the_server_is_the_last_one_and_makes_a_dead_
         assert (await config_of(other, stream))["max_deliver"] == 2
     assert deliveries == [1, 2]
     [warning] = warnings_in(caplog)
-    assert "whose last delivery ends with its process gets no dead letter" in warning
+    assert "whose process dies in the last delivery gets no dead letter" in warning
 
 
 async def test_a_message_that_the_server_delivers_no_more_is_reported_and_counted(

@@ -268,13 +268,13 @@ async def test_an_existing_consumer_that_cannot_be_used_is_refused_at_start(
     with pytest.raises(ConfigError, match=words) as caught:
         await app.__aenter__()
     assert f"consumer 'd' of {stream.name}" in str(caught.value)
-    assert "take another durable=" in str(caught.value)
+    assert "Use another durable=" in str(caught.value)
 
 
 async def test_a_stream_that_is_not_there_is_named(make_app: MakeApp, stream: Stream) -> None:
     app = make_app()
     app.consume(stream.name, durable="d")(Gate())
-    with pytest.raises(ConfigError, match=f"there is no stream '{stream.name}'; declare it"):
+    with pytest.raises(ConfigError, match=f"there is no stream '{stream.name}'. Declare it"):
         await app.__aenter__()
 
 
