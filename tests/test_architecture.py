@@ -21,6 +21,7 @@ FLOORS = {
         "version",
         "text",
         "log",
+        "error_codes",
         "errors",
         "checks",
         "functions",
@@ -41,6 +42,7 @@ FLOORS = {
 # What is in each package, the lowest first: the same holds inside.
 INSIDE = {
     "concurrency": [
+        "backoff",
         "failure_log",
         "forks",
         "long_runs",
@@ -91,6 +93,7 @@ INSIDE = {
         "watchdog",
     ],
     "jetstream": [
+        "status",
         "api",
         "election",
         "filters",
@@ -117,6 +120,7 @@ INSIDE = {
         "dead_letters",
     ],
     "jetstream/consumer": [
+        "batch",
         "losses",
         "spec",
         "config",

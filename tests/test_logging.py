@@ -17,7 +17,7 @@ from support.inbox import Inbox
 from support.waits import until
 from tidings import App, DebugMiddleware, ServiceError
 from tidings.cli.logs import TextFormatter, json_formatter
-from tidings.errors import ConnectError, JetStreamError, ServerStartError, TidingsError
+from tidings.errors import ConnectError, JetStreamApiError, ServerStartError, TidingsError
 from tidings.protocol.info import read_error
 from tidings.testing import NATSServer
 
@@ -235,7 +235,7 @@ async def test_the_texts_of_services_are_escaped_in_the_log(
     [
         ServiceError(500, EVIL, subject="a", service=EVIL, error_id=EVIL),
         ServiceError(500, "x" * 100_000, subject="a", service="x" * 100_000),
-        JetStreamError(400, 10000, EVIL),
+        JetStreamApiError(400, 10000, EVIL),
         ConnectError(("nats://a",), EVIL),
         read_error(f"'{EVIL}'".encode()),
         read_error(f"'Permissions Violation for Publish to \"{EVIL}\"'".encode()),

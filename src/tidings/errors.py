@@ -36,20 +36,21 @@ TidingsError
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
     StreamAnsweredError        a stream stored the request and answered it
-  JetStreamError               JetStream refused a call
-    WrongSequenceError         the last sequence is not the expected one
-      WrongRevisionError       the revision of a key is not the expected one
-        KeyExistsError         the key to create already has a value
-  JetStreamUnavailableError    JetStream does not answer
-  NoStreamError                no stream stores the subject (nothing was stored)
-  PublishTimeoutError          a publish was not acknowledged in time (also a TimeoutError)
-  StreamChangeError            a declared stream cannot be created or changed
-  BucketChangeError            a declared bucket differs from the one on the server
-  BucketNotFoundError          no such key-value bucket or object store (also a LookupError)
-  KeyNotFoundError             no such key in the bucket (also a LookupError)
-  ObjectNotFoundError          no such object in the store (also a LookupError)
-  DigestError                  an object's content differs from what was stored
-  RedriveError                 a dead letter does not match the message that it stands for
+  JetStreamError               base of everything that JetStream calls raise
+    JetStreamApiError          the server refused a call, with a code
+      WrongSequenceError       the last sequence is not the expected one
+        WrongRevisionError     the revision of a key is not the expected one
+          KeyExistsError       the key to create already has a value
+    JetStreamUnavailableError  JetStream does not answer
+    NoStreamError              no stream stores the subject (nothing was stored)
+    PublishTimeoutError        a publish was not acknowledged in time (also a TimeoutError)
+    StreamChangeError          a declared stream cannot be created or changed
+    BucketChangeError          a declared bucket differs from the one on the server
+    BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
+    KeyNotFoundError           no such key in the bucket (also a LookupError)
+    ObjectNotFoundError        no such object in the store (also a LookupError)
+    DigestError                an object's content differs from what was stored
+    RedriveError               a dead letter does not match the message that it stands for
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from tidings.error_codes import ErrorCode
 from tidings.text import printable
 
 # An error's text shows at most this many characters of another service's description.
@@ -643,7 +645,25 @@ class StreamAnsweredError(RequestError):
 
 
 class JetStreamError(TidingsError):
-    """JetStream refused a call.
+    """Base of everything that a JetStream call raises: streams, consumers, buckets and objects.
+
+    A call can also raise the errors of the connection, such as `RequestTimeoutError` and
+    `DisconnectedError`, and those of a wrong argument, such as `ConfigError`.
+
+    Example:
+        ```python
+        from tidings import JetStreamError
+
+        try:
+            await app.js.publish("nowhere", {"id": 1})
+        except JetStreamError as error:
+            print(error)
+        ```
+    """
+
+
+class JetStreamApiError(JetStreamError):
+    """The server refused a JetStream call, or its answer cannot be read.
 
     Attributes:
         code: the error's code, as in HTTP.
@@ -658,7 +678,7 @@ class JetStreamError(TidingsError):
         super().__init__(f"JetStream: {description} (code {code}, error {err_code})")
 
 
-class JetStreamUnavailableError(TidingsError):
+class JetStreamUnavailableError(JetStreamError):
     """JetStream does not answer. It is disabled on the server or for this account, or the cluster
     has no leader at the moment.
 
@@ -679,7 +699,7 @@ class JetStreamUnavailableError(TidingsError):
         )
 
 
-class NoStreamError(TidingsError):
+class NoStreamError(JetStreamError):
     """No stream stores the subject. Nothing was stored.
 
     Attributes:
@@ -694,7 +714,7 @@ class NoStreamError(TidingsError):
         )
 
 
-class PublishTimeoutError(TidingsError, TimeoutError):
+class PublishTimeoutError(JetStreamError, TimeoutError):
     """A publish to a stream was not acknowledged in time. The message may or may not be stored.
 
     Publish it again with the same `msg_id`: within its duplicate window, the stream stores it only
@@ -714,7 +734,7 @@ class PublishTimeoutError(TidingsError, TimeoutError):
         )
 
 
-class WrongSequenceError(JetStreamError):
+class WrongSequenceError(JetStreamApiError):
     """The stream's last sequence or message id is not the expected one: someone else wrote first.
 
     Read the current state, decide again, and publish with the new sequence. The message was not
@@ -723,7 +743,7 @@ class WrongSequenceError(JetStreamError):
     """
 
 
-class StreamChangeError(TidingsError):
+class StreamChangeError(JetStreamError):
     """A declared stream differs from the one on the server, and tidings did not change it.
 
     Attributes:
@@ -788,7 +808,7 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, no
         super().__init__(f"retry in {self.delay} s")
 
 
-class BucketNotFoundError(TidingsError, LookupError):
+class BucketNotFoundError(JetStreamError, LookupError):
     """The server has no key-value bucket or object store of this name.
 
     Attributes:
@@ -803,7 +823,7 @@ class BucketNotFoundError(TidingsError, LookupError):
         )
 
 
-class BucketChangeError(TidingsError):
+class BucketChangeError(JetStreamError):
     """A declared bucket differs from the one on the server. tidings did not change it.
 
     Attributes:
@@ -821,7 +841,7 @@ class BucketChangeError(TidingsError):
         )
 
 
-class KeyNotFoundError(TidingsError, LookupError):
+class KeyNotFoundError(JetStreamError, LookupError):
     """The bucket has no value for the key: it was never put, or it was deleted, or it expired.
 
     Attributes:
@@ -851,7 +871,7 @@ class WrongRevisionError(WrongSequenceError):
         self.key = key
         self.revision = revision
         self.last = last
-        super().__init__(400, 10071, "wrong last sequence")
+        super().__init__(400, ErrorCode.WRONG_LAST_SEQUENCE, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
         self.args = (f"{text}: someone else wrote first. Read it and decide again",)
 
@@ -864,7 +884,7 @@ class KeyExistsError(WrongRevisionError):
         self.args = (f"the bucket {bucket!r} already has a value for {key!r}",)
 
 
-class ObjectNotFoundError(TidingsError, LookupError):
+class ObjectNotFoundError(JetStreamError, LookupError):
     """The object store has no object of this name.
 
     Attributes:
@@ -878,7 +898,7 @@ class ObjectNotFoundError(TidingsError, LookupError):
         super().__init__(f"the object store {bucket!r} has no object {name!r}")
 
 
-class DigestError(TidingsError):
+class DigestError(JetStreamError):
     """The content that was read of an object differs from what was stored. An incomplete file is
     removed.
 
@@ -895,7 +915,7 @@ class DigestError(TidingsError):
         super().__init__(f"the object {name!r} of {bucket!r} cannot be read completely: {reason}")
 
 
-class RedriveError(TidingsError):
+class RedriveError(JetStreamError):
     """A dead letter does not match the message that it stands for. It was not published again.
 
     This protects against forged dead letters: any client with permission to publish to the subject

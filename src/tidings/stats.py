@@ -99,7 +99,7 @@ class ConsumerStats(_Record):
     """The statistics of one stream consumer. Each delivery is counted exactly once at any time:
     ``received == handled + failed + copies + pending + running + abandoned``.
 
-    The answers to the server, `acked`, `naked` and `termed`, are counted separately. An ordered
+    The answers to the server, `acked`, `nacked` and `termed`, are counted separately. An ordered
     consumer sends no answers and has no copies.
 
     Attributes:
@@ -114,7 +114,7 @@ class ConsumerStats(_Record):
         copies: number of deliveries of a message whose handler was still running here. The result
             of that handler counts for both deliveries.
         acked: number of deliveries that were acknowledged after their handler returned.
-        naked: number of deliveries that were given back, for another delivery.
+        nacked: number of deliveries that were given back, for another delivery.
         termed: number of deliveries that were terminated: dead letters, and messages whose handler
             called `term()`. They are not delivered again.
         dead: number of messages that were given up. They become dead letters, unless `dropped`.
@@ -138,7 +138,7 @@ class ConsumerStats(_Record):
     timed_out: int
     copies: int
     acked: int
-    naked: int
+    nacked: int
     termed: int
     dead: int
     dropped: int

@@ -60,13 +60,7 @@ async def _takes(connection: Connection, subject: str, answer: _Acknowledgement)
     prefix = f"$JS.{answer.domain}.API" if answer.domain else "$JS.API"
     question = msgspec.json.encode({"subject": subject})
     try:
-        token, future = connection.start_request(
-            f"{prefix}.STREAM.NAMES", question, b"", CHECK_TIMEOUT
-        )
-        try:
-            frame = await future
-        finally:
-            connection.end_request(token)
+        frame = await connection.request(f"{prefix}.STREAM.NAMES", question, b"", CHECK_TIMEOUT)
         names = None if frame[3] else msgspec.json.decode(frame[4], type=_Names)
     except (TidingsError, msgspec.MsgspecError):
         return True

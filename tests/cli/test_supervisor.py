@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from support.command import worker_pids
 from support.process import is_alive
 from support.waits import wait_until
 from tidings import App
-from tidings.cli.supervisor import LONGEST_DELAY, delays_from, ending
+from tidings.cli.supervisor import ending
 from tidings.process.runner import END_GRACE
 
 if TYPE_CHECKING:
@@ -40,11 +39,6 @@ def test_a_worker_that_dies_is_started_again(start: Start, service: Write) -> No
     new = worker_pids(process, 4)
     assert set(new).isdisjoint(pids)
     assert process.stop() == 0
-
-
-def test_the_delays_double_up_to_a_bound() -> None:
-    delays = list(itertools.islice(delays_from(0.5), 9))
-    assert delays == [0.5, 1, 2, 4, 8, 16, LONGEST_DELAY, LONGEST_DELAY, LONGEST_DELAY]
 
 
 def test_the_workers_drain_and_end_when_their_supervisor_is_killed(

@@ -208,7 +208,7 @@ async def test_a_message_whose_handler_hangs_reaches_another_instance(
         async with other:
             await until(lambda: got or handler.got)
             [stats] = app.stats().consumers
-            assert (stats.failed, stats.timed_out, stats.naked) == (1, 1, 1)
+            assert (stats.failed, stats.timed_out, stats.nacked) == (1, 1, 1)
             await until(lambda: rests(other.stats()))
         handler.released.set()
 

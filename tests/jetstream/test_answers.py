@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tidings import App
-from tidings.errors import JetStreamError, JetStreamUnavailableError
+from tidings.errors import JetStreamError, RequestTimeoutError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
@@ -88,13 +88,8 @@ class OneAnswer:
 
     round_trip = 0.0
 
-    def start_request(self, *request: Any) -> tuple[str, Any]:
-        async def answer() -> Any:
-            return self._frame
-
-        return "1", answer()
-
-    def end_request(self, token: str) -> None: ...
+    async def request(self, *request: Any) -> Any:
+        return self._frame
 
 
 def outcome_of(call: Callable[[JetStreamApi], Any], block: bytes, body: bytes) -> Any:
@@ -106,7 +101,7 @@ def outcome_of(call: Callable[[JetStreamApi], Any], block: bytes, body: bytes) -
 
     try:
         return asyncio.run(in_loop())
-    except (JetStreamError, JetStreamUnavailableError) as error:
+    except JetStreamError as error:
         return error
 
 
@@ -129,7 +124,7 @@ def test_any_answer_to_a_publish_is_an_acknowledgement_or_a_jetstream_error(
 def test_any_answer_to_a_call_is_an_object_or_a_jetstream_error(block: bytes, body: bytes) -> None:
     assert isinstance(
         outcome_of(lambda api: api.call("STREAM.INFO.S"), block, body),
-        dict | JetStreamError | JetStreamUnavailableError,
+        dict | JetStreamError,
     )
     names = outcome_of(lambda api: api.streams_taking("a"), block, body)
     assert isinstance(names, Exception) or all(isinstance(name, str) for name in names)
@@ -169,6 +164,29 @@ async def test_a_listener_that_answers_a_publish_with_garbage_is_a_jetstream_err
         await foreign.publish(message.reply, body)
         with pytest.raises(JetStreamError):
             await publishing
+    await foreign.close()
+
+
+async def test_a_call_that_ends_in_any_way_leaves_no_request_behind(
+    make_app: Callable[..., App], nats_server: NATSServer, subject: str
+) -> None:
+    foreign = await nats.connect(nats_server.url)
+    subscription = await foreign.subscribe(subject)
+    await foreign.flush()
+    async with make_app() as app:
+        connection = app.js.api.connection
+        cancelled = asyncio.create_task(connection.request(subject, b"", b"", 60))
+        answered = asyncio.create_task(connection.request(subject, b"", b"", 60))
+        await subscription.next_msg(5)
+        message = await subscription.next_msg(5)
+        assert app.stats().connection.requests == 2
+        cancelled.cancel()
+        await foreign.publish(message.reply, b"yes")
+        assert (await answered)[4] == b"yes"
+        with pytest.raises(RequestTimeoutError):
+            await connection.request(subject, b"", b"", 0.01)
+        assert cancelled.done()
+        assert app.stats().connection.requests == 0
     await foreign.close()
 
 

@@ -13,9 +13,15 @@ import pytest
 
 from support.waits import until
 from tidings import App
-from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError, Reject
-from tidings.jetstream import Stream
-from tidings.jetstream import dead_letters as letters
+from tidings.errors import (
+    ConfigError,
+    JetStreamApiError,
+    JetStreamError,
+    NoStreamError,
+    RedriveError,
+    Reject,
+)
+from tidings.jetstream import Stream, dead_letters
 from tidings.jetstream.dead_letters import DeadLetter, Wanted
 from tidings.jetstream.get import stored_message
 from tidings.server import NATSServer
@@ -67,8 +73,8 @@ async def bury(app: App, dead: str, subject: str, number: int = 0, **headers: st
 
 
 async def read(app: App, dead: str, **wanted: Any) -> list[DeadLetter]:
-    last = await letters.last_sequence(app.js.api, dead)
-    found = letters.read_letters(app.js.api, dead, Wanted(**wanted), last)
+    last = await dead_letters.last_sequence(app.js.api, dead)
+    found = dead_letters.read_dead_letters(app.js.api, dead, Wanted(**wanted), last)
     return [letter async for letter in found]
 
 
@@ -145,7 +151,7 @@ async def test_headers_that_cannot_be_sent_do_not_keep_a_message_from_its_grave(
         await until(lambda: app.stats().consumers[0].dead)
         [letter] = await read(app, dead)
         assert letter.headers.pairs() == [("Odd", "a b c"), ("Bad", "\ufffd")]
-        await letters.redrive(app.js.api, letter)
+        await dead_letters.redrive(app.js.api, letter)
         await until(lambda: app.stats().consumers[0].dead == 2)
 
 
@@ -206,11 +212,11 @@ async def test_what_dies_after_the_last_sequence_is_not_read(
     app: App, name: str, dead: str
 ) -> None:
     await bury(app, dead, f"{name}.a", 1)
-    last = await letters.last_sequence(app.js.api, dead)
+    last = await dead_letters.last_sequence(app.js.api, dead)
     await bury(app, dead, f"{name}.a", 2)
-    found = letters.read_letters(app.js.api, dead, Wanted(), last)
+    found = dead_letters.read_dead_letters(app.js.api, dead, Wanted(), last)
     assert [letter.stream_sequence async for letter in found] == [1]
-    found = letters.read_letters(app.js.api, dead, Wanted(sequences=frozenset([2])), last)
+    found = dead_letters.read_dead_letters(app.js.api, dead, Wanted(sequences=frozenset([2])), last)
     assert [letter async for letter in found] == []
 
 
@@ -233,10 +239,10 @@ async def test_thousands_of_dead_letters_are_read_without_holding_them(
     async with app.js.publish_window(128) as window:
         for _ in range(3_000):
             await window.publish(f"{dead}.x", b"x" * 4096, headers=headers)
-    last = await letters.last_sequence(app.js.api, dead)
+    last = await dead_letters.last_sequence(app.js.api, dead)
     count = 0
     tracemalloc.start()
-    async for letter in letters.read_letters(app.js.api, dead, Wanted(), last):
+    async for letter in dead_letters.read_dead_letters(app.js.api, dead, Wanted(), last):
         count += letter.error == "ValueError"
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -248,19 +254,19 @@ async def test_an_unknown_stream_and_one_that_deletes_nothing_are_refused(
     app: App, dead: str
 ) -> None:
     with pytest.raises(ConfigError, match="there is no stream 'NOWHERE'"):
-        await letters.last_sequence(app.js.api, "NOWHERE")
+        await dead_letters.last_sequence(app.js.api, "NOWHERE")
     config = {"name": f"{dead}-kept", "subjects": [f"{dead}-kept"], "deny_delete": True}
     await app.js.api.call(f"STREAM.CREATE.{dead}-kept", config)
-    assert await letters.last_sequence(app.js.api, f"{dead}-kept") == 0
-    with pytest.raises(ConfigError, match="lets no message be deleted"):
-        await letters.last_sequence(app.js.api, f"{dead}-kept", to_delete=True)
+    assert await dead_letters.last_sequence(app.js.api, f"{dead}-kept") == 0
+    with pytest.raises(ConfigError, match="messages cannot be deleted from the stream"):
+        await dead_letters.last_sequence(app.js.api, f"{dead}-kept", to_delete=True)
 
 
 async def test_the_streams_of_dead_letter_subjects_are_found(app: App, dead: str) -> None:
-    found = await letters.streams_of(app.js.api, [f"{dead}.a", f"{dead}.b"])
+    found = await dead_letters.streams_of(app.js.api, [f"{dead}.a", f"{dead}.b"])
     assert found == {dead: (f"{dead}.a", f"{dead}.b")}
     with pytest.raises(ConfigError, match="no stream takes the dead letters of 'nowhere'"):
-        await letters.streams_of(app.js.api, ["nowhere"])
+        await dead_letters.streams_of(app.js.api, ["nowhere"])
 
 
 # Published again.
@@ -271,7 +277,7 @@ async def test_a_redriven_message_is_as_it_was_and_its_dead_letter_is_gone(
 ) -> None:
     await bury(app, dead, f"{name}.created", 7)
     [letter] = await read(app, dead)
-    ack = await letters.redrive(app.js.api, letter)
+    ack = await dead_letters.redrive(app.js.api, letter)
     assert (ack.stream, ack.sequence, ack.duplicate) == (name, 1, False)
     message = await stored_message(app.js.api, name, sequence=1)
     assert message is not None
@@ -285,8 +291,8 @@ async def test_a_message_that_is_redriven_twice_is_stored_once(
 ) -> None:
     await bury(app, dead, f"{name}.created", 7)
     [letter] = await read(app, dead)
-    assert not (await letters.redrive(app.js.api, letter)).duplicate
-    assert (await letters.redrive(app.js.api, letter)).duplicate
+    assert not (await dead_letters.redrive(app.js.api, letter)).duplicate
+    assert (await dead_letters.redrive(app.js.api, letter)).duplicate
     assert await held(app, name) == 1
 
 
@@ -294,7 +300,7 @@ async def test_a_dead_letter_stays_until_its_message_is_stored(app: App, dead: s
     await bury(app, dead, "nobody.takes.this", 7)
     [letter] = await read(app, dead)
     with pytest.raises(NoStreamError):
-        await letters.redrive(app.js.api, letter)
+        await dead_letters.redrive(app.js.api, letter)
     assert await held(app, dead) == 1
 
 
@@ -302,16 +308,16 @@ async def test_a_redrive_that_was_cut_off_before_the_deletion_can_be_repeated(
     app: App, name: str, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def cut_off(api: Any, letter: DeadLetter) -> None:
-        raise JetStreamError(500, 0, "cut off")
+        raise JetStreamApiError(500, 0, "cut off")
 
     await bury(app, dead, f"{name}.created", 7)
     [letter] = await read(app, dead)
     with monkeypatch.context() as patched:
-        patched.setattr(letters, "drop", cut_off)
+        patched.setattr(dead_letters, "drop", cut_off)
         with pytest.raises(JetStreamError, match="cut off"):
-            await letters.redrive(app.js.api, letter)
+            await dead_letters.redrive(app.js.api, letter)
     [letter] = await read(app, dead)
-    assert (await letters.redrive(app.js.api, letter)).duplicate
+    assert (await dead_letters.redrive(app.js.api, letter)).duplicate
     assert (await held(app, name), await held(app, dead)) == (1, 0)
 
 
@@ -322,7 +328,7 @@ async def test_a_dead_letter_stream_made_anew_does_not_hide_its_letters(
         await bury(app, dead, f"{name}.created", 7)
         [letter] = await read(app, dead)
         assert letter.sequence == 1
-        assert not (await letters.redrive(app.js.api, letter)).duplicate
+        assert not (await dead_letters.redrive(app.js.api, letter)).duplicate
         await app.js.api.call(f"STREAM.DELETE.{dead}")
         await app.js.apply()
     assert await held(app, name) == 2
@@ -349,7 +355,7 @@ async def test_a_redriven_message_is_handled_again(
         [letter] = await read(app, dead)
         assert (letter.error, letter.deliveries) == ("ValueError", 2)
         is_repaired.set()
-        await letters.redrive(app.js.api, letter)
+        await dead_letters.redrive(app.js.api, letter)
         await until(lambda: app.stats().consumers[0].acked)
     assert seen == [7, 7, 7]
 
@@ -373,8 +379,8 @@ async def test_a_letter_for_a_subject_of_the_server_is_refused_and_kept(
 ) -> None:
     await app.js.publish(f"{name}.a", {})
     letter = await forge(app, dead, Subject=subject.replace("NAME", name), Stream=name)
-    with pytest.raises(RedriveError, match="one of the server's own") as refused:
-        await letters.redrive(app.js.api, letter)
+    with pytest.raises(RedriveError, match="belongs to the server") as refused:
+        await dead_letters.redrive(app.js.api, letter)
     assert (refused.value.stream, refused.value.sequence) == (dead, letter.sequence)
     assert (await held(app, name), await held(app, dead)) == (1, 1)
 
@@ -382,9 +388,9 @@ async def test_a_letter_for_a_subject_of_the_server_is_refused_and_kept(
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
-        ({"Stream": ""}, "names no stream"),
-        ({"Stream": "a b"}, "names no stream that can be"),
-        ({"Stream": "DELETE.x"}, "names no stream that can be"),
+        ({"Stream": ""}, "does not name the stream"),
+        ({"Stream": "a b"}, "names a stream that cannot exist"),
+        ({"Stream": "DELETE.x"}, "names a stream that cannot exist"),
         ({"Stream": "NOWHERE"}, "'NOWHERE' does not take"),
         ({"Stream": "DEAD"}, "does not take its subject"),
         ({"Stream": "NAME", "Subject": "DEAD.elsewhere"}, "does not take its subject"),
@@ -400,7 +406,7 @@ async def test_a_letter_whose_stream_does_not_take_its_subject_is_refused(
     }
     letter = await forge(app, dead, **named)
     with pytest.raises(RedriveError, match=words):
-        await letters.redrive(app.js.api, letter)
+        await dead_letters.redrive(app.js.api, letter)
     assert (await held(app, name), await held(app, dead)) == (0, 1)
 
 
@@ -422,7 +428,7 @@ async def test_a_letter_that_differs_from_the_stored_message_is_refused(
     headers = {f"Tidings-Dead-{key}": value for key, value in named.items()}
     await app.js.publish(f"{dead}.x", body, headers={**headers, **more})
     with pytest.raises(RedriveError, match=words):
-        await letters.redrive(app.js.api, (await read(app, dead))[0])
+        await dead_letters.redrive(app.js.api, (await read(app, dead))[0])
     assert (await held(app, name), await held(app, dead)) == (1, 1)
 
 
@@ -433,7 +439,7 @@ async def test_a_message_of_a_stream_made_again_is_not_taken_for_the_one_that_di
     await app.js.publish(f"{name}.a", b"another message with the sequence 1")
     [letter] = await read(app, dead)
     assert letter.stream_sequence == 1
-    assert (await letters.redrive(app.js.api, letter)).sequence == 2
+    assert (await dead_letters.redrive(app.js.api, letter)).sequence == 2
 
 
 async def test_a_message_of_a_stream_that_copies_another_goes_to_that_one(
@@ -445,7 +451,7 @@ async def test_a_message_of_a_stream_that_copies_another_goes_to_that_one(
     collected = {"name": f"{name}s", "sources": [{"name": f"{name}m"}]}
     await api.call(f"STREAM.CREATE.{name}s", collected)
     letter = await forge(app, dead, Subject=f"{name}.a", Stream=f"{name}s")
-    assert (await letters.redrive(api, letter)).stream == name
+    assert (await dead_letters.redrive(api, letter)).stream == name
 
 
 async def test_numbers_without_end_in_a_letter_are_no_numbers(app: App, dead: str) -> None:
@@ -463,7 +469,7 @@ async def test_a_dropped_dead_letter_is_gone_and_dropping_it_twice_is_no_error(
         await bury(app, dead, f"{name}.created", number)
     second = (await read(app, dead))[1]
     for _ in range(2):
-        await letters.drop(app.js.api, second)
+        await dead_letters.drop(app.js.api, second)
     assert [letter.stream_sequence for letter in await read(app, dead)] == [0, 2]
     assert await held(app, name) == 0
 
@@ -475,4 +481,4 @@ async def test_a_dead_letter_that_cannot_be_deleted_is_an_error(dead: str) -> No
         await bury(app, dead, "a")
         [letter] = await read(app, dead)
         with pytest.raises(JetStreamError, match="not permitted"):
-            await letters.drop(app.js.api, letter)
+            await dead_letters.drop(app.js.api, letter)

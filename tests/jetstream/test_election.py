@@ -6,21 +6,35 @@ import asyncio
 
 import pytest
 
-from tidings import JetStreamError, JetStreamUnavailableError, RequestTimeoutError, TidingsError
+from tidings import (
+    JetStreamApiError,
+    JetStreamUnavailableError,
+    RequestTimeoutError,
+    TidingsError,
+)
+from tidings.error_codes import ErrorCode
 from tidings.jetstream import election
-from tidings.jetstream.election import NO_LEADER, NO_SUITABLE_PEERS, NOT_LEADER, through_election
+from tidings.jetstream.election import through_election
 
 PASSING = [
     RequestTimeoutError("$JS.API.STREAM.CREATE.L", 5),
-    JetStreamUnavailableError("STREAM.CREATE.L", "no leader", NO_LEADER),
+    JetStreamUnavailableError("STREAM.CREATE.L", "no leader", ErrorCode.CLUSTER_NOT_AVAILABLE),
     JetStreamUnavailableError("STREAM.CREATE.L"),
-    JetStreamError(503, NOT_LEADER, "JetStream cluster can not handle request"),
-    JetStreamError(400, NO_SUITABLE_PEERS, "no suitable peers for placement, peer offline"),
+    JetStreamApiError(
+        503, ErrorCode.CLUSTER_NOT_LEADER, "JetStream cluster can not handle request"
+    ),
+    JetStreamApiError(
+        400, ErrorCode.NO_SUITABLE_PEERS, "no suitable peers for placement, peer offline"
+    ),
 ]
 LASTING = [
-    JetStreamUnavailableError("STREAM.CREATE.L", "not enabled for account", 10039),
-    JetStreamError(400, NO_SUITABLE_PEERS, "no suitable peers for placement, insufficient storage"),
-    JetStreamError(400, 10058, "stream name already in use"),
+    JetStreamUnavailableError(
+        "STREAM.CREATE.L", "not enabled for account", ErrorCode.NOT_ENABLED_FOR_ACCOUNT
+    ),
+    JetStreamApiError(
+        400, ErrorCode.NO_SUITABLE_PEERS, "no suitable peers for placement, insufficient storage"
+    ),
+    JetStreamApiError(400, ErrorCode.STREAM_NAME_IN_USE, "stream name already in use"),
     TidingsError("something else"),
 ]
 
@@ -42,7 +56,7 @@ class Work:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(election, "ELECTION_WAIT", 0.001)
+    monkeypatch.setattr(election, "TRY_MOST", 0.001)
 
 
 @pytest.mark.parametrize("error", PASSING, ids=str)

@@ -12,7 +12,7 @@ from support.inbox import Inbox
 from support.waits import until
 from tidings import App, ConfigError
 from tidings.errors import Reject
-from tidings.jetstream import dead_letters as letters
+from tidings.jetstream import dead_letters
 from tidings.jetstream.dead_letters import Wanted
 from tidings.jetstream.names import check_existing_name, check_new_bucket, check_new_name
 
@@ -65,10 +65,10 @@ async def test_a_stream_and_a_consumer_of_others_are_consumed_and_their_letters_
             assert ack.stream == name
             await until(lambda: app.stats().consumers[0].dead == 1)
             is_repaired = True
-            last = await letters.last_sequence(api, f"TOTE:{number}")
-            found = letters.read_letters(api, f"TOTE:{number}", Wanted(), last)
+            last = await dead_letters.last_sequence(api, f"TOTE:{number}")
+            found = dead_letters.read_dead_letters(api, f"TOTE:{number}", Wanted(), last)
             for letter in [letter async for letter in found]:
-                await letters.redrive(api, letter)
+                await dead_letters.redrive(api, letter)
             assert (await got.next()).data == {"n": 1}
 
 

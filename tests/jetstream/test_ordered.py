@@ -12,8 +12,8 @@ from support.waits import until
 from tidings import App, Message
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream.consumer.ordered import OrderedConsumer
-from tidings.jetstream.ordered import Follower
+from tidings.jetstream.consumer.ordered import OrderedHandler
+from tidings.jetstream.ordered import OrderedConsumer
 from tidings.server import NATSServer
 
 
@@ -133,14 +133,16 @@ async def test_a_reader_that_misses_a_message_reads_it_again(
     app = make_app(streams=[stream])
     reader = Reader()
     app.consume(stream.name, ordered=True, data_type=int)(reader)
-    take, dropped = Follower._on_frames, []
+    take, dropped = OrderedConsumer._on_frames, []
 
-    def drop_some(self: Follower, size: int, frames: list[Any]) -> None:  # as between two servers
+    def drop_some(
+        self: OrderedConsumer, size: int, frames: list[Any]
+    ) -> None:  # as between two servers
         if len(reader.got) >= 10 and len(dropped) < 2 and frames[0][2]:
             dropped.append(frames.pop(0))
         take(self, size, frames)
 
-    monkeypatch.setattr(Follower, "_on_frames", drop_some)
+    monkeypatch.setattr(OrderedConsumer, "_on_frames", drop_some)
     async with app:
         await publish(app, stream, range(10))
         await until(lambda: len(reader.got) == 10)
@@ -281,6 +283,6 @@ ONE: dict[str, Any] = {"durable": "d", "concurrency": 1}
 
 def inbox_of(consumer: Any) -> str:
     """The inbox that a consumer's messages come to."""
-    if isinstance(consumer, OrderedConsumer):
-        return consumer._follower._inbox
+    if isinstance(consumer, OrderedHandler):
+        return consumer._consumer._inbox
     return str(consumer._puller._inboxes[-1].subject)

@@ -23,8 +23,8 @@ from support.waits import until
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream import ordered as follow_module
-from tidings.jetstream.consumer import pull as puller_module
+from tidings.jetstream import ordered as ordered_module
+from tidings.jetstream.consumer import pull as pull_module
 from tidings.jetstream.consumer.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 
@@ -351,7 +351,7 @@ async def test_a_consumer_that_was_deleted_goes_on_without_a_gap(
             await is_acked(other, stream, "d", 10)
             assert app.stats().consumers[0].healed == 1
     assert set(range(0 if start == "all" else 1, 10)) <= set(got)
-    assert caplog.text.count("was gone and is made again") == 1
+    assert caplog.text.count("was gone and is created again") == 1
 
 
 async def test_a_deleted_consumer_of_a_work_queue_is_made_again(
@@ -377,7 +377,7 @@ async def test_a_deleted_consumer_of_a_work_queue_is_made_again(
 async def test_a_consumer_made_again_begins_after_what_was_done(
     make_app: MakeApp, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(puller_module, "FLOOR_INTERVAL", 0.1)
+    monkeypatch.setattr(pull_module, "FLOOR_INTERVAL", 0.1)
     app = make_app(streams=[stream])
     got = []
 
@@ -390,7 +390,7 @@ async def test_a_consumer_made_again_begins_after_what_was_done(
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 20)
         [consumer] = app._run.consumers._consumers
-        await until(lambda: consumer._puller.binding.floor == 20)
+        await until(lambda: consumer._puller.remote.floor == 20)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         await app.js.publish(f"{stream.name}.n", 20)
         await until(lambda: got[-1] == 20)
@@ -423,10 +423,10 @@ async def test_after_a_consumer_was_deleted_the_log_says_how_many_messages_are_g
         await other.js.publish(f"{stream.name}.n", 15)
         await until(lambda: got[-1] == 15)
     lost = set(range(16)) - set(got)
-    gone = "up to 13 messages that nobody had handled are gone for good (retention 'interest'"
+    gone = "up to 13 messages that were never handled are lost (retention 'interest'"
     assert (gone in caplog.text) == (retention == "interest")
     assert len(lost) == (13 if retention == "interest" else 0)
-    assert ("gone for good" in caplog.text) == bool(lost)
+    assert ("were never handled are lost" in caplog.text) == bool(lost)
 
 
 async def test_messages_that_expired_before_a_deleted_consumer_got_them_are_reported(
@@ -450,7 +450,7 @@ async def test_messages_that_expired_before_a_deleted_consumer_got_them_are_repo
         go_on.set()
         await until(lambda: got[-1] == 12)
     assert sorted(set(got)) == [0, *range(8, 13)]
-    assert "up to 7 messages that nobody had handled are gone for good" in caplog.text
+    assert "up to 7 messages that were never handled are lost" in caplog.text
 
 
 async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_still_does(
@@ -466,7 +466,7 @@ async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_
     async with app:
         await app.js.publish(f"{stream.name}.n", 1)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
-        app._run.consumers._consumers[0]._puller.heal("deleted")
+        app._run.consumers._consumers[0]._puller.recover("deleted")
         await until(lambda: app.stats().consumers[0].healed)
         for number in range(2, 7):
             await app.js.publish(f"{stream.name}.n", number)
@@ -562,7 +562,7 @@ async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop
         payload = {"stream_name": stream.name, "config": {**config, "max_batch": 10}}
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
         [consumer] = app._run.consumers._consumers
-        consumer._puller.heal("pull again")
+        consumer._puller.recover("pull again")
         await until(lambda: "Exceeded MaxRequestBatch" in caplog.text)
         await asyncio.sleep(1)  # a loop would heal hundreds of times
         assert app.stats().consumers[0].healed < 5
@@ -735,8 +735,8 @@ async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
 ) -> None:
     """Its server restarts, in a cluster: the time of its creation stays the same, and so does the
     configuration of its consumers."""
-    monkeypatch.setattr(follow_module, "HEARTBEAT", 0.5)
-    monkeypatch.setattr(puller_module, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(ordered_module, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(pull_module, "HEARTBEAT", 0.5)
     stream = Stream("EMPTIED", subjects=["EMPTIED.>"], storage="memory")
     app = App("read", servers=cluster.urls, streams=[stream], **QUICK)
     ordered: list[int] = []
@@ -755,7 +755,7 @@ async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 5)
         # Made again after the floor, the durable would leave out as many of the next stream.
-        await app._run.consumers._consumers[1]._puller.binding.refresh()
+        await app._run.consumers._consumers[1]._puller.remote.refresh()
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         await until(lambda: app.stats().consumers[1].healed == 1)
         await until(lambda: len(ordered) == 5)

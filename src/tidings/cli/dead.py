@@ -16,19 +16,19 @@ from tidings.app import App
 from tidings.errors import (
     ConfigError,
     HeaderError,
-    JetStreamError,
+    JetStreamApiError,
     NoStreamError,
     PayloadTooLargeError,
     RedriveError,
     SubjectError,
 )
-from tidings.jetstream import dead_letters as letters
+from tidings.jetstream import dead_letters
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.dead_letters import (
     DeadLetter,
     Wanted,
     last_sequence,
-    read_letters,
+    read_dead_letters,
     streams_of,
 )
 from tidings.jetstream.names import check_existing_name
@@ -74,7 +74,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # Errors that concern one letter only, so that the command goes on with the next one.
 _OF_ONE_LETTER = (
     NoStreamError,
-    JetStreamError,
+    JetStreamApiError,
     PayloadTooLargeError,
     RedriveError,
     SubjectError,
@@ -123,7 +123,7 @@ def list_letters(
     async def show(api: JetStreamApi, places: list[Place]) -> int:
         count = 0
         for place in places:
-            async for letter in read_letters(api, place.stream, place.wanted, place.last):
+            async for letter in read_dead_letters(api, place.stream, place.wanted, place.last):
                 say(_line(letter))
                 count += 1
         return count
@@ -149,7 +149,7 @@ def show(
         return [
             letter
             for place in places
-            async for letter in read_letters(api, place.stream, place.wanted, place.last)
+            async for letter in read_dead_letters(api, place.stream, place.wanted, place.last)
         ]
 
     wanted = Wanted(sequences=frozenset([sequence]))
@@ -180,7 +180,7 @@ def redrive(
     """
     wanted = _wanted(subject, older_than, error, sequence)
     question = "Publish {} again, and delete {}?"
-    _act(source, stream, servers, wanted, yes, question, "published again", letters.redrive)
+    _act(source, stream, servers, wanted, yes, question, "published again", dead_letters.redrive)
 
 
 @dead.command()
@@ -196,7 +196,7 @@ def drop(
 ) -> None:
     """Delete dead letters for good. Shows how many there are, and asks for confirmation."""
     wanted = _wanted(subject, older_than, error, sequence)
-    _act(source, stream, servers, wanted, yes, "Delete {} for good?", "dropped", letters.drop)
+    _act(source, stream, servers, wanted, yes, "Delete {} for good?", "dropped", dead_letters.drop)
 
 
 def _act(
@@ -250,7 +250,7 @@ class Worker:
             TidingsError: an error that concerns more than one letter.
         """
         for place in places:
-            async for letter in read_letters(api, place.stream, place.wanted, place.last):
+            async for letter in read_dead_letters(api, place.stream, place.wanted, place.last):
                 try:
                     await self._do(api, letter)
                 except _OF_ONE_LETTER as error:
@@ -263,7 +263,7 @@ class Worker:
 
 async def _count(api: JetStreamApi, places: list[Place]) -> list[Place]:
     for place in places:
-        async for letter in read_letters(api, place.stream, place.wanted, place.last):
+        async for letter in read_dead_letters(api, place.stream, place.wanted, place.last):
             place.errors[letter.error] += 1
     return places
 
@@ -285,7 +285,9 @@ def _app(source: str | None, stream: str | None, servers: str) -> App:
 
 
 def _subjects(app: App) -> list[str]:
-    return sorted({spec.letters for spec in app.consumers if spec.letters is not None})
+    return sorted(
+        {spec.dead_letter_subject for spec in app.consumers if spec.dead_letter_subject is not None}
+    )
 
 
 def _on_places(

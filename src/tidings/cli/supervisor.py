@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
@@ -269,7 +270,7 @@ class Supervisor(Supervision):
         return self._exit_code(codes)
 
     async def _keep(self, worker: Worker) -> int:
-        delays = delays_from(FIRST_DELAY)
+        delays = Backoff(FIRST_DELAY, LONGEST_DELAY)
         logger.info("%s started", worker)
         while True:
             code = await worker.wait()
@@ -279,8 +280,8 @@ class Supervisor(Supervision):
                 logger.info("%s: the app has disconnected", worker)
                 return code
             if worker.age > STEADY:
-                delays = delays_from(FIRST_DELAY)
-            delay = next(delays)
+                delays.reset()
+            delay = delays.next()
             logger.error("%s %s; starting it again in %g s", worker, ending(code), delay)
             if await self._stopped_within(delay):
                 return 0
@@ -291,13 +292,6 @@ class Supervisor(Supervision):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
         return self._stopping.is_set()
-
-
-def delays_from(first: float) -> Iterator[float]:
-    """Yield the seconds to wait before each start: twice as long each time, up to a limit."""
-    while True:
-        yield first
-        first = min(first * 2, LONGEST_DELAY)
 
 
 def ending(code: int) -> str:

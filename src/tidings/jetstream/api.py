@@ -8,33 +8,24 @@ from typing import Any
 import msgspec
 
 from tidings.concurrency.home import Home
+from tidings.error_codes import UNAVAILABLE, WRONG_LAST, ErrorCode
 from tidings.errors import (
     DisconnectedError,
-    JetStreamError,
+    JetStreamApiError,
     JetStreamUnavailableError,
     WrongSequenceError,
 )
 from tidings.headers import Headers
+from tidings.jetstream.status import Status
 from tidings.log import logger
 from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection
 
 PREFIX = "$JS.API"
-NO_RESPONDERS = 503
-# Round trips to the server that an answer has at the least.
+# An answer takes at least so many round trips to the server.
 LEAST_TRIPS = 3
 
-# JetStream's own numbers for errors, where tidings acts on them.
-CONSUMER_NOT_FOUND = 10014
-MESSAGE_NOT_FOUND = 10037
-STREAM_NAME_IN_USE = 10058
-STREAM_NOT_FOUND = 10059
-MAX_ACK_PENDING_EXCEEDED = 10121
-CONSUMER_EXISTS = 10148
-WRONG_LAST = (10070, 10071, 10164)  # message id, sequence
-UNAVAILABLE = (10008, 10039, 10076)  # no leader; not on for the account, or at all
-
-# Seconds between two looks whether a stream is gone: a leader that was elected a moment ago may not
+# Seconds between two checks that a stream is gone: a leader that was elected a moment ago may not
 # know every stream yet.
 SECOND_LOOK = 0.25
 
@@ -46,7 +37,7 @@ class _Refusal(msgspec.Struct):
 
 
 class JetStreamApi:
-    """Calls of the API, in the event loop in which it was made.
+    """Calls of the API, in the event loop in which this object was created.
 
     Args:
         connection: the connection that the calls use.
@@ -68,12 +59,17 @@ class JetStreamApi:
     async def call(
         self, operation: str, payload: dict[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Call an operation, as "STREAM.INFO.ORDERS"; returns its answer.
+        """Call an operation and return its answer.
+
+        Args:
+            operation: the operation, such as "STREAM.INFO.ORDERS".
+            payload: its arguments.
+            timeout: seconds to wait for the answer; None for the API's timeout.
 
         Raises:
-            JetStreamError: the server refused the call, or something else answered it.
+            JetStreamApiError: the server refused the call, or something else answered it.
             JetStreamUnavailableError: no JetStream answers.
-            RequestTimeoutError: no answer in time.
+            RequestTimeoutError: no answer came in time.
             DisconnectedError: there is no connection now.
         """
         body = b"" if payload is None else msgspec.json.encode(payload)
@@ -85,11 +81,12 @@ class JetStreamApi:
         return answer
 
     async def _ask(self, subject: str, body: bytes, timeout: float) -> dict[str, Any]:
-        """Send a request; again on the next connection where the app waits for one in its start."""
+        """Send a request. If the app waits for a server at its start, send it again on the next
+        connection."""
         connection = self.connection
         while True:
             try:
-                # However short the wait, an answer can come in it.
+                # Even a short timeout leaves an answer the time to come.
                 patience = max(timeout, LEAST_TRIPS * connection.round_trip)
                 return await self.request(subject, body, b"", patience)
             except DisconnectedError:
@@ -100,24 +97,20 @@ class JetStreamApi:
     async def request(
         self, subject: str, body: bytes, block: bytes, timeout: float
     ) -> dict[str, Any]:
-        """Send a request that JetStream answers in JSON, such as an acknowledged publish.
+        """Send a request that JetStream answers in JSON, such as a publish to a stream.
 
         Raises:
-            JetStreamError: the answer is no JSON object.
+            JetStreamApiError: the answer is not a JSON object.
             JetStreamUnavailableError: nobody listens on the subject.
             RequestTimeoutError, DisconnectedError: as `call`.
-            WrongLoopError: in another event loop than the one it was made in.
+            WrongLoopError: the caller runs in another event loop.
         """
         self.home.check("app.js")
-        token, future = self.connection.start_request(subject, body, block, timeout)
-        try:
-            frame = await future
-        finally:
-            self.connection.end_request(token)
+        frame = await self.connection.request(subject, body, block, timeout)
         return read_answer(subject, frame[3], frame[4])
 
     async def streams_taking(self, subject: str, timeout: float | None = None) -> list[str]:
-        """The names of the streams that store a subject.
+        """Return the names of the streams that store a subject.
 
         Raises:
             TidingsError: as `call`.
@@ -125,13 +118,13 @@ class JetStreamApi:
         answer = await self.call("STREAM.NAMES", {"subject": subject}, timeout)
         names = answer.get("streams") or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise JetStreamError(500, 0, "STREAM.NAMES was answered without names")
+            raise JetStreamApiError(500, 0, "STREAM.NAMES was answered without names")
         return names
 
-    # Declared streams that are lost.
+    # Declared streams that the server has lost.
 
     def declared_for(self, subject: str) -> list[str]:
-        """The names of the declared streams that take a subject."""
+        """Return the names of the declared streams that store a subject."""
         return [
             name
             for name, config in self.declared.items()
@@ -152,7 +145,7 @@ class JetStreamApi:
             Whether the stream is there now. False if it is gone and the app does not declare it.
 
         Raises:
-            JetStreamError: the server refuses to create it.
+            JetStreamApiError: the server refuses to create it.
             JetStreamUnavailableError, RequestTimeoutError, DisconnectedError: no answer.
         """
         task = self._restoring.get(name)
@@ -165,7 +158,7 @@ class JetStreamApi:
     def _restored(self, name: str, task: asyncio.Task[bool]) -> None:
         del self._restoring[name]
         if not task.cancelled():
-            task.exception()  # whoever waited has it; perhaps nobody waits any more
+            task.exception()  # the callers that still wait get it; there may be none
 
     async def _restore(self, name: str) -> bool:
         if await self._has_stream(name):
@@ -177,8 +170,8 @@ class JetStreamApi:
             return True
         try:
             await self.call(f"STREAM.CREATE.{name}", self.declared[name])
-        except JetStreamError as error:
-            if error.err_code != STREAM_NAME_IN_USE:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.STREAM_NAME_IN_USE:
                 raise
             return True  # another instance created it, perhaps of another version of this app
         logger.warning(
@@ -189,35 +182,36 @@ class JetStreamApi:
     async def _has_stream(self, name: str) -> bool:
         try:
             await self.call(f"STREAM.INFO.{name}")
-        except JetStreamError as error:
-            if error.err_code != STREAM_NOT_FOUND:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.STREAM_NOT_FOUND:
                 raise
             return False
         return True
 
 
 def read_answer(subject: str, block: bytes, body: bytes) -> dict[str, Any]:
-    """Read what answered a request, which need not be JetStream.
+    """Read the answer to a request. Something else than JetStream may have sent it.
 
     Raises:
-        JetStreamError: the answer is no JSON object.
+        JetStreamApiError: the answer is not a JSON object.
         JetStreamUnavailableError: nobody listens on the subject.
     """
-    if block and Headers.from_block(block).status == NO_RESPONDERS:
+    if block and Headers.from_block(block).status == Status.NO_RESPONDERS:
         raise JetStreamUnavailableError(subject)
     try:
         answer: dict[str, Any] = msgspec.json.decode(body, type=dict)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise JetStreamError(500, 0, f"{subject} was not answered in JSON") from None
+        raise JetStreamApiError(500, 0, f"{subject} was not answered in JSON") from None
     return answer
 
 
 def raise_refusal(answer: dict[str, Any], call: str) -> None:
-    """Raise the error that an answer holds, if it holds one.
+    """Raise the error in an answer, if there is one.
 
     Raises:
-        JetStreamError: what it says; WrongSequenceError if an expected sequence was not met.
-        JetStreamUnavailableError: there is no JetStream to answer.
+        JetStreamApiError: the server refused the call; WrongSequenceError if an expected sequence
+            was not met.
+        JetStreamUnavailableError: JetStream is off, or has no leader.
     """
     error = answer.get("error")
     if not error:
@@ -225,11 +219,11 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
     try:
         refusal = msgspec.convert(error, _Refusal)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise JetStreamError(500, 0, f"{call} was answered by somebody else") from None
+        raise JetStreamApiError(500, 0, f"{call} was answered by somebody else") from None
     err_code, description = refusal.err_code, refusal.description
     if err_code in UNAVAILABLE:
         raise JetStreamUnavailableError(call, f"{description}, error {err_code}", err_code)
-    kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamError
+    kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamApiError
     raise kind(refusal.code, err_code, description)
 
 

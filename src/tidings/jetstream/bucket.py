@@ -1,4 +1,4 @@
-"""Bucket: a stream in a certain shape, found as it is declared, or created."""
+"""Bucket: the stream behind a key-value bucket or an object store."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ from tidings.checks import (
     check_text,
     check_whole,
 )
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
     BucketChangeError,
     BucketNotFoundError,
-    JetStreamError,
+    JetStreamApiError,
     NoStreamError,
 )
-from tidings.jetstream.api import (
-    STREAM_NAME_IN_USE,
-    STREAM_NOT_FOUND,
-    JetStreamApi,
-    nanoseconds,
-)
+from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
@@ -56,9 +52,9 @@ class Bucket:
         host: the app's JetStream.
         name: the bucket's name.
         root: the first word of its subjects, "$KV" or "$O".
-        create: create the bucket if there is none.
-        said: options that were declared, which an existing bucket must have.
-        base: the configuration of its kind.
+        create: whether to create the bucket if it does not exist.
+        said: the options that were declared, which an existing bucket must have.
+        base: the configuration that all buckets of this kind have.
     """
 
     def __init__(
@@ -93,11 +89,11 @@ class Bucket:
         self._origin = Origin.plain(root, name, self._stream)
 
     async def open(self) -> JetStreamApi:
-        """Find the bucket, or create it: once in a run of the app, at its first use at the latest.
+        """Find the bucket or create it, once in a run of the app.
 
         Raises:
-            BucketNotFoundError: there is none, and `create` is False.
-            BucketChangeError: the bucket has other options than those declared.
+            BucketNotFoundError: it does not exist, and `create` is False.
+            BucketChangeError: it has other options than those declared.
             JetStreamUnavailableError: no JetStream answers.
             NotStartedError: the app is not running.
         """
@@ -107,15 +103,15 @@ class Bucket:
             config = info["config"]
             self._compare(config)
             self._origin = Origin.of(self._root, self.name, config)
-            if self._create and not config.get("mirror"):  # a copy is not for us to make again
+            if self._create and not config.get("mirror"):  # a mirror is not created again
                 api.declared[self._stream] = self._config
             self._opened = api
         return api
 
     async def use(self, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
-        """Open the bucket and do some work in it, which may be done twice.
+        """Open the bucket and do some work in it, perhaps twice.
 
-        If the server has lost the bucket, it is created again where the app declares it.
+        If the server has lost the bucket and the app declares it, it is created again.
 
         Raises:
             BucketNotFoundError: the bucket is gone.
@@ -127,15 +123,13 @@ class Bucket:
                 return await work(api)
         except BucketNotFoundError:
             if not await api.restore_stream(self._stream):
-                self._opened = (
-                    None  # if somebody creates it again, it may be another kind of bucket
-                )
+                self._opened = None  # somebody may create another kind of bucket with its name
                 raise
         with self._must_exist():
             return await work(api)
 
     def _origin_api(self, api: JetStreamApi) -> JetStreamApi:
-        """The API where writes go: that of another domain, if the bucket is a mirror from there."""
+        """Return the API for writes: another domain's if the bucket is a mirror of one there."""
         if self._origin.api_prefix == api.prefix:
             return api
         return JetStreamApi(api.connection, api.timeout, self._origin.api_prefix)
@@ -150,8 +144,8 @@ class Bucket:
     async def _find(self, api: JetStreamApi) -> dict[str, Any] | None:
         try:
             return await api.call(f"STREAM.INFO.{self._stream}")
-        except JetStreamError as error:
-            if error.err_code != STREAM_NOT_FOUND:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.STREAM_NOT_FOUND:
                 raise
             return None
 
@@ -160,8 +154,10 @@ class Bucket:
             raise BucketNotFoundError(self.name)
         try:
             return await api.call(f"STREAM.CREATE.{self._stream}", self._config)
-        except JetStreamError as error:
-            found = await self._find(api) if error.err_code == STREAM_NAME_IN_USE else None
+        except JetStreamApiError as error:
+            found = (
+                await self._find(api) if error.err_code == ErrorCode.STREAM_NAME_IN_USE else None
+            )
             if found is None:
                 raise
             return found  # another process created it in this moment
@@ -179,11 +175,14 @@ class Bucket:
 
     @contextlib.contextmanager
     def _must_exist(self) -> Iterator[None]:
-        """Turn the error of a missing stream into that of a missing bucket."""
+        """Turn the error for a missing stream into that for a missing bucket."""
         try:
             yield
-        except (JetStreamError, NoStreamError) as error:
-            if isinstance(error, JetStreamError) and error.err_code != STREAM_NOT_FOUND:
+        except (JetStreamApiError, NoStreamError) as error:
+            if (
+                isinstance(error, JetStreamApiError)
+                and error.err_code != ErrorCode.STREAM_NOT_FOUND
+            ):
                 raise
             raise BucketNotFoundError(self.name) from None
 
@@ -192,7 +191,7 @@ class Bucket:
 
 
 def check_bucket(name: object) -> None:
-    """Check the name of a bucket that any client may have created.
+    """Check the name of a bucket that any client can have created.
 
     Raises:
         ConfigError: no bucket can have that name.

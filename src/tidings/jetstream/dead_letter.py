@@ -1,11 +1,12 @@
-"""Dead letters: messages that were given up, kept in a stream with what is known of the reason."""
+"""Dead letters: messages that were given up, stored in a stream with the reason."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from tidings.errors import JetStreamError, PayloadTooLargeError
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError, PayloadTooLargeError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.message import StreamMessage
@@ -21,20 +22,19 @@ ERROR = f"{PREFIX}Error"
 ERROR_ID = f"{PREFIX}Error-Id"
 REASON = f"{PREFIX}Reason"
 
-# Seconds to wait for the dead letter's own acknowledgement.
+# Seconds to wait for the acknowledgement of a dead letter.
 TIMEOUT = 10.0
-# Headers that the log has, too: left out one by one where all together are more than is taken.
+# Headers that are also in the log. If a dead letter is too large, they are left out one by one.
 SPARE = (REASON, ERROR_ID, CONSUMER, DELIVERIES, ERROR)
-# JetStream's number for a message that is larger than its stream takes.
-TOO_LARGE = 10054
-# Characters of a reason: a header is no place for a report.
+# Characters of a reason: headers have to be short.
 MOST_REASON = 500
 
 
 def is_added(name: str) -> bool:
-    """Whether a header is a dead letter's, and none of the message that died.
+    """Whether a header belongs to the dead letter, and not to the message that died.
 
-    Nats-* headers mean something to the server: an id would be taken for a duplicate's.
+    The server acts on Nats-* headers: with the id of the message, the dead letter would be a
+    duplicate.
     """
     return name.startswith(("Nats-", PREFIX))
 
@@ -49,15 +49,16 @@ async def dead_letter(
 ) -> None:
     """Store a message as a dead letter, with its headers and body as they came.
 
-    Its message id is its place in the stream, its time and the consumer, so that burying it twice
-    stores it once. The time tells a stream from one made anew under its name. A message nearly as
-    large as the server or the stream takes leaves no room for every header: some are left out.
+    The message id of the dead letter is made of the message's place in the stream, its time and the
+    consumer, so that two calls store one dead letter. The time differs if the stream was created
+    again. If the message is nearly as large as the server or the stream allows, some of the
+    headers about its death are left out.
 
     Raises:
         TidingsError: it was not stored.
     """
     metadata = message.metadata
-    # What other clients put into a header need not be what a header can hold.
+    # Other clients can send headers that tidings cannot send.
     own = message.headers.pairs()
     pairs = [(name, sendable(value)) for name, value in own if not is_added(name)]
     pairs += [
@@ -77,8 +78,11 @@ async def dead_letter(
             await publish_stored(
                 api, subject, message.body, Headers(pairs), msg_id=msg_id, timeout=TIMEOUT
             )
-        except (PayloadTooLargeError, JetStreamError) as problem:
-            too_large = not isinstance(problem, JetStreamError) or problem.err_code == TOO_LARGE
+        except (PayloadTooLargeError, JetStreamApiError) as problem:
+            too_large = (
+                not isinstance(problem, JetStreamApiError)
+                or problem.err_code == ErrorCode.MESSAGE_TOO_LARGE
+            )
             if spare is None or not too_large:
                 raise
             pairs = [pair for pair in pairs if pair[0] != spare]
@@ -87,6 +91,6 @@ async def dead_letter(
 
 
 def sendable(text: str) -> str:
-    """The text of a header of whatever origin, without what a header cannot hold."""
+    """Return the text of a foreign header without the characters that a header cannot have."""
     cleaned = re.sub(r"[\r\n\0]", " ", text)
     return cleaned.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Reading dead letters, and what becomes of them: published again, or dropped."""
+"""Reading dead letters, publishing their messages again, and dropping them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from tidings.errors import ConfigError, JetStreamError, NoStreamError, RedriveError
+from tidings.error_codes import ErrorCode
+from tidings.errors import ConfigError, JetStreamApiError, NoStreamError, RedriveError
 from tidings.headers import Headers
 from tidings.jetstream import dead_letter as deadletter
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
 from tidings.jetstream.names import check_existing_name
 from tidings.jetstream.publish import PUBLISH_TIMEOUT, PublishAck, publish_stored
 from tidings.subject import check_subject, matches
 
-# Messages that are asked for at a time, where they lie one behind the other.
+# Messages that are read at a time, as long as no sequence is missing.
 READ_AHEAD = 16
-# Digits of a number in a header; more is no sequence.
+# Digits of a number in a header: a sequence has no more.
 MOST_DIGITS = 19
-# Mirrors and sources that are followed, one to the next, to the stream that takes a subject.
+# How many mirrors and sources are followed to the stream that takes a subject.
 MOST_LINKS = 3
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that a consumer gave up, and what is known of the reason.
+    """A message that a consumer gave up, and the reason.
 
     Attributes:
         kept_in: the stream that keeps the dead letter.
@@ -37,10 +38,10 @@ class DeadLetter:
         stream_sequence: its sequence there.
         consumer: the consumer that gave it up.
         deliveries: how often it was delivered to it.
-        error: the class of the last error, "Reject" where the handler said so, "Crash" where the
-            process ended in it.
-        error_id: the id under which the service logged it.
-        reason: why, in words.
+        error: the class of the last error; "Reject" if the handler raised that, "Crash" if the
+            process died.
+        error_id: the id of the error in the service's log.
+        reason: why it was given up, in words.
         headers: the message's own headers.
         body: its body.
     """
@@ -61,7 +62,7 @@ class DeadLetter:
 
     @classmethod
     def of(cls, stream: str, message: Stored) -> DeadLetter | None:
-        """Read one from a message; None if it is no dead letter."""
+        """Read a dead letter from a message; None if the message is not one."""
         headers = message.headers
         if deadletter.SUBJECT not in headers:
             return None
@@ -93,10 +94,10 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which dead letters are meant: those that fulfil everything that is given.
+    """Which dead letters to read: those that meet every condition.
 
     Attributes:
-        subject: of the message, wildcards allowed.
+        subject: the subject of the message, wildcards allowed.
         before: given up before this time.
         error: the class of the error.
         sequences: their sequences in the stream that keeps them; empty for all.
@@ -110,7 +111,7 @@ class Wanted:
     kept_on: tuple[str, ...] = ()
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Whether a dead letter is meant."""
+        """Whether a dead letter meets the conditions."""
         return (
             (self.subject is None or matches(self.subject, letter.subject))
             and (self.before is None or letter.time < self.before)
@@ -118,47 +119,52 @@ class Wanted:
         )
 
     def keeps(self, message: Stored) -> bool:
-        """Whether a message of the stream is where the dead letters are."""
+        """Whether a message of the stream has the subject of a wanted dead letter."""
         return not self.kept_on or any(matches(each, message.subject) for each in self.kept_on)
 
 
 async def last_sequence(api: JetStreamApi, stream: str, *, to_delete: bool = False) -> int:
-    """The last sequence of a stream, up to which its dead letters are read.
+    """Return the last sequence of a stream, up to which its dead letters are read.
 
     Args:
         api: the API.
         stream: the stream's name.
-        to_delete: letters are to be deleted: make sure that the stream lets them.
+        to_delete: whether dead letters will be deleted, which the stream must allow.
 
     Raises:
-        ConfigError: there is no such stream, or it lets nothing be deleted.
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        ConfigError: there is no such stream, or messages cannot be deleted from it.
+        JetStreamApiError: the server refuses.
+        JetStreamUnavailableError: no JetStream answers.
     """
     try:
         info = await api.call(f"STREAM.INFO.{stream}")
-    except JetStreamError as error:
-        if error.err_code == STREAM_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.STREAM_NOT_FOUND:
             raise ConfigError(f"there is no stream {stream!r}") from None
         raise
     config = info["config"]
     if to_delete and (config.get("deny_delete") or config.get("sealed")):
-        raise ConfigError(f"the stream {stream!r} lets no message be deleted (deny_delete, sealed)")
+        raise ConfigError(
+            f"messages cannot be deleted from the stream {stream!r} (deny_delete, sealed)"
+        )
     return int(info["state"]["last_seq"])
 
 
-async def read_letters(
+async def read_dead_letters(
     api: JetStreamApi, stream: str, wanted: Wanted, last: int
 ) -> AsyncIterator[DeadLetter]:
-    """The dead letters of a stream, oldest first. A few are in memory at a time.
+    """Yield the dead letters of a stream, oldest first, with a few in memory at a time.
 
     Args:
         api: the API.
         stream: the stream's name.
-        wanted: which ones.
-        last: the sequence to stop behind: `last_sequence`, so that it ends while others come.
+        wanted: which dead letters.
+        last: the last sequence to read, from `last_sequence`, so that this ends while new dead
+            letters come.
 
     Raises:
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError: the server refuses.
+        JetStreamUnavailableError: no JetStream answers.
     """
     async for message in _messages(api, stream, wanted, last):
         letter = DeadLetter.of(stream, message) if wanted.keeps(message) else None
@@ -169,18 +175,18 @@ async def read_letters(
 async def redrive(api: JetStreamApi, letter: DeadLetter) -> PublishAck:
     """Publish the message again on its subject, and then delete the dead letter.
 
-    It is stored with its body, its headers and a message id of the dead letter's own, so that
-    publishing it twice within the duplicate window of the stream stores it once. Every consumer of
-    that stream gets it, also those that had handled it.
+    It is stored with its body, its headers and a message id that belongs to the dead letter, so
+    two calls within the duplicate window of the stream store it once. Every consumer of that stream
+    gets it, including those that have handled it before.
 
     The dead letter must name a stream that takes its subject. If that stream still has the message,
     its subject, headers and body must be those of the dead letter.
 
     Raises:
-        RedriveError: the dead letter does not agree with its origin.
+        RedriveError: the dead letter does not match its message.
         NoStreamError: no stream takes its subject.
-        PublishTimeoutError, JetStreamError: the message was not stored, or may be. The dead letter
-            is kept.
+        PublishTimeoutError: the message may be stored. The dead letter is kept.
+        JetStreamApiError: the message is not stored. The dead letter is kept.
         TidingsError: as `drop`.
     """
     await _check_origin(api, letter)
@@ -197,20 +203,20 @@ async def redrive(api: JetStreamApi, letter: DeadLetter) -> PublishAck:
 
 
 async def _check_origin(api: JetStreamApi, letter: DeadLetter) -> None:
-    """Check what a dead letter says of its message: anybody may have written it."""
+    """Check what a dead letter says about its message: anybody can have written it."""
 
     def refuse(reason: str) -> RedriveError:
         return RedriveError(letter.kept_in, letter.sequence, reason)
 
     if letter.subject.startswith("$"):
-        raise refuse(f"its subject {letter.subject!r} is one of the server's own")
+        raise refuse(f"its subject {letter.subject!r} belongs to the server")
     check_subject(letter.subject)
     if not letter.stream:
-        raise refuse("it names no stream that its message came from")
+        raise refuse("it does not name the stream of its message")
     try:
         check_existing_name(letter.stream, "stream")
     except ConfigError as error:
-        raise refuse(f"it names no stream that can be: {error}") from None
+        raise refuse(f"it names a stream that cannot exist: {error}") from None
     if not await _is_taken(api, letter.stream, letter.subject):
         if not await api.streams_taking(letter.subject):
             raise NoStreamError(letter.subject)
@@ -228,11 +234,11 @@ async def _check_origin(api: JetStreamApi, letter: DeadLetter) -> None:
 
 
 async def _is_taken(api: JetStreamApi, stream: str, subject: str, links: int = MOST_LINKS) -> bool:
-    """Whether a stream takes a subject, itself or from the streams that it copies."""
+    """Whether a stream takes a subject, by itself or from the streams that it copies."""
     try:
         config = (await api.call(f"STREAM.INFO.{stream}"))["config"]
-    except JetStreamError as error:
-        if error.err_code != STREAM_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code != ErrorCode.STREAM_NOT_FOUND:
             raise
         return False
     if any(matches(pattern, subject) for pattern in config.get("subjects") or ()):
@@ -245,9 +251,9 @@ async def _is_taken(api: JetStreamApi, stream: str, subject: str, links: int = M
 
 
 async def _original(api: JetStreamApi, letter: DeadLetter) -> Stored | None:
-    """The message that a dead letter stands for, None if it is gone.
+    """Return the message that a dead letter stands for; None if it is gone.
 
-    In a stream that was created again, another message may have its sequence: it is newer.
+    In a stream that was created again, a newer message can have its sequence.
     """
     if not letter.stream_sequence:
         return None
@@ -256,26 +262,27 @@ async def _original(api: JetStreamApi, letter: DeadLetter) -> Stored | None:
 
 
 async def drop(api: JetStreamApi, letter: DeadLetter) -> None:
-    """Delete a dead letter. One that is gone already is no error.
+    """Delete a dead letter. It is not an error if it is gone already.
 
     Raises:
-        JetStreamError: it cannot be deleted.
-        TidingsError: no answer.
+        JetStreamApiError: it cannot be deleted.
+        TidingsError: the server does not answer.
     """
     body = {"seq": letter.sequence, "no_erase": True}
     try:
         await api.call(f"STREAM.MSG.DELETE.{letter.kept_in}", body)
-    except JetStreamError:
+    except JetStreamApiError:
         if await stored_message(api, letter.kept_in, sequence=letter.sequence) is not None:
             raise
 
 
 async def streams_of(api: JetStreamApi, subjects: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The streams that take dead letters, and on which of the subjects each.
+    """Return the streams that take dead letters, each with its subjects.
 
     Raises:
         ConfigError: no stream takes a subject.
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError: the server refuses.
+        JetStreamUnavailableError: no JetStream answers.
     """
     found: dict[str, tuple[str, ...]] = {}
     for subject in subjects:
@@ -302,7 +309,7 @@ async def _messages(
 
 
 async def _scan(api: JetStreamApi, stream: str, next_on: str, last: int) -> AsyncIterator[Stored]:
-    """Read a stream from its begin: several messages at a time, as long as no gap is met."""
+    """Read a stream from its beginning, several messages at a time until one is missing."""
     at = ahead = 1
     while at <= last:
         asked = range(at, min(at + ahead, last + 1))
@@ -319,7 +326,7 @@ async def _scan(api: JetStreamApi, stream: str, next_on: str, last: int) -> Asyn
 
 
 def _own_headers(headers: Headers) -> Headers:
-    """The headers of the message itself, without those of the server and of dead letters."""
+    """Return the message's own headers, without those of the server and of the dead letter."""
     return Headers(
         [
             (name, deadletter.sendable(value))

@@ -1,4 +1,4 @@
-"""Expected: what has to be last in a stream, or else the publish is refused."""
+"""Expected: what must be the last message of a stream for a publish to be accepted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAST_MSG_ID = "Nats-Expected-Last-Msg-Id"
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a publisher expects of the stream, for optimistic concurrency.
+    """What a publisher expects to be last in the stream, for optimistic concurrency.
 
     Attributes: as the arguments `expected_...` of `JetStream.publish`.
 
@@ -41,7 +41,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
                 check_text(f"expected_{name}", value)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The headers that say it."""
+        """Return the headers for the server."""
         wanted = (
             (STREAM, self.stream),
             (SEQUENCE, self.sequence),
@@ -54,13 +54,16 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 async def own_place(
     api: JetStreamApi, subject: str, expected: Expected, msg_id: str
 ) -> tuple[str, int] | None:
-    """Stream and sequence of the message with this id, if it is what made `expected` untrue.
+    """Return the place of the message with this id, if `expected` is not met because of it.
 
-    The server looks at the expected sequence before it looks at the id, so that a message which is
-    published again, because its acknowledgement was lost, seems to come after somebody else's.
+    The server checks the expected sequence before the id. If an acknowledgement was lost and the
+    message is published again, the server refuses it because of its own first copy.
+
+    Returns:
+        The stream and the sequence; None if another message is the reason.
 
     Raises:
-        TidingsError: the server does not say.
+        TidingsError: the server does not answer, or refuses.
     """
     subject = subject.removeprefix(f"{api.prefix}.")  # as the stream itself has it
     for stream in await api.streams_taking(subject):

@@ -6,19 +6,19 @@ from typing import Any
 
 from tidings.subject import overlaps
 
-# What brings messages into a stream under subjects that its own list does not name.
+# With these options a stream stores messages with other subjects than those that it lists.
 _OTHER_SUBJECTS = ("mirror", "sources", "subject_transform")
 
 
 def filters_of(config: dict[str, Any]) -> tuple[str, ...]:
-    """The filter subjects in a consumer's configuration; empty for all of its stream."""
+    """Return the filter subjects of a consumer's configuration; empty for the whole stream."""
     if one := config.get("filter_subject"):
         return (one,)
     return tuple(config.get("filter_subjects") or ())
 
 
 def unmatched(pattern: str, stream: dict[str, Any]) -> str:
-    """Say that no message of a stream can match a pattern; "" where one may.
+    """Return a text if no message of a stream can match a pattern; "" otherwise.
 
     Args:
         pattern: a consumer's filter subject.

@@ -1,4 +1,4 @@
-"""Messages as they lie in a stream, read one by one over the API, whatever its retention."""
+"""Reads of single messages over the API, which any stream allows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from datetime import datetime
 
 import msgspec
 
-from tidings.errors import JetStreamError
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError
 from tidings.headers import Headers
-from tidings.jetstream.api import MESSAGE_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -45,29 +46,32 @@ async def stored_message(
     next_on: str | None = None,
     last_on: str | None = None,
 ) -> Stored | None:
-    """Read one message; None if there is no such message.
+    """Read one message of a stream; None if it does not exist.
 
     Args:
         api: the API.
         stream: the stream's name.
-        sequence: its sequence; with `next_on` the first one from there.
-        next_on: a subject, wildcards allowed, of the message wanted.
-        last_on: the subject whose last message is wanted, in place of the others.
+        sequence: its sequence; with `next_on` the sequence to search from.
+        next_on: read the next message on this subject, wildcards allowed.
+        last_on: read the last message on this subject instead.
 
     Raises:
-        JetStreamError, JetStreamUnavailableError: the server does not say.
+        JetStreamApiError: the server refuses.
+        JetStreamUnavailableError: no JetStream answers.
     """
     asked = {"seq": sequence, "next_by_subj": next_on, "last_by_subj": last_on}
     query = {name: value for name, value in asked.items() if value is not None}
     try:
         answer = await api.call(f"STREAM.MSG.GET.{stream}", query)
-    except JetStreamError as error:
-        if error.err_code == MESSAGE_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.MESSAGE_NOT_FOUND:
             return None
         raise
     try:
         found = msgspec.convert(answer.get("message"), _Message)
         time = datetime.fromisoformat(found.time)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise JetStreamError(500, 0, f"a read of {stream} was answered without a message") from None
+        raise JetStreamApiError(
+            500, 0, f"a read of {stream} was answered without a message"
+        ) from None
     return Stored(found.subject, found.seq, time, Headers.from_block(found.hdrs), found.data)

@@ -7,23 +7,21 @@ from datetime import datetime
 
 import msgspec
 
-from tidings.errors import JetStreamError, SubjectPermissionError
+from tidings.errors import JetStreamApiError, SubjectPermissionError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
-
-NOT_FOUND = 404
-UNAVAILABLE = 503
+from tidings.jetstream.status import Status
 
 
 async def read_last(api: JetStreamApi, stream: str, subject: str) -> Stored | None:
-    """The last message on a subject, None if there is none.
+    """Read the last message on a subject; None if there is none.
 
-    A replica that is a moment behind may answer. Permissions for single subjects allow this read.
-    The leader is asked if the stream allows no direct reads.
+    A replica that is a moment behind can answer. Permissions for single subjects allow this read.
+    If the stream allows no direct reads, the leader is asked.
 
     Raises:
-        JetStreamError: there is no such stream.
+        JetStreamApiError: there is no such stream.
         JetStreamUnavailableError, RequestTimeoutError, DisconnectedError: no answer.
     """
     frame = await _ask(api, f"{stream}.{subject}", b"")
@@ -35,10 +33,10 @@ async def read_last(api: JetStreamApi, stream: str, subject: str) -> Stored | No
 async def read_newest(
     api: JetStreamApi, stream: str, subject: str, *, is_replicated: bool
 ) -> Stored | None:
-    """The last message on a subject as the leader has it, None if there is none.
+    """Read the last message on a subject from the leader; None if there is none.
 
-    A direct read of a stream without replicas asks the leader. Otherwise this uses an operation
-    that a user may lack the permission for; without it, any replica answers.
+    A direct read of a stream without replicas asks the leader anyway. With replicas, this uses an
+    operation that the user may not have the permission for. Then any replica answers.
 
     Raises:
         TidingsError: as `read_last`.
@@ -52,10 +50,10 @@ async def read_newest(
 async def read_from(
     api: JetStreamApi, stream: str, subject: str, at_least: int | None
 ) -> Stored | None:
-    """The last message on a subject, which is known to have a sequence of `at_least` or more.
+    """Read the last message on a subject, whose sequence is known to be `at_least` or more.
 
-    A direct read is enough if it shows that much. Otherwise, and if the sequence is not known, the
-    leader is asked, as far as the user may.
+    If a direct read returns an older message, or if the sequence is not known, the leader is asked,
+    as far as the user has the permission.
 
     Raises:
         TidingsError: as `read_last`.
@@ -69,7 +67,7 @@ async def read_from(
 
 
 async def read_sequence(api: JetStreamApi, stream: str, sequence: int) -> Stored | None:
-    """The message with a sequence, None if it is gone or has not been stored yet.
+    """Read the message with a sequence; None if it is gone or not stored yet.
 
     Raises:
         TidingsError: as `read_last`.
@@ -81,20 +79,15 @@ async def read_sequence(api: JetStreamApi, stream: str, sequence: int) -> Stored
 
 
 async def _ask(api: JetStreamApi, target: str, query: bytes) -> tuple[Headers, bytes] | None:
-    """Ask the replicas. None where they do not answer: no such stream, or one that allows no direct
-    reads; its leader says which."""
+    """Ask the replicas. Returns None if there is no such stream or it allows no direct reads."""
     subject = f"{api.prefix}.DIRECT.GET.{target}"
-    token, future = api.connection.start_request(subject, query, b"", api.timeout)
-    try:
-        frame = await future
-    finally:
-        api.connection.end_request(token)
+    frame = await api.connection.request(subject, query, b"", api.timeout)
     headers = Headers.from_block(frame[3])
-    return None if headers.status == UNAVAILABLE else (headers, frame[4])
+    return None if headers.status == Status.NO_RESPONDERS else (headers, frame[4])
 
 
 def _message(headers: Headers, body: bytes) -> Stored | None:
-    if headers.status == NOT_FOUND:
+    if headers.status == Status.NOT_FOUND:
         return None
     try:
         return Stored(
@@ -105,4 +98,4 @@ def _message(headers: Headers, body: bytes) -> Stored | None:
             body=body,
         )
     except (KeyError, ValueError):
-        raise JetStreamError(500, 0, "a direct read was answered without a message") from None
+        raise JetStreamApiError(500, 0, "a direct read was answered without a message") from None

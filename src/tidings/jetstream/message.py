@@ -1,4 +1,4 @@
-"""StreamMessage: a message of a stream, with its place in it and its acknowledgement."""
+"""StreamMessage: a message of a stream, with its place in the stream and its acknowledgement."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ TERM = b"+TERM"
 IN_PROGRESS = b"+WPI"
 
 ACK_PREFIX = "$JS.ACK."  # the server takes no message of a client with such a reply subject
-METADATA_TOKENS = 9  # of a reply subject; with a domain and an account there are more
+METADATA_TOKENS = 9  # in a reply subject; with a domain and an account there are more
 
 
 class Settlement(enum.Enum):
-    """What was said to the server of a message."""
+    """What the server was sent about a delivery."""
 
     OPEN = "open"  # nothing final yet
     ACKED = "acked"  # done
-    NAKED = "naked"  # deliver again
+    NACKED = "nacked"  # deliver again
     TERMED = "termed"  # never deliver again
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """Where a message stands in its stream. (NATS ADR-15)
+    """The place of a message in its stream and among its deliveries. (NATS ADR-15)
 
     Attributes:
         stream: the stream's name.
@@ -42,7 +42,7 @@ class Metadata(msgspec.Struct, frozen=True):
         sequence: its sequence in the stream.
         consumer_sequence: its sequence in the consumer's deliveries.
         timestamp: when it was stored.
-        pending: messages that this consumer has still to get after it.
+        pending: messages that the consumer has to deliver after it.
     """
 
     stream: str
@@ -58,7 +58,7 @@ class Metadata(msgspec.Struct, frozen=True):
         """Read it from the reply subject of a delivery.
 
         Raises:
-            ConfigError: the message is of no stream.
+            ConfigError: the message does not come from a stream.
         """
         tokens = reply.split(".")
         # With a domain and an account two more tokens stand before the stream's name.
@@ -69,15 +69,17 @@ class Metadata(msgspec.Struct, frozen=True):
             when = datetime.fromtimestamp(stamp / 1e9, UTC)
             if not reply.startswith(ACK_PREFIX):
                 raise ValueError(reply)
-        except (ValueError, OverflowError, OSError):  # the last two for a time that is none
-            raise ConfigError(f"a message with reply {reply!r} is of no stream") from None
+        except (ValueError, OverflowError, OSError):  # the last two for a bad time
+            raise ConfigError(
+                f"a message with the reply subject {reply!r} does not come from a stream"
+            ) from None
         return cls(stream, consumer, delivered, sequence, place, when, pending)
 
 
 def delivery(reply: str) -> tuple[str, int, int, int]:
-    """The consumer, the deliveries, the stream's and the consumer's sequence in a reply subject.
+    """Return consumer, deliveries, stream sequence and consumer sequence from a reply subject.
 
-    As `Metadata.of`, for what every message has to be asked. Where the subject is not that of a
+    This is the part of `Metadata.of` that every message needs. If the subject is not that of a
     delivery, all four are empty.
     """
     tokens = reply.split(".")
@@ -89,13 +91,15 @@ def delivery(reply: str) -> tuple[str, int, int, int]:
 
 
 def ack_prefix(stream: str, consumer: str) -> str:
-    """What the reply subject of each delivery of a consumer begins with. (NATS ADR-15)"""
+    """Return the prefix of the reply subjects of a consumer's deliveries. (NATS ADR-15)"""
     return f"{ACK_PREFIX}{stream}.{consumer}."
 
 
 def other_ack_prefix(reply: str, stream: str, consumer: str) -> str | None:
-    """The same in the form that names domain and account, read from a reply subject; None where
-    it is not that of a delivery of this consumer."""
+    """Return the prefix with domain and account from a reply subject.
+
+    None if the subject is not that of a delivery of this consumer.
+    """
     tokens = reply.split(".")
     is_other = len(tokens) > METADATA_TOKENS and tokens[4:6] == [stream, consumer]
     if not is_other or not reply.startswith(ACK_PREFIX):
@@ -104,7 +108,7 @@ def other_ack_prefix(reply: str, stream: str, consumer: str) -> str | None:
 
 
 def nak_words(delay: Seconds) -> bytes:
-    """Return the words that ask the server for a redelivery after a delay.
+    """Return the acknowledgement that asks for a redelivery after a delay.
 
     Raises:
         ConfigError: the delay is not a number of seconds, or below 0.
@@ -114,7 +118,7 @@ def nak_words(delay: Seconds) -> bytes:
 
 
 class Settler(Protocol):
-    """What says a message's end to the server: its consumer."""
+    """What a message needs from its consumer to be settled."""
 
     async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None: ...
 
@@ -126,11 +130,11 @@ class Settler(Protocol):
 class StreamMessage(Message[T], eq=False, kw_only=True):
     """A message of a stream as its handler sees it.
 
-    It is acknowledged when the handler is done. A handler declared with `manual_ack=True` says so
-    itself, by one of `ack`, `nak`, `term`.
+    The message is acknowledged when the handler has returned. A handler declared with
+    `manual_ack=True` calls `ack`, `nak` or `term` itself.
 
     Attributes:
-        subject: the subject it was published to.
+        subject: the subject that it was published to.
         data: the decoded body.
         body: the body in bytes.
         reply: the subject of its acknowledgement.
@@ -164,7 +168,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
 
     @property
     def pending(self) -> int:
-        """How many messages come after it."""
+        """How many messages the consumer has to deliver after it."""
         return self.metadata.pending
 
     @property
@@ -174,7 +178,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
 
     @property
     def is_request(self) -> bool:
-        """Never: the reply subject is for the acknowledgement."""
+        """Always False: the reply subject is for the acknowledgement."""
         return False
 
     async def respond(self, value: object = None, *, headers: Any = None) -> None:
@@ -186,28 +190,35 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         raise ConfigError("a message of a stream has no requester to answer; publish instead")
 
     async def ack(self) -> None:
-        """Say that it is done: it is not delivered again.
+        """Acknowledge the message: it is done, and is not delivered again.
 
         Raises:
-            TidingsError: it cannot be sent, or the server does not confirm it with
-                `double_ack=True`.
+            TidingsError: it cannot be sent, or with `double_ack=True` the server does not confirm
+                it.
         """
         self._settler.check("msg.ack")
         await self._settler.settle(self, Settlement.ACKED, ACK)
 
     async def nak(self, delay: Seconds = 0.0) -> None:
-        """Say that it is not done: it is delivered again, after `delay` seconds.
+        """Give the message back: it is delivered again.
+
+        Args:
+            delay: seconds until the next delivery.
 
         Raises:
-            ConfigError: a delay that is none.
+            ConfigError: `delay` is not a number of seconds.
             TidingsError: it cannot be sent.
         """
         self._settler.check("msg.nak")
-        await self._settler.settle(self, Settlement.NAKED, nak_words(delay))
+        await self._settler.settle(self, Settlement.NACKED, nak_words(delay))
 
     async def term(self, reason: str = "") -> None:
-        """Say that it is never to be delivered again, though it was not done. No dead letter is
-        made: raise `Reject` for that.
+        """Give the message up: it is not done, and is not delivered again.
+
+        There is no dead letter of it. To get one, raise `Reject`.
+
+        Args:
+            reason: why, for the server's advisory.
 
         Raises:
             TidingsError: it cannot be sent.
@@ -217,6 +228,6 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         await self._settler.settle(self, Settlement.TERMED, words)
 
     async def in_progress(self) -> None:
-        """Ask for more time: `ack_wait` begins anew. The framework does so by itself, too."""
+        """Ask for more time: `ack_wait` starts again. tidings also does this by itself."""
         self._settler.check("msg.in_progress")
         self._settler.progress(self)

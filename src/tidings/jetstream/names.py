@@ -1,4 +1,4 @@
-"""Names of streams, buckets and consumers: what tidings creates, and what others may have."""
+"""Names of streams, buckets and consumers: for new ones, and for those of other clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from tidings.checks import check_name
 
-# Every server, client and file system accepts these.
+# Every server, client and file system accepts these names.
 _NEW = re.compile(r"[A-Za-z0-9_\-=]{1,255}")
 _NEW_BUCKET = re.compile(r"[A-Za-z0-9_\-]{1,250}")
 # A name is one word of a subject, and the name of a folder on the server.
@@ -14,7 +14,7 @@ _EXISTING = re.compile(r"[^\s\x00-\x1f\x7f.*>/\\]{1,255}")
 
 
 def check_new_name(name: object, what: str) -> None:
-    """Check a name that something new is to have.
+    """Check the name of something new.
 
     Raises:
         ConfigError: it has characters that not every server and client accepts.
@@ -23,7 +23,7 @@ def check_new_name(name: object, what: str) -> None:
 
 
 def check_new_bucket(name: object) -> None:
-    """Check a name that a new bucket is to have.
+    """Check the name of a new bucket.
 
     Raises:
         ConfigError: it has characters that not every client accepts.
@@ -32,10 +32,10 @@ def check_new_bucket(name: object) -> None:
 
 
 def check_existing_name(name: object, what: str) -> None:
-    """Check the name of something that is on the server already, whoever chose its name.
+    """Check the name of something that exists on the server. Any client may have chosen it.
 
     Raises:
-        ConfigError: no server has anything of that name.
+        ConfigError: nothing on a server can have that name.
     """
     check_name(
         what, name, _EXISTING, "letters, digits and signs other than . * > / \\, at most 255"

@@ -1,10 +1,9 @@
-"""Following a stream: its messages in order, each once, through reconnections and restarts."""
+"""Ordered: a stream's messages in order, each once, through reconnections and restarts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import secrets
 from collections.abc import Callable
 from datetime import datetime
@@ -12,53 +11,55 @@ from typing import Any, Literal
 
 import msgspec
 
+from tidings.concurrency.backoff import Backoff, is_rare
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
     ConfigError,
-    JetStreamError,
+    ConnectionClosedError,
+    JetStreamApiError,
     TidingsError,
 )
 from tidings.headers import Headers
-from tidings.jetstream.api import PREFIX, STREAM_NOT_FOUND, JetStreamApi, nanoseconds
+from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import unmatched
 from tidings.jetstream.message import ACK_PREFIX, Settlement, StreamMessage
 from tidings.jetstream.position import BEGINNING, Position
+from tidings.jetstream.status import Status, ends_pull
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
 
-# Messages that are read ahead, and seconds that ending a read may take.
+# Messages that are read ahead.
 READ_AHEAD = 256
+# Seconds to wait until the server has deleted a consumer.
 CLOSE_TIMEOUT = 2.0
-# Seconds that a pull waits at the server, between the heartbeats that say it still does, and
-# between two looks at the connection.
+# Seconds that a pull waits at the server, and between the heartbeats that it sends meanwhile.
 EXPIRES = 30.0
 HEARTBEAT = 5.0
+# Seconds between two looks at the connection.
 LOOK = 0.25
-# Seconds between two tries to start over: the first where nothing arrived yet, and the most.
+# Seconds between two tries to begin again: the first wait, and the longest.
 RETRY_FIRST, RETRY_MOST = 0.1, 3.0
-# Seconds that the first of them waits for an answer: what is asked during the election of a leader
-# is never answered, so that it is better asked again. The later ones wait longer.
+# Seconds that the first try waits for an answer; the later ones wait longer. A request during the
+# election of a leader is never answered, so it is better to send it again soon.
 FIRST_ANSWER = 0.5
-# Seconds until the server removes a consumer that gets no pulls.
+# Seconds until the server deletes a consumer that gets no pulls.
 INACTIVE_THRESHOLD = 300.0
-
-HEARTBEAT_STATUS = 100
-ENDED = (404, 408)
 
 Take = Callable[[list[StreamMessage[Any]]], None]
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of a stream.
+    """What to read from a stream.
 
     Attributes:
         stream: the stream's name.
-        subject: only messages of this subject, wildcards allowed; None for all of them.
-        begin: where reading begins: with "all" messages, the "last" one, the "last_per_subject",
-            what is "new", or a sequence. It goes on with what comes.
-        headers_only: leave the bodies at the server.
-        purpose: what it is for, in logs.
+        subject: read only messages on this subject, wildcards allowed; None for all messages.
+        begin: begin with "all" messages, with the "last" one, with the "last_per_subject", with
+            "new" ones, or with a sequence. New messages follow in each case.
+        headers_only: read no bodies.
+        purpose: what the messages are for, in logs.
     """
 
     stream: str
@@ -68,12 +69,12 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str
 
     def config(self, name: str, after: int, *, begins: bool) -> dict[str, Any]:
-        """An ordered consumer's configuration. (NATS ADR-17)
+        """Return the configuration of an ordered consumer. (NATS ADR-17)
 
         Args:
             name: the consumer's name.
             after: the sequence after which it begins; 0 for the beginning of the stream.
-            begins: whether nothing was read of any stream of that name yet.
+            begins: whether it is the first consumer of this reading.
         """
         config: dict[str, Any] = {
             "name": name,
@@ -90,32 +91,34 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
         if self.begin == "last_per_subject" or (self.begin == "last" and begins):
             return {**config, "deliver_policy": self.begin}
-        # What is new in a stream that was empty is everything.
+        # In a stream that was empty, every message is new.
         return {**config, "deliver_policy": "all"}
 
     def create(self, name: str) -> str:
-        """The operation that creates the consumer: with its filter in it, where it has one, as a
-        user with filtered permissions must ask."""
+        """Return the operation that creates the consumer.
+
+        It names the filter if there is one, as permissions for a part of a stream demand.
+        """
         filtered = "" if self.subject is None else f".{self.subject}"
         return f"CONSUMER.CREATE.{self.stream}.{name}{filtered}"
 
 
-class Follower:
-    """Hands on a stream's messages in order, each once.
+class OrderedConsumer:
+    """Delivers a stream's messages in order, each once.
 
-    Where a message is missing, the connection was another one meanwhile or the server lost the
-    consumer, it reads on with a new consumer, after the last message that it handed on.
+    If a message is missing, if the connection was lost, or if the server lost the consumer, it
+    creates another consumer that begins after the last message delivered.
 
     Args:
-        reading: what is read.
+        reading: what to read.
         api: the JetStream API.
         take: takes messages.
-        waiting: how many of them wait to be handled.
-        read_ahead: how many may.
+        waiting: returns how many messages wait to be handled.
+        read_ahead: how many messages may wait.
 
     Attributes:
         consumer: the consumer's name on the server.
-        healed: times that reading started over.
+        healed: how often reading began again.
     """
 
     def __init__(
@@ -141,20 +144,20 @@ class Follower:
         self._inbox = ""
         self._sid = 0
         self._created = ""  # when the stream was
-        self._first = 0  # the sequence after which reading began, where that was asked for
-        self._last = 0  # the sequence of the last message handed on
-        self._last_at = BEGINNING  # when that one was stored
-        self._delivered = 0  # messages handed on of this consumer
-        self._owed = 0  # messages asked for that did not come yet
+        self._first = 0  # the sequence after which reading began, if that was asked for
+        self._last = 0  # the sequence of the last message delivered
+        self._last_at = BEGINNING  # when that message was stored
+        self._delivered = 0  # messages delivered by this consumer
+        self._owed = 0  # messages that were asked for and have not come
         self._heard_at = 0.0
         self._heard = False
         self._lost = ""  # why this consumer is of no more use
 
     async def start(self) -> int:
-        """Begin; returns how many messages there are.
+        """Begin to read. Returns how many messages there are.
 
         Raises:
-            JetStreamError: the server refuses it.
+            JetStreamApiError: the server refuses it.
             TidingsError: the server does not answer.
         """
         pending = await self.make()
@@ -162,50 +165,51 @@ class Follower:
         return pending
 
     async def make(self) -> int:
-        """Create the consumer; returns how many messages there are. Nothing is read yet.
+        """Create the consumer, but read nothing yet. Returns how many messages there are.
 
         Raises:
-            JetStreamError, TidingsError: as `start`.
+            JetStreamApiError, TidingsError: as `start`.
         """
         try:
             return await self._make_first()
-        except BaseException:  # a cancellation, perhaps: the consumer may be there all the same
+        except BaseException:  # it may be a cancellation: the consumer can exist all the same
             await self.forget()
             raise
 
     def begin(self) -> None:
-        """Read from the consumer that was made."""
-        self._task = asyncio.create_task(self._follow(), name=f"tidings {self._reading.purpose}")
+        """Begin to read from the consumer that `make` created."""
+        self._task = asyncio.create_task(self._run(), name=f"tidings {self._reading.purpose}")
 
     async def _make_first(self) -> int:
-        """Make the consumer, through the election of a leader, in which nothing is answered."""
-        timeouts = (FIRST_ANSWER * 2**tries for tries in itertools.count())
-        return await through_election(
-            lambda: self._make_consumer(min(next(timeouts), self._api.timeout))
-        )
+        """Create the consumer, through the election of a leader, during which no answer comes."""
+        patience = Backoff(FIRST_ANSWER, self._api.timeout)
+        return await through_election(lambda: self._make_consumer(patience.next()))
 
     async def is_through(self) -> bool:
-        """Whether everything that there was has been handed on. False where the server is silent.
+        """Whether every message of the stream was delivered. False if the server does not answer.
 
         Raises:
-            JetStreamError: the stream is gone.
+            JetStreamApiError: the stream is gone.
         """
         consumer, delivered = self.consumer, self._delivered
         try:
             info = await self._api.call(f"CONSUMER.INFO.{self._reading.stream}.{consumer}")
         except TidingsError as error:
-            if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
+            if (
+                isinstance(error, JetStreamApiError)
+                and error.err_code == ErrorCode.STREAM_NOT_FOUND
+            ):
                 raise
             return False
         return not info["num_pending"] and info["delivered"]["consumer_seq"] == delivered
 
     def resume(self) -> None:
-        """A message was handled: there may be room for more."""
+        """Ask for more messages if there is room for them: one was handled."""
         if not self._owed and self._room():
             self._changed.set()
 
     def _room(self) -> int:
-        """How many messages to ask for: none before half of those that may wait are handled."""
+        """How many messages to ask for: none until half of `read_ahead` is free."""
         room = self._read_ahead - self._waiting()
         return room if 2 * room >= self._read_ahead else 0
 
@@ -225,13 +229,13 @@ class Follower:
             timeout,
         )
         if begins and reading.begin == "last":
-            self._first = made["delivered"]["stream_seq"]  # until it has delivered something
+            self._first = made["delivered"]["stream_seq"]  # until a message was delivered
         self._created = info["created"]
         await self._remove(former)
         return int(made["num_pending"])
 
     def _find_place(self, info: dict[str, Any]) -> None:
-        """Decide after which sequence to read."""
+        """Decide after which sequence to begin."""
         begin = self._reading.begin
         if self._created:
             if Position(self._created, self._last, self._last_at).is_lost(info):
@@ -244,20 +248,18 @@ class Follower:
 
     async def _remove(self, consumer: str) -> None:
         if consumer:
-            with contextlib.suppress(TidingsError):  # the server does it after a while
+            with contextlib.suppress(TidingsError):  # the server deletes it after a while
                 operation = f"CONSUMER.DELETE.{self._reading.stream}.{consumer}"
                 await self._api.call(operation, timeout=CLOSE_TIMEOUT)
 
-    async def _follow(self) -> None:
-        while True:
-            reason = await self._read()
-            await self._begin_anew(reason)
+    async def _run(self) -> None:
+        while await self._begin_again(await self._read()):
             self.healed += 1
 
     # Reading.
 
     async def _read(self) -> str:
-        """Pull, one pull after another, until something is wrong. Returns what it is."""
+        """Send one pull after another until the consumer is of no more use. Returns the reason."""
         connection = self._connection
         reconnects = connection.reconnects
         inbox = self._inbox = connection.new_inbox()
@@ -304,7 +306,7 @@ class Follower:
                 self._on_status(Headers.from_block(block))
                 continue
             if not reply.startswith(ACK_PREFIX):
-                continue  # anybody may send to an inbox, but the server alone with such a reply
+                continue  # anybody can send to an inbox, but only the server with such a reply
             message = StreamMessage(subject, None, body, reply, sid, block, None, _settler=self)
             if not self._lost and self._is_next(message):
                 messages.append(message)
@@ -331,47 +333,56 @@ class Follower:
         return True
 
     def _on_status(self, headers: Headers) -> None:
-        """The server says something of the pull. (NATS ADR-13)"""
-        self._heard = self._heard or headers.status == HEARTBEAT_STATUS
-        if headers.status in (0, HEARTBEAT_STATUS):  # 0: somebody else's message
+        """Read a status of the pull. (NATS ADR-13)"""
+        self._heard = self._heard or headers.status == Status.HEARTBEAT
+        if headers.status in (
+            Status.NONE,
+            Status.HEARTBEAT,
+        ):  # the first is another client's message
             return
-        if headers.status in ENDED or "batch completed" in headers.description.lower():
+        if ends_pull(headers):
             self._owed = 0
-        else:  # the consumer is gone, its leader another one, the server shuts down
+        else:  # the consumer is gone, or has another leader, or the server shuts down
             self._lost = f"{headers.status} {headers.description}".strip()
 
-    async def _begin_anew(self, reason: str) -> None:
-        wait = 0.0 if self._heard else RETRY_FIRST
-        tries = 0
+    async def _begin_again(self, reason: str) -> bool:
+        """Create another consumer, however long that takes.
+
+        Returns:
+            False if the connection is closed for good.
+        """
+        backoff = Backoff(RETRY_FIRST, RETRY_MOST)
+        patience = Backoff(FIRST_ANSWER, self._api.timeout)
+        if not self._heard:  # the last consumer delivered nothing, and the next may not either
+            await asyncio.sleep(RETRY_FIRST)
         while True:
-            await asyncio.sleep(wait)
-            if self._connection.state != "connected":
-                wait = LOOK
-                continue
             try:
-                await self._make_consumer(min(FIRST_ANSWER * 2**tries, self._api.timeout))
+                await self._connection.connected()
+                await self._make_consumer(patience.next())
+            except ConnectionClosedError:
+                return False
             except Exception as error:
                 await self._restore_stream(error)
-                tries += 1
-                wait = min(max(2 * wait, RETRY_FIRST), RETRY_MOST)
-                if tries & (tries - 1) == 0:
+                wait = backoff.next()
+                if is_rare(backoff.tries):
                     logger.warning("%s: %s; %s", self._reading.purpose, reason, error)
+                await asyncio.sleep(wait)
             else:
-                return
+                return True
 
     async def _restore_stream(self, error: Exception) -> None:
-        """Create the stream again if it is lost and the app declares it."""
-        if isinstance(error, JetStreamError) and error.err_code == STREAM_NOT_FOUND:
-            with contextlib.suppress(TidingsError):  # the next try says the same again
+        """Create the stream again if the server lost it and the app declares it."""
+        if isinstance(error, JetStreamApiError) and error.err_code == ErrorCode.STREAM_NOT_FOUND:
+            with contextlib.suppress(TidingsError):  # the next try meets the same error
                 await self._api.restore_stream(self._reading.stream)
 
-    # What a message's handler may say of it: an ordered consumer hears nothing.
+    # For the messages: an ordered consumer acknowledges nothing.
 
     async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
-        """An ordered consumer acknowledges nothing."""
+        """Do nothing: an ordered consumer acknowledges no message."""
 
     def progress(self, message: StreamMessage[Any]) -> None:
-        """An ordered consumer has no deadline."""
+        """Do nothing: an ordered consumer has no deadline."""
 
     def check(self, call: str) -> None:
         """Raise unless the caller runs in the app's event loop.
@@ -384,10 +395,10 @@ class Follower:
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Read no more; what the server has sent already is still handed on.
+        """Read no more. What the server has already sent is still delivered.
 
         Raises:
-            TidingsError: the server did not confirm.
+            TidingsError: the server did not confirm it.
         """
         self._cancel()
         if self._connection.state == "connected":
@@ -403,7 +414,7 @@ class Follower:
             self._connection.unsubscribe_route(self._sid)
 
     async def forget(self) -> None:
-        """Have the server remove the consumer."""
+        """Delete the consumer on the server."""
         await self._remove(self.consumer)
 
     def _cancel(self) -> None:

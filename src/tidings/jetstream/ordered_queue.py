@@ -1,4 +1,4 @@
-"""Ordered: handlers that get the messages of a stream one after another, each once and in order."""
+"""OrderedQueue: a handler that gets the messages of a stream one after another, in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidings.concurrency.work_queue import HandlerQueue, rest_of
 from tidings.errors import DecodeError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.message import StreamMessage
-from tidings.jetstream.ordered import Follower, Reading
+from tidings.jetstream.ordered import OrderedConsumer, Reading
 from tidings.log import logger
 from tidings.service_errors import failed_request, failure_text
 
@@ -19,21 +19,23 @@ S = TypeVar("S")
 
 
 class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
-    """A follower's messages, handled by one worker.
+    """The messages of an ordered consumer, handled by one worker.
 
-    A handler that raises, and a body that does not decode, are logged and counted; the next message
+    If a handler raises or a body does not decode, this is logged and counted, and the next message
     follows. The server keeps no record of what was handled.
 
     Args:
         name: the handler's name.
-        reading: what is read.
+        reading: what to read.
         api: the JetStream API.
         pool: where workers come from.
     """
 
     def __init__(self, name: str, reading: Reading, api: JetStreamApi, pool: WorkerPool) -> None:
         super().__init__(name, pool, 1)
-        self._follower = Follower(reading, api, take=self._take, waiting=lambda: len(self._queue))
+        self._consumer = OrderedConsumer(
+            reading, api, take=self._take, waiting=lambda: len(self._queue)
+        )
 
     def _take(self, messages: list[StreamMessage[Any]]) -> None:
         self._received += len(messages)
@@ -44,7 +46,7 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
         return self._queue.popleft()
 
     def _done(self, item: StreamMessage[Any]) -> None:
-        self._follower.resume()
+        self._consumer.resume()
 
     async def _handle(self, item: StreamMessage[Any]) -> Any:
         try:
@@ -78,7 +80,7 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
 
     @abstractmethod
     def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
-        """Where a message stands: in words, and as fields for a log record."""
+        """Return the place of a message, as text and as fields for a log record."""
 
     def _log_failure(
         self, message: StreamMessage[Any], error: BaseException, *, is_decoded: bool
@@ -99,11 +101,11 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
         )
 
     def on_long_run(self, item: StreamMessage[Any], seconds: float) -> None:
-        """Warn that the handler has been at a message for so long."""
+        """Warn that the handler has worked on a message for so long."""
         words, fields = self._place(item)
         logger.warning(
-            "%s has been at work on %s for %.0f s, and what follows waits for it; timeout= bounds "
-            "a run",
+            "%s has been at work on %s for %.0f s, and the next messages wait for it. To limit the "
+            "time of a handler, set timeout=",
             *(self.name, words, seconds),
             extra={"listener": self.name, "duration": seconds, **fields},
         )
@@ -111,14 +113,14 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Take nothing more.
+        """Take no more messages.
 
         Raises:
-            TidingsError: the server did not confirm.
+            TidingsError: the server did not confirm it.
         """
-        await self._follower.stop(timeout)
+        await self._consumer.stop(timeout)
 
     def abandon(self) -> int:
-        """Give up what is left. Returns how many messages."""
-        self._follower.abandon()
+        """Give up the messages that are left. Returns how many."""
+        self._consumer.abandon()
         return super().abandon()

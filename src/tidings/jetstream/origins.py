@@ -1,4 +1,4 @@
-"""Origin: where a bucket's messages come from, and where writes to it go. (NATS ADR-8)"""
+"""Origin: the subjects of a bucket, and the stream that stores its writes. (NATS ADR-8)"""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ KIND_PREFIXES = {"$KV": "KV_", "$O": "OBJ_"}
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Subjects and stream behind a bucket.
+    """The subjects and the stream behind a bucket.
 
-    A bucket that is the mirror of another holds messages with the subjects of its origin. It
-    stores nothing itself: writes go to the origin, in another domain perhaps.
+    A bucket that mirrors another one has messages with the subjects of its origin. Writes go to the
+    origin, which can be in another domain.
 
     Attributes:
-        read: what the subjects begin with in the bucket's own stream, as "$KV.settings.".
-        source: what they begin with in the stream that stores writes.
+        read: the prefix of the subjects in the bucket's own stream, such as "$KV.settings.".
+        source: the prefix of the subjects in the stream that stores writes.
         stream: the name of that stream.
         api_prefix: the prefix of the API where that stream is.
-        is_replicated: whether a direct read may be answered by a server that is a moment behind.
+        is_replicated: whether a server that is a moment behind can answer a direct read.
     """
 
     read: str
@@ -35,7 +35,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def plain(cls, root: str, name: str, stream: str, *, is_replicated: bool = False) -> Origin:
-        """The origin of a bucket that is no mirror."""
+        """Return the origin of a bucket that is not a mirror."""
         subjects = f"{root}.{name}."
         return cls(read=subjects, source=subjects, stream=stream, is_replicated=is_replicated)
 
@@ -57,10 +57,10 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def write(self) -> str:
-        """What the subjects begin with that a write is published to.
+        """The prefix of the subjects that a write is published to.
 
-        A server forwards keys to another domain by the prefix of its API, and keeps them from
-        getting there otherwise. It does neither for objects.
+        For keys, a server forwards writes to another domain only with the prefix of its API. For
+        objects it makes no difference.
         """
         if self.api_prefix == PREFIX or not self.source.startswith("$KV."):
             return self.source
@@ -68,7 +68,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _transformed(subjects: str, transforms: Any) -> str:
-    """What the subjects of an origin begin with in a mirror that renames them."""
+    """Return the prefix of an origin's subjects in a mirror that renames them."""
     for transform in transforms:
         wanted = transform.get("dest", "")
         if transform.get("src") == f"{subjects}>" and wanted.endswith(".>"):

@@ -1,4 +1,4 @@
-"""Position: how far a stream was read, and whether it is still the same stream."""
+"""Position: how far a stream was read, and whether the stream has begun again since."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-# Before any message; and how far apart two forms of the same time may be.
+# A time before any message; and the most that two forms of the same time differ.
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 CLOCK = timedelta(milliseconds=1)
 
@@ -16,7 +16,7 @@ class Position(msgspec.Struct, frozen=True):
     """How far a stream was read.
 
     Attributes:
-        created: when the stream was created, in the server's words.
+        created: when the stream was created, as the server writes it.
         sequence: the last sequence read; 0 for none.
         at: a time, by the server's clock, at which the stream had that message.
     """
@@ -26,15 +26,14 @@ class Position(msgspec.Struct, frozen=True):
     at: datetime
 
     def is_lost(self, info: dict[str, Any]) -> bool:
-        """Whether the stream of that name has begun again with sequence 1, so that the position
-        says nothing of it.
+        """Whether the stream has begun again with sequence 1, which makes the position worthless.
 
-        A stream that was deleted and made again was created at another time. One that is in memory,
-        on a server of a cluster that was restarted, keeps the time of its creation. Then it has
-        fewer messages than were read, or a message with a sequence that was read is too young.
+        A stream that was deleted and created again has another creation time. A memory stream on a
+        server of a cluster that was restarted keeps its creation time. But then it has fewer
+        messages than were read, or its message with a sequence that was read is too young.
 
         Args:
-            info: the server's STREAM.INFO of it.
+            info: the answer of STREAM.INFO.
         """
         state = info["state"]
         if self.created != info["created"] or state["last_seq"] < self.sequence:
@@ -44,5 +43,5 @@ class Position(msgspec.Struct, frozen=True):
 
 
 def server_time(info: dict[str, Any]) -> datetime | None:
-    """When the server gave an answer, by its own clock; None where it does not say."""
+    """Return when the server answered, by its own clock; None if the answer does not say."""
     return datetime.fromisoformat(info["ts"]) if "ts" in info else None

@@ -1,4 +1,4 @@
-"""Publishing to streams: with acknowledgement, and again with the same id if none came."""
+"""Publishing to streams: repeated with the same id until it is acknowledged."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import msgspec
 
 from tidings import codec
 from tidings.checks import Seconds, check_seconds, check_text
+from tidings.concurrency.backoff import Backoff
+from tidings.error_codes import PASSING
 from tidings.errors import (
     ConfigError,
     DisconnectedError,
     HeaderError,
-    JetStreamError,
+    JetStreamApiError,
     JetStreamUnavailableError,
     NoStreamError,
     PublishTimeoutError,
@@ -31,25 +33,24 @@ from tidings.jetstream.expected import Expected, own_place
 from tidings.protocol.headers import header_block, header_problem
 from tidings.subject import check_subject
 
-# Seconds to wait for one acknowledgement before publishing again, and between two tries.
+# Seconds to wait for one acknowledgement before publishing again.
 TRY_TIMEOUT = 2.0
-TRY_WAIT = 0.1
-# Seconds that a publish may take, a leader election within them included.
+# Seconds between two tries: the first wait, and the longest.
+TRY_FIRST, TRY_MOST = 0.1, 0.5
+# Default timeout of a publish, in seconds: long enough for the election of a leader.
 PUBLISH_TIMEOUT = 10.0
-# Shortest time to ask whether a stream takes the subject, in seconds: a publish may be that late.
+# Shortest timeout of the question whether a stream takes the subject, in seconds. A publish may end
+# so much later than its timeout.
 LEAST_CHECK = 0.25
-
-# Refusals that pass: no leader, the stream is behind, the same message is being stored just now.
-_PASSING = (10009, 10158, 10163, 10167)
 
 
 class PublishAck(msgspec.Struct, frozen=True):
-    """What a stream says of a message it stored.
+    """A stream's acknowledgement of a message.
 
     Attributes:
         stream: the stream's name.
-        sequence: the message's sequence in it.
-        duplicate: whether a message with this id was stored before, so that this one was not.
+        sequence: the message's sequence in the stream.
+        duplicate: whether the stream already had a message with this id, and stored nothing.
     """
 
     stream: str
@@ -58,7 +59,7 @@ class PublishAck(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """A message on its way into a stream: everything that can be wrong with it was found."""
+    """A message that is ready to be published: it was checked and encoded."""
 
     subject: str
     body: bytes
@@ -69,10 +70,11 @@ class Publication(msgspec.Struct, frozen=True):
     timeout: float
 
     async def send(self, api: JetStreamApi) -> PublishAck:
-        """Publish it, and again until it is acknowledged: see `publish_stored`."""
+        """Publish it until it is acknowledged: see `publish_stored`."""
         doubt: TidingsError | None = None
         streams = _StreamCheck(api, self.subject)
         deadline = time.monotonic() + self.timeout
+        backoff = Backoff(TRY_FIRST, TRY_MOST)
         while (left := deadline - time.monotonic()) > 0:
             try:
                 answer = await api.request(
@@ -81,26 +83,26 @@ class Publication(msgspec.Struct, frozen=True):
                 return acknowledgement(self.subject, answer)
             except WrongSequenceError as error:
                 if not self.id_is_known and doubt is None:
-                    raise  # the first try: somebody else's write
+                    raise  # the first try: somebody else wrote
                 try:
                     place = await own_place(api, self.subject, self.expected, self.msg_id)
                 except (RequestTimeoutError, DisconnectedError, JetStreamUnavailableError):
-                    doubt = error  # an election goes on: whose write it was is asked again
+                    doubt = error  # during an election: ask again who wrote
                 else:
                     if place is None:
                         raise
                     return PublishAck(*place, duplicate=True)
-            except JetStreamError as error:
+            except JetStreamApiError as error:
                 if not _passes(error):
                     raise
                 doubt = error
             except (JetStreamUnavailableError, RequestTimeoutError) as error:
-                doubt = error  # perhaps stored, or there is nobody to store it
+                doubt = error  # it may be stored, or no stream takes it
                 left = deadline - time.monotonic()
                 await streams.check(min(max(left, LEAST_CHECK), TRY_TIMEOUT))
             except DisconnectedError as error:
                 doubt = error
-            await asyncio.sleep(TRY_WAIT)
+            await asyncio.sleep(backoff.next())
         raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from doubt
 
 
@@ -117,7 +119,7 @@ def prepare(
     expected_msg_id: str | None = None,
     timeout: Seconds = PUBLISH_TIMEOUT,
 ) -> Publication:
-    """Check and encode what `JetStream.publish` is given; the same arguments.
+    """Check and encode the arguments of `JetStream.publish`.
 
     Raises:
         SubjectError, HeaderError, EncodeError, ConfigError: it cannot be sent.
@@ -153,7 +155,7 @@ def prepare(
 
 
 def _block(pairs: list[tuple[str, str]], msg_id: str) -> bytes:
-    # Headers checks them: the name of an expected stream, for example, comes from the caller.
+    # Headers checks the values: the caller can have named any expected stream.
     return header_block(
         [*Headers(pairs).pairs(), (MSG_ID, msg_id)] if pairs else [(MSG_ID, msg_id)]
     )
@@ -170,16 +172,17 @@ async def publish_stored(
     expected: Expected | None = None,
     id_is_known: bool = False,
 ) -> PublishAck:
-    """Publish, and again with the same id until it is acknowledged or the time is over.
+    """Publish a message, again and again with the same id, until it is acknowledged.
 
-    A leader election, a lost connection and a slow disk look the same from here: no answer. The
-    stream drops what it has stored already, within its duplicate window.
+    The election of a leader, a lost connection and a slow disk look the same: no answer comes.
+    Within its duplicate window, the stream stores one message of an id.
 
     Raises:
         NoStreamError: no stream takes the subject.
         JetStreamUnavailableError: there is no JetStream.
-        PublishTimeoutError: no acknowledgement in time.
-        JetStreamError: the stream refuses the message; WrongSequenceError, an expectation not met.
+        PublishTimeoutError: no acknowledgement came in time.
+        JetStreamApiError: the stream refuses the message; WrongSequenceError if an expectation is
+            not met.
         TidingsError: it cannot be sent.
     """
     expected = expected or Expected()
@@ -199,28 +202,28 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
     """Read the acknowledgement of a publish.
 
     Raises:
-        JetStreamError: the stream refused the message, or the answer is no acknowledgement.
-        JetStreamUnavailableError: there is no JetStream to store it.
+        JetStreamApiError: the stream refused the message, or the answer is not an acknowledgement.
+        JetStreamUnavailableError: there is no JetStream.
     """
     raise_refusal(answer, f"publish to {subject!r}")
     stream, sequence = answer.get("stream"), answer.get("seq")
     if not isinstance(stream, str) or type(sequence) is not int or sequence < 1:
-        raise JetStreamError(
+        raise JetStreamApiError(
             500,
             0,
-            f"a listener on {subject!r} answered before the stream, so that nobody knows whether "
-            f"the message is stored: let it return None, or declare it with no_reply=True",
+            f"a listener on {subject!r} answered before the stream, so it is not known whether the "
+            f"message is stored: let the listener return None, or declare it with no_reply=True",
         )
     return PublishAck(stream, sequence, bool(answer.get("duplicate")))
 
 
-def _passes(error: JetStreamError) -> bool:
-    """Whether the same publish may succeed a moment later, after an election for example."""
-    return error.err_code in _PASSING or (error.code == 503 and not error.err_code)
+def _passes(error: JetStreamApiError) -> bool:
+    """Whether the same publish can succeed a moment later, for example after an election."""
+    return error.err_code in PASSING or (error.code == 503 and not error.err_code)
 
 
 class _StreamCheck:
-    """Tells an election, which passes, from a subject that no stream takes, which does not."""
+    """Finds out why no acknowledgement comes: an election passes, a missing stream does not."""
 
     def __init__(self, api: JetStreamApi, subject: str) -> None:
         self._api = api
@@ -228,14 +231,14 @@ class _StreamCheck:
         self._off_since: float | None = None
 
     async def check(self, timeout: float) -> None:
-        """Return if a stream takes the subject, or if nobody can say.
+        """Return if a stream takes the subject, or if that is not known now.
 
         A declared stream that the server has lost is created again.
 
         Raises:
-            NoStreamError: no stream takes it.
-            JetStreamUnavailableError: nobody has listened on the API for longer than a moment.
-            JetStreamError: the server refuses to create the declared stream.
+            NoStreamError: no stream takes the subject.
+            JetStreamUnavailableError: nobody has listened on the API for `OFF_AFTER` seconds.
+            JetStreamApiError: the server refuses to create the declared stream.
         """
         # The streams of another domain take the subject without the prefix that leads there.
         subject = self._subject.removeprefix(f"{self._api.prefix}.")
@@ -254,13 +257,16 @@ class _StreamCheck:
                 raise NoStreamError(self._subject) from None
 
     async def _restore(self, timeout: float) -> bool:
-        """Create the declared stream again that takes the subject. Returns whether to publish
-        again."""
+        """Create the declared stream again that takes the subject.
+
+        Returns:
+            Whether to publish again.
+        """
         for name in self._api.declared_for(self._subject):
             try:
                 async with asyncio.timeout(timeout):
                     if await self._api.restore_stream(name):
                         return True
             except (TimeoutError, DisconnectedError, JetStreamUnavailableError):
-                return True  # nobody can say now
+                return True  # not known now
         return False

@@ -21,10 +21,10 @@ class PublishFailure(msgspec.Struct, frozen=True):
     """A publish of a window that was not acknowledged.
 
     Attributes:
-        subject: where to.
+        subject: the subject published to.
         message: the message, as it was given.
         msg_id: its id. If the message may be stored, publish it again with this id.
-        error: why.
+        error: why it failed.
     """
 
     subject: str
@@ -40,35 +40,37 @@ class PublishWindow:
     messages under way may be stored, and are among the failed.
 
     Attributes:
-        acked: how many were acknowledged. The acknowledgements themselves are not kept.
-        failed: a `PublishFailure` for each that was not, in the order in which they failed.
+        acked: how many publishes were acknowledged. The acknowledgements are not kept.
+        failed: a `PublishFailure` for each other publish, in the order in which they failed.
     """
 
     def __init__(self, begin: Begin, size: int, check: Callable[[], None]) -> None:
         self.acked = 0
         self.failed: list[PublishFailure] = []
         self._begin = begin
-        self._check = check  # that the app runs, and in this event loop
+        self._check = check  # raises unless the app runs in this event loop
         self._room = asyncio.Semaphore(check_whole("size", size))
         self._tasks: set[asyncio.Future[PublishAck]] = set()
 
     async def publish(
         self, subject: str, message: Any = None, **options: Any
     ) -> asyncio.Future[PublishAck]:
-        """`JetStream.publish` that returns when there is room in the window.
+        """Publish, and return as soon as there is room in the window.
 
-        What becomes of it is counted in `acked` or kept in `failed`.
+        The result is counted in `acked` or kept in `failed`.
 
         Args:
-            subject: where to.
-            message: as in `JetStream.publish`, and so are the options.
-            options: `msg_id`, `headers`, `expected_sequence` and so on.
+            subject: as in `JetStream.publish`.
+            message: as in `JetStream.publish`.
+            options: the other arguments of `JetStream.publish`: `msg_id`, `headers`,
+                `expected_sequence` and so on.
 
         Returns:
             A future for the acknowledgement of this message.
 
         Raises:
-            TidingsError: it cannot be sent at all: a bad subject, a value that does not encode.
+            TidingsError: it cannot be sent at all, because of a bad subject or a value that does
+                not encode.
             TypeError: an option that `JetStream.publish` does not have.
 
         Example:
@@ -84,7 +86,7 @@ class PublishWindow:
         await self._room.acquire()
         try:
             task = asyncio.ensure_future(self._begin(publication, message, options))
-        except BaseException:  # the app is not running, or a hook is no coroutine and raised
+        except BaseException:  # the app is not running, or a hook raised
             self._room.release()
             raise
         self._tasks.add(task)
@@ -122,18 +124,18 @@ class PublishWindow:
             await self._ended()
             raise
         finally:
-            self._tell()
+            self._log_failed()
 
     async def _ended(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def _cut_off(self) -> None:
-        """Stop waiting. The publishes under way count as failed, each with its id."""
+        """Stop waiting. The publishes under way count as failed."""
         for task in self._tasks:
             task.cancel()
 
-    def _tell(self) -> None:
+    def _log_failed(self) -> None:
         if self.failed:
             logger.warning(
                 "%d of %d publishes of a window were not acknowledged; the first on %r: %s",

@@ -1,4 +1,4 @@
-"""Readers: a stream's messages taken one by one, until there are no more or for ever."""
+"""Readers: a stream's messages taken one by one, up to the last one or without end."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Protocol
 from tidings.errors import ConnectionClosedError, RequestTimeoutError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.message import StreamMessage
-from tidings.jetstream.ordered import READ_AHEAD, Follower, Reading
+from tidings.jetstream.ordered import READ_AHEAD, OrderedConsumer, Reading
 
-# Seconds without a message after which the server is asked whether there are more.
+# If no message comes for so many seconds, the server is asked whether there are more.
 LOOK = 0.5
 
 
 class Host(Protocol):
-    """Where buckets belong: `JetStream`.
+    """What a bucket needs from `JetStream`.
 
     Attributes:
-        readers: what is read now.
+        readers: the readers that read now.
     """
 
     readers: set[Reader]
@@ -30,13 +30,13 @@ class Host(Protocol):
 
 
 class Reader:
-    """A follower whose messages are taken one by one.
+    """An ordered consumer whose messages are taken one by one.
 
     Args:
         reading: what is read.
-        host: where it belongs.
+        host: the app's JetStream.
         read_ahead: messages that may wait here.
-        endless: whether it waits for what comes; such a reading ends when the app begins to drain.
+        endless: whether it waits for new messages. If so, it ends when the app begins to drain.
 
     Attributes:
         is_ended: whether it was ended.
@@ -56,7 +56,7 @@ class Reader:
         self._messages: deque[StreamMessage[Any]] = deque()
         self._changed = asyncio.Event()
         self.is_ended = False
-        self._follower = Follower(
+        self._consumer = OrderedConsumer(
             reading,
             host.api,
             take=self._on_messages,
@@ -65,12 +65,12 @@ class Reader:
         )
 
     async def start(self) -> int:
-        """Begin; returns how many messages there are.
+        """Begin to read. Returns how many messages there are.
 
         Raises:
-            TidingsError: as `Follower.start`.
+            TidingsError: as `OrderedConsumer.start`.
         """
-        pending = await self._follower.start()
+        pending = await self._consumer.start()
         self._host.readers.add(self)
         return pending
 
@@ -79,11 +79,11 @@ class Reader:
         self._changed.set()
 
     async def next(self, timeout: float | None = None) -> StreamMessage[Any] | None:
-        """The next message; None when the reading was ended.
+        """Return the next message; None when the reader was ended.
 
         Raises:
-            RequestTimeoutError: none within `timeout` seconds.
-            WrongLoopError: in another event loop than the app's.
+            RequestTimeoutError: no message came within `timeout` seconds.
+            WrongLoopError: the caller runs in another event loop than the app.
         """
         while not self._messages:
             if self.is_ended:
@@ -96,37 +96,37 @@ class Reader:
             except TimeoutError:
                 raise RequestTimeoutError(self._reading.subject or ">", timeout or 0.0) from None
         message = self._messages.popleft()
-        self._follower.resume()
+        self._consumer.resume()
         return message
 
     async def is_through(self) -> bool:
-        """Whether everything that there was has come, and was taken from here.
+        """Whether every message of the stream has come and was taken.
 
         Raises:
-            JetStreamError: the stream is gone.
+            JetStreamApiError: the stream is gone.
         """
-        return await self._follower.is_through() and not self._messages
+        return await self._consumer.is_through() and not self._messages
 
     def end(self) -> None:
-        """Read no more: `next` returns what is here, then None. Without waiting."""
+        """Read no more, without waiting. `next` returns what is here, and then None."""
         self.is_ended = True
-        self._follower.abandon()
+        self._consumer.abandon()
         self._changed.set()
         self._host.readers.discard(self)
 
     async def close(self) -> None:
-        """Read no more, and have the server forget it."""
+        """Read no more, and delete the consumer on the server."""
         if not self.is_ended:
             self.end()
-            await self._follower.forget()
+            await self._consumer.forget()
 
 
 async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
-    """Every message that is there now.
+    """Return every message that is there now.
 
     Raises:
-        JetStreamError: the server refuses it.
-        RequestTimeoutError: the server answers no more.
+        JetStreamApiError: the server refuses it.
+        RequestTimeoutError: the server does not answer any more.
         ConnectionClosedError: the app has ended.
     """
     reader = Reader(reading, host)
@@ -147,8 +147,8 @@ async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
 
 
 async def _next(reader: Reader, timeout: float) -> StreamMessage[Any] | None:
-    """The next message. None where there are no more: what was to come may have been purged, or
-    its time may be over."""
+    """Return the next message; None if there are no more: the rest may have been purged or have
+    expired."""
     deadline = time.monotonic() + timeout
     while True:
         try:

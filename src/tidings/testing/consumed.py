@@ -28,7 +28,7 @@ class NotAckedError(AssertionError):
         super().__init__(
             f"{consumer} acknowledged {stats.acked} of {wanted} messages within {timeout:g} s. "
             f"It received {stats.received} messages, {stats.redelivered} of them redeliveries. "
-            f"{stats.naked} were given back for redelivery, {stats.dead} became dead letters, "
+            f"{stats.nacked} were given back for redelivery, {stats.dead} became dead letters, "
             f"and {stats.running} are being handled"
         )
 

@@ -1,9 +1,10 @@
-"""Backoff: calculates the pause before the next attempt to connect."""
+"""ConnectBackoff: calculates the pause before the next attempt to connect."""
 
 from __future__ import annotations
 
-import math
 import random
+
+from tidings.concurrency.backoff import Backoff
 
 # Seconds before the first attempt. Not zero: a thousand clients may have lost the same server.
 FIRST = 0.1
@@ -11,13 +12,15 @@ FIRST = 0.1
 LASTED = 1.0
 
 
-class Backoff:
+class ConnectBackoff:
     """The pauses between attempts, both for a peer that refuses and for one that accepts and then
     closes the connection.
 
     The first pause is short. If connections do not last, the pauses double up to `most`. After a
     round in which no server accepted, the pause is `most`. Each pause is shortened at random, so
     that the clients that lost the same server do not all return at the same moment.
+
+    It differs from `Backoff` in that the pause depends on how the last attempt ended.
 
     Args:
         most: the longest pause in seconds.
@@ -29,7 +32,7 @@ class Backoff:
     def __init__(self, most: float) -> None:
         self.attempts = 0
         self._most = most
-        self._short_lived = 0
+        self._growing = Backoff(FIRST, most)  # while connections do not last
         self._failed = 0
 
     def refused(self) -> None:
@@ -40,15 +43,15 @@ class Backoff:
     def lost(self, lived: float) -> None:
         """Count a lost connection that lasted `lived` seconds."""
         if lived >= LASTED:
-            self.attempts = self._short_lived = self._failed = 0
+            self.attempts = self._failed = 0
+            self._growing.reset()
         else:
             self.attempts += 1
-            self._short_lived += 1
+            self._growing.next()
             self._failed = 0
 
     def pause(self) -> float:
         """Return the number of seconds to wait now."""
         if self._failed:
             return self._most * random.uniform(0.9, 1.0)  # noqa: S311 - not a secret
-        longest = min(math.ldexp(FIRST, min(self._short_lived, 30)), self._most)
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        return self._growing.wait * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret

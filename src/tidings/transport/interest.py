@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from tidings.concurrency.backoff import Backoff
 from tidings.errors import SubjectPermissionError, SubscriptionLimitError, TransportError
 from tidings.protocol.commands import subscribe_frame, unsubscribe_frame
 from tidings.transport.buffer import Buffer
@@ -36,7 +37,7 @@ class Interest:
         self._refused: dict[int, TransportError] = {}
         self._asked: dict[int, None] = {}  # those not refused, in the order of the last SUB
         self._retried: set[int] = set()  # asked for again, and not refused since
-        self._wait = RETRY_FIRST
+        self._backoff = Backoff(RETRY_FIRST, RETRY_MOST)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -90,7 +91,7 @@ class Interest:
     def end(self) -> None:
         """Handle the loss of the connection: stop asking for refused subscriptions."""
         self._retried.clear()
-        self._wait = RETRY_FIRST
+        self._backoff.reset()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -114,7 +115,7 @@ class Interest:
             self._asked.pop(sid, None)
             self._retried.discard(sid)
         if sids and self._timer is None:
-            self._timer = self._loop.call_later(self._wait, self._retry)
+            self._timer = self._loop.call_later(self._backoff.wait, self._retry)
         return sids, bool(news) or not sids
 
     def _refused_by(self, error: TransportError, named: int) -> Iterable[int]:
@@ -133,7 +134,7 @@ class Interest:
 
     def _retry(self) -> None:
         self._timer = None
-        self._wait = min(2 * self._wait, RETRY_MOST)
+        self._backoff.next()
         self._retried = set(self._refused)
         for sid in self._retried:
             self.ask(sid)
@@ -150,6 +151,6 @@ class Interest:
             logger.info("the server accepts the subscription to %r again", subject)
         self._retried.clear()
         if not self._refused:
-            self._wait = RETRY_FIRST
+            self._backoff.reset()
         elif self._timer is None:
-            self._timer = self._loop.call_later(self._wait, self._retry)
+            self._timer = self._loop.call_later(self._backoff.wait, self._retry)

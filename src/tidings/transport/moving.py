@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from tidings.concurrency.backoff import is_rare
 from tidings.errors import ConnectError
 from tidings.transport.dial import Accepted, dial_any
 from tidings.transport.handover import Handover
@@ -69,7 +70,7 @@ class Mover:
                 handover = await self._move(lame)
             except (ConnectError, TimeoutError, OSError) as error:
                 tries += 1
-                if tries & (tries - 1) == 0:  # log less often during a long wait
+                if is_rare(tries):
                     logger.warning(
                         "no other server accepted the connection in %d attempts: %s", tries, error
                     )

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from tidings.concurrency.backoff import is_rare
 from tidings.errors import AuthError, ConnectError, TlsError
-from tidings.transport.backoff import Backoff
+from tidings.transport.backoff import ConnectBackoff
 from tidings.transport.dial import Accepted, dial_any
 from tidings.transport.options import ConnectionOptions
 from tidings.transport.servers import ServerPool
@@ -37,7 +38,7 @@ class Seeker:
         self._options = options
         self._servers = servers
         self._on_error = on_error
-        self._backoff = Backoff(options.reconnect_time_wait)
+        self._backoff = ConnectBackoff(options.reconnect_time_wait)
 
     async def first(self) -> Accepted:
         """Find a server at the start.
@@ -55,7 +56,7 @@ class Seeker:
                 if final or not self._options.wait_for_server:
                     raise
                 self._backoff.refused()
-                if _is_rare(self._backoff.attempts):
+                if is_rare(self._backoff.attempts):
                     logger.warning("waiting for a server: %s", error)
             await asyncio.sleep(self._backoff.pause())
 
@@ -76,7 +77,7 @@ class Seeker:
                 self._backoff.refused()
                 self._on_error(error)
                 rounds += 1
-                if _is_rare(rounds):
+                if is_rare(rounds):
                     logger.warning("still disconnected after %d attempts: %s", rounds, error)
         attempts = self._backoff.attempts
         logger.error("giving up after %d attempts to reconnect: %s", attempts, self.cause)
@@ -86,8 +87,3 @@ class Seeker:
         """Return whether no attempts are left. A connection that soon closed counts as one."""
         attempts, most = self._backoff.attempts, self._options.max_reconnect_attempts
         return attempts > 0 and 0 <= most <= attempts
-
-
-def _is_rare(number: int) -> bool:
-    """Return True for 1, 2, 4, 8 and so on, to log less often during a long wait."""
-    return number & (number - 1) == 0

@@ -17,7 +17,7 @@ from support.waits import until
 from tidings import DROP, App, ConfigError, Headers, Message, ServiceError
 from tidings.errors import Reject, Retry
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream.consumer import acks as outcomes_module
+from tidings.jetstream.consumer import acks as acks_module
 
 
 @dataclass
@@ -67,7 +67,7 @@ async def test_a_message_whose_handler_raised_comes_again_after_each_backoff(
     waits = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert 0.09 < waits[0] < 0.35
     assert all(wait > 0.39 for wait in waits[1:])
-    assert (stats.failed, stats.naked, stats.acked, stats.redelivered) == (3, 3, 1, 3)
+    assert (stats.failed, stats.nacked, stats.acked, stats.redelivered) == (3, 3, 1, 3)
     assert stats.handled == 1
     assert caplog.text.count("fail_thrice failed on") == 3
 
@@ -151,7 +151,7 @@ async def test_retry_says_when_it_comes_again(
         await is_acked(app, stream, "d", 1)
         [stats] = app.stats().consumers
     assert 0.29 < times[1] - times[0] < 5
-    assert (stats.naked, stats.acked) == (1, 1)
+    assert (stats.nacked, stats.acked) == (1, 1)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -220,7 +220,7 @@ async def test_whatever_a_handler_raises_the_message_comes_again_and_work_goes_o
         await is_acked(app, stream, "d", 10)
         [stats] = app.stats().consumers
     assert sorted(got) == list(range(10))
-    assert (stats.handled, stats.failed, stats.acked, stats.naked) == (10, 5, 10, 5)
+    assert (stats.handled, stats.failed, stats.acked, stats.nacked) == (10, 5, 10, 5)
     assert (stats.running, stats.pending) == (0, 0)
 
 
@@ -282,7 +282,7 @@ async def test_deliveries_used_up_make_a_dead_letter_that_tells_everything(
     assert found["Tidings-Dead-Deliveries"] == "3"
     assert found["Tidings-Dead-Error"] == "ZeroDivisionError"
     assert f"(error id {found['Tidings-Dead-Error-Id']})" in caplog.text
-    assert (stats.dead, stats.termed, stats.acked, stats.naked) == (1, 1, 1, 2)
+    assert (stats.dead, stats.termed, stats.acked, stats.nacked) == (1, 1, 1, 2)
 
 
 async def test_reject_makes_a_dead_letter_at_once(
@@ -447,7 +447,7 @@ async def test_a_dead_letter_that_is_kept_is_not_counted_as_dropped(
 async def test_in_the_last_delivery_of_the_server_a_message_waits_for_its_dead_letter(
     make_app: MakeApp, stream: Stream, dead: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
+    monkeypatch.setattr(acks_module, "DEAD_LETTER_DELAY", 0.05)
     app = make_app()
     deliveries = []
 
@@ -515,7 +515,7 @@ async def test_a_message_is_kept_while_its_dead_letter_cannot_be_stored(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
+    monkeypatch.setattr(acks_module, "DEAD_LETTER_DELAY", 0.05)
     app = make_app(streams=[stream])  # it does not declare the other one, and cannot make it again
 
     @app.consume(stream.name, durable="d", data_type=int, dead_letter=f"{dead.name}.x")
@@ -543,7 +543,7 @@ async def test_a_dead_letter_stored_late_tells_why_the_message_was_given_up(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(outcomes_module, "DEAD_LETTER_DELAY", 0.05)
+    monkeypatch.setattr(acks_module, "DEAD_LETTER_DELAY", 0.05)
     app = make_app(streams=[stream])  # it does not declare the other one, and cannot make it again
     options = {"max_deliver": 1, "dead_letter": f"{dead.name}.x"}
 
@@ -559,7 +559,7 @@ async def test_a_dead_letter_stored_late_tells_why_the_message_was_given_up(
         [letter] = await letters(app, dead)
         await is_acked(app, stream, "d", 1)
         [consumer] = app._run.consumers._consumers
-        assert consumer._outcomes._verdicts == {}
+        assert consumer._acks._verdicts == {}
     wanted = "ZeroDivisionError" if body == b"1" else "DecodeError"
     assert letter["headers"]["Tidings-Dead-Error"] == wanted
     assert letter["headers"]["Tidings-Dead-Error-Id"] in caplog.text
@@ -617,7 +617,7 @@ async def test_a_handler_that_acknowledges_itself_says_what_becomes_of_each(
         await is_acked(app, stream, "d", 4)
         [stats] = app.stats().consumers
     assert seen == [("ack", 1), ("nak", 1), ("term", 1), ("later", 1), ("nak", 2)]
-    assert (stats.acked, stats.naked, stats.termed, stats.dead) == (3, 1, 1, 0)
+    assert (stats.acked, stats.nacked, stats.termed, stats.dead) == (3, 1, 1, 0)
 
 
 async def test_what_a_handler_forgets_to_acknowledge_comes_again(
@@ -735,7 +735,9 @@ async def test_a_double_ack_that_nobody_confirms_is_told_and_work_goes_on(
         await until(lambda: got)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         go_on.set()
-        await until(lambda: "its acknowledgement was not taken, so it comes again" in caplog.text)
+        await until(
+            lambda: "its acknowledgement was not sent, so it is delivered again" in caplog.text
+        )
         await is_acked_again(app, stream)
     assert got == [1, 1]
 

@@ -14,7 +14,7 @@ from support.waits import until
 from tidings import App, Middleware
 from tidings.errors import Reject
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream.consumer import acks as outcomes_module
+from tidings.jetstream.consumer import acks as acks_module
 
 Batch = list[StreamMessage[int]]
 
@@ -111,14 +111,14 @@ async def test_a_batch_keeps_its_messages_while_one_of_them_becomes_a_dead_lette
     make_app: MakeApp, stream: Stream, dead: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app(streams=[stream, dead])
-    bury = outcomes_module.dead_letter
+    bury = acks_module.dead_letter
     got = []
 
     async def slow(*args: Any) -> None:
         await asyncio.sleep(1.2)  # an election of the dead letters' stream
         await bury(*args)
 
-    monkeypatch.setattr(outcomes_module, "dead_letter", slow)
+    monkeypatch.setattr(acks_module, "dead_letter", slow)
     options: dict[str, Any] = {"ack_wait": 0.4, "batch_timeout": 0.3, "concurrency": 2}
 
     @app.consume(stream.name, durable="d", batch=2, dead_letter=f"{dead.name}.x", **options)
@@ -152,7 +152,7 @@ async def test_when_the_handler_raises_what_is_not_settled_comes_again(
         await is_acked(app, stream, "d", 4)
         [stats] = app.stats().consumers
     assert batches == [[(0, 1), (1, 1), (2, 1), (3, 1)], [(2, 2), (3, 2)]]
-    assert (stats.acked, stats.naked) == (4, 2)
+    assert (stats.acked, stats.nacked) == (4, 2)
 
 
 async def test_a_handler_gives_back_one_and_the_others_are_acknowledged(
@@ -173,7 +173,7 @@ async def test_a_handler_gives_back_one_and_the_others_are_acknowledged(
         await is_acked(app, stream, "d", 3)
         [stats] = app.stats().consumers
     assert seen == [(0, 1), (1, 1), (2, 1), (1, 2)]
-    assert (stats.acked, stats.naked) == (3, 1)
+    assert (stats.acked, stats.nacked) == (3, 1)
 
 
 async def test_a_handler_acknowledges_one_by_one_where_it_wants_to(

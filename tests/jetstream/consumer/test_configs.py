@@ -14,7 +14,7 @@ from support.streams import MakeApp, consumer_info, is_acked, stored
 from support.waits import until
 from tidings import DROP, App, ConfigError, Group, Message
 from tidings.jetstream import Stream, StreamMessage
-from tidings.jetstream.consumer import pull as puller_module
+from tidings.jetstream.consumer import pull as pull_module
 from tidings.jetstream.consumer.config import differences, new_config, updated_config
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.consumer.terms import Terms
@@ -195,15 +195,15 @@ async def test_the_first_step_of_a_backoff_on_the_server_is_its_ack_wait(
 async def test_an_ack_wait_that_is_changed_while_the_app_runs_is_learned(
     make_app: MakeApp, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(puller_module, "FLOOR_INTERVAL", 0.05)
+    monkeypatch.setattr(pull_module, "FLOOR_INTERVAL", 0.05)
     app = make_app(streams=[stream])
     app.consume(stream.name, durable="d")(Handler())
     async with app:
-        binding = app._run.consumers._consumers[0]._binding
-        assert binding.terms.ack_wait == 30
+        remote = app._run.consumers._consumers[0]._remote
+        assert remote.terms.ack_wait == 30
         config = await config_of(app, stream)
         await make_consumer(app, stream, **{**config, "ack_wait": 5 * SECOND})
-        await until(lambda: binding.terms.ack_wait == 5)
+        await until(lambda: remote.terms.ack_wait == 5)
 
 
 async def test_a_batch_that_would_wait_longer_than_the_servers_ack_wait_is_refused_at_start(
@@ -281,7 +281,7 @@ async def test_the_last_delivery_of_the_server_is_the_last_one_and_makes_a_dead_
         assert (await config_of(other, stream))["max_deliver"] == 2
     assert deliveries == [1, 2]
     [warning] = warnings_in(caplog)
-    assert "whose last delivery ends with its process gets no dead letter" in warning
+    assert "whose process dies in the last delivery gets no dead letter" in warning
 
 
 async def test_a_message_that_the_server_delivers_no_more_is_reported_and_counted(

@@ -20,7 +20,7 @@ from tidings import App, ConfigError, Group, Message, Middleware
 from tidings.errors import DrainTimeoutError, SubjectError
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream.consumer import consumer as consumer_module
-from tidings.jetstream.consumer import pull as puller_module
+from tidings.jetstream.consumer import pull as pull_module
 from tidings.protocol.commands import publish_frame
 
 
@@ -67,7 +67,7 @@ async def test_each_message_is_handled_and_acknowledged(make_app: MakeApp, strea
         [stats] = app.stats().consumers
     assert got == list(range(200))
     assert (stats.received, stats.handled, stats.acked) == (200, 200, 200)
-    assert (stats.redelivered, stats.naked, stats.termed, stats.healed) == (0, 0, 0, 0)
+    assert (stats.redelivered, stats.nacked, stats.termed, stats.healed) == (0, 0, 0, 0)
 
 
 async def test_a_handler_knows_the_messages_place(make_app: MakeApp, stream: Stream) -> None:
@@ -268,13 +268,13 @@ async def test_an_existing_consumer_that_cannot_be_used_is_refused_at_start(
     with pytest.raises(ConfigError, match=words) as caught:
         await app.__aenter__()
     assert f"consumer 'd' of {stream.name}" in str(caught.value)
-    assert "take another durable=" in str(caught.value)
+    assert "Use another durable=" in str(caught.value)
 
 
 async def test_a_stream_that_is_not_there_is_named(make_app: MakeApp, stream: Stream) -> None:
     app = make_app()
     app.consume(stream.name, durable="d")(Gate())
-    with pytest.raises(ConfigError, match=f"there is no stream '{stream.name}'; declare it"):
+    with pytest.raises(ConfigError, match=f"there is no stream '{stream.name}'. Declare it"):
         await app.__aenter__()
 
 
@@ -542,8 +542,8 @@ async def test_messages_lost_on_their_way_are_not_waited_for(
     make_app: MakeApp, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer_module, "EXPIRES", 0.2)
-    monkeypatch.setattr(puller_module, "GRACE", 0.1)
-    monkeypatch.setattr(puller_module, "INBOX_LIFE", 0.5)
+    monkeypatch.setattr(pull_module, "GRACE", 0.1)
+    monkeypatch.setattr(pull_module, "INBOX_LIFE", 0.5)
     app = make_app(streams=[stream])
     got = []
 

@@ -112,7 +112,7 @@ async def test_a_watch_goes_on_after_messages_that_are_none_of_its_bucket(
         await bucket.put("k", 1)
         await until(lambda: seen == [1])
         [watcher] = app._run.watchers._watchers
-        follower = watcher._follower
+        follower = watcher._consumer
         name = follower.consumer
         for reply in ("", "x", f"a.b.KV_{stream.name}.{name}.{REST}"):
             follower._on_frames(3, [(follower._sid, "inbox", reply, b"", b"666")])

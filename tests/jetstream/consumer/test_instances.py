@@ -156,7 +156,7 @@ async def test_the_messages_that_end_with_the_consumer_of_an_interest_stream_are
             await until(lambda: app._run.consumers._consumers[0]._puller._stopped)
             stopped.set()
         assert got == [0]
-    assert "up to 4 messages that it had not handled are gone for good" in caplog.text
+    assert "up to 4 messages that were never handled are lost" in caplog.text
 
 
 SERVICE = """

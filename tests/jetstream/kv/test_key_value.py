@@ -28,7 +28,7 @@ from tidings.jetstream import Entry
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.kv.entry import Operation
 from tidings.jetstream.latest import read_last
-from tidings.jetstream.ordered import READ_AHEAD, Follower
+from tidings.jetstream.ordered import READ_AHEAD, OrderedConsumer
 from tidings.jetstream.reader import Reader
 from tidings.testing import NATSServer
 
@@ -801,12 +801,12 @@ async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
     """In a cluster a bucket in memory whose server restarts is as old as before, but its revisions
     begin with 1 again. Here it is made anew, and said to be as old: an election takes 10 s."""
     may_go_on = asyncio.Event()
-    begin_anew = Follower._begin_anew
+    begin_again = OrderedConsumer._begin_again
     call = JetStreamApi.call
 
-    async def wait(self: Follower, reason: str) -> None:
+    async def wait(self: OrderedConsumer, reason: str) -> bool:
         await may_go_on.wait()
-        await begin_anew(self, reason)
+        return await begin_again(self, reason)
 
     async def as_old(self: JetStreamApi, operation: str, *args: Any, **options: Any) -> Any:
         answer = await call(self, operation, *args, **options)
@@ -815,7 +815,7 @@ async def test_a_watch_goes_on_in_a_bucket_that_its_server_lost(
         )
 
     monkeypatch.setattr(JetStreamApi, "call", as_old)
-    monkeypatch.setattr(Follower, "_begin_anew", wait)
+    monkeypatch.setattr(OrderedConsumer, "_begin_again", wait)
     limits = app.js.key_value(bucket, type=int, storage="memory")
     async with app:
         for number in range(3):

@@ -13,7 +13,9 @@ from support.inbox import Inbox
 from support.streams import stored
 from support.waits import until
 from tidings import App
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
+    JetStreamApiError,
     JetStreamError,
     JetStreamUnavailableError,
     NoStreamError,
@@ -21,7 +23,7 @@ from tidings.errors import (
     Reject,
 )
 from tidings.jetstream import Stream
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 from tidings.server import NATSServer
 
 
@@ -187,8 +189,8 @@ class Answers:
         return await self._call(api, asked, *args, **named)
 
 
-NOT_FOUND = JetStreamError(404, STREAM_NOT_FOUND, "stream not found")
-NO_LEADER = JetStreamUnavailableError("STREAM.INFO", "no leader", 10008)
+NOT_FOUND = JetStreamApiError(404, ErrorCode.STREAM_NOT_FOUND, "stream not found")
+NO_LEADER = JetStreamUnavailableError("STREAM.INFO", "no leader", ErrorCode.CLUSTER_NOT_AVAILABLE)
 
 
 async def test_nothing_is_created_during_an_election(

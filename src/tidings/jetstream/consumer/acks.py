@@ -1,4 +1,4 @@
-"""Outcomes: what becomes of a stream's message, sent to the server once, and counted."""
+"""Acks: what becomes of a stream's message, sent to the server once, and counted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import secrets
 from datetime import datetime
 from typing import Any
 
+from tidings.concurrency.backoff import Backoff
 from tidings.concurrency.failure_log import FailureLog
 from tidings.concurrency.work_queue import rest_of
 from tidings.errors import (
     DecodeError,
     DisconnectedError,
-    JetStreamError,
+    JetStreamApiError,
     Reject,
     RequestTimeoutError,
     Retry,
@@ -21,7 +22,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.jetstream.dead_letter import dead_letter
 from tidings.jetstream.message import (
     ACK,
@@ -32,57 +33,60 @@ from tidings.jetstream.message import (
     StreamMessage,
     nak_words,
 )
+from tidings.jetstream.status import Status
 from tidings.log import safe_text
 from tidings.service_errors import failed_request, failure_text
 from tidings.text import printable
 
-# Seconds before each redelivery where neither the app nor the server says.
+# Seconds before each redelivery if neither the app nor the server's consumer has a backoff.
 BACKOFF = (1.0,)
-# Seconds until a message is tried again whose dead letter could not be stored.
+# Seconds until a message whose dead letter could not be stored is tried again.
 DEAD_LETTER_DELAY = 5.0
-# Seconds to wait for the word on one acknowledgement, and between two tries.
-CONFIRM_TRY, CONFIRM_WAIT = 2.0, 0.1
-NO_RESPONDERS = 503
-# Messages of which is remembered why they were given up, while their dead letters cannot be stored.
+# Seconds to wait for the confirmation of an acknowledgement.
+CONFIRM_TRY = 2.0
+# Seconds between two tries to get it: the first wait, and the longest.
+CONFIRM_FIRST, CONFIRM_MOST = 0.1, 0.5
+# Messages given up whose dead letters cannot be stored: for so many the reason is remembered.
 MOST_VERDICTS = 1024
 
 
-class Outcomes:
-    """Settles the messages of one consumer.
+class Acks:
+    """Settles the messages of one consumer, each once.
 
     Args:
-        binding: the consumer on the server.
+        remote: the consumer on the server.
         api: the JetStream API.
-        log: takes the lines about failures.
+        log: where failures are logged.
 
     Attributes:
-        acked, naked, termed, dead, dropped: as in `ConsumerStats`.
+        acked, nacked, termed, dead, dropped: as in `ConsumerStats`.
     """
 
-    def __init__(self, binding: Binding, api: JetStreamApi, log: FailureLog) -> None:
-        self.spec = binding.spec
-        self.acked = self.naked = self.termed = self.dead = self.dropped = 0
-        self._binding = binding
+    def __init__(self, remote: RemoteConsumer, api: JetStreamApi, log: FailureLog) -> None:
+        self.spec = remote.spec
+        self.acked = self.nacked = self.termed = self.dead = self.dropped = 0
+        self._remote = remote
         self._log = log
         self._api = api
         self._connection = api.connection
         self._outbox = api.connection.outbox
-        # Error, reason, error id, by sequence and time: a stream made anew counts from 1 again.
+        # Error, reason and error id, by sequence and time: a stream that is created again counts
+        # from 1 again.
         self._verdicts: dict[tuple[int, datetime], tuple[str, str, str]] = {}
 
     # By what the handler did.
 
     async def succeeded(self, message: StreamMessage[Any]) -> None:
-        """Its handler returned."""
+        """Acknowledge a message whose handler returned."""
         if self.spec.manual_ack or message.settlement is not Settlement.OPEN:
             return
         try:
             await self.settle(message, Settlement.ACKED, ACK)
         except TidingsError as error:
-            self._tell_unsettled(message, "done, but its acknowledgement was not taken", error)
+            self._log_unsettled(message, "done, but its acknowledgement was not sent", error)
 
     async def raised(self, message: StreamMessage[Any], error: BaseException) -> None:
-        """Its handler raised."""
+        """Give back a message whose handler raised, or give it up."""
         delivered = message.delivered
         asked = isinstance(error, (Reject, Retry))
         error_id = secrets.token_hex(6)
@@ -90,7 +94,7 @@ class Outcomes:
             self._log_failure(message, error, error_id)
         if message.settlement is not Settlement.OPEN:
             return
-        limit = self._binding.limit
+        limit = self._remote.limit
         if isinstance(error, Reject):
             await self.bury(message, "Reject", safe_text(error.reason), error_id)
         elif limit is None or delivered < limit:
@@ -102,18 +106,23 @@ class Outcomes:
             await self.bury(message, type(error).__name__, "deliveries used up", error_id)
 
     def abandoned(self, message: StreamMessage[Any]) -> None:
-        """Its handler was cancelled at the end: another instance gets it at once."""
+        """Give back a message whose handler was cancelled at the end.
+
+        Another instance gets it at once.
+        """
         if message.settlement is Settlement.OPEN:
             self.return_unhandled(message.reply)
 
     def return_unhandled(self, reply: str) -> None:
-        """Give back a message that no handler saw, or that one was cancelled with."""
-        with contextlib.suppress(TidingsError):  # closed: it comes again after ack_wait
+        """Give back a message that no handler has handled."""
+        with contextlib.suppress(
+            TidingsError
+        ):  # closed: the server delivers it again after ack_wait
             self._outbox.ack(reply, NAK)
 
     def _backoff(self, delivered: int) -> float:
-        """Seconds before the next delivery: as declared, else as the server's consumer has it."""
-        delays = self.spec.backoff or self._binding.terms.backoff or BACKOFF
+        """Return the seconds before the next delivery: the declared ones, or the server's."""
+        delays = self.spec.backoff or self._remote.terms.backoff or BACKOFF
         return delays[min(delivered, len(delays)) - 1]
 
     async def _give_back(self, message: StreamMessage[Any], delay: float) -> None:
@@ -123,17 +132,17 @@ class Outcomes:
             except TidingsError as error:
                 self._log.error("%s: Retry with %s", self.spec.name, error)
                 words = nak_words(self._backoff(1))
-            await self.settle(message, Settlement.NAKED, words)
+            await self.settle(message, Settlement.NACKED, words)
         except TidingsError as error:
-            self._tell_unsettled(message, "not given back", error)
+            self._log_unsettled(message, "not given back", error)
 
-    # Said to the server.
+    # Sent to the server.
 
     async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
-        """Say a message's end to the server, once.
+        """Settle a message, once.
 
         Raises:
-            TidingsError: it cannot be sent, or the server does not confirm it with `double_ack`.
+            TidingsError: it cannot be sent, or with `double_ack` the server does not confirm it.
         """
         if message.settlement is not Settlement.OPEN:
             return
@@ -144,19 +153,20 @@ class Outcomes:
         message.settlement = how
         if how is Settlement.ACKED:
             self.acked += 1
-        elif how is Settlement.NAKED:
-            self.naked += 1
+        elif how is Settlement.NACKED:
+            self.nacked += 1
         else:
             self.termed += 1
 
     async def _ack_confirmed(self, message: StreamMessage[Any]) -> None:
-        """Ack as a request: the server's answer says that it will not deliver it again.
+        """Acknowledge with a request: the server's answer says that it has the acknowledgement.
 
-        It is asked again, through a lost connection or an election, for as long as the server's
-        ack_wait: the message is not delivered to anybody meanwhile.
+        If no answer comes, because of a lost connection or an election, the request is repeated for
+        as long as the consumer's ack_wait. Until then the server delivers the message to nobody.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._binding.terms.ack_wait
+        deadline = loop.time() + self._remote.terms.ack_wait
+        backoff = Backoff(CONFIRM_FIRST, CONFIRM_MOST)
         while True:
             left = max(deadline - loop.time(), 0.05)
             try:
@@ -164,18 +174,14 @@ class Outcomes:
             except (RequestTimeoutError, DisconnectedError):
                 if loop.time() >= deadline:
                     raise
-                await asyncio.sleep(CONFIRM_WAIT)
+                await asyncio.sleep(backoff.next())
             else:
                 return
 
     async def _ask_to_confirm(self, message: StreamMessage[Any], timeout: float) -> None:
-        token, future = self._connection.start_request(message.reply, ACK, b"", timeout)
-        try:
-            frame = await future
-        finally:
-            self._connection.end_request(token)
-        if frame[3] and Headers.from_block(frame[3]).status == NO_RESPONDERS:
-            raise JetStreamError(503, 0, f"the consumer that delivered {message!r} is gone")
+        frame = await self._connection.request(message.reply, ACK, b"", timeout)
+        if frame[3] and Headers.from_block(frame[3]).status == Status.NO_RESPONDERS:
+            raise JetStreamApiError(503, 0, f"the consumer that delivered {message!r} is gone")
 
     def check(self, call: str) -> None:
         """Raise unless the caller runs in the app's event loop.
@@ -186,7 +192,7 @@ class Outcomes:
         self._api.home.check(call)
 
     def progress(self, message: StreamMessage[Any]) -> None:
-        """Tell the server that a message is being worked on.
+        """Report to the server that a handler is working on a message.
 
         Raises:
             TidingsError: it cannot be sent.
@@ -195,7 +201,8 @@ class Outcomes:
             self._outbox.ack(message.reply, IN_PROGRESS)
 
     def keep(self, replies: set[str]) -> None:
-        """Tell the server that these are still wanted. Not during an outage: nothing waits then."""
+        """Report progress for these reply subjects, unless there is no connection: then nothing may
+        wait in the buffer."""
         if self._connection.state == "connected":
             with contextlib.suppress(TidingsError):
                 for reply in replies:
@@ -204,15 +211,17 @@ class Outcomes:
     # Given up.
 
     async def undecodable(self, message: StreamMessage[Any], error: BaseException) -> None:
-        """Its body is not of the wanted type, and never will be."""
+        """Give up a message whose body is not of the wanted type."""
         reason = "it does not decode"
         if isinstance(error, DecodeError):
             reason = f"not a valid {error.wanted}: {error.reason}"
         await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
 
     async def used_up(self, message: StreamMessage[Any]) -> None:
-        """It was delivered more often than `max_deliver`: the process died during the last
-        delivery, or its dead letter could not be stored then."""
+        """Give up a message that was delivered more often than `max_deliver`.
+
+        The process died during the last delivery, or the dead letter could not be stored then.
+        """
         reason = "deliveries used up, and the last one had no outcome"
         crash = ("Crash", reason, secrets.token_hex(6))
         known = self._verdicts.get((message.sequence, message.timestamp))
@@ -221,11 +230,12 @@ class Outcomes:
     async def bury(
         self, message: StreamMessage[Any], error: str, reason: str, error_id: str
     ) -> None:
-        """Store its dead letter, then term it: in this order, so that it is always kept somewhere.
+        """Store the dead letter of a message, and then end its deliveries.
 
-        Without a subject for dead letters it is dropped.
+        In this order the message is always stored somewhere. Without a subject for dead letters it
+        is dropped.
         """
-        target = self.spec.letters
+        target = self.spec.dead_letter_subject
         if target is not None and not await self._is_kept(message, target, error, reason, error_id):
             return
         self._verdicts.pop((message.sequence, message.timestamp), None)
@@ -234,21 +244,25 @@ class Outcomes:
         try:
             await self.settle(message, Settlement.TERMED, TERM + b" " + error.encode())
         except TidingsError as failure:
-            self._tell_unsettled(message, "given up, but not ended", failure)
+            self._log_unsettled(message, "given up, but its deliveries go on", failure)
 
     async def _is_kept(
         self, message: StreamMessage[Any], target: str, error: str, reason: str, error_id: str
     ) -> bool:
-        """Store its dead letter. Returns False if it was given back, to be tried again later.
+        """Store the dead letter of a message.
 
-        In the last delivery that the server makes it cannot be given back: it waits here.
+        If that fails, the message is given back, to try again later. The server makes no delivery
+        after its last one, so the message waits here then.
+
+        Returns:
+            False if it was given back.
         """
         while True:
             try:
                 await dead_letter(self._api, target, message, error, reason, error_id)
             except Exception as failure:
                 self._log.error(
-                    "%s: no dead letter on %r, so the message is kept and comes again: %s",
+                    "%s: no dead letter on %r was stored, so the message is kept for later: %s",
                     *(self.spec.name, target, failure),
                     extra={"listener": self.spec.name, "subject": message.subject},
                 )
@@ -264,27 +278,24 @@ class Outcomes:
         return False
 
     def _is_last_of_server(self, message: StreamMessage[Any]) -> bool:
-        most = self._binding.terms.max_deliver
+        most = self._remote.terms.max_deliver
         return most is not None and message.delivered >= most
 
     async def _leave_to_server(
         self, message: StreamMessage[Any], error: BaseException, error_id: str
     ) -> None:
-        """The server's own limit of deliveries is reached, and no dead letter was declared.
-
-        It is given back, so that the server does what its configuration asks, such as sending an
-        advisory.
-        """
-        words = f"{type(error).__name__} in the last of {self._binding.limit} deliveries that the"
+        """Give back a message in the last delivery that the server makes, if no dead letter was
+        declared. The server then does what its configuration asks, such as sending an advisory."""
+        words = f"{type(error).__name__} in the last of {self._remote.limit} deliveries that the"
         words += f" server makes (error id {error_id}); dropped: it is not delivered again"
         self._log_end(message, words, error_id)
         await self._give_back(message, 0)
 
-    # Told to people.
+    # Logged.
 
     def _log_end(self, message: StreamMessage[Any], words: str, error_id: str) -> None:
         self.dead += 1
-        self.dropped += self.spec.letters is None
+        self.dropped += self.spec.dead_letter_subject is None
         self._log.error(
             "%s gave up on %r (%s, sequence %d): %s",
             *(self.spec.name, message.subject, message.stream, message.sequence),
@@ -292,9 +303,9 @@ class Outcomes:
             extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
         )
 
-    def _tell_unsettled(self, message: StreamMessage[Any], what: str, error: TidingsError) -> None:
+    def _log_unsettled(self, message: StreamMessage[Any], what: str, error: TidingsError) -> None:
         self._log.error(
-            "%s: the message on %r (%s, sequence %d) is %s, so it comes again: %s",
+            "%s: the message on %r (%s, sequence %d) is %s, so it is delivered again: %s",
             *(self.spec.name, message.subject, message.stream, message.sequence, what, error),
             extra={"listener": self.spec.name, "subject": message.subject},
         )
@@ -303,7 +314,7 @@ class Outcomes:
         self, message: StreamMessage[Any], error: BaseException, error_id: str
     ) -> None:
         metadata = message.metadata
-        is_timeout = rest_of(error) is not None  # whose text says all, and is ours
+        is_timeout = rest_of(error) is not None  # whose text is our own and complete
         self._log.error(
             "%s failed on %r (%s, sequence %d, delivery %d): %s (error id %s)",
             *(self.spec.name, message.subject, metadata.stream, metadata.sequence),

@@ -1,4 +1,4 @@
-"""Configurations of consumers: a new one, a changed one, and what tidings cannot work with."""
+"""Configurations of consumers: of a new one, of an updated one, and those tidings cannot use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tidings.jetstream.filters import filters_of
 
 Config = dict[str, Any]
 
-# Seconds until the server removes a consumer without a durable name that nobody pulls from.
+# Seconds until the server deletes a consumer without a durable name that gets no pulls.
 INACTIVE_THRESHOLD = 300.0
-# Messages delivered and not settled yet, those that wait for their redelivery included. The
-# server's own default of 1,000 would end all deliveries once so many messages wait to be retried.
+# Messages that are delivered and not settled, including those that wait for a redelivery. With the
+# server's default of 1,000, all deliveries would end while so many messages wait to be retried.
 MAX_ACK_PENDING = 65_536
 
 _BEGINNING = ("deliver_policy", "opt_start_seq", "opt_start_time")
@@ -23,11 +23,11 @@ _DURATIONS = ("ack_wait", "inactive_threshold", "max_expires")
 
 
 def new_config(spec: ConsumerSpec, name: str, stream: Config) -> Config:
-    """The configuration of a consumer that is not there yet. (NATS ADR-13, ADR-15)
+    """Return the configuration of a new consumer. (NATS ADR-13, ADR-15)
 
-    It has what was declared and what tidings cannot do without; the rest is the server's choice.
-    The server's own `max_deliver` stays unlimited: it would drop a message whose process is killed
-    in the last delivery.
+    It has the declared options and those that tidings needs. The server chooses the rest. The
+    server's `max_deliver` stays unlimited, because with a limit it would drop a message whose
+    process is killed during the last delivery.
 
     Args:
         spec: the consumer as it is declared.
@@ -44,12 +44,12 @@ def new_config(spec: ConsumerSpec, name: str, stream: Config) -> Config:
 
 
 def remade_config(last: Config, name: str, after: int | None) -> Config:
-    """The configuration of a consumer that is created again: as it was, whoever had made it so.
+    """Return the configuration of a consumer that is created again: the one that it had.
 
     Args:
-        last: its configuration as the server last answered it.
+        last: its last known configuration on the server.
         name: its name.
-        after: the sequence after which it begins; None for its first beginning.
+        after: the sequence after which it begins; None to begin where it first began.
     """
     config = {**last, "name": name}
     if after is None:
@@ -59,10 +59,11 @@ def remade_config(last: Config, name: str, after: int | None) -> Config:
 
 
 def updated_config(spec: ConsumerSpec, current: Config) -> Config:
-    """The configuration of an existing consumer with what was declared; all else stays as it is.
+    """Return the configuration of an existing consumer with the declared options.
 
-    Where it begins was decided when it was created. A `backoff` on the server decides instead of
-    `ack_wait`. A limit of deliveries is lifted where the declared one could not be reached.
+    Everything else stays as it is. The beginning cannot be changed. If the consumer has a `backoff`
+    on the server, that replaces `ack_wait`. The server's limit of deliveries is removed if it would
+    be reached before the declared one.
     """
     declared = spec.declared()
     wanted = dict(current)
@@ -79,7 +80,7 @@ def updated_config(spec: ConsumerSpec, current: Config) -> Config:
 
 
 def unusable(config: Config) -> str:
-    """Why tidings cannot handle the messages of a consumer, in words; "" where it can."""
+    """Return why tidings cannot handle the messages of a consumer; "" if it can."""
     if config.get("deliver_subject"):
         return "is a push consumer, and tidings pulls"
     if (policy := config.get("ack_policy")) != "explicit":
@@ -92,16 +93,16 @@ def unusable(config: Config) -> str:
 
 
 def create_operation(stream: str, name: str, config: Config) -> str:
-    """The operation that creates or updates a consumer.
+    """Return the operation that creates or updates a consumer.
 
-    One filter stands in it, too: permissions for a part of a stream are given by that.
+    It names a single filter, as permissions for a part of a stream demand.
     """
     one = config.get("filter_subject")
     return f"CONSUMER.CREATE.{stream}.{name}{'.' + one if one else ''}"
 
 
 def differences(before: Config, after: Config) -> list[str]:
-    """The options that an update changed, in words. The server alone writes the metadata then."""
+    """Describe the options that an update changed, except the metadata of the server."""
     options = sorted((set(before) | set(after)) - {"metadata"})
     return [
         f"{option} {_words(option, before.get(option))} -> {_words(option, after.get(option))}"

@@ -15,53 +15,51 @@ from tidings.errors import TidingsError
 from tidings.functions import is_async
 from tidings.handlers.middleware import Middleware, fold_stream
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.consumer.acks import Outcomes
+from tidings.jetstream.consumer.acks import Acks
+from tidings.jetstream.consumer.batch import Batch
 from tidings.jetstream.consumer.pull import EXPIRES, Puller
-from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.message import Settlement, StreamMessage, delivery
 from tidings.log import logger
 from tidings.protocol.parser import Frame
 from tidings.stats import ConsumerStats
 
-# Seconds that a batch waits for the word that the pull which fills it has ended.
-PULL_LATE = 0.25
-# Seconds below which a pull is not worth a request.
-LEAST_PULL = 0.005
 # A run is long after so many times ack_wait.
 LONG_WAITS = 3
 
 
 class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
-    """Messages of a stream, pulled as workers are free, handled, and settled by the outcome.
+    """Pulls the messages of a stream while workers are free, and settles each by its outcome.
 
-    Returned: acknowledged. Raised: delivered again after the backoff. Reject, a body that does not
-    decode, deliveries used up: dead letter. While a handler runs, the server learns that work goes
-    on.
+    A message is acknowledged when its handler returns, and delivered again after the backoff when
+    it raises. It becomes a dead letter if the handler raises `Reject`, if its body does not decode,
+    or if its deliveries are used up. While a handler runs, the server gets progress reports.
     """
 
     def __init__(
         self,
-        binding: Binding,
+        remote: RemoteConsumer,
         api: JetStreamApi,
         pool: WorkerPool,
         *,
         concurrency: int,
         middlewares: Sequence[Middleware],
     ) -> None:
-        spec = binding.spec
+        spec = remote.spec
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
-        self._binding = binding
-        self._outcomes = Outcomes(binding, api, self._log)
+        self._remote = remote
+        self._acks = Acks(remote, api, self._log)
         self._decode = codec.decoder(spec.wanted_type)
         handler = as_async(spec.handler, self._threads)
         around = fold_stream(_around(spec, middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
         self._is_async = is_async(spec.handler)
+        self._batch = Batch(spec.batch, spec.batch_timeout, concurrency) if spec.batch else None
         self._capacity = concurrency * (spec.batch or 1)
         self._puller = Puller(
-            binding,
+            remote,
             api,
             wanted=self._wanted,
             take=self._take,
@@ -69,22 +67,19 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             capacity=self._capacity,
         )
         self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
-        self._unseen: set[str] = set()  # of a batch, behind one that is becoming a dead letter
-        self._taken = self._slots = 0  # messages, and lists of them, taken and not done yet
-        self._ripe = False  # a batch need not be full: its time is over
-        self._overdue = False  # nor wait for more than the end of a pull
-        self._ripening: asyncio.TimerHandle | None = None
-        self._full_at = -spec.batch_timeout  # when a full batch was done
+        self._unseen: set[str] = set()  # messages of a batch behind one that becomes a dead letter
+        self._taken = self._slots = 0  # messages, and lists of messages, that workers have
+        self._timer: asyncio.TimerHandle | None = None  # for the batch's deadline
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
 
-    async def bring_about(self, *, keeps_letters: bool) -> None:
-        """Create the consumer on the server, or change what is declared: see `Binding`.
+    async def ensure(self, *, keeps_dead_letters: bool) -> None:
+        """Create the consumer on the server, or update it: see `RemoteConsumer`.
 
         Raises:
-            ConfigError, JetStreamError: as `Binding.bring_about`.
+            ConfigError, JetStreamApiError: as `RemoteConsumer.ensure`.
         """
-        await self._binding.bring_about(keeps_letters=keeps_letters)
+        await self._remote.ensure(keeps_dead_letters=keeps_dead_letters)
 
     def start(self) -> None:
         """Begin to pull."""
@@ -95,102 +90,86 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     # Arrival.
 
     def _wanted(self) -> tuple[int, float]:
-        """Messages that could be taken now, and seconds to wait for them.
-
-        A batch begins with one message, however long that takes, and is filled up for as long as
-        it may wait. Right after a full one the next is asked for as a whole.
-        """
-        batch = self.spec.batch
-        if batch is None:
+        """Messages that could be taken now, and seconds to wait for them."""
+        if self._batch is None:
             return self._capacity - len(self._queue) - self._taken, EXPIRES
-        if self._ripe:  # every queued message already has a worker scheduled
-            slots = self._slots + -(-len(self._queue) // batch)
-            return (self._concurrency - slots) * batch, self.spec.batch_timeout
-        room = (self._concurrency - self._slots) * batch - len(self._queue)
-        if self._ripening is not None and self._queue:
-            left = self._ripening.when() - self._loop.time()
-            return (0 if self._overdue or left < LEAST_PULL else room), left
-        if self._loop.time() < self._full_at + self.spec.batch_timeout:
-            return room, self.spec.batch_timeout
-        return min(room, 1), EXPIRES
+        count, seconds = self._batch.wanted(len(self._queue), self._slots, self._loop.time())
+        return count, EXPIRES if seconds is None else seconds
 
     def _take(self, frames: list[Frame]) -> None:
         self._received += len(frames)
         self._queue.extend(frames)
-        self._call_or_ripen()
-
-    def _call_or_ripen(self) -> None:
-        if self._is_ready():
+        if self._batch is None:
             self._call_worker()
-        elif self._queue and self._ripening is None:
-            self._ripening = self._loop.call_later(self.spec.batch_timeout, self._on_timeout)
-
-    def _on_timeout(self) -> None:
-        """A batch has waited long enough. It is handed on when nothing more is under way to it."""
-        if self._puller.owed:
-            self._overdue = True
-            self._ripening = self._loop.call_later(PULL_LATE, self._ripen)
         else:
-            self._ripen()
+            self._batch.arrived(len(self._queue), self._loop.time())
+            self._follow(self._batch)
+
+    def _follow(self, batch: Batch) -> None:
+        """Do what the batch's state asks for: set the timer, and call a worker if it is ready."""
+        self._set_timer(batch)
+        if batch.is_ready(len(self._queue)):
+            self._call_worker()
+
+    def _set_timer(self, batch: Batch) -> None:
+        timer, deadline = self._timer, batch.deadline
+        if timer is not None and timer.when() != deadline:
+            timer.cancel()
+            self._timer = timer = None
+        if timer is None and deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._on_deadline, batch)
+
+    def _on_deadline(self, batch: Batch) -> None:
+        self._timer = None
+        batch.expire(len(self._queue), self._puller.owed, self._loop.time())
+        self._follow(batch)
 
     def _on_pull_end(self) -> None:
-        if self._overdue and self._ripening is not None and not self._puller.owed:
-            self._ripening.cancel()
-            self._ripen()
-
-    def _ripen(self) -> None:
-        self._ripening = None
-        self._overdue = False
-        self._ripe = bool(self._queue)
-        if self._ripe:
-            self._call_worker()
+        if self._batch is not None:
+            self._batch.pull_ended(len(self._queue), self._puller.owed)
+            self._follow(self._batch)
 
     # Work.
 
     def _is_ready(self) -> bool:
-        batch = self.spec.batch
-        return bool(self._queue) and (batch is None or self._ripe or len(self._queue) >= batch)
+        batch = self._batch
+        return bool(self._queue) if batch is None else batch.is_ready(len(self._queue))
 
     def _take_next(self) -> list[Frame]:
-        frames = self._next_frames()
+        batch = self._batch
+        frames = [self._queue.popleft()] if batch is None else self._take_batch(batch)
         self._taken += len(frames)
         self._slots += 1
         return frames
 
-    def _next_frames(self) -> list[Frame]:
-        queue, batch = self._queue, self.spec.batch
-        if batch is None:
-            return [queue.popleft()]
-        frames: list[Frame] = []
-        while queue and len(frames) < batch:
-            if self._is_last_time(queue[0]):
-                # It comes alone: else one bad message would take a whole list to the dead letters.
-                if not frames:
-                    frames.append(queue.popleft())
-                self._ripe = bool(queue)
-                return frames
-            frames.append(queue.popleft())
-        self._ripe = False
+    def _take_batch(self, batch: Batch) -> list[Frame]:
+        """Take a batch. A message in its last delivery is one of its own, because otherwise one bad
+        message would take a whole batch to the dead letters."""
+        queue = self._queue
+        is_cut = self._is_last_time(queue[0])
+        frames = [queue.popleft()]
+        while queue and not is_cut and len(frames) < batch.size:
+            is_cut = self._is_last_time(queue[0])
+            if not is_cut:
+                frames.append(queue.popleft())
+        batch.taken(len(queue), self._loop.time(), is_cut=is_cut)
+        self._set_timer(batch)
         return frames
 
     def _is_last_time(self, frame: Frame) -> bool:
-        limit = self._binding.limit
+        limit = self._remote.limit
         return limit is not None and delivery(frame[2])[1] >= limit
 
     def _done(self, item: list[Frame]) -> None:
         self._taken -= len(item)
         self._slots -= 1
-        if len(item) == self.spec.batch:
-            self._full_at = self._loop.time()
+        if self._batch is not None:
+            self._batch.done(len(item), self._loop.time())
         self._puller.pull_soon()
-
-    def _leave(self) -> None:
-        super()._leave()
-        self._call_or_ripen()
 
     async def _handle(self, item: list[Frame]) -> asyncio.Task[Any] | None:
         messages: list[StreamMessage[Any]] = [
-            StreamMessage(subject, None, body, reply, sid, block, None, _settler=self._outcomes)
+            StreamMessage(subject, None, body, reply, sid, block, None, _settler=self._acks)
             for sid, subject, reply, block, body in item
         ]
         replies = {message.reply for message in messages[1:]}
@@ -205,7 +184,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
                     del self._in_hand[message.reply]
 
     async def _is_fit(self, message: StreamMessage[Any]) -> bool:
-        """Whether the handler is to see it. Counts and settles the message where it is not."""
+        """Whether the handler gets the message. If not, this counts and settles it."""
         self._unseen.discard(message.reply)
         _, delivered, sequence, _ = delivery(message.reply)
         if not delivered:
@@ -218,23 +197,23 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
                 self._set_aside += 1
                 return False
         self._in_hand[message.reply] = message
-        limit = self._binding.limit
+        limit = self._remote.limit
         if limit is not None and delivered > limit:
             self._failed += 1
-            await self._settle(message, self._outcomes.used_up(message))
+            await self._settle(message, self._acks.used_up(message))
             return False
         try:
             message.data = self._decode(message.body)
         except BaseException as error:
             self._failed += 1
-            await self._settle(message, self._outcomes.undecodable(message, error))
+            await self._settle(message, self._acks.undecodable(message, error))
             return False
         return True
 
     def _is_copy(self, sequence: int) -> bool:
-        """Whether the same message is being handled here: its outcome is that of both.
+        """Whether another delivery of the same message is being handled here.
 
-        So it is where the loop was blocked for longer than ack_wait.
+        This happens if the loop was blocked for longer than ack_wait. The outcome counts for both.
         """
         return any(
             message.settlement is Settlement.OPEN and delivery(reply)[2] == sequence
@@ -249,21 +228,21 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             if self._is_end(error):
                 for message in messages:
                     if self._is_async:  # a thread cannot be stopped, and may be done in a moment
-                        self._outcomes.abandoned(message)
+                        self._acks.abandoned(message)
                 raise
             self._count_failure(error, len(messages))
             with cancellation_put_off():
                 for message in messages:
-                    await self._settle(message, self._outcomes.raised(message, error))
+                    await self._settle(message, self._acks.raised(message, error))
             return rest_of(error)
         self._handled += len(messages)
         with cancellation_put_off():
             for message in messages:
-                await self._settle(message, self._outcomes.succeeded(message))
+                await self._settle(message, self._acks.succeeded(message))
         return None
 
     async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
-        """Await what an outcome does. Whatever it raises, the next message gets its own."""
+        """Await the settlement of one message, which must not keep the next one from its own."""
         try:
             await outcome
         except BaseException as error:
@@ -277,15 +256,15 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             )
 
     def on_long_run(self, item: list[Frame], seconds: float) -> None:
-        """Warn that the handler has been at a message for so long."""
+        """Warn that the handler has worked on a message for so long."""
         _, subject, reply, _, _ = item[0]
         message: StreamMessage[Any] = StreamMessage(
-            subject, None, b"", reply, 0, b"", None, _settler=self._outcomes
+            subject, None, b"", reply, 0, b"", None, _settler=self._acks
         )
         logger.warning(
             "%s has been at work on %r (%s, sequence %d, delivery %d) for %.1f s, %.0f times "
-            "ack_wait. The server knows, so that no other instance gets %s; timeout= of consume() "
-            "bounds a run",
+            "ack_wait. The server gets progress reports, so that no other instance gets %s. To "
+            "limit the time of a handler, set timeout= of consume()",
             *(self.name, message.subject, message.stream, message.sequence, message.delivered),
             *(seconds, seconds / self._ack_wait),
             "the message" if len(item) == 1 else f"the {len(item)} messages of its batch",
@@ -305,68 +284,75 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
 
     @property
     def _ack_wait(self) -> float:
-        return self._binding.terms.ack_wait
+        return self._remote.terms.ack_wait
 
     async def _tell_progress(self) -> None:
-        """Keep what is here from being delivered again: first between a third and two thirds of
-        ack_wait after it came."""
+        """Report progress, so that no message here is delivered again.
+
+        The first report on a message goes out between a third and two thirds of ack_wait after the
+        message came.
+        """
         known: set[str] = set()
         while True:
-            await asyncio.sleep(self._binding.heartbeat)
+            await asyncio.sleep(self._remote.heartbeat)
             here = {frame[2] for frame in self._queue} | self._unseen
             for reply, message in self._in_hand.items():
                 if message.settlement is Settlement.OPEN:
                     here.add(reply)
-            self._outcomes.keep(known & here)
+            self._acks.keep(known & here)
             known = here
 
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Take nothing more from the server. What is here is handled yet."""
+        """Take no more messages from the server. Those that are here are still handled."""
         try:
             await self._puller.stop(timeout)
         except TidingsError as error:
-            logger.warning("%s: pulling did not end well: %s", self.name, error)
-        if self.spec.batch is not None:
-            self._ripen()  # nothing comes any more that it could be filled with
+            logger.warning(
+                "%s: the server did not confirm the end of the pulls: %s", self.name, error
+            )
+        if self._batch is not None:
+            self._batch.close(len(self._queue))
+            self._follow(self._batch)
 
     async def finish(self) -> None:
-        """Wait until everything that is here is done."""
+        """Wait until every message that is here is done."""
         await super().finish()
-        await self._binding.release()
+        await self._remote.release()
 
     def abandon(self) -> int:
-        """Give up what is left, and give it back, so that another instance gets it at once.
+        """Give back the messages that are left, so that another instance gets them at once.
 
-        Returns how many messages.
+        Returns:
+            How many messages were left.
         """
         self._puller.close()
-        for task in (self._progress, self._ripening):
+        for task in (self._progress, self._timer):
             if task is not None:
                 task.cancel()
         return super().abandon()
 
     def _give_up_queue(self) -> None:
         for frame in self._queue:
-            self._outcomes.return_unhandled(frame[2])
+            self._acks.return_unhandled(frame[2])
 
     def _count(self) -> ConsumerStats:
-        outcomes = self._outcomes
+        acks = self._acks
         return ConsumerStats(
             name=self.name,
             stream=self.spec.stream,
-            consumer=self._binding.name,
+            consumer=self._remote.name,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
             timed_out=self._timed_out,
             copies=self._set_aside,
-            acked=outcomes.acked,
-            naked=outcomes.naked,
-            termed=outcomes.termed,
-            dead=outcomes.dead,
-            dropped=outcomes.dropped,
+            acked=acks.acked,
+            nacked=acks.nacked,
+            termed=acks.termed,
+            dead=acks.dead,
+            dropped=acks.dropped,
             redelivered=self._redelivered,
             pending=len(self._queue),
             running=self._running,
@@ -377,7 +363,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
 
 
 def _around(spec: ConsumerSpec, middlewares: Sequence[Middleware]) -> tuple[Middleware, ...]:
-    """The middlewares around a handler. A list of messages is nothing for `listen_any`."""
+    """Return the middlewares around a handler. A batch is not an argument for `listen_any`."""
     around = (*spec.middlewares, *middlewares)
     if spec.batch is None:
         return around

@@ -1,4 +1,4 @@
-"""Names of the consumers that the instances of an app share without a durable= name."""
+"""Names of consumers without durable=, which all instances of an app share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator, Sequence
 
 from tidings.jetstream.consumer.spec import ConsumerSpec
 
-# Characters of a name before a digest follows. The server takes 255.
+# Characters of a name before its digest. The server allows 255 in all.
 LONGEST = 200
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def consumer_names(service: str, specs: Sequence[ConsumerSpec]) -> list[str | None]:
-    """The name of each consumer on the server; None for an ordered one, which is not shared.
+    """Return the name of each consumer on the server; None for an ordered one, which is not shared.
 
-    A name says the service and the handler, so that every instance and every release derives the
-    same one. A second consumer of the same handler name gets its stream and subject as well, in a
-    digest.
+    A name consists of the service and the handler, so that every instance and every release gets
+    the same one. If two handlers have the same name, the second name also has a digest of stream
+    and subject.
     """
     used = {spec.durable for spec in specs if spec.durable is not None}
     names: list[str | None] = []
@@ -36,7 +36,7 @@ def consumer_names(service: str, specs: Sequence[ConsumerSpec]) -> list[str | No
 
 
 def fitted(text: str) -> str:
-    """A text as the name of a consumer. Different texts stay different."""
+    """Turn a text into the name of a consumer. Different texts give different names."""
     fit = _UNFIT.sub("-", text)[:LONGEST]
     return text if fit == text else f"{fit}-{_digest(text)}"
 

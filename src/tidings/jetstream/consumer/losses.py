@@ -1,4 +1,4 @@
-"""Losses: how many messages are gone when a consumer is created again."""
+"""Losses: how many messages are lost when a consumer is created again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def most_lost(stream: dict[str, Any], *, floor: int, seen: int, pending: int) -> int:
-    """How many messages may be gone that nobody has handled, at the most.
+    """Return the largest number of messages that can be lost without having been handled.
 
-    A stream whose retention is "interest" drops what no consumer waits for, and others drop what is
-    beyond their limits. A work queue keeps everything until it is done.
+    A stream with retention "interest" drops messages that no consumer waits for. Other streams drop
+    what exceeds their limits. A work queue keeps every message until it is done.
 
     Args:
         stream: the stream's STREAM.INFO before the consumer was created again.

@@ -9,9 +9,10 @@ from tidings import codec
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded
-from tidings.errors import JetStreamError, TidingsError
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError, TidingsError
 from tidings.handlers.middleware import Middleware, fold_stream
-from tidings.jetstream.api import STREAM_NOT_FOUND, JetStreamApi
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.remote import no_such_stream
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.message import StreamMessage
@@ -21,8 +22,15 @@ from tidings.log import logger
 from tidings.stats import ConsumerStats
 
 
-class OrderedConsumer(OrderedQueue[ConsumerStats]):
-    """The handler of `consume(ordered=True)`."""
+class OrderedHandler(OrderedQueue[ConsumerStats]):
+    """The handler of `consume(ordered=True)`.
+
+    Args:
+        spec: the consumer as it is declared.
+        api: the JetStream API.
+        pool: where workers come from.
+        middlewares: middlewares around every handler.
+    """
 
     def __init__(
         self,
@@ -44,7 +52,7 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
         around = fold_stream((*spec.middlewares, *middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
 
-    async def bring_about(self, *, keeps_letters: bool) -> None:
+    async def ensure(self, *, keeps_dead_letters: bool) -> None:
         """Create the consumer on the server.
 
         Raises:
@@ -52,15 +60,15 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
             TidingsError: the server refuses it, or does not answer.
         """
         try:
-            await self._follower.make()
-        except JetStreamError as error:
-            if error.err_code == STREAM_NOT_FOUND:
+            await self._consumer.make()
+        except JetStreamApiError as error:
+            if error.err_code == ErrorCode.STREAM_NOT_FOUND:
                 raise no_such_stream(self.spec) from None
             raise
 
     def start(self) -> None:
         """Begin to read."""
-        self._follower.begin()
+        self._consumer.begin()
 
     def _decode(self, message: StreamMessage[Any]) -> None:
         message.data = self._decoder(message.body)
@@ -78,24 +86,26 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
         return words, fields
 
     async def stop(self, timeout: float) -> None:
-        """Take nothing more."""
+        """Take no more messages."""
         try:
             await super().stop(timeout)
         except TidingsError as error:
-            logger.warning("%s: reading did not end well: %s", self.name, error)
+            logger.warning(
+                "%s: the server did not confirm the end of reading: %s", self.name, error
+            )
 
     def _count(self) -> ConsumerStats:
         return ConsumerStats(
             name=self.name,
             stream=self.spec.stream,
-            consumer=self._follower.consumer,
+            consumer=self._consumer.consumer,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
             timed_out=self._timed_out,
             copies=0,
             acked=0,
-            naked=0,
+            nacked=0,
             termed=0,
             dead=0,
             dropped=0,
@@ -103,6 +113,6 @@ class OrderedConsumer(OrderedQueue[ConsumerStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._follower.healed,
+            healed=self._consumer.healed,
             foreign=0,
         )

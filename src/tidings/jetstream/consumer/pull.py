@@ -1,4 +1,4 @@
-"""Puller: long-polls a consumer for as many messages as there are free workers, and heals it."""
+"""Puller: asks a consumer for as many messages as there are free workers, and restores it."""
 
 from __future__ import annotations
 
@@ -8,73 +8,105 @@ from collections.abc import Callable
 
 import msgspec
 
-from tidings.errors import TidingsError
+from tidings.concurrency.backoff import Backoff, is_rare
+from tidings.errors import ConnectionClosedError, TidingsError
 from tidings.headers import Headers
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
-from tidings.jetstream.consumer.remote import Binding
+from tidings.jetstream.consumer.remote import RemoteConsumer
+from tidings.jetstream.status import Status, ends_pull
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
 from tidings.text import printable
 from tidings.transport.connection import Connection
 
-# Seconds that a pull waits at the server, and between the heartbeats that say it still does.
+# Seconds that a pull waits at the server, and between the heartbeats that it sends meanwhile.
 EXPIRES = 30.0
 HEARTBEAT = 2.0
-# Seconds after which a pull that said nothing is over: its last word is lost.
+# Seconds after its end at which a pull without an answer is over: the server's status is lost.
 GRACE = 1.0
-# Seconds between two tries to heal: the first, and the most.
-HEAL_FIRST, HEAL_MOST = 0.1, 3.0
-# Seconds between two looks, of an inbox in use, and between two questions for the floor.
+# Seconds between two tries to recover: the first wait, and the longest.
+RECOVERY_FIRST, RECOVERY_MOST = 0.1, 3.0
+# Seconds between two looks at the pulls.
 LOOK = 0.25
+# Seconds that an inbox is used.
 INBOX_LIFE = 60.0
+# Seconds between two requests for the consumer's floor.
 FLOOR_INTERVAL = 60.0
-# Seconds between two log lines about messages that are no deliveries.
+# Seconds between two log lines about foreign messages.
 FOREIGN_INTERVAL = 10.0
-
-HEARTBEAT_STATUS = 100
-ENDED = (404, 408)
 
 
 class Inbox:
-    """Where pulls are answered, and how many messages are owed there.
+    """The subject on which pulls are answered, and how many messages the server owes there.
 
-    Several pulls share one, and the server does not say which of them a message answers: only the
-    sum is known. So an inbox is given up after a while, and what it seems to owe when its last pull
-    has ended was lost between two servers.
+    Several pulls share an inbox. A message does not say which pull it answers, so only the sum is
+    known. An inbox is given up after a while: what it still seems to owe after the end of its last
+    pull was lost between two servers.
+
+    It sets no timer and reads no clock: the caller passes the time.
+
+    Attributes:
+        subject: the subject.
+        sid: the ID of the subscription.
+        owed: messages that were asked for and have not come.
     """
 
     def __init__(self, subject: str, opened_at: float) -> None:
         self.subject = subject
         self.sid = 0
-        self.opened_at = opened_at
         self.owed = 0
-        self.ends_at = opened_at
+        self._opened_at = opened_at
+        self._ends_at = opened_at
+
+    def asked(self, count: int, ends_at: float) -> None:
+        """A pull for so many messages was sent. It ends at that time."""
+        self.owed += count
+        self._ends_at = max(self._ends_at, ends_at)
+
+    def came(self, count: int) -> None:
+        """So many messages came."""
+        self.owed = max(0, self.owed - count)
+
+    def ended(self, headers: Headers) -> None:
+        """A pull ended. If the server does not say how many messages it leaves out, nothing is owed
+        any more."""
+        left = headers.get("Nats-Pending-Messages", "")
+        known = left.isdecimal() and len(left) < 10
+        self.came(int(left) if known else self.owed)
+
+    def is_over(self, now: float) -> bool:
+        """Whether each of its pulls has ended, with or without a status."""
+        return now > self._ends_at + GRACE
+
+    def is_old(self, now: float) -> bool:
+        """Whether the next pull needs another inbox."""
+        return now > self._opened_at + INBOX_LIFE
 
 
 class Puller:
     """The pulls of one consumer.
 
-    Never more messages are asked for than `wanted()` says, so that none waits here while another
-    instance is idle. Heartbeats, statuses and reconnections tell when a pull is lost; the consumer
-    is made again where it is gone.
+    The puller never asks for more messages than `wanted()` says, so that no message waits here
+    while another instance is idle. Missing heartbeats, statuses and reconnections show that pulls
+    are lost. The puller then begins again, and creates the consumer again if it is gone.
 
     Args:
-        binding: the consumer on the server.
+        remote: the consumer on the server.
         api: the JetStream API.
-        wanted: messages that could be taken now, and seconds to wait for them.
+        wanted: returns how many messages could be taken now, and the seconds to wait for them.
         take: takes messages.
-        ended: told that a pull has ended with fewer messages than it asked for.
-        capacity: the most that `wanted` can say.
+        ended: called when a pull has ended with fewer messages than it asked for.
+        capacity: the largest number that `wanted` can return.
 
     Attributes:
-        healed: times that pulling began again.
+        healed: how often pulling began again.
         foreign: messages in its inboxes that are not deliveries of this consumer.
     """
 
     def __init__(
         self,
-        binding: Binding,
+        remote: RemoteConsumer,
         api: JetStreamApi,
         *,
         wanted: Callable[[], tuple[int, float]],
@@ -82,8 +114,8 @@ class Puller:
         ended: Callable[[], None],
         capacity: int,
     ) -> None:
-        self.spec = binding.spec
-        self.binding = binding
+        self.spec = remote.spec
+        self.remote = remote
         self.healed = self.foreign = 0
         self._foreign_logged_at = -FOREIGN_INTERVAL
         self._connection: Connection = api.connection
@@ -94,16 +126,17 @@ class Puller:
         self._ended = ended
         self._capacity = capacity
         self._inboxes: list[Inbox] = []  # the last one is in use, the others run out
-        self._heard_at = self._loop.time()  # anything, of a pull
-        self._flows = True  # whether a message or heartbeat came since pulling began anew
+        self._heard_at = self._loop.time()  # anything, from the server
+        self._asked_floor_at = self._heard_at
+        self._flows = True  # whether a message or heartbeat came since pulling began again
         self._scheduled = False
         self._stopped = False
         self._reconnects = self._connection.reconnects
-        self._healing: asyncio.Task[None] | None = None
+        self._recovering: asyncio.Task[None] | None = None
         self._monitor: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to pull from the consumer that was brought about."""
+        """Begin to pull from the consumer, which `ensure` has created."""
         self._open_inbox()
         self._monitor = asyncio.create_task(self._watch(), name=f"tidings pull {self.spec.name}")
         self.pull()
@@ -112,11 +145,11 @@ class Puller:
 
     @property
     def owed(self) -> int:
-        """Messages asked for that did not come yet."""
+        """Messages that were asked for and have not come."""
         return sum(inbox.owed for inbox in self._inboxes)
 
     def pull_soon(self) -> None:
-        """`pull`, once for everything that happens in this turn of the loop."""
+        """Call `pull` once for everything that happens in this turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._pull_scheduled)
@@ -126,11 +159,11 @@ class Puller:
         self.pull()
 
     def pull(self) -> None:
-        """Ask for messages, if there are workers free and it is worth a request."""
-        if self._stopped or self._healing is not None or self._connection.state != "connected":
+        """Ask for messages if workers are free and their number is worth a request."""
+        if self._stopped or self._recovering is not None or self._connection.state != "connected":
             return
         wanted, seconds = self._wanted()
-        terms, owed = self.binding.terms, self.owed
+        terms, owed = self.remote.terms, self.owed
         if terms.max_batch is not None:
             wanted = min(wanted, terms.max_batch)
         if terms.max_expires is not None:
@@ -142,15 +175,14 @@ class Puller:
         if seconds > 2 * HEARTBEAT:
             body["idle_heartbeat"] = nanoseconds(HEARTBEAT)
         inbox = self._inboxes[-1]
-        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.binding.name}"
+        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.remote.name}"
         frame = publish_frame(subject.encode(), inbox.subject.encode(), msgspec.json.encode(body))
         try:
             self._connection.outbox.post(frame)
         except TidingsError:
             return  # the buffer is full: the next look tries again
-        inbox.owed += count
         self._heard_at = self._loop.time()
-        inbox.ends_at = max(inbox.ends_at, self._heard_at + seconds)
+        inbox.asked(count, self._heard_at + seconds)
 
     def _open_inbox(self) -> None:
         inbox = Inbox(self._connection.new_inbox(), self._loop.time())
@@ -162,26 +194,26 @@ class Puller:
 
     def _on_frames(self, inbox: Inbox, size: int, frames: list[Frame]) -> None:
         self._heard_at = self._loop.time()
-        prefixes = self.binding.prefixes
+        prefixes = self.remote.prefixes
         messages = [frame for frame in frames if frame[2].startswith(prefixes)]
         statuses: list[Headers] = []
         if len(messages) < len(frames):
             messages, statuses = self._sift(frames)
         if messages:
             self._flows = True
-            self.binding.last_reply = messages[-1][2]
-            inbox.owed = max(0, inbox.owed - len(messages))
+            self.remote.last_reply = messages[-1][2]
+            inbox.came(len(messages))
             self._take(messages)
         for headers in statuses:
             self._on_status(inbox, headers)
         self.pull_soon()
 
     def _sift(self, frames: list[Frame]) -> tuple[list[Frame], list[Headers]]:
-        """The deliveries among them, and the statuses, which have no reply subject."""
+        """Return the deliveries, and the statuses, which have no reply subject."""
         messages, statuses = [], []
         for frame in frames:
             reply = frame[2]
-            if reply.startswith(self.binding.prefixes) or self.binding.is_own(reply):
+            if reply.startswith(self.remote.prefixes) or self.remote.is_own(reply):
                 messages.append(frame)
             elif not reply and (headers := Headers.from_block(frame[3])).status:
                 statuses.append(headers)
@@ -198,74 +230,79 @@ class Puller:
             logger.warning(
                 "%s: a message that consumer %s of %s did not deliver came to its inbox and is not "
                 "handled (%d so far)",
-                *(self.spec.name, self.binding.name, self.spec.stream, self.foreign),
+                *(self.spec.name, self.remote.name, self.spec.stream, self.foreign),
                 extra={"listener": self.spec.name, "stream": self.spec.stream},
             )
 
     def _on_status(self, inbox: Inbox, headers: Headers) -> None:
-        """The server says something of a pull. (NATS ADR-13)"""
-        if headers.status == HEARTBEAT_STATUS:
+        """Read a status of a pull. (NATS ADR-13)"""
+        if headers.status == Status.HEARTBEAT:
             self._flows = True
             return
-        left = headers.get("Nats-Pending-Messages", "")
-        known = left.isdecimal() and len(left) < 10
-        inbox.owed = max(0, inbox.owed - int(left)) if known else 0
-        text = headers.description.lower()
-        if headers.status in ENDED or (headers.status == 409 and "batch completed" in text):
+        inbox.ended(headers)
+        if ends_pull(headers):
             self._flows = True
             self._ended()
         else:  # consumer deleted, leader changed, server shut down, pull refused; 503: no consumer
-            self.heal(f"{headers.status} {headers.description}".strip())
+            self.recover(f"{headers.status} {headers.description}".strip())
 
-    # Healing.
+    # Recovery.
 
-    def heal(self, reason: str) -> None:
-        """Begin anew: the pulls under way are lost."""
-        if not self._stopped and self._healing is None:
-            name = f"tidings heal {self.spec.name}"
-            self._healing = asyncio.create_task(self._heal(reason), name=name)
+    def recover(self, reason: str) -> None:
+        """Begin to pull again: the pulls under way are lost."""
+        if not self._stopped and self._recovering is None:
+            name = f"tidings recover {self.spec.name}"
+            self._recovering = asyncio.create_task(self._recover(reason), name=name)
 
-    async def _heal(self, reason: str) -> None:
-        # Where the last time changed nothing, the server may say the same again at once.
-        wait = 0.0 if self._flows else HEAL_MOST
-        tries = 0 if self._flows else 1
-        if tries:
+    async def _recover(self, reason: str) -> None:
+        if not self._flows:  # the last recovery changed nothing: the server may answer the same
             self._tell_trouble(reason)
+            await asyncio.sleep(RECOVERY_MOST)
         self._flows = False
+        is_restored = await self._restore(reason)
+        self._recovering = None
+        if is_restored:
+            self.healed += 1
+            self.pull()
+
+    async def _restore(self, reason: str) -> bool:
+        """Restore consumer and inbox, however long that takes.
+
+        Returns:
+            False if the connection is closed for good.
+        """
+        backoff = Backoff(RECOVERY_FIRST, RECOVERY_MOST)
         while True:
-            await asyncio.sleep(wait)
-            if self._connection.state != "connected":
-                wait = LOOK
-                continue
             try:
-                await self._begin_anew()
-                break
+                await self._connection.connected()
+                await self._try_to_restore()
+            except ConnectionClosedError:
+                return False
             except Exception as error:
-                tries += 1
-                if tries & (tries - 1) == 0:
+                wait = backoff.next()
+                if is_rare(backoff.tries):
                     self._tell_trouble(f"{reason}; {error}")
-                wait = min(max(wait * 2, HEAL_FIRST), HEAL_MOST)
-        self._healing = None
-        self.healed += 1
-        self.pull()
+                await asyncio.sleep(wait)
+            else:
+                return True
 
     def _tell_trouble(self, reason: str) -> None:
         logger.warning(
             "%s: consumer %s of %s does not answer: %s",
-            *(self.spec.name, self.binding.name, self.spec.stream, printable(reason)),
+            *(self.spec.name, self.remote.name, self.spec.stream, printable(reason)),
             extra={"listener": self.spec.name, "stream": self.spec.stream},
         )
 
-    async def _begin_anew(self) -> None:
+    async def _try_to_restore(self) -> None:
         self._reconnects = self._connection.reconnects
         await self._close_inboxes()
-        await self.binding.restore()
+        await self.remote.restore()
         self._open_inbox()
 
     async def _close_inboxes(self) -> None:
-        """Have the server forget the pulls, and take what it had sent by then.
+        """End the pulls at the server, and take what it had sent by then.
 
-        Else it would go on to answer them: more messages than there are workers.
+        Otherwise the server would go on to answer them, with more messages than there are workers.
         """
         for inbox in self._inboxes:
             self._connection.unsubscribe_route(inbox.sid, keep_route=True)
@@ -278,44 +315,56 @@ class Puller:
             self._inboxes.clear()
 
     async def _watch(self) -> None:
-        """Look for pulls whose heartbeats stopped, and for a connection that is another one."""
-        asked_at = self._loop.time()
         while True:
             await asyncio.sleep(LOOK)
-            if self._healing is not None or self._connection.state != "connected":
-                continue
-            now = self._loop.time()
-            if self._connection.reconnects != self._reconnects:
-                self._flows = True  # what was before this connection says nothing of it
-                self.heal("reconnected")
-            elif self.owed and now - self._heard_at > 2 * HEARTBEAT + 1:
-                self.heal(f"no heartbeat for {now - self._heard_at:.0f} s")
-            else:
-                self._tidy(now)
-                self.pull()
-                if now - asked_at > FLOOR_INTERVAL:
-                    asked_at = now
-                    await self.binding.refresh()
+            if self.look(self._loop.time()):
+                await self.remote.refresh()
+
+    def look(self, now: float) -> bool:
+        """Recover if the connection is another one or the heartbeats stopped; pull otherwise.
+
+        Args:
+            now: the loop's time.
+
+        Returns:
+            Whether it is time to ask for the consumer's floor.
+        """
+        if self._recovering is not None or self._connection.state != "connected":
+            return False
+        silent = now - self._heard_at
+        if self._connection.reconnects != self._reconnects:
+            self._flows = True  # what came before this connection says nothing about it
+            self.recover("reconnected")
+            return False
+        if self.owed and silent > 2 * HEARTBEAT + 1:
+            self.recover(f"no heartbeat for {silent:.0f} s")
+            return False
+        self._tidy(now)
+        self.pull()
+        if now - self._asked_floor_at <= FLOOR_INTERVAL:
+            return False
+        self._asked_floor_at = now
+        return True
 
     def _tidy(self, now: float) -> None:
-        """Close inboxes that have run out; take another one where this one is old."""
+        """Close the inboxes that owe nothing any more, and replace the current one if it is old."""
         for inbox in self._inboxes[:-1]:
-            if not inbox.owed or now > inbox.ends_at + GRACE:
+            if not inbox.owed or inbox.is_over(now):
                 self._connection.unsubscribe_route(inbox.sid)
                 self._inboxes.remove(inbox)
         inbox = self._inboxes[-1]
-        if now > inbox.ends_at + GRACE:
+        if inbox.is_over(now):
             inbox.owed = 0
-        if now > inbox.opened_at + INBOX_LIFE:
+        if inbox.is_old(now):
             self._open_inbox()
 
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Pull nothing more, and return when what the server had sent is taken.
+        """Pull nothing more, and return when everything that the server had sent is taken.
 
         Raises:
-            TidingsError: the server did not confirm it; what it sends yet comes again later.
+            TidingsError: the server did not confirm it. What it still sends is delivered again.
         """
         self._cancel()
         if self._connection.state != "connected":
@@ -324,7 +373,7 @@ class Puller:
         await self._close_inboxes()
 
     def close(self) -> None:
-        """Stop at once, whatever is under way."""
+        """Stop at once, without waiting for the server."""
         self._cancel()
         for inbox in self._inboxes:
             self._connection.unsubscribe_route(inbox.sid)
@@ -332,6 +381,6 @@ class Puller:
 
     def _cancel(self) -> None:
         self._stopped = True
-        for task in (self._monitor, self._healing):
+        for task in (self._monitor, self._recovering):
             if task is not None:
                 task.cancel()

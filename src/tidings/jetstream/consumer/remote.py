@@ -1,4 +1,4 @@
-"""Binding: a consumer on the server. Finds, creates and updates it, and creates it again."""
+"""RemoteConsumer: finds, creates, updates and restores a consumer on the server."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from tidings.errors import ConfigError, JetStreamError, TidingsError
-from tidings.jetstream.api import (
-    CONSUMER_EXISTS,
-    CONSUMER_NOT_FOUND,
-    MAX_ACK_PENDING_EXCEEDED,
-    STREAM_NOT_FOUND,
-    JetStreamApi,
-)
+from tidings.error_codes import ErrorCode
+from tidings.errors import ConfigError, JetStreamApiError, TidingsError
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.config import (
     Config,
     create_operation,
@@ -38,28 +33,28 @@ from tidings.log import logger
 from tidings.subject import matches
 from tidings.text import printable
 
-# Seconds to wait for an answer that comes at once, or never: without a leader nothing answers.
+# Seconds to wait for an answer. Without a leader nothing answers, so it comes soon or never.
 ANSWER = 1.0
-# Seconds between two looks, at the end, whether the last acknowledgements have arrived.
+# Seconds between the checks at the end whether the last acknowledgements have arrived.
 RELEASE_WAITS = (0.0, 0.02, 0.05, 0.1, 0.2)
-# Seconds between two words that a handler is at work, at the most: ack_wait may be shortened.
+# The longest time between two progress reports, in seconds: somebody may shorten ack_wait.
 LONGEST_HEARTBEAT = 20.0
 
 RestoreStream = Callable[[str], Awaitable[bool]]
 
 
-class Binding:
-    """One consumer on the server, and what is known of it.
+class RemoteConsumer:
+    """One consumer on the server, and what is known about it.
 
     Args:
         spec: the consumer as it is declared.
         api: the JetStream API.
         name: the consumer's name.
-        restore_stream: creates a declared stream that is gone; returns whether it did.
+        restore_stream: creates a declared stream that is gone; returns whether it is there.
 
     Attributes:
         name: the consumer's name.
-        terms: what the server's configuration asks.
+        terms: what the server's configuration asks for.
         limit: deliveries after which a message is given up: the declared limit or the server's,
             whichever is lower; None for no limit.
         floor: the stream's sequence up to which everything is done. A consumer that is created
@@ -89,26 +84,26 @@ class Binding:
 
     @property
     def heartbeat(self) -> float:
-        """Seconds between two words to the server that a handler is at work."""
+        """Seconds between two progress reports to the server."""
         return min(max(self.terms.ack_wait, LEAST_ACK_WAIT) / 3, LONGEST_HEARTBEAT)
 
     # At start.
 
-    async def bring_about(self, *, keeps_letters: bool = False) -> None:
-        """Create the consumer, or change what is declared of an existing one.
+    async def ensure(self, *, keeps_dead_letters: bool = False) -> None:
+        """Create the consumer, or update the declared options of an existing one.
 
         Args:
-            keeps_letters: whether the consumer's stream also takes its dead letters.
+            keeps_dead_letters: whether the consumer's stream also takes its dead letters.
 
         Raises:
-            ConfigError: there is no such stream; the existing consumer cannot be used; or it
+            ConfigError: there is no such stream, or the existing consumer cannot be used, or it
                 would deliver its own dead letters.
-            JetStreamError: the server refuses it.
+            JetStreamApiError: the server refuses it.
             RequestTimeoutError, JetStreamUnavailableError: no leader answers.
         """
         try:
-            stream = await through_election(lambda: self._find_or_create(keeps_letters))
-        except JetStreamError as error:
+            stream = await through_election(lambda: self._find_or_create(keeps_dead_letters))
+        except JetStreamApiError as error:
             raise self._refusal(error) from None
         self.spec.check_batch_timeout(self.terms.ack_wait)
         without_match = (unmatched(pattern, stream) for pattern in self.terms.filters)
@@ -116,14 +111,14 @@ class Binding:
             if surprise:
                 logger.warning("%s: %s", self.spec.name, surprise)
 
-    async def _find_or_create(self, keeps_letters: bool) -> Config:
-        """Do so; returns the stream's configuration."""
+    async def _find_or_create(self, keeps_dead_letters: bool) -> Config:
+        """Do what `ensure` says. Returns the stream's configuration."""
         stream = await self._stream_info()
         self._created = stream["created"]
         config: Config = stream["config"]
         info = await self._info()
-        if keeps_letters:
-            self._refuse_own_letters(info)
+        if keeps_dead_letters:
+            self._refuse_own_dead_letters(info)
         if info is None:
             check_new_name(self.name, "durable")
             info = await self._create(new_config(self.spec, self.name, config))
@@ -132,12 +127,12 @@ class Binding:
         await self._update(info["config"])
         return config
 
-    def _refuse_own_letters(self, info: dict[str, Any] | None) -> None:
-        letters, spec = self.spec.letters, self.spec
+    def _refuse_own_dead_letters(self, info: dict[str, Any] | None) -> None:
+        spec, subject = self.spec, self.spec.dead_letter_subject
         filters = (spec.subject,) if spec.subject else filters_of(info["config"]) if info else ()
-        if letters is not None and any(matches(each, letters) for each in filters or (">",)):
+        if subject is not None and any(matches(each, subject) for each in filters or (">",)):
             raise ConfigError(
-                f"{spec.name} would consume its own dead letters: dead_letter={letters!r} goes to "
+                f"{spec.name} would consume its own dead letters: dead_letter={subject!r} goes to "
                 f"{spec.stream}; take a subject of another stream"
             )
 
@@ -161,10 +156,9 @@ class Binding:
     # While it runs.
 
     def is_own(self, reply: str) -> bool:
-        """Whether a reply subject is that of a delivery of this consumer.
+        """Whether a reply subject with none of the `prefixes` is that of one of the deliveries.
 
-        For one that has none of `prefixes`: servers write domain and account into it, too, and
-        what they write is learned here.
+        A server can add its domain and account to the subject. That prefix is remembered.
         """
         prefix = other_ack_prefix(reply, self.spec.stream, self.name)
         if prefix is not None:
@@ -172,13 +166,13 @@ class Binding:
         return prefix is not None
 
     async def restore(self) -> None:
-        """See that the consumer is there, or create it again, after the floor.
+        """Create the consumer again, after its floor, if it is gone.
 
-        A stream in memory, on a server of a cluster that was restarted, begins again with sequence
-        1. Its consumer is there then, with the beginning that it was made with.
+        When a server of a cluster restarts, a memory stream can begin again with sequence 1, while
+        its consumer still begins where it was created to begin. Such a consumer is replaced.
 
         Raises:
-            TidingsError: the server does not answer, or refuses; or the stream is gone and the app
+            TidingsError: the server does not answer, or refuses, or the stream is gone and the app
                 does not declare it.
         """
         info = await self._find()
@@ -198,7 +192,7 @@ class Binding:
         self._take(info)
 
     async def refresh(self) -> None:
-        """Read floor and terms again. Does nothing if the server does not answer."""
+        """Read floor and terms from the server. Does nothing if the server does not answer."""
         with contextlib.suppress(TidingsError):
             info = await self._info()
             if info is not None and info["ack_floor"]["stream_seq"] < self.floor:
@@ -209,10 +203,10 @@ class Binding:
     # At the end.
 
     async def release(self) -> None:
-        """Delete a consumer without a durable name, unless another instance works with it.
+        """Delete a consumer without a durable name, unless another instance uses it.
 
-        An instance that waits has a pull at the server, and one that is busy has messages of it.
-        If the server does not answer, it removes the consumer after a while.
+        An idle instance has a pull at the server, and a busy one has unacknowledged messages. If
+        the server does not answer, it removes the consumer by itself after a while.
         """
         if self.spec.durable is not None or self._api.connection.state != "connected":
             return
@@ -233,8 +227,8 @@ class Binding:
         config: Config = info["config"]
         if reason := unusable(config):
             raise ConfigError(
-                f"{self.spec.name}: {self._called} {reason}: take another durable=, or delete it "
-                f"and let the app create it"
+                f"{self.spec.name}: {self._called} {reason}. Use another durable=, or delete the "
+                f"consumer and let the app create it"
             )
         self._config = config
         known = info["ack_floor"]["stream_seq"]
@@ -245,12 +239,15 @@ class Binding:
         self.limit = min((limit for limit in limits if limit is not None), default=None)
 
     def _after(self) -> int | None:
-        """Where a consumer that is created again begins. A work queue has only what is not done,
-        and takes no consumer that begins anywhere else than with all of it."""
+        """The sequence after which a consumer that is created again begins.
+
+        None for a work queue: it has only messages that are not done, and its consumer has to begin
+        with the first of them.
+        """
         return None if self._retention == "workqueue" else self.floor
 
     async def _see_stream(self) -> dict[str, Any]:
-        """Look at the stream, and forget the floor if it has begun again with sequence 1."""
+        """Read the stream's state, and forget the floor if it has begun again with sequence 1."""
         info = await self._stream_info()
         read = self.floor if self.floor >= self._begin else 0
         if Position(self._created, read, self._floor_at).is_lost(info):
@@ -268,12 +265,12 @@ class Binding:
         words = "messages that were handled after that may be delivered again"
         level = logging.ERROR if lost else logging.WARNING
         if lost:
-            words += f"; up to {lost} messages that nobody had handled are gone for good"
+            words += f"; up to {lost} messages that were never handled are lost"
             if self._retention == "interest":
                 words += " (retention 'interest' keeps only what a consumer waits for)"
         logger.log(
             level,
-            "%s: consumer %s of %s was gone and is made again, from sequence %d on: %s",
+            "%s: consumer %s of %s was gone and is created again, from sequence %d on: %s",
             *(self.spec.name, self.name, self.spec.stream, self.floor + 1, words),
             extra={"listener": self.spec.name, "stream": self.spec.stream},
         )
@@ -282,19 +279,19 @@ class Binding:
         if pending and self._retention == "interest":
             logger.warning(
                 "%s: consumer %s of %s is deleted with its last instance: up to %d messages that "
-                "it had not handled are gone for good, as retention 'interest' keeps only what a "
-                "consumer waits for; declare durable= to keep them",
+                "were never handled are lost, because retention 'interest' keeps only what a "
+                "consumer waits for. Declare durable= to keep them",
                 *(self.spec.name, self.name, self.spec.stream, pending),
             )
 
     # Calls.
 
     async def _find(self) -> dict[str, Any] | None:
-        """The consumer, or None. A declared stream that is gone is created again."""
+        """Return the consumer, or None. If the stream is gone and declared, it is created again."""
         try:
             return await self._info()
-        except JetStreamError as error:
-            gone = error.err_code == STREAM_NOT_FOUND
+        except JetStreamApiError as error:
+            gone = error.err_code == ErrorCode.STREAM_NOT_FOUND
             if not gone or not await self._restore_stream(self.spec.stream):
                 raise
             return None
@@ -307,20 +304,20 @@ class Binding:
     async def _info(self) -> dict[str, Any] | None:
         try:
             return await self._api.call(f"CONSUMER.INFO.{self._path}", timeout=ANSWER)
-        except JetStreamError as error:
-            if error.err_code != CONSUMER_NOT_FOUND:
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.CONSUMER_NOT_FOUND:
                 raise
             return None
 
     async def _create(self, config: Config) -> dict[str, Any]:
-        """Create the consumer; returns that of another instance if it was faster."""
+        """Create the consumer. If another instance was faster, return what that one created."""
         try:
             return await self._call_create(config, "create")
-        except JetStreamError as error:
-            if error.err_code == MAX_ACK_PENDING_EXCEEDED and "max_ack_pending" in config:
+        except JetStreamApiError as error:
+            if error.err_code == ErrorCode.MAX_ACK_PENDING_EXCEEDED and "max_ack_pending" in config:
                 kept = {name: value for name, value in config.items() if name != "max_ack_pending"}
-                return await self._create(kept)  # then the server's limit is the consumer's
-            found = await self._info() if error.err_code == CONSUMER_EXISTS else None
+                return await self._create(kept)  # the server's own limit holds then
+            found = await self._info() if error.err_code == ErrorCode.CONSUMER_EXISTS else None
             if found is None:
                 raise
             return found
@@ -339,26 +336,27 @@ class Binding:
     def _called(self) -> str:
         return f"consumer {self.name!r} of {self.spec.stream}"
 
-    def _refusal(self, error: JetStreamError) -> TidingsError:
-        if error.err_code == STREAM_NOT_FOUND:
+    def _refusal(self, error: JetStreamApiError) -> TidingsError:
+        if error.err_code == ErrorCode.STREAM_NOT_FOUND:
             return no_such_stream(self.spec)
-        return JetStreamError(
+        return JetStreamApiError(
             error.code,
             error.err_code,
-            f"{self.spec.name}: {self._called} cannot be as it is declared: {error.description}. "
-            f"Declare it as it is, take another durable=, or delete it and lose its place",
+            f"{self.spec.name}: the server refuses {self._called} as it is declared: "
+            f"{error.description}. Declare it as it is on the server, use another durable=, or "
+            f"delete the consumer, which loses its place in the stream",
         )
 
 
 def _begins_late(info: dict[str, Any]) -> bool:
-    """Whether a consumer leaves out the first messages of its stream."""
+    """Whether a consumer skips the first messages of its stream."""
     return int(info["config"].get("opt_start_seq", 0)) > 1
 
 
 def no_such_stream(spec: ConsumerSpec) -> ConfigError:
-    """The error of a consumer whose stream is not there."""
+    """Return the error of a consumer whose stream does not exist."""
     return ConfigError(
-        f"{spec.name}: there is no stream {spec.stream!r}; declare it, as "
+        f"{spec.name}: there is no stream {spec.stream!r}. Declare it: "
         f"App(streams=[Stream({spec.stream!r}, subjects=[...])])"
     )
 

@@ -36,7 +36,7 @@ _NOT_ORDERED = (
 
 
 class Drop(enum.Enum):
-    """What happens to a message that is given up, where no dead letter is wanted."""
+    """What happens to a message that is given up without a dead letter."""
 
     DROP = "drop"  # it is logged, counted and not delivered again
 
@@ -51,7 +51,7 @@ DROP = Drop.DROP
 class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A consumer as it is declared, with every check that needs no server.
 
-    An option of the server's configuration that is None was not declared: it is not sent.
+    An option that is None was not declared, and is not sent to the server.
 
     Attributes: as the arguments of `App.consume`.
 
@@ -85,8 +85,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             check_existing_name(self.durable, "durable")  # a new one is checked at its creation
         if self.subject is not None:
             check_pattern(self.subject)
-        if self.letters is not None:
-            check_subject(self.letters)
+        if self.dead_letter_subject is not None:
+            check_subject(self.dead_letter_subject)
         what = "the message" if self.batch is None else "the list of messages"
         check_handler(self.handler, what)
         check_timeout(self.timeout)
@@ -164,17 +164,17 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted_type(self) -> Any:
-        """The type of `msg.data`: `data_type=`, or that of the signature, or dict."""
+        """The type of `msg.data`: `data_type=`, the type in the signature, or dict."""
         wanted = wanted_type(self.handler, self.data_type)
         return dict if wanted is None else wanted
 
     @property
-    def letters(self) -> str | None:
-        """The subject of its dead letters; None where it has none."""
+    def dead_letter_subject(self) -> str | None:
+        """The subject of its dead letters; None if it has none."""
         return None if isinstance(self.dead_letter, Drop) else self.dead_letter
 
     def declared(self) -> dict[str, Any]:
-        """The declared options that can be changed on the server, under the server's names."""
+        """Return the declared options that can be updated, with the server's names."""
         options: dict[str, Any] = {}
         if self.ack_wait is not None:
             options["ack_wait"] = nanoseconds(self.ack_wait)
@@ -183,7 +183,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return options
 
     def beginning(self) -> dict[str, Any]:
-        """The declared place where a new consumer begins, under the server's names."""
+        """Return where a new consumer begins, with the server's names."""
         if self.start is None:
             return {}
         if self.start in _STARTS:
@@ -203,8 +203,8 @@ def check_unique(spec: ConsumerSpec, declared: Iterable[ConsumerSpec]) -> None:
         if (other.stream, other.durable) == (spec.stream, spec.durable):
             raise ConfigError(
                 f"{spec.name} and {other.name} both consume {spec.stream} as durable="
-                f"{spec.durable!r}, so that each would get a part of the messages only: give "
-                f"them different names, or handle both kinds of messages in one function"
+                f"{spec.durable!r}, so each would get only a part of the messages. Give them "
+                f"different names, or handle both kinds of messages in one function"
             )
 
 

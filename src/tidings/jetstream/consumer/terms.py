@@ -1,4 +1,4 @@
-"""Terms: what the server's configuration of a consumer asks of those that handle its messages."""
+"""Terms: what a consumer's configuration on the server asks of its instances."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.filters import filters_of
 
 SECOND = 1_000_000_000  # in nanoseconds, as the server counts
-# What the server takes where a configuration says nothing.
+# The server's own default.
 ACK_WAIT = 30 * SECOND
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """A consumer's terms, as the server answered them.
+    """What a consumer's configuration asks for.
 
     Attributes:
-        ack_wait: seconds until it delivers an unacknowledged message again: the shortest step of
-            its `backoff` where it has one.
-        backoff: its own seconds before each redelivery; empty where it has none.
-        max_deliver: deliveries of one message that the server makes; None for no limit.
-        filters: the subjects of its messages; empty for all of the stream.
-        max_batch: messages that one pull may ask for; None for no limit.
+        ack_wait: seconds until the server delivers an unacknowledged message again: the shortest
+            step of `backoff` if there is one.
+        backoff: the consumer's own seconds before each redelivery; empty for none.
+        max_deliver: how often the server delivers one message; None for no limit.
+        filters: the subjects of its messages; empty for all subjects of the stream.
+        max_batch: the most messages that one pull may ask for; None for no limit.
         max_expires: seconds that one pull may wait; None for no limit.
     """
 
@@ -37,7 +37,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Terms:
-        """Read them from a consumer's configuration."""
+        """Read the terms from a consumer's configuration."""
         backoff = tuple(step / SECOND for step in config.get("backoff") or ())
         expires = config.get("max_expires") or 0
         return cls(
@@ -51,17 +51,20 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def surprises(spec: ConsumerSpec, terms: Terms, called: str) -> Iterator[str]:
-    """What the server's terms make of declared options, where that may not be expected.
+    """Describe where the server's terms change what declared options do.
 
     Args:
         spec: the consumer as it is declared.
         terms: its terms on the server.
-        called: what it is called in the sentences.
+        called: how the texts name the consumer.
+
+    Returns:
+        One text for each surprise.
     """
     if spec.ack_wait is not None and terms.backoff:
         yield (
-            f"ack_wait={spec.ack_wait:g} has no effect: {called} has a backoff on the server, and "
-            f"its steps decide when a message is delivered again"
+            f"ack_wait={spec.ack_wait:g} has no effect: {called} has a backoff on the "
+            f"server, whose steps decide when a message is delivered again"
         )
     if terms.max_deliver is None or spec.max_deliver is not None:
         return
@@ -69,12 +72,12 @@ def surprises(spec: ConsumerSpec, terms: Terms, called: str) -> Iterator[str]:
     if spec.dead_letter is None:
         yield (
             f"{limit}: a message that fails so often is not delivered again, and no dead letter "
-            f"keeps it. Declare dead_letter= with a subject, or with DROP if that is meant"
+            f"keeps it. Declare dead_letter= with a subject, or dead_letter=DROP to drop it"
         )
-    elif spec.letters is not None:
+    elif spec.dead_letter_subject is not None:
         yield (
-            f"{limit}: a message whose last delivery ends with its process gets no dead letter. "
-            f"Declare max_deliver= to have the app count"
+            f"{limit}: a message whose process dies in the last delivery gets no dead letter. "
+            f"Declare max_deliver= to let the app count the deliveries"
         )
 
 

@@ -223,8 +223,8 @@ class KeyValue(Bucket, Generic[T]):
             SubjectError: if NATS does not allow the key.
             PublishTimeoutError: if no acknowledgement arrives in time. The value may be stored.
             BucketNotFoundError: if the bucket does not exist.
-            JetStreamError: if the server refuses the value, because the value is too large or the
-                bucket is full.
+            JetStreamApiError: if the server refuses the value, because the value is too large or
+                the bucket is full.
 
         Example:
             ```python

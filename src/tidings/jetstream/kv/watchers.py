@@ -92,9 +92,9 @@ class Watcher(OrderedQueue[WatcherStats]):
         """Start to read the bucket.
 
         Raises:
-            JetStreamError: if the server refuses the consumer.
+            JetStreamApiError: if the server refuses the consumer.
         """
-        await self._follower.start()
+        await self._consumer.start()
 
     def _decode(self, message: StreamMessage[Any]) -> None:
         message.data = self._bucket.entry(message).value
@@ -128,7 +128,7 @@ class Watcher(OrderedQueue[WatcherStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._follower.healed,
+            healed=self._consumer.healed,
         )
 
 
@@ -151,7 +151,7 @@ class Watchers:
 
         Raises:
             BucketNotFoundError: if a bucket does not exist.
-            JetStreamError: if the server refuses a consumer.
+            JetStreamApiError: if the server refuses a consumer.
         """
         for spec in specs:
             wanted = spec.wanted_type

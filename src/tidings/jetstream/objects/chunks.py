@@ -14,7 +14,7 @@ import msgspec
 from tidings.errors import (
     ConnectionClosedError,
     DigestError,
-    JetStreamError,
+    JetStreamApiError,
     RequestTimeoutError,
     TidingsError,
 )
@@ -89,7 +89,7 @@ class ChunkWriter:
 
         Raises:
             PublishTimeoutError: if a chunk is not acknowledged in time.
-            JetStreamError: if the stream refuses a chunk, for example because the stream is full.
+            JetStreamApiError: if the stream refuses a chunk, for example because it is full.
             Exception: any exception that `chunks` or `progress` raises.
         """
         reported = 0
@@ -147,7 +147,7 @@ class ChunkWriter:
                 sequence = await self._store(chunk)
             if sequence <= self._last:
                 reason = f"the stream {self._stream} was recreated while an object was put into it"
-                raise JetStreamError(500, 0, f"{reason}. Put the object again")
+                raise JetStreamApiError(500, 0, f"{reason}. Put the object again")
             self._done(self._under_way.popleft(), sequence)
 
     def _done(self, chunk: _Chunk, sequence: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tidings.errors import JetStreamError
+from tidings.errors import JetStreamApiError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import stored_message
@@ -151,4 +151,6 @@ def _time_of(info: Mapping[str, Any]) -> datetime:
     try:
         return datetime.fromisoformat(info["ts"])
     except (KeyError, TypeError, ValueError):
-        raise JetStreamError(500, 0, "the answer to STREAM.INFO has no valid time (ts)") from None
+        raise JetStreamApiError(
+            500, 0, "the answer to STREAM.INFO has no valid time (ts)"
+        ) from None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from tidings.checks import Seconds, check_seconds, check_text, check_whole
+from tidings.concurrency.backoff import Backoff
 from tidings.errors import (
     ConfigError,
     DecodeError,
@@ -42,7 +43,7 @@ from tidings.jetstream.objects.files import Source, chunks_of, file_name, size_o
 from tidings.jetstream.objects.info import ObjectInfo, digest_text
 from tidings.jetstream.objects.prune import Pruned, Pruner
 from tidings.jetstream.ordered import Reading
-from tidings.jetstream.publish import PUBLISH_TIMEOUT, TRY_WAIT, publish_stored
+from tidings.jetstream.publish import PUBLISH_TIMEOUT, TRY_FIRST, TRY_MOST, publish_stored
 from tidings.jetstream.reader import Host, read_all
 from tidings.log import logger
 
@@ -144,7 +145,7 @@ class ObjectStore(Bucket):
             PublishTimeoutError: if an acknowledgement does not arrive in time. The object may be
                 stored if the missing acknowledgement was the last one.
             BucketNotFoundError: if the store does not exist.
-            JetStreamError: if the server refuses a chunk, for example because the store is full.
+            JetStreamApiError: if the server refuses a chunk, for example because the store is full.
 
         Example:
             ```python
@@ -229,13 +230,14 @@ class ObjectStore(Bucket):
     async def _last_on(self, api: JetStreamApi, name: str) -> Stored | None:
         """Return the stored description. Retries during an outage, for as long as a publish."""
         deadline = time.monotonic() + PUBLISH_TIMEOUT
+        backoff = Backoff(TRY_FIRST, TRY_MOST)
         while True:
             try:
                 return await self._newest(api, name)
             except (RequestTimeoutError, DisconnectedError, JetStreamUnavailableError):
                 if time.monotonic() > deadline:
                     raise
-            await asyncio.sleep(TRY_WAIT)
+            await asyncio.sleep(backoff.next())
 
     async def _abandon(self, api: JetStreamApi, writer: ChunkWriter, nuid: str) -> None:
         await writer.abandon()

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from tidings.errors import JetStreamError, JetStreamUnavailableError, StreamChangeError
-from tidings.jetstream.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi
+from tidings.error_codes import ErrorCode
+from tidings.errors import JetStreamApiError, JetStreamUnavailableError, StreamChangeError
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.election import through_election
 from tidings.jetstream.streams.drops import Drop, drop_of
 from tidings.jetstream.streams.stream import Stream
@@ -93,7 +94,7 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
 
     Raises:
         JetStreamUnavailableError: if JetStream does not answer.
-        JetStreamError: if the server refuses to describe the stream.
+        JetStreamApiError: if the server refuses to describe the stream.
     """
     try:
         info = await api.call(f"STREAM.INFO.{stream.name}")
@@ -101,8 +102,8 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
         raise JetStreamUnavailableError(
             f"stream {stream.name}", error.reason, error.err_code
         ) from None
-    except JetStreamError as error:
-        if error.err_code == STREAM_NOT_FOUND:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.STREAM_NOT_FOUND:
             return StreamPlan(stream, exists=False)
         raise
     current = info["config"]
@@ -173,8 +174,8 @@ async def _apply(api: JetStreamApi, plan: StreamPlan, force: bool) -> None:
     try:
         if await through_election(lambda: _create_or_update(api, plan)):
             logger.info("applied the declaration of stream %s", printable(str(plan)))
-    except JetStreamError as error:
-        if error.err_code == STREAM_NAME_IN_USE and not plan.exists:
+    except JetStreamApiError as error:
+        if error.err_code == ErrorCode.STREAM_NAME_IN_USE and not plan.exists:
             # Another instance, perhaps of another version of the app, has just created the stream.
             await apply_streams(api, [await plan_stream(api, stream)], force=force)
             return

@@ -1,0 +1,23 @@
+"""Status: what a message without a body says about a pull or a request. (NATS ADR-13)"""
+
+from __future__ import annotations
+
+import enum
+
+from tidings.headers import Headers
+
+
+class Status(enum.IntEnum):
+    """The number in the first line of a message's headers."""
+
+    NONE = 0  # the message is not a status
+    HEARTBEAT = 100  # the pull still waits at the server
+    NOT_FOUND = 404  # there are no messages, or there is no such message
+    TIMEOUT = 408  # the pull has expired
+    NO_RESPONDERS = 503  # nobody listens on the subject
+
+
+def ends_pull(headers: Headers) -> bool:
+    """Whether a status says that a pull has ended in the ordinary way, with the consumer intact."""
+    ended = headers.status in (Status.NOT_FOUND, Status.TIMEOUT)
+    return ended or "batch completed" in headers.description.lower()
