@@ -124,7 +124,7 @@ class ConsumerStats(_Record):
         running: number of deliveries that a handler is working on.
         abandoned: number of deliveries that were unfinished when the drain timeout passed. The
             server delivers them again.
-        healed: number of times that the consumer started to pull again after a failure.
+        recovered: number of times that the consumer started to pull again after a failure.
         foreign: number of messages in the consumer's inbox that the server did not deliver. They
             are not handled and not part of `received`.
     """
@@ -146,7 +146,7 @@ class ConsumerStats(_Record):
     pending: int
     running: int
     abandoned: int
-    healed: int
+    recovered: int
     foreign: int
 
 
@@ -167,7 +167,7 @@ class WatcherStats(_Record):
         pending: number of entries in the queue.
         running: number of entries that a handler is working on.
         abandoned: number of entries that were unfinished when the drain timeout passed.
-        healed: number of times that the watch started to read again after a failure.
+        recovered: number of times that the watch started to read again after a failure.
     """
 
     name: str
@@ -180,7 +180,7 @@ class WatcherStats(_Record):
     pending: int
     running: int
     abandoned: int
-    healed: int
+    recovered: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

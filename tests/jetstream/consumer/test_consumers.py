@@ -67,7 +67,7 @@ async def test_each_message_is_handled_and_acknowledged(make_app: MakeApp, strea
         [stats] = app.stats().consumers
     assert got == list(range(200))
     assert (stats.received, stats.handled, stats.acked) == (200, 200, 200)
-    assert (stats.redelivered, stats.nacked, stats.termed, stats.healed) == (0, 0, 0, 0)
+    assert (stats.redelivered, stats.nacked, stats.termed, stats.recovered) == (0, 0, 0, 0)
 
 
 async def test_a_handler_knows_the_messages_place(make_app: MakeApp, stream: Stream) -> None:
@@ -534,7 +534,7 @@ async def test_pulls_that_run_out_are_asked_for_again(
         await publish(app, stream, 1, begin=5)
         gate.open.set()
         await is_acked(app, stream, "d", 5)
-        assert app.stats().consumers[0].healed == 0
+        assert app.stats().consumers[0].recovered == 0
     assert gate.got == [1, 2, 3, 4, 5]
 
 
@@ -559,7 +559,7 @@ async def test_messages_lost_on_their_way_are_not_waited_for(
         assert len(puller._inboxes) <= 2
         await publish(app, stream, 10)
         await is_acked(app, stream, "d", 10)
-        assert app.stats().consumers[0].healed == 0
+        assert app.stats().consumers[0].recovered == 0
     assert got == list(range(10))
 
 

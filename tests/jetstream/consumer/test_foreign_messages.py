@@ -73,7 +73,7 @@ async def test_a_message_that_the_consumer_did_not_deliver_is_not_handled_but_co
         await is_acked(app, stream, "d", 1)
         [stats] = app.stats().consumers
     assert got == [1]
-    assert (stats.received, stats.handled, stats.failed, stats.healed) == (1, 1, 0, 0)
+    assert (stats.received, stats.handled, stats.failed, stats.recovered) == (1, 1, 0, 0)
     assert caplog.text.count("did not deliver came to its inbox") == 1
 
 
@@ -119,7 +119,7 @@ async def test_a_watch_goes_on_after_messages_that_are_none_of_its_bucket(
         await asyncio.sleep(0)
         await bucket.put("k", 2)
         await until(lambda: seen == [1, 2])
-        assert app.stats().watchers[0].healed == 0
+        assert app.stats().watchers[0].recovered == 0
 
 
 async def test_reply_subjects_with_domain_and_account_are_those_of_deliveries(

@@ -128,7 +128,7 @@ class Watcher(OrderedQueue[WatcherStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._consumer.healed,
+            recovered=self._consumer.recovered,
         )
 
 
