@@ -23,6 +23,7 @@ FLOORS = {
         "log",
         "error_codes",
         "errors",
+        "checks",
         "functions",
         "subject",
         "concurrency",
@@ -34,8 +35,8 @@ FLOORS = {
         "service_errors",
     ],
     "transport": ["transport", "stream_answers"],
-    "work": ["handlers", "bus", "jetstream", "declarations"],
-    "face": ["cautions", "process", "app"],
+    "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
+    "face": ["cautions", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
 # What is in each package, the lowest first: the same holds inside.
@@ -46,6 +47,7 @@ INSIDE = {
         "forks",
         "long_runs",
         "portal",
+        "bridge",
         "time_limit",
         "home",
         "pool",
@@ -80,6 +82,7 @@ INSIDE = {
     "handlers": [
         "hook_checks",
         "hooks",
+        "lifespan",
         "signatures",
         "events",
         "middleware",
@@ -112,6 +115,7 @@ INSIDE = {
         "objects",
         "publish_window",
         "consumer",
+        "host",
         "context",
         "dead_letters",
     ],

@@ -271,7 +271,7 @@ async def test_what_the_public_calls_raise_is_never_an_error_of_nats_py(
         lambda: app.publish("numbers", force=True),
         lambda: app.request("numbers", timeout=0.05),
         lambda: app.request("numbers", timeout=-1),
-        lambda: app.flush(0.05),
+        lambda: app.flush(timeout=0.05),
         lambda: app.subscribe_new_subject("a..b", print),
         lambda: app.unsubscribe_subject("numbers"),
         lambda: app.unsubscribe_ssid("17"),
@@ -292,7 +292,7 @@ async def test_what_the_public_calls_raise_is_never_an_error_of_nats_py(
         await until(lambda: app.stats().connection.state == "reconnecting")
         await try_all()
         await asyncio.to_thread(server.restart)
-        client = app.nats._connection
+        client = app._run.connection
     await try_all()
     with pytest.raises(errors.ConnectionClosedError):
         await client.confirm(1)

@@ -113,7 +113,7 @@ async def test_an_order_from_the_stream_is_billed_once_and_a_bad_one_is_a_dead_l
             await client.publish("orders.created", order)
         [letter] = await client.wait_for("dead.billing")
         assert letter.data["order"] == "A2"
-        await client.wait_for_acked("billing", 2)
+        await client.wait_for_acked("billing", count=2)
         with contextlib.closing(billing.invoices()) as connection:
             rows = connection.execute("SELECT * FROM invoices").fetchall()
     assert rows == [("A1", 12255, 674, 12929)]
@@ -122,7 +122,7 @@ async def test_an_order_from_the_stream_is_billed_once_and_a_bad_one_is_a_dead_l
 def test_a_warm_room_raises_an_alarm(test_client: MakeClient) -> None:
     with test_client(app_of("sensors")) as client:
         client.publish("sensors.attic.temperature", {"celsius": 31.5})
-        client.wait_for("sensors.*.temperature", 4)
+        client.wait_for("sensors.*.temperature", count=4)
         alarm = {"room": "attic", "celsius": 31.5}  # the service's own readings raise some, too
         wait_until(lambda: alarm in [seen.data for seen in client.messages("alarms.attic")])
 

@@ -150,7 +150,7 @@ async def test_headers_count_towards_max_payload_and_one_byte_less_passes(
     inbox = Inbox()
     app.listen("big", data_type=bytes)(inbox)
     async with app:
-        limit = app.nats._connection.outbox.max_payload
+        limit = app._run.connection.outbox.max_payload
         block = len(b"NATS/1.0\r\nA: b\r\n\r\n")
         for call in (
             lambda: app.publish("big", b"x" * (limit + 1)),
@@ -270,7 +270,7 @@ async def test_an_answer_that_is_too_large_is_an_error_to_the_requester(
 
     @app.listen("big")
     async def big(msg):
-        return b"x" * (app.nats._connection.outbox.max_payload + 1)
+        return b"x" * (app._run.connection.outbox.max_payload + 1)
 
     async with app:
         with pytest.raises(TidingsError, match="PayloadTooLargeError"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import contextlib
 import logging
 import traceback
 import tracemalloc
@@ -61,13 +60,12 @@ def told_by_app(app: App) -> Iterator[str]:
     yield repr(app._options)
     yield repr(app.nats)
     yield repr(vars(app.state))
-    with contextlib.suppress(TidingsError):
-        yield repr(app.nats._connection)
-        yield repr(app.stats())
-        yield repr(app.connected_url)
-    with contextlib.suppress(AttributeError):
-        yield repr(app._connection)
-        yield repr(app._connection._settings)
+    yield repr(app.stats())
+    yield repr(app.connected_url)
+    if app._run is not None:
+        yield repr(app._run)
+        yield repr(app._run.link)
+        yield repr(app._run.connection)
 
 
 SECRETS: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -189,7 +187,7 @@ async def test_no_secret_is_told_by_the_output_of_a_program(
 
             @app.task()
             async def ask():
-                print(app, app.nats, app.nats._connection, app.stats())
+                print(app, app.nats, app._run.connection, app.stats())
                 await app.request("nobody")
 
             app.run()

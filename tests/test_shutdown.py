@@ -251,7 +251,7 @@ async def test_what_is_unsent_at_the_end_of_an_outage_is_sent_before_the_app_end
     await until(lambda: app.stats().connection.state == "reconnecting")
     for number in range(100):
         await app.publish("numbers", number)
-    client = app.nats._connection
+    client = app._run.connection
     ending = asyncio.create_task(app.disconnect())
     await until(lambda: not app.is_running)
     listening = make_app(server, "listening", wait_for_server=True, reconnect_time_wait=0.01)
@@ -479,6 +479,6 @@ def test_the_drain_timeout_can_be_set_and_is_checked() -> None:
     app.drain_timeout = 2
     assert app.drain_timeout == 2
     for wrong in (0, -1, True, "3", float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match="drain_timeout="):
+        with pytest.raises(ConfigError, match="drain_timeout must be"):
             app.drain_timeout = wrong  # type: ignore[assignment]  # that is what is tested
     assert app.drain_timeout == 2

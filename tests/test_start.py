@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-import inspect
+import re
+import typing
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,9 +20,11 @@ from tidings import (
     NotStartedError,
     SubjectError,
 )
+from tidings.checks import Seconds
 from tidings.server import NATSServer
+from tidings.transport.options import ConnectionKeywords, ConnectionOptions
 
-OPTIONS = [name for name in inspect.signature(App).parameters if name != "service_name"]
+OPTIONS = [*App.__init__.__kwdefaults__, *ConnectionKeywords.__annotations__]
 
 
 async def start(app: App) -> None:
@@ -35,8 +38,28 @@ async def start(app: App) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_misspelt_option_is_a_type_error(name: str) -> None:
-    with pytest.raises(TypeError, match=f"{name}x"):
-        App("a", **{f"{name}x": None})
+    with pytest.raises(TypeError) as caught:
+        App("a", **{f"{name}x": "a secret"})
+    assert str(caught.value) == f"App has no option '{name}x'; did you mean {name!r}?"
+
+
+def test_a_word_that_is_like_no_option_is_refused_without_a_guess() -> None:
+    with pytest.raises(TypeError) as caught:
+        App("a", colour="red")
+    assert str(caught.value) == "App has no option 'colour'"
+
+
+def test_every_option_is_described_once_and_the_record_of_a_connection_has_it_too() -> None:
+    described = re.findall(
+        r"^        (\w+): ", (App.__doc__ or "").partition("Raises:")[0], re.MULTILINE
+    )
+    assert sorted(described) == sorted(["service_name", *OPTIONS])
+    keywords = typing.get_type_hints(ConnectionKeywords)
+    record = typing.get_type_hints(ConnectionOptions)
+    assert {"servers", "name"} == record.keys() - keywords.keys()
+    # The record turns a timedelta into a number.
+    taken = {name: Seconds if kind is float else kind for name, kind in record.items()}
+    assert keywords == {name: taken[name] for name in keywords}
 
 
 def test_options_are_keywords_only() -> None:
@@ -49,12 +72,12 @@ def test_options_are_keywords_only() -> None:
     [
         ({"host": "h", "servers": "nats://h"}, "not both"),
         ({"port": 4222, "servers": "nats://h"}, "not both"),
-        ({"host": 7}, "host="),
+        ({"host": 7}, "host must be"),
         ({"host": "127.0.0.1:4222"}, "a port goes to port="),
         ({"host": "nats://ada:secret@h", "port": 4222}, "a URL to servers="),
-        ({"port": 0}, "port="),
-        ({"port": 70000}, "port="),
-        ({"port": "4222"}, "port="),
+        ({"port": 0}, "port must be"),
+        ({"port": 70000}, "port must be"),
+        ({"port": "4222"}, "leave out the quotes"),
         ({"servers": ""}, "nats://127.0.0.1:4222"),
         ({"servers": []}, "nats://127.0.0.1:4222"),
         ({"servers": 7}, "nats://127.0.0.1:4222"),
@@ -63,8 +86,8 @@ def test_options_are_keywords_only() -> None:
         ({"servers": "nats://"}, "no host"),
         ({"servers": "nats://h:port"}, "port"),
         ({"servers": "nats://user:secret@h:99999"}, "nats://h"),
-        ({"version": 1}, "version="),
-        ({"description": 1}, "description="),
+        ({"version": 1}, "version must be"),
+        ({"description": 1}, "description must be"),
         ({"concurrency": 0}, "above 0"),
         ({"concurrency": True}, "above 0"),
         ({"concurrency": "10"}, "above 0"),
@@ -72,10 +95,10 @@ def test_options_are_keywords_only() -> None:
         ({"request_timeout": None}, "seconds"),
         ({"drain_timeout": -1}, "seconds"),
         ({"drain_timeout": "30"}, "seconds"),
-        ({"lifespan": 7}, "lifespan="),
+        ({"lifespan": 7}, "lifespan must be"),
         ({"user": "ada"}, "go together"),
         ({"password": "secret"}, "go together"),
-        ({"user": 7, "password": "secret"}, "user="),
+        ({"user": 7, "password": "secret"}, "user must be"),
         ({"user": "ada", "password": 7}, "password"),
         ({"token": 7}, "token"),
         ({"token": "t", "nkey_seed": "SU"}, "not several"),
@@ -86,18 +109,18 @@ def test_options_are_keywords_only() -> None:
         ({"credentials": "no/such.creds"}, "No such file"),
         ({"credentials": 7}, "credentials="),
         ({"tls": True}, "ssl.SSLContext"),
-        ({"tls_hostname": 7}, "tls_hostname="),
+        ({"tls_hostname": 7}, "tls_hostname must be"),
         ({"connect_timeout": 0}, "seconds"),
         ({"reconnect_time_wait": -1}, "seconds"),
-        ({"max_reconnect_attempts": -2}, "-1 for no end"),
-        ({"max_reconnect_attempts": 1.5}, "-1 for no end"),
+        ({"max_reconnect_attempts": -2}, "where -1 never gives up"),
+        ({"max_reconnect_attempts": 1.5}, "where -1 never gives up"),
         ({"ping_interval": "10"}, "seconds"),
         ({"ping_interval": float("nan")}, "seconds"),
         ({"max_outstanding_pings": 0}, "above 0"),
         ({"pending_size": 0}, "above 0"),
         ({"pending_size": 1.5}, "above 0"),
-        ({"wait_for_server": "yes"}, "wait_for_server="),
-        ({"use_uvloop": None}, "use_uvloop="),
+        ({"wait_for_server": "yes"}, "wait_for_server must be"),
+        ({"use_uvloop": None}, "use_uvloop must be"),
     ],
     ids=str,
 )
@@ -269,7 +292,8 @@ async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(
     assert left == (["lifespan"] if where == "startup" else [])
     assert not app.is_running
     with pytest.raises(NotStartedError):
-        app.stats()
+        await app.wait_stopped()
+    assert app.stats().listeners[0].received == 0
     fail = False
     async with app:
         assert await app.request(subject, {"a": 1}) == {"a": 1}

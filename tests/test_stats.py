@@ -433,23 +433,14 @@ async def _end_with_work_left(app: App, chaos: Chaos) -> None:
     await app.js.key_value("values", type=int).put("last", 1)
     await until(lambda: app.stats().watchers[0].timed_out or app.stats().watchers[0].running)
     app.drain_timeout = 0.2
-    subscriptions, consumers, watchers = app._subscriptions, app._consumers, app._watchers
-    assert consumers is not None
-    assert watchers is not None
+    run = app._run
+    assert run is not None
     with pytest.raises(DrainTimeoutError):
         await app.disconnect()
     release.set()
     chaos.ended = True
     await asyncio.sleep(0.05)  # handlers that were abandoned end, and are not counted twice
-    records = [listener.snapshot() for listener in subscriptions.listeners]
-    stats = AppStats(
-        connection=None,  # type: ignore[arg-type]  # not looked at
-        listeners=tuple(records),
-        ended=subscriptions.ended,
-        tasks=tuple(task.snapshot() for task in app._tasks),
-        consumers=consumers.snapshot(),
-        watchers=watchers.snapshot(),
-    )
+    stats = run.stats()
     chaos.wrong += faults_of(stats)
     assert is_at_rest(stats)
     assert sum(record.abandoned for record in (*stats.listeners, *stats.consumers)) > 0

@@ -1,4 +1,4 @@
-"""Cautions: what a declaration says that its author almost surely did not mean, as warnings."""
+"""Cautions: warnings about declarations that are valid but almost surely not meant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def warn_of_declarations(
     watches: Sequence[WatchSpec],
     streams: Sequence[Stream],
 ) -> None:
-    """Log a warning for each doubtful declaration of an app that starts."""
+    """Log a warning for each doubtful declaration. Called when the app starts."""
     for what, pattern in _patterns(listeners, consumers, watches, streams):
         warn_of_literal(what, pattern)
     for first, second in competing(listeners):
@@ -59,7 +59,7 @@ def _patterns(
 
 
 def _stored(spec: ListenerSpec, streams: Sequence[Stream]) -> Iterator[tuple[str, Stream]]:
-    """The first subject of the listener that each stream stores, where it stores one."""
+    """For each stream that stores a subject of the listener: the first such subject."""
     for stream in streams:
         for subject in spec.subjects:
             if any(overlaps(subject, stored) for stored in stream.subjects):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tidings.checks import Seconds, as_seconds
 from tidings.errors import ConfigError
 from tidings.handlers.hook_checks import check_hooks, check_instance
 from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
@@ -39,7 +40,7 @@ class Declarations:
         no_reply: bool = False,
         pending_msgs_limit: int = DEFAULT_PENDING_MSGS,
         pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> Callable[[F], F]:
         """Subscribe to a subject. The decorated function runs for every message.
 
@@ -94,7 +95,7 @@ class Declarations:
                     no_reply=no_reply,
                     pending_msgs_limit=pending_msgs_limit,
                     pending_bytes_limit=pending_bytes_limit,
-                    timeout=timeout,
+                    timeout=as_seconds(timeout),
                 )
             )
             return handler
@@ -109,17 +110,17 @@ class Declarations:
         subject: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
-        ack_wait: float | None = None,
+        ack_wait: Seconds | None = None,
         max_deliver: int | None = None,
-        backoff: Sequence[float] | None = None,
+        backoff: Sequence[Seconds] | None = None,
         dead_letter: str | Drop | None = None,
         double_ack: bool = False,
         manual_ack: bool = False,
         ordered: bool = False,
         batch: int | None = None,
-        batch_timeout: float = 0.5,
+        batch_timeout: Seconds = 0.5,
         start: str | int | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> Callable[[F], F]:
         """Consume a stream. The decorated function runs at least once for every message.
 
@@ -187,7 +188,7 @@ class Declarations:
                     subject=subject,
                     data_type=data_type,
                     concurrency=concurrency,
-                    ack_wait=ack_wait,
+                    ack_wait=as_seconds(ack_wait),
                     max_deliver=max_deliver,
                     backoff=_delays(backoff),
                     dead_letter=dead_letter,
@@ -195,9 +196,9 @@ class Declarations:
                     manual_ack=manual_ack,
                     ordered=ordered,
                     batch=batch,
-                    batch_timeout=batch_timeout,
+                    batch_timeout=as_seconds(batch_timeout),
                     start=start,
-                    timeout=timeout,
+                    timeout=as_seconds(timeout),
                 )
             )
             return handler
@@ -211,7 +212,7 @@ class Declarations:
         *,
         data_type: Any = None,
         initial: bool = True,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> Callable[[F], F]:
         """Watch a key-value bucket. The decorated function runs for each entry, in order.
 
@@ -251,7 +252,7 @@ class Declarations:
                     keys=keys,
                     data_type=data_type,
                     initial=initial,
-                    timeout=timeout,
+                    timeout=as_seconds(timeout),
                 )
             )
             return handler
@@ -259,7 +260,7 @@ class Declarations:
         return declare
 
     def task(
-        self, interval: float | None = None, *, timeout: float | None = None
+        self, interval: Seconds | None = None, *, timeout: Seconds | None = None
     ) -> Callable[[F], F]:
         """Run the decorated function once at start, or at an interval.
 
@@ -269,7 +270,8 @@ class Declarations:
         cancelled at shutdown.
 
         Args:
-            interval: seconds from the start of one run to the start of the next; None to run once.
+            interval: seconds from the start of one run to the start of the next, or a `timedelta`;
+                None to run once.
             timeout: the limit of one run in seconds; None for no limit. After it, an `async def`
                 function is cancelled, and the run has failed. A `def` function cannot be stopped:
                 the next run waits for its end.
@@ -287,10 +289,11 @@ class Declarations:
         """
         if callable(interval):
             raise ConfigError("task needs parentheses: @app.task() or @app.task(interval=2)")
-        TaskSpec(function=_nothing, interval=interval, timeout=timeout)
+        every, limit = as_seconds(interval), as_seconds(timeout)
+        TaskSpec(function=_nothing, interval=every, timeout=limit)
 
         def declare(function: F) -> F:
-            self._add_task(TaskSpec(function=function, interval=interval, timeout=timeout))
+            self._add_task(TaskSpec(function=function, interval=every, timeout=limit))
             return function
 
         return declare
@@ -416,8 +419,10 @@ def _delays(backoff: Any) -> tuple[float, ...] | None:
     if backoff is None:
         return None
     if not isinstance(backoff, (list, tuple)):
-        raise ConfigError(f"backoff={backoff!r}: a list of seconds, one for each redelivery")
-    return tuple(backoff)
+        raise ConfigError(
+            f"backoff must be a list of seconds, one for each redelivery, got {backoff!r}"
+        )
+    return tuple(map(as_seconds, backoff))
 
 
 def _instance(middleware: Middleware | type[Middleware]) -> Middleware:

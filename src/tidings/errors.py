@@ -55,6 +55,7 @@ TidingsError
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from tidings.error_codes import ErrorCode
@@ -802,9 +803,9 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, no
         ```
     """
 
-    def __init__(self, delay: float = 0.0) -> None:
-        self.delay = delay
-        super().__init__(f"retry in {delay:g} s")
+    def __init__(self, delay: float | timedelta = 0.0) -> None:
+        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        super().__init__(f"retry in {self.delay} s")
 
 
 class BucketNotFoundError(JetStreamError, LookupError):

@@ -76,7 +76,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
         """Whether the message has a reply subject, so that its sender expects an answer."""
         return self.reply != ""
 
-    async def respond(self, value: object = None, headers: HeadersLike | None = None) -> None:
+    async def respond(self, value: object = None, *, headers: HeadersLike | None = None) -> None:
         """Answer the message. A handler may call this several times.
 
         Args:

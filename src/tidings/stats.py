@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Self
 
 
 class _Record:
     """The common base. Methods that are generated for each dataclass would slow down the import."""
 
     __slots__ = ()
+
+    @classmethod
+    def zero(cls, **known: Any) -> Self:
+        """A record in which nothing is counted yet.
+
+        Args:
+            known: the fields that are not counts, such as `name`.
+        """
+        counts = [field.name for field in fields(cls) if field.default is MISSING]  # type: ignore[arg-type]  # each subclass is one
+        return cls(**dict.fromkeys(counts, 0) | known)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and _values(other) == _values(self)
@@ -114,7 +124,7 @@ class ConsumerStats(_Record):
         running: number of deliveries that a handler is working on.
         abandoned: number of deliveries that were unfinished when the drain timeout passed. The
             server delivers them again.
-        healed: number of times that the consumer started to pull again after a failure.
+        recovered: number of times that the consumer started to pull again after a failure.
         foreign: number of messages in the consumer's inbox that the server did not deliver. They
             are not handled and not part of `received`.
     """
@@ -136,7 +146,7 @@ class ConsumerStats(_Record):
     pending: int
     running: int
     abandoned: int
-    healed: int
+    recovered: int
     foreign: int
 
 
@@ -157,7 +167,7 @@ class WatcherStats(_Record):
         pending: number of entries in the queue.
         running: number of entries that a handler is working on.
         abandoned: number of entries that were unfinished when the drain timeout passed.
-        healed: number of times that the watch started to read again after a failure.
+        recovered: number of times that the watch started to read again after a failure.
     """
 
     name: str
@@ -170,7 +180,7 @@ class WatcherStats(_Record):
     pending: int
     running: int
     abandoned: int
-    healed: int
+    recovered: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

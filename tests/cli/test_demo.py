@@ -19,7 +19,6 @@ from support.process import is_alive
 from support.waits import wait_until
 from tidings import App, AuthError
 from tidings.cli import demo
-from tidings.cli.demo_client import expected_totals, read_orders
 from tidings.server import NATSServer
 
 if TYPE_CHECKING:
@@ -78,14 +77,6 @@ def test_what_the_demo_shows_is_what_the_file_gives(start: Start, tmp_path: Path
     process.wait_for("drained, exit code 0")
     assert "\x1b" not in process.text
     assert process.text.isascii()
-
-
-def test_the_second_computation_is_not_the_services_own() -> None:
-    expected = expected_totals(read_orders(DATA / "orders.csv"), DATA)
-    assert {
-        country: (total["orders"], Decimal(total["net"]) / 100, Decimal(total["vat"]) / 100)
-        for country, total in expected.items()
-    } == totals_by_hand()
 
 
 def test_on_a_terminal_it_shows_tables(start: Start) -> None:

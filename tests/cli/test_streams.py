@@ -73,7 +73,7 @@ def fill(client: App, name: str, count: int) -> None:
 
 def info(client: App, name: str) -> dict[str, Any]:
     api = client.js.api
-    answer: dict[str, Any] = client.nats.portal.run(api.call(f"STREAM.INFO.{name}"), "info", "")
+    answer: dict[str, Any] = client.js.run_sync(api.call(f"STREAM.INFO.{name}"))
     return answer
 
 
@@ -84,7 +84,7 @@ def held(client: App, name: str) -> int:
 def make(client: App, *streams: Stream) -> None:
     for stream in streams:
         work = client.js.api.call(f"STREAM.CREATE.{stream.name}", stream.config())
-        client.nats.portal.run(work, "make", "")
+        client.js.run_sync(work)
 
 
 # Streams.

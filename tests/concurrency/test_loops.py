@@ -236,7 +236,7 @@ class Blocked:
         self._release.wait(PATIENCE)
 
     def __enter__(self) -> None:
-        self._app.nats.portal.post(self._block)
+        self._app._run.link.portal.post(self._block)
         assert self._begun.wait(PATIENCE)
 
     def __exit__(self, *exc_info: object) -> None:

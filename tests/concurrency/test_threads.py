@@ -256,7 +256,6 @@ CALLS: list[Callable[[App], Any]] = [
     lambda app: asyncio.run(app.unsubscribe_subject("a")),
     lambda app: asyncio.run(app.unsubscribe_ssid("1")),
     lambda app: asyncio.run(app.flush()),
-    lambda app: app.stats(),
 ]
 
 
@@ -403,7 +402,6 @@ def test_calls_of_a_thread_end_when_the_app_does(server: NATSServer, make_app: M
         lambda: app.request_sync("wait"),
         lambda: app.request_sync("nobody"),
         lambda: app.subscribe_new_subject_sync("numbers", lambda msg: None, data_type=bytes),
-        lambda: app.stats(),
     ]
     ended: list[TidingsError] = []
     ready = threading.Barrier(len(calls) + 1)
@@ -440,7 +438,7 @@ async def test_a_call_that_comes_when_the_app_has_ended_raises_and_waits_for_not
 ) -> None:
     app = make_app(nats_server)
     async with app:
-        portal, bridge = app.nats.portal, app.nats._bridge
+        portal, bridge = app._run.link.portal, app._run.link.bridge
     assert bridge is not None
     with pytest.raises(NotStartedError):
         portal.submit(asyncio.sleep(0), "request_sync")

@@ -152,8 +152,8 @@ async def test_the_options_of_a_send_arrive_as_keywords(app: App, subject: str) 
     app.listen(subject)(Inbox())
     app.add_middleware(Look)
     async with app:
-        await app.publish(subject, {}, f"{subject}.r", True, {"A": "1"}, dict)
-        await app.request(subject, {}, PATIENCE, dict, {"A": "1"}, dict)
+        await app.publish(subject, {}, f"{subject}.r", True, headers={"A": "1"}, data_type=dict)
+        await app.request(subject, {}, PATIENCE, dict, headers={"A": "1"}, data_type=dict)
     assert seen == [
         {"reply_to": f"{subject}.r", "force": True, "headers": {"A": "1"}, "data_type": dict},
         {

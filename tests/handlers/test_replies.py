@@ -531,7 +531,7 @@ async def test_a_timeout_that_is_no_time_is_a_config_error(
     app: App, subject: str, timeout: float
 ) -> None:
     async with app:
-        with pytest.raises(ConfigError, match="timeout="):
+        with pytest.raises(ConfigError, match="timeout must be a positive number of seconds"):
             await app.request(subject, timeout=timeout)
 
 

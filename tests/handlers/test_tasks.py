@@ -208,7 +208,7 @@ def test_task_gives_the_function_back(app: App) -> None:
 
 @pytest.mark.parametrize("interval", [0, -1, 0.0, float("nan"), float("inf"), "2", True, b"1", [1]])
 def test_an_interval_that_is_no_positive_number_is_a_config_error(app: App, interval: Any) -> None:
-    with pytest.raises(ConfigError, match="interval="):
+    with pytest.raises(ConfigError, match="interval must be a positive number of seconds"):
         app.task(interval=interval)
 
 

@@ -146,7 +146,7 @@ async def test_headers_that_cannot_be_sent_do_not_keep_a_message_from_its_grave(
 
     async with app:
         block = b"NATS/1.0\r\nOdd: a\nb\x00c\r\nBad: \xff\r\n\r\n"
-        outbox = app.nats._connection.outbox
+        outbox = app._run.connection.outbox
         outbox.post(outbox.frame(f"{name}.a", b"body", b"", block))
         await until(lambda: app.stats().consumers[0].dead)
         [letter] = await read(app, dead)

@@ -104,7 +104,7 @@ async def test_a_message_whose_handler_raises_is_told_and_left_behind(
         await until(lambda: len(got) == 2)
         [stats] = app.stats().consumers
     assert got == [0, 3]
-    assert (stats.handled, stats.failed, stats.healed) == (2, 2, 0)
+    assert (stats.handled, stats.failed, stats.recovered) == (2, 2, 0)
     assert f"failed on '{stream.name}.n'" in caplog.text
     assert "DecodeError" in caplog.text
 
@@ -121,7 +121,7 @@ async def test_a_reader_goes_on_after_its_consumer_was_deleted(
             await until(lambda round_=round_: len(reader.got) == 100 * (round_ + 1))
             [name] = await consumer_names(app, stream)
             await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.{name}")
-            await until(lambda round_=round_: app.stats().consumers[0].healed == round_ + 1)
+            await until(lambda round_=round_: app.stats().consumers[0].recovered == round_ + 1)
         await publish(app, stream, range(100))
         await until(lambda: len(reader.got) == 400)
     assert reader.got == list(range(1, 401))
@@ -190,7 +190,7 @@ async def test_a_reader_has_no_gap_and_no_duplicate_after_its_server_was_killed(
                 await asyncio.to_thread(server.kill)
                 await asyncio.to_thread(server.restart)
             await until(lambda: len(got) >= 2000)
-            assert app.stats().consumers[0].healed >= 2
+            assert app.stats().consumers[0].recovered >= 2
     assert got == list(range(1, 2001))
 
 
@@ -248,7 +248,7 @@ async def test_a_reader_whose_consumer_is_lost_before_its_first_message_begins_w
             await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.{name}")
             await publish(other, stream, range(2))
             await until(lambda: len(reader.got) == 2)
-            await until(lambda: app.stats().consumers[0].healed >= 1)
+            await until(lambda: app.stats().consumers[0].recovered >= 1)
     assert reader.got == [4, 5]
 
 
@@ -264,7 +264,7 @@ async def test_a_foreign_message_in_the_inbox_of_a_consumer_is_no_message_of_the
     reader = Reader()
     app.consume(stream.name, ordered=ordered, data_type=int, **({} if ordered else ONE))(reader)
     async with app:
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         await until(lambda: inbox_of(consumer))
         inbox = inbox_of(consumer)
         for _ in range(3):

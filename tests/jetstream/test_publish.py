@@ -126,16 +126,24 @@ async def test_a_message_id_among_the_headers_is_the_message_id(app: App, name: 
         ({"message": object()}, EncodeError, "cannot encode"),
         ({"message": {"a": 1}, "data_type": list[int]}, EncodeError, "cannot encode"),
         ({"headers": {"bad name": "x"}}, HeaderError, "bad name"),
-        ({"msg_id": ""}, ConfigError, "msg_id=''"),
-        ({"msg_id": 7}, ConfigError, "msg_id=7"),
+        ({"msg_id": ""}, ConfigError, "msg_id must be a str that is not empty"),
+        ({"msg_id": 7}, ConfigError, "msg_id must be a str, got a value of type int"),
         ({"msg_id": "a\nb"}, HeaderError, "line break"),
         ({"msg_id": "a", "headers": {"Nats-Msg-Id": "b"}}, ConfigError, "leave one out"),
-        ({"timeout": 0}, ConfigError, "timeout=0: seconds"),
-        ({"timeout": "1"}, ConfigError, "timeout='1': seconds"),
-        ({"expected_sequence": -1}, ConfigError, "expected_sequence=-1"),
-        ({"expected_subject_sequence": "1"}, ConfigError, "expected_subject_sequence='1'"),
-        ({"expected_stream": ""}, ConfigError, "expected_stream=''"),
-        ({"expected_msg_id": 7}, ConfigError, "expected_msg_id=7"),
+        ({"timeout": 0}, ConfigError, "timeout must be a positive number of seconds, got 0"),
+        ({"timeout": "1"}, ConfigError, "timeout must be .*, got '1': leave out the quotes"),
+        (
+            {"expected_sequence": -1},
+            ConfigError,
+            "expected_sequence must be a whole number, 0 or more",
+        ),
+        (
+            {"expected_subject_sequence": "1"},
+            ConfigError,
+            "expected_subject_sequence must be a whole number",
+        ),
+        ({"expected_stream": ""}, ConfigError, "expected_stream must be a str that is not empty"),
+        ({"expected_msg_id": 7}, ConfigError, "expected_msg_id must be a str"),
         ({"message": b"x" * 2_000_000}, PayloadTooLargeError, "2000"),
         ({"bogus": 1}, TypeError, "bogus"),
     ],
@@ -154,7 +162,7 @@ async def test_a_wrong_use_raises_and_nothing_is_stored(
 
 async def test_a_subject_that_no_stream_takes_is_told_at_once(app: App, subject: str) -> None:
     started = time.monotonic()
-    with pytest.raises(NoStreamError, match=f"no stream takes '{subject}': declare one") as raised:
+    with pytest.raises(NoStreamError, match=f"no stream stores '{subject}'. Declare one") as raised:
         await app.js.publish(subject)
     assert raised.value.subject == subject
     assert time.monotonic() - started < publishing.TRY_TIMEOUT

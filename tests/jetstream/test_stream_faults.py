@@ -207,7 +207,7 @@ async def test_a_server_killed_twice_loses_no_acknowledged_message(server: NATSS
             await asyncio.to_thread(server.restart)
             await until(lambda: app.stats().connection.state == "connected")
             # The pulls that were still to be sent may bring 50 messages before that.
-            await until(lambda kills=kills: app.stats().consumers[0].healed >= kills)
+            await until(lambda kills=kills: app.stats().consumers[0].recovered >= kills)
         await work.more(50)
         await work.check()
         assert work.refused == []
@@ -287,7 +287,7 @@ async def test_shutdown_in_an_outage_waits_to_acknowledge_what_is_done(
         proxy.refusing = True
         proxy.cut()
         await until(lambda: app.stats().connection.state == "reconnecting")
-        ending = app.begin_disconnect()
+        ending = app._run.begin_end()
         go_on.set()
         await asyncio.sleep(0.2)  # it drains in vain
         proxy.refusing = False
@@ -313,7 +313,7 @@ async def test_after_a_reconnect_the_pulls_of_before_are_not_answered_too(
         async with app, make_app("other") as other:
             for cuts in range(1, 4):
                 proxy.cut()
-                await until(lambda cuts=cuts: app.stats().consumers[0].healed == cuts)
+                await until(lambda cuts=cuts: app.stats().consumers[0].recovered == cuts)
             for number in range(20):
                 await other.js.publish(f"{stream.name}.n", number)
             await until(lambda: len(at_work) == 3)
@@ -349,7 +349,7 @@ async def test_a_consumer_that_was_deleted_goes_on_without_a_gap(
                 await other.js.publish(f"{stream.name}.n", number)
             await until(lambda: got[-1] == 9)
             await is_acked(other, stream, "d", 10)
-            assert app.stats().consumers[0].healed == 1
+            assert app.stats().consumers[0].recovered == 1
     assert set(range(0 if start == "all" else 1, 10)) <= set(got)
     assert caplog.text.count("was gone and is created again") == 1
 
@@ -389,7 +389,7 @@ async def test_a_consumer_made_again_begins_after_what_was_done(
         for number in range(20):
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 20)
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         await until(lambda: consumer._puller.remote.floor == 20)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
         await app.js.publish(f"{stream.name}.n", 20)
@@ -419,7 +419,7 @@ async def test_after_a_consumer_was_deleted_the_log_says_how_many_messages_are_g
         for number in range(10, 15):
             await other.js.publish(f"{stream.name}.n", number)
         go_on.set()
-        await until(lambda: app.stats().consumers[0].healed)
+        await until(lambda: app.stats().consumers[0].recovered)
         await other.js.publish(f"{stream.name}.n", 15)
         await until(lambda: got[-1] == 15)
     lost = set(range(16)) - set(got)
@@ -466,8 +466,8 @@ async def test_a_deleted_consumer_that_begins_later_than_the_stream_has_reached_
     async with app:
         await app.js.publish(f"{stream.name}.n", 1)
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
-        app._consumers._consumers[0]._puller.recover("deleted")
-        await until(lambda: app.stats().consumers[0].healed)
+        app._run.consumers._consumers[0]._puller.recover("deleted")
+        await until(lambda: app.stats().consumers[0].recovered)
         for number in range(2, 7):
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 6)
@@ -540,7 +540,7 @@ async def test_a_memory_stream_that_its_servers_restart_lost_is_created_again_an
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.restart)
         await until(lambda: "was gone, with every message that it held" in caplog.text)
-        await until(lambda: app.stats().consumers[0].healed)
+        await until(lambda: app.stats().consumers[0].recovered)
         await app.js.publish(f"{stream.name}.n", 3)
         await until(lambda: len(got) == 4)
         await is_acked(app, stream, "d", 1)
@@ -561,11 +561,11 @@ async def test_a_pull_that_the_server_refuses_is_told_and_not_repeated_in_a_loop
         config = (await consumer_info(app, stream, "d"))["config"]
         payload = {"stream_name": stream.name, "config": {**config, "max_batch": 10}}
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         consumer._puller.recover("pull again")
         await until(lambda: "Exceeded MaxRequestBatch" in caplog.text)
         await asyncio.sleep(1)  # a loop would heal hundreds of times
-        assert app.stats().consumers[0].healed < 5
+        assert app.stats().consumers[0].recovered < 5
         await app.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", {**payload, "config": config})
         await app.js.publish(f"{stream.name}.n", 1)
         await is_acked(app, stream, "d", 1)
@@ -590,7 +590,7 @@ async def test_pulls_keep_to_the_limits_that_others_gave_the_consumer(
             for number in range(20):
                 await other.js.publish(f"{stream.name}.n", number)
             await is_acked(app, stream, "d", 20)
-            assert app.stats().consumers[0].healed == 0
+            assert app.stats().consumers[0].recovered == 0
     assert got == list(range(20))
 
 
@@ -755,9 +755,9 @@ async def test_a_stream_in_memory_that_begins_again_is_read_from_there(
             await app.js.publish(f"{stream.name}.n", number)
         await is_acked(app, stream, "d", 5)
         # Made again after the floor, the durable would leave out as many of the next stream.
-        await app._consumers._consumers[1]._puller.remote.refresh()
+        await app._run.consumers._consumers[1]._puller.remote.refresh()
         await app.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
-        await until(lambda: app.stats().consumers[1].healed == 1)
+        await until(lambda: app.stats().consumers[1].recovered == 1)
         await until(lambda: len(ordered) == 5)
         await _restart_emptied(cluster, app, stream)
         for number in range(1, 8):  # more than there were before

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from support.process import Process
@@ -25,6 +26,12 @@ async def echo(msg):
 
 Start = Callable[..., Process]
 Call = Callable[..., tuple[int, str, str]]
+
+
+def worker_pids(process: Process, count: int) -> list[int]:
+    """Wait until that many workers of the service `many hands` listen, and return their PIDs."""
+    process.wait_for("many hands listens", count)
+    return [child.pid for child in psutil.Process(process.popen.pid).children()]
 
 
 @pytest.fixture

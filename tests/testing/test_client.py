@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import nats
@@ -14,8 +16,24 @@ import psutil
 import pytest
 
 import tidings.testing
-from tidings import App, Message, NoRespondersError, ServiceError, SubjectError, TidingsError
-from tidings.testing import NATSCluster, NATSServer, NotSeenError, SyncTestClient, TestClient
+from tidings import (
+    App,
+    ConfigError,
+    Message,
+    NoRespondersError,
+    RequestTimeoutError,
+    ServiceError,
+    SubjectError,
+    TidingsError,
+)
+from tidings.testing import (
+    NATSCluster,
+    NATSServer,
+    NotSeenError,
+    SyncTestClient,
+    TestClient,
+    stage,
+)
 
 
 @pytest.fixture
@@ -130,7 +148,7 @@ async def test_several_waits_go_on_at_once(billing: App) -> None:
 async def test_many_messages_are_waited_for(billing: App) -> None:
     """Each of them is looked at once, not with all that came before."""
     async with TestClient(billing) as client:
-        waiting = asyncio.create_task(client.wait_for("many", 30_000))
+        waiting = asyncio.create_task(client.wait_for("many", count=30_000))
         await asyncio.sleep(0)
         for number in range(30_000):
             await client.publish("many", number)
@@ -160,6 +178,22 @@ async def test_a_wait_for_no_subject_is_refused(billing: App) -> None:
     async with TestClient(billing) as client:
         with pytest.raises(SubjectError):
             await client.wait_for("a..b")
+
+
+@pytest.mark.parametrize("options", [{"count": -1}, {"count": "2"}, {"timeout": "5"}], ids=str)
+async def test_a_wait_with_a_wrong_option_is_refused(billing: App, options: dict[str, Any]) -> None:
+    [name] = options
+    async with TestClient(billing) as client:
+        with pytest.raises(ConfigError, match=f"{name} must be"):
+            await client.wait_for("any", **options)
+    with TestClient(billing) as blocking, pytest.raises(ConfigError, match=f"{name} must be"):
+        blocking.wait_for("any", **options)
+
+
+async def test_a_wait_takes_a_timedelta(billing: App) -> None:
+    async with TestClient(billing) as client:
+        with pytest.raises(NotSeenError, match=r"within 0\.01 s"):
+            await client.wait_for("any", timeout=timedelta(milliseconds=10))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +235,48 @@ async def test_a_request_that_nobody_answers_fails_at_once(billing: App) -> None
             await client.request("nobody", timeout=30)
         with pytest.raises(NoRespondersError):
             await billing.request("nobody", timeout=30)
+
+
+@pytest.mark.parametrize("form", ["server", "url", "urls"])
+async def test_a_request_that_nobody_answers_fails_at_once_on_any_server(
+    billing: App, nats_server: NATSServer, form: str
+) -> None:
+    url = nats_server.url
+    async with TestClient(
+        billing, {"server": nats_server, "url": url, "urls": [url]}[form]
+    ) as client:
+        with pytest.raises(NoRespondersError):
+            await client.request("nobody", timeout=30)
+
+
+async def test_a_server_that_is_too_old_to_know_is_not_asked_who_listens(
+    billing: App, monkeypatch: pytest.MonkeyPatch, nats_server: NATSServer, subject: str
+) -> None:
+    monkeypatch.setattr(stage, "FIRST_WITH_TRACES", (99, 0))
+    foreign = await nats.connect(nats_server.url)
+    got = await foreign.subscribe(subject)
+    await foreign.flush()
+    async with TestClient(billing, nats_server) as client:
+        with pytest.raises(RequestTimeoutError):
+            await client.request(subject, {"n": 1}, timeout=0.1)
+        await client.publish(subject, {"n": 2})
+        assert [json.loads((await got.next_msg(5)).data)["n"] for _ in range(2)] == [1, 2]
+    await foreign.close()
+
+
+async def test_the_question_who_listens_reaches_no_listener(
+    billing: App, nats_server: NATSServer, subject: str
+) -> None:
+    foreign = await nats.connect(nats_server.url)
+    got = await foreign.subscribe(subject)
+    await foreign.flush()
+    async with TestClient(billing, nats_server) as client:
+        with pytest.raises(RequestTimeoutError):  # there is a listener, which does not answer
+            await client.request(subject, {"n": 1}, timeout=0.1)
+        await client.publish(subject, {"n": 2})
+        assert [json.loads((await got.next_msg(5)).data)["n"] for _ in range(2)] == [1, 2]
+        assert client.count(subject) == 2
+    await foreign.close()
 
 
 async def test_a_request_that_nobody_answers_fails_at_once_among_several_clients(

@@ -26,7 +26,7 @@ async def test_a_test_waits_for_acknowledgements_and_counts_redeliveries(stream:
     async with TestClient(billing(stream)) as client:  # its own server has JetStream
         for number in range(3):
             await client.publish(f"{stream.name}.n", number)
-        stats = await client.wait_for_acked("bills", 3)
+        stats = await client.wait_for_acked("bills", count=3)
         assert (stats.acked, stats.redelivered, stats.failed) == (3, 1, 1)
         assert client.consumed("billing.<locals>.bill".rpartition(".")[2]).acked == 3
 
@@ -46,7 +46,7 @@ async def test_what_is_not_acknowledged_in_time_is_told_with_the_counts(
         await client.publish(f"{stream.name}.n", 2)
         await client.wait_for_acked("bill")
         with pytest.raises(NotAckedError, match="bills acknowledged 1 of 2 messages") as caught:
-            await client.wait_for_acked("bills", 2, timeout=0.05)
+            await client.wait_for_acked("bills", count=2, timeout=0.05)
         assert (caught.value.wanted, caught.value.stats.received) == (2, 1)
 
 

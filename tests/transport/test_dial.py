@@ -180,7 +180,7 @@ async def test_certificates_are_given_as_paths(
         ({"tls_cert": "a.pem"}, "tls_cert and tls_key go together"),
         ({"tls_ca": "missing.pem"}, "tls_ca='missing.pem': No such file"),
         ({"tls_ca": "a.pem", "tls": ssl.create_default_context()}, "a context as tls=, or files"),
-        ({"tls_handshake_first": 1}, "tls_handshake_first= is a bool"),
+        ({"tls_handshake_first": 1}, "tls_handshake_first must be True or False"),
         ({"tls_handshake_first": True, "servers": "ws://h"}, "write wss://"),
     ],
 )
@@ -243,7 +243,7 @@ async def test_a_server_heard_of_late_has_the_tls_name_first_given(
     own = make_certificates(tmp_path, "named", "DNS:localhost")
     server = configured(own.config())
     async with make_app(f"tls://localhost:{server.port}", tls_ca=own.ca) as app:
-        connection = app._connection
+        connection = app._run.connection
         assert connection._accepted is not None
         announced = connection._accepted.server.announce("127.0.0.1", server.port)
         connection._servers._servers[:] = [announced]

@@ -80,7 +80,7 @@ async def test_an_app_moves_and_every_message_is_handled_once(
         make_lame(old)
         await until(lambda: app.connected_url == new.url)
         await app.subscribe_new_subject("late", late, data_type=int)
-        await until(lambda: not app._connection._mover.is_moving)
+        await until(lambda: not app._run.connection._mover.is_moving)
         loading.cancel()
         assert await asyncio.gather(*asked) == [n for n in range(count) for _ in range(2)]
         await other.publish("late", 1)
@@ -150,7 +150,7 @@ async def test_an_app_that_ends_in_the_move_leaves_nothing_behind(make_app: Make
         async with app:
             old.send(info_line(ldm=True))
             await until(lambda: app.connected_url == new.url)
-            assert app._connection._mover.is_moving
+            assert app._run.connection._mover.is_moving
 
 
 # What lets a message through once.

@@ -150,7 +150,7 @@ async def test_what_needs_the_server_raises_at_once_and_sends_nothing_later(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda app: app.flush(3600),
+        lambda app: app.flush(timeout=3600),
         lambda app: app.publish("a", force=True),
         lambda app: app.request("silent", timeout=3600),
         lambda app: asyncio.to_thread(app.request_sync, "silent", timeout=3600),
@@ -448,7 +448,7 @@ async def test_a_server_that_stops_reading_does_not_let_the_buffer_grow_without_
 
         with pytest.raises(BufferFullError):
             publish()
-        assert app.nats._connection.outbox.size <= limit
+        assert app._run.connection.outbox.size <= limit
         await asyncio.to_thread(server.resume)
         await until(lambda: app.stats().connection.unsent == 0)
 
@@ -467,7 +467,7 @@ async def test_an_awaited_publish_waits_for_a_server_that_stops_reading_and_goes
                 await app.publish("numbers", b"x" * 10_000)
 
         publishing = asyncio.create_task(publish())
-        await until(lambda: app.nats._connection._accepted.transport.is_paused)
+        await until(lambda: app._run.connection._accepted.transport.is_paused)
         assert not publishing.done()
         await asyncio.to_thread(server.resume)
         await publishing
@@ -615,7 +615,7 @@ async def test_disconnect_while_away_says_how_much_was_not_sent(
 
 async def test_an_app_that_was_ended_publishes_no_more(server: NATSServer, app: App) -> None:
     async with app:
-        client = app.nats._connection
+        client = app._run.connection
     with pytest.raises(ConnectionClosedError):
         await client.confirm(1)
     with pytest.raises(ConnectionClosedError):

@@ -156,7 +156,7 @@ async def test_a_slow_network_is_given_the_time_that_an_answer_needs(
                 got.append(msg.data)
 
             async with app:
-                assert app._connection.round_trip >= 0.1
+                assert app._run.connection.round_trip >= 0.1
                 await app.js.publish("st.a", 1)
                 await until(lambda: got == [1])
                 proxy.cut()

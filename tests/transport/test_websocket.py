@@ -108,7 +108,7 @@ async def test_a_server_that_stops_reading_a_websocket_bounds_the_buffer(
                 await app.publish("numbers", b"x" * 10_000)
 
         publishing = asyncio.create_task(publish())
-        accepted = app._connection._accepted
+        accepted = app._run.connection._accepted
         assert accepted is not None
         await until(lambda: accepted.transport.is_paused)
         assert not publishing.done()

@@ -10,16 +10,15 @@ the app exit at once.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import socket
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 from tidings.app import App
+from tidings.lifecycle import Run
 from tidings.log import logger
 from tidings.process.runner import MainRun
 
@@ -75,7 +74,16 @@ class Child:
     def run(self, app: App) -> int:
         """Run the app until it ends and return the exit code."""
         self.say_loaded(app)
-        self._run = MainRun(SupervisedApp(app, self), use_uvloop=app.use_uvloop)
+
+        async def start() -> Run:
+            run = await app._start()
+            self.say_loaded(app)  # the start may have changed the drain timeout
+            self.say(b"%b\n" % RUNNING)
+            return run
+
+        self._run = MainRun(
+            start, drain_timeout=lambda: app.drain_timeout, use_uvloop=app.use_uvloop
+        )
         self._run.run()
         return 0 if self._run.was_stopped else ENDED
 
@@ -99,34 +107,3 @@ class Child:
             os.kill(os.getpid(), signal.SIGTERM)  # interrupts an import
         else:
             self._run.stop(why)
-
-
-class SupervisedApp:
-    """Wraps an app for the runner, and reports its start to the supervisor.
-
-    Args:
-        app: the app.
-        child: the process that runs it.
-    """
-
-    def __init__(self, app: App, child: Child) -> None:
-        self._app = app
-        self._child = child
-
-    @property
-    def drain_timeout(self) -> float:
-        return self._app.drain_timeout
-
-    async def __aenter__(self) -> Any:
-        await self._app.__aenter__()
-        self._child.say_loaded(self._app)  # the start may have changed the drain timeout
-        self._child.say(b"%b\n" % RUNNING)
-
-    async def wait_stopped(self) -> None:
-        await self._app.wait_stopped()
-
-    def begin_disconnect(self) -> asyncio.Task[None]:
-        return self._app.begin_disconnect()
-
-    def unfinished(self) -> tuple[int, int]:
-        return self._app.unfinished()

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from tidings.app import App
-from tidings.errors import ConfigError, HeaderError
+from tidings.checks import check_seconds
+from tidings.errors import HeaderError
 from tidings.headers import Headers
 from tidings.message import Message
 from tidings.subject import check_pattern, check_queue, check_subject
@@ -73,8 +74,7 @@ def req(
 ) -> None:
     """Send a request and print the reply."""
     check_subject(subject)
-    if not timeout > 0:
-        raise ConfigError(f"--timeout must be a positive number of seconds, got {timeout:g}")
+    check_seconds("--timeout", timeout)
     headers = parse_headers(header or ())
     app = _client("tidings-req", servers)
     show_answer(asyncio.run(_request(app, subject, _read(body), headers, timeout)))

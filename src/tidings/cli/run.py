@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from tidings.checks import check_seconds
 from tidings.errors import ConfigError
 from tidings.server import NATSServer
 from tidings.transport.options import redact, server_urls
@@ -69,10 +69,8 @@ def run(
     logs.configure(log_level, log_format, orders.get(WORKER, ""))
     if orders:
         raise typer.Exit(run_child(target, orders, drain_timeout))
-    if drain_timeout is not None and not 0 < drain_timeout < math.inf:
-        raise ConfigError(
-            f"--drain-timeout must be a positive number of seconds, got {drain_timeout:g}"
-        )
+    if drain_timeout is not None:
+        check_seconds("--drain-timeout", drain_timeout)
     split_target(target)
     if reload and workers > 1:
         raise ConfigError(

@@ -47,7 +47,7 @@ def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
     """
 
     async def connected() -> T:
-        options = msgspec.structs.replace(app.connection_options, wait_for_server=False)
+        options = msgspec.structs.replace(app._options, wait_for_server=False)
         connection = Connection(options, lambda event, error: None)
         await connection.open()
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidings.errors import ConfigError, HandlerTimeoutError
+from tidings.checks import check_seconds
+from tidings.errors import HandlerTimeoutError
 
 # The message of the cancellation that ends a run after its timeout. `WorkerThreads.run` recognizes
 # it and waits until the function returns, because a thread cannot be stopped.
@@ -20,13 +20,8 @@ def check_timeout(timeout: object) -> None:
     Raises:
         ConfigError: not a positive number of seconds, nor None.
     """
-    if timeout is None:
-        return
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if not is_number or not 0 < timeout < math.inf:  # type: ignore[operator]  # a number by now
-        raise ConfigError(
-            f"timeout must be a positive number of seconds, or None for no limit; got {timeout!r}"
-        )
+    if timeout is not None:
+        check_seconds("timeout", timeout, hint="or None for no limit")
 
 
 def bounded(

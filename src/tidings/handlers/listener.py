@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tidings import codec
+from tidings.checks import check_flag, check_whole
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
@@ -93,8 +94,9 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_queue(self.queue or "")
         for name in ("concurrency", "pending_msgs_limit", "pending_bytes_limit"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name}={value!r}: a whole number above 0")
+            if value is not None:
+                check_whole(name, value)
+        check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
         check_handler(self.handler, "the message")
         codec.decoder(self.wanted_type)

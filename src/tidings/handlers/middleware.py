@@ -185,7 +185,7 @@ class DebugMiddleware(Middleware):
         ```
     """
 
-    def __init__(self, level: int = logging.DEBUG) -> None:
+    def __init__(self, *, level: int = logging.DEBUG) -> None:
         self.level = level
 
     async def send_any(

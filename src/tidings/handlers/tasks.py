@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from tidings.checks import check_seconds
 from tidings.concurrency.failure_log import FailureLog
 from tidings.concurrency.long_runs import LONG
 from tidings.concurrency.pool import inside
 from tidings.concurrency.threads import WorkerThreads, as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
 from tidings.concurrency.work_queue import rest_of
-from tidings.errors import ConfigError
 from tidings.functions import function_name
 from tidings.handlers.signatures import check_handler
 from tidings.log import logger
@@ -46,12 +45,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_handler(self.function, "")
         check_timeout(self.timeout)
-        interval = self.interval
-        if interval is None:
-            return
-        is_number = isinstance(interval, (int, float)) and not isinstance(interval, bool)
-        if not is_number or not 0 < interval < math.inf:
-            raise ConfigError(f"interval={interval!r}: seconds from start to start, above 0")
+        if self.interval is not None:
+            check_seconds("interval", self.interval, hint="or None to run once")
 
     @property
     def name(self) -> str:

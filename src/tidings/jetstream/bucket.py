@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal, TypeVar
 
+from tidings.checks import (
+    MOST_WHOLE,
+    Seconds,
+    check_choice,
+    check_seconds,
+    check_text,
+    check_whole,
+)
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
     BucketChangeError,
     BucketNotFoundError,
-    ConfigError,
     JetStreamApiError,
     NoStreamError,
 )
@@ -32,6 +38,9 @@ _OPTIONS = {
     "max_msg_size": "max_value_size",
     "num_replicas": "replicas",
 }
+# What the server allows.
+MOST_HISTORY = 64
+MOST_REPLICAS = 5
 # Values that the server leaves out of a configuration.
 _ABSENT = {"description": "", "max_age": 0}
 
@@ -192,7 +201,7 @@ def check_bucket(name: object) -> None:
 
 def declared_options(
     *,
-    ttl: float | None,
+    ttl: Seconds | None,
     description: str | None,
     storage: Storage | None,
     replicas: int | None,
@@ -200,24 +209,28 @@ def declared_options(
     history: int | None = None,
     max_value_size: int | None = None,
 ) -> dict[str, Any]:
-    """The options that were declared, with the server's names. None is not declared.
+    """Check the options that were declared and return them with the server's names.
+
+    An option that is None was not declared.
 
     Raises:
         ConfigError: a bad option.
     """
-    number = isinstance(ttl, (int, float)) and not isinstance(ttl, bool)
-    if ttl is not None and not (number and 0 < ttl < math.inf):
-        raise ConfigError(f"ttl={ttl!r}: seconds, above 0")
-    if storage not in (None, "file", "memory"):
-        raise ConfigError(f"storage={storage!r}: 'file' or 'memory'")
-    if description is not None and not isinstance(description, str):
-        raise ConfigError(f"description={description!r}: a str")
-    _check_whole("history", history, 64)
-    _check_whole("replicas", replicas, 5)
-    _check_whole("max_bytes", max_bytes)
-    _check_whole("max_value_size", max_value_size)
+    if storage is not None:
+        check_choice("storage", storage, ("file", "memory"))
+    if description is not None:
+        check_text("description", description, may_be_empty=True)
+    whole = {
+        "history": (history, MOST_HISTORY),
+        "replicas": (replicas, MOST_REPLICAS),
+        "max_bytes": (max_bytes, MOST_WHOLE),
+        "max_value_size": (max_value_size, MOST_WHOLE),
+    }
+    for name, (value, most) in whole.items():
+        if value is not None:
+            check_whole(name, value, most=most)
     options = {
-        "max_age": None if ttl is None else nanoseconds(ttl),
+        "max_age": None if ttl is None else nanoseconds(check_seconds("ttl", ttl)),
         "description": description,
         "storage": storage,
         "num_replicas": replicas,
@@ -226,15 +239,6 @@ def declared_options(
         "max_msg_size": max_value_size,
     }
     return {option: value for option, value in options.items() if value is not None}
-
-
-def _check_whole(name: str, value: object, most: int | None = None) -> None:
-    if value is None:
-        return
-    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if not whole or (most is not None and isinstance(value, int) and value > most):
-        limits = "above 0" if most is None else f"from 1 to {most}"
-        raise ConfigError(f"{name}={value!r}: a whole number, {limits}")
 
 
 def _words(option: str, value: Any) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from asyncio import _get_running_loop
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar, Unpack, overload
 
-from tidings.bus import Bus
-from tidings.errors import ConfigError, LoopTimeoutError, PublishTimeoutError
-from tidings.handlers.middleware import Middleware, Send, fold_send
+from tidings.checks import Seconds, check_seconds
+from tidings.errors import LoopTimeoutError, PublishTimeoutError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.bucket import Bucket, Storage
-from tidings.jetstream.election import through_election
+from tidings.jetstream.bucket import Storage
+from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import (
@@ -24,15 +21,11 @@ from tidings.jetstream.publish import (
     prepare,
 )
 from tidings.jetstream.publish_window import PublishWindow
-from tidings.jetstream.reader import Reader
-from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
+from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
-from tidings.transport.connection import Connection
 
 T = TypeVar("T")
-B = TypeVar("B", bound=Bucket)
 
-API_TIMEOUT = 5.0
 # Seconds that a thread waits past the timeout of a publish, which may be late by its last question.
 PUBLISH_LATE = 2 * LEAST_CHECK
 
@@ -41,59 +34,26 @@ class JetStream:
     """Streams: publish with acknowledgement, key-value buckets, object stores.
 
     Args:
-        bus: the app's bus.
-        streams: the streams that the app declares.
-
-    Attributes:
-        streams: those streams.
-        readers: the watches and reads under way.
-
-    Raises:
-        ConfigError: something that is no Stream, or two of one name.
+        host: what the app declares, and where its run is found.
     """
 
-    def __init__(self, bus: Bus, streams: Sequence[Stream]) -> None:
-        self._bus = bus
-        self._api: JetStreamApi | None = None
-        self._send: Send | None = None
-        self._buckets: list[Bucket] = []
-        self.readers: set[Reader] = set()
-        self.streams = _checked(streams)
+    def __init__(self, host: JetStreamHost) -> None:
+        self._host = host
 
-    def attach(self, connection: Connection, middlewares: Sequence[Middleware]) -> None:
-        """Take up a connection. The send hooks are folded here, once."""
-        self._api = JetStreamApi(connection, API_TIMEOUT)
-        self._api.declared.update({stream.name: stream.config() for stream in self.streams})
-        self._send = fold_send(middlewares, self._publish, "send_stream")
-
-    def detach(self) -> None:
-        """Let go of the connection."""
-        for reader in list(self.readers):
-            reader.end()
-        self._api = None
-
-    def forget(self) -> None:
-        """Let go of the connection in a forked child: it is the parent's."""
-        self.readers = set()
-        self._api = None
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that the app declares."""
+        return self._host.streams
 
     @property
     def api(self) -> JetStreamApi:
-        """The JetStream API, for what is not wrapped here.
+        """The JetStream API, for calls that have no method here.
 
         Raises:
             NotStartedError: the app is not running.
             WrongLoopError: in another event loop than the app's.
         """
-        if self._api is not None and _get_running_loop() is None:
-            return self._api  # what a thread hands to run_sync
-        return self._api_for("app.js")
-
-    def _api_for(self, call: str) -> JetStreamApi:
-        if self._api is None:
-            raise self._bus.not_running(call)
-        self._bus.check(call)
-        return self._api
+        return self._host.api
 
     # Streams.
 
@@ -103,30 +63,20 @@ class JetStream:
         Raises:
             JetStreamUnavailableError: no JetStream answers.
         """
-        work = [functools.partial(plan_stream, self.api, stream) for stream in self.streams]
-        return [await through_election(each) for each in work]
+        return await self._host.plan()
 
     async def apply(self, *, force: bool = False) -> list[StreamPlan]:
-        """Create or change the declared streams; returns what was done.
+        """Create or change the declared streams. Returns what was done.
 
         Args:
             force: also make changes that drop messages.
 
         Raises:
-            StreamChangeError: a change would drop messages, and then none was made; or the server
-                refuses one.
+            StreamChangeError: a change would drop messages, so nothing was changed; or the server
+                refuses a change.
             JetStreamUnavailableError: no JetStream answers.
         """
-        plans = await self.plan()
-        await apply_streams(self.api, plans, force=force)
-        return plans
-
-    async def restore_stream(self, name: str) -> bool:
-        """Create a declared stream or bucket again if the server has lost it.
-
-        See `JetStreamApi.restore_stream`.
-        """
-        return await self.api.restore_stream(name)
+        return await self._host.apply(force=force)
 
     # Buckets.
 
@@ -145,7 +95,7 @@ class JetStream:
         bucket: str,
         *,
         type: Any = dict,  # noqa: A002 - the word of the interface
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
@@ -189,9 +139,9 @@ class JetStream:
             print((await sessions.get("user.1")).value.user)
             ```
         """
-        return self._declare(
+        return self._host.declare(
             KeyValue(
-                self,
+                self._host,
                 bucket,
                 type=type,
                 ttl=ttl,
@@ -209,7 +159,7 @@ class JetStream:
         self,
         bucket: str,
         *,
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
         description: str | None = None,
         storage: Storage | None = None,
         replicas: int | None = None,
@@ -237,9 +187,9 @@ class JetStream:
             print((await files.info("hello.txt")).digest)
             ```
         """
-        return self._declare(
+        return self._host.declare(
             ObjectStore(
-                self,
+                self._host,
                 bucket,
                 ttl=ttl,
                 description=description,
@@ -250,33 +200,7 @@ class JetStream:
             )
         )
 
-    def _declare(self, bucket: B) -> B:
-        if self._api is None:  # else a bucket that a handler names would be kept at each call
-            self._buckets.append(bucket)
-        return bucket
-
-    async def open_buckets(self) -> None:
-        """Find the declared buckets, or make them.
-
-        Raises:
-            BucketNotFoundError: one is not there, and not to be made.
-            BucketChangeError: one has other options than declared.
-            JetStreamUnavailableError: no JetStream answers.
-        """
-        for bucket in self._buckets:
-            await bucket.open()
-
-    @property
-    def bucket_types(self) -> dict[str, Any]:
-        """The types of the key-value buckets that are declared, by name."""
-        return {kv.name: kv.type for kv in self._buckets if isinstance(kv, KeyValue)}
-
-    def end_watches(self) -> None:
-        """End every `async for` over a watch, as if there were no more."""
-        for reader in [reader for reader in self.readers if reader.endless]:
-            reader.end()
-
-    def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
+    def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: Seconds | None = None) -> T:
         """Wait for a call of a bucket, a store or of `app.js` from synchronous code.
 
         Args:
@@ -299,7 +223,8 @@ class JetStream:
                 return app.js.run_sync(quotas.put("ada", 10))
             ```
         """
-        return self._bus.run(work, "js.run_sync", "await ...", timeout)
+        limit = None if timeout is None else check_seconds("timeout", timeout)
+        return self._host.current.run(work, "js.run_sync", "await ...", limit)
 
     # Publishing.
 
@@ -315,7 +240,7 @@ class JetStream:
         expected_sequence: int | None = None,
         expected_subject_sequence: int | None = None,
         expected_msg_id: str | None = None,
-        timeout: float = PUBLISH_TIMEOUT,
+        timeout: Seconds = PUBLISH_TIMEOUT,
     ) -> PublishAck:
         """Store a message in the stream that takes its subject, and return its place there.
 
@@ -362,20 +287,16 @@ class JetStream:
         publication = prepare(subject, message, **options)
         return await self._begin(publication, message, options)
 
-    async def _publish(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
-        """`publish` below the middlewares."""
-        return await prepare(subject, message, **options).send(self.api)
-
     def _begin(
         self, publication: Publication, message: Any, options: dict[str, Any]
     ) -> Awaitable[PublishAck]:
         """What to await for the acknowledgement of a publish that was found right."""
-        api = self._api_for("js.publish")
-        if self._send is None:
-            return publication.send(api)
+        run = self._host.here("js.publish")
+        if run.send is None:
+            return publication.send(run.api)
         if not publication.id_is_known:  # so that a failure names the id that was sent
             options = {**options, "msg_id": publication.msg_id}
-        return self._send(publication.subject, message, **options)
+        return run.send(publication.subject, message, **options)
 
     def publish_sync(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
         """`publish` from synchronous code; the same arguments.
@@ -391,7 +312,7 @@ class JetStream:
         work = self._send_begun(publication, message, options)
         limit = publication.timeout
         try:
-            return self._bus.run(
+            return self._host.current.run(
                 work, "js.publish_sync", "await app.js.publish(...)", limit + PUBLISH_LATE
             )
         except LoopTimeoutError:
@@ -418,15 +339,4 @@ class JetStream:
             print(window.acked, window.failed)
             ```
         """
-        return PublishWindow(self._begin, size, lambda: self._bus.check("js.publish"))
-
-
-def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
-    names = set()
-    for stream in streams:
-        if not isinstance(stream, Stream):
-            raise ConfigError(f"streams= takes Stream(...), not {type(stream).__name__}")
-        if stream.name in names:
-            raise ConfigError(f"streams= has two of the name {stream.name!r}")
-        names.add(stream.name)
-    return tuple(streams)
+        return PublishWindow(self._begin, size, lambda: self._host.check("js.publish"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tidings.errors import ConfigError
+from tidings.checks import check_text, check_whole
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import stored_message
 
@@ -33,14 +33,12 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("sequence", "subject_sequence"):
             value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(f"expected_{name}={value!r}: a whole number, 0 for none yet")
+            if value is not None:
+                check_whole(f"expected_{name}", value, least=0, hint="where 0 is none yet")
         for name in ("stream", "msg_id"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ConfigError(f"expected_{name}={value!r}: a str that is not empty")
+            if value is not None:
+                check_text(f"expected_{name}", value)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the headers for the server."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from tidings.checks import Seconds, check_seconds
 from tidings.errors import ConfigError
 from tidings.message import Message
 
@@ -20,7 +21,6 @@ IN_PROGRESS = b"+WPI"
 
 ACK_PREFIX = "$JS.ACK."  # the server takes no message of a client with such a reply subject
 METADATA_TOKENS = 9  # in a reply subject; with a domain and an account there are more
-A_CENTURY = 100 * 365 * 86_400.0  # seconds: in nanoseconds they fit into 64 bits
 
 
 class Settlement(enum.Enum):
@@ -107,16 +107,14 @@ def other_ack_prefix(reply: str, stream: str, consumer: str) -> str | None:
     return f"{'.'.join(tokens[:6])}."
 
 
-def nak_words(delay: float) -> bytes:
-    """Return the acknowledgement that asks for a redelivery after so many seconds.
+def nak_words(delay: Seconds) -> bytes:
+    """Return the acknowledgement that asks for a redelivery after a delay.
 
     Raises:
-        ConfigError: the delay is not a number of seconds.
+        ConfigError: the delay is not a number of seconds, or below 0.
     """
-    is_number = isinstance(delay, (int, float)) and not isinstance(delay, bool)
-    if not is_number or not 0 <= delay <= A_CENTURY:
-        raise ConfigError(f"a delay of {delay!r}: seconds, not below 0")
-    return NAK + b' {"delay": %d}' % round(delay * 1e9) if delay else NAK
+    seconds = check_seconds("delay", delay, least=0)
+    return NAK + b' {"delay": %d}' % round(seconds * 1e9) if seconds else NAK
 
 
 class Settler(Protocol):
@@ -183,7 +181,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """Always False: the reply subject is for the acknowledgement."""
         return False
 
-    async def respond(self, value: object = None, headers: Any = None) -> None:
+    async def respond(self, value: object = None, *, headers: Any = None) -> None:
         """A stream's message has no requester.
 
         Raises:
@@ -201,7 +199,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         self._settler.check("msg.ack")
         await self._settler.settle(self, Settlement.ACKED, ACK)
 
-    async def nak(self, delay: float = 0.0) -> None:
+    async def nak(self, delay: Seconds = 0.0) -> None:
         """Give the message back: it is delivered again.
 
         Args:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-from tidings.errors import ConfigError
+from tidings.checks import check_name
 
 # Every server, client and file system accepts these names.
 _NEW = re.compile(r"[A-Za-z0-9_\-=]{1,255}")
 _NEW_BUCKET = re.compile(r"[A-Za-z0-9_\-]{1,250}")
 # A name is one word of a subject, and the name of a folder on the server.
-_FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f.*>/\\]")
-_LONGEST = 255
+_EXISTING = re.compile(r"[^\s\x00-\x1f\x7f.*>/\\]{1,255}")
 
 
 def check_new_name(name: object, what: str) -> None:
@@ -20,8 +19,7 @@ def check_new_name(name: object, what: str) -> None:
     Raises:
         ConfigError: it has characters that not every server and client accepts.
     """
-    if not isinstance(name, str) or not _NEW.fullmatch(name):
-        raise ConfigError(f"{what} {name!r}: letters, digits, '_', '-' and '=' only, at most 255")
+    check_name(what, name, _NEW, "letters, digits, '_', '-' and '=' only, at most 255")
 
 
 def check_new_bucket(name: object) -> None:
@@ -30,8 +28,7 @@ def check_new_bucket(name: object) -> None:
     Raises:
         ConfigError: it has characters that not every client accepts.
     """
-    if not isinstance(name, str) or not _NEW_BUCKET.fullmatch(name):
-        raise ConfigError(f"bucket {name!r}: letters, digits, '_' and '-' only, at most 250")
+    check_name("bucket", name, _NEW_BUCKET, "letters, digits, '_' and '-' only, at most 250")
 
 
 def check_existing_name(name: object, what: str) -> None:
@@ -40,8 +37,6 @@ def check_existing_name(name: object, what: str) -> None:
     Raises:
         ConfigError: nothing on a server can have that name.
     """
-    is_text = isinstance(name, str) and 0 < len(name) <= _LONGEST
-    if not is_text or _FORBIDDEN.search(str(name)):
-        raise ConfigError(
-            f"{what} {name!r}: letters, digits and signs other than . * > / \\, without white space"
-        )
+    check_name(
+        what, name, _EXISTING, "letters, digits and signs other than . * > / \\, at most 255"
+    )

@@ -118,7 +118,7 @@ class OrderedConsumer:
 
     Attributes:
         consumer: the consumer's name on the server.
-        healed: how often reading began again.
+        recovered: how often reading began again.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class OrderedConsumer:
         read_ahead: int = READ_AHEAD,
     ) -> None:
         self.consumer = ""
-        self.healed = 0
+        self.recovered = 0
         self._reading = reading
         self._api = api
         self._connection = api.connection
@@ -254,7 +254,7 @@ class OrderedConsumer:
 
     async def _run(self) -> None:
         while await self._begin_again(await self._read()):
-            self.healed += 1
+            self.recovered += 1
 
     # Reading.
 

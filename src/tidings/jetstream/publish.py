@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tidings import codec
+from tidings.checks import Seconds, check_seconds, check_text
 from tidings.concurrency.backoff import Backoff
 from tidings.error_codes import PASSING
 from tidings.errors import (
@@ -116,7 +117,7 @@ def prepare(
     expected_sequence: int | None = None,
     expected_subject_sequence: int | None = None,
     expected_msg_id: str | None = None,
-    timeout: float = PUBLISH_TIMEOUT,
+    timeout: Seconds = PUBLISH_TIMEOUT,
 ) -> Publication:
     """Check and encode the arguments of `JetStream.publish`.
 
@@ -124,15 +125,14 @@ def prepare(
         SubjectError, HeaderError, EncodeError, ConfigError: it cannot be sent.
     """
     check_subject(subject)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise ConfigError(f"timeout={timeout!r}: seconds, above 0")
+    limit = check_seconds("timeout", timeout)
     pairs = Headers(headers).pairs() if headers else []
     own = [value for name, value in pairs if name == MSG_ID]
     if msg_id is not None and own:
         raise ConfigError(f"msg_id={msg_id!r} and the header {MSG_ID}: leave one out")
     given = own[0] if own else msg_id
-    if given is not None and (not isinstance(given, str) or not given):
-        raise ConfigError(f"msg_id={given!r}: a str that is not empty")
+    if given is not None:
+        check_text("msg_id", given)
     chosen = given or secrets.token_hex(16)
     if problem := header_problem(MSG_ID, chosen):
         raise HeaderError(MSG_ID, problem)
@@ -150,7 +150,7 @@ def prepare(
         expected=expected,
         msg_id=chosen,
         id_is_known=given is not None,
-        timeout=timeout,
+        timeout=limit,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import msgspec
 
-from tidings.errors import ConfigError
+from tidings.checks import check_whole
 from tidings.jetstream.publish import Publication, PublishAck, prepare
 from tidings.log import logger
 
@@ -45,13 +45,11 @@ class PublishWindow:
     """
 
     def __init__(self, begin: Begin, size: int, check: Callable[[], None]) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"publish_window({size!r}): a whole number above 0")
         self.acked = 0
         self.failed: list[PublishFailure] = []
         self._begin = begin
         self._check = check  # raises unless the app runs in this event loop
-        self._room = asyncio.Semaphore(size)
+        self._room = asyncio.Semaphore(check_whole("size", size))
         self._tasks: set[asyncio.Future[PublishAck]] = set()
 
     async def publish(

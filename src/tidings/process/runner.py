@@ -8,17 +8,17 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 
 from tidings.errors import (
     ConfigError,
     ConnectionClosedError,
     DrainTimeoutError,
-    NotStartedError,
     ThreadStartError,
 )
+from tidings.lifecycle import Run
 from tidings.log import logger
 from tidings.process.exits import bound_exit, stack_of
 from tidings.process.loops import LoopRun
@@ -31,54 +31,44 @@ importing: ContextVar[bool] = ContextVar("importing", default=False)
 # cancelled work, for the on_shutdown functions and for the cleanup of the loop.
 END_GRACE = 1.75
 
-
-class Runnable(Protocol):
-    """The methods of an app that a runner uses."""
-
-    @property
-    def drain_timeout(self) -> float: ...
-
-    async def __aenter__(self) -> Any: ...
-
-    async def wait_stopped(self) -> None: ...
-
-    def begin_disconnect(self) -> asyncio.Task[None]: ...
-
-    def unfinished(self) -> tuple[int, int]: ...
+Start = Callable[[], Awaitable[Run]]  # starts an app
 
 
 class MainRun:
-    """Runs an app in the main thread until a signal, a call of `stop` or the end of the app.
+    """Runs an app in the main thread until a signal, `stop` or the app's own end.
 
     Args:
-        app: the app.
-        use_uvloop: whether to use uvloop if it is installed.
+        start: starts the app.
+        drain_timeout: returns the drain timeout of the app, in seconds. The start may change it.
+        use_uvloop: use uvloop if it is installed.
 
     Raises:
         ConfigError: if an event loop is running, if this is not the main thread, or if a command
             is importing the app's module.
     """
 
-    def __init__(self, app: Runnable, *, use_uvloop: bool) -> None:
+    def __init__(
+        self, start: Start, *, drain_timeout: Callable[[], float], use_uvloop: bool
+    ) -> None:
         _check_place()
-        self._app = app
+        self._start = start
+        self._drain_timeout = drain_timeout
         self._use_uvloop = use_uvloop
         self._signals = StopSignals(self._on_signal, self._give_up, self._patience)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[Any] | None = None
-        self._has_started = False
+        self._run: Run | None = None  # once it has started
         self._stop_asked = threading.Event()
         self._has_failed = False
 
     def run(self) -> None:
         """Run the app until it ends.
 
-        The first signal drains the app. A second signal, a second or more later, exits at once. The
-        process ends no later than `drain_timeout` plus `END_GRACE` seconds after the first signal,
-        even if a thread is blocked.
+        The first signal drains. A second one, at least a second later, exits at once. The process
+        ends at most `drain_timeout` and `END_GRACE` after the first signal, whatever blocks.
 
         Raises:
-            SystemExit: with code 1, if work was abandoned or the app gave up reconnecting.
+            SystemExit: with 1, if work was abandoned or the connection was given up.
         """
         with self._signals:
             self._run_loop()
@@ -110,7 +100,7 @@ class MainRun:
         left = loop_run.run(self._serve_and_log, self._seconds_left)
         if left and not self._has_failed:
             self._has_failed = True
-            logger.error("%s", DrainTimeoutError(self._app.drain_timeout, 0, 0, left))
+            logger.error("%s", DrainTimeoutError(self._drain_timeout(), 0, 0, left))
 
     async def _serve_and_log(self) -> None:
         """Run the app, and log a failure before the loop is cleaned up."""
@@ -126,49 +116,39 @@ class MainRun:
         try:
             if self._stop_asked.is_set():
                 return
-            await self._app.__aenter__()
+            self._run = await self._start()
         except asyncio.CancelledError:
             if self._stop_asked.is_set():
                 return
             raise
-        self._has_started = True
         self._signals.join_loop()  # an on_startup hook may have added signal handlers
         if self._stop_asked.is_set():  # an on_startup hook swallowed its cancellation
-            self._begin_disconnect()
-        await self._app.wait_stopped()
+            self._run.begin_end()
+        await self._run.wait_stopped()
 
     def _patience(self) -> float:
-        return self._app.drain_timeout + END_GRACE
+        return self._drain_timeout() + END_GRACE
 
     def _on_signal(self, number: signal.Signals) -> None:
         self.stop(number.name)
 
     def _begin_end(self, why: str) -> None:
-        if self._has_started:
+        if self._run is not None:
             logger.info("%s: draining; send a second signal to exit at once", why)
-            self._begin_disconnect()
+            self._run.begin_end()
         elif self._starting is not None:
             logger.info("%s during the start: stopping", why)
             self._starting.cancel()
 
-    def _begin_disconnect(self) -> None:
-        with contextlib.suppress(NotStartedError):  # the app has already ended
-            self._app.begin_disconnect()
-
     def _seconds_left(self) -> float:
         """Return the seconds that are left of the drain timeout."""
-        return 0 if self._has_failed else self._app.drain_timeout - self._signals.seconds_since()
+        return 0 if self._has_failed else self._drain_timeout() - self._signals.seconds_since()
 
     def _give_up(self) -> str:
         where = _blocked_at(threading.main_thread().ident)
-        if not self._has_started:
+        if self._run is None:
             return f"the start did not end after it was cancelled; {where}"
-        return str(DrainTimeoutError(self._app.drain_timeout, *self._app.unfinished(), where))
-
-
-def run_until_stopped(app: Runnable, *, use_uvloop: bool) -> None:
-    """Run an app in the main thread until a signal arrives or the app ends: see `MainRun.run`."""
-    MainRun(app, use_uvloop=use_uvloop).run()
+        return str(DrainTimeoutError(self._drain_timeout(), *self._run.unfinished(), where))
 
 
 def _check_place() -> None:
@@ -189,18 +169,28 @@ def _blocked_at(thread: int | None) -> str:
 
 
 class BackgroundRun:
-    """Runs an app in its own thread, for synchronous programs."""
+    """Runs an app in a background thread, for synchronous programs.
 
-    def __init__(self, app: Runnable, *, use_uvloop: bool) -> None:
-        self._app = app
+    Args:
+        start: starts the app.
+        drain_timeout: returns the drain timeout of the app, in seconds.
+        use_uvloop: use uvloop if it is installed.
+    """
+
+    def __init__(
+        self, start: Start, *, drain_timeout: Callable[[], float], use_uvloop: bool
+    ) -> None:
+        self._start = start
+        self._drain_timeout = drain_timeout
         self._use_uvloop = use_uvloop
+        self._run: Run | None = None  # once it has started
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
         self._is_given_up = False
         self._asked_at: float | None = None
-        self._thread = threading.Thread(target=self._run, name="tidings", daemon=True)
+        self._thread = threading.Thread(target=self._run_thread, name="tidings", daemon=True)
 
     def start(self) -> None:
         """Start the app, and return when its listeners and tasks are running.
@@ -219,7 +209,7 @@ class BackgroundRun:
         except BaseException:  # an error of the start, or Ctrl-C in this thread
             self._is_given_up = True
             self._begin_end(self._give_up)
-            self._thread.join(self._app.drain_timeout + END_GRACE)
+            self._thread.join(self._drain_timeout() + END_GRACE)
             raise
 
     def stop(self) -> None:
@@ -230,12 +220,12 @@ class BackgroundRun:
                 is left behind; it does not keep the process alive.
             ConnectionClosedError: if the app had given up reconnecting.
         """
-        self._begin_end(self._begin_disconnect)
-        timeout = self._app.drain_timeout
+        self._begin_end(self._give_up)
+        timeout = self._drain_timeout()
         self._thread.join(timeout + END_GRACE)
         if self._thread.is_alive():
-            where = _blocked_at(self._thread.ident)
-            raise DrainTimeoutError(timeout, *self._app.unfinished(), where)
+            unfinished = (0, 0) if self._run is None else self._run.unfinished()
+            raise DrainTimeoutError(timeout, *unfinished, _blocked_at(self._thread.ident))
         self._ended.result()
 
     def _begin_end(self, how: Callable[[], None]) -> None:
@@ -245,21 +235,17 @@ class BackgroundRun:
                 self._loop.call_soon_threadsafe(how)
 
     def _give_up(self) -> None:
-        if self._started.done():
-            self._begin_disconnect()
+        if self._run is not None:
+            self._run.begin_end()
         elif self._main is not None:
             self._main.cancel()
 
-    def _begin_disconnect(self) -> None:
-        with contextlib.suppress(NotStartedError):  # the app has already ended
-            self._app.begin_disconnect()
-
-    def _run(self) -> None:
+    def _run_thread(self) -> None:
         try:
             loop_run = LoopRun(use_uvloop=self._use_uvloop)
             self._loop = loop_run.loop
             if left := loop_run.run(self._serve, self._seconds_left):
-                raise DrainTimeoutError(self._app.drain_timeout, 0, 0, left)
+                raise DrainTimeoutError(self._drain_timeout(), 0, 0, left)
         except BaseException as error:  # the waiting thread raises it
             if self._started.done():
                 self._ended.set_exception(error)
@@ -271,12 +257,12 @@ class BackgroundRun:
     def _seconds_left(self) -> float:
         """Return the seconds that are left of the drain timeout."""
         since = time.monotonic() - self._asked_at if self._asked_at is not None else 0
-        return self._app.drain_timeout - since
+        return self._drain_timeout() - since
 
     async def _serve(self) -> None:
         self._main = asyncio.current_task()
         if self._is_given_up:
             raise asyncio.CancelledError
-        await self._app.__aenter__()
+        self._run = await self._start()
         self._started.set_result(None)
-        await self._app.wait_stopped()
+        await self._run.wait_stopped()

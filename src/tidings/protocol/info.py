@@ -35,6 +35,12 @@ def read_info(text: bytes) -> dict[str, Any] | None:
     return info
 
 
+def version_of(info: dict[str, Any]) -> tuple[int, int]:
+    """The major and minor version that an INFO names, (0, 0) where it names none."""
+    found = re.match(r"(\d{1,9})\.(\d{1,9})", str(info.get("version", "")))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 def member_address(text: object) -> tuple[str, int] | None:
     """Return host and port of a cluster member in an INFO, or None if the text is not valid."""
     try:

@@ -21,6 +21,7 @@ import warnings
 from typing import TYPE_CHECKING, BinaryIO, Self
 from urllib.parse import quote
 
+from tidings.checks import check_seconds, check_text, check_whole
 from tidings.errors import ConfigError, ServerStartError, TidingsError
 from tidings.server.subprocess import Process, Reaper, find_binary, store_name
 
@@ -127,6 +128,9 @@ class NATSServer(_Embedded):
         monitor: bool = False,
         startup_timeout: float = 10.0,
     ) -> None:
+        check_text("host", host)
+        if port is not None:
+            check_whole("port", port, least=0, most=65_535)
         if token is not None:
             _check_token(token)
             if config is not None:
@@ -142,7 +146,7 @@ class NATSServer(_Embedded):
         self._args = tuple(args)
         self._store_dir = store_dir
         self._monitor = monitor
-        self._startup_timeout = startup_timeout
+        self._startup_timeout = check_seconds("startup_timeout", startup_timeout)
         self._lock = threading.RLock()
         self._owner = 0  # the ID of the process that started the server
         self._reaper: Reaper | None = None  # exists from start() to stop()
@@ -348,11 +352,12 @@ class NATSServer(_Embedded):
 
 
 def _check_token(token: str) -> None:
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+    check_text("token", token)
+    if not token.isascii() or not token.isprintable():
         raise ConfigError("token must be a str of printable ASCII characters")
-    if not token or " " in token or _BCRYPT.match(token):
+    if " " in token or _BCRYPT.match(token):
         raise ConfigError(
-            "token must not be empty, contain a space or be a bcrypt hash. Pass the token itself"
+            "token must not contain a space or be a bcrypt hash. Pass the token itself"
         )
 
 
@@ -383,9 +388,9 @@ class NATSCluster(_Embedded):
     def __init__(
         self, size: int = 3, *, jetstream: bool = True, startup_timeout: float = 20.0
     ) -> None:
-        self._size = size
+        self._size = check_whole("size", size)
         self._jetstream = jetstream
-        self._startup_timeout = startup_timeout
+        self._startup_timeout = check_seconds("startup_timeout", startup_timeout)
         self._servers: tuple[NATSServer, ...] = ()
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from tidings.app import App
+from tidings.checks import Seconds, check_seconds
 from tidings.errors import TidingsError, TransportError
 from tidings.headers import HeadersLike
 from tidings.server import NATSServer
@@ -106,6 +107,7 @@ class SyncTestClient(_Face):
         subject: str,
         message: Any = None,
         reply_to: str = "",
+        *,
         headers: HeadersLike | None = None,
     ) -> None:
         """Publish a message, like `App.publish_sync`."""
@@ -115,25 +117,29 @@ class SyncTestClient(_Face):
         self,
         subject: str,
         message: Any = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         response_data_type: Any = None,
+        *,
         headers: HeadersLike | None = None,
     ) -> Any:
         """Send a request and wait for the reply, like `App.request_sync`."""
         return self._stage.inner.request_sync(
-            subject, message, timeout, response_data_type, headers
+            subject, message, timeout, response_data_type, headers=headers
         )
 
-    def wait_for(self, subject: str, count: int = 1, timeout: float = 5.0) -> Messages:
+    def wait_for(self, subject: str, *, count: int = 1, timeout: Seconds = 5.0) -> Messages:
         """Wait for messages and return them, like `TestClient.wait_for`."""
+        limit = check_seconds("timeout", timeout, least=0)
         future = self._stage.record.expect(subject, count)
         try:
-            return future.result(timeout)
+            return future.result(limit)
         except TimeoutError:
             future.cancel()
-            raise self._stage.record.not_seen(subject, count, timeout) from None
+            raise self._stage.record.not_seen(subject, count, limit) from None
 
-    def wait_for_acked(self, consumer: str, count: int = 1, timeout: float = 5.0) -> ConsumerStats:
+    def wait_for_acked(
+        self, consumer: str, *, count: int = 1, timeout: Seconds = 5.0
+    ) -> ConsumerStats:
         """Wait for acknowledgements, like `TestClient.wait_for_acked`."""
         return consumed.wait_for_acked_sync(self.app, consumer, count, timeout)
 
@@ -146,9 +152,9 @@ class TestClient(_Face):
     `SyncTestClient`, which has the same methods without `await`. The app uses the test's server
     while the client is open, and its own servers after that.
 
-    If the client starts its own server or uses a `NATSServer(monitor=True)`, a request on a subject
-    without listeners fails at once, as it does outside of a test. On any other server the request
-    waits until its timeout, because the client itself listens on every subject.
+    A request on a subject without listeners fails at once, as it does outside of a test. The client
+    sees every message and so counts as a listener itself, but it asks the server for others. A
+    server older than 2.11 cannot say; there the request waits until its timeout.
 
     Args:
         app: the app. It must not be running.
@@ -228,6 +234,7 @@ class TestClient(_Face):
         subject: str,
         message: Any = None,
         reply_to: str = "",
+        *,
         headers: HeadersLike | None = None,
     ) -> None:
         """Publish a message, like `App.publish`."""
@@ -238,47 +245,50 @@ class TestClient(_Face):
         self,
         subject: str,
         message: Any = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         response_data_type: Any = None,
+        *,
         headers: HeadersLike | None = None,
     ) -> Any:
         """Send a request and wait for the reply, like `App.request`."""
         await self._confirm()
         return await self._stage.inner.request(
-            subject, message, timeout, response_data_type, headers
+            subject, message, timeout, response_data_type, headers=headers
         )
 
-    async def wait_for(self, subject: str, count: int = 1, timeout: float = 5.0) -> Messages:
+    async def wait_for(self, subject: str, *, count: int = 1, timeout: Seconds = 5.0) -> Messages:
         """Wait until the client has seen `count` messages on a subject or pattern.
 
         Args:
             subject: the subject or pattern.
             count: the number of messages since the run began, including those before this call.
-            timeout: seconds to wait.
+            timeout: seconds to wait, or a `timedelta`.
 
         Returns:
             All messages seen on the subject, at least `count`, in the order of their arrival.
 
         Raises:
+            ConfigError: if `count` is not a whole number, or `timeout` not a number of seconds.
             NotSeenError: if too few messages arrived in time. It is an AssertionError whose text
                 lists the messages that did arrive.
         """
+        limit = check_seconds("timeout", timeout, least=0)
         await self._confirm()
         future = self._stage.record.expect(subject, count)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(future), limit)
         except TimeoutError:
-            raise self._stage.record.not_seen(subject, count, timeout) from None
+            raise self._stage.record.not_seen(subject, count, limit) from None
 
     async def wait_for_acked(
-        self, consumer: str, count: int = 1, timeout: float = 5.0
+        self, consumer: str, *, count: int = 1, timeout: Seconds = 5.0
     ) -> ConsumerStats:
         """Wait until a stream consumer of the app has acknowledged `count` messages.
 
         Args:
             consumer: the consumer's durable name, or the name of its handler.
             count: the number of messages since the app started.
-            timeout: seconds to wait.
+            timeout: seconds to wait, or a `timedelta`.
 
         Returns:
             The consumer's counters: `acked`, `redelivered`, `dead` and more.
@@ -286,7 +296,8 @@ class TestClient(_Face):
         Raises:
             NotAckedError: if the consumer acknowledged too few messages in time. It is an
                 AssertionError.
-            ConfigError: if the app has no consumer of this name.
+            ConfigError: if the app has no consumer of this name, if `count` is not a whole number,
+                or if `timeout` is not a number of seconds.
         """
         return await consumed.wait_for_acked(self.app, consumer, count, timeout)
 

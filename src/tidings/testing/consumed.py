@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from tidings.app import App
+from tidings.checks import Seconds, check_seconds, check_whole
 from tidings.errors import ConfigError
 from tidings.stats import ConsumerStats
 
@@ -47,25 +48,29 @@ def consumed(app: App, consumer: str) -> ConsumerStats:
     raise ConfigError(f"the app has no consumer {consumer!r}; its consumers are: {names}")
 
 
-async def wait_for_acked(app: App, consumer: str, count: int, timeout: float) -> ConsumerStats:
+async def wait_for_acked(app: App, consumer: str, count: int, timeout: Seconds) -> ConsumerStats:
     """Wait until the consumer has acknowledged `count` messages, and return its counters.
 
     Raises:
         NotAckedError: if the consumer acknowledged fewer messages within `timeout` seconds.
     """
-    deadline = time.monotonic() + timeout
+    check_whole("count", count, least=0)
+    limit = check_seconds("timeout", timeout, least=0)
+    deadline = time.monotonic() + limit
     while (stats := consumed(app, consumer)).acked < count:
         if time.monotonic() > deadline:
-            raise NotAckedError(consumer, count, timeout, stats)
+            raise NotAckedError(consumer, count, limit, stats)
         await asyncio.sleep(POLL)
     return stats
 
 
-def wait_for_acked_sync(app: App, consumer: str, count: int, timeout: float) -> ConsumerStats:
+def wait_for_acked_sync(app: App, consumer: str, count: int, timeout: Seconds) -> ConsumerStats:
     """Block until the consumer has acknowledged `count` messages, like `wait_for_acked`."""
-    deadline = time.monotonic() + timeout
+    check_whole("count", count, least=0)
+    limit = check_seconds("timeout", timeout, least=0)
+    deadline = time.monotonic() + limit
     while (stats := consumed(app, consumer)).acked < count:
         if time.monotonic() > deadline:
-            raise NotAckedError(consumer, count, timeout, stats)
+            raise NotAckedError(consumer, count, limit, stats)
         time.sleep(POLL)
     return stats

@@ -14,7 +14,7 @@ from tidings.testing.client import TestClient
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[NATSServer]:
     """A nats-server with JetStream for the whole test session."""
-    with NATSServer(jetstream=True, monitor=True) as server:
+    with NATSServer(jetstream=True) as server:
         yield server
 
 

@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from tidings.checks import check_whole
 from tidings.message import Message
 from tidings.subject import check_pattern, matches
 
@@ -72,6 +73,7 @@ class Record:
         """Return a future of the messages on a subject. It is done when there are `count`
         messages."""
         check_pattern(subject)
+        check_whole("count", count, least=0)
         with self._lock:
             wait = _Wait(subject, count - len(self._matching(subject)))
             self._waiting.append(wait)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import json
 import secrets
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tidings.app import App
-from tidings.errors import NotStartedError
+from tidings.errors import TransportError
 from tidings.message import Message
 from tidings.server import NATSCluster, NATSServer
 from tidings.subject import matches
@@ -22,17 +20,45 @@ from tidings.testing.record import Record
 
 Server: TypeAlias = NATSServer | NATSCluster | str | Sequence[str]
 
-# The prefix of a test client's queue group. It marks the watching subscription, the only member of
-# the group, among the server's subscriptions.
+# Prefix of the queue group of a test client's watching subscription, its only member. The server
+# names the queue group in a trace.
 WATCHER = "tidings-test-client."
 NOT_WATCHED = ("_INBOX.", "$")
 # The prefix of the reply subjects of messages that a stream delivers to a consumer. The client saw
 # such a message when it was published, and a reply of the client would acknowledge it.
 DELIVERY = "$JS.ACK."
-MONITOR_TIMEOUT = 2.0  # seconds
-MOST_ASKED = 10_000  # the largest number of requests that are checked at the same time
+MOST_ASKED = 10_000  # requests that are checked for listeners at a time
 DRAIN_POLL = 0.01  # seconds
 NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
+
+# A server that is asked for a trace says who would get a message, and delivers it to nobody. An
+# older server ignores these headers and delivers the message. (NATS ADR-41)
+FIRST_WITH_TRACES = (2, 11)
+TRACE_ONLY = ("Nats-Trace-Only", "true")
+TRACE_DEST = "Nats-Trace-Dest"
+# Our own header in the question, which the trace repeats: where the requester waits.
+REQUESTER = "Tidings-Requester"
+
+
+class _Question(msgspec.Struct):
+    header: dict[str, list[str]]
+
+
+class _Event(msgspec.Struct):
+    type: str
+    subj: str = ""
+    queue: str = ""
+
+
+class _Trace(msgspec.Struct):
+    """What the server says about a message: where it came in, and who would get it."""
+
+    request: _Question
+    events: list[_Event]
+
+    @property
+    def names_only_watchers(self) -> bool:
+        return all(each.type == "in" or each.queue.startswith(WATCHER) for each in self.events)
 
 
 class Stage:
@@ -42,11 +68,16 @@ class Stage:
         self.app = app
         self.inner = App("test-client", queue="", drain_timeout=5.0)
         self.record = Record()
-        self.server: Server = _own_server() if server is None else server
+        self.server: Server = NATSServer(jetstream=True) if server is None else server
         self._owns_server = server is None
-        queue = WATCHER + secrets.token_hex(8)
-        watch = self.inner.listen(">", queue=queue, concurrency=MOST_ASKED, no_reply=True)
+        token = secrets.token_hex(8)
+        self._traces = f"_INBOX.{WATCHER}{token}"
+        watch = self.inner.listen(">", queue=WATCHER + token, no_reply=True)
         watch(self._see)
+        refuse = self.inner.listen(
+            self._traces, data_type=_Trace, concurrency=MOST_ASKED, no_reply=True
+        )
+        refuse(self._refuse)
 
     def parts(self, at_exit: Callable[..., Any]) -> Iterator[Any]:
         """Yield the context managers to enter in this order. Exit them in reverse order."""
@@ -83,32 +114,34 @@ class Stage:
             return
         message.data = _readable(message.body)
         self.record.add(message)
-        if message.is_request and await self._nobody_listens(message.subject):
-            outbox = self.inner._connection.outbox
-            outbox.reply(message.reply, b"", NO_RESPONDERS)
+        if message.is_request and not self._is_known(message.subject):
+            await self._ask_who_listens(message)
 
-    async def _nobody_listens(self, subject: str) -> bool:
-        """Return whether only the watcher got a request. The server itself then did not report that
-        there are no responders."""
-        server, app = self.server, self.app
-        monitor = server.monitor_url if isinstance(server, NATSServer) else None
-        known = _listens(self.inner, subject) or (app.is_running and _listens(app, subject))
-        if known or monitor is None:
-            return False
-        try:
-            subscriptions = await asyncio.to_thread(_subscriptions, monitor, subject)
-        except (OSError, ValueError, http.client.HTTPException):
-            return False  # the server is paused or gone
-        if not all(each.get("qgroup", "").startswith(WATCHER) for each in subscriptions):
-            return False
+    def _is_known(self, subject: str) -> bool:
+        """Whether the app or a stand-in listens, so that the server need not be asked."""
+        return _listens(self.inner, subject) or (
+            self.app.is_running and _listens(self.app, subject)
+        )
+
+    async def _ask_who_listens(self, request: Message[bytes]) -> None:
+        run = self.inner._run
+        if run is None or run.connection.server_version < FIRST_WITH_TRACES:
+            return
+        headers = [TRACE_ONLY, (TRACE_DEST, self._traces), (REQUESTER, request.reply)]
+        with contextlib.suppress(TransportError):  # the server is paused or gone
+            await self.inner.publish(request.subject, headers=headers)
+
+    async def _refuse(self, message: Message[_Trace]) -> None:
+        """Answer a request that only watchers got, so that the server has not refused it itself."""
+        trace = message.data
+        if not trace.names_only_watchers:
+            return
         # An app that drains still answers the requests that it has received.
-        while _listens(app, subject):  # noqa: ASYNC110 - no event, and maybe another loop
+        while _listens(self.app, trace.events[0].subj):  # noqa: ASYNC110 - no event, and maybe another loop
             await asyncio.sleep(DRAIN_POLL)
-        return True
-
-
-def _own_server() -> NATSServer:
-    return NATSServer(jetstream=True, monitor=True)
+        [requester] = trace.request.header[REQUESTER]
+        if (run := self.inner._run) is not None:
+            run.connection.outbox.reply(requester, b"", NO_RESPONDERS)
 
 
 def _address(url: str) -> str:
@@ -127,10 +160,8 @@ def _readable(body: bytes) -> Any:
 
 
 def _listens(app: App, subject: str) -> bool:
-    try:
-        listeners = app.stats().listeners
-    except NotStartedError:
-        return False
+    run = app._run
+    listeners = () if run is None else run.stats().listeners
     patterns = [
         pattern
         for each in listeners
@@ -138,13 +169,3 @@ def _listens(app: App, subject: str) -> bool:
         for pattern in each.subjects
     ]
     return any(matches(pattern, subject) for pattern in patterns)
-
-
-def _subscriptions(monitor_url: str, subject: str) -> list[dict[str, Any]]:
-    """Return the server's subscriptions that would get a message on this subject."""
-    address = urllib.parse.urlsplit(monitor_url).netloc
-    connection = http.client.HTTPConnection(address, timeout=MONITOR_TIMEOUT)
-    with contextlib.closing(connection):
-        connection.request("GET", f"/subsz?subs=1&test={urllib.parse.quote(subject, safe='')}")
-        found: list[dict[str, Any]] = json.load(connection.getresponse())["subscriptions_list"]
-        return found

@@ -22,7 +22,7 @@ from tidings.errors import (
     TransportError,
 )
 from tidings.protocol.commands import PONG
-from tidings.protocol.info import denied_sid, read_error, read_info
+from tidings.protocol.info import denied_sid, read_error, read_info, version_of
 from tidings.protocol.parser import Frame
 from tidings.stats import ConnectionStats
 from tidings.subject import check_pattern, check_queue
@@ -65,6 +65,7 @@ class Connection:
         outbox: the buffer of outgoing frames.
         denials: the publishes and subscriptions that the server has denied.
         reconnects: number of times that the connection was re-established.
+        server_version: major and minor version of the server; (0, 0) if the server sends none.
         waits: whether calls during the app's start wait for the next connection when this one is
             lost.
     """
@@ -72,6 +73,7 @@ class Connection:
     def __init__(self, options: ConnectionOptions, on_event: EventHook) -> None:
         loop = asyncio.get_running_loop()
         self.reconnects = 0
+        self.server_version = (0, 0)
         self.waits = options.wait_for_server
         self._changed = asyncio.Event()  # set while connected, and after closing
         self.outbox = Buffer(loop, options.pending_size)
@@ -252,6 +254,7 @@ class Connection:
 
     def _take_info(self, info: dict[str, Any]) -> None:
         self.outbox.max_payload = info.get("max_payload", self.outbox.max_payload)
+        self.server_version = version_of(info)
         if self._accepted is not None:
             self._servers.announce(info["connect_urls"], self._accepted.server)
             if info.get("ldm"):

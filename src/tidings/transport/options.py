@@ -1,18 +1,19 @@
-"""Connection options: a frozen record that is checked when the app is created."""
+"""Connection options: the keywords that users write, and one frozen record, checked at once."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
 from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import (
     find_seed,
@@ -33,37 +34,42 @@ DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 _SECRETS = ("password", "token", "credentials", "nkey_seed", "tls_key")
 
 
-class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a connection. `App` accepts each of them as a keyword argument.
+class ConnectionKeywords(TypedDict, total=False):
+    """The options of a connection that `App` takes as keyword arguments, described there."""
 
-    Attributes:
-        servers: the URLs of the servers.
+    user: str | None
+    password: Secret | None
+    token: Secret | None
+    credentials: SecretFile | None
+    nkey_seed: SecretFile | None
+    tls: ssl.SSLContext | None
+    tls_hostname: str | None
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
+    tls_ca: str | Path | None
+    tls_handshake_first: bool
+    ignore_discovered_servers: bool
+    randomize_servers: bool
+    inbox_prefix: str
+    connect_timeout: Seconds
+    reconnect_time_wait: Seconds
+    max_reconnect_attempts: int
+    ping_interval: Seconds
+    max_outstanding_pings: int
+    pending_size: int
+    wait_for_server: bool
+
+
+class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach the server: `ConnectionKeywords` with their defaults, checked.
+
+    Attributes: as the arguments of `App`, and:
+        servers: URLs of the servers.
         name: the client's name in the server's monitoring.
-        user: the user name. It requires `password`.
-        password: the password, or a function that returns it. The function is called at each
-            connect.
-        token: a token instead of user and password, or a function that returns it.
-        credentials: a credentials file (JWT and seed): its path, its content, or a function that
-            returns one of them. A file is read at each connect.
-        nkey_seed: an nkey seed ("SU..."), the path of a file that contains it, or a function that
-            returns one of them.
-        tls: the TLS context. tls:// URLs use a default context if it is None.
-        tls_hostname: the expected name in the server's certificate.
-        tls_cert: the path of the client's certificate. It requires `tls_key`.
-        tls_key: the path of the certificate's key.
-        tls_ca: the path of the CA certificates that signed the server's certificate.
-        tls_handshake_first: whether to start with the TLS handshake, before the server's greeting.
-        ignore_discovered_servers: whether to connect only to `servers`, and not to servers that
-            the cluster announces.
-        randomize_servers: whether to try the servers in random order.
-        inbox_prefix: the first tokens of the reply subjects.
-        connect_timeout: seconds for one attempt to connect to a server.
-        reconnect_time_wait: the longest pause between two rounds over the servers, in seconds.
-        max_reconnect_attempts: number of rounds before the app gives up; -1 to never give up.
-        ping_interval: seconds between two PINGs.
-        max_outstanding_pings: number of unanswered PINGs after which the connection counts as dead.
-        pending_size: the largest number of bytes that may wait to be sent.
-        wait_for_server: whether the start waits until a server is available.
+
+    Raises:
+        ConfigError: an option that cannot work.
+        MissingExtraError: an option needs a package that is not installed.
     """
 
     servers: tuple[str, ...]
@@ -94,13 +100,18 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         self._check_login()
         self._check_tls()
         for name in ("ignore_discovered_servers", "randomize_servers", "wait_for_server"):
-            check_type(name, getattr(self, name), bool)
+            check_flag(name, getattr(self, name))
         for name in ("connect_timeout", "reconnect_time_wait", "ping_interval"):
-            _positive(name, getattr(self, name))
+            seconds = check_seconds(name, getattr(self, name))
+            msgspec.structs.force_setattr(self, name, seconds)  # a timedelta becomes a number
         for name in ("max_outstanding_pings", "pending_size"):
-            _positive_int(name, getattr(self, name))
-        if not isinstance(self.max_reconnect_attempts, int) or self.max_reconnect_attempts < -1:
-            raise ConfigError("max_reconnect_attempts is a number of rounds, or -1 for no end")
+            check_whole(name, getattr(self, name))
+        check_whole(
+            "max_reconnect_attempts",
+            self.max_reconnect_attempts,
+            least=-1,
+            hint="where -1 never gives up",
+        )
         check_subject(self.inbox_prefix)
         if any(url.startswith(("ws://", "wss://")) for url in self.servers):
             _require_websockets()
@@ -113,11 +124,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_login(self) -> None:
         if self.user is not None:
-            check_type("user", self.user, str)
+            check_text("user", self.user, may_be_empty=True)
         for name in ("password", "token"):
             value = getattr(self, name)
             if value is not None and not callable(value):
-                check_type(name, value, str)
+                check_text(name, value, may_be_empty=True)
         if (self.user is None) != (self.password is None):
             raise ConfigError("user and password go together")
         ways = [self.user, self.token, self.credentials, self.nkey_seed]
@@ -133,9 +144,9 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     def _check_tls(self) -> None:
         if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
             raise ConfigError("tls is an ssl.SSLContext: ssl.create_default_context(cafile=...)")
-        check_type("tls_handshake_first", self.tls_handshake_first, bool)
+        check_flag("tls_handshake_first", self.tls_handshake_first)
         if self.tls_hostname is not None:
-            check_type("tls_hostname", self.tls_hostname, str)
+            check_text("tls_hostname", self.tls_hostname)
         paths = (self.tls_cert, self.tls_key, self.tls_ca)
         if self.tls is not None and any(path is not None for path in paths):
             raise ConfigError("give a context as tls=, or files as tls_cert, tls_key, tls_ca")
@@ -169,13 +180,13 @@ def server_urls(
     if servers is not None and (host is not None or port is not None):
         raise ConfigError("give servers=, or host= and port=, not both")
     if host is not None:
-        check_type("host", host, str)
+        check_text("host", host, may_be_empty=True)
         if "/" in host or "@" in host or host.count(":") == 1:  # it may hold a password: not shown
             raise ConfigError(
                 "host= is a name or an address; a port goes to port=, a URL to servers="
             )
-    if port is not None and (type(port) is not int or not 0 < port < 65536):
-        raise ConfigError(f"port={port!r}: a whole number from 1 to 65535")
+    if port is not None:
+        check_whole("port", port, most=65_535)
     if host is not None or port is not None:
         name = host if host is not None else "127.0.0.1"
         servers = f"nats://{f'[{name}]' if ':' in name else name}:{4222 if port is None else port}"
@@ -229,16 +240,6 @@ def _complete(url: str) -> str:
     return parts._replace(netloc=place).geturl().rstrip("/")
 
 
-def check_type(name: str, value: object, kind: type) -> None:
-    """Check the type of an option.
-
-    Raises:
-        ConfigError: another type. The value is not shown: it may be a secret.
-    """
-    if not isinstance(value, kind):
-        raise ConfigError(f"{name}= is a {kind.__name__}, not a {type(value).__name__}")
-
-
 def _check_secret_file(name: str, value: object, is_text: Callable[[str], bool]) -> None:
     require_nkeys(f"{name}=")
     if callable(value):
@@ -257,14 +258,3 @@ def _check_secret_file(name: str, value: object, is_text: Callable[[str], bool])
 def _require_websockets() -> None:
     if importlib.util.find_spec("websockets") is None:
         raise MissingExtraError("websocket", "a ws:// or wss:// server")
-
-
-def _positive(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]  # a number by now
-        raise ConfigError(f"{name}={value!r}: a number of seconds above 0")
-
-
-def _positive_int(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ConfigError(f"{name}={value!r}: a whole number above 0")

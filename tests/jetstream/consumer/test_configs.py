@@ -199,7 +199,7 @@ async def test_an_ack_wait_that_is_changed_while_the_app_runs_is_learned(
     app = make_app(streams=[stream])
     app.consume(stream.name, durable="d")(Handler())
     async with app:
-        remote = app._consumers._consumers[0]._remote
+        remote = app._run.consumers._consumers[0]._remote
         assert remote.terms.ack_wait == 30
         config = await config_of(app, stream)
         await make_consumer(app, stream, **{**config, "ack_wait": 5 * SECOND})
@@ -249,7 +249,7 @@ async def test_a_deleted_consumer_comes_back_as_others_had_configured_it(
             await is_acked(other, stream, "d", 1)
             await has_pull(other, stream, "d")
             await other.js.api.call(f"CONSUMER.DELETE.{stream.name}.d")
-            await until(lambda: app.stats().consumers[0].healed)
+            await until(lambda: app.stats().consumers[0].recovered)
             await other.js.publish(f"{stream.name}.b", 2)
             await other.js.publish(f"{stream.name}.a", 3)
             await is_acked(other, stream, "d", 3)
@@ -485,7 +485,7 @@ async def test_permissions_for_one_filter_are_enough_to_create_update_and_recrea
         async with service(ack_wait=20, start="new") as app:
             await has_pull(other, stream, name)
             await other.js.api.call(f"CONSUMER.DELETE.ORDERS.{name}")
-            await until(lambda: app.stats().consumers[0].healed)
+            await until(lambda: app.stats().consumers[0].recovered)
             await other.js.publish("orders.created", 2)
             await is_acked(other, stream, name, 2)
             config = (await consumer_info(other, stream, name))["config"]

@@ -67,7 +67,7 @@ async def test_each_message_is_handled_and_acknowledged(make_app: MakeApp, strea
         [stats] = app.stats().consumers
     assert got == list(range(200))
     assert (stats.received, stats.handled, stats.acked) == (200, 200, 200)
-    assert (stats.redelivered, stats.nacked, stats.termed, stats.healed) == (0, 0, 0, 0)
+    assert (stats.redelivered, stats.nacked, stats.termed, stats.recovered) == (0, 0, 0, 0)
 
 
 async def test_a_handler_knows_the_messages_place(make_app: MakeApp, stream: Stream) -> None:
@@ -324,28 +324,37 @@ async def test_an_app_that_cannot_start_handles_nothing(make_app: MakeApp, strea
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ack_wait": 0}, "ack_wait=0"),
-        ({"ack_wait": float("inf")}, "ack_wait=inf"),
-        ({"ack_wait": True}, "ack_wait=True"),
-        ({"concurrency": 0}, "concurrency=0"),
-        ({"concurrency": 2.5}, "concurrency=2.5"),
-        ({"max_deliver": 0, "dead_letter": "x"}, "max_deliver=0"),
+        ({"ack_wait": 0}, "ack_wait must be a number of seconds, 0.1 or more, got 0"),
+        ({"ack_wait": float("inf")}, "ack_wait must be .*, got inf"),
+        ({"ack_wait": True}, "ack_wait must be .*, got True"),
+        ({"concurrency": 0}, "concurrency must be a whole number above 0, got 0"),
+        ({"concurrency": 2.5}, "concurrency must be .*, got 2.5"),
+        (
+            {"max_deliver": 0, "dead_letter": "x"},
+            "max_deliver must be a whole number above 0, got 0",
+        ),
         ({"max_deliver": 5}, "needs dead_letter=.*or DROP"),
         ({"backoff": []}, "backoff"),
         ({"backoff": 5}, "backoff"),
-        ({"backoff": [1, -1]}, "backoff"),
+        ({"backoff": [1, -1]}, r"backoff\[1\] must be a number of seconds, 0 or more, got -1"),
         ({"backoff": ["1"]}, "backoff"),
         ({"backoff": [float("nan")]}, "backoff"),
-        ({"batch": 0}, "batch=0"),
-        ({"batch": 10, "batch_timeout": 0}, "batch_timeout=0"),
+        ({"batch": 0}, "batch must be a whole number above 0, got 0"),
+        (
+            {"batch": 10, "batch_timeout": 0},
+            "batch_timeout must be a number of seconds, 0.001 or more, got 0",
+        ),
         ({"batch_timeout": 1}, "batch_timeout requires batch="),
         ({"batch": 10, "batch_timeout": 40, "ack_wait": 30}, "less than ack_wait, 30"),
         ({"batch": 10, "max_deliver": 1, "dead_letter": "x"}, "comes alone"),
-        ({"double_ack": 1}, "double_ack=1: True or False"),
-        ({"start": "first"}, "start='first'"),
-        ({"start": 0}, "start=0"),
-        ({"start": True}, "start=True"),
-        ({"durable": "a.b"}, "durable 'a.b'"),
+        ({"double_ack": 1}, "double_ack must be True or False, got 1"),
+        (
+            {"start": "first"},
+            "start must be a whole number above 0, or 'all', 'new' or 'last', got 'first'",
+        ),
+        ({"start": 0}, "start must be .*, got 0"),
+        ({"start": True}, "start must be .*, got True"),
+        ({"durable": "a.b"}, "durable must be a name of .*, got 'a.b'"),
         ({"ordered": True, "durable": "d"}, "durable means nothing with ordered"),
         ({"ordered": True, "double_ack": True}, "double_ack means nothing"),
         ({"ordered": True, "manual_ack": True}, "manual_ack means nothing"),
@@ -513,7 +522,7 @@ async def test_pulls_that_run_out_are_asked_for_again(
     gate = Gate()
     app.consume(stream.name, durable="d", data_type=int, concurrency=4)(gate)
     async with app:
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         puller = consumer._puller
         heard = puller._heard_at
         for count in range(1, 5):
@@ -525,7 +534,7 @@ async def test_pulls_that_run_out_are_asked_for_again(
         await publish(app, stream, 1, begin=5)
         gate.open.set()
         await is_acked(app, stream, "d", 5)
-        assert app.stats().consumers[0].healed == 0
+        assert app.stats().consumers[0].recovered == 0
     assert gate.got == [1, 2, 3, 4, 5]
 
 
@@ -543,14 +552,14 @@ async def test_messages_lost_on_their_way_are_not_waited_for(
         got.append(msg.data)
 
     async with app:
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         puller = consumer._puller
         puller._inboxes[-1].owed += 4  # as if a route had dropped four deliveries
         await until(lambda: puller.owed == 4)
         assert len(puller._inboxes) <= 2
         await publish(app, stream, 10)
         await is_acked(app, stream, "d", 10)
-        assert app.stats().consumers[0].healed == 0
+        assert app.stats().consumers[0].recovered == 0
     assert got == list(range(10))
 
 
@@ -565,10 +574,10 @@ async def test_shutdown_finishes_what_was_fetched(make_app: MakeApp, stream: Str
         async with app:
             await publish(other, stream, 20)
             await until(lambda: gate.at_work == 5)
-            ending = app.begin_disconnect()
+            ending = app._run.begin_end()
             gate.open.set()
             await ending
-        [stats] = app._consumers.snapshot()
+        [stats] = app.stats().consumers
         info = await consumer_info(other, stream, "d")
     assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (0, len(gate.got))
     assert stats.received == stats.acked == len(gate.got)
@@ -596,7 +605,7 @@ async def test_what_is_left_at_the_drain_timeout_goes_to_another_instance_at_onc
         await until(lambda: sorted(gate.got) == [0, 1, 2, 3])
         await is_acked(heir, stream, "d", 4)
     assert time.monotonic() - started < 10  # far from ack_wait
-    assert app._consumers.snapshot()[0].abandoned == 4
+    assert app.stats().consumers[0].abandoned == 4
 
 
 async def test_messages_in_the_queue_at_the_drain_timeout_are_given_back(
@@ -614,13 +623,13 @@ async def test_messages_in_the_queue_at_the_drain_timeout_are_given_back(
         await publish(other, stream, 3)
         await until(lambda: stuck.at_work == 1)
         # More than was asked for: what a server's mistake would be.
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         inbox = consumer._puller._inboxes[-1]
         asked = msgspec.json.encode({"batch": 2, "no_wait": True})
         frame = publish_frame(
             f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.d".encode(), inbox.subject.encode(), asked
         )
-        app.nats._connection.outbox.post(frame)
+        app._run.connection.outbox.post(frame)
         await until(lambda: app.stats().consumers[0].pending == 2)
         with pytest.raises(DrainTimeoutError) as caught:
             await app.disconnect()

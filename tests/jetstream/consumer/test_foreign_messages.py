@@ -27,7 +27,7 @@ def forge() -> Callable[..., None]:
     """Hands a message to a consumer as if the server had routed it to its inbox."""
 
     def forge(app: App, reply: str, body: bytes = b"666", block: bytes = b"") -> None:
-        [consumer] = app._consumers._consumers
+        [consumer] = app._run.consumers._consumers
         inbox = consumer._puller._inboxes[-1]
         frame: Frame = (inbox.sid, inbox.subject, reply, block, body)
         consumer._puller._on_frames(inbox, len(body), [frame])
@@ -73,7 +73,7 @@ async def test_a_message_that_the_consumer_did_not_deliver_is_not_handled_but_co
         await is_acked(app, stream, "d", 1)
         [stats] = app.stats().consumers
     assert got == [1]
-    assert (stats.received, stats.handled, stats.failed, stats.healed) == (1, 1, 0, 0)
+    assert (stats.received, stats.handled, stats.failed, stats.recovered) == (1, 1, 0, 0)
     assert caplog.text.count("did not deliver came to its inbox") == 1
 
 
@@ -88,7 +88,7 @@ async def test_a_stranger_cannot_send_with_the_reply_subject_of_a_delivery(
         got.append(msg.data)
 
     async with app, make_app("stranger") as stranger:
-        inbox = app._consumers._consumers[0]._puller._inboxes[-1].subject
+        inbox = app._run.consumers._consumers[0]._puller._inboxes[-1].subject
         for reply in (f"$JS.ACK.{stream.name}.d.{REST}", f"a.b.{stream.name}.d.{REST}"):
             await stranger.publish(inbox, 666, reply_to=reply, force=True)
         await until(lambda: app.stats().consumers[0].foreign)
@@ -111,7 +111,7 @@ async def test_a_watch_goes_on_after_messages_that_are_none_of_its_bucket(
     async with app:
         await bucket.put("k", 1)
         await until(lambda: seen == [1])
-        [watcher] = app._watchers._watchers
+        [watcher] = app._run.watchers._watchers
         follower = watcher._consumer
         name = follower.consumer
         for reply in ("", "x", f"a.b.KV_{stream.name}.{name}.{REST}"):
@@ -119,7 +119,7 @@ async def test_a_watch_goes_on_after_messages_that_are_none_of_its_bucket(
         await asyncio.sleep(0)
         await bucket.put("k", 2)
         await until(lambda: seen == [1, 2])
-        assert app.stats().watchers[0].healed == 0
+        assert app.stats().watchers[0].recovered == 0
 
 
 async def test_reply_subjects_with_domain_and_account_are_those_of_deliveries(

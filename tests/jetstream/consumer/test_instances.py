@@ -126,7 +126,7 @@ async def test_after_a_crash_the_next_run_goes_on_where_it_was(
     await crashed.__aenter__()
     await publish(crashed, stream, 0)
     await is_acked(crashed, stream, "tidings-shop-handle", 1)
-    await crashed._connection.close()  # it cannot say anything any more
+    await crashed._run.connection.close()  # it cannot say anything any more
     with pytest.raises(ConnectionClosedError):
         await crashed.wait_stopped()
     async with heir:
@@ -152,8 +152,8 @@ async def test_the_messages_that_end_with_the_consumer_of_an_interest_stream_are
         async with app:
             await publish(other, stream, *range(5))
             await until(lambda: got)
-            app.begin_disconnect()
-            await until(lambda: app._consumers._consumers[0]._puller._stopped)
+            app._run.begin_end()
+            await until(lambda: app._run.consumers._consumers[0]._puller._stopped)
             stopped.set()
         assert got == [0]
     assert "up to 4 messages that were never handled are lost" in caplog.text

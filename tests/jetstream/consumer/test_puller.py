@@ -263,7 +263,7 @@ async def test_after_the_end_of_a_pull_the_next_one_is_sent(rig: Rig) -> None:
 
 async def test_a_heartbeat_changes_nothing(rig: Rig) -> None:
     rig.status("100 Idle Heartbeat")
-    assert (rig.puller.owed, rig.ends, rig.puller.healed) == (CAPACITY, 0, 0)
+    assert (rig.puller.owed, rig.ends, rig.puller.recovered) == (CAPACITY, 0, 0)
 
 
 async def test_a_message_of_somebody_else_is_counted_and_not_taken(rig: Rig) -> None:
@@ -286,7 +286,7 @@ async def test_a_message_of_somebody_else_is_counted_and_not_taken(rig: Rig) -> 
 )
 async def test_a_status_that_ends_every_pull_is_followed_by_a_recovery(rig: Rig, line: str) -> None:
     rig.status(line, left=CAPACITY)
-    await until(lambda: rig.puller.healed == 1)
+    await until(lambda: rig.puller.recovered == 1)
     assert rig.remote.restored == 1
     assert rig.connection.kept == [1]  # the server forgot the pulls, and confirmed it
     assert rig.connection.confirmed == 1
@@ -298,15 +298,15 @@ async def test_a_status_that_ends_every_pull_is_followed_by_a_recovery(rig: Rig,
 async def test_several_statuses_of_one_fault_are_one_recovery(rig: Rig) -> None:
     rig.status("409 Leadership Change")
     rig.status("409 Server Shutdown")
-    await until(lambda: rig.puller.healed == 1)
+    await until(lambda: rig.puller.recovered == 1)
     await turn()
-    assert (rig.puller.healed, rig.remote.restored) == (1, 1)
+    assert (rig.puller.recovered, rig.remote.restored) == (1, 1)
 
 
 async def test_a_recovery_that_fails_is_tried_again(rig: Rig) -> None:
     rig.remote.errors = [RequestTimeoutError("CONSUMER.INFO", 1), OSError("no")]
     rig.status("409 Consumer Deleted")
-    await until(lambda: rig.puller.healed == 1)
+    await until(lambda: rig.puller.recovered == 1)
     assert rig.remote.restored == 3
     assert rig.connection.open == [2]
 
@@ -317,29 +317,29 @@ async def test_a_recovery_waits_for_the_connection(rig: Rig) -> None:
     await asyncio.sleep(0.02)
     assert rig.remote.restored == 0
     rig.connection.state = "connected"
-    await until(lambda: rig.puller.healed == 1)
+    await until(lambda: rig.puller.recovered == 1)
 
 
 async def test_a_recovery_ends_with_a_connection_that_is_closed_for_good(rig: Rig) -> None:
     rig.connection.state, rig.connection.is_closed = "closed", True
     rig.status("409 Server Shutdown")
     await until(lambda: rig.puller._recovering is None)
-    assert (rig.remote.restored, rig.puller.healed) == (0, 0)
+    assert (rig.remote.restored, rig.puller.recovered) == (0, 0)
 
 
 async def test_a_new_connection_needs_new_pulls(rig: Rig) -> None:
     rig.connection.reconnects += 1
     rig.puller.look(rig.now)
-    await until(lambda: rig.puller.healed == 1)
+    await until(lambda: rig.puller.recovered == 1)
     rig.puller.look(rig.now)
-    assert rig.puller.healed == rig.remote.restored == 1
+    assert rig.puller.recovered == rig.remote.restored == 1
 
 
 async def test_silence_while_messages_are_owed_is_followed_by_a_recovery(rig: Rig) -> None:
     rig.puller.look(rig.now + 2 * HEARTBEAT)
     assert rig.puller._recovering is None
     rig.puller.look(rig.now + 2 * HEARTBEAT + 1.5)
-    await until(lambda: rig.puller.healed == 1)
+    await until(lambda: rig.puller.recovered == 1)
 
 
 async def test_silence_is_fine_if_no_message_is_owed(rig: Rig) -> None:

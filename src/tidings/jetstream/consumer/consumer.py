@@ -357,7 +357,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._puller.healed,
+            recovered=self._puller.recovered,
             foreign=self._puller.foreign,
         )
 

@@ -113,6 +113,6 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._consumer.healed,
+            recovered=self._consumer.recovered,
             foreign=0,
         )

@@ -100,7 +100,7 @@ class Puller:
         capacity: the largest number that `wanted` can return.
 
     Attributes:
-        healed: how often pulling began again.
+        recovered: how often pulling began again.
         foreign: messages in its inboxes that are not deliveries of this consumer.
     """
 
@@ -116,7 +116,7 @@ class Puller:
     ) -> None:
         self.spec = remote.spec
         self.remote = remote
-        self.healed = self.foreign = 0
+        self.recovered = self.foreign = 0
         self._foreign_logged_at = -FOREIGN_INTERVAL
         self._connection: Connection = api.connection
         self._timeout = api.timeout
@@ -262,7 +262,7 @@ class Puller:
         is_restored = await self._restore(reason)
         self._recovering = None
         if is_restored:
-            self.healed += 1
+            self.recovered += 1
             self.pull()
 
     async def _restore(self, reason: str) -> bool:

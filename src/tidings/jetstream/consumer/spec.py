@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeGuard
+from typing import Any
 
 import msgspec
 
 from tidings import codec
+from tidings.checks import check_flag, check_seconds, check_whole
 from tidings.concurrency.time_limit import check_timeout
 from tidings.errors import ConfigError
 from tidings.functions import function_name
@@ -22,8 +22,8 @@ from tidings.subject import check_pattern, check_subject
 # The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
 
-# The server counts nanoseconds in 64 bits.
-MOST_SECONDS = 100 * 365 * 86_400.0
+# The shortest batch_timeout: the resolution of a timer.
+LEAST_BATCH_TIMEOUT = 0.001
 
 _STARTS = ("all", "new", "last")
 _FLAGS = ("double_ack", "manual_ack", "ordered")
@@ -96,21 +96,20 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_numbers(self) -> None:
         for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name}={getattr(self, name)!r}: True or False")
+            check_flag(name, getattr(self, name))
         for name in ("concurrency", "max_deliver", "batch"):
             value = getattr(self, name)
-            if value is not None and not (_is_whole(value) and value >= 1):
-                raise ConfigError(f"{name}={value!r}: a whole number above 0")
+            if value is not None:
+                check_whole(name, value)
         if self.ack_wait is not None:
-            _check_seconds("ack_wait", self.ack_wait, LEAST_ACK_WAIT)
-        _check_seconds("batch_timeout", self.batch_timeout, 0.001)
-        delays = self.backoff
-        if delays is not None and not (delays and all(map(_is_seconds, delays))):
-            raise ConfigError(f"backoff={list(delays)!r}: seconds before each redelivery")
-        start = self.start
-        if not (start is None or start in _STARTS or (_is_whole(start) and start >= 1)):
-            raise ConfigError(f"start={start!r}: 'all', 'new', 'last' or a sequence")
+            check_seconds("ack_wait", self.ack_wait, least=LEAST_ACK_WAIT)
+        check_seconds("batch_timeout", self.batch_timeout, least=LEAST_BATCH_TIMEOUT)
+        if self.backoff == ():
+            raise ConfigError("backoff must be a list of at least one delay, got []")
+        for index, delay in enumerate(self.backoff or ()):
+            check_seconds(f"backoff[{index}]", delay, least=0)
+        if self.start is not None and self.start not in _STARTS:
+            check_whole("start", self.start, hint="or 'all', 'new' or 'last'")
 
     def _check_combinations(self) -> None:
         if self.max_deliver is not None and self.dead_letter is None:
@@ -210,19 +209,3 @@ def check_unique(spec: ConsumerSpec, declared: Iterable[ConsumerSpec]) -> None:
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}
-
-
-def _check_seconds(name: str, value: object, least: float) -> None:
-    if not _is_seconds(value) or value < least:
-        raise ConfigError(f"{name}={value!r}: seconds, at least {least:g}")
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_seconds(value: object) -> TypeGuard[float]:
-    """Whether it is a number of seconds that the server can count."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    return math.isfinite(value) and 0 <= value <= MOST_SECONDS

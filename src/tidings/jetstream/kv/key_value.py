@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypedDict, TypeVar, overload
 
 from tidings import codec
+from tidings.checks import Seconds, check_whole
 from tidings.errors import (
-    ConfigError,
     KeyExistsError,
     KeyNotFoundError,
     SubjectError,
@@ -67,18 +67,18 @@ def _check_key(key: object, *, new: bool) -> None:
 
 
 def _check_revision(revision: Any) -> None:
-    whole = isinstance(revision, int) and not isinstance(revision, bool)
-    if not whole or not 0 <= revision < 2**64:
-        raise ConfigError(
-            f"revision={revision!r}: the `revision` of an entry, or what a write returned; 0 is a "
-            f"key that was never set. To set a key whatever it was, use put"
-        )
+    check_whole(
+        "revision",
+        revision,
+        least=0,
+        hint="as `entry.revision` has it; to set a key whatever it was, use put",
+    )
 
 
 class KeyValueOptions(TypedDict, total=False):
     """The options of `JetStream.key_value`, except `type`, for type checkers."""
 
-    ttl: float | None
+    ttl: Seconds | None
     history: int | None
     description: str | None
     storage: Storage | None
@@ -115,7 +115,7 @@ class KeyValue(Bucket, Generic[T]):
         name: str,
         *,
         type: Any = dict,  # noqa: A002 - the interface's word
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
@@ -416,12 +416,14 @@ class KeyValue(Bucket, Generic[T]):
         check_keys(keys)
 
         async def begin(api: JetStreamApi) -> tuple[Reader, int]:
-            reader = Reader(self.reading(keys, initial, history), self._host, endless=True)
+            reader = Reader(
+                self.reading(keys, initial=initial, history=history), self._host, endless=True
+            )
             return reader, await reader.start()
 
         return Watch(lambda: self.use(begin), self.entry, deletes=deletes)
 
-    def reading(self, keys: str, initial: bool, history: bool = False) -> Reading:
+    def reading(self, keys: str, *, initial: bool, history: bool = False) -> Reading:
         """Return what a watch reads from the stream. The bucket must be open."""
         return Reading(
             stream=self._stream,

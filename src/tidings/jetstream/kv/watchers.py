@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tidings import codec
+from tidings.checks import check_flag
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
@@ -45,6 +46,7 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_bucket(self.bucket)
         check_keys(self.keys)
+        check_flag("initial", self.initial)
         check_timeout(self.timeout)
         check_handler(self.handler, "the entry")
         if self.wanted_type is not None:
@@ -79,7 +81,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
     ) -> None:
-        super().__init__(spec.name, bucket.reading(spec.keys, spec.initial), api, pool)
+        super().__init__(spec.name, bucket.reading(spec.keys, initial=spec.initial), api, pool)
         self.spec = spec
         self._bucket = bucket
         self._call = as_async(spec.handler, self._threads)
@@ -126,7 +128,7 @@ class Watcher(OrderedQueue[WatcherStats]):
             pending=len(self._queue),
             running=self._running,
             abandoned=self._abandoned,
-            healed=self._consumer.healed,
+            recovered=self._consumer.recovered,
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from tidings.checks import Seconds, check_seconds, check_text, check_whole
 from tidings.concurrency.backoff import Backoff
 from tidings.errors import (
     ConfigError,
@@ -86,7 +86,7 @@ class ObjectStore(Bucket):
         host: Host,
         name: str,
         *,
-        ttl: float | None = None,
+        ttl: Seconds | None = None,
         description: str | None = None,
         storage: Storage | None = None,
         replicas: int | None = None,
@@ -154,10 +154,9 @@ class ObjectStore(Bucket):
             assert (info.name, info.size) == ("hello.txt", 5)
             ```
         """
-        _check_name(name)
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ConfigError(f"chunk_size={chunk_size!r}: bytes, above 0")
-        _check_text("description", description)
+        check_text("name", name)
+        check_whole("chunk_size", chunk_size)
+        check_text("description", description, may_be_empty=True)
         kept = Headers(headers or ())
         total = await size_of(source)
         # This recreates a store that the server has lost. It must happen before the first chunk.
@@ -320,7 +319,7 @@ class ObjectStore(Bucket):
                 assert path.read_bytes() == b"hello"
             ```
         """
-        _check_name(name)
+        check_text("name", name)
         target = Path(to)
         if await asyncio.to_thread(target.is_dir):
             target = target / file_name(name)
@@ -429,7 +428,7 @@ class ObjectStore(Bucket):
             assert (info.size, info.chunks) == (5, 1)
             ```
         """
-        _check_name(name)
+        check_text("name", name)
 
         async def read(api: JetStreamApi) -> Stored | None:
             # Only from the leader: an old description on a replica would name deleted chunks.
@@ -509,13 +508,13 @@ class ObjectStore(Bucket):
                 print("the object is gone")
             ```
         """
-        _check_name(name)
+        check_text("name", name)
         info = self._info_of(name, await self.use(lambda api: self._newest(api, name)))
         gone = replace(info, size=0, chunks=0, digest="", is_deleted=True)
         with self._must_exist():
             await asyncio.shield(self._replace(self._origin_api(self._host.api), gone, None))
 
-    async def prune(self, *, older_than: float = PRUNE_AGE, dry_run: bool = False) -> Pruned:
+    async def prune(self, *, older_than: Seconds = PRUNE_AGE, dry_run: bool = False) -> Pruned:
         """Delete chunks that belong to no object.
 
         If a process is killed during a put, the chunks that are already stored stay in the store.
@@ -542,9 +541,7 @@ class ObjectStore(Bucket):
             print(found.chunks, "chunks,", found.size, "bytes")
             ```
         """
-        is_number = isinstance(older_than, int | float) and not isinstance(older_than, bool)
-        if not is_number or not 0 <= older_than < math.inf:
-            raise ConfigError(f"older_than={older_than!r}: seconds, 0 or more")
+        age = check_seconds("older_than", older_than, least=0)
 
         async def work(api: JetStreamApi) -> Pruned:
             if self._origin.stream != self._stream:
@@ -552,7 +549,7 @@ class ObjectStore(Bucket):
                     f"the object store {self.name!r} is a mirror and cannot be pruned. Prune the "
                     f"original, which is in the stream {self._origin.stream!r}"
                 )
-            pruner = Pruner(self._host, self._stream, self._origin.read, older_than)
+            pruner = Pruner(self._host, self._stream, self._origin.read, age)
             return await pruner.run(dry_run=dry_run)
 
         return await self.use(work)
@@ -581,20 +578,3 @@ class ObjectStore(Bucket):
 def _meta(name: str) -> str:
     """Return the last part of the subject of an object's description."""
     return f"M.{base64.urlsafe_b64encode(name.encode()).decode()}"
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"object {name!r}: a name is a str that is not empty")
-    _check_text("name", name)
-
-
-def _check_text(option: str, text: object) -> None:
-    """Check that it can be written down, before anything is stored that it belongs to."""
-    try:
-        if isinstance(text, str):
-            text.encode()
-            return
-    except UnicodeEncodeError:
-        pass  # a lone surrogate, such as a file's name that is not UTF-8 may have
-    raise ConfigError(f"{option}={text!r}: a str that can be written in UTF-8")

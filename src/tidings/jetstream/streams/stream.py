@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
+from tidings.checks import (
+    Seconds,
+    as_seconds,
+    check_choice,
+    check_flag,
+    check_seconds,
+    check_text,
+    check_whole,
+)
 from tidings.errors import ConfigError
 from tidings.jetstream.api import nanoseconds
 from tidings.jetstream.names import check_new_name
@@ -18,12 +26,13 @@ Unlimited = Literal["unlimited"]
 # The shortest time that the server accepts, in seconds.
 SHORTEST = 0.1
 
-_CHOICES: dict[str, tuple[object, ...]] = {
+_CHOICES = {
     "retention": ("limits", "interest", "workqueue"),
     "storage": ("file", "memory"),
     "discard": ("old", "new"),
-    "replicas": (1, 2, 3, 4, 5),
 }
+MOST_REPLICAS = 5
+UNLIMITED = "unlimited"
 _LIMITS = ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject")
 
 
@@ -47,14 +56,14 @@ class Stream:
             has acknowledged them, "workqueue" until one has.
         storage: "file" or "memory".
         replicas: copies in the cluster, 1 to 5. Three survive the loss of one server, five of two.
-        max_age: seconds that a message is kept, or "unlimited".
+        max_age: seconds that a message is kept, a `timedelta`, or "unlimited".
         max_msgs: largest number of messages, or "unlimited".
         max_bytes: largest number of bytes, or "unlimited".
         max_msg_size: largest number of bytes of one message, or "unlimited".
         max_msgs_per_subject: largest number of messages of one subject, or "unlimited".
         discard: what happens at a limit: the "old" messages are removed, or the "new" one is
             refused.
-        duplicate_window: seconds for which the stream recognises a message id.
+        duplicate_window: seconds for which the stream recognises a message id, or a `timedelta`.
         allow_direct: let every replica answer reads. A new stream allows it unless you pass False.
 
     Raises:
@@ -76,44 +85,46 @@ class Stream:
     retention: Retention | None = None
     storage: Literal["file", "memory"] | None = None
     replicas: int | None = None
-    max_age: float | Unlimited | None = None
+    max_age: Seconds | Unlimited | None = None
     max_msgs: int | Unlimited | None = None
     max_bytes: int | Unlimited | None = None
     max_msg_size: int | Unlimited | None = None
     max_msgs_per_subject: int | Unlimited | None = None
     discard: Literal["old", "new"] | None = None
-    duplicate_window: float | None = None
+    duplicate_window: Seconds | None = None
     allow_direct: bool | None = None
 
     def __post_init__(self) -> None:
         check_new_name(self.name, "stream")
         if isinstance(self.subjects, str) or not self.subjects:
-            raise ConfigError(f"stream {self.name}: subjects is a list of subjects")
+            raise ConfigError(
+                f"stream {self.name}: subjects must be a list of at least one subject, "
+                f"got {self.subjects!r}"
+            )
         for subject in self.subjects:
             check_pattern(subject)
         object.__setattr__(self, "subjects", tuple(self.subjects))
-        for option, allowed in _CHOICES.items():
-            value = getattr(self, option)
-            is_plain = isinstance(value, str | int) and not isinstance(value, bool)
-            if value is not None and not (is_plain and value in allowed):
-                self._refuse(option, f"one of {', '.join(map(repr, allowed))}")
-        for option in _LIMITS:
-            value = getattr(self, option)
-            if value not in (None, "unlimited") and not _is_number(value, int, at_least=1):
-                self._refuse(option, "a whole number above 0, or 'unlimited'")
-        self._check_seconds()
-        for option, kind in (("description", str), ("allow_direct", bool)):
-            if not isinstance(getattr(self, option), kind | None):
-                self._refuse(option, f"a {kind.__name__}")
+        self._check_options()
         self._check_combinations()
 
-    def _check_seconds(self) -> None:
-        for option, word in (("max_age", "unlimited"), ("duplicate_window", None)):
-            value = getattr(self, option)
-            if value in (None, word) or _is_number(value, (int, float), at_least=SHORTEST):
-                continue
-            alternative = f", or {word!r}" if word else ""
-            self._refuse(option, f"seconds, {SHORTEST:g} at the least{alternative}")
+    def _check_options(self) -> None:
+        for option, allowed in _CHOICES.items():
+            self._check(option, check_choice, allowed)
+        for option in _LIMITS:
+            if getattr(self, option) != UNLIMITED:
+                self._check(option, check_whole, hint=f"or {UNLIMITED!r}")
+        if self.max_age != UNLIMITED:
+            self._check("max_age", check_seconds, least=SHORTEST, hint=f"or {UNLIMITED!r}")
+        self._check("duplicate_window", check_seconds, least=SHORTEST)
+        self._check("replicas", check_whole, most=MOST_REPLICAS)
+        self._check("description", check_text, may_be_empty=True)
+        self._check("allow_direct", check_flag)
+
+    def _check(self, option: str, check: Callable[..., object], *args: Any, **bounds: Any) -> None:
+        """Apply one of the checks to an option, if it is declared."""
+        value = getattr(self, option)
+        if value is not None:
+            check(f"stream {self.name}: {option}", value, *args, **bounds)
 
     def _check_combinations(self) -> None:
         limits = (self.max_msgs, self.max_bytes, self.max_msgs_per_subject)
@@ -122,15 +133,12 @@ class Stream:
                 f"stream {self.name}: discard='new' refuses messages at a limit, and there is "
                 f"none: give max_msgs, max_bytes or max_msgs_per_subject"
             )
-        window, age = self.duplicate_window, self.max_age
+        window, age = as_seconds(self.duplicate_window), as_seconds(self.max_age)
         if window is not None and isinstance(age, int | float) and window > age:
             raise ConfigError(
                 f"stream {self.name}: duplicate_window={window:g} s is longer than "
                 f"max_age={age:g} s: a message id is known no longer than messages are kept"
             )
-
-    def _refuse(self, option: str, wanted: str) -> None:
-        raise ConfigError(f"stream {self.name}: {option}={getattr(self, option)!r}: {wanted}")
 
     def declared(self) -> dict[str, Any]:
         """Return the declared options, with the server's names and values."""
@@ -178,7 +186,8 @@ class Stream:
         return wanted
 
 
-def _nanoseconds(seconds: float | str | None) -> int | None:
+def _nanoseconds(span: Seconds | str | None) -> int | None:
+    seconds = as_seconds(span)
     if seconds is None:
         return None
     return 0 if isinstance(seconds, str) else nanoseconds(seconds)
@@ -186,8 +195,3 @@ def _nanoseconds(seconds: float | str | None) -> int | None:
 
 def _limit(value: int | str | None) -> int | None:
     return -1 if isinstance(value, str) else value
-
-
-def _is_number(value: object, kind: Any, at_least: float) -> bool:
-    # The comparison is this way round so that nan is no number.
-    return isinstance(value, kind) and not isinstance(value, bool) and at_least <= value < math.inf

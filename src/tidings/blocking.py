@@ -1,0 +1,260 @@
+"""BlockingBus: the calls of a bus from synchronous code and from other threads."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import current_task
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+from tidings import codec
+from tidings.bus import Bus, dynamic_spec
+from tidings.checks import Seconds
+from tidings.errors import (
+    BufferFullError,
+    ConnectionClosedError,
+    LoopTimeoutError,
+    RequestTimeoutError,
+)
+from tidings.headers import HeadersLike
+from tidings.link import Link, check_timeout
+from tidings.log import logger
+
+# Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
+# unless it is blocked.
+LATE = 0.2
+
+
+class BlockingBus(Bus):
+    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`."""
+
+    # Publish.
+
+    def publish_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        reply_to: str = "",
+        force: bool = False,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> None:
+        """`publish` from synchronous code, in any thread.
+
+        In the event loop of the app it writes to the buffer and returns. Send hooks of middlewares
+        are coroutines, and run in the next turn of the loop. In another thread the call blocks
+        while the loop is behind.
+
+        Raises:
+            LoopThreadError: `force=True` on the thread of the event loop.
+            WrongLoopError: called in another event loop on the thread of the app's.
+            TidingsError: as `publish`.
+        """
+        link = self._current.get("publish_sync")
+        if force or link.send_publish is not None:
+            self._publish_by_loop(link, subject, message, reply_to, force, headers, data_type)
+        elif get_ident() != link.thread:
+            frame = link.frame(subject, message, reply_to, headers, data_type)
+            _publish_from_thread(link, frame)
+        else:
+            outbox = link.outbox
+            if not (outbox.is_scheduled or current_task(link.loop)):
+                link.check("publish_sync")
+            if reply_to or headers:
+                outbox.post(link.frame(subject, message, reply_to, headers, data_type))
+                return
+            plain = type(message) is bytes and data_type is None
+            outbox.publish(subject, message if plain else codec.encode(message, data_type))
+
+    def _publish_by_loop(
+        self,
+        link: Link,
+        subject: str,
+        message: Any,
+        reply_to: str,
+        force: bool,
+        headers: HeadersLike | None,
+        data_type: Any,
+    ) -> None:
+        """`publish_sync` where something has to be awaited: a hook, or the server."""
+        portal = link.portal
+        if portal.is_here:
+            link.check("publish_sync")
+        work = self.publish(subject, message, reply_to, force, headers=headers, data_type=data_type)
+        if not portal.is_here:
+            portal.run(work, "publish_sync", "await app.publish(...)")
+        elif link.send_publish is not None and not force:
+            portal.spawn(work).add_done_callback(_log_failure)
+        else:
+            portal.run(work, "publish_sync(force=True)", "await app.publish(..., force=True)")
+
+    def publish_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        reply_to: str = "",
+        force: bool = False,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> None:
+        """`publish` from any thread; the same as `publish_sync`."""
+        self.publish_sync(subject, message, reply_to, force, headers=headers, data_type=data_type)
+
+    # Request.
+
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any:
+        """`request` from synchronous code. It blocks until the answer is there.
+
+        The thread waits at most `timeout`, including the time in send hooks, even while a handler
+        blocks the event loop.
+
+        Raises:
+            LoopThreadError: called on the thread of the event loop.
+            TidingsError: as `request`.
+        """
+        link = self._current.get("request_sync")
+        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        work = self.request(
+            subject,
+            message,
+            timeout,
+            response_data_type,
+            headers=headers,
+            data_type=data_type,
+        )
+        try:
+            return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
+        except LoopTimeoutError:
+            raise RequestTimeoutError(subject, limit) from None
+
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Any = None,
+        data_type: Any = None,
+    ) -> Any:
+        """`request`, awaited in the event loop of another thread.
+
+        It waits at most `timeout`, even while a handler blocks the event loop of the app.
+
+        Raises:
+            TidingsError: as `request`.
+        """
+        call = "request_from_another_thread"
+        link = self._current.get(call)
+        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        work = self.request(
+            subject,
+            message,
+            timeout,
+            response_data_type,
+            headers=headers,
+            data_type=data_type,
+        )
+        if link.portal.is_here:
+            return await work
+        try:
+            async with asyncio.timeout(limit + LATE) as bound:
+                return await asyncio.wrap_future(link.portal.submit(work, call))
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise RequestTimeoutError(subject, limit) from None
+
+    # Subscribe.
+
+    def subscribe_new_subject_sync(
+        self,
+        subject: str,
+        callback: Callable[..., Any],
+        *,
+        queue: str | None = None,
+        data_type: Any = None,
+        concurrency: int | None = None,
+        no_reply: bool = False,
+        timeout: Seconds | None = None,
+    ) -> str:
+        """`subscribe_new_subject` from synchronous code.
+
+        On the thread of the event loop it writes to the buffer and returns. If the server denies
+        the subscription, the app logs it.
+        """
+        call = "subscribe_new_subject_sync"
+        link = self._current.get(call)
+        if link.portal.is_here:
+            link.check(call)
+            spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
+            return str(link.subscribe(spec, spec.queue or "")[0])
+        work = self.subscribe_new_subject(
+            subject,
+            callback,
+            queue=queue,
+            data_type=data_type,
+            concurrency=concurrency,
+            no_reply=no_reply,
+            timeout=timeout,
+        )
+        return link.portal.run(work, call, "await app.subscribe_new_subject(...)")
+
+    def unsubscribe_subject_sync(self, subject: str) -> None:
+        """`unsubscribe_subject` from synchronous code.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        call = "unsubscribe_subject_sync"
+        link = self._current.get(call)
+        if link.portal.is_here:
+            link.check(call)
+            link.unsubscribe(link.subscriptions.on_subject(subject))
+        else:
+            work = self.unsubscribe_subject(subject)
+            link.portal.run(work, call, "await app.unsubscribe_subject(...)")
+
+    def unsubscribe_ssid_sync(self, ssid: str) -> None:
+        """`unsubscribe_ssid` from synchronous code.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        call = "unsubscribe_ssid_sync"
+        link = self._current.get(call)
+        if link.portal.is_here:
+            link.check(call)
+            link.unsubscribe([link.subscriptions.with_id(ssid)])
+        else:
+            work = self.unsubscribe_ssid(ssid)
+            link.portal.run(work, call, "await app.unsubscribe_ssid(...)")
+
+
+def _publish_from_thread(link: Link, frame: bytes) -> None:
+    outbox, bridge = link.outbox, link.bridge
+    if outbox.is_closed:
+        raise ConnectionClosedError("publish_sync")
+    waiting = outbox.size + bridge.size
+    if waiting + len(frame) > outbox.limit:
+        outbox.refused += 1
+        raise BufferFullError("publish_sync", waiting, outbox.limit)
+    bridge.put(frame)
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """Log the failure of a publish that nobody waits for."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("publish_sync failed in a send hook, or after it", exc_info=error)

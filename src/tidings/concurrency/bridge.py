@@ -1,0 +1,127 @@
+"""FrameBridge: what other threads publish, on its way to the connection's buffer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tidings.concurrency.portal import Portal
+from tidings.errors import BufferFullError, ConnectionClosedError, NotStartedError
+from tidings.log import logger
+
+MAX_AHEAD = 1024 * 1024  # bytes that threads may publish before the loop takes them
+RETRY_WAIT = 0.02  # seconds until the next attempt if the connection's buffer is full
+
+
+class FrameBridge:
+    """Publishes from other threads. The threads encode the frames, and the loop takes them in
+    batches and in order.
+
+    A thread that is too far ahead of the loop has to wait, so memory use is limited.
+
+    Args:
+        portal: runs the bridge's coroutines in the loop.
+        post: puts a frame into the connection's buffer and returns whether the buffer is crowded.
+        make_room: waits until the buffer has room.
+    """
+
+    def __init__(
+        self,
+        portal: Portal,
+        post: Callable[[bytes], bool],
+        make_room: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._portal = portal
+        self._post = post
+        self._make_room = make_room
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+        self._taking = False
+        self._put = self._taken = 0  # numbers of frames since the start
+        self._waiting: list[asyncio.Future[None]] = []
+        self._is_held_up = False  # whether the connection's buffer is full
+        self._room = threading.Condition()
+
+    @property
+    def size(self) -> int:
+        """Bytes that the loop has not taken yet."""
+        return self._size
+
+    def put(self, frame: bytes) -> None:
+        """Queue a frame from another thread. Blocks while the thread is too far ahead of the loop.
+
+        Raises:
+            NotStartedError: if the loop has ended.
+        """
+        with self._room:
+            while self._size > MAX_AHEAD:
+                if not self._room.wait(timeout=1) and self._portal.is_over:
+                    raise NotStartedError("publish_sync")
+            if self._portal.is_over:
+                raise NotStartedError("publish_sync")
+            self._frames.append(frame)
+            self._size += len(frame)
+            self._put += 1
+            wake = not self._taking
+            self._taking = True
+        if wake:
+            try:
+                self._portal.post(lambda: self._portal.spawn(self._take()))
+            except RuntimeError:
+                raise NotStartedError("publish_sync") from None
+
+    async def _take(self) -> None:
+        while frames := self._next_batch():
+            while frames:
+                try:
+                    crowded = self._post(frames[0])
+                except BufferFullError:
+                    # publish_sync has already returned, so keep the frame until there is room. The
+                    # check before put() refuses further messages in the meantime.
+                    self._is_held_up = True
+                    self._wake_waiting()
+                    await asyncio.sleep(RETRY_WAIT)
+                    continue
+                except ConnectionClosedError:
+                    logger.error(
+                        "the connection closed before it sent %d messages that other threads "
+                        "published; they are lost",
+                        len(frames),
+                    )
+                    self._taken += len(frames)
+                    break
+                frames.popleft()
+                self._taken += 1
+                self._is_held_up = False
+                if crowded:
+                    await self._make_room()
+            self._wake_waiting()
+
+    async def taken(self) -> None:
+        """Wait until the loop has taken all frames that were queued before this call.
+
+        This keeps the calls of a thread in order: its publishes are sent before its next request.
+        The wait also ends if the connection's buffer is full.
+        """
+        target = self._put
+        while self._taken < target and not self._is_held_up:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def _wake_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _next_batch(self) -> deque[bytes]:
+        with self._room:
+            frames, self._frames = self._frames, deque()
+            self._size = 0
+            self._taking = bool(frames)
+            self._room.notify_all()
+        return frames

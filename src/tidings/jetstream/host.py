@@ -1,0 +1,189 @@
+"""JetStreamHost: the declared streams and buckets of an app, and JetStream in its current run."""
+
+from __future__ import annotations
+
+import functools
+from asyncio import _get_running_loop
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from tidings.errors import ConfigError
+from tidings.handlers.middleware import Middleware, Send, fold_send
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.bucket import Bucket
+from tidings.jetstream.election import through_election
+from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.publish import PublishAck, prepare
+from tidings.jetstream.reader import Reader
+from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
+from tidings.jetstream.streams.stream import Stream
+from tidings.link import CurrentLink
+from tidings.transport.connection import Connection
+
+B = TypeVar("B", bound=Bucket)
+
+API_TIMEOUT = 5.0
+
+
+class JetStreamRun(msgspec.Struct, frozen=True):
+    """JetStream in one run of an app.
+
+    Attributes:
+        api: the API of the server.
+        send: `JetStream.publish` within the send hooks; None if no middleware has one.
+    """
+
+    api: JetStreamApi
+    send: Send | None
+
+
+class JetStreamHost:
+    """The declared streams and buckets of an app, and the API that they use while it runs.
+
+    Args:
+        current: where the run of the app is found.
+        streams: the streams that the app declares.
+
+    Attributes:
+        current: as above.
+        streams: as above.
+        readers: the watches and reads under way.
+
+    Raises:
+        ConfigError: something is not a Stream, or two have one name.
+    """
+
+    def __init__(self, current: CurrentLink, streams: Sequence[Stream]) -> None:
+        self.current = current
+        self.streams = _checked(streams)
+        self.readers: set[Reader] = set()
+        self._buckets: list[Bucket] = []
+        self._run: JetStreamRun | None = None
+
+    def make_run(self, connection: Connection, middlewares: Sequence[Middleware]) -> JetStreamRun:
+        """JetStream for a run. The send hooks of the middlewares are folded here, once."""
+        api = JetStreamApi(connection, API_TIMEOUT)
+        api.declared.update({stream.name: stream.config() for stream in self.streams})
+
+        async def publish(subject: str, message: Any = None, **options: Any) -> PublishAck:
+            return await prepare(subject, message, **options).send(api)
+
+        return JetStreamRun(api, fold_send(middlewares, publish, "send_stream"))
+
+    def attach(self, run: JetStreamRun) -> None:
+        """Let calls through to a run."""
+        self._run = run
+
+    def detach(self) -> None:
+        """End what is read, and let no more calls through."""
+        for reader in list(self.readers):
+            reader.end()
+        self._run = None
+
+    def forget(self) -> None:
+        """Let no more calls through, because this process is a forked child."""
+        self.readers = set()
+        self._run = None
+
+    @property
+    def api(self) -> JetStreamApi:
+        """The JetStream API.
+
+        Raises:
+            NotStartedError: the app is not running.
+            WrongLoopError: in another event loop than the app's.
+        """
+        if self._run is not None and _get_running_loop() is None:
+            return self._run.api  # what a thread hands to run_sync
+        return self.here("app.js").api
+
+    def here(self, call: str) -> JetStreamRun:
+        """JetStream in the run that goes on, for a caller in the app's event loop.
+
+        Raises:
+            NotStartedError: the app is not running.
+            WrongLoopError: in another event loop than the app's.
+        """
+        if self._run is None:
+            raise self.current.error(call)
+        self._run.api.home.check(call)
+        return self._run
+
+    def check(self, call: str) -> None:
+        """Raise unless the app runs, and the caller is in its event loop: see `here`."""
+        self.here(call)
+
+    # Streams.
+
+    async def plan(self) -> list[StreamPlan]:
+        """Compare the declared streams with those on the server.
+
+        Raises:
+            JetStreamUnavailableError: no JetStream answers.
+        """
+        work = [functools.partial(plan_stream, self.api, stream) for stream in self.streams]
+        return [await through_election(each) for each in work]
+
+    async def apply(self, *, force: bool = False) -> list[StreamPlan]:
+        """Create or change the declared streams. See `JetStream.apply`.
+
+        Raises:
+            StreamChangeError: a change would drop messages, or the server refuses one.
+            JetStreamUnavailableError: no JetStream answers.
+        """
+        plans = await self.plan()
+        await apply_streams(self.api, plans, force=force)
+        return plans
+
+    async def restore_stream(self, name: str) -> bool:
+        """Create a declared stream or bucket again if the server has lost it.
+
+        See `JetStreamApi.restore_stream`.
+        """
+        return await self.api.restore_stream(name)
+
+    # Buckets.
+
+    def declare(self, bucket: B) -> B:
+        """Have a bucket opened at each start, if the app does not run yet."""
+        if self._run is None:  # else a bucket that a handler names would be kept at each call
+            self._buckets.append(bucket)
+        return bucket
+
+    async def open_buckets(self) -> None:
+        """Find the declared buckets, or create them.
+
+        Raises:
+            BucketNotFoundError: a bucket does not exist and must not be created.
+            BucketChangeError: a bucket has other options than declared.
+            JetStreamUnavailableError: no JetStream answers.
+        """
+        for bucket in self._buckets:
+            await bucket.open()
+
+    @property
+    def bucket_types(self) -> dict[str, Any]:
+        """The types of the declared key-value buckets, by name."""
+        return {kv.name: kv.type for kv in self._buckets if isinstance(kv, KeyValue)}
+
+    def end_watches(self) -> None:
+        """End every `async for` over a watch, as if there were no more."""
+        for reader in [reader for reader in self.readers if reader.endless]:
+            reader.end()
+
+
+def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
+    names = set()
+    for stream in streams:
+        if not isinstance(stream, Stream):
+            raise ConfigError(
+                f"streams= must be a list of Stream(...), got a {type(stream).__name__} in it"
+            )
+        if stream.name in names:
+            raise ConfigError(
+                f"streams= has two streams with the name {stream.name!r}; give each its own name"
+            )
+        names.add(stream.name)
+    return tuple(streams)

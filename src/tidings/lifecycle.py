@@ -1,0 +1,399 @@
+"""Run: one run of an app. open -> start -> serve -> drain -> close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import msgspec
+
+from tidings.cautions import warn_of_declarations
+from tidings.concurrency.forks import forget_after_fork, release_signals
+from tidings.errors import (
+    ConnectionClosedError,
+    DisconnectedError,
+    DrainTimeoutError,
+    TidingsError,
+)
+from tidings.handlers.events import ConnectionEvent, EventHooks
+from tidings.handlers.lifespan import Lifespan
+from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.middleware import MiddlewareSpec
+from tidings.handlers.queue_groups import queue_groups
+from tidings.handlers.tasks import Task, TaskSpec
+from tidings.handlers.watchdog import Watchdog
+from tidings.jetstream.consumer.consumers import Consumers
+from tidings.jetstream.consumer.instances import consumer_names
+from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.host import JetStreamHost
+from tidings.jetstream.kv.watchers import Watchers, WatchSpec
+from tidings.link import CurrentLink, Link
+from tidings.log import logger
+from tidings.stats import (
+    AppStats,
+    ConnectionStats,
+    ConsumerStats,
+    ListenerStats,
+    TaskStats,
+    WatcherStats,
+)
+from tidings.transport.connection import Connection
+from tidings.transport.options import ConnectionOptions
+
+
+class State(enum.Enum):
+    """Where an app is in its life."""
+
+    IDLE = "idle"  # declared, or ended; may be started
+    STARTING = "starting"  # connecting, then on_startup, then subscribing
+    RUNNING = "running"  # listeners and tasks at work
+    DRAINING = "draining"  # no new message is taken; what was taken is finished
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an app has declared when it starts.
+
+    Attributes: as the arguments of `App` and of its decorators, and:
+        connection: how to connect.
+        lifespan: makes the lifespan's context manager; None if there is none.
+        startup: the functions of on_startup.
+        shutdown: the functions of on_shutdown.
+        events: the hooks of `App.on`.
+    """
+
+    service_name: str
+    queue: str | None
+    concurrency: int
+    request_timeout: float
+    drain_timeout: float
+    connection: ConnectionOptions
+    middlewares: tuple[MiddlewareSpec, ...]
+    listeners: tuple[ListenerSpec, ...]
+    consumers: tuple[ConsumerSpec, ...]
+    watches: tuple[WatchSpec, ...]
+    tasks: tuple[TaskSpec, ...]
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
+    startup: tuple[Callable[[], Any], ...]
+    shutdown: tuple[Callable[[], Any], ...]
+    events: EventHooks
+
+    @property
+    def queue_groups(self) -> list[str]:
+        """The queue group of each listener, "" for none."""
+        return queue_groups(self.service_name, self.queue, self.listeners)
+
+    def stats(self) -> AppStats:
+        """The statistics of an app that has not started: a zero for each count."""
+        names = consumer_names(self.service_name, self.consumers)
+        return AppStats(
+            connection=ConnectionStats.zero(state="disconnected"),
+            listeners=tuple(
+                ListenerStats.zero(name=spec.name, subjects=spec.subjects, queue=queue)
+                for spec, queue in zip(self.listeners, self.queue_groups, strict=True)
+            ),
+            ended=ListenerStats.none(),
+            tasks=tuple(
+                TaskStats.zero(name=spec.name, interval=spec.interval) for spec in self.tasks
+            ),
+            consumers=tuple(
+                ConsumerStats.zero(name=spec.name, stream=spec.stream, consumer=name or "")
+                for spec, name in zip(self.consumers, names, strict=True)
+            ),
+            watchers=tuple(
+                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.keys)
+                for spec in self.watches
+            ),
+        )
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What is left of a run when it is over.
+
+    Attributes:
+        ending: the task that ended it, with the error of the end.
+        stats: what was counted.
+    """
+
+    ending: asyncio.Task[None]
+    stats: AppStats
+
+    async def wait(self) -> None:
+        """Return when the run has ended.
+
+        Raises:
+            DrainTimeoutError: work was abandoned.
+            ConnectionClosedError: the connection was given up.
+        """
+        await asyncio.shield(self.ending)
+
+
+class Run:
+    """One run of an app: everything that exists only while the app runs.
+
+    Made in the event loop of the run. `begin` opens, starts and serves; `begin_end` drains and
+    closes, in a task of its own.
+
+    Args:
+        plan: what the app has declared.
+        current: lets the calls of the app through to this run.
+        jetstream: the declared streams and buckets.
+        on_end: takes what is left when the run is over; None if nothing is, because the start
+            failed, or because this process is a forked child and the run goes on in its parent.
+
+    Attributes:
+        state: where it is in its life; IDLE at the end.
+        drain_timeout: seconds that the end waits for work in progress.
+        connection: the connection.
+        link: what sends and subscribes.
+        consumers: the stream consumers.
+        watchers: the watches of buckets.
+
+    Raises:
+        Exception: whatever a middleware raises when it is made.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        current: CurrentLink,
+        jetstream: JetStreamHost,
+        on_end: Callable[[Outcome | None], None],
+    ) -> None:
+        middlewares = [spec.make() for spec in plan.middlewares]
+        self.state = State.STARTING
+        self.drain_timeout = plan.drain_timeout
+        self.connection = Connection(plan.connection, self._on_event)
+        self.link = Link(
+            self.connection,
+            middlewares,
+            service_name=plan.service_name,
+            concurrency=plan.concurrency,
+            request_timeout=plan.request_timeout,
+            tell=self._on_event,
+        )
+        self._plan = plan
+        self._current = current
+        self._host = jetstream
+        self._jetstream = jetstream.make_run(self.connection, middlewares)
+        self._on_end = on_end
+        self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.shutdown)
+        pool = self.link.subscriptions.pool
+        self.consumers = Consumers(
+            self._jetstream.api,
+            pool,
+            middlewares,
+            service=plan.service_name,
+            restore_stream=jetstream.restore_stream,
+        )
+        self.watchers = Watchers(jetstream, pool, middlewares)
+        self._tasks = [Task(spec) for spec in plan.tasks]
+        self._watchdog = Watchdog()
+        self._started, self._stopping = asyncio.Event(), asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
+        self._fatal: TidingsError | None = None
+        forget_after_fork(self)
+
+    # The phases.
+
+    async def begin(self) -> None:
+        """Open and start, and return when listeners and tasks are at work.
+
+        Raises:
+            ConnectError: no server could be reached.
+            Exception: whatever else stopped the start. Everything is closed then.
+        """
+        try:
+            await self._open()
+            await self._start()
+        except BaseException:
+            await self._abort()
+            raise
+        self._serve()
+
+    async def _open(self) -> None:
+        await self.connection.open()
+        plan = self._plan
+        warn_of_declarations(plan.listeners, plan.consumers, plan.watches, self._host.streams)
+        self._current.attach(self.link)
+        self._host.attach(self._jetstream)
+
+    async def _start(self) -> None:
+        await self._host.apply()
+        await self._host.open_buckets()
+        await self._lifespan.enter()
+        await self._subscribe()
+        await self.consumers.start(self._plan.consumers, self._plan.concurrency)
+        await self.watchers.start(self._plan.watches, self._host.bucket_types)
+        self._watchdog.start()
+
+    def _serve(self) -> None:
+        self.connection.waits = False
+        self.state = State.RUNNING
+        for task in self._tasks:
+            task.start()
+        self._started.set()
+        parts = [f"listens ({len(self._plan.listeners)})"]
+        if self._plan.consumers:
+            parts.append(f"consumes ({len(self._plan.consumers)})")
+        logger.info(
+            "%s %s on %s", self._plan.service_name, " and ".join(parts), self.connection.url
+        )
+
+    async def _end(self) -> None:
+        await self._started.wait()  # disconnect() in on_startup ends the app once it runs
+        self.state = State.DRAINING
+        deadline = asyncio.get_running_loop().time() + self.drain_timeout
+        abandoned = await self._drain(deadline)
+        left = await self._lifespan.leave(deadline)
+        unsent = await self._send_rest(deadline)
+        await self._close()
+        self._on_end(Outcome(self.begin_end(), self.stats()))
+        if abandoned or unsent or left:
+            raise DrainTimeoutError(self.drain_timeout, abandoned, unsent, left)
+        if self._fatal is not None:
+            raise self._fatal
+        logger.info("%s has ended", self._plan.service_name)
+
+    async def _drain(self, deadline: float) -> int:
+        """Take no new work and finish what was taken. Returns how many messages were abandoned."""
+        await asyncio.gather(*(task.stop() for task in self._tasks))
+        with contextlib.suppress(TimeoutError):  # what is left is counted now
+            async with asyncio.timeout_at(deadline):
+                await self._finish_work()
+        abandoned = self.consumers.abandon() + self.watchers.abandon()
+        return abandoned + await self.link.subscriptions.close()
+
+    async def _close(self) -> None:
+        await self.connection.close()
+        self._watchdog.stop()
+        self.link.close()
+        self._current.detach()
+        self._host.detach()
+        self.state = State.IDLE
+
+    async def _abort(self) -> None:
+        """End a start that failed."""
+        if self._ending is not None:
+            self._ending.cancel()
+        with contextlib.suppress(TidingsError):  # the caller gets what stopped the start
+            await self.consumers.stop(self._plan.request_timeout)
+        self.consumers.abandon()
+        self.watchers.abandon()
+        await self.link.subscriptions.close()
+        try:
+            await self._lifespan.abort(asyncio.get_running_loop().time() + self.drain_timeout)
+        finally:
+            await self._close()
+            self._on_end(None)
+
+    # What the phases do.
+
+    async def _subscribe(self) -> None:
+        """Subscribe the listeners, and return when the server has the subscriptions."""
+        sids: list[int] = []
+        for spec, queue in zip(self._plan.listeners, self._plan.queue_groups, strict=True):
+            sids += self.link.subscribe(spec, queue)
+        while True:
+            try:
+                await self.link.confirm(sids)
+                return
+            except DisconnectedError:
+                if not self.connection.waits:
+                    raise
+            await self.connection.connected()
+
+    async def _finish_work(self) -> None:
+        self._host.end_watches()  # a handler may be waiting for what comes next
+        await self.link.bridge.taken()
+        subscriptions = self.link.subscriptions
+        for stop in (self.consumers.stop, self.watchers.stop, subscriptions.end_all):
+            try:
+                await stop(self._plan.request_timeout)
+            except TidingsError as error:
+                logger.warning("messages under way may be lost at shutdown: %s", error)
+        await subscriptions.finish()
+        await self.consumers.finish()
+        await self.watchers.finish()
+        await self.link.portal.finish()
+
+    async def _send_rest(self, deadline: float) -> int:
+        """Have the server confirm what is sent, and wait if it is away. Returns bytes left."""
+        connection, outbox = self.connection, self.connection.outbox
+        loop = asyncio.get_running_loop()
+        while (outbox.unsent_bytes or outbox.unconfirmed) and not connection.is_closed:
+            if loop.time() >= deadline:
+                break
+            try:
+                await connection.confirm(max(deadline - loop.time(), 0.01))
+            except TidingsError:
+                await asyncio.sleep(0.02)
+        return outbox.unsent_bytes
+
+    def _on_event(self, event: str, error: Exception | None) -> None:
+        self._plan.events.tell(ConnectionEvent(event, error))
+        if event == "closed" and self.state is State.RUNNING:
+            self._fatal = ConnectionClosedError("the app", str(error or "given up"))
+            self.begin_end()
+
+    # The end, from outside.
+
+    def begin_end(self) -> asyncio.Task[None]:
+        """Begin to drain, in the event loop of the run. Returns what to await.
+
+        During the start, the end begins when the start is complete.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(), name="tidings drain")
+            self._stopping.set()
+        return self._ending
+
+    async def wait_stopped(self) -> None:
+        """Return when the run has ended.
+
+        Raises:
+            DrainTimeoutError: work was abandoned.
+            ConnectionClosedError: the connection was given up.
+        """
+        await self._stopping.wait()
+        await asyncio.shield(self.begin_end())
+
+    def forget(self) -> None:
+        """Leave everything to the parent process: this is a forked child."""
+        if self.state is State.IDLE:
+            return
+        self.state = State.IDLE
+        self._current.forget()
+        self._host.forget()
+        self.link.forget()
+        self._on_end(None)
+        release_signals()
+
+    # What a run knows.
+
+    def stats(self) -> AppStats:
+        """What was counted up to now."""
+        subscriptions = self.link.subscriptions
+        return AppStats(
+            connection=self.connection.snapshot(),
+            listeners=tuple(listener.snapshot() for listener in subscriptions.listeners),
+            ended=subscriptions.ended,
+            tasks=tuple(task.snapshot() for task in self._tasks),
+            consumers=self.consumers.snapshot(),
+            watchers=self.watchers.snapshot(),
+        )
+
+    def unfinished(self) -> tuple[int, int]:
+        """Messages that are queued or being handled, and bytes that are not sent. (0, 0) at the
+        end. May be called from any thread.
+        """
+        if self.state is State.IDLE:
+            return 0, 0
+        stats = self.stats()
+        messages = sum(each.pending + each.running for each in stats.listeners)
+        messages += sum(each.pending + each.running for each in stats.consumers)
+        messages += sum(each.pending + each.running for each in stats.watchers)
+        return messages, self.connection.outbox.unsent_bytes

@@ -1,0 +1,346 @@
+"""Link: what the calls of an app use while it runs: the connection, the event loop, the portal."""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from asyncio import current_task
+from collections.abc import Callable, Coroutine, Sequence
+from threading import get_ident
+from typing import Any, TypeVar
+
+from tidings import codec
+from tidings.checks import MOST_SECONDS, Seconds, check_seconds
+from tidings.concurrency.bridge import FrameBridge
+from tidings.concurrency.home import Home
+from tidings.concurrency.portal import Portal
+from tidings.errors import DecodeError, ForkedError, NotStartedError
+from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.middleware import Middleware, fold_send
+from tidings.handlers.subscriptions import Subscriptions
+from tidings.headers import Headers, HeadersLike
+from tidings.message import Message
+from tidings.protocol.parser import Frame
+from tidings.service_errors import raise_remote_error
+from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
+from tidings.subject import check_subject
+from tidings.transport.connection import Connection, EventHook
+
+T = TypeVar("T")
+
+
+class Link:
+    """The connection of one run, and the calls that send and subscribe with it.
+
+    `Bus` checks its caller and calls the middlewares. This class is below them. Listeners send
+    their answers through it, too.
+
+    Args:
+        connection: the connection; it may be opened later.
+        middlewares: innermost first. Their send hooks are folded here, once.
+        service_name: the app's name.
+        concurrency: handlers of one listener at work at a time, where it names no number.
+        request_timeout: default timeout of `request`, in seconds.
+        tell: takes the name of an event and its error.
+
+    Attributes:
+        outbox: the connection's buffer.
+        home: the event loop that the run belongs to.
+        loop: this event loop.
+        thread: the number of its thread; 0 when the link is closed.
+        portal: the way into the loop from other threads.
+        bridge: the way of published messages from other threads.
+        subscriptions: the listeners.
+        send_publish: `publish` within the send hooks; None if no middleware has one.
+        send_request: `request` within the send hooks; None if no middleware has one.
+    """
+
+    __slots__ = (
+        "bridge",
+        "concurrency",
+        "connection",
+        "home",
+        "loop",
+        "outbox",
+        "portal",
+        "request_timeout",
+        "send_publish",
+        "send_request",
+        "service_name",
+        "subscriptions",
+        "tell",
+        "thread",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        middlewares: Sequence[Middleware],
+        *,
+        service_name: str,
+        concurrency: int,
+        request_timeout: float,
+        tell: EventHook,
+    ) -> None:
+        self.connection = connection
+        self.service_name = service_name
+        self.concurrency = concurrency
+        self.request_timeout = request_timeout
+        self.tell = tell
+        self.outbox = connection.outbox
+        self.home = Home()
+        self.loop, self.thread = self.home.loop, self.home.thread
+        self.portal = Portal()
+        self.bridge = FrameBridge(self.portal, self.outbox.post, self.outbox.make_room)
+        self.portal.before = self.bridge.taken
+        self.send_publish = fold_send(middlewares, self.publish, "send_publish")
+        self.send_request = fold_send(middlewares, self.request, "send_request")
+        self.subscriptions = Subscriptions(connection, self.portal, self, middlewares)
+
+    def close(self) -> None:
+        """Take no more calls."""
+        self.thread = 0
+        self.portal.close()
+
+    def forget(self) -> None:
+        """Leave the connection to the parent process: this is a forked child."""
+        self.thread = 0
+        self.connection.forget()
+        self.home.end_child_in_loop()
+
+    def check(self, call: str) -> None:
+        """Raise unless the caller is in the event loop of the run.
+
+        Args:
+            call: what was called, as users write it.
+
+        Raises:
+            NotStartedError: the run has ended.
+            ForkedError: the app runs in the process from which this one was forked.
+            WrongLoopError: the caller is in another event loop.
+        """
+        if self.thread == 0:
+            raise ForkedError(call) if self.home.is_forked else NotStartedError(call)
+        self.home.check(call)
+
+    # Below the middlewares.
+
+    async def publish(
+        self,
+        subject: str,
+        message: Any = None,
+        reply_to: str = "",
+        force: bool = False,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> None:
+        """`Bus.publish` below the middlewares."""
+        frame = self.frame(subject, message, reply_to, headers, data_type)
+        if force:
+            connection = self.connection
+            connection.require("publish with force")
+            denials, since = connection.denials, connection.denials.count
+            self.outbox.post(frame)
+            await connection.confirm(self.request_timeout)
+            if denied := denials.of_publish(subject, since):
+                raise denied
+        elif self.outbox.post(frame):
+            await self.outbox.make_room()
+
+    def frame(
+        self,
+        subject: str,
+        message: Any,
+        reply_to: str,
+        headers: HeadersLike | None,
+        data_type: Any,
+    ) -> bytes:
+        """The frame of a message, in any thread.
+
+        Raises:
+            SubjectError, HeaderError, EncodeError, PayloadTooLargeError: it cannot be sent.
+        """
+        reply = check_subject(reply_to) if reply_to else b""
+        block = Headers(headers).to_block() if headers else b""
+        return self.outbox.frame(subject, codec.encode(message, data_type), reply, block)
+
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any:
+        """`Bus.request` below the middlewares. Without any, `Bus` does the same without this call,
+        for one coroutine less."""
+        token, future, read = self.start_request(
+            subject, message, timeout, response_data_type, headers, data_type
+        )
+        try:
+            frame = await future
+        finally:
+            self.connection.end_request(token)
+        raise_remote_error(subject, frame[3], frame[4])
+        if not frame[3] and frame[4].startswith(ACKNOWLEDGEMENTS):
+            await refuse_stream_answer(self.connection, subject, frame[4])
+        try:
+            return read(frame)
+        except DecodeError as error:
+            error.subject = subject  # of an answer: no fault of the message that is being handled
+            raise
+
+    def start_request(
+        self,
+        subject: str,
+        message: Any,
+        timeout: Seconds | None,
+        response_data_type: Any,
+        headers: HeadersLike | None,
+        data_type: Any,
+    ) -> tuple[str, asyncio.Future[Frame], Callable[[Frame], Any]]:
+        """Check a request and send it: its token, what to await, and what reads the answer."""
+        limit = self.request_timeout if timeout is None else check_timeout(timeout)
+        is_ready = type(message) is bytes and data_type is None
+        payload = message if is_ready else codec.encode(message, data_type)
+        block = Headers(headers).to_block() if headers else b""
+        plain = response_data_type is None
+        read = _read_dict if plain else _response_reader(response_data_type)
+        token, future = self.connection.start_request(subject, payload, block, limit)
+        return token, future, read
+
+    # Answers. No send hook is passed: the answer belongs to the message that is answered.
+
+    def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None:
+        """Send a handler's answer."""
+        block = Headers(headers).to_block() if headers else b""
+        self.outbox.reply(subject, codec.encode(value), block)
+
+    async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None:
+        """Send what `Message.respond` is given."""
+        outbox = self.outbox
+        if get_ident() != self.thread or not (outbox.is_scheduled or current_task(self.loop)):
+            self.check("msg.respond")
+        block = Headers(headers).to_block() if headers else b""
+        if outbox.reply(reply, codec.encode(value), block):
+            await outbox.make_room()
+
+    # Subscriptions.
+
+    def subscribe(self, spec: ListenerSpec, queue: str) -> list[int]:
+        """Subscribe a listener to its subjects, without waiting. Returns their IDs.
+
+        Args:
+            spec: the listener.
+            queue: the queue group it joins, "" for none.
+        """
+        return self.subscriptions.add(spec, queue=queue, concurrency=self.concurrency)
+
+    async def confirm(self, sids: Sequence[int]) -> None:
+        """Return when the server has these subscriptions, if it is connected.
+
+        Raises:
+            SubjectPermissionError: the server denies one.
+            ConnectionLostError: the connection dropped first.
+        """
+        await self.subscriptions.confirm(sids, self.request_timeout)
+
+    def unsubscribe(self, sids: list[int]) -> asyncio.Task[None]:
+        """End subscriptions; returns what to await for the server's confirmation."""
+        return self.subscriptions.end(sids, self.request_timeout)
+
+
+class CurrentLink:
+    """Where the calls of an app find the link of the run that goes on.
+
+    Attributes:
+        link: the link; None while the app does not run.
+    """
+
+    __slots__ = ("is_forked", "link")
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.is_forked = False  # the app ran when this process was forked, and not since then
+
+    def attach(self, link: Link) -> None:
+        """Let calls through to a run."""
+        self.link, self.is_forked = link, False
+
+    def detach(self) -> None:
+        """Let no more calls through."""
+        self.link = None
+
+    def forget(self) -> None:
+        """Let no more calls through, because this process is a forked child."""
+        self.link, self.is_forked = None, True
+
+    def error(self, call: str) -> NotStartedError:
+        """The error of a call that needs a running app."""
+        return ForkedError(call) if self.is_forked else NotStartedError(call)
+
+    def get(self, call: str) -> Link:
+        """The link, for a caller in any thread.
+
+        Raises:
+            NotStartedError: the app is not running.
+            ForkedError: it runs in the process from which this one was forked.
+        """
+        if self.link is None:
+            raise self.error(call)
+        return self.link
+
+    def here(self, call: str) -> Link:
+        """The link, for a caller in the app's event loop.
+
+        Raises:
+            NotStartedError, ForkedError: as `get`.
+            WrongLoopError: the caller is in another event loop.
+        """
+        link = self.get(call)
+        link.home.check(call)
+        return link
+
+    def run(
+        self, work: Coroutine[Any, Any, T], call: str, instead: str, timeout: float | None = None
+    ) -> T:
+        """Run a coroutine in the app's event loop and block until it ends: see `Portal.run`.
+
+        Raises:
+            NotStartedError: the app is not running.
+        """
+        if self.link is None:
+            work.close()
+            raise self.error(call)
+        return self.link.portal.run(work, call, instead, timeout)
+
+
+def check_timeout(timeout: Seconds) -> float:
+    """Check the timeout of a request, and return it in seconds.
+
+    Raises:
+        ConfigError: it is not a positive number of seconds.
+    """
+    if type(timeout) is float and 0 < timeout <= MOST_SECONDS:  # without a call
+        return timeout
+    return check_seconds("timeout", timeout)
+
+
+_decode_dict = codec.decoder(dict)
+
+
+def _read_dict(frame: Frame) -> Any:
+    return _decode_dict(frame[4])
+
+
+def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
+    """What makes the result of a request of its answer."""
+    if data_type is Message or typing.get_origin(data_type) is Message:
+        inner = typing.get_args(data_type)
+        decode = codec.decoder(inner[0] if inner else dict)
+        return lambda frame: Message(
+            frame[1], decode(frame[4]), frame[4], frame[2], frame[0], frame[3], None
+        )
+    decode = codec.decoder(data_type)
+    return lambda frame: decode(frame[4])
