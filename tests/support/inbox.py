@@ -6,10 +6,12 @@ from typing import Any
 
 from support.waits import PATIENCE, until
 from tidings import Message
+from tidings.jetstream import Entry
 
 
 class Inbox:
-    """A handler that keeps each message and returns its data, which answers a request.
+    """A handler that keeps each message, or entry of a watch, and returns its data, which answers a
+    request.
 
     Attributes:
         got: the data of every message up to now.
@@ -20,9 +22,10 @@ class Inbox:
         self._unread: queue.SimpleQueue[Message[Any]] = queue.SimpleQueue()
 
     async def __call__(self, msg):  # without a type, so that the data is a dict by default
-        self.got.append(msg.data)
+        data = msg.value if isinstance(msg, Entry) else msg.data
+        self.got.append(data)
         self._unread.put(msg)
-        return msg.data
+        return data
 
     def get(self) -> Message[Any]:
         """Wait for the next unread message, in any thread but the event loop's."""
