@@ -136,7 +136,7 @@ def test_a_service_that_does_not_start_is_shown_with_its_log(tmp_path: Path) -> 
 
 def test_totals_that_differ_are_a_failure() -> None:
     totals = {"DE": {"orders": 1, "net": 100, "vat": 19}}
-    with pytest.raises(demo.DemoError, match="the totals of the service differ"):
+    with pytest.raises(demo.DemoError, match="the totals differ from the sums of the answers"):
         demo._show_totals(totals, {"DE": {"orders": 1, "net": 100, "vat": 20}})
 
 

@@ -371,7 +371,7 @@ def test_what_cannot_be_published_again_is_kept_and_the_rest_is_done(
     code, shown, failed = call("dead", "redrive", "--stream", dead, "--yes")
     assert code == 1
     assert shown.splitlines()[-1] == "published again: 6 of 7"
-    assert f"tidings: dead letter 8 stays in {dead}: no stream takes 'nobody.takes.this'" in failed
+    assert f"tidings: dead letter 8 stays in {dead}: no stream stores 'nobody.takes.this'" in failed
     assert numbers(call("dead", "list", "--stream", dead)[1]) == ["8"]
 
 
