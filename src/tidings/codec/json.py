@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tidings.codec import models as pydantic_types
+from tidings.codec import models
 from tidings.codec.forms import function_name, is_function, is_pydantic, parts_of, type_name
 from tidings.codec.models import (
     NOT_FINITE,
@@ -144,13 +144,13 @@ def _build(data_type: DataType) -> Decoder:
     _check_variables(data_type)
     if is_function(data_type):
         return _function_decoder(data_type)
-    if pydantic_types.is_first(data_type):
+    if models.is_first(data_type):
         reason = "pydantic must check a part of it, but cannot check the rest"
-        return pydantic_types.checker(data_type) or _refuse(data_type, reason)
+        return models.checker(data_type) or _refuse(data_type, reason)
     try:
         decode = msgspec.json.Decoder(data_type, dec_hook=_from_plain).decode
     except Exception as error:  # msgspec raises several kinds, for example for an unknown name
-        return pydantic_types.checker(data_type) or _refuse(data_type, str(error))
+        return models.checker(data_type) or _refuse(data_type, str(error))
     for part in parts_of(data_type):
         _check_custom(data_type, part)
     return _json_decoder(decode, data_type)

@@ -10,7 +10,7 @@ from datetime import datetime
 from tidings.error_codes import ErrorCode
 from tidings.errors import ConfigError, JetStreamApiError, NoStreamError, RedriveError
 from tidings.headers import Headers
-from tidings.jetstream import dead_letter as deadletter
+from tidings.jetstream import dead_letter
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
 from tidings.jetstream.names import check_existing_name
@@ -64,20 +64,20 @@ class DeadLetter:
     def of(cls, stream: str, message: Stored) -> DeadLetter | None:
         """Read a dead letter from a message; None if the message is not one."""
         headers = message.headers
-        if deadletter.SUBJECT not in headers:
+        if dead_letter.SUBJECT not in headers:
             return None
         return cls(
             kept_in=stream,
             sequence=message.sequence,
             time=message.time,
-            subject=headers[deadletter.SUBJECT],
-            stream=headers.get(deadletter.STREAM, ""),
-            stream_sequence=_number(headers.get(deadletter.SEQUENCE, "")),
-            consumer=headers.get(deadletter.CONSUMER, ""),
-            deliveries=_number(headers.get(deadletter.DELIVERIES, "")),
-            error=headers.get(deadletter.ERROR, ""),
-            error_id=headers.get(deadletter.ERROR_ID, ""),
-            reason=headers.get(deadletter.REASON, ""),
+            subject=headers[dead_letter.SUBJECT],
+            stream=headers.get(dead_letter.STREAM, ""),
+            stream_sequence=_number(headers.get(dead_letter.SEQUENCE, "")),
+            consumer=headers.get(dead_letter.CONSUMER, ""),
+            deliveries=_number(headers.get(dead_letter.DELIVERIES, "")),
+            error=headers.get(dead_letter.ERROR, ""),
+            error_id=headers.get(dead_letter.ERROR_ID, ""),
+            reason=headers.get(dead_letter.REASON, ""),
             headers=_own_headers(headers),
             body=message.body,
         )
@@ -329,9 +329,9 @@ def _own_headers(headers: Headers) -> Headers:
     """Return the message's own headers, without those of the server and of the dead letter."""
     return Headers(
         [
-            (name, deadletter.sendable(value))
+            (name, dead_letter.sendable(value))
             for name, value in headers.pairs()
-            if not deadletter.is_added(name)
+            if not dead_letter.is_added(name)
         ]
     )
 
