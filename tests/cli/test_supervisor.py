@@ -18,7 +18,7 @@ import pytest
 from support.command import worker_pids
 from support.process import is_alive
 from support.waits import wait_until
-from tidings import App
+from tidings import App, Stream
 from tidings.cli.supervisor import ending
 from tidings.process.runner import END_GRACE
 
@@ -95,6 +95,40 @@ def test_a_worker_whose_module_is_missing_or_half_written_is_started_again_until
     path.write_text(whole)
     new = worker_pids(process, 3)
     assert pids[1] in new  # the healthy one has run on
+    assert process.stop() == 0
+
+
+CONSUMES = """
+from tidings import App
+
+app = App("many hands")
+
+@app.consume("STREAM", durable="shop")
+async def handle(msg):
+    print(f"handled {msg.data['n']}\\n", end="", flush=True)
+"""
+
+
+def test_a_worker_whose_stream_is_gone_is_started_again_until_it_is_there(
+    start: Start, tmp_path: Path, subject: str
+) -> None:
+    stream = Stream(subject.replace(".", "-"), subjects=[subject])
+    (tmp_path / "shop.py").write_text(CONSUMES.replace("STREAM", stream.name))
+    with App("operator", streams=[stream]) as operator:
+        process = start("run", "shop", "--workers", "2")
+        pids = worker_pids(process, 2)
+
+        async def delete() -> None:
+            await operator.js.api.call(f"STREAM.DELETE.{stream.name}")
+
+        operator.js.run_sync(delete())
+        os.kill(pids[0], signal.SIGKILL)
+        process.wait_for(r"ended with exit code [12]; starting it again in 1 s")
+        operator.js.run_sync(operator.js.apply())
+        new = worker_pids(process, 3)
+        assert pids[1] in new  # the healthy one has run on
+        operator.js.publish_sync(subject, {"n": 7})
+        process.wait_for("^handled 7")
     assert process.stop() == 0
 
 
