@@ -144,13 +144,13 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         for name in _NOT_ORDERED:
             if self._says(name):
                 raise ConfigError(
-                    f"{name} means nothing with ordered=True: an ordered consumer "
+                    f"{name} cannot be combined with ordered=True: an ordered consumer "
                     f"follows the stream and acknowledges nothing"
                 )
         if self.concurrency not in (None, 1):
             raise ConfigError(
-                "concurrency above 1 means nothing with ordered=True: one after the other is what "
-                "keeps the order"
+                "concurrency above 1 cannot be combined with ordered=True: handling one message "
+                "at a time is what keeps the order"
             )
 
     def _says(self, name: str) -> bool:
