@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from tidings.handlers.hooks import let_finish
-
-logger = logging.getLogger("tidings")
+from tidings.log import logger
 
 EVENTS = (
     "connected",

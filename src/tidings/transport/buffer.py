@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +14,11 @@ from tidings.errors import (
     SubjectError,
     TidingsError,
 )
+from tidings.log import logger
 from tidings.protocol.commands import PING, publish_frame, publish_headers_frame
 from tidings.subject import MAX_SUBJECT_BYTES, check_pattern, check_subject
 from tidings.transport.permissions import News
 from tidings.transport.tcp import SocketTransport
-
-logger = logging.getLogger("tidings")
 
 # With this many bytes the buffer is crowded: it writes in the middle of a loop iteration, and a
 # publisher that is able to wait has to wait.

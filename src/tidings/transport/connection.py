@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import enum
 import functools
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ from tidings.errors import (
     SubscriptionLimitError,
     TransportError,
 )
+from tidings.log import logger
 from tidings.protocol.commands import PONG
 from tidings.protocol.info import denied_sid, read_error, read_info, version_of
 from tidings.protocol.parser import Frame
@@ -39,8 +39,6 @@ from tidings.transport.pings import Pinger
 from tidings.transport.requests import RequestTable
 from tidings.transport.seeker import Seeker
 from tidings.transport.servers import ServerPool
-
-logger = logging.getLogger("tidings")
 
 EventHook = Callable[[str, Exception | None], None]
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
+from tidings.log import logger
 from tidings.protocol.parser import CONTROL, Frame, Parser
 from tidings.subject import matches
-
-logger = logging.getLogger("tidings")
 
 Deliver = Callable[[int, list[Frame]], None]  # gets the size of headers and bodies, and the frames
 

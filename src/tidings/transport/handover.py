@@ -7,7 +7,6 @@ group arrives on one of them. Any other message arrives on both, and the second 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,8 +16,6 @@ from tidings.transport.buffer import Buffer
 from tidings.transport.dial import Accepted
 from tidings.transport.dispatch import Dispatch
 from tidings.transport.interest import Interest
-
-logger = logging.getLogger("tidings")
 
 # Seconds for which both connections stay subscribed after the move, because the servers of a
 # cluster learn of the new subscriptions one after another. At least this many round trips.

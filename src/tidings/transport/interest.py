@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 
 from tidings.concurrency.backoff import Backoff
 from tidings.errors import SubjectPermissionError, SubscriptionLimitError, TransportError
+from tidings.log import logger
 from tidings.protocol.commands import subscribe_frame, unsubscribe_frame
 from tidings.transport.buffer import Buffer
-
-logger = logging.getLogger("tidings")
 
 # Seconds until tidings asks again for a refused subscription: the first and the longest pause.
 RETRY_FIRST, RETRY_MOST = 0.5, 4.0

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from tidings.concurrency.backoff import is_rare
 from tidings.errors import ConnectError
+from tidings.log import logger
 from tidings.transport.dial import Accepted, dial_any
 from tidings.transport.handover import Handover
 from tidings.transport.options import ConnectionOptions
 from tidings.transport.servers import ServerPool
-
-logger = logging.getLogger("tidings")
 
 
 class Mover:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from tidings.concurrency.backoff import is_rare
 from tidings.errors import AuthError, ConnectError, TlsError
+from tidings.log import logger
 from tidings.transport.backoff import ConnectBackoff
 from tidings.transport.dial import Accepted, dial_any
 from tidings.transport.options import ConnectionOptions
 from tidings.transport.servers import ServerPool
-
-logger = logging.getLogger("tidings")
 
 
 class Seeker:
