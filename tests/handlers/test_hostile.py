@@ -306,3 +306,24 @@ async def test_a_flood_of_bad_messages_of_a_stream_is_a_few_lines_a_second_too(
     assert sum("gave up on" in line.getMessage() for line in lines) < 100
     assert sum("failed on" in line.getMessage() for line in lines) < 100
     assert sum(getattr(line, "suppressed", 0) for line in lines) > 400
+
+
+@pytest.mark.parametrize("error", [AttributeError("id"), SystemExit()], ids=repr)
+async def test_logging_that_raises_does_not_end_a_reconnection(
+    server: NATSServer, app: App, error: BaseException
+) -> None:
+    @app.listen("work", data_type=dict)
+    async def work(msg):
+        return msg.data
+
+    logger, refusal = logging.getLogger("tidings"), Refusing(error)
+    async with app:
+        logger.addFilter(refusal)
+        try:
+            await asyncio.to_thread(server.kill)
+            await until(lambda: app.stats().connection.state == "reconnecting")
+            await asyncio.to_thread(server.restart)
+            await until(lambda: app.stats().connection.state == "connected")
+            assert await app.request("work", {"n": 1}) == {"n": 1}
+        finally:
+            logger.removeFilter(refusal)
