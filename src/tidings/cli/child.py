@@ -1,12 +1,12 @@
 """The child's side of a supervised run: it reports to its supervisor and ends with it.
 
 Supervisor and child share a socket, the lifeline. The child writes a line with the drain timeout of
-its app to it, and a second line when the app runs. If systemd watches the service, the event loop of
-the child keeps writing lines, as long as nothing blocks it. To stop the child, the supervisor writes
-"stop" and closes its end. If the supervisor dies, even by kill -9, its end closes without "stop".
-The child drains in both cases. The supervisor does not use a signal to stop its children: a service
-manager that stops a whole process group signals the children too, and a second signal would make
-the app exit at once.
+its app to it, and a second line when the app runs. If systemd watches the service, the event loop
+of the child keeps writing lines, as long as nothing blocks it. To stop the child, the supervisor
+writes "stop" and closes its end. If the supervisor dies, even by kill -9, its end closes without
+"stop". The child drains in both cases. The supervisor does not use a signal to stop its children: a
+service manager that stops a whole process group signals the children too, and a second signal would
+make the app exit at once.
 """
 
 from __future__ import annotations
