@@ -16,7 +16,7 @@ from flask import Flask, jsonify
 
 from tidings import App, NoRespondersError, RequestTimeoutError, ServiceError, TransportError
 
-nats = App(service_name="web")
+nats = App(service_name="web", connect_timeout=2)
 web = Flask(__name__)
 
 connecting = Lock()

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from tidings.server import NATSServer
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+SOURCE = ROOT / "src"
+MODULES = sorted(SOURCE.rglob("*.py"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 # The first line below the title of a page whose snippets need each other, or an event loop.
@@ -36,6 +39,7 @@ PIECE = re.compile(
     r"|^<!--.*?-->",
     re.MULTILINE | re.DOTALL,
 )
+DOCSTRING_BLOCK = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 # In the console, `__name__` is `"__main__"`.
 MAIN = re.compile(r'^if __name__ == "__main__":\n(?: +.*\n)+', re.MULTILINE)
 
@@ -62,7 +66,9 @@ def snippets_of(text: str) -> Iterator[Snippet]:
 
 
 def python_of(path: Path) -> list[str]:
-    """The Python code in a page, or in a file."""
+    """The Python code in a page, in an example, or in the docstrings of a module of tidings."""
+    if SOURCE in path.parents:
+        return [textwrap.dedent(block) for block in DOCSTRING_BLOCK.findall(path.read_text())]
     if path.suffix == ".py":
         return [path.read_text()]
     return [each.source for each in snippets_of(path.read_text()) if each.language == "python"]
@@ -124,6 +130,16 @@ def shorter_place(module: str, name: str) -> str | None:
 @pytest.mark.parametrize("path", [*PAGES, *EXAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_are_imported_from_where_they_are_exported(path: Path) -> None:
     assert [fault for source in python_of(path) for fault in deep_imports(source)] == []
+
+
+def test_docstrings_import_names_from_where_they_are_exported() -> None:
+    found = {
+        str(path.relative_to(SOURCE)): faults
+        for path in MODULES
+        for faults in [[fault for source in python_of(path) for fault in deep_imports(source)]]
+        if faults
+    }
+    assert found == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -6,7 +6,7 @@ from threading import Lock
 
 from tidings import App
 
-nats = App(service_name="shop")
+nats = App(service_name="shop", connect_timeout=2)
 
 connecting = Lock()
 running = ExitStack()
