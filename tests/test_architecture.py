@@ -84,6 +84,8 @@ INSIDE = {
         "hooks",
         "lifespan",
         "signatures",
+        "annotations",
+        "parameters",
         "events",
         "middleware",
         "tasks",
