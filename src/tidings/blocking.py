@@ -6,7 +6,7 @@ import asyncio
 from asyncio import current_task
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.bus import Bus, dynamic_spec
@@ -24,6 +24,8 @@ from tidings.log import logger
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
 # unless it is blocked.
 LATE = 0.2
+
+T = TypeVar("T")
 
 
 class BlockingBus(Bus):
@@ -105,6 +107,78 @@ class BlockingBus(Bus):
 
     # Request.
 
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["list"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> list[Any]: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["str"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> str: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["bytes"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> bytes: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> T: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any: ...
+
     def request_sync(
         self,
         subject: str,
@@ -138,6 +212,78 @@ class BlockingBus(Bus):
             return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
         except LoopTimeoutError:
             raise RequestTimeoutError(subject, limit) from None
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["dict"] | None = None,
+        data_type: Any = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["list"] = ...,
+        data_type: Any = None,
+    ) -> list[Any]: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["str"] = ...,
+        data_type: Any = None,
+    ) -> str: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["bytes"] = ...,
+        data_type: Any = None,
+    ) -> bytes: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        data_type: Any = None,
+    ) -> T: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Any = None,
+        data_type: Any = None,
+    ) -> Any: ...
 
     async def request_from_another_thread(
         self,
