@@ -11,12 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 from tidings import codec
 from tidings.bus import Bus, dynamic_spec
 from tidings.checks import Seconds
-from tidings.errors import (
-    BufferFullError,
-    ConnectionClosedError,
-    LoopTimeoutError,
-    RequestTimeoutError,
-)
+from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
 from tidings.link import Link, check_timeout
 from tidings.log import logger
@@ -59,7 +54,7 @@ class BlockingBus(Bus):
             self._publish_by_loop(link, subject, message, reply_to, force, headers, data_type)
         elif get_ident() != link.thread:
             frame = link.frame(subject, message, reply_to, headers, data_type)
-            _publish_from_thread(link, frame)
+            link.send_from_thread(frame, "publish_sync")
         else:
             outbox = link.outbox
             if not (outbox.is_scheduled or current_task(link.loop)):
@@ -387,17 +382,6 @@ class BlockingBus(Bus):
         else:
             work = self.unsubscribe_ssid(ssid)
             link.portal.run(work, call, "await app.unsubscribe_ssid(...)")
-
-
-def _publish_from_thread(link: Link, frame: bytes) -> None:
-    outbox, bridge = link.outbox, link.bridge
-    if outbox.is_closed:
-        raise ConnectionClosedError("publish_sync")
-    waiting = outbox.size + bridge.size
-    if waiting + len(frame) > outbox.limit:
-        outbox.refused += 1
-        raise BufferFullError("publish_sync", waiting, outbox.limit)
-    bridge.put(frame)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

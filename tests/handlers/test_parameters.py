@@ -384,6 +384,19 @@ async def unchecked(order: Callable[[], int]): ...
 async def unsolved(data: "list[T]"): ...  # type: ignore[name-defined]  # noqa: F821 - the point
 
 
+class Body:
+    async def bare(self, msg): ...
+    async def typed(self, order: Order): ...
+
+
+@pytest.mark.parametrize("handler", [Body.bare, Body.typed])
+def test_a_method_without_its_instance_is_refused(app: App, handler: Any) -> None:
+    words = rf"Body\.{handler.__name__} \({PLACE}\) takes self: it is a method.*Orders\(\)\.created"
+    with pytest.raises(ConfigError, match=words):
+        app.listen("a")(handler)
+    app.listen("a")(functools.partial(handler, Body()))
+
+
 REFUSED: dict[Any, str] = {
     no_argument: r"\(\) must take one argument, the message or its data, or both, as in \(order: "
     r"Order, msg: Message\)",

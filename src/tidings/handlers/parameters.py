@@ -130,6 +130,12 @@ def _taken(
     named = [
         each for each in every if each.kind is each.KEYWORD_ONLY and each.default is each.empty
     ]
+    if taken and taken[0].name in ("self", "cls"):
+        raise ConfigError(
+            f"{function_place(handler)} takes {taken[0].name}: it is a method, and in the body of "
+            f"its class there is no instance yet. Declare the method of an instance, for example "
+            f"app.listen('orders')(Orders().created)"
+        )
     if named or len(taken) not in (1, 2):
         _refuse_count(handler, signature, given)
     return taken, [each for each in positional if each not in taken]
