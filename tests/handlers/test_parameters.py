@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -259,6 +260,41 @@ def test_a_handler_that_takes_the_message_is_called_without_a_detour(
     parameters = read_parameters(handler, None, GIVEN)
     assert parameters.form is Form.MESSAGE
     assert parameters.adapt(handler) is handler
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is new in Python 3.12")
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+def test_type_aliases_and_type_parameters_are_understood(future: str) -> None:
+    names: dict[str, Any] = {"Message": Message, "Order": Order}
+    source = """
+type OrderMessage = Message[Order]
+type Orders = list[Order]
+async def by_alias(msg: OrderMessage): ...
+async def data_by_alias(orders: Orders): ...
+async def generic[M: Message](msg: M) -> M: ...
+async def inner[T](msg: Message[T]): ...
+type AnOrder = Order
+async def same(order: AnOrder, msg: Message[Order]): ...
+"""
+    exec(future + source, names)
+    forms = [
+        read_parameters(names[name], None, GIVEN).form
+        for name in ("by_alias", "data_by_alias", "generic", "inner", "same")
+    ]
+    assert forms == [Form.MESSAGE, Form.DATA, Form.MESSAGE, Form.MESSAGE, Form.DATA_FIRST]
+    assert read_parameters(names["by_alias"], None, GIVEN).wanted_type is Order
+
+
+class Made:
+    """A class is a handler, too: a message makes an instance."""
+
+    def __init__(self, order: "Order") -> None:
+        self.order = order
+
+
+def test_a_class_and_a_builtin_are_read_too() -> None:
+    assert read_parameters(Made, None, GIVEN).form is Form.DATA
+    assert read_parameters(print, None, GIVEN).form is Form.MESSAGE
 
 
 # Streams.

@@ -113,8 +113,7 @@ def _is_never_data(hint: Any) -> bool:
 def _members(hint: Any) -> Iterator[Any]:
     """Yield the alternatives of a type, without None: the members of a union, of the target of an
     alias, or of the bound of a type variable."""
-    if hasattr(hint, "__value__"):  # `type OrderMessage = Message[Order]`
-        hint = hint.__value__
+    hint = _target(hint)
     if isinstance(hint, typing.TypeVar) and hint.__bound__ is not None:
         hint = hint.__bound__
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -127,6 +126,13 @@ def _members(hint: Any) -> Iterator[Any]:
         yield hint
 
 
+def _target(hint: Any) -> Any:
+    """Return the type behind an alias, such as `type OrderMessage = Message[Order]`."""
+    while hasattr(hint, "__value__"):
+        hint = hint.__value__
+    return hint
+
+
 def without_none(hint: Any) -> Any:
     """Return a union without None; any other type unchanged."""
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
@@ -136,7 +142,7 @@ def without_none(hint: Any) -> Any:
 
 
 def evaluated(handler: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """Return the annotation of one parameter, with names in quotes resolved.
+    """Return the annotation of one parameter, with names in quotes and aliases resolved.
 
     Each parameter is evaluated by itself, because the others may be unresolvable.
 
@@ -144,14 +150,18 @@ def evaluated(handler: Callable[..., Any], parameter: inspect.Parameter) -> Any:
         Exception: whatever evaluating the annotation raises.
     """
     function = _function(handler)
-    alone = types.SimpleNamespace(
-        __annotations__={parameter.name: parameter.annotation},
-        __type_params__=getattr(function, "__type_params__", ()),
-    )
-    names = getattr(function, "__globals__", None)
-    if names is None:
-        names = vars(sys.modules.get(getattr(function, "__module__", ""), types))
-    return typing.get_type_hints(alone, globalns=names, include_extras=True)[parameter.name]
+    alone = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    own = {each.__name__: each for each in getattr(function, "__type_params__", ())}
+    hints = typing.get_type_hints(alone, _names_around(function), own, include_extras=True)
+    return _target(hints[parameter.name])
+
+
+def _names_around(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the names of the module in which a function or a class was defined."""
+    if hasattr(function, "__globals__"):
+        return function.__globals__
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    return {} if module is None else vars(module)
 
 
 def _function(handler: Callable[..., Any]) -> Callable[..., Any]:
