@@ -301,7 +301,7 @@ def test_a_class_and_a_builtin_are_read_too() -> None:
 
 
 async def test_a_consumer_takes_the_data_and_a_wrong_body_is_a_dead_letter(
-    app: App, subject: str, stream: Stream, nats_server: NATSServer
+    stream: Stream, nats_server: NATSServer
 ) -> None:
     dead = Stream(f"DEAD_{stream.name}", subjects=[f"dead.{stream.name}"], storage="memory")
     app = App("parameters", servers=nats_server.url, streams=[stream, dead])

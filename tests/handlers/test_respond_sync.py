@@ -160,7 +160,7 @@ async def test_no_answer_goes_to_a_subject_of_the_server(
 
 
 async def test_without_a_requester_it_is_a_config_error(
-    app: App, subject: str, stream: Stream, nats_server: NATSServer
+    subject: str, stream: Stream, nats_server: NATSServer
 ) -> None:
     app = App("respond", servers=nats_server.url, streams=[stream])
     errors: list[str] = []

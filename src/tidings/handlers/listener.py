@@ -103,7 +103,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
-        self.parameters  # noqa: B018 - the property checks the signature and the type
+        read_parameters(self.handler, self.data_type, GIVEN)
 
     @property
     def name(self) -> str:

@@ -91,7 +91,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             check_pattern(self.subject)
         if self.dead_letter_subject is not None:
             check_subject(self.dead_letter_subject)
-        self.parameters  # noqa: B018 - the property checks the signature and the type
+        read_parameters(self.handler, self.data_type, self._given)
         check_timeout(self.timeout)
         self._check_numbers()
         self._check_combinations()
@@ -177,8 +177,11 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: see `read_parameters`.
         """
-        given = GIVEN if self.batch is None else GIVEN_BATCH
-        return read_parameters(self.handler, self.data_type, given)
+        return read_parameters(self.handler, self.data_type, self._given)
+
+    @property
+    def _given(self) -> Given:
+        return GIVEN if self.batch is None else GIVEN_BATCH
 
     @property
     def dead_letter_subject(self) -> str | None:

@@ -50,7 +50,7 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_keys(self.keys)
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
-        self.parameters  # noqa: B018 - the property checks the signature and the type
+        read_parameters(self.handler, self.data_type, GIVEN)
 
     @property
     def name(self) -> str:
