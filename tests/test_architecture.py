@@ -85,6 +85,8 @@ INSIDE = {
         "hooks",
         "lifespan",
         "signatures",
+        "annotations",
+        "parameters",
         "events",
         "middleware",
         "tasks",
