@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tidings import App
 from tidings.server import NATSServer
 
 ROOT = Path(__file__).parents[1]
@@ -168,14 +167,13 @@ NOTED = [page for page in PAGES if NOTE.match(page.read_text())]
 def pasted(text: str, folder: Path, port: int) -> str:
     """What a reader of a page types into the console. Blocks with a title become files."""
     lines = ["import logging; logging.disable()  # the errors that handlers log on purpose\n"]
-    start = "connect" if hasattr(App, "connect") else "__aenter__"
     for snippet in snippets_of(text):
         source = re.sub(r"\b4222\b", str(port), snippet.source)
         if snippet.title:
             (folder / snippet.title).parent.mkdir(parents=True, exist_ok=True)
             (folder / snippet.title).write_text(source)
         if snippet.app:
-            lines.append(f"_ = await {snippet.app}.{start}()\n")
+            lines.append(f"await {snippet.app}.connect()\n")
         elif snippet.language == "python" and not is_left_out(snippet):
             lines += statements_of(MAIN.sub("", source))
     return "\n".join(lines)
