@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -16,8 +17,9 @@ from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
+from tidings.transport.environment import Source
 
-from .child import ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
+from .child import ENDED, FLAGS, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
 
 USAGE = 2
 FIRST_DELAY = 0.5  # seconds before a process that died is started again
@@ -36,13 +38,16 @@ class ChildCommand:
     Attributes:
         target: `module:app`.
         options: further arguments of `tidings run`.
-        servers: URLs that replace the app's own, comma-separated; "" for none.
+        servers: URLs that replace the app's own, comma-separated; "" for none. With them, the
+            environment and contexts do not count.
+        flags: the flags of the connection.
         cwd: working directory of the child; None for the current one.
     """
 
     target: str
     options: Sequence[str] = ()
     servers: str = ""
+    flags: Source | None = None
     cwd: str | os.PathLike[str] | None = None
 
     @property
@@ -56,6 +61,8 @@ class ChildCommand:
         own = {LIFELINE: str(lifeline)}
         if self.servers:
             own[SERVERS] = self.servers
+        if self.flags is not None:
+            own[FLAGS] = json.dumps(self.flags.options)
         if number:
             own[WORKER] = str(number)
         return {**os.environ, **own}
