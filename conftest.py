@@ -34,7 +34,7 @@ from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from tidings.server import NATSServer
-from tidings.transport.environment import VARIABLES
+from tidings.transport.sources import VARIABLES
 
 # What the developer has set for other servers must not reach the servers of the tests.
 for variable in VARIABLES.values():

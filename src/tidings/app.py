@@ -30,8 +30,8 @@ from tidings.link import CurrentLink
 from tidings.process.runner import BackgroundRun, MainRun
 from tidings.stats import AppStats
 from tidings.subject import check_queue
-from tidings.transport.environment import settings_of
 from tidings.transport.options import ConnectionKeywords, ConnectionOptions, server_urls
+from tidings.transport.settings import settings_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]

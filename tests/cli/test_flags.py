@@ -14,7 +14,7 @@ from support.contexts import WriteContext
 from support.locked import SECRET, Locked
 from tidings.cli import app as commands
 from tidings.server import NATSServer
-from tidings.transport.environment import FLAGS
+from tidings.transport.sources import FLAGS
 
 if TYPE_CHECKING:
     from support.command import Call, Start
@@ -133,10 +133,12 @@ def test_a_context_that_is_gone_is_a_wrong_use(
     call: Call, write_context: WriteContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NATS_URL", raising=False)
-    write_context("mine", select=True).unlink()
+    path = write_context("mine", select=True)
+    path.unlink()
     code, _, shown = call("pub", "a")
     assert code == 2
-    assert shown.startswith("tidings: `nats context select` names a context that does not exist")
+    selected = path.parents[1] / "context.txt"
+    assert shown.startswith(f"tidings: {selected} names a context that does not exist: 'mine'")
     code, _, shown = call("pub", "a", "--context", "../mine")
     assert code == 2
     assert "--context is not the name of a context" in shown

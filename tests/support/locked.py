@@ -10,7 +10,7 @@ import pytest
 from support.certificates import make_certificates
 from support.jwts import Authority, new_user
 from tidings.server import NATSServer
-from tidings.transport.environment import FIELDS, FLAGS, VARIABLES
+from tidings.transport.sources import FIELDS, FLAGS, VARIABLES
 
 SECRET = "s3cr3t-hunter2"
 WAYS = ["user and password", "token", "nkey", "credentials", "client certificate"]

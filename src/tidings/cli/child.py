@@ -22,7 +22,7 @@ from tidings.app import App
 from tidings.lifecycle import Run
 from tidings.log import logger
 from tidings.process.runner import MainRun
-from tidings.transport.environment import from_flags
+from tidings.transport.sources import from_flags
 
 from .loading import load_app
 

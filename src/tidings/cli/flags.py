@@ -11,7 +11,7 @@ import typer
 
 from tidings.app import App
 from tidings.text import printable
-from tidings.transport.environment import VARIABLES, Source, from_flags
+from tidings.transport.sources import VARIABLES, Source, from_flags
 
 T = TypeVar("T")
 

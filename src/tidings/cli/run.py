@@ -13,8 +13,8 @@ import typer
 from tidings.checks import check_seconds
 from tidings.errors import ConfigError
 from tidings.server import NATSServer
-from tidings.transport.environment import FLAGS
 from tidings.transport.options import redact, server_urls
+from tidings.transport.sources import FLAGS
 
 from . import logs
 from .child import WORKER, run_child, take_orders

@@ -17,7 +17,7 @@ from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
-from tidings.transport.environment import Source
+from tidings.transport.sources import Source
 
 from .child import ENDED, FLAGS, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
 

@@ -13,8 +13,8 @@ from support.locked import SECRET, Locked
 from tidings import App, AuthError, ConfigError, TlsError
 from tidings.server import NATSServer
 from tidings.testing import TestClient
-from tidings.transport.environment import LOGIN, TLS, from_flags
 from tidings.transport.options import ConnectionOptions
+from tidings.transport.sources import LOGIN, TLS, from_flags
 
 LOCAL = "nats://127.0.0.1:4222"
 USER = {"user": "ada", "password": "a"}
@@ -269,6 +269,22 @@ def test_statistics_before_the_start_need_no_context() -> None:
     assert App("a", context="no-such-context").stats().listeners == ()
 
 
+def test_the_log_says_where_options_come_from_and_which_context_is_not_used(
+    write_context: WriteContext, environ: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    write_context("c", **C)
+    environ(URL=f"nats://ada:{SECRET}@v:1", TOKEN=SECRET, CONTEXT="c")
+    resolved(App("a"))
+    assert caplog.messages == [
+        "connection options from $NATS_URL, $NATS_TOKEN",
+        "the context in $NATS_CONTEXT is not used, because $NATS_URL names the servers",
+    ]
+    caplog.clear()
+    resolved(app_of({"context": "c"}))
+    assert [message for message in caplog.messages if "is not used" in message] == []
+
+
 # What is refused.
 
 
@@ -395,6 +411,11 @@ def test_a_field_that_does_not_matter_is_not_refused(
     assert resolved(app_of({"context": "c", "token": "t"})).token == "t"
     write_context("c", url="c:1", nsc="nsc://o/a/u", creds=str(certificates.ca))
     assert resolved(app_of({"context": "c", "token": "t"})).token == "t"
+    write_context("c", token="t", user_jwt="x", user="ada", description="both")
+    with pytest.raises(ConfigError, match="keep one way to log in"):
+        resolved(App("a", context="c"))
+    write_context("c", user_jwt="x", user_seed="y", user="ada")
+    assert login_of(resolved(App("a", context="c"))) == {"user": "ada", "password": ""}
     write_context("c", nsc="nsc://o/a/u", socks_proxy="socks5://h", color_scheme="blue", colour=1)
     assert resolved(app_of({"servers": "f:1"}, context="c")).servers == ("nats://f:1",)
 
