@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tidings import App
 
-# The address of the server is in $NATS_URL, and the path of the credentials, if any, in $NATS_CREDS.
+# The address of the server is in $NATS_URL, the path of the credentials, if any, in $NATS_CREDS.
 app = App(service_name="shipping")
 
 ALIVE = Path(tempfile.gettempdir(), "alive")
