@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar, Unpack, overload
 
@@ -339,4 +340,4 @@ class JetStream:
             print(window.acked, window.failed)
             ```
         """
-        return PublishWindow(self._begin, size, lambda: self._host.check("js.publish"))
+        return PublishWindow(functools.partial(self._host.here, "js.publish"), self._begin, size)

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
+from tidings import codec
 from tidings.checks import check_whole
-from tidings.jetstream.publish import Publication, PublishAck, prepare
+from tidings.errors import SubjectError, TidingsError
+from tidings.handlers.middleware import Send
+from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.publish import (
+    MSG_ID,
+    NOTHING,
+    PUBLISH_TIMEOUT,
+    TRY_TIMEOUT,
+    FirstTry,
+    Publication,
+    PublishAck,
+    prepare,
+)
 from tidings.log import logger
+from tidings.protocol.headers import HEADER_VERSION
+from tidings.protocol.parser import Frame
+from tidings.subject import check_subject
 
 # Sends a publish, through the send hooks if there are any.
 Begin = Callable[[Publication, Any, dict[str, Any]], Awaitable[PublishAck]]
+
+
+class Run(Protocol):
+    """JetStream in the run of an app: the API, and the send hooks if there are any."""
+
+    @property
+    def api(self) -> JetStreamApi: ...
+
+    @property
+    def send(self) -> Send | None: ...
 
 
 class PublishFailure(msgspec.Struct, frozen=True):
@@ -44,13 +73,19 @@ class PublishWindow:
         failed: a `PublishFailure` for each other publish, in the order in which they failed.
     """
 
-    def __init__(self, begin: Begin, size: int, check: Callable[[], None]) -> None:
+    def __init__(self, here: Callable[[], Run], begin: Begin, size: int) -> None:
         self.acked = 0
         self.failed: list[PublishFailure] = []
+        self._here = here  # raises unless the app runs in this event loop
         self._begin = begin
-        self._check = check  # raises unless the app runs in this event loop
-        self._room = asyncio.Semaphore(check_whole("size", size))
-        self._tasks: set[asyncio.Future[PublishAck]] = set()
+        self._size = check_whole("size", size)
+        self._flights: set[_Flight] = set()
+        self._queue: deque[asyncio.Future[None]] = deque()  # publishers that wait for room
+        self._landed: asyncio.Future[None] | None = None  # set when nothing is under way any more
+        # A message without an id of its own gets a number under this random name as its id.
+        self._name = secrets.token_urlsafe(12)
+        self._numbers = 0
+        self._head = b"%b\r\n%b: %b." % (HEADER_VERSION, MSG_ID.encode(), self._name.encode())
 
     async def publish(
         self, subject: str, message: Any = None, **options: Any
@@ -81,30 +116,125 @@ class PublishWindow:
                 print((await first).sequence)
             ```
         """
-        publication = prepare(subject, message, **options)
-        self._check()
-        await self._room.acquire()
-        try:
-            task = asyncio.ensure_future(self._begin(publication, message, options))
-        except BaseException:  # the app is not running, or a hook raised
-            self._room.release()
-            raise
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._settle(done, publication, message))
-        return task
+        run = self._here()
+        if options or run.send is not None:
+            publication = prepare(subject, message, **options)
+            if len(self._flights) >= self._size:
+                await self._make_room()
+                run = self._here()
+            if run.send is not None:
+                work = self._begin(publication, message, options)
+                return self._hand_over(self._prepared(publication, message), work)
+            flight = self._prepared(publication, message)
+        else:
+            body = message if type(message) is bytes else codec.encode(message)
+            if len(self._flights) >= self._size:
+                check_subject(subject)
+                await self._make_room()
+                run = self._here()
+            flight = self._numbered(subject, message, body)
+        if self._take_off(flight, run.api):
+            await run.api.connection.outbox.make_room()
+        return flight.future
 
-    def _settle(
-        self, task: asyncio.Future[PublishAck], publication: Publication, message: Any
-    ) -> None:
-        self._tasks.discard(task)
-        self._room.release()
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None:
-            self.acked += 1
-            return
-        shown = error if isinstance(error, Exception) else RuntimeError("cancelled")
-        failure = PublishFailure(publication.subject, message, publication.msg_id, shown)
-        self.failed.append(failure)
+    def _prepared(self, publication: Publication, message: Any) -> _Flight:
+        return _Flight(
+            self,
+            asyncio.get_running_loop().create_future(),
+            publication.subject,
+            message,
+            publication.body,
+            publication.block,
+            publication.msg_id,
+            publication,
+        )
+
+    def _numbered(self, subject: str, message: Any, body: bytes) -> _Flight:
+        self._numbers = number = self._numbers + 1
+        block = b"%b%d\r\n\r\n" % (self._head, number)
+        future = asyncio.get_running_loop().create_future()
+        return _Flight(self, future, subject, message, body, block, number, None)
+
+    def _take_off(self, flight: _Flight, api: JetStreamApi) -> bool:
+        """Send a message for the first time.
+
+        Returns:
+            Whether the connection's buffer is crowded: see `Buffer.post`.
+
+        Raises:
+            SubjectError: NATS does not allow the subject.
+        """
+        publication = flight.publication
+        patience = TRY_TIMEOUT if publication is None else min(publication.timeout, TRY_TIMEOUT)
+        flight.api, flight.began = api, time.monotonic()
+        try:
+            flight.token, is_crowded = api.connection.start_request_for(
+                flight, flight.subject, flight.body, flight.block, patience
+            )
+        except SubjectError:
+            raise
+        except TidingsError as error:
+            self._flights.add(flight)
+            self._try_again(flight, error)
+            return False
+        self._flights.add(flight)
+        return is_crowded
+
+    # Messages that need more than one try, or that pass through send hooks.
+
+    def _try_again(self, flight: _Flight, outcome: Frame | TidingsError) -> None:
+        """Go on with a message that its first try did not get acknowledged."""
+        publication = flight.publication or Publication(
+            subject=flight.subject,
+            body=flight.body,
+            block=flight.block,
+            expected=NOTHING,
+            msg_id=flight.msg_id,
+            id_is_known=False,
+            timeout=PUBLISH_TIMEOUT,
+        )
+        assert flight.api is not None
+        self._hand_over(flight, publication.send(flight.api, FirstTry(flight.began, outcome)))
+
+    def _hand_over(
+        self, flight: _Flight, work: Awaitable[PublishAck]
+    ) -> asyncio.Future[PublishAck]:
+        """Let a task do the rest of a publish. Returns the future of the acknowledgement."""
+        task = asyncio.ensure_future(work)
+        flight.task = task
+        self._flights.add(flight)
+        task.add_done_callback(flight.end)
+        if flight.future.cancelled():
+            task.cancel()
+        else:
+            flight.future.add_done_callback(lambda done: done.cancelled() and task.cancel())
+        return flight.future
+
+    # Room.
+
+    async def _make_room(self) -> None:
+        """Wait until fewer than `size` messages are under way."""
+        while len(self._flights) >= self._size:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue.append(turn)
+            try:
+                await turn
+            except BaseException:
+                if turn.done() and not turn.cancelled():
+                    self._on_room()  # somebody else can use it
+                raise
+
+    def _on_room(self) -> None:
+        """Let the next publisher go on, and whoever waits for the end of all."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+        if self._landed is not None and not self._flights and not self._landed.done():
+            self._landed.set_result(None)
+
+    # The end.
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,13 +257,14 @@ class PublishWindow:
             self._log_failed()
 
     async def _ended(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._flights:
+            self._landed = asyncio.get_running_loop().create_future()
+            await self._landed
 
     def _cut_off(self) -> None:
         """Stop waiting. The publishes under way count as failed."""
-        for task in self._tasks:
-            task.cancel()
+        for flight in list(self._flights):
+            flight.cut_off()
 
     def _log_failed(self) -> None:
         if self.failed:
@@ -142,3 +273,117 @@ class PublishWindow:
                 *(len(self.failed), len(self.failed) + self.acked),
                 *(self.failed[0].subject, self.failed[0].error),
             )
+
+
+class _Answer(msgspec.Struct):
+    """The answer of a stream to a publish. What is not an acknowledgement has no sequence."""
+
+    stream: str
+    seq: int
+    duplicate: bool = False
+    error: msgspec.Raw | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+class _Flight(msgspec.Struct, eq=False):
+    """One message of a window: the waiter for its acknowledgement.
+
+    The pending requests of the connection hold it, so it needs no task and no future besides the
+    one that the publisher gets. A message that is not acknowledged at once gets a task.
+
+    Attributes:
+        id: the message id; a number if the window chose it.
+        publication: the message, if it has options.
+        began: when it was sent first, on the clock of `time.monotonic`.
+        token: the token of its pending request.
+        task: the rest of its publish, if the first try was not acknowledged.
+    """
+
+    window: PublishWindow
+    future: asyncio.Future[PublishAck]
+    subject: str
+    message: Any
+    body: bytes
+    block: bytes
+    id: str | int
+    publication: Publication | None
+    api: JetStreamApi | None = None
+    began: float = 0.0
+    token: str = ""
+    task: asyncio.Future[PublishAck] | None = None
+
+    @property
+    def msg_id(self) -> str:
+        """The message id, as it was sent."""
+        return self.id if isinstance(self.id, str) else f"{self.window._name}.{self.id}"
+
+    # The pending request calls these.
+
+    def done(self) -> bool:
+        """Return whether somebody else decides what becomes of the message."""
+        return self.task is not None or self not in self.window._flights
+
+    def set_result(self, frame: Frame) -> None:
+        """Take the answer."""
+        if not frame[3]:
+            try:
+                answer = _decode_answer(frame[4])
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                pass
+            else:
+                if answer.seq > 0 and answer.error is None:
+                    self.land(PublishAck(answer.stream, answer.seq, answer.duplicate))
+                    return
+        self.window._try_again(self, frame)
+
+    def set_exception(self, error: TidingsError) -> None:
+        """Take the reason why no answer comes."""
+        assert self.api is not None
+        self.api.connection.end_request(self.token)
+        self.window._try_again(self, error)
+
+    # How it ends.
+
+    def land(self, ack: PublishAck) -> None:
+        """Count the message as acknowledged."""
+        window = self.window
+        if self.future.cancelled():
+            self.fail(asyncio.CancelledError())
+            return
+        window._flights.discard(self)
+        window.acked += 1
+        self.future.set_result(ack)
+        window._on_room()
+
+    def fail(self, error: BaseException) -> None:
+        """Count the message as failed."""
+        window = self.window
+        window._flights.discard(self)
+        shown = error if isinstance(error, Exception) else RuntimeError("cancelled")
+        window.failed.append(PublishFailure(self.subject, self.message, self.msg_id, shown))
+        if isinstance(error, asyncio.CancelledError):
+            self.future.cancel()
+        elif not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # it is among the failed, so that nobody has to ask for it
+        window._on_room()
+
+    def end(self, task: asyncio.Future[PublishAck]) -> None:
+        """Take the outcome of the task."""
+        if task.cancelled():
+            self.fail(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self.fail(error)
+        else:
+            self.land(task.result())
+
+    def cut_off(self) -> None:
+        """Stop waiting for the acknowledgement."""
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            assert self.api is not None
+            self.api.connection.end_request(self.token)
+            self.fail(asyncio.CancelledError())
