@@ -113,6 +113,8 @@ INSIDE = {
         "dead_letter",
         "kv",
         "objects",
+        "fast_batch",
+        "fast_ingest",
         "publish_window",
         "consumer",
         "host",

@@ -13,10 +13,11 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from tidings import codec
-from tidings.checks import check_whole
+from tidings.checks import check_flag, check_whole
 from tidings.errors import SubjectError, TidingsError
 from tidings.handlers.middleware import Send
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.fast_ingest import Batch, FastIngest
 from tidings.jetstream.publish import (
     MSG_ID,
     NOTHING,
@@ -73,15 +74,19 @@ class PublishWindow:
         failed: a `PublishFailure` for each other publish, in the order in which they failed.
     """
 
-    def __init__(self, here: Callable[[], Run], begin: Begin, size: int) -> None:
+    def __init__(
+        self, here: Callable[[], Run], begin: Begin, size: int, *, batched: bool = False
+    ) -> None:
         self.acked = 0
         self.failed: list[PublishFailure] = []
         self._here = here  # raises unless the app runs in this event loop
         self._begin = begin
         self._size = check_whole("size", size)
-        self._flights: set[_Flight] = set()
+        self._pending: set[_Pending] = set()
         self._queue: deque[asyncio.Future[None]] = deque()  # publishers that wait for room
-        self._landed: asyncio.Future[None] | None = None  # set when nothing is under way any more
+        self._idle: asyncio.Future[None] | None = None  # set when nothing is under way any more
+        self._batched = check_flag("batched", batched)
+        self._ingest: FastIngest | None = None  # what is under way in batches
         # A message without an id of its own gets a number under this random name as its id.
         self._name = secrets.token_urlsafe(12)
         self._numbers = 0
@@ -119,26 +124,26 @@ class PublishWindow:
         run = self._here()
         if options or run.send is not None:
             publication = prepare(subject, message, **options)
-            if len(self._flights) >= self._size:
-                await self._make_room()
-                run = self._here()
             if run.send is not None:
+                await self._make_room()
                 work = self._begin(publication, message, options)
-                return self._hand_over(self._prepared(publication, message), work)
-            flight = self._prepared(publication, message)
+                return self._in_task(self._prepared(publication, message), work)
+            pending = self._prepared(publication, message)
         else:
             body = message if type(message) is bytes else codec.encode(message)
-            if len(self._flights) >= self._size:
-                check_subject(subject)
-                await self._make_room()
-                run = self._here()
-            flight = self._numbered(subject, message, body)
-        if self._take_off(flight, run.api):
+            pending = self._numbered(subject, message, body)
+        if self._batched:
+            await self._find_stream(run.api, subject)
+        if len(self._pending) >= self._size:
+            check_subject(subject)
+            await self._make_room()
+            run = self._here()
+        if self._send(pending, run.api):
             await run.api.connection.outbox.make_room()
-        return flight.future
+        return pending.future
 
-    def _prepared(self, publication: Publication, message: Any) -> _Flight:
-        return _Flight(
+    def _prepared(self, publication: Publication, message: Any) -> _Pending:
+        return _Pending(
             self,
             asyncio.get_running_loop().create_future(),
             publication.subject,
@@ -149,13 +154,13 @@ class PublishWindow:
             publication,
         )
 
-    def _numbered(self, subject: str, message: Any, body: bytes) -> _Flight:
+    def _numbered(self, subject: str, message: Any, body: bytes) -> _Pending:
         self._numbers = number = self._numbers + 1
         block = b"%b%d\r\n\r\n" % (self._head, number)
         future = asyncio.get_running_loop().create_future()
-        return _Flight(self, future, subject, message, body, block, number, None)
+        return _Pending(self, future, subject, message, body, block, number, None)
 
-    def _take_off(self, flight: _Flight, api: JetStreamApi) -> bool:
+    def _send(self, pending: _Pending, api: JetStreamApi) -> bool:
         """Send a message for the first time.
 
         Returns:
@@ -164,57 +169,74 @@ class PublishWindow:
         Raises:
             SubjectError: NATS does not allow the subject.
         """
-        publication = flight.publication
+        pending.api, pending.began = api, time.monotonic()
+        if self._ingest is not None and pending.is_plain:
+            batch = self._ingest.batch_for(pending.subject)
+            if batch is not None:
+                return self._send_in_batch(pending, batch)
+        publication = pending.publication
         patience = TRY_TIMEOUT if publication is None else min(publication.timeout, TRY_TIMEOUT)
-        flight.api, flight.began = api, time.monotonic()
         try:
-            flight.token, is_crowded = api.connection.start_request_for(
-                flight, flight.subject, flight.body, flight.block, patience
+            pending.token, is_crowded = api.connection.start_request_for(
+                pending, pending.subject, pending.body, pending.block, patience
             )
         except SubjectError:
             raise
         except TidingsError as error:
-            self._flights.add(flight)
-            self._try_again(flight, error)
+            self._pending.add(pending)
+            self._try_again(pending, error)
             return False
-        self._flights.add(flight)
+        self._pending.add(pending)
+        return is_crowded
+
+    async def _find_stream(self, api: JetStreamApi, subject: str) -> None:
+        """Find out whether the stream of a subject takes batches."""
+        if self._ingest is None or self._ingest.api is not api:
+            self._ingest = FastIngest(api, self._size // 2)
+        if not self._ingest.knows(subject):
+            check_subject(subject)
+            await self._ingest.find(subject)
+
+    def _send_in_batch(self, pending: _Pending, batch: Batch) -> bool:
+        """Send a message for the first time, in a batch. Returns, raises: as `_send`."""
+        try:
+            is_crowded = batch.post(pending)
+        except SubjectError:
+            raise
+        except TidingsError as error:
+            self._pending.add(pending)
+            self._try_again(pending, error)
+            return False
+        self._pending.add(pending)
         return is_crowded
 
     # Messages that need more than one try, or that pass through send hooks.
 
-    def _try_again(self, flight: _Flight, outcome: Frame | TidingsError) -> None:
+    def _try_again(self, pending: _Pending, outcome: Frame | TidingsError) -> None:
         """Go on with a message that its first try did not get acknowledged."""
-        publication = flight.publication or Publication(
-            subject=flight.subject,
-            body=flight.body,
-            block=flight.block,
-            expected=NOTHING,
-            msg_id=flight.msg_id,
-            id_is_known=False,
-            timeout=PUBLISH_TIMEOUT,
-        )
-        assert flight.api is not None
-        self._hand_over(flight, publication.send(flight.api, FirstTry(flight.began, outcome)))
+        assert pending.api is not None
+        first = FirstTry(pending.began, outcome)
+        self._in_task(pending, pending.as_publication().send(pending.api, first))
 
-    def _hand_over(
-        self, flight: _Flight, work: Awaitable[PublishAck]
+    def _in_task(
+        self, pending: _Pending, work: Awaitable[PublishAck]
     ) -> asyncio.Future[PublishAck]:
         """Let a task do the rest of a publish. Returns the future of the acknowledgement."""
         task = asyncio.ensure_future(work)
-        flight.task = task
-        self._flights.add(flight)
-        task.add_done_callback(flight.end)
-        if flight.future.cancelled():
+        pending.task = task
+        self._pending.add(pending)
+        task.add_done_callback(pending.end)
+        if pending.future.cancelled():
             task.cancel()
         else:
-            flight.future.add_done_callback(lambda done: done.cancelled() and task.cancel())
-        return flight.future
+            pending.future.add_done_callback(lambda done: done.cancelled() and task.cancel())
+        return pending.future
 
     # Room.
 
     async def _make_room(self) -> None:
         """Wait until fewer than `size` messages are under way."""
-        while len(self._flights) >= self._size:
+        while len(self._pending) >= self._size:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
             try:
@@ -231,8 +253,8 @@ class PublishWindow:
             if not turn.done():
                 turn.set_result(None)
                 break
-        if self._landed is not None and not self._flights and not self._landed.done():
-            self._landed.set_result(None)
+        if self._idle is not None and not self._pending and not self._idle.done():
+            self._idle.set_result(None)
 
     # The end.
 
@@ -254,17 +276,22 @@ class PublishWindow:
             await self._ended()
             raise
         finally:
+            if self._ingest is not None:
+                self._ingest.close()
+                self._ingest = None
             self._log_failed()
 
     async def _ended(self) -> None:
-        while self._flights:
-            self._landed = asyncio.get_running_loop().create_future()
-            await self._landed
+        while self._pending:
+            if self._ingest is not None:
+                self._ingest.end_all()
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
 
     def _cut_off(self) -> None:
         """Stop waiting. The publishes under way count as failed."""
-        for flight in list(self._flights):
-            flight.cut_off()
+        for pending in list(self._pending):
+            pending.cut_off()
 
     def _log_failed(self) -> None:
         if self.failed:
@@ -287,7 +314,7 @@ class _Answer(msgspec.Struct):
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
-class _Flight(msgspec.Struct, eq=False):
+class _Pending(msgspec.Struct, eq=False):
     """One message of a window: the waiter for its acknowledgement.
 
     The pending requests of the connection hold it, so it needs no task and no future besides the
@@ -319,11 +346,28 @@ class _Flight(msgspec.Struct, eq=False):
         """The message id, as it was sent."""
         return self.id if isinstance(self.id, str) else f"{self.window._name}.{self.id}"
 
-    # The pending request calls these.
+    @property
+    def is_plain(self) -> bool:
+        """Whether the message expects nothing of the stream, so that a batch can take it."""
+        return self.publication is None or b"\r\nNats-Expected-" not in self.block
+
+    def as_publication(self) -> Publication:
+        """Return the message as one that is published until it is acknowledged."""
+        return self.publication or Publication(
+            subject=self.subject,
+            body=self.body,
+            block=self.block,
+            expected=NOTHING,
+            msg_id=self.msg_id,
+            id_is_known=False,
+            timeout=PUBLISH_TIMEOUT,
+        )
+
+    # The pending request and the batch call these.
 
     def done(self) -> bool:
         """Return whether somebody else decides what becomes of the message."""
-        return self.task is not None or self not in self.window._flights
+        return self.task is not None or self not in self.window._pending
 
     def set_result(self, frame: Frame) -> None:
         """Take the answer."""
@@ -334,7 +378,7 @@ class _Flight(msgspec.Struct, eq=False):
                 pass
             else:
                 if answer.seq > 0 and answer.error is None:
-                    self.land(PublishAck(answer.stream, answer.seq, answer.duplicate))
+                    self.acknowledge(PublishAck(answer.stream, answer.seq, answer.duplicate))
                     return
         self.window._try_again(self, frame)
 
@@ -344,15 +388,20 @@ class _Flight(msgspec.Struct, eq=False):
         self.api.connection.end_request(self.token)
         self.window._try_again(self, error)
 
+    def publish_alone(self) -> None:
+        """Publish the message on its own: no batch got it stored."""
+        assert self.api is not None
+        self.window._in_task(self, self.as_publication().send(self.api))
+
     # How it ends.
 
-    def land(self, ack: PublishAck) -> None:
+    def acknowledge(self, ack: PublishAck) -> None:
         """Count the message as acknowledged."""
         window = self.window
         if self.future.cancelled():
             self.fail(asyncio.CancelledError())
             return
-        window._flights.discard(self)
+        window._pending.discard(self)
         window.acked += 1
         self.future.set_result(ack)
         window._on_room()
@@ -360,7 +409,7 @@ class _Flight(msgspec.Struct, eq=False):
     def fail(self, error: BaseException) -> None:
         """Count the message as failed."""
         window = self.window
-        window._flights.discard(self)
+        window._pending.discard(self)
         shown = error if isinstance(error, Exception) else RuntimeError("cancelled")
         window.failed.append(PublishFailure(self.subject, self.message, self.msg_id, shown))
         if isinstance(error, asyncio.CancelledError):
@@ -377,7 +426,7 @@ class _Flight(msgspec.Struct, eq=False):
         elif (error := task.exception()) is not None:
             self.fail(error)
         else:
-            self.land(task.result())
+            self.acknowledge(task.result())
 
     def cut_off(self) -> None:
         """Stop waiting for the acknowledgement."""
