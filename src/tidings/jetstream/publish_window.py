@@ -127,13 +127,13 @@ class PublishWindow:
             if run.send is not None:
                 await self._make_room()
                 work = self._begin(publication, message, options)
-                return self._in_task(self._prepared(publication, message), work)
-            pending = self._prepared(publication, message)
+                return self._in_task(self._prepared(run.api, publication, message), work)
+            pending = self._prepared(run.api, publication, message)
         else:
             body = message if type(message) is bytes else codec.encode(message)
-            pending = self._numbered(subject, message, body)
-        if self._batched:
-            await self._find_stream(run.api, subject)
+            pending = self._numbered(run.api, subject, message, body)
+        if self._batched and not self._knows_stream(run.api, subject):
+            await self._find_stream(subject)
         if len(self._pending) >= self._size:
             check_subject(subject)
             await self._make_room()
@@ -142,23 +142,25 @@ class PublishWindow:
             await run.api.connection.outbox.make_room()
         return pending.future
 
-    def _prepared(self, publication: Publication, message: Any) -> _Pending:
+    def _prepared(self, api: JetStreamApi, publication: Publication, message: Any) -> _Pending:
         return _Pending(
             self,
-            asyncio.get_running_loop().create_future(),
+            asyncio.Future(loop=api.home.loop),
             publication.subject,
             message,
             publication.body,
             publication.block,
             publication.msg_id,
             publication,
+            api,
         )
 
-    def _numbered(self, subject: str, message: Any, body: bytes) -> _Pending:
+    def _numbered(self, api: JetStreamApi, subject: str, message: Any, body: bytes) -> _Pending:
         self._numbers = number = self._numbers + 1
         block = b"%b%d\r\n\r\n" % (self._head, number)
-        future = asyncio.get_running_loop().create_future()
-        return _Pending(self, future, subject, message, body, block, number, None)
+        # Without the call of the loop's create_future, since every message needs one.
+        future: asyncio.Future[PublishAck] = asyncio.Future(loop=api.home.loop)
+        return _Pending(self, future, subject, message, body, block, number, None, api)
 
     def _send(self, pending: _Pending, api: JetStreamApi) -> bool:
         """Send a message for the first time.
@@ -189,12 +191,15 @@ class PublishWindow:
         self._pending.add(pending)
         return is_crowded
 
-    async def _find_stream(self, api: JetStreamApi, subject: str) -> None:
-        """Find out whether the stream of a subject takes batches."""
+    def _knows_stream(self, api: JetStreamApi, subject: str) -> bool:
+        """Return whether it is known if the stream of a subject takes batches."""
         if self._ingest is None or self._ingest.api is not api:
             self._ingest = FastIngest(api, self._size // 2)
-        if not self._ingest.knows(subject):
-            check_subject(subject)
+        return self._ingest.knows(subject)
+
+    async def _find_stream(self, subject: str) -> None:
+        check_subject(subject)
+        if self._ingest is not None:
             await self._ingest.find(subject)
 
     def _send_in_batch(self, pending: _Pending, batch: Batch) -> bool:
@@ -214,7 +219,6 @@ class PublishWindow:
 
     def _try_again(self, pending: _Pending, outcome: Frame | TidingsError) -> None:
         """Go on with a message that its first try did not get acknowledged."""
-        assert pending.api is not None
         first = FirstTry(pending.began, outcome)
         self._in_task(pending, pending.as_publication().send(pending.api, first))
 
@@ -336,7 +340,7 @@ class _Pending(msgspec.Struct, eq=False):
     block: bytes
     id: str | int
     publication: Publication | None
-    api: JetStreamApi | None = None
+    api: JetStreamApi
     began: float = 0.0
     token: str = ""
     task: asyncio.Future[PublishAck] | None = None
@@ -384,13 +388,11 @@ class _Pending(msgspec.Struct, eq=False):
 
     def set_exception(self, error: TidingsError) -> None:
         """Take the reason why no answer comes."""
-        assert self.api is not None
         self.api.connection.end_request(self.token)
         self.window._try_again(self, error)
 
     def publish_alone(self) -> None:
         """Publish the message on its own: no batch got it stored."""
-        assert self.api is not None
         self.window._in_task(self, self.as_publication().send(self.api))
 
     # How it ends.
@@ -433,6 +435,5 @@ class _Pending(msgspec.Struct, eq=False):
         if self.task is not None:
             self.task.cancel()
         else:
-            assert self.api is not None
             self.api.connection.end_request(self.token)
             self.fail(asyncio.CancelledError())
