@@ -52,8 +52,10 @@ class PublishAck(msgspec.Struct, frozen=True):
 
     Attributes:
         stream: the stream's name.
-        sequence: the message's sequence in the stream.
-        duplicate: whether the stream already had a message with this id, and stored nothing.
+        sequence: the message's sequence in the stream; 0 if it was published in a batch, where the
+            stream does not name it.
+        duplicate: whether the stream already had a message with this id, and stored nothing. Always
+            False in a batch.
     """
 
     stream: str
