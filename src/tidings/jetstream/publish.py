@@ -167,17 +167,20 @@ def prepare(
     chosen = given or secrets.token_hex(16)
     if problem := header_problem(MSG_ID, chosen):
         raise HeaderError(MSG_ID, problem)
-    expected = Expected(
-        stream=expected_stream,
-        sequence=expected_sequence,
-        subject_sequence=expected_subject_sequence,
-        msg_id=expected_msg_id,
-    )
+    wishes = (expected_stream, expected_sequence, expected_subject_sequence, expected_msg_id)
+    expected = NOTHING
+    if wishes.count(None) < len(wishes):
+        expected = Expected(
+            stream=expected_stream,
+            sequence=expected_sequence,
+            subject_sequence=expected_subject_sequence,
+            msg_id=expected_msg_id,
+        )
     others = [pair for pair in pairs if pair[0] != MSG_ID] if own else pairs
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
-        block=_block([*others, *expected.pairs()], chosen),
+        block=_block(others, expected, chosen),
         expected=expected,
         msg_id=chosen,
         id_is_known=given is not None,
@@ -185,11 +188,11 @@ def prepare(
     )
 
 
-def _block(pairs: list[tuple[str, str]], msg_id: str) -> bytes:
-    # Headers checks the values: the caller can have named any expected stream.
-    return header_block(
-        [*Headers(pairs).pairs(), (MSG_ID, msg_id)] if pairs else [(MSG_ID, msg_id)]
-    )
+def _block(pairs: list[tuple[str, str]], expected: Expected, msg_id: str) -> bytes:
+    """Return the header block of a publish. `pairs` and `msg_id` have been checked."""
+    # Headers checks what is expected: the caller can have named any stream.
+    wanted = () if expected is NOTHING else Headers(expected.pairs()).pairs()
+    return header_block([*pairs, *wanted, (MSG_ID, msg_id)])
 
 
 async def publish_stored(
@@ -220,7 +223,7 @@ async def publish_stored(
     publication = Publication(
         subject=subject,
         body=body,
-        block=_block([*headers.pairs(), *expected.pairs()], msg_id),
+        block=_block(headers.pairs(), expected, msg_id),
         expected=expected,
         msg_id=msg_id,
         id_is_known=id_is_known,
