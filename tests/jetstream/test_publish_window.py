@@ -322,6 +322,38 @@ async def test_messages_whose_acknowledgements_are_lost_are_published_again_and_
     assert sorted(await bodies(app, fast)) == list(range(20))
 
 
+async def test_a_batch_whose_last_answer_is_lost_is_forgotten(
+    app: App, fast: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = FastIngest._on_answers
+
+    def lose_last(self: FastIngest, size: int, frames: list[Frame]) -> None:
+        take(self, size, [frame for frame in frames if b'"count":' not in frame[4]])
+
+    monkeypatch.setattr(fast_ingest, "TRY_TIMEOUT", 0.2)
+    monkeypatch.setattr(FastIngest, "_on_answers", lose_last)
+    async with app.js.publish_window(2, batched=True) as window:
+        await (await window.publish(f"{fast.name}.a", 1))
+        ingest = window._ingest
+        assert ingest is not None
+        await until(lambda: not ingest._batches)
+        assert ingest._timer is None
+    assert window.acked == 1
+
+
+async def test_a_slow_publisher_does_not_wait_for_a_full_batch(app: App, fast: Stream) -> None:
+    async with app.js.publish_window(256, batched=True) as window:
+        first = await window.publish(f"{fast.name}.a", 0)
+        number = 0
+        async with asyncio.timeout(5):
+            while not first.done():  # before 128 messages
+                number += 1
+                await window.publish(f"{fast.name}.a", number)
+                await asyncio.sleep(fast_ingest.IDLE / 2)
+    assert number < 128
+    assert window.failed == []
+
+
 async def test_a_stream_that_stops_to_allow_batches_gets_every_message(
     app: App, fast: Stream
 ) -> None:

@@ -22,6 +22,9 @@ CONNECTED = State.CONNECTED.value
 # Seconds without a new message after which a batch ends. Only then does the stream acknowledge its
 # last messages.
 IDLE = 0.005
+# Seconds without an answer after which a batch ends too, so that a slow publisher waits no longer
+# for its acknowledgements.
+QUIET = 0.1
 # The most messages between two acknowledgements.
 MOST_FLOW = 128
 # The number of subjects whose stream is remembered.
@@ -250,12 +253,13 @@ class FastIngest:
         """End the batches that nobody adds to, and give up those that get no answer."""
         self._timer = None
         connection = self._connection
-        late = time.monotonic() - TRY_TIMEOUT
+        now = time.monotonic()
         for batch in list(self._batches.values()):
             is_lost = connection.state != CONNECTED or connection.reconnects != batch.reconnects
-            if is_lost or (batch.waits and batch.heard < late):
+            is_due = batch.waits or batch.is_ended
+            if is_lost or (is_due and now - batch.heard > TRY_TIMEOUT):
                 self._settle(batch, batch.give_up())
-            elif batch.is_open and batch.sent == batch.seen:
+            elif batch.is_open and (batch.sent == batch.seen or now - batch.heard > QUIET):
                 self._end(batch)
             batch.seen = batch.sent
         if self._batches:
