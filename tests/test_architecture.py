@@ -119,6 +119,8 @@ INSIDE = {
         "dead_letter",
         "kv",
         "objects",
+        "fast_batch",
+        "fast_ingest",
         "publish_window",
         "consumer",
         "host",

@@ -196,7 +196,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         else:
             queue.extend(frames)
             self._pending_bytes += size
-        self._call_worker()
+        # `_call_worker` written out: with many listeners, few messages arrive for each at a time.
+        if not self._waking and self._busy < self._concurrency:
+            self._waking = True
+            self._pool.offer(self)
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
@@ -282,8 +285,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         return False
                 if len(context) != size and surroundings.differ_from(context):
                     return False
-        finally:
-            self._leave()
+        finally:  # `_leave` written out
+            self._busy -= 1
+            if queue:
+                self._call_worker()
+            if self._finished is not None:
+                self._check_finished()
         return True
 
     def _answer(self, message: Message[Any], value: Any) -> None:
