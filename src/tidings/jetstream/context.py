@@ -331,7 +331,7 @@ class JetStream:
 
         Args:
             size: how many messages may wait for their acknowledgement.
-            batched: publish in batches to streams that allow it (`allow_batched` on the stream,
+            batched: publish in batches to streams that allow it (`batched` on the stream,
                 nats-server 2.14). The server then acknowledges many messages at once, but does not
                 say the sequence of each one: `PublishAck.sequence` is 0, and `duplicate` False.
                 Messages with expectations, and messages to other streams, are published one by

@@ -65,7 +65,7 @@ class Stream:
             refused.
         duplicate_window: seconds for which the stream recognises a message id, or a `timedelta`.
         allow_direct: let every replica answer reads. A new stream allows it unless you pass False.
-        allow_batched: let publishers send batches that the stream acknowledges together: see
+        batched: let publishers send batches that the stream acknowledges together: see
             `JetStream.publish_window`. It needs nats-server 2.14. (NATS ADR-50)
 
     Raises:
@@ -95,7 +95,7 @@ class Stream:
     discard: Literal["old", "new"] | None = None
     duplicate_window: Seconds | None = None
     allow_direct: bool | None = None
-    allow_batched: bool | None = None
+    batched: bool | None = None
 
     def __post_init__(self) -> None:
         check_new_name(self.name, "stream")
@@ -122,7 +122,7 @@ class Stream:
         self._check("replicas", check_whole, most=MOST_REPLICAS)
         self._check("description", check_text, may_be_empty=True)
         self._check("allow_direct", check_flag)
-        self._check("allow_batched", check_flag)
+        self._check("batched", check_flag)
 
     def _check(self, option: str, check: Callable[..., object], *args: Any, **bounds: Any) -> None:
         """Apply one of the checks to an option, if it is declared."""
@@ -156,7 +156,7 @@ class Stream:
             "discard": self.discard,
             "duplicate_window": _nanoseconds(self.duplicate_window),
             "allow_direct": self.allow_direct,
-            "allow_batched": self.allow_batched,
+            "allow_batched": self.batched,
             **{option: _limit(getattr(self, option)) for option in _LIMITS},
         }
         if self.discard == "new" and isinstance(self.max_msgs_per_subject, int):
