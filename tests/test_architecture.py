@@ -24,6 +24,8 @@ FLOORS = {
         "error_codes",
         "errors",
         "checks",
+        "panini",
+        "keywords",
         "functions",
         "subject",
         "concurrency",

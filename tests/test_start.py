@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import re
 import typing
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +25,14 @@ from tidings.checks import Seconds
 from tidings.server import NATSServer
 from tidings.transport.options import ConnectionKeywords, ConnectionOptions
 
-OPTIONS = [*App.__init__.__kwdefaults__, *ConnectionKeywords.__annotations__]
+OPTIONS = [
+    *(
+        name
+        for name, each in inspect.signature(App).parameters.items()
+        if each.kind is each.KEYWORD_ONLY
+    ),
+    *ConnectionKeywords.__annotations__,
+]
 
 
 async def start(app: App) -> None:

@@ -18,6 +18,7 @@ from tidings.errors import (
     RequestTimeoutError,
 )
 from tidings.headers import HeadersLike
+from tidings.keywords import called, former_names, known_as
 from tidings.link import Link, check_timeout
 from tidings.log import logger
 
@@ -26,6 +27,22 @@ from tidings.log import logger
 LATE = 0.2
 
 
+@known_as("App")
+@former_names(
+    "app.nats",
+    "add_filters",
+    "check_connection",
+    "client",
+    "client_nats_name",
+    "enable_js",
+    "js",
+    "loop",
+    "middleware_manager",
+    "middlewares",
+    "publish_js",
+    "request_from_another_thread_sync",
+    "unsubscribe_js_listen",
+)
 class BlockingBus(Bus):
     """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`."""
 
@@ -179,6 +196,7 @@ class BlockingBus(Bus):
 
     # Subscribe.
 
+    @called("subscribe_new_subject_sync()")
     def subscribe_new_subject_sync(
         self,
         subject: str,

@@ -16,7 +16,8 @@ from tidings.handlers.middleware import Middleware
 from tidings.handlers.tasks import TaskSpec
 from tidings.jetstream.consumer.spec import ConsumerSpec, Drop, check_unique
 from tidings.jetstream.kv.watchers import WatchSpec
-from tidings.subject import check_pattern, check_queue
+from tidings.keywords import called
+from tidings.subject import as_subjects, check_pattern, check_queue
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +31,7 @@ class Declarations:
         self._consumer_specs: list[ConsumerSpec] = []
         self._watch_specs: list[WatchSpec] = []
 
+    @called("listen()", hint='@app.listen("some.subject")')
     def listen(
         self,
         subject: str | Sequence[str],
@@ -80,7 +82,7 @@ class Declarations:
         """
         if callable(subject):
             raise ConfigError('listen needs a subject: @app.listen("some.subject")')
-        subjects = (subject,) if isinstance(subject, str) else tuple(subject)
+        subjects = as_subjects(subject)
         for each in subjects:
             check_pattern(each)
 
@@ -102,6 +104,7 @@ class Declarations:
 
         return declare
 
+    @called("consume()", hint='@app.consume("ORDERS", durable="billing")')
     def consume(
         self,
         stream: str,
@@ -205,6 +208,7 @@ class Declarations:
 
         return declare
 
+    @called("watch()", hint='@app.watch("sessions", "user.*")')
     def watch(
         self,
         bucket: str,
@@ -259,6 +263,7 @@ class Declarations:
 
         return declare
 
+    @called("task()")
     def task(
         self, interval: Seconds | None = None, *, timeout: Seconds | None = None
     ) -> Callable[[F], F]:
@@ -319,6 +324,7 @@ class Declarations:
         self._task_specs.append(spec)
 
 
+@called("Group", hint='Group("orders")')
 class Group(Declarations):
     """Handlers and tasks that are declared in another module. `App.include` adds them to an app.
 

@@ -197,9 +197,9 @@ async def answers_text(msg):
 @pytest.mark.parametrize(
     ("inner", "name", "logged"),
     [
-        (no_such_order, "ServiceError", "404 no such order from shop on"),
-        (breaks, "ServiceError", "500 LookupError from shop on"),
-        (answers_text, "DecodeError", "the body is not a valid dict"),
+        (no_such_order, "ServiceError", "its request to {!r} failed: 404 no such order from shop"),
+        (breaks, "ServiceError", "its request to {!r} failed: 500 LookupError from shop on"),
+        (answers_text, "DecodeError", "its request failed: the reply to {!r} is not a valid dict"),
     ],
 )
 async def test_the_failure_of_a_request_inside_a_handler_is_answered_as_a_bad_gateway(
@@ -231,7 +231,7 @@ async def test_the_failure_of_a_request_inside_a_handler_is_answered_as_a_bad_ga
     assert caught.value.error_id != inner_id
     assert caught.value.error_id == record.error_id
     assert record.levelno == logging.ERROR
-    assert f"its request to {asked!r} failed: {logged}" in record.message
+    assert logged.format(asked) in record.message
     assert inner_id in record.message
     assert record.request_subject == asked
     assert record.__dict__.get("request_error_id", "") == inner_id
@@ -609,18 +609,59 @@ async def test_a_handler_that_responds_itself_is_not_warned_of(
     assert "returned None" not in caplog.text
 
 
-async def test_why_a_body_does_not_decode_is_in_the_log_and_not_in_the_reply(
-    app: App, subject: str, caplog: pytest.LogCaptureFixture
+def even(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number
+
+
+@pytest.mark.parametrize(
+    ("data_type", "body", "reason"),
+    [
+        (dict[str, int], {"s3cret": "s3cret"}, "Expected `int`, got `str` - at `$[...]`"),
+        (list[int], {"s3cret": 1}, "Expected `array`, got `object`"),
+        (Literal["a", "b"], '"s3cret"', "Invalid enum value"),
+        (int, b"s3cret", "JSON is malformed: invalid character (byte 0)"),
+        (even, 4711, "ValueError"),
+    ],
+)
+async def test_why_a_body_does_not_decode_is_in_the_log_and_in_the_reply_without_its_values(
+    app: App,
+    subject: str,
+    caplog: pytest.LogCaptureFixture,
+    data_type: Any,
+    body: Any,
+    reason: str,
 ) -> None:
-    @app.listen(subject, data_type=dict[str, int])
-    async def handle(msg: Message[dict[str, int]]) -> None:
+    @app.listen(subject, data_type=data_type)
+    async def handle(msg: Message[Any]) -> None:
         raise AssertionError("not called")
 
     async with app:
         with pytest.raises(ServiceError) as caught:
-            await app.request(subject, {"n": "x"})
-    assert "Expected `int`" in caplog.text
-    assert "Expected" not in str(caught.value)
+            await app.request(subject, body)
+    assert reason in caplog.text
+    assert (caught.value.code, caught.value.description) == (400, f"DecodeError: {reason}")
+    for text in (caplog.text, caught.value.body.decode()):
+        assert "s3cret" not in text
+        assert "4711" not in text
+
+
+async def test_a_return_value_that_cannot_be_encoded_is_named_in_the_log_without_a_traceback(
+    app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.listen(subject)
+    async def handle(msg):
+        return {"price": 4j}
+
+    async with app:
+        with pytest.raises(ServiceError) as caught:
+            await app.request(subject)
+    assert (caught.value.code, caught.value.description) == (500, "EncodeError")
+    (record,) = failures(caplog, "handle")
+    assert "the return value of handle" in record.message
+    assert "cannot encode a dict: it contains a value of type complex; send bytes" in record.message
+    assert record.exc_info is None
 
 
 async def test_over_two_hops_each_service_answers_for_itself_and_the_logs_connect_them(

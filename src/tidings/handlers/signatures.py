@@ -27,6 +27,7 @@ def check_handler(handler: Callable[..., Any], argument: str) -> None:
     """
     if not callable(handler):
         raise ConfigError(f"{handler!r} is not callable: decorate a function")
+    _refuse_unbound(handler)
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
         raise ConfigError(
             f"{handler.__qualname__} is a generator, because it contains `yield`. A handler "
@@ -43,6 +44,20 @@ def check_handler(handler: Callable[..., Any], argument: str) -> None:
         takes = f"one argument, {argument}" if argument else "no arguments"
         name = getattr(handler, "__qualname__", repr(handler))
         raise ConfigError(f"{name}{signature} must take {takes}") from None
+
+
+def _refuse_unbound(handler: Callable[..., Any]) -> None:
+    """Refuse a function of a class body: nobody would pass its `self`."""
+    if not inspect.isfunction(handler):
+        return
+    owner = handler.__qualname__.rpartition(".")[0].rpartition("<locals>.")[2]
+    first = next(iter(inspect.signature(handler).parameters), "")
+    if owner and first in ("self", "cls"):
+        raise ConfigError(
+            f"{owner}.{handler.__name__} is decorated in the body of its class, where there is no "
+            f"object yet for {first!r}. Apply the decorator to the method of an object, as in "
+            f'app.listen("some.subject")({owner}().{handler.__name__})'
+        )
 
 
 def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
