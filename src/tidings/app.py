@@ -206,7 +206,7 @@ class App(Declarations):
         self._host = JetStreamHost(self._current, streams)
         self._last: Outcome | None = None  # what is left of the run before
         self._background: BackgroundRun | None = None
-        self.nats = BlockingBus(self._current)
+        self.nats = BlockingBus(self._current, self.disconnect, self.disconnect_sync)
         self.js = JetStream(self._host)
         # The bus's own methods, so that a call through the app costs nothing more.
         self.publish = self.nats.publish

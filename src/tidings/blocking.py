@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import current_task
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import get_ident
 from typing import Any
 
@@ -19,7 +19,7 @@ from tidings.errors import (
 )
 from tidings.headers import HeadersLike
 from tidings.keywords import called, former_names, known_as
-from tidings.link import Link, check_timeout
+from tidings.link import CurrentLink, Link, check_timeout
 from tidings.log import logger
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
@@ -44,7 +44,31 @@ LATE = 0.2
     "unsubscribe_js_listen",
 )
 class BlockingBus(Bus):
-    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`."""
+    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`.
+
+    Args:
+        current: where the run of the app is found.
+        disconnect: `App.disconnect`.
+        disconnect_sync: `App.disconnect_sync`.
+    """
+
+    def __init__(
+        self,
+        current: CurrentLink,
+        disconnect: Callable[[], Awaitable[None]],
+        disconnect_sync: Callable[[], None],
+    ) -> None:
+        super().__init__(current)
+        self._disconnect = disconnect
+        self._disconnect_sync = disconnect_sync
+
+    async def disconnect(self) -> None:
+        """End the app: the same as `App.disconnect`."""
+        await self._disconnect()
+
+    def disconnect_sync(self) -> None:
+        """End the app from synchronous code: the same as `App.disconnect_sync`."""
+        self._disconnect_sync()
 
     # Publish.
 

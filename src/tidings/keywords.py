@@ -208,8 +208,8 @@ def _fault(
         return unknown_option(shown, unknown[0], known)
     if len(args) > len(by_position):
         most = ", ".join(each.name for each in by_position) or "nothing"
-        wanted = f": write {named[0].name}=... and the like" if named else ""
-        return f"{shown} takes {most} by position, and everything else by name{wanted}"
+        wanted = f", such as {named[0].name}=" if named else ""
+        return f"{shown} takes {most} by position, and the rest by name{wanted}"
     given = {each.name for each in by_position[: len(args)]}
     if twice := given & kwargs.keys():
         return f"{shown} got {min(twice)} twice: by position and by name"

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Literal
 
 import nats
 import nats.errors
@@ -104,6 +104,27 @@ async def test_the_first_none_to_a_request_is_told_unless_the_listener_has_a_wil
         await until(lambda: app.stats().listeners[0].handled == 3)
     told = [record for record in caplog.records if "forgetful returned None" in record.message]
     assert len(told) == (pattern == "{}")
+
+
+async def test_where_a_middleware_may_have_lost_the_answer_the_warning_names_it(
+    app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forgetful(Middleware):
+        async def listen_any(self, msg, callback):
+            answer = await callback(msg)
+            if not msg.is_request:
+                return answer
+            return None
+
+    app.add_middleware(Forgetful)
+    app.listen(subject)(lambda msg: {"a": 1})
+    async with app:
+        await app.publish(subject, reply_to="nobody")
+        await until(lambda: app.stats().listeners[0].handled == 1)
+    (text,) = [text for text in caplog.messages if "returned None" in text]
+    assert "<lambda>, or a middleware around it (" in text
+    assert "Forgetful.listen_any), returned None" in text
+    assert "Return a value, in a hook the result of its callback, or set no_reply=True" in text
 
 
 async def test_none_to_a_publish_or_with_no_reply_is_not_told(
