@@ -113,15 +113,11 @@ def test_a_middleware_that_never_returns_a_value_is_a_warning(
 ) -> None:
     app = App("cautious")
     app.add_middleware(Silent)
+    advice = "Return what the awaited function returns"
+    lost = "never returns a value, so the calls that it surrounds return None."
     assert warnings_of(app, caplog) == [
-        (
-            "Silent.listen_request never returns a value, so requests get no answer. Return what the "
-            "awaited function returns"
-        ),
-        (
-            "Silent.send_any never returns a value, so the calls that it surrounds return None. Return "
-            "what the awaited function returns"
-        ),
+        f"Silent.listen_request never returns a value, so requests get no answer. {advice}",
+        f"Silent.send_any {lost} {advice}",
     ]
 
 
