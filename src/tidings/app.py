@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from tidings.blocking import BlockingBus
 from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
@@ -23,22 +22,25 @@ from tidings.functions import caller_place
 from tidings.handlers.events import EVENTS, EventHooks
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
-from tidings.jetstream.consumer.spec import ConsumerSpec, check_unique
-from tidings.jetstream.context import JetStream
-from tidings.jetstream.host import JetStreamHost
-from tidings.jetstream.streams.stream import Stream
 from tidings.keywords import add_hint, called, former_names, refuse_options
-from tidings.lifecycle import Outcome, Plan, Run, State
 from tidings.link import CurrentLink
 from tidings.log import logger
-from tidings.process.runner import BackgroundRun, MainRun
-from tidings.stats import AppStats
 from tidings.subject import check_queue
 from tidings.transport.options import (
     ConnectionKeywords,
     ConnectionOptions,
     server_urls,
 )
+
+# `import tidings` is quick: what runs an app and what is for streams is imported at the first use.
+if TYPE_CHECKING:
+    from tidings.jetstream.consumer.spec import ConsumerSpec
+    from tidings.jetstream.context import JetStream
+    from tidings.jetstream.host import JetStreamHost
+    from tidings.jetstream.streams.stream import Stream
+    from tidings.lifecycle import Outcome, Plan, Run
+    from tidings.process.runner import BackgroundRun
+    from tidings.stats import AppStats
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -119,7 +121,6 @@ class App(Declarations):
         TypeError: an option that does not exist.
 
     Attributes:
-        js: JetStream: publish to streams, key-value buckets, object stores.
         nats: what sends and subscribes. Each of its calls is also a method of the app.
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
@@ -161,7 +162,7 @@ class App(Declarations):
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
         super().__init__()
-        refuse_options("App", connection, _OPTIONS)
+        refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
         if not isinstance(service_name, str) or not service_name.strip():
             raise ConfigError(
                 f"service_name must be a name for this service, as in App('billing'), "
@@ -203,11 +204,12 @@ class App(Declarations):
         self._shutdown_hooks: list[Callable[[], Any]] = []
         self._events = EventHooks()
         self._current = CurrentLink()
-        self._host = JetStreamHost(self._current, streams)
+        self._streams = streams
+        if streams:
+            self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
         self._background: BackgroundRun | None = None
         self.nats = BlockingBus(self._current, self.disconnect, self.disconnect_sync)
-        self.js = JetStream(self._host)
         # The bus's own methods, so that a call through the app costs nothing more.
         self.publish = self.nats.publish
         self.publish_sync = self.nats.publish_sync
@@ -222,6 +224,21 @@ class App(Declarations):
         self.unsubscribe_ssid = self.nats.unsubscribe_ssid
         self.unsubscribe_ssid_sync = self.nats.unsubscribe_ssid_sync
         self.flush = self.nats.flush
+
+    # JetStream.
+
+    @functools.cached_property
+    def js(self) -> JetStream:
+        """JetStream: publish to streams, key-value buckets, object stores."""
+        from tidings.jetstream.context import JetStream
+
+        return JetStream(self._host)
+
+    @functools.cached_property
+    def _host(self) -> JetStreamHost:
+        from tidings.jetstream.host import JetStreamHost
+
+        return JetStreamHost(self._current, self._streams)
 
     # Declaring.
 
@@ -241,7 +258,7 @@ class App(Declarations):
         self._declaring("include")
         self._warn_of_second_include(group)
         for spec in group.consumers:
-            check_unique(spec, self._consumer_specs)
+            spec.check_unique(self._consumer_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
@@ -401,6 +418,8 @@ class App(Declarations):
                 main thread (write `with app`), or `tidings run` is importing the module and will
                 run the app itself.
         """
+        from tidings.process.runner import MainRun
+
         MainRun(
             self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
         ).run()
@@ -425,6 +444,8 @@ class App(Declarations):
             await asyncio.shield(self._begin_end("disconnect"))
 
     def __enter__(self) -> Self:
+        from tidings.process.runner import BackgroundRun
+
         self._background = BackgroundRun(
             self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
         )
@@ -456,7 +477,7 @@ class App(Declarations):
         """
         if self._is_over("app.disconnect"):
             return
-        starting = self._run is not None and self._run.state is State.STARTING
+        starting = self._run is not None and self._run.is_starting
         ending = self._begin_end("disconnect")
         if not inside.get() and not starting:
             await asyncio.shield(ending)
@@ -513,6 +534,8 @@ class App(Declarations):
 
     async def _start(self) -> Run:
         """Start, and return the run when listeners and tasks are at work."""
+        from tidings.lifecycle import Run
+
         if self._run is not None:
             raise ConfigError(f"the app is {self._run.state.value} already")
         check_asyncio()
@@ -521,6 +544,8 @@ class App(Declarations):
         return run
 
     def _plan(self) -> Plan:
+        from tidings.lifecycle import Plan
+
         lifespan = self._lifespan
         return Plan(
             service_name=self.service_name,
@@ -552,7 +577,7 @@ class App(Declarations):
     @property
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
-        return (run := self._run) is not None and run.state is State.RUNNING
+        return (run := self._run) is not None and run.is_running
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -591,16 +616,5 @@ class App(Declarations):
         return self._plan().stats() if self._last is None else self._last.stats
 
     def __repr__(self) -> str:
-        state = State.IDLE if (run := self._run) is None else run.state
-        return f"<App {self.service_name!r} {state.value}>"
-
-
-# The options of `App`, for the error about one that does not exist.
-_OPTIONS = [
-    *(
-        each.name
-        for each in inspect.signature(App).parameters.values()
-        if each.kind is each.KEYWORD_ONLY
-    ),
-    *ConnectionKeywords.__annotations__,
-]
+        state = "idle" if (run := self._run) is None else run.state.value
+        return f"<App {self.service_name!r} {state}>"

@@ -4,7 +4,7 @@ module, with a common prefix."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -14,10 +14,13 @@ from tidings.handlers.hook_checks import check_hooks, check_instance
 from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tasks import TaskSpec
-from tidings.jetstream.consumer.spec import ConsumerSpec, Drop, check_unique
-from tidings.jetstream.kv.watchers import WatchSpec
 from tidings.keywords import called
 from tidings.subject import as_subjects, check_pattern, check_queue
+
+# Most services use no stream. What is for streams is imported where it is first declared.
+if TYPE_CHECKING:
+    from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
+    from tidings.jetstream.kv.watchers import WatchSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -179,6 +182,8 @@ class Declarations:
                 print(msg.sequence, msg.data)
             ```
         """
+        from tidings.jetstream.consumer.spec import ConsumerSpec
+
         if callable(stream):
             raise ConfigError('consume needs a stream: @app.consume("ORDERS", durable="billing")')
 
@@ -245,6 +250,8 @@ class Declarations:
                 print(entry.key, "ended" if entry.is_deleted else entry.value)
             ```
         """
+        from tidings.jetstream.kv.watchers import WatchSpec
+
         if callable(bucket):
             raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
 
@@ -312,7 +319,7 @@ class Declarations:
 
     def _add_consumer(self, spec: ConsumerSpec) -> None:
         self._declaring("consume")
-        check_unique(spec, self._consumer_specs)
+        spec.check_unique(self._consumer_specs)
         self._consumer_specs.append(spec)
 
     def _add_watch(self, spec: WatchSpec) -> None:

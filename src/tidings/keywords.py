@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -112,16 +111,25 @@ def add_hint(error: BaseException) -> None:
         error.add_note(unknown_option(f"{found[1]}()", found[2], known))
 
 
-def refuse_options(shown: str, given: Iterable[str], known: Iterable[str]) -> None:
+def refuse_options(
+    shown: str, given: Iterable[str], known: Iterable[str], call: Callable[..., Any]
+) -> None:
     """Refuse the first option that is not known.
+
+    Args:
+        shown: the name by which users know the call.
+        given: the names of the options.
+        known: the options that `call` takes in its `**kwargs`.
+        call: the function or class. Its own options are named too, if one of them was meant.
 
     Raises:
         TypeError: if there is one. Its value is not shown, because it may be a secret.
     """
-    known = list(known)
     for name in given:
         if name not in known:
-            raise TypeError(unknown_option(shown, name, known))
+            own = inspect.signature(call).parameters.values()
+            options = [each.name for each in own if each.kind is each.KEYWORD_ONLY]
+            raise TypeError(unknown_option(shown, name, [*options, *known]))
 
 
 def unknown_option(shown: str, name: str, known: Iterable[str]) -> str:
@@ -169,9 +177,9 @@ class _Former:
 
 
 def _panini_advice(table: str, shown: str, name: str) -> str:
-    # Imported by its name, because only an error needs it.
-    tables = importlib.import_module("tidings.panini")
-    advice: dict[str, dict[str, str]] = getattr(tables, table)
+    from tidings import panini
+
+    advice: dict[str, dict[str, str]] = getattr(panini, table)
     return advice.get(shown, {}).get(name, "")
 
 

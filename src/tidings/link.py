@@ -7,7 +7,7 @@ import typing
 from asyncio import current_task
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tidings import codec
 from tidings.checks import MOST_SECONDS, Seconds, check_seconds
@@ -24,7 +24,9 @@ from tidings.protocol.parser import Frame
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
-from tidings.transport.connection import Connection, EventHook
+
+if TYPE_CHECKING:
+    from tidings.transport.connection import Connection, EventHook
 
 T = TypeVar("T")
 

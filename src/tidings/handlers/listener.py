@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -302,7 +302,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
-        error_id = secrets.token_hex(6)
+        error_id = os.urandom(6).hex()
         try:
             self._log_failure(item, error, duration, error_id, is_bad_body)
             self._answer_failure(item, error, error_id, is_bad_body)

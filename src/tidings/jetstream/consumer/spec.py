@@ -128,6 +128,22 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         if self.ordered:
             self._check_ordered()
 
+    def check_unique(self, declared: Iterable[ConsumerSpec]) -> None:
+        """Check that no other consumer of the app has the same durable name on the same stream.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        if self.durable is None:
+            return
+        for other in declared:
+            if (other.stream, other.durable) == (self.stream, self.durable):
+                raise ConfigError(
+                    f"{self.name} and {other.name} both consume {self.stream} as durable="
+                    f"{self.durable!r}, so each would get only a part of the messages. Give them "
+                    f"different names, or handle both kinds of messages in one function"
+                )
+
     def check_batch_timeout(self, ack_wait: float) -> None:
         """Check that a batch is handed over before the server delivers its messages again.
 
@@ -189,23 +205,6 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         if self.start in _STARTS:
             return {"deliver_policy": self.start}
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.start}
-
-
-def check_unique(spec: ConsumerSpec, declared: Iterable[ConsumerSpec]) -> None:
-    """Check that no other consumer of the app has the same durable name on the same stream.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if spec.durable is None:
-        return
-    for other in declared:
-        if (other.stream, other.durable) == (spec.stream, spec.durable):
-            raise ConfigError(
-                f"{spec.name} and {other.name} both consume {spec.stream} as durable="
-                f"{spec.durable!r}, so each would get only a part of the messages. Give them "
-                f"different names, or handle both kinds of messages in one function"
-            )
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}
