@@ -67,7 +67,7 @@ MAX_SHOWN = 500
 
 
 # The types of JSON in msgspec's messages, and what decodes them. "json" accepts any value.
-_NOT_AN_OBJECT = re.compile(r"Expected `object`, got `(array|str|int|float|bool|null)`$")
+_NOT_AN_OBJECT = r"Expected `object`, got `(array|str|int|float|bool|null)`$"
 _PYTHON_TYPES = {
     "array": "list",
     "str": '"json"',
@@ -292,7 +292,7 @@ def _type_advice(wanted: str, reason: str) -> str:
         return ""
     if reason.startswith("JSON is malformed"):
         return ". Pass response_data_type=str for text, or bytes for the raw body"
-    found = _NOT_AN_OBJECT.match(reason)
+    found = re.match(_NOT_AN_OBJECT, reason)
     return f". Pass response_data_type={_PYTHON_TYPES[found[1]]}" if found else ""
 
 

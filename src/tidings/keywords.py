@@ -15,7 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-_UNKNOWN = re.compile(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'")
+# Compiled when it is first needed, as only an error needs it.
+_UNKNOWN = r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'"
 # The calls that keep Python's error, by the name that the error shows.
 _quick: dict[str, Callable[..., Any]] = {}
 
@@ -105,7 +106,7 @@ def add_hint(error: BaseException) -> None:
     """Add a note to the error of a call with a misspelt option: which one was meant."""
     if not isinstance(error, TypeError) or getattr(error, "__notes__", None):
         return
-    found = _UNKNOWN.fullmatch(str(error))
+    found = re.match(_UNKNOWN, str(error))
     if found and found[1] in _quick:
         known = [name for name in inspect.signature(_quick[found[1]]).parameters if name != "self"]
         error.add_note(unknown_option(f"{found[1]}()", found[2], known))

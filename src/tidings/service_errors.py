@@ -17,7 +17,7 @@ BAD_REQUEST, FAILED, BAD_GATEWAY = 400, 500, 502
 # The largest number of characters of a description. A header and the body both contain it.
 MAX_DESCRIPTION = 4096
 # The line of this service's code at which a class of the user raised. Requesters do not see it.
-_PLACE = re.compile(r" raised at .+?:\d+")
+_PLACE = r" raised at .+?:\d+"
 
 
 def is_own(error: BaseException) -> TypeGuard[ServiceError]:
@@ -83,7 +83,7 @@ def error_reply(
         code = BAD_REQUEST if is_bad_body else BAD_GATEWAY if failed_request(error) else FAILED
         description = type(error).__name__
         if is_bad_body and isinstance(error, DecodeError):
-            description = _sendable(f"{description}: {_PLACE.sub('', error.reason)}")
+            description = _sendable(f"{description}: {re.sub(_PLACE, '', error.reason)}")
     body = {
         "success": False,
         "error": description,
