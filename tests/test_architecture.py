@@ -87,6 +87,8 @@ INSIDE = {
         "hooks",
         "lifespan",
         "signatures",
+        "annotations",
+        "parameters",
         "events",
         "middleware",
         "tasks",

@@ -402,7 +402,7 @@ class App(Declarations):
                 f"subscribe_new_subject"
             )
 
-    # Running: three ways, one lifecycle.
+    # Running: several ways, one lifecycle.
 
     def run(self) -> None:
         """Run until SIGTERM, SIGINT, SIGHUP or `disconnect()`, then drain and return.
@@ -463,6 +463,35 @@ class App(Declarations):
         background, self._background = self._background, None
         if background is not None:
             background.stop()
+
+    async def connect(self) -> None:
+        """Start in the running event loop, and return when listeners and tasks are at work.
+
+        `disconnect` is its counterpart: `async with app` calls both. Use these two where the start
+        and the end of your program are in different places, such as the hooks of a framework. The
+        app installs no signal handlers; the owner of the event loop decides when it ends.
+
+        If the call raises or is cancelled, everything is closed again. After `disconnect` the app
+        may connect again.
+
+        Raises:
+            ConfigError: the app has started already and has not ended yet.
+            ConnectError: no server could be reached.
+            Exception: whatever else stopped the start, such as an error in `on_startup`.
+
+        Example:
+            ```python
+            import asyncio
+
+            async def main():
+                await app.connect()
+                try:
+                    print(await app.request("greet", {"name": "Ada"}))
+                finally:
+                    await app.disconnect()
+            ```
+        """
+        await self._start()
 
     async def disconnect(self) -> None:
         """Drain and close: stop the tasks, finish and answer what was taken. Then `run` returns.
@@ -537,7 +566,10 @@ class App(Declarations):
         from tidings.lifecycle import Run
 
         if self._run is not None:
-            raise ConfigError(f"the app is {self._run.state.value} already")
+            raise ConfigError(
+                f"the app is {self._run.state.value} already. It can start again when it has "
+                f"ended: await app.disconnect() first"
+            )
         check_asyncio()
         run = self._run = Run(self._plan(), self._current, self._host, self._on_end)
         await run.begin()

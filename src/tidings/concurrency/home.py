@@ -33,7 +33,7 @@ def check_asyncio() -> None:
     """
     if _get_running_loop() is None:
         raise ConfigError(
-            "`async with app:` needs the event loop of asyncio, and none is running here. Start "
+            "the app needs the event loop of asyncio, and none is running here. Start "
             "the program with asyncio.run(). Under trio or another event loop, write `with app:` "
             "in a thread, and use the calls that end in _sync"
         )
