@@ -60,7 +60,7 @@ def test_a_word_that_is_like_no_option_is_refused_without_a_guess() -> None:
 
 def test_every_option_is_described_once_and_the_record_of_a_connection_has_it_too() -> None:
     described = re.findall(
-        r"^        (\w+): ", (App.__doc__ or "").partition("Raises:")[0], re.MULTILINE
+        r"^    (\w+): ", inspect.cleandoc(App.__doc__ or "").partition("Raises:")[0], re.MULTILINE
     )
     assert sorted(described) == sorted(["service_name", *OPTIONS])
     keywords = typing.get_type_hints(ConnectionKeywords)
