@@ -1,15 +1,17 @@
 """The child's side of a supervised run: it reports to its supervisor and ends with it.
 
 Supervisor and child share a socket, the lifeline. The child writes a line with the drain timeout of
-its app to it, and a second line when the app runs. To stop the child, the supervisor writes "stop"
-and closes its end. If the supervisor dies, even by kill -9, its end closes without "stop". The
-child drains in both cases. The supervisor does not use a signal to stop its children: a service
-manager that stops a whole process group signals the children too, and a second signal would make
-the app exit at once.
+its app to it, and a second line when the app runs. If systemd watches the service, the event loop
+of the child keeps writing lines, as long as nothing blocks it. To stop the child, the supervisor
+writes "stop" and closes its end. If the supervisor dies, even by kill -9, its end closes without
+"stop". The child drains in both cases. The supervisor does not use a signal to stop its children: a
+service manager that stops a whole process group signals the children too, and a second signal would
+make the app exit at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -29,9 +31,11 @@ from .loading import load_app
 LIFELINE = "TIDINGS_LIFELINE"
 SERVERS = "TIDINGS_SERVERS"
 WORKER = "TIDINGS_WORKER"
+BEAT = "TIDINGS_BEAT"  # seconds between two keep-alives; not set if nobody watches
 
 LOADED = b"loaded"  # followed by the drain timeout, in seconds
 RUNNING = b"running"
+ALIVE = b"alive"
 STOP = b"stop\n"
 # Exit code of a child whose app called `disconnect()`. The supervisor does not start it again.
 ENDED = 100
@@ -43,13 +47,13 @@ def take_orders() -> dict[str, str]:
     They are removed from the environment, so that the app's own subprocesses do not take
     themselves for children of the supervisor.
     """
-    names = (LIFELINE, SERVERS, WORKER)
+    names = (LIFELINE, SERVERS, WORKER, BEAT)
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
 def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | None) -> int:
     """Run an app under a supervisor and return the exit code."""
-    child = Child(socket.socket(fileno=int(orders[LIFELINE])))
+    child = Child(socket.socket(fileno=int(orders[LIFELINE])), float(orders.get(BEAT, 0)))
     app = load_app(target)
     if drain_timeout is not None:
         app.drain_timeout = drain_timeout
@@ -63,11 +67,13 @@ class Child:
 
     Args:
         lifeline: socket to the supervisor.
+        beat: seconds between two keep-alives; 0 for none.
     """
 
-    def __init__(self, lifeline: socket.socket) -> None:
+    def __init__(self, lifeline: socket.socket, beat: float = 0.0) -> None:
         lifeline.set_inheritable(False)
         self._lifeline = lifeline
+        self._beat = beat
         self._run: MainRun | None = None  # set when the app is loaded
         threading.Thread(target=self._watch, name="tidings lifeline", daemon=True).start()
 
@@ -79,6 +85,8 @@ class Child:
             run = await app._start()
             self.say_loaded(app)  # the start may have changed the drain timeout
             self.say(b"%b\n" % RUNNING)
+            if self._beat:
+                self._keep_alive(asyncio.get_running_loop())
             return run
 
         self._run = MainRun(
@@ -95,6 +103,10 @@ class Child:
         """Write a line to the supervisor."""
         with contextlib.suppress(OSError):  # the supervisor has died; _watch notices it too
             self._lifeline.sendall(line)
+
+    def _keep_alive(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.say(b"%b\n" % ALIVE)
+        loop.call_later(self._beat, self._keep_alive, loop)
 
     def _watch(self) -> None:
         said = b""

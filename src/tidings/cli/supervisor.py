@@ -9,15 +9,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
+from tidings.process.systemd import Notifier
 
-from .child import ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
+from .child import ALIVE, BEAT, ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
 
 USAGE = 2
 FIRST_DELAY = 0.5  # seconds before a process that died is started again
@@ -25,6 +26,9 @@ LONGEST_DELAY = 30.0
 # A child ends by itself within its own limits. After so many more seconds it is killed.
 KILL_GRACE = 0.15
 LISTEN_GRACE = 0.1  # seconds to read what a child wrote before it ended
+# Keep-alives of a child in a row that may be missing. The supervisor looks as often as the child
+# sends them: twice in each period of systemd's watchdog.
+MISSING = 2
 # If a process has run for this many seconds, the next delay is FIRST_DELAY.
 STEADY = 10.0
 
@@ -38,12 +42,14 @@ class ChildCommand:
         options: further arguments of `tidings run`.
         servers: URLs that replace the app's own, comma-separated; "" for none.
         cwd: working directory of the child; None for the current one.
+        beat: seconds between two keep-alives of the child; 0 for none.
     """
 
     target: str
     options: Sequence[str] = ()
     servers: str = ""
     cwd: str | os.PathLike[str] | None = None
+    beat: float = 0.0
 
     @property
     def arguments(self) -> list[str]:
@@ -58,6 +64,8 @@ class ChildCommand:
             own[SERVERS] = self.servers
         if number:
             own[WORKER] = str(number)
+        if self.beat:
+            own[BEAT] = str(self.beat)
         return {**os.environ, **own}
 
 
@@ -68,10 +76,15 @@ class Worker:
         process: the process.
         lifeline: the parent's end of the socket that parent and child share.
         number: number of the child, from 1; 0 for the only child.
+        on_running: called when the app runs.
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, lifeline: socket.socket, number: int
+        self,
+        process: asyncio.subprocess.Process,
+        lifeline: socket.socket,
+        number: int,
+        on_running: Callable[[], object],
     ) -> None:
         self._process = process
         self._lifeline = lifeline
@@ -79,13 +92,19 @@ class Worker:
         self._exit = asyncio.ensure_future(process.wait())
         self._listening = asyncio.ensure_future(self._listen())
         self._runs = asyncio.Event()
+        self._on_running = on_running
+        self._missing = 0  # keep-alives in a row that did not arrive
         self._drain_timeout = 0.0  # until the child reports it, it has nothing to drain
         self._killing: asyncio.TimerHandle | None = None
         self.number = number
 
     @classmethod
     async def start(
-        cls, command: ChildCommand, number: int = 0, stderr: int | None = None
+        cls,
+        command: ChildCommand,
+        number: int = 0,
+        stderr: int | None = None,
+        on_running: Callable[[], object] = bool,
     ) -> Worker:
         """Start a child in its own session, so that Ctrl-C in a terminal reaches only the parent.
 
@@ -93,6 +112,7 @@ class Worker:
             command: the command to start.
             number: number of the child.
             stderr: file descriptor for the child's log.
+            on_running: called when the child's app runs.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -106,7 +126,7 @@ class Worker:
                 start_new_session=True,
             )
         ours.setblocking(False)
-        return cls(process, ours, number)
+        return cls(process, ours, number, on_running)
 
     async def _listen(self) -> None:
         loop, said = asyncio.get_running_loop(), b""
@@ -121,6 +141,9 @@ class Worker:
             self._drain_timeout = float(line.removeprefix(LOADED))
         elif line == RUNNING:
             self._runs.set()
+            self._on_running()
+        elif line == ALIVE:
+            self._missing = 0
 
     @property
     def pid(self) -> int:
@@ -136,6 +159,28 @@ class Worker:
     def has_run(self) -> bool:
         """Whether the app has reported that it runs."""
         return self._runs.is_set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the app runs, as far as is known."""
+        return self.has_run and not self._exit.done()
+
+    def check(self, seconds: float) -> None:
+        """Kill the child if something has blocked its event loop. Call it once for each keep-alive
+        that is due.
+
+        Args:
+            seconds: seconds between two keep-alives.
+        """
+        if not self.is_running or self._killing is not None:
+            return
+        if self._missing > MISSING:
+            logger.error(
+                "%s has blocked its event loop for more than %g s: killing it",
+                *(self, MISSING * seconds),
+            )
+            self.signal(signal.SIGKILL)
+        self._missing += 1
 
     async def ready(self) -> bool:
         """Wait until the app runs. Returns False if the child ended before that."""
@@ -192,14 +237,20 @@ class Supervision:
     """Base of the two supervisors: children, and the signals that end all of them."""
 
     def __init__(self, command: ChildCommand) -> None:
-        self._command = command
+        self._notifier = Notifier.take()
+        self._beat = self._notifier.watchdog / 2
+        self._is_ready = False
+        self._count = 1
+        self._command = replace(command, beat=self._beat)
         self._workers: dict[int, Worker] = {}
         self._stopping = asyncio.Event()
         self._requests = StopRequests()
         self._killed_by = 0
 
     async def _launch(self, number: int) -> Worker:
-        worker = self._workers[number] = await Worker.start(self._command, number)
+        worker = self._workers[number] = await Worker.start(
+            self._command, number, on_running=self._notify
+        )
         if self._killed_by:  # the signals arrived while the process was created
             worker.signal(signal.SIGKILL)
         elif self._stopping.is_set():
@@ -229,7 +280,25 @@ class Supervision:
             logger.info("%s: stopping; a second signal exits at once", number.name)
             self._stop()
 
+    def _notify(self) -> None:
+        """Tell systemd how many processes run. The service is ready when all of them do."""
+        running = sum(worker.is_running for worker in self._workers.values())
+        status = f"{running} of {self._count} processes are running"
+        if self._stopping.is_set():
+            return
+        if running == self._count and not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready(status, main_pid=os.getpid())
+            self._notifier.keep_alive(self._check)
+        else:
+            self._notifier.status(status)
+
+    def _check(self) -> None:
+        for worker in self._workers.values():
+            worker.check(self._beat)
+
     def _stop(self) -> None:
+        self._notifier.stopping()
         self._stopping.set()
         for worker in self._workers.values():
             worker.stop()
@@ -274,6 +343,7 @@ class Supervisor(Supervision):
         logger.info("%s started", worker)
         while True:
             code = await worker.wait()
+            self._notify()
             if self._stopping.is_set():
                 return await worker.wait_stopped()
             if code == ENDED:
