@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -23,11 +24,13 @@ from tidings.app import App
 from tidings.lifecycle import Run
 from tidings.log import logger
 from tidings.process.runner import MainRun
+from tidings.transport.sources import from_flags
 
 from .loading import load_app
 
-# Environment variables of a child. The server URLs may contain passwords, so they are not passed
-# as arguments, which every user of the machine can read.
+# Environment variables of a child. URLs and flags may contain passwords, so they are not passed as
+# arguments, which every user of the machine can read.
+FLAGS = "TIDINGS_FLAGS"
 LIFELINE = "TIDINGS_LIFELINE"
 SERVERS = "TIDINGS_SERVERS"
 WORKER = "TIDINGS_WORKER"
@@ -47,7 +50,7 @@ def take_orders() -> dict[str, str]:
     They are removed from the environment, so that the app's own subprocesses do not take
     themselves for children of the supervisor.
     """
-    names = (LIFELINE, SERVERS, WORKER, BEAT)
+    names = (BEAT, FLAGS, LIFELINE, SERVERS, WORKER)
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
@@ -57,6 +60,7 @@ def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | Non
     app = load_app(target)
     if drain_timeout is not None:
         app.drain_timeout = drain_timeout
+    app._settings = app._settings.with_flags(from_flags(json.loads(orders.get(FLAGS, "{}"))))
     if servers := orders.get(SERVERS):
         app.set_servers(servers)
     return child.run(app)

@@ -14,15 +14,18 @@ from tidings.checks import check_seconds
 from tidings.errors import ConfigError
 from tidings.server import NATSServer
 from tidings.transport.options import redact, server_urls
+from tidings.transport.sources import FLAGS
 
 from . import logs
 from .child import WORKER, run_child, take_orders
 from .console import mention
+from .flags import Flags, connects
 from .loading import load_app, split_target
 from .reload import Reloader
 from .supervisor import ChildCommand, Supervisor
 
 
+@connects
 def run(
     target: Annotated[
         str,
@@ -31,9 +34,6 @@ def run(
             help="A module in the current folder, and the app in it. You can leave out `:app`.",
         ),
     ],
-    servers: Annotated[
-        str, typer.Option("--servers", "-s", help="Server URLs, instead of the app's own.")
-    ] = "",
     dev: Annotated[
         bool,
         typer.Option(
@@ -59,6 +59,8 @@ def run(
     log_format: Annotated[
         logs.LogFormat, typer.Option("--log-format", help="Format of the log.")
     ] = logs.LogFormat.TEXT,
+    *,
+    flags: Flags,
 ) -> None:
     """Run a service until Ctrl-C, SIGTERM or SIGHUP.
 
@@ -76,41 +78,46 @@ def run(
         raise ConfigError(
             f"--reload runs one process, but --workers is {workers}: leave out one of the two"
         )
-    if servers:
-        server_urls(servers)  # finds a bad URL before anything starts
+    if flags.urls():  # finds a bad URL before anything starts
+        dev = False
+    if dev and (unused := flags.first(FLAGS)) is not None:
+        raise ConfigError(
+            f"{unused} has no effect, because --dev starts a server: leave out one of the two"
+        )
     if not reload and workers == 1:
-        _run_here(target, servers, dev, drain_timeout)
+        _run_here(target, flags, dev, drain_timeout)
         return
-    with servers_for(servers, dev) as found:
+    with servers_for(dev) as found:
         options = ["--log-level", log_level.value, "--log-format", log_format.value]
         if drain_timeout is not None:
             options += ["--drain-timeout", str(drain_timeout)]
-        command = ChildCommand(target=target, options=options, servers=found)
+        command = ChildCommand(target=target, options=options, servers=found, flags=flags)
         code = asyncio.run(
             Reloader(command, os.getcwd()).run() if reload else Supervisor(command, workers).run()
         )
     raise typer.Exit(code)
 
 
-def _run_here(target: str, servers: str, dev: bool, drain_timeout: float | None) -> None:
+def _run_here(target: str, flags: Flags, dev: bool, drain_timeout: float | None) -> None:
     app = load_app(target)
     if drain_timeout is not None:
         app.drain_timeout = drain_timeout
-    with servers_for(servers, dev) as found:
+    app._settings = app._settings.with_flags(flags)
+    with servers_for(dev) as found:
         if found:
-            app.set_servers(found)
+            app.set_servers(found)  # the credentials of the environment are not for this server
         app.run()
 
 
 @contextlib.contextmanager
-def servers_for(servers: str, dev: bool) -> Iterator[str]:
-    """Yield the servers to use instead of the app's own, "" for none.
+def servers_for(dev: bool) -> Iterator[str]:
+    """Yield the servers to use instead of all that are configured, "" for none.
 
     With `dev` this starts an embedded server if nothing else names one.
     """
     named = os.environ.get("NATS_URL", "")
-    if servers or not dev:
-        yield servers
+    if not dev:
+        yield ""
     elif named:
         shown = ", ".join(map(redact, server_urls(named)))
         mention(f"--dev starts no nats-server, because $NATS_URL names one: {shown}")

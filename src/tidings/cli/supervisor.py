@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -17,8 +18,9 @@ from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
 from tidings.process.systemd import Notifier
+from tidings.transport.sources import Source
 
-from .child import ALIVE, BEAT, ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
+from .child import ALIVE, BEAT, ENDED, FLAGS, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
 
 USAGE = 2
 FIRST_DELAY = 0.5  # seconds before a process that died is started again
@@ -40,7 +42,9 @@ class ChildCommand:
     Attributes:
         target: `module:app`.
         options: further arguments of `tidings run`.
-        servers: URLs that replace the app's own, comma-separated; "" for none.
+        servers: URLs that replace the app's own, comma-separated; "" for none. With them, the
+            environment and contexts do not count.
+        flags: the flags of the connection.
         cwd: working directory of the child; None for the current one.
         beat: seconds between two keep-alives of the child; 0 for none.
     """
@@ -48,6 +52,7 @@ class ChildCommand:
     target: str
     options: Sequence[str] = ()
     servers: str = ""
+    flags: Source | None = None
     cwd: str | os.PathLike[str] | None = None
     beat: float = 0.0
 
@@ -62,6 +67,8 @@ class ChildCommand:
         own = {LIFELINE: str(lifeline)}
         if self.servers:
             own[SERVERS] = self.servers
+        if self.flags is not None:
+            own[FLAGS] = json.dumps(self.flags.options)
         if number:
             own[WORKER] = str(number)
         if self.beat:

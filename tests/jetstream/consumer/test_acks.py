@@ -76,7 +76,7 @@ async def test_a_message_whose_handler_raised_comes_again_after_each_backoff(
     ("answer", "logged"),
     [
         (b"no JSON", "its request failed: the reply to {!r} is not a valid dict"),
-        (ServiceError(422, "its request to {!r} failed: no such user"), "422 no such user from"),
+        (ServiceError(422, "no such user"), "its request to {!r} failed: 422 no such user from"),
     ],
     ids=["of another type", "an error"],
 )
