@@ -25,6 +25,8 @@ FLOORS = {
         "error_codes",
         "errors",
         "checks",
+        "panini",
+        "keywords",
         "functions",
         "subject",
         "concurrency",
@@ -194,10 +196,12 @@ OPTIONAL = {
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
-# What `import tidings` leaves for the first use: what runs an app, and what is for streams.
+# What `import tidings` leaves for the first use: what runs an app, what is for streams, and the
+# tables for errors.
 LATE = {
     "app": {"jetstream", "lifecycle", "process"},
     "declarations": {"jetstream"},
+    "keywords": {"panini"},
 }
 
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import difflib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from tidings.blocking import BlockingBus
 from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
+from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
 from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
+from tidings.functions import caller_place
 from tidings.handlers.events import EVENTS, EventHooks
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
+from tidings.keywords import add_hint, called, former_names, refuse_options
 from tidings.link import CurrentLink
+from tidings.log import logger
 from tidings.subject import check_queue
 from tidings.transport.options import ConnectionKeywords, ConnectionOptions, server_urls
 from tidings.transport.settings import settings_of
@@ -40,6 +43,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
+@called("App", hint='App("billing")')
+@former_names(
+    "App",
+    "add_filters",
+    "check_connection",
+    "client",
+    "client_id",
+    "client_nats_name",
+    "http",
+    "http_server",
+    "js_listen",
+    "logger_files_path",
+    "logger_in_separate_process",
+    "logger_required",
+    "loop",
+    "on_start_task",
+    "publish_js",
+    "set_logger",
+    "setup_web_server",
+    "timer_task",
+)
 class App(Declarations):
     """A service on NATS: decorated functions that listen, answer and run periodically.
 
@@ -140,7 +164,7 @@ class App(Declarations):
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
         super().__init__()
-        _check_names(connection)
+        refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
         if not isinstance(service_name, str) or not service_name.strip():
             raise ConfigError(
                 f"service_name must be a name for this service, as in App('billing'), "
@@ -174,7 +198,9 @@ class App(Declarations):
             service_name, host=host, port=port, servers=servers, context=context, options=connection
         )
         self._middleware_specs: list[MiddlewareSpec] = []
+        self._included: dict[Group, str] = {}  # the groups, and where they were included
         self._startup_hooks: list[Callable[[], Any]] = []
+        self._ready_hooks: list[Callable[[], Any]] = []
         self._shutdown_hooks: list[Callable[[], Any]] = []
         self._events = EventHooks()
         self._current = CurrentLink()
@@ -183,7 +209,7 @@ class App(Declarations):
             self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
         self._background: BackgroundRun | None = None
-        self.nats = BlockingBus(self._current)
+        self.nats = BlockingBus(self._current, self.disconnect, self.disconnect_sync)
         # The bus's own methods, so that a call through the app costs nothing more.
         self.publish = self.nats.publish
         self.publish_sync = self.nats.publish_sync
@@ -216,6 +242,7 @@ class App(Declarations):
 
     # Declaring.
 
+    @called("include()", hint="app.include(group)")
     def include(self, group: Group) -> None:
         """Add the listeners of a group, under its prefix, its consumers, watches and tasks.
 
@@ -229,6 +256,7 @@ class App(Declarations):
                 f"declare with its decorators, and include it"
             )
         self._declaring("include")
+        self._warn_of_second_include(group)
         for spec in group.consumers:
             spec.check_unique(self._consumer_specs)
         self._listener_specs.extend(group.listeners)
@@ -236,6 +264,16 @@ class App(Declarations):
         self._watch_specs.extend(group.watches)
         self._task_specs.extend(group.tasks)
         group.include_done()
+
+    def _warn_of_second_include(self, group: Group) -> None:
+        place = caller_place()
+        if group in self._included:
+            logger.warning(
+                "the group %r is included twice, at %s and at %s, so each of its handlers runs "
+                "twice for each message; remove one of the two calls",
+                *(group.prefix, self._included[group], place),
+            )
+        self._included[group] = place
 
     def add_middleware(self, cls: type[Middleware], *args: Any, **kwargs: Any) -> None:
         """Add a middleware around everything that is sent and handled. The last one is outermost.
@@ -273,6 +311,7 @@ class App(Declarations):
         """The middlewares that were added, innermost first."""
         return tuple(self._middleware_specs)
 
+    @called("on_startup()", hint="@app.on_startup, without parentheses")
     def on_startup(self, function: F) -> F:
         """Run the decorated function when the app is connected, before the first message.
 
@@ -283,6 +322,28 @@ class App(Declarations):
         self._startup_hooks.append(function)
         return function
 
+    @called("on_ready()", hint="@app.on_ready, without parentheses")
+    def on_ready(self, function: F) -> F:
+        """Run the decorated function once the app receives messages, before its tasks start.
+
+        The server has confirmed every subscription, and the consumers and watches have started, so
+        a request to the app's own listeners is answered. An `async def` function runs on the event
+        loop, a `def` function in a thread. If the function raises, the start fails: the app
+        finishes the messages that it has received, closes, and raises the error.
+
+        Example:
+            ```python
+            @app.on_ready
+            async def announce():
+                await app.publish("services.started", {"name": app.service_name})
+            ```
+        """
+        check_handler(function, "")
+        self._declaring("on_ready")
+        self._ready_hooks.append(function)
+        return function
+
+    @called("on_shutdown()", hint="@app.on_shutdown, without parentheses")
     def on_shutdown(self, function: F) -> F:
         """Run the decorated function after the last message, while the app is still connected.
 
@@ -294,6 +355,7 @@ class App(Declarations):
         self._shutdown_hooks.append(function)
         return function
 
+    @called("on()", hint='@app.on("disconnected")')
     def on(self, event: str) -> Callable[[F], F]:
         """Call the decorated function, `def` or `async def`, on an event of the connection.
 
@@ -377,6 +439,8 @@ class App(Declarations):
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if error is not None:
+            add_hint(error)
         if self._run is None and self._last is not None:
             await self._last.wait()
         else:
@@ -397,6 +461,8 @@ class App(Declarations):
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if error is not None:
+            add_hint(error)
         background, self._background = self._background, None
         if background is not None:
             background.stop()
@@ -507,6 +573,7 @@ class App(Declarations):
                 f"the app is {self._run.state.value} already. It can start again when it has "
                 f"ended: await app.disconnect() first"
             )
+        check_asyncio()
         plan = self._plan(self._settings.resolve())
         run = self._run = Run(plan, self._current, self._host, self._on_end)
         await run.begin()
@@ -530,6 +597,7 @@ class App(Declarations):
             tasks=tuple(self._task_specs),
             lifespan=None if lifespan is None else functools.partial(lifespan, self),
             startup=tuple(self._startup_hooks),
+            ready=tuple(self._ready_hooks),
             shutdown=tuple(self._shutdown_hooks),
             events=self._events,
         )
@@ -592,18 +660,3 @@ class App(Declarations):
     def __repr__(self) -> str:
         state = "idle" if (run := self._run) is None else run.state.value
         return f"<App {self.service_name!r} {state}>"
-
-
-def _check_names(options: Iterable[str]) -> None:
-    """Refuse keywords that are not options of `App`.
-
-    Raises:
-        TypeError: an unknown keyword. Its value is not shown: it may be a secret.
-    """
-    own = App.__init__.__kwdefaults__ or {}
-    known = [*own, *ConnectionKeywords.__annotations__]
-    for name in options:
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {similar[0]!r}?" if similar else ""
-            raise TypeError(f"App has no option {name!r}{hint}")

@@ -49,7 +49,7 @@ class State(enum.Enum):
     """Where an app is in its life."""
 
     IDLE = "idle"  # declared, or ended; may be started
-    STARTING = "starting"  # connecting, then on_startup, then subscribing
+    STARTING = "starting"  # connecting, then on_startup, then subscribing, then on_ready
     RUNNING = "running"  # listeners and tasks at work
     DRAINING = "draining"  # no new message is taken; what was taken is finished
 
@@ -61,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         connection: how to connect.
         lifespan: makes the lifespan's context manager; None if there is none.
         startup: the functions of on_startup.
+        ready: the functions of on_ready.
         shutdown: the functions of on_shutdown.
         events: the hooks of `App.on`.
     """
@@ -78,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[TaskSpec, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     startup: tuple[Callable[[], Any], ...]
+    ready: tuple[Callable[[], Any], ...]
     shutdown: tuple[Callable[[], Any], ...]
     events: EventHooks
 
@@ -180,7 +182,7 @@ class Run:
         self._host = jetstream
         self._jetstream = jetstream.make_run(self.connection, middlewares)
         self._on_end = on_end
-        self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.shutdown)
+        self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool
         self.consumers = Consumers(
             self._jetstream.api,
@@ -210,6 +212,7 @@ class Run:
         try:
             await self._open()
             await self._start()
+            await self._get_ready()
         except BaseException:
             await self._abort()
             raise
@@ -218,7 +221,13 @@ class Run:
     async def _open(self) -> None:
         await self.connection.open()
         plan = self._plan
-        warn_of_declarations(plan.listeners, plan.consumers, plan.watches, self._host.streams)
+        warn_of_declarations(
+            plan.listeners,
+            plan.consumers,
+            plan.watches,
+            self._host.streams,
+            [spec.cls for spec in plan.middlewares],
+        )
         self._current.attach(self.link)
         self._host.attach(self._jetstream)
 
@@ -230,6 +239,16 @@ class Run:
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
         await self.watchers.start(self._plan.watches, self._host.bucket_types)
         self._watchdog.start()
+
+    async def _get_ready(self) -> None:
+        try:
+            await self._lifespan.get_ready()
+        except Exception:
+            # Messages are being handled already. A signal does not wait for them: it cancels.
+            deadline = asyncio.get_running_loop().time() + self.drain_timeout
+            if abandoned := await self._drain(deadline):
+                logger.error("%d messages were abandoned when the start failed", abandoned)
+            raise
 
     def _serve(self) -> None:
         self.connection.waits = False

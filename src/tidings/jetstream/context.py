@@ -24,6 +24,7 @@ from tidings.jetstream.publish import (
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
+from tidings.keywords import called, known_as
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ T = TypeVar("T")
 PUBLISH_LATE = 2 * LEAST_CHECK
 
 
+@known_as("JetStream")
 class JetStream:
     """Streams: publish with acknowledgement, key-value buckets, object stores.
 
@@ -91,6 +93,7 @@ class JetStream:
         self, bucket: str, *, type: Any = ..., **options: Unpack[KeyValueOptions]
     ) -> KeyValue[Any]: ...
 
+    @called("key_value()")
     def key_value(
         self,
         bucket: str,
@@ -156,6 +159,7 @@ class JetStream:
             )
         )
 
+    @called("object_store()")
     def object_store(
         self,
         bucket: str,

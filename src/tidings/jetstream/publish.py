@@ -30,6 +30,7 @@ from tidings.jetstream.api import JetStreamApi, raise_refusal, read_answer
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
+from tidings.keywords import known_as
 from tidings.protocol.headers import header_block, header_problem
 from tidings.protocol.parser import Frame
 from tidings.subject import check_subject
@@ -137,6 +138,7 @@ class Publication(msgspec.Struct, frozen=True):
         raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from doubt
 
 
+@known_as("JetStream.publish")  # `publish_sync` and the window pass their options on
 def prepare(
     subject: str,
     message: Any = None,

@@ -18,6 +18,7 @@ from tidings.checks import (
 from tidings.errors import ConfigError
 from tidings.jetstream.api import nanoseconds
 from tidings.jetstream.names import check_new_name
+from tidings.keywords import called
 from tidings.subject import check_pattern
 
 Retention = Literal["limits", "interest", "workqueue"]
@@ -41,6 +42,7 @@ def days(count: float) -> float:
     return count * 86_400.0
 
 
+@called("Stream", hint='Stream("ORDERS", subjects=["orders.>"])')
 @dataclass(frozen=True)
 class Stream:
     """The declaration of a stream. The app creates or changes the stream when it starts.
