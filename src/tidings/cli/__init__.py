@@ -11,21 +11,13 @@ import os
 import sys
 from typing import Any
 
-from tidings.errors import (
-    ConfigError,
-    HeaderError,
-    MissingExtraError,
-    SubjectError,
-    TidingsError,
-)
-from tidings.text import printable
+from tidings.errors import MissingExtraError, TidingsError
+
+from .failures import fail
 
 __all__ = ["main"]
 
 _NEEDED = ("typer", "rich", "watchfiles", "pythonjsonlogger")
-# Errors that the caller can fix by typing something else. They end with exit code 2, as a wrong
-# option does.
-_USAGE = (ConfigError, SubjectError, HeaderError)
 
 
 def main() -> None:
@@ -42,7 +34,7 @@ def main() -> None:
 
         app(prog_name="tidings")
     except TidingsError as error:
-        _fail(error)
+        fail(error)
     except KeyboardInterrupt:  # raised during the imports above; later, typer handles it
         sys.exit(130)
 
@@ -61,13 +53,6 @@ def _open_standard_streams() -> None:
 def _check_extra() -> None:
     if not all(importlib.util.find_spec(name) for name in _NEEDED):
         raise MissingExtraError("cli", "The command `tidings`")
-
-
-def _fail(error: TidingsError) -> None:
-    notes = getattr(error, "__notes__", [])  # only an error raised in the user's code has a note
-    text = printable("\n".join([str(error), *notes]), keep="\n")
-    print(f"tidings: {text}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, _USAGE) and not notes else 1)
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from tidings.text import printable
 from . import logs
 from .bodies import one_line, pretty
 from .console import OutputError, give_up_stdout, on_terminal, output_errors, say
+from .foreground import foreground
 
 Subject = Annotated[str, typer.Argument(help="Subject, such as orders.created.")]
 Body = Annotated[
@@ -120,7 +121,7 @@ def sub(
     async def announce() -> None:
         print(f"listening on {printable(subject)}; Ctrl-C to stop", file=sys.stderr, flush=True)
 
-    app.run()
+    foreground(app).run()
     if printer.failure is not None:
         raise printer.failure
 
