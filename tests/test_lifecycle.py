@@ -37,6 +37,7 @@ ASKING = {
     "consumers",
     "description",
     "drain_timeout",
+    "instance_id",
     "is_running",
     "js",
     "logger",

@@ -55,12 +55,13 @@ def run_program(start: Start, *, drain_timeout: Callable[[], float], use_uvloop:
 
     async def start_and_say() -> Run:
         run = await start()
-        if not logger.has_handlers():
+        if not main.was_stopped and not logger.has_handlers():
             _say(f"{run.headline()}. Ctrl-C stops it.")
         return run
 
+    main = MainRun(start_and_say, drain_timeout=drain_timeout, use_uvloop=use_uvloop)
     try:
-        MainRun(start_and_say, drain_timeout=drain_timeout, use_uvloop=use_uvloop).run()
+        main.run()
     except ConnectError as error:
         if getattr(error, "__notes__", None):  # a hook of the program raised it
             raise
