@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -84,6 +85,8 @@ INSIDE = {
         "hooks",
         "lifespan",
         "signatures",
+        "annotations",
+        "parameters",
         "events",
         "middleware",
         "tasks",
@@ -190,6 +193,13 @@ OPTIONAL = {
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
+# What `import tidings` leaves for the first use: what runs an app, and what is for streams.
+LATE = {
+    "app": {"jetstream", "lifecycle", "process"},
+    "declarations": {"jetstream"},
+}
+
+
 class Import(NamedTuple):
     """One name that a file imports, and where: its line, in a function, for type checkers only."""
 
@@ -271,7 +281,7 @@ def own_fault(module: str, target: str, imported: Import) -> str | None:
         return "imports from the package itself: name the module" if module in CORE else None
     if PLACES.index(target) > PLACES.index(module):
         return f"imports {target}, which stands above it: imports point down"
-    if imported.hidden and module in CORE:
+    if imported.hidden and module in CORE and target not in LATE.get(module, ()):
         return f"imports {target} inside a function: move it to the top"
     return None
 
@@ -380,3 +390,22 @@ def test_a_module_has_what_it_exports(module: str) -> None:
     loaded = importlib.import_module(f"tidings.{module}")
     for name in getattr(loaded, "__all__", []):
         assert hasattr(loaded, name)
+
+
+def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
+    code = "import sys, tidings; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    assert [name for name in shown.stdout.split() if name.startswith(late)] == []
+
+
+def test_a_name_imported_late_is_the_same_object_and_is_listed() -> None:
+    from tidings.jetstream.streams.stream import Stream
+
+    assert tidings.Stream is Stream
+    assert set(tidings.__all__) <= set(dir(tidings))
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'tidings' has no attribute 'Strem'"):
+        tidings.Strem  # type: ignore[attr-defined]  # noqa: B018 - a name that does not exist

@@ -82,7 +82,8 @@ async def test_task_with_interval_runs_again_and_again(app: App, interval: float
 
     async with app, asyncio.timeout(PATIENCE):
         await done.wait()
-    assert times[1] - times[0] >= interval * 0.99
+    # Half, because a busy machine may start the first run late and the second on time.
+    assert times[1] - times[0] >= interval / 2
 
 
 # @app.listen(subject="some.subject")

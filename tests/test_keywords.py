@@ -30,6 +30,7 @@ IN_ORDER = {
     "messages": ["subject"],
     "count": ["subject"],
     "respond": ["value"],
+    "respond_sync": ["value"],
     "nak": ["delay"],
     "term": ["reason"],
     "NATSCluster": ["size"],

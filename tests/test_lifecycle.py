@@ -31,7 +31,7 @@ DECLARING = {
     "task",
     "watch",
 }
-RUNNING = {"disconnect", "disconnect_sync", "run", "start", "wait_stopped"}
+RUNNING = {"connect", "disconnect", "disconnect_sync", "run", "start", "wait_stopped"}
 ASKING = {
     "connected_url",
     "consumers",

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from tidings.blocking import BlockingBus
 from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
@@ -23,20 +23,23 @@ from tidings.errors import ConfigError
 from tidings.handlers.events import EVENTS, EventHooks
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
-from tidings.jetstream.consumer.spec import ConsumerSpec, check_unique
-from tidings.jetstream.context import JetStream
-from tidings.jetstream.host import JetStreamHost
-from tidings.jetstream.streams.stream import Stream
-from tidings.lifecycle import Outcome, Plan, Run, State
 from tidings.link import CurrentLink
-from tidings.process.runner import BackgroundRun, run_program
-from tidings.stats import AppStats
 from tidings.subject import check_queue
 from tidings.transport.options import (
     ConnectionKeywords,
     ConnectionOptions,
     server_urls,
 )
+
+# `import tidings` is quick: what runs an app and what is for streams is imported at the first use.
+if TYPE_CHECKING:
+    from tidings.jetstream.consumer.spec import ConsumerSpec
+    from tidings.jetstream.context import JetStream
+    from tidings.jetstream.host import JetStreamHost
+    from tidings.jetstream.streams.stream import Stream
+    from tidings.lifecycle import Outcome, Plan, Run
+    from tidings.process.runner import BackgroundRun
+    from tidings.stats import AppStats
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -96,7 +99,6 @@ class App(Declarations):
         TypeError: an option that does not exist.
 
     Attributes:
-        js: JetStream: publish to streams, key-value buckets, object stores.
         nats: what sends and subscribes. Each of its calls is also a method of the app.
         state: a namespace for what handlers share.
         logger: the logger `tidings`.
@@ -178,12 +180,13 @@ class App(Declarations):
         self._shutdown_hooks: list[Callable[[], Any]] = []
         self._events = EventHooks()
         self._current = CurrentLink()
-        self._host = JetStreamHost(self._current, streams)
+        self._streams = streams
+        if streams:
+            self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
         self._instance = _new_instance()
         self._background: BackgroundRun | None = None
         self.nats = BlockingBus(self._current)
-        self.js = JetStream(self._host)
         # The bus's own methods, so that a call through the app costs nothing more.
         self.publish = self.nats.publish
         self.publish_sync = self.nats.publish_sync
@@ -198,6 +201,21 @@ class App(Declarations):
         self.unsubscribe_ssid = self.nats.unsubscribe_ssid
         self.unsubscribe_ssid_sync = self.nats.unsubscribe_ssid_sync
         self.flush = self.nats.flush
+
+    # JetStream.
+
+    @functools.cached_property
+    def js(self) -> JetStream:
+        """JetStream: publish to streams, key-value buckets, object stores."""
+        from tidings.jetstream.context import JetStream
+
+        return JetStream(self._host)
+
+    @functools.cached_property
+    def _host(self) -> JetStreamHost:
+        from tidings.jetstream.host import JetStreamHost
+
+        return JetStreamHost(self._current, self._streams)
 
     # Declaring.
 
@@ -215,7 +233,7 @@ class App(Declarations):
             )
         self._declaring("include")
         for spec in group.consumers:
-            check_unique(spec, self._consumer_specs)
+            spec.check_unique(self._consumer_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
@@ -325,7 +343,7 @@ class App(Declarations):
                 f"subscribe_new_subject"
             )
 
-    # Running: three ways, one lifecycle.
+    # Running: several ways, one lifecycle.
 
     def run(self) -> None:
         """Run until SIGTERM, SIGINT, SIGHUP or `disconnect()`, then drain and return.
@@ -345,6 +363,8 @@ class App(Declarations):
                 main thread (write `with app`), or `tidings run` is importing the module and will
                 run the app itself.
         """
+        from tidings.process.runner import run_program
+
         run_program(
             self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
         )
@@ -367,6 +387,8 @@ class App(Declarations):
             await asyncio.shield(self._begin_end("disconnect"))
 
     def __enter__(self) -> Self:
+        from tidings.process.runner import BackgroundRun
+
         self._background = BackgroundRun(
             self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
         )
@@ -383,6 +405,35 @@ class App(Declarations):
         if background is not None:
             background.stop()
 
+    async def connect(self) -> None:
+        """Start in the running event loop, and return when listeners and tasks are at work.
+
+        `disconnect` is its counterpart: `async with app` calls both. Use these two where the start
+        and the end of your program are in different places, such as the hooks of a framework. The
+        app installs no signal handlers; the owner of the event loop decides when it ends.
+
+        If the call raises or is cancelled, everything is closed again. After `disconnect` the app
+        may connect again.
+
+        Raises:
+            ConfigError: the app has started already and has not ended yet.
+            ConnectError: no server could be reached.
+            Exception: whatever else stopped the start, such as an error in `on_startup`.
+
+        Example:
+            ```python
+            import asyncio
+
+            async def main():
+                await app.connect()
+                try:
+                    print(await app.request("greet", {"name": "Ada"}))
+                finally:
+                    await app.disconnect()
+            ```
+        """
+        await self._start()
+
     async def disconnect(self) -> None:
         """Drain and close: stop the tasks, finish and answer what was taken. Then `run` returns.
 
@@ -396,7 +447,7 @@ class App(Declarations):
         """
         if self._is_over("app.disconnect"):
             return
-        starting = self._run is not None and self._run.state is State.STARTING
+        starting = self._run is not None and self._run.is_starting
         ending = self._begin_end("disconnect")
         if not inside.get() and not starting:
             await asyncio.shield(ending)
@@ -453,13 +504,20 @@ class App(Declarations):
 
     async def _start(self) -> Run:
         """Start, and return the run when listeners and tasks are at work."""
+        from tidings.lifecycle import Run
+
         if self._run is not None:
-            raise ConfigError(f"the app is {self._run.state.value} already")
+            raise ConfigError(
+                f"the app is {self._run.state.value} already. It can start again when it has "
+                f"ended: await app.disconnect() first"
+            )
         run = self._run = Run(self._plan(), self._current, self._host, self._on_end)
         await run.begin()
         return run
 
     def _plan(self) -> Plan:
+        from tidings.lifecycle import Plan
+
         lifespan = self._lifespan
         return Plan(
             service_name=self.service_name,
@@ -491,7 +549,7 @@ class App(Declarations):
     @property
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
-        return (run := self._run) is not None and run.state is State.RUNNING
+        return (run := self._run) is not None and run.is_running
 
     @property
     def instance_id(self) -> str:
@@ -545,8 +603,8 @@ class App(Declarations):
         return self._plan().stats() if self._last is None else self._last.stats
 
     def __repr__(self) -> str:
-        state = State.IDLE if (run := self._run) is None else run.state
-        return f"<App {self.service_name!r} {state.value}>"
+        state = "idle" if (run := self._run) is None else run.state.value
+        return f"<App {self.service_name!r} {state}>"
 
 
 def _new_instance() -> tuple[int, str]:

@@ -6,7 +6,7 @@ import asyncio
 from asyncio import current_task
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.checks import Seconds, as_seconds, check_seconds
@@ -17,6 +17,8 @@ from tidings.link import CurrentLink
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import warn_of_literal
+
+T = TypeVar("T")
 
 
 class Bus:
@@ -88,6 +90,81 @@ class Bus:
         plain = type(message) is bytes and data_type is None
         if outbox.publish(subject, message if plain else codec.encode(message, data_type)):
             await outbox.make_room()
+
+    # The overloads tell type checkers what `response_data_type` makes of the response. A union is
+    # no type to them, so its result is Any.
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["list"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> list[Any]: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["str"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> str: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["bytes"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> bytes: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> T: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any: ...
 
     async def request(
         self,

@@ -376,6 +376,16 @@ class Run:
             self._stopping.set()
         return self._ending
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether listeners and tasks are not at work yet."""
+        return self.state is State.STARTING
+
+    @property
+    def is_running(self) -> bool:
+        """Whether listeners and tasks are at work."""
+        return self.state is State.RUNNING
+
     async def wait_stopped(self) -> None:
         """Return when the run has ended.
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from tidings.app import App
+from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.queue_groups import queue_groups
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
-from tidings.lifecycle import Plan
 from tidings.subject import has_wildcard
 from tidings.text import printable
 
@@ -58,31 +59,34 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 def overview_of(app: App) -> Overview:
     """Return what an app has declared."""
-    plan = app._plan()
-    consumers = consumer_names(plan.service_name, plan.consumers)
+    listeners, consumers = app._listener_specs, app._consumer_specs
+    queues = queue_groups(app.service_name, app.queue, listeners)
+    names = consumer_names(app.service_name, consumers)
     rows = [
         *_cut(
             "listener",
             [
                 (", ".join(spec.subjects), queue, spec.name)
-                for spec, queue in zip(plan.listeners, plan.queue_groups, strict=True)
+                for spec, queue in zip(listeners, queues, strict=True)
             ],
         ),
         *_cut(
             "consumer",
             [
                 (_source(spec), name or "(ordered)", spec.name)
-                for spec, name in zip(plan.consumers, consumers, strict=True)
+                for spec, name in zip(consumers, names, strict=True)
             ],
         ),
-        *_cut("watch", [(f"{spec.bucket} {spec.keys}", "", spec.name) for spec in plan.watches]),
-        *_cut("task", [(_interval(spec.interval), "", spec.name) for spec in plan.tasks]),
+        *_cut(
+            "watch", [(f"{spec.bucket} {spec.keys}", "", spec.name) for spec in app._watch_specs]
+        ),
+        *_cut("task", [(_interval(spec.interval), "", spec.name) for spec in app._task_specs]),
     ]
     return Overview(
         service=app.service_name,
         version=app.version,
         rows=tuple(rows),
-        request_subject=_request_subject(plan),
+        request_subject=_request_subject(listeners),
     )
 
 
@@ -107,9 +111,9 @@ def _interval(seconds: float | None) -> str:
     return "once" if seconds is None else f"every {seconds:g} s"
 
 
-def _request_subject(plan: Plan) -> str | None:
+def _request_subject(listeners: Sequence[ListenerSpec]) -> str | None:
     """Return a subject to which a request can be sent as it is."""
-    for spec in plan.listeners:
+    for spec in listeners:
         for subject in () if spec.no_reply else spec.subjects:
             if not has_wildcard(subject):
                 return subject

@@ -164,12 +164,23 @@ def _json_decoder(decode: Decoder, data_type: DataType) -> Decoder:
         try:
             return decode(body or empty)
         except Exception as error:  # msgspec's, or one of the user's own class
-            reason = fault_text(error)
+            reason = _fault_of(body, error)
         # Raise outside the except clause: otherwise ours would carry this error as its context,
         # and its text may contain the body.
         raise DecodeError(name, reason)
 
     return decode_json
+
+
+def _fault_of(body: bytes, error: Exception) -> str:
+    # From 0.23 on, msgspec reports text that is not UTF-8 with an error of its own, which does not
+    # say where.
+    if isinstance(error, msgspec.DecodeError) and str(error).startswith("Invalid UTF-8"):
+        try:
+            body.decode()
+        except UnicodeDecodeError as unicode_error:
+            return fault_text(unicode_error)
+    return fault_text(error)
 
 
 def _from_utf8(body: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -28,8 +28,9 @@ from tidings.errors import (
     TidingsError,
 )
 from tidings.functions import function_name
+from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_listen
-from tidings.handlers.signatures import check_handler, wanted_type
+from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
@@ -40,6 +41,8 @@ from tidings.subject import check_pattern, check_queue, has_wildcard
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
+
+GIVEN = Given("listen()", Message)
 
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
@@ -54,6 +57,8 @@ class Sender(Protocol):
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
+
+    def respond_sync(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
 
     def tell(self, event: str, error: Exception | None) -> None: ...
 
@@ -98,8 +103,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
-        check_handler(self.handler, "the message")
-        codec.decoder(self.wanted_type)
+        read_parameters(self.handler, self.data_type, GIVEN)
 
     @property
     def name(self) -> str:
@@ -108,10 +112,18 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted_type(self) -> Any:
-        """The type of `msg.data`: `data_type=`, else T of `Message[T]` in the signature, else
-        dict."""
-        wanted = wanted_type(self.handler, self.data_type)
+        """The type of `msg.data`: `data_type=`, else the type in the signature, else dict."""
+        wanted = self.parameters.wanted_type
         return dict if wanted is None else wanted
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the handler is called with.
+
+        Raises:
+            ConfigError: see `read_parameters`.
+        """
+        return read_parameters(self.handler, self.data_type, GIVEN)
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -154,7 +166,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._sender = sender
         data_type = spec.wanted_type
         self._decode = None if data_type is bytes else codec.decoder(data_type)
-        handler = as_async(spec.handler, self._threads)
+        handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = (*spec.middlewares, *middlewares)
         for_publish = fold_listen(around, handler, request=False)
         for_request = fold_listen(around, handler, request=True)
@@ -291,7 +303,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
-        error_id = secrets.token_hex(6)
+        error_id = os.urandom(6).hex()
         try:
             self._log_failure(item, error, duration, error_id, is_bad_body)
             self._answer_failure(item, error, error_id, is_bad_body)

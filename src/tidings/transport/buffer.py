@@ -202,10 +202,8 @@ class Buffer:
     def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
         """Send an answer to the reply subject of a message.
 
-        The form of the subject needs no check, because the server has accepted it. But the sender
-        of the message chose it. An answer to `$JS.API.STREAM.DELETE.ORDERS` or `$KV.flags.admin`
-        would let a stranger act with the permissions of this user. So an answer to a subject that
-        starts with `$` is not sent; it is logged and counted as refused.
+        This is `post(reply_frame(...))` with the calls written out, since each request is answered
+        this way.
 
         Raises:
             SubjectError: if the subject is so long that the server would close the connection.
@@ -225,6 +223,32 @@ class Buffer:
         if block:
             return self.post(publish_headers_frame(subject, b"", block, payload))
         return self.post(b"PUB %b %d\r\n%b\r\n" % (subject, size, payload))
+
+    def reply_frame(self, reply: str, payload: bytes, block: bytes = b"") -> bytes | None:
+        """Check an answer and return its frame. Any thread may call this.
+
+        The form of the subject needs no check, because the server has accepted it. But the sender
+        of the message chose it. An answer to `$JS.API.STREAM.DELETE.ORDERS` or `$KV.flags.admin`
+        would let a stranger act with the permissions of this user. So an answer to a subject that
+        starts with `$` must not be sent: this logs it, counts it as refused and returns None.
+
+        Raises:
+            SubjectError, PayloadTooLargeError: as `reply`.
+        """
+        size = len(payload) + len(block)
+        if size > self.max_payload:
+            self.refused += 1
+            raise PayloadTooLargeError(size, self.max_payload)
+        subject = reply.encode()
+        if subject[0] == DOLLAR and not subject.startswith(SERVERS_INBOX):
+            self._refuse_reply(reply)
+            return None
+        if len(subject) > MAX_SUBJECT_BYTES:
+            self.refused += 1
+            raise SubjectError(reply, "the reply subject of the request is too long")
+        if block:
+            return publish_headers_frame(subject, b"", block, payload)
+        return publish_frame(subject, b"", payload)
 
     def ack(self, reply: str, payload: bytes) -> bool:
         """Acknowledge a message of a stream. The server chose the reply subject."""
