@@ -109,6 +109,16 @@ def test_an_error_in_the_module_is_a_record_with_its_traceback(
     assert "importlib" not in record["exc_info"]
 
 
+@MODES
+def test_a_module_that_exits_with_a_text_leaves_a_record(
+    start: Start, write: Write, more: list[str]
+) -> None:
+    write("import sys\nsys.exit('no API key')")
+    process = start("run", "service", *JSON, *more)
+    assert process.wait() == 1
+    assert error_of(process)["message"] == "no API key"
+
+
 HOOK = """
 from tidings import App
 app = App("echo")

@@ -13,6 +13,7 @@ from typing import Any
 
 from tidings.errors import MissingExtraError, TidingsError
 
+from . import logs
 from .failures import fail
 
 __all__ = ["main"]
@@ -35,6 +36,10 @@ def main() -> None:
         app(prog_name="tidings")
     except TidingsError as error:
         fail(error)
+    except SystemExit as error:  # a module may end with a text: `sys.exit("no API key")`
+        if isinstance(error.code, str) and logs.report(error.code):
+            sys.exit(1)
+        raise
     except KeyboardInterrupt:  # raised during the imports above; later, typer handles it
         sys.exit(130)
 
