@@ -25,11 +25,8 @@ from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
 from tidings.link import CurrentLink
 from tidings.subject import check_queue
-from tidings.transport.options import (
-    ConnectionKeywords,
-    ConnectionOptions,
-    server_urls,
-)
+from tidings.transport.options import ConnectionKeywords, ConnectionOptions, server_urls
+from tidings.transport.settings import settings_of
 
 # `import tidings` is quick: what runs an app and what is for streams is imported at the first use.
 if TYPE_CHECKING:
@@ -53,7 +50,11 @@ class App(Declarations):
             the monitoring of the server.
         host: the host of the server, with `port`, instead of `servers`.
         port: the port of the server.
-        servers: a URL or several. If None, `$NATS_URL`, or nats://127.0.0.1:4222 without it.
+        servers: a URL or several. Without servers and context, the app uses `$NATS_URL`, else the
+            context in `$NATS_CONTEXT`, else nats://127.0.0.1:4222. For the login and TLS it uses
+            variables such as `$NATS_CREDS`, too, if no argument says otherwise.
+        context: the name of a context of the command line `nats`, instead of `servers`. (NATS
+            ADR-21)
         queue: the first word of the queue groups of listeners that name none: `orders` gives
             `orders.<handler>`. If None, the name of the service; "" for no groups, so that every
             instance handles every message.
@@ -128,6 +129,7 @@ class App(Declarations):
         host: str | None = None,
         port: int | None = None,
         servers: str | Sequence[str] | None = None,
+        context: str | None = None,
         queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
@@ -170,10 +172,8 @@ class App(Declarations):
         self._lifespan = lifespan
         self._concurrency = concurrency
         self._request_timeout = request_timeout
-        self._options = ConnectionOptions(
-            servers=server_urls(servers, host, port),
-            name=service_name,
-            **connection,  # type: ignore[arg-type]  # it turns a timedelta into a number
+        self._settings = settings_of(
+            service_name, host=host, port=port, servers=servers, context=context, options=connection
         )
         self._middleware_specs: list[MiddlewareSpec] = []
         self._startup_hooks: list[Callable[[], Any]] = []
@@ -330,11 +330,14 @@ class App(Declarations):
     def set_servers(self, servers: str | Sequence[str]) -> None:
         """Connect to other servers than those given at first. For command lines and tests.
 
+        The arguments of the app still count, for example its credentials. The environment and
+        contexts no longer do.
+
         Raises:
             ConfigError: the app runs already, or this is not a URL.
         """
         self._declaring("set_servers")
-        self._options = self._options.with_servers(server_urls(servers))
+        self._settings = self._settings.with_servers(server_urls(servers))
 
     def _declaring(self, call: str) -> None:
         if self._run is not None:
@@ -511,11 +514,12 @@ class App(Declarations):
                 f"the app is {self._run.state.value} already. It can start again when it has "
                 f"ended: await app.disconnect() first"
             )
-        run = self._run = Run(self._plan(), self._current, self._host, self._on_end)
+        plan = self._plan(self._settings.resolve())
+        run = self._run = Run(plan, self._current, self._host, self._on_end)
         await run.begin()
         return run
 
-    def _plan(self) -> Plan:
+    def _plan(self, connection: ConnectionOptions) -> Plan:
         from tidings.lifecycle import Plan
 
         lifespan = self._lifespan
@@ -526,7 +530,7 @@ class App(Declarations):
             concurrency=self._concurrency,
             request_timeout=self._request_timeout,
             drain_timeout=self._drain_timeout,
-            connection=self._options,
+            connection=connection,
             middlewares=tuple(self._middleware_specs),
             listeners=tuple(self._listener_specs),
             consumers=tuple(self._consumer_specs),
@@ -568,8 +572,12 @@ class App(Declarations):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The URLs of the servers, as they were given."""
-        return self._options.servers
+        """The URLs of the servers, as they were given.
+
+        Raises:
+            ConfigError: the environment or a context names servers that cannot be used.
+        """
+        return self._settings.servers
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
@@ -600,7 +608,9 @@ class App(Declarations):
             return run.stats()
         if self._current.is_forked:
             raise self._current.error("stats")
-        return self._plan().stats() if self._last is None else self._last.stats
+        return (
+            self._plan(self._settings.arguments).stats() if self._last is None else self._last.stats
+        )
 
     def __repr__(self) -> str:
         state = "idle" if (run := self._run) is None else run.state.value

@@ -161,7 +161,7 @@ def test_no_credentials_of_an_app_are_left_for_the_server() -> None:
     for login in logins:
         app = App("own", servers="tls://192.0.2.1", connect_timeout=3, **login)
         use_dev_server(app, "nats://127.0.0.1:1")
-        assert app._options == plain._options
+        assert app._settings.resolve() == plain._settings.resolve()
 
 
 def test_a_token_of_the_environment_keeps_others_out(
@@ -198,7 +198,7 @@ def test_a_token_for_the_server_of_the_environment_is_not_used(start: Start, wri
 def test_dev_and_servers_exclude_each_other(call: Call) -> None:
     code, _, shown = call("run", "service", "--dev", "--servers", "nats://h")
     assert code == 2
-    assert "--dev starts a nats-server, but --servers names one" in shown
+    assert "--dev starts a nats-server, but --servers is for another one" in shown
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ the app exit at once.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ import msgspec
 from tidings.app import App
 from tidings.log import logger
 from tidings.process.runner import MainRun
+from tidings.transport.sources import from_flags
 
 from . import logs
 from .dev import use_dev_server
@@ -31,8 +33,9 @@ from .loading import load_app
 from .log_level import switch
 from .overview import overview_of
 
-# Environment variables of a child. The server URLs may contain passwords, so they are not passed
-# as arguments, which every user of the machine can read.
+# Environment variables of a child. URLs and flags may contain passwords, so they are not passed as
+# arguments, which every user of the machine can read.
+FLAGS = "TIDINGS_FLAGS"
 LIFELINE = "TIDINGS_LIFELINE"
 SERVERS = "TIDINGS_SERVERS"
 WORKER = "TIDINGS_WORKER"
@@ -54,7 +57,7 @@ def take_orders() -> dict[str, str]:
     They are removed from the environment, so that the app's own subprocesses do not take
     themselves for children of the supervisor.
     """
-    names = (LIFELINE, SERVERS, WORKER, DEV)
+    names = (FLAGS, LIFELINE, SERVERS, WORKER, DEV)
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
@@ -65,6 +68,7 @@ def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | Non
     logs.identify(app.service_name, app.version, app.instance_id)
     if drain_timeout is not None:
         app.drain_timeout = drain_timeout
+    app._settings = app._settings.with_flags(from_flags(json.loads(orders.get(FLAGS, "{}"))))
     if servers := orders.get(SERVERS):
         if DEV in orders:
             use_dev_server(app, servers)

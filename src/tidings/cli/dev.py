@@ -109,4 +109,5 @@ def _start(port: int, token: str | None) -> NATSServer:
 def use_dev_server(app: App, url: str) -> None:
     """Let an app connect to the server of this run, without the credentials for its own servers."""
     app.set_servers(url)
-    app._options = msgspec.structs.replace(app._options, **_NO_LOGIN)
+    arguments = msgspec.structs.replace(app._settings.arguments, **_NO_LOGIN)
+    app._settings = msgspec.structs.replace(app._settings, arguments=arguments)

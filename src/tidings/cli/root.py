@@ -10,6 +10,7 @@ from tidings import __version__
 
 from .client import pub, req, sub
 from .console import on_terminal, say
+from .context import context
 from .dead import dead
 from .demo import demo
 from .new import new
@@ -47,3 +48,4 @@ for command in (run, demo, new, server, pub, req, sub):
 app.add_typer(streams, name="streams")
 app.add_typer(dead, name="dead")
 app.add_typer(objects, name="objects")
+app.add_typer(context, name="context")

@@ -14,12 +14,13 @@ import typer
 
 from tidings.checks import check_seconds
 from tidings.errors import ConfigError
-from tidings.transport.options import server_urls
+from tidings.transport.sources import FLAGS
 
 from . import logs
 from .child import WORKER, run_child, take_orders
 from .console import flush_each_line, mention
 from .dev import DevServer, dev_server, use_dev_server
+from .flags import Flags, connects
 from .foreground import foreground
 from .loading import load_app, split_target
 from .log_config import use_log_config
@@ -29,6 +30,7 @@ from .reload import Reloader
 from .supervisor import ChildCommand, Supervisor
 
 
+@connects
 def run(
     target: Annotated[
         str,
@@ -37,9 +39,6 @@ def run(
             help="A module in the current folder, and the app in it. You can leave out `:app`.",
         ),
     ],
-    servers: Annotated[
-        str, typer.Option("--servers", "-s", help="Server URLs, instead of the app's own.")
-    ] = "",
     dev: Annotated[
         bool,
         typer.Option(
@@ -77,6 +76,8 @@ def run(
             " --log-level and --log-format.",
         ),
     ] = None,
+    *,
+    flags: Flags,
 ) -> None:
     """Run a service until Ctrl-C, SIGTERM or SIGHUP.
 
@@ -98,16 +99,15 @@ def run(
         raise ConfigError(
             f"--reload runs one process, but --workers is {workers}: leave out one of the two"
         )
-    if servers and dev:
+    flags.urls()  # finds a bad URL before anything starts
+    if dev and (unused := flags.first(FLAGS)) is not None:
         raise ConfigError(
-            "--dev starts a nats-server, but --servers names one: leave out one of the two"
+            f"--dev starts a nats-server, but {unused} is for another one: leave out one of the two"
         )
-    if servers:
-        server_urls(servers)  # finds a bad URL before anything starts
     with _dev_server(dev) as own:
         start = _Start(dev=own, shows_table=not log.is_json)
         if not reload and workers == 1:
-            _run_here(target, servers, start, drain_timeout)
+            _run_here(target, flags, start, drain_timeout)
             return
         options = log.arguments()
         if drain_timeout is not None:
@@ -115,7 +115,8 @@ def run(
         command = ChildCommand(
             target=target,
             options=options,
-            servers=servers if own is None else own.url,
+            servers="" if own is None else own.url,
+            flags=flags,
             is_dev=own is not None,
         )
         code = asyncio.run(
@@ -199,13 +200,13 @@ def _dev_server(dev: bool) -> contextlib.AbstractContextManager[DevServer | None
     return dev_server() if dev else contextlib.nullcontext()
 
 
-def _run_here(target: str, servers: str, start: _Start, drain_timeout: float | None) -> None:
+def _run_here(target: str, flags: Flags, start: _Start, drain_timeout: float | None) -> None:
     app = load_app(target)
     logs.identify(app.service_name, app.version, app.instance_id)
     if drain_timeout is not None:
         app.drain_timeout = drain_timeout
     if start.dev is not None:
         use_dev_server(app, start.dev.url)
-    elif servers:
-        app.set_servers(servers)
+    else:
+        app._settings = app._settings.with_flags(flags)
     foreground(app, lambda: start.show(overview_of(app))).run()

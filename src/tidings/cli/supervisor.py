@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,10 +19,12 @@ from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
+from tidings.transport.sources import Source
 
 from .child import (
     DEV,
     ENDED,
+    FLAGS,
     LEVEL_CONFIGURED,
     LEVEL_DEBUG,
     LIFELINE,
@@ -55,7 +58,9 @@ class ChildCommand:
     Attributes:
         target: `module:app`.
         options: further arguments of `tidings run`.
-        servers: URLs that replace the app's own, comma-separated; "" for none.
+        servers: URLs that replace the app's own, comma-separated; "" for none. With them, the
+            environment and contexts do not count.
+        flags: the flags of the connection.
         is_dev: the servers are the one of --dev.
         cwd: working directory of the child; None for the current one.
     """
@@ -63,6 +68,7 @@ class ChildCommand:
     target: str
     options: Sequence[str] = ()
     servers: str = ""
+    flags: Source | None = None
     is_dev: bool = False
     cwd: str | os.PathLike[str] | None = None
 
@@ -77,6 +83,8 @@ class ChildCommand:
         own = {LIFELINE: str(lifeline)}
         if self.servers:
             own[SERVERS] = self.servers
+        if self.flags is not None:
+            own[FLAGS] = json.dumps(self.flags.options)
         if self.is_dev:
             own[DEV] = "1"
         if number:
