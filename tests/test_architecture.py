@@ -142,7 +142,7 @@ INSIDE = {
     "jetstream/kv": ["entry", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/streams": ["drops", "stream", "plan"],
-    "process": ["executor", "exits", "loops", "signals", "runner"],
+    "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
     "testing": ["consumed", "record", "stage", "client", "plugin"],
     "cli": [

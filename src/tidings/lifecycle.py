@@ -220,6 +220,7 @@ class Run:
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._fatal: TidingsError | None = None
+        self._observe: Callable[[], object] = bool
         forget_after_fork(self)
 
     # The phases.
@@ -271,6 +272,7 @@ class Run:
     async def _end(self) -> None:
         await self._started.wait()  # disconnect() in on_startup ends the app once it runs
         self.state = State.DRAINING
+        self._observe()
         deadline = asyncio.get_running_loop().time() + self.drain_timeout
         abandoned = await self._drain(deadline)
         left = await self._lifespan.leave(deadline)
@@ -360,6 +362,7 @@ class Run:
 
     def _on_event(self, event: str, error: Exception | None) -> None:
         self._plan.events.tell(ConnectionEvent(event, error))
+        self._observe()
         if event == "closed" and self.state is State.RUNNING:
             self._fatal = ConnectionClosedError("the app", str(error or "given up"))
             self.begin_end()
@@ -412,6 +415,12 @@ class Run:
     def headline(self) -> str:
         """Describe in one line what the app does and where it is connected."""
         return f"{self._plan.headline()}; connected to {self.connection.url}"
+
+    def observe(self, observer: Callable[[], object]) -> None:
+        """Call `observer`, which must not raise, now and after each change of `state` and of the
+        connection, in the event loop of the run."""
+        self._observe = observer
+        observer()
 
     def stats(self) -> AppStats:
         """What was counted up to now."""

@@ -44,29 +44,37 @@ def clean(start: Start, monkeypatch: pytest.MonkeyPatch) -> Start:
     return start
 
 
-@pytest.mark.parametrize("form", ["flags", "variables", "context", "$NATS_CONTEXT"])
-def test_messages_go_through_a_locked_server(
-    clean: Start, locked: Locked, write_context: WriteContext, subject: str, form: str
-) -> None:
-    write_context("locked", **locked.fields)
-    flags = {"flags": locked.flags, "context": ["--context", "locked"]}.get(form, [])
-    env = {"variables": locked.environment, "$NATS_CONTEXT": {"NATS_CONTEXT": "locked"}}.get(form)
-    listening = clean("sub", subject, "--count", "1", *flags, env=env)
+def test_messages_go_through_a_locked_server(clean: Start, locked: Locked, subject: str) -> None:
+    listening = clean("sub", subject, "--count", "1", *locked.flags)
     listening.wait_for("listening on")
-    assert clean("pub", subject, "hello", *flags, env=env).wait() == 0
+    assert clean("pub", subject, "hello", *locked.flags).wait() == 0
     listening.wait_for(f"{subject} hello")
     assert listening.wait() == 0
-    assert clean("req", subject, *flags, env=env).wait() == 1  # let in, but nobody listens
     assert SECRET not in listening.text
 
 
-@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+@pytest.mark.parametrize("form", ["variables", "flag of the context", "variable of the context"])
+def test_commands_take_variables_and_contexts(
+    clean: Start,
+    write_context: WriteContext,
+    locked_by_token: NATSServer,
+    form: str,
+) -> None:
+    write_context("locked", url=locked_by_token.url, token=SECRET)
+    env = {
+        "variables": {"NATS_URL": locked_by_token.url, "NATS_TOKEN": SECRET},
+        "variable of the context": {"NATS_CONTEXT": "locked"},
+    }.get(form, {})
+    flags = ["--context", "locked"] if form == "flag of the context" else []
+    assert clean("pub", "a", *flags, env=env).wait() == 0
+
+
 def test_a_service_and_its_processes_take_the_flags(
-    clean: Start, write: Write, locked: Locked, more: list[str]
+    clean: Start, write: Write, locked: Locked
 ) -> None:
     write("from tidings import App\napp = App('far', servers='nats://192.0.2.1:4222')")
-    process = clean("run", "service", *locked.flags, *more)
-    process.wait_for(f"far listens.*{locked.server.port}", 2 if more else 1)
+    process = clean("run", "service", *locked.flags, "--workers", "2")
+    process.wait_for(f"far listens.*{locked.server.port}", 2)
     for child in psutil.Process(process.popen.pid).children():
         assert not set(locked.options.values()) & set(child.cmdline())
         assert not any(SECRET in word for word in child.cmdline())
@@ -74,12 +82,17 @@ def test_a_service_and_its_processes_take_the_flags(
     assert SECRET not in process.text
 
 
-def test_a_reloaded_service_takes_the_context_of_a_flag(
-    clean: Start, write: Write, write_context: WriteContext, locked_by_token: NATSServer
+@pytest.mark.parametrize("more", [[], ["--reload"]])
+def test_a_service_takes_the_context_of_a_flag(
+    clean: Start,
+    write: Write,
+    write_context: WriteContext,
+    locked_by_token: NATSServer,
+    more: list[str],
 ) -> None:
     write_context("c", url=locked_by_token.url, token=SECRET)
     write("from tidings import App\napp = App('near', servers='nats://192.0.2.1:4222')")
-    process = clean("run", "service", "--reload", "--context", "c")
+    process = clean("run", "service", "--context", "c", *more)
     process.wait_for(f"near listens.*{locked_by_token.port}")
     assert process.stop() == 0
 
@@ -202,7 +215,7 @@ def test_the_demo_needs_nothing_from_outside(start: Start, write_context: WriteC
     assert start("demo", env={"NATS_URL": "nats://192.0.2.1", **outside}).wait() == 0
 
 
-def test_an_app_that_a_service_makes_beside_its_own_takes_variables_only(
+def test_the_flags_do_not_stay_in_the_environment_of_the_processes(
     clean: Start, write: Write, locked_by_token: NATSServer
 ) -> None:
     write(

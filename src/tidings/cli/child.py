@@ -2,15 +2,17 @@
 
 Supervisor and child share a socket, the lifeline. The child writes a line with the drain timeout of
 its app to it. When the app runs, it writes a line with an overview of the app, and a line that says
-so. The supervisor writes a line to switch the level of the log. To stop the child, it writes "stop"
-and closes its end. If the supervisor dies, even by kill -9, its end closes without "stop". The
-child drains in both cases. The supervisor does not use a signal to stop its children: a service
-manager that stops a whole process group signals the children too, and a second signal would make
-the app exit at once.
+so. If systemd watches the service, the event loop of the child keeps writing lines, as long as
+nothing blocks it. The supervisor writes a line to switch the level of the log. To stop the child,
+it writes "stop" and closes its end. If the supervisor dies, even by kill -9, its end closes without
+"stop". The child drains in both cases. The supervisor does not use a signal to stop its children: a
+service manager that stops a whole process group signals the children too, and a second signal would
+make the app exit at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -40,10 +42,12 @@ LIFELINE = "TIDINGS_LIFELINE"
 SERVERS = "TIDINGS_SERVERS"
 WORKER = "TIDINGS_WORKER"
 DEV = "TIDINGS_DEV"  # set if the servers are the one of --dev
+BEAT = "TIDINGS_BEAT"  # seconds between two keep-alives; not set if nobody watches
 
 LOADED = b"loaded"  # followed by the drain timeout, in seconds
 OVERVIEW = b"overview"  # followed by the overview of the app, as JSON
 RUNNING = b"running"
+ALIVE = b"alive"
 STOP = b"stop"
 LEVEL_DEBUG = b"level debug"
 LEVEL_CONFIGURED = b"level configured"
@@ -57,13 +61,13 @@ def take_orders() -> dict[str, str]:
     They are removed from the environment, so that the app's own subprocesses do not take
     themselves for children of the supervisor.
     """
-    names = (FLAGS, LIFELINE, SERVERS, WORKER, DEV)
+    names = (BEAT, DEV, FLAGS, LIFELINE, SERVERS, WORKER)
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
 def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | None) -> int:
     """Run an app under a supervisor and return the exit code."""
-    child = Child(socket.socket(fileno=int(orders[LIFELINE])))
+    child = Child(socket.socket(fileno=int(orders[LIFELINE])), float(orders.get(BEAT, 0)))
     app = load_app(target)
     logs.identify(app.service_name, app.version, app.instance_id)
     if drain_timeout is not None:
@@ -82,11 +86,13 @@ class Child:
 
     Args:
         lifeline: socket to the supervisor.
+        beat: seconds between two keep-alives; 0 for none.
     """
 
-    def __init__(self, lifeline: socket.socket) -> None:
+    def __init__(self, lifeline: socket.socket, beat: float = 0.0) -> None:
         lifeline.set_inheritable(False)
         self._lifeline = lifeline
+        self._beat = beat
         self._run: MainRun | None = None  # set when the app is loaded
         threading.Thread(target=self._watch, name="tidings lifeline", daemon=True).start()
 
@@ -98,6 +104,8 @@ class Child:
             self.say_loaded(app)  # the start may have changed the drain timeout
             self.say(b"%b %b\n" % (OVERVIEW, msgspec.json.encode(overview_of(app))))
             self.say(b"%b\n" % RUNNING)
+            if self._beat:
+                self._keep_alive(asyncio.get_running_loop())
 
         self._run = foreground(app, say_running)
         self._run.run()
@@ -111,6 +119,10 @@ class Child:
         """Write a line to the supervisor."""
         with contextlib.suppress(OSError):  # the supervisor has died; _watch notices it too
             self._lifeline.sendall(line)
+
+    def _keep_alive(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.say(b"%b\n" % ALIVE)
+        loop.call_later(self._beat, self._keep_alive, loop)
 
     def _watch(self) -> None:
         said, is_stopped = b"", False

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -19,9 +19,12 @@ from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
+from tidings.process.systemd import Notifier
 from tidings.transport.sources import Source
 
 from .child import (
+    ALIVE,
+    BEAT,
     DEV,
     ENDED,
     FLAGS,
@@ -47,6 +50,9 @@ LONGEST_DELAY = 30.0
 # A child ends by itself within its own limits. After so many more seconds it is killed.
 KILL_GRACE = 0.15
 LISTEN_GRACE = 0.1  # seconds to read what a child wrote before it ended
+# Keep-alives of a child in a row that may be missing. The supervisor looks as often as the child
+# sends them: twice in each period of systemd's watchdog.
+MISSING = 2
 # If a process has run for this many seconds, the next delay is FIRST_DELAY.
 STEADY = 10.0
 
@@ -63,6 +69,7 @@ class ChildCommand:
         flags: the flags of the connection.
         is_dev: the servers are the one of --dev.
         cwd: working directory of the child; None for the current one.
+        beat: seconds between two keep-alives of the child; 0 for none.
     """
 
     target: str
@@ -71,6 +78,7 @@ class ChildCommand:
     flags: Source | None = None
     is_dev: bool = False
     cwd: str | os.PathLike[str] | None = None
+    beat: float = 0.0
 
     @property
     def arguments(self) -> list[str]:
@@ -89,6 +97,8 @@ class ChildCommand:
             own[DEV] = "1"
         if number:
             own[WORKER] = str(number)
+        if self.beat:
+            own[BEAT] = str(self.beat)
         return {**os.environ, **own}
 
 
@@ -100,6 +110,7 @@ class Worker:
         lifeline: the parent's end of the socket that parent and child share.
         number: number of the child, from 1; 0 for the only child.
         present: gets the overview of the app when it runs.
+        on_running: called when the app runs.
     """
 
     def __init__(
@@ -107,7 +118,8 @@ class Worker:
         process: asyncio.subprocess.Process,
         lifeline: socket.socket,
         number: int,
-        present: Present | None = None,
+        present: Present | None,
+        on_running: Callable[[], object],
     ) -> None:
         self._process = process
         self._present = present
@@ -116,6 +128,8 @@ class Worker:
         self._exit = asyncio.ensure_future(process.wait())
         self._listening = asyncio.ensure_future(self._listen())
         self._runs = asyncio.Event()
+        self._on_running = on_running
+        self._missing = 0  # keep-alives in a row that did not arrive
         self._drain_timeout = 0.0  # until the child reports it, it has nothing to drain
         self._killing: asyncio.TimerHandle | None = None
         self.number = number
@@ -127,6 +141,7 @@ class Worker:
         number: int = 0,
         stderr: int | None = None,
         present: Present | None = None,
+        on_running: Callable[[], object] = bool,
     ) -> Worker:
         """Start a child in its own session, so that Ctrl-C in a terminal reaches only the parent.
 
@@ -135,6 +150,7 @@ class Worker:
             number: number of the child.
             stderr: file descriptor for the child's log.
             present: gets the overview of the app when it runs.
+            on_running: called when the child's app runs.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -148,7 +164,7 @@ class Worker:
                 start_new_session=True,
             )
         ours.setblocking(False)
-        return cls(process, ours, number, present)
+        return cls(process, ours, number, present, on_running)
 
     async def _listen(self) -> None:
         loop, said = asyncio.get_running_loop(), b""
@@ -165,6 +181,9 @@ class Worker:
             self._present(msgspec.json.decode(line.removeprefix(OVERVIEW), type=Overview))
         elif line == RUNNING:
             self._runs.set()
+            self._on_running()
+        elif line == ALIVE:
+            self._missing = 0
 
     @property
     def pid(self) -> int:
@@ -180,6 +199,28 @@ class Worker:
     def has_run(self) -> bool:
         """Whether the app has reported that it runs."""
         return self._runs.is_set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the app runs, as far as is known."""
+        return self.has_run and not self._exit.done()
+
+    def check(self, seconds: float) -> None:
+        """Kill the child if something has blocked its event loop. Call it once for each keep-alive
+        that is due.
+
+        Args:
+            seconds: seconds between two keep-alives.
+        """
+        if not self.is_running or self._killing is not None:
+            return
+        if self._missing > MISSING:
+            logger.error(
+                "%s has blocked its event loop for more than %g s: killing it",
+                *(self, MISSING * seconds),
+            )
+            self.signal(signal.SIGKILL)
+        self._missing += 1
 
     async def ready(self) -> bool:
         """Wait until the app runs. Returns False if the child ended before that."""
@@ -246,7 +287,11 @@ class Supervision:
     """
 
     def __init__(self, command: ChildCommand, present: Present) -> None:
-        self._command = command
+        self._notifier = Notifier.take()
+        self._beat = self._notifier.watchdog / 2
+        self._is_ready = False
+        self._count = 1
+        self._command = replace(command, beat=self._beat)
         self._present = present
         self._presented: Overview | None = None
         self._workers: dict[int, Worker] = {}
@@ -255,7 +300,9 @@ class Supervision:
         self._killed_by = 0
 
     async def _launch(self, number: int) -> Worker:
-        worker = await Worker.start(self._command, number, present=self._present_once)
+        worker = await Worker.start(
+            self._command, number, present=self._present_once, on_running=self._notify
+        )
         self._workers[number] = worker
         if switch.is_debug:
             worker.set_level(debug=True)
@@ -299,7 +346,25 @@ class Supervision:
             logger.info("%s: stopping; a second signal exits at once", number.name)
             self._stop()
 
+    def _notify(self) -> None:
+        """Tell systemd how many processes run. The service is ready when all of them do."""
+        running = sum(worker.is_running for worker in self._workers.values())
+        status = f"{running} of {self._count} processes are running"
+        if self._stopping.is_set():
+            return
+        if running == self._count and not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready(status, main_pid=os.getpid())
+            self._notifier.keep_alive(self._check)
+        else:
+            self._notifier.status(status)
+
+    def _check(self) -> None:
+        for worker in self._workers.values():
+            worker.check(self._beat)
+
     def _stop(self) -> None:
+        self._notifier.stopping()
         self._stopping.set()
         for worker in self._workers.values():
             worker.stop()
@@ -345,6 +410,7 @@ class Supervisor(Supervision):
         logger.info("%s started", worker)
         while True:
             code = await worker.wait()
+            self._notify()
             if self._stopping.is_set():
                 return await worker.wait_stopped()
             if code == ENDED:

@@ -20,11 +20,12 @@ from tidings.errors import (
     DrainTimeoutError,
     ThreadStartError,
 )
-from tidings.lifecycle import Run
+from tidings.lifecycle import Run, State
 from tidings.log import logger
 from tidings.process.exits import bound_exit, stack_of
 from tidings.process.loops import LoopRun
 from tidings.process.signals import StopSignals
+from tidings.process.systemd import Notifier
 
 # True while a command imports the module of an app that the command will run.
 importing: ContextVar[bool] = ContextVar("importing", default=False)
@@ -102,6 +103,7 @@ class MainRun:
         self._run: Run | None = None  # once it has started
         self._stop_asked = threading.Event()
         self._has_failed = False
+        self._notifier = Notifier()
 
     def run(self) -> None:
         """Run the app until it ends.
@@ -112,6 +114,7 @@ class MainRun:
         Raises:
             SystemExit: with 1, if work was abandoned or the connection was given up.
         """
+        self._notifier = Notifier.take()
         with self._signals:
             self._run_loop()
         if self._has_failed or self._signals.asked_at is not None:
@@ -158,6 +161,7 @@ class MainRun:
         try:
             if self._stop_asked.is_set():
                 return
+            self._notifier.status("starting")
             self._run = await self._start()
         except asyncio.CancelledError:
             if self._stop_asked.is_set():
@@ -166,7 +170,25 @@ class MainRun:
         self._signals.join_loop()  # an on_startup hook may have added signal handlers
         if self._stop_asked.is_set():  # an on_startup hook swallowed its cancellation
             self._run.begin_end()
+        self._notify(self._run)
         await self._run.wait_stopped()
+
+    def _notify(self, run: Run) -> None:
+        """Tell systemd about the run from now on."""
+
+        def status() -> str:
+            url = run.connection.url
+            return f"connected to {url}" if url else run.connection.state
+
+        def report() -> None:
+            if run.state is State.DRAINING:
+                self._notifier.stopping()
+            elif run.state is State.RUNNING:
+                self._notifier.status(status())
+
+        self._notifier.ready(status())
+        self._notifier.keep_alive()
+        run.observe(report)
 
     def _patience(self) -> float:
         return self._drain_timeout() + END_GRACE

@@ -72,7 +72,7 @@ class Stream:
 
     Example:
         ```python
-        from tidings.jetstream import Stream, days
+        from tidings import Stream, days
 
         orders = Stream("ORDERS", subjects=["orders.>"], max_age=days(7))
         ```
