@@ -131,7 +131,7 @@ def test_it_ignores_a_server_of_the_environment_and_says_so(
     url = process.wait_for(READY)[1]
     line = process.wait_for(HINT)[1]
     assert line.endswith(f" -s {url}")  # in a terminal whose $NATS_URL names another server
-    answer = answer_of(line, NATS_URL=CONNECTION["NATS_URL"])
+    answer = answer_of(line, **CONNECTION)
     assert answer == f'{{"other":["{url}"],"found":["NATS_URL"]}}\n'
     assert process.stop() == 0
     assert "lovelace" not in process.text

@@ -41,12 +41,15 @@ class DevServer:
         shown_url: its URL without the token.
         is_default: `tidings req` finds it as it is typed in another terminal.
         has_token: clients need the token in $NATS_TOKEN.
+        foreign: variables with the login and TLS files for another server, which this one must not
+            get.
     """
 
     url: str
     shown_url: str
     is_default: bool
     has_token: bool
+    foreign: tuple[str, ...] = ()
 
     def request_line(self, subject: str | None) -> str:
         """Return a command that sends a request to the service.
@@ -58,7 +61,10 @@ class DevServer:
         if self.has_token:  # in the environment, where other users cannot read it
             place = self.shown_url.removeprefix("nats://")
             return f'NATS_URL="nats://${TOKEN}@{place}" {command}'
-        return command if self.is_default else f"{command} -s {self.shown_url}"
+        if self.is_default:
+            return command
+        without = "".join(f"-u {name} " for name in self.foreign)
+        return f"{f'env {without}' if without else ''}{command} -s {self.shown_url}"
 
 
 @contextlib.contextmanager
@@ -91,6 +97,7 @@ def dev_server(port: int = PORT) -> Iterator[DevServer]:
                 shown_url=server.url,
                 is_default=server.port == PORT and not ignored,
                 has_token=token is not None,
+                foreign=() if token else tuple(name for name in kept if name != "NATS_URL"),
             )
         finally:
             os.environ.pop("NATS_URL", None)
