@@ -129,6 +129,7 @@ INSIDE = {
         "remote",
         "acks",
         "ordered",
+        "prefetch",
         "pull",
         "consumer",
         "consumers",

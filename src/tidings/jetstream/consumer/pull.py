@@ -124,7 +124,7 @@ class Puller:
         self._wanted = wanted
         self._take = take
         self._ended = ended
-        self._capacity = capacity
+        self.capacity = capacity
         self._inboxes: list[Inbox] = []  # the last one is in use, the others run out
         self._heard_at = self._loop.time()  # anything, from the server
         self._asked_floor_at = self._heard_at
@@ -169,7 +169,7 @@ class Puller:
         if terms.max_expires is not None:
             seconds = min(seconds, terms.max_expires)
         count = wanted - owed
-        if count <= 0 or (owed and count < self._capacity // 2):
+        if count <= 0 or (owed and count < self.capacity // 2):
             return
         body = {"batch": count, "expires": nanoseconds(seconds)}
         if seconds > 2 * HEARTBEAT:
