@@ -132,6 +132,7 @@ INSIDE = {
         "prefetch",
         "pull",
         "consumer",
+        "single",
         "consumers",
     ],
     "jetstream/kv": ["entry", "watch", "key_value", "watchers"],
