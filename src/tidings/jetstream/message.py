@@ -103,7 +103,7 @@ def first_delivery(stream: str, consumer: str) -> Callable[[str], object]:
     It is false for all other subjects, and for those with a domain and an account.
     """
     prefix = re.escape(ack_prefix(stream, consumer))
-    return re.compile(prefix + r"1\.[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+").fullmatch
+    return re.compile(prefix + r"1(?:\.[0-9]{1,20}){4}").fullmatch
 
 
 def other_ack_prefix(reply: str, stream: str, consumer: str) -> str | None:
