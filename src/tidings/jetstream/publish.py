@@ -26,11 +26,12 @@ from tidings.errors import (
     WrongSequenceError,
 )
 from tidings.headers import Headers, HeadersLike
-from tidings.jetstream.api import JetStreamApi, raise_refusal
+from tidings.jetstream.api import JetStreamApi, raise_refusal, read_answer
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
 from tidings.protocol.headers import header_block, header_problem
+from tidings.protocol.parser import Frame
 from tidings.subject import check_subject
 
 # Seconds to wait for one acknowledgement before publishing again.
@@ -42,6 +43,8 @@ PUBLISH_TIMEOUT = 10.0
 # Shortest timeout of the question whether a stream takes the subject, in seconds. A publish may end
 # so much later than its timeout.
 LEAST_CHECK = 0.25
+# What most publishes expect.
+NOTHING = Expected()
 
 
 class PublishAck(msgspec.Struct, frozen=True):
@@ -58,6 +61,24 @@ class PublishAck(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
+class FirstTry(msgspec.Struct, frozen=True):
+    """The first try of a publish, and how it ended.
+
+    Attributes:
+        began: when it was sent, on the clock of `time.monotonic`.
+        outcome: the frame of the answer, or why there is none.
+    """
+
+    began: float
+    outcome: Frame | TidingsError
+
+    def answer(self, subject: str) -> dict[str, Any]:
+        """Return the answer, or raise the error: as `JetStreamApi.request`."""
+        if isinstance(self.outcome, TidingsError):
+            raise self.outcome
+        return read_answer(subject, self.outcome[3], self.outcome[4])
+
+
 class Publication(msgspec.Struct, frozen=True):
     """A message that is ready to be published: it was checked and encoded."""
 
@@ -69,16 +90,24 @@ class Publication(msgspec.Struct, frozen=True):
     id_is_known: bool  # given by the caller, who may have published it before
     timeout: float
 
-    async def send(self, api: JetStreamApi) -> PublishAck:
-        """Publish it until it is acknowledged: see `publish_stored`."""
+    async def send(self, api: JetStreamApi, first: FirstTry | None = None) -> PublishAck:
+        """Publish it until it is acknowledged: see `publish_stored`.
+
+        Args:
+            api: the API.
+            first: the first try, if it has been made already.
+        """
         doubt: TidingsError | None = None
         streams = _StreamCheck(api, self.subject)
-        deadline = time.monotonic() + self.timeout
+        deadline = (time.monotonic() if first is None else first.began) + self.timeout
         backoff = Backoff(TRY_FIRST, TRY_MOST)
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0 or first is not None:
             try:
-                answer = await api.request(
-                    self.subject, self.body, self.block, min(left, TRY_TIMEOUT)
+                made, first = first, None
+                answer = (
+                    await api.request(self.subject, self.body, self.block, min(left, TRY_TIMEOUT))
+                    if made is None
+                    else made.answer(self.subject)
                 )
                 return acknowledgement(self.subject, answer)
             except WrongSequenceError as error:
@@ -171,6 +200,7 @@ async def publish_stored(
     timeout: float,
     expected: Expected | None = None,
     id_is_known: bool = False,
+    first: FirstTry | None = None,
 ) -> PublishAck:
     """Publish a message, again and again with the same id, until it is acknowledged.
 
@@ -185,7 +215,7 @@ async def publish_stored(
             not met.
         TidingsError: it cannot be sent.
     """
-    expected = expected or Expected()
+    expected = expected or NOTHING
     publication = Publication(
         subject=subject,
         body=body,
@@ -195,7 +225,7 @@ async def publish_stored(
         id_is_known=id_is_known,
         timeout=timeout,
     )
-    return await publication.send(api)
+    return await publication.send(api, first)
 
 
 def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
