@@ -135,7 +135,7 @@ INSIDE = {
         "single",
         "consumers",
     ],
-    "jetstream/kv": ["entry", "watch", "key_value", "watchers"],
+    "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/streams": ["drops", "stream", "plan"],
     "process": ["executor", "exits", "loops", "signals", "runner"],
