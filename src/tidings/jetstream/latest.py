@@ -35,11 +35,7 @@ async def ask_last(api: JetStreamApi, stream: str, subject: str) -> Frame:
         TidingsError: no answer.
     """
     target = f"{api.prefix}.DIRECT.GET.{stream}.{subject}"
-    token, answer = api.connection.start_request(target, b"", b"", api.timeout)
-    try:
-        return await answer
-    finally:
-        api.connection.end_request(token)
+    return await api.connection.request(target, b"", b"", api.timeout)
 
 
 async def last_in(frame: Frame, api: JetStreamApi, stream: str, subject: str) -> Stored | None:

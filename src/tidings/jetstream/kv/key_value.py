@@ -26,7 +26,7 @@ from tidings.jetstream.bucket import Bucket, Storage, declared_options
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
 from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, Operation
-from tidings.jetstream.kv.plain import is_plain, put_once, stored_value
+from tidings.jetstream.kv.plain import ask_once, is_plain, put_once, stored_value
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.latest import ask_last, last_in, read_from, read_sequence
 from tidings.jetstream.message import StreamMessage
@@ -180,7 +180,7 @@ class KeyValue(Bucket, Generic[T]):
         if revision is None and is_plain(key):
             api = await self.open()
             subject = f"{self._origin.read}{key}"
-            frame = await ask_last(api, self._stream, subject)
+            frame = await ask_once(api, self._stream, subject)
             if (found := stored_value(frame, subject)) is not None:
                 return Entry.of_value(self.name, key, frame[4], *found, self._decode)
             answers.append(frame)

@@ -82,6 +82,16 @@ def _revision(frame: Frame) -> int:
     return ack.seq if ack.stream and ack.seq > 0 and ack.error is None else 0
 
 
+async def ask_once(api: JetStreamApi, stream: str, subject: str) -> Frame:
+    """Do what `ask_last` does, without a coroutine below this one."""
+    target = f"{api.prefix}.DIRECT.GET.{stream}.{subject}"
+    token, answer = api.connection.start_request(target, b"", b"", api.timeout)
+    try:
+        return await answer
+    finally:
+        api.connection.end_request(token)
+
+
 def stored_value(frame: Frame, subject: str) -> tuple[int, datetime] | None:
     """Return revision and time of the value in the answer to a direct read.
 
