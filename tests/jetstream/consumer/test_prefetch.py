@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.process import Program
 from support.streams import MakeApp, consumer_info, is_acked
 from support.waits import until
 from tidings import DROP, App, ConfigError
@@ -23,6 +24,7 @@ from tidings.jetstream.consumer.prefetch import (
     most_prefetched,
 )
 from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.server import NATSServer
 from tidings.stats import ConsumerStats
 
 
@@ -303,3 +305,63 @@ async def test_a_number_that_is_declared_is_held_however_slow_the_handlers_are(
         assert (stats_of(app).pending, stats_of(app).returned) == (4, 0)
         gate.open.set()
         await is_acked(app, stream, "d", 5)
+
+
+# Faults.
+
+WORKER = """
+import asyncio, os
+from tidings import App
+
+app = App("worker", servers=os.environ["NATS_URL"])
+
+@app.consume("W", durable="d", data_type=int, ack_wait=1, concurrency=1, prefetch=5)
+async def work(msg):
+    print("has", msg.data, flush=True)
+    await asyncio.Event().wait()
+
+app.run()
+"""
+
+
+async def test_what_a_process_held_when_it_was_killed_is_delivered_again(
+    server: NATSServer, run_program: Callable[..., Program]
+) -> None:
+    stream = Stream("W", subjects=["W.>"])
+    app, gate = App("heir", servers=server.url), Gate()
+    gate.open.set()
+    async with App("other", servers=server.url, streams=[stream]) as other:
+        program = run_program(WORKER)
+        await publish(other, stream, 10)
+        await asyncio.to_thread(program.until, "has 0")
+        async with asyncio.timeout(10):
+            while (await consumer_info(other, stream, "d"))["num_ack_pending"] < 6:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+        program.signal(9)
+        await asyncio.to_thread(program.wait)
+        consume(app, stream, gate, ack_wait=1)
+        async with app:
+            await is_acked(other, stream, "d", 10)
+    deliveries = dict(zip(gate.got, gate.deliveries, strict=True))
+    assert deliveries == {number: 2 if number < 6 else 1 for number in range(10)}
+
+
+async def test_what_is_held_while_the_server_is_away_is_handled_and_acknowledged(
+    server: NATSServer,
+) -> None:
+    stream = Stream("K", subjects=["K.>"])
+    app = App("app", servers=server.url, streams=[stream], reconnect_time_wait=0.1)
+    gate = Gate()
+    consume(app, stream, gate, concurrency=1, prefetch=20)
+    async with app:
+        await publish(app, stream, 100)
+        await until(lambda: stats_of(app).pending == 20)
+        await asyncio.to_thread(server.kill)
+        await until(lambda: app.stats().connection.state == "reconnecting")
+        gate.open.set()
+        await until(lambda: len(gate.done) >= 21)
+        await asyncio.to_thread(server.restart)
+        await is_acked(app, stream, "d", 100)
+        stats = stats_of(app)
+    assert set(gate.done) == set(range(100))
+    assert stats.received == stats.handled + stats.copies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -103,41 +104,39 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         return count, EXPIRES if seconds is None else seconds
 
     def _measure_prefetch(self, prefetch: Prefetch, now: float) -> None:
-        if prefetch.waits_long(self._received, len(self._queue), now) and (
-            count := self._return_prefetched()
-        ):
+        is_slow = prefetch.waits_long(self._received, len(self._queue), now)
+        if is_slow and (frames := self._surplus()):
             logger.info(
                 "%s has become slow: %d messages that waited for a worker are given back, for any "
                 "instance",
-                *(self.name, count),
+                *(self.name, len(frames)),
                 extra={"listener": self.name, "stream": self.spec.stream},
             )
-        done = self._received - len(self._queue) - self._taken
+            self._puller.withdraw()  # first, or the messages would come back
+            self._return_surplus(frames)
+        done = self._handled + self._failed
         prefetch.measure(done, most_prefetched(self._remote.limit, self._concurrency), now)
         self._puller.capacity = self._in_work + prefetch.size
 
-    def _return_prefetched(self) -> int:
-        """Give back the messages that no worker is free for, so that another instance gets them.
+    def _surplus(self) -> list[Frame]:
+        """Return the queued messages that no worker is free for, and that can be given back.
 
-        A message in its last delivery stays: it would be given up without having been handled.
-
-        Returns:
-            How many messages were given back.
+        A message in its last delivery cannot: it would be given up without having been handled.
         """
-        frames = list(self._queue)
         free = self._concurrency - self._busy
-        kept = frames[:free]
-        for frame in frames[free:]:
-            if self._is_last_time(frame):
-                kept.append(frame)
-            else:
-                self._acks.return_unhandled(frame[2])
+        waiting = itertools.islice(self._queue, free, None)
+        return [frame for frame in waiting if not self._is_last_time(frame)]
+
+    def _return_surplus(self, frames: list[Frame]) -> None:
+        """Give messages of the queue back to the server, so that another instance gets them."""
+        replies = {frame[2] for frame in frames}
+        kept = [frame for frame in self._queue if frame[2] not in replies]
         self._queue.clear()
         self._queue.extend(kept)
-        count = len(frames) - len(kept)
-        self._returned += count
-        self._set_aside += count
-        return count
+        for frame in frames:  # in their order, in which the server delivers them again
+            self._acks.return_unhandled(frame[2])
+        self._returned += len(frames)
+        self._set_aside += len(frames)
 
     def _take(self, frames: list[Frame]) -> None:
         self._received += len(frames)
@@ -374,7 +373,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             )
         if self._batch is None:
             if self._prefetch.is_on:
-                self._return_prefetched()
+                self._return_surplus(self._surplus())
         else:
             self._batch.close(len(self._queue))
             self._follow(self._batch)

@@ -43,7 +43,7 @@ class Prefetch:
         """Set the size by the latest rate.
 
         Args:
-            done: all messages that have left the workers.
+            done: all messages whose handler has ended.
             most: the largest size.
             now: the time.
         """

@@ -184,6 +184,13 @@ class Puller:
         self._heard_at = self._loop.time()
         inbox.asked(count, self._heard_at + seconds)
 
+    def withdraw(self) -> None:
+        """Take back the pulls under way. What the server has sent by then is still taken."""
+        for inbox in self._inboxes:
+            self._connection.unsubscribe_route(inbox.sid, keep_route=True)
+            inbox.owed = 0
+        self._open_inbox()
+
     def _open_inbox(self) -> None:
         inbox = Inbox(self._connection.new_inbox(), self._loop.time())
         deliver = functools.partial(self._on_frames, inbox)
