@@ -84,10 +84,25 @@ def test_the_size_is_what_the_handlers_do_in_a_moment() -> None:
 
 def test_handlers_that_do_little_in_a_moment_hold_nothing() -> None:
     prefetch = Prefetch(None, 0.0)
-    prefetch.measure(LEAST * 3, MOST, 2 * HOLD)
-    assert prefetch.size > 0
-    prefetch.measure(LEAST * 3 + LEAST - 1, MOST, 3.1 * HOLD)
+    prefetch.measure(LEAST - 1, MOST, HOLD)
     assert prefetch.size == 0
+
+
+def test_handlers_that_become_slow_hold_half_as_much_in_each_moment() -> None:
+    prefetch = Prefetch(None, 0.0)
+    prefetch.measure(1000, MOST, 2 * HOLD)
+    sizes = [prefetch.size]
+    for moment in range(4, 21, 2):
+        prefetch.measure(1000, MOST, moment * HOLD)
+        sizes.append(prefetch.size)
+    assert sizes == [256, 128, 64, 32, 16, 8, 4, 2, 1, 0]
+
+
+def test_the_largest_size_holds_even_if_it_changes() -> None:
+    prefetch = Prefetch(None, 0.0)
+    prefetch.measure(1000, MOST, 2 * HOLD)
+    prefetch.measure(2000, 10, 4 * HOLD)
+    assert prefetch.size == 10
 
 
 @pytest.mark.parametrize(
@@ -177,14 +192,14 @@ async def test_messages_that_wait_for_longer_than_ack_wait_are_not_delivered_aga
 
     async def slow(msg: StreamMessage[int]) -> None:
         got.append((msg.data, msg.delivered))
-        await asyncio.sleep(0.3)  # the work: the last message waits for four times ack_wait
+        await asyncio.sleep(0.8)  # the work: the last message waits for more than twice ack_wait
 
-    consume(app, stream, slow, concurrency=1, prefetch=5, ack_wait=0.3)
+    consume(app, stream, slow, concurrency=1, prefetch=5, ack_wait=1)
     async with app:
-        await publish(app, stream, 5)
-        await is_acked(app, stream, "d", 5)
+        await publish(app, stream, 4)
+        await is_acked(app, stream, "d", 4)
         assert (await consumer_info(app, stream, "d"))["num_redelivered"] == 0
-    assert got == [(number, 1) for number in range(5)]
+    assert got == [(number, 1) for number in range(4)]
 
 
 async def test_the_limit_of_unsettled_messages_holds(make_app: MakeApp, stream: Stream) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 HOLD = 0.02
 # It holds no more than `MOST`, which is enough for full speed. It holds none if it handles fewer
 # than `LEAST` in that time: then the round trips cost little, and the handlers may be slow.
-LEAST, MOST = 64, 256
+LEAST, MOST = 32, 256
 # Seconds that a message may wait for a worker before it is given back. It has waited for 50 times
 # `HOLD` then: the handlers have become slow.
 PATIENCE = 1.0
@@ -50,7 +50,9 @@ class Prefetch:
         seconds = now - self._since
         if seconds >= HOLD:
             count = int((done - self._done) / seconds * HOLD)
-            self.size = min(count, most) if count >= LEAST else 0
+            wanted = count if count >= LEAST else 0
+            # By halves, because a moment in which this process did not run says little.
+            self.size = min(max(wanted, self.size // 2), most)
             self._since, self._done = now, done
 
     def waits_long(self, received: int, queued: int, now: float) -> bool:
