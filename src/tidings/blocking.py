@@ -13,7 +13,7 @@ from tidings.bus import Bus, dynamic_spec
 from tidings.checks import Seconds
 from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
-from tidings.link import Link, check_timeout
+from tidings.link import Link
 from tidings.log import logger
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
@@ -112,6 +112,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -124,6 +126,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -136,6 +140,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -148,6 +154,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -160,6 +168,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -172,6 +182,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     def request_sync(
@@ -183,18 +195,20 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request` from synchronous code. It blocks until the answer is there.
 
         The thread waits at most `timeout`, including the time in send hooks, even while a handler
-        blocks the event loop.
+        blocks the event loop; with retries, as long as all of them can take.
 
         Raises:
             LoopThreadError: called on the thread of the event loop.
             TidingsError: as `request`.
         """
         link = self._current.get("request_sync")
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -202,6 +216,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         try:
             return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
@@ -218,6 +234,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["dict"] | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -230,6 +248,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["list"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -242,6 +262,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["str"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -254,6 +276,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["bytes"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -266,6 +290,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: type[T] | Callable[[Any], T] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -278,6 +304,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     async def request_from_another_thread(
@@ -289,17 +317,20 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request`, awaited in the event loop of another thread.
 
-        It waits at most `timeout`, even while a handler blocks the event loop of the app.
+        It waits at most `timeout`, even while a handler blocks the event loop of the app; with
+        retries, as long as all of them can take.
 
         Raises:
             TidingsError: as `request`.
         """
         call = "request_from_another_thread"
         link = self._current.get(call)
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -307,6 +338,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         if link.portal.is_here:
             return await work

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.checks import Seconds, as_seconds, check_seconds
+from tidings.deadlines import at_most_left
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
@@ -104,6 +105,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -116,6 +119,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -128,6 +133,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -140,6 +147,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -152,6 +161,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -164,6 +175,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     async def request(
@@ -175,17 +188,27 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """Send a request and wait for the first answer.
+
+        Inside a `deadline`, it waits at most until the deadline, with all retries.
 
         Args:
             subject: the subject to send to, without wildcards.
             message: as in `publish`.
-            timeout: seconds to wait, or a `timedelta`; None for the app's `request_timeout`.
+            timeout: seconds to wait, or a `timedelta`; None for the app's `request_timeout`. Each
+                retry waits as long.
             response_data_type: the type to decode the answer into, by default dict. `Message` or
                 `Message[T]` returns the whole answer, with its headers.
             headers: as in `publish`.
             data_type: as in `publish`, for `message`.
+            retries: how often to send the request again if nobody listens or the connection was
+                lost. The pauses grow from 0.1 to 2 seconds, and are shortened at random. After a
+                lost connection, it first waits for the next one, for `timeout` seconds.
+            idempotent: whether a service may handle the request twice without harm. With retries,
+                a request that got no answer in time is then sent again, too.
 
         Returns:
             The decoded body of the answer.
@@ -195,6 +218,7 @@ class Bus:
             SubjectPermissionError: the server denies the subject. Raised at once.
             ServiceError: the service answered with an error.
             RequestTimeoutError: no answer came in time.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
             ConnectionLostError: the connection dropped meanwhile. Raised at once.
             DisconnectedError: there is no connection now.
             DecodeError: the answer does not fit `response_data_type`.
@@ -206,6 +230,7 @@ class Bus:
             ```python
             answer = await app.request("greet", {"name": "Ada"}, timeout=2)
             total = await app.request("orders.total", {"id": 7}, response_data_type=int)
+            order = await app.request("orders.get", {"id": 7}, retries=2, idempotent=True)
             ```
         """
         link = self._current.link
@@ -221,6 +246,20 @@ class Bus:
                 response_data_type=response_data_type,
                 headers=headers,
                 data_type=data_type,
+                # Only if they are given: a hook may not know them.
+                **({"retries": retries} if retries else {}),
+                **({"idempotent": idempotent} if idempotent else {}),
+            )
+        if retries or idempotent:
+            return await link.request(
+                subject,
+                message,
+                timeout,
+                response_data_type,
+                headers,
+                data_type,
+                retries,
+                idempotent,
             )
         token, future, read = link.start_request(
             subject, message, timeout, response_data_type, headers, data_type
@@ -313,9 +352,10 @@ class Bus:
             ConfigError: the timeout is not a positive number of seconds.
             DisconnectedError: there is no connection now.
             FlushTimeoutError: the server did not answer in time.
+            DeadlineExpiredError: the deadline had passed before.
         """
         link = self._current.here("flush")
-        await link.connection.confirm(check_seconds("timeout", timeout))
+        await link.connection.confirm(at_most_left(check_seconds("timeout", timeout), "flush"))
 
 
 def dynamic_spec(

@@ -12,6 +12,7 @@ import msgspec
 from tidings import codec
 from tidings.checks import Seconds, check_seconds, check_text
 from tidings.concurrency.backoff import Backoff
+from tidings.deadlines import at_most_left
 from tidings.error_codes import PASSING
 from tidings.errors import (
     ConfigError,
@@ -30,6 +31,7 @@ from tidings.jetstream.api import JetStreamApi, raise_refusal
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
+from tidings.protocol.deadlines import HEADER as DEADLINE
 from tidings.protocol.headers import header_block, header_problem
 from tidings.subject import check_subject
 
@@ -123,9 +125,10 @@ def prepare(
 
     Raises:
         SubjectError, HeaderError, EncodeError, ConfigError: it cannot be sent.
+        DeadlineExpiredError: the deadline has passed.
     """
     check_subject(subject)
-    limit = check_seconds("timeout", timeout)
+    limit = at_most_left(check_seconds("timeout", timeout), subject)
     pairs = Headers(headers).pairs() if headers else []
     own = [value for name, value in pairs if name == MSG_ID]
     if msg_id is not None and own:
@@ -142,7 +145,9 @@ def prepare(
         subject_sequence=expected_subject_sequence,
         msg_id=expected_msg_id,
     )
-    others = [pair for pair in pairs if pair[0] != MSG_ID] if own else pairs
+    # A deadline would be over when a consumer reads the message. A handler may forward it here with
+    # the other headers of its request.
+    others = [pair for pair in pairs if pair[0] != MSG_ID and pair[0] != DEADLINE]
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
