@@ -230,7 +230,7 @@ class Bus:
             ```python
             answer = await app.request("greet", {"name": "Ada"}, timeout=2)
             total = await app.request("orders.total", {"id": 7}, response_data_type=int)
-            order = await app.request("orders.get", {"id": 7}, retries=2, idempotent=True)
+            again = await app.request("greet", {"name": "Ada"}, retries=2, idempotent=True)
             ```
         """
         link = self._current.link

@@ -76,8 +76,8 @@ def deadline(seconds: Seconds) -> Deadline:
         from tidings import deadline
 
         with deadline(2) as budget:
-            order = await app.request("orders.get", {"id": 7})
-            await app.request("orders.bill", order, timeout=5)  # waits 2 seconds at most
+            await app.request("greet", {"name": "Ada"})
+            await app.request("greet", {"name": "Bob"}, timeout=5)  # waits 2 seconds at most
             print(f"{budget.left:.1f} s to spare")
         ```
     """
@@ -89,7 +89,8 @@ def time_left() -> float | None:
 
     Example:
         ```python
-        from tidings.deadlines import deadline, time_left
+        from tidings import deadline
+        from tidings.deadlines import time_left
 
         assert time_left() is None
         with deadline(2):

@@ -411,7 +411,7 @@ def check_timeout(timeout: Seconds) -> float:
 def with_deadline(headers: HeadersLike | None, left: float) -> list[tuple[str, str]]:
     """Return the headers of a request with that many seconds left.
 
-    The deadline replaces the header of another request, which a handler may forward with all the others.
+    The deadline replaces that of another request, whose headers a handler may forward.
     """
     pairs = Headers(headers or ()).pairs()
     return [*(pair for pair in pairs if pair[0] != HEADER), deadline_pair(left)]

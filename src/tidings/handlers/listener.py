@@ -278,16 +278,15 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     self._loop.call_soon(self._call_next)
                 started = monotonic()
                 # Few messages have headers, so the first test is all that most of them pay.
-                timed = block if block and type(block) is DeadlineBlock and reply else None
-                if timed is not None and self._has_expired(item, timed, started):
+                if block and type(block) is DeadlineBlock and self._has_expired(item, started):
                     continue
                 message: Message[Any] | None = None  # None while its body is not decoded
                 try:
                     data = body if decode is None else decode(body)
                     message = Message(subject, data, body, reply, sid, block, sender)
                     if reply:
-                        if timed is not None:
-                            value = await self._handle_in_time(message, timed)
+                        if block and type(block) is DeadlineBlock:
+                            value = await self._handle_in_time(message, block)
                         else:
                             value = await self._on_request(message)
                         if not self.spec.no_reply:
@@ -315,11 +314,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
 
     # Requests with a deadline.
 
-    def _has_expired(self, item: Frame, block: DeadlineBlock, now: float) -> bool:
-        """Whether the deadline has passed in the queue. The request is then counted, logged and
-        answered."""
+    def _has_expired(self, item: Frame, now: float) -> bool:
+        """Whether this is a request whose deadline passed in the queue. It is then counted, logged
+        and answered."""
+        _, _, reply, block, _ = item
+        assert isinstance(block, DeadlineBlock)
         late = now - block.deadline
-        if late < 0:
+        if late < 0 or not reply:
             return False
         self._set_aside += 1
         self._expired += 1
