@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
 import logging
 import threading
 import time
@@ -503,6 +504,22 @@ async def test_with_cancel_expired_a_handler_that_ends_in_time_answers(
         with deadline(60):
             assert await app.request(subject, {}) == {"has_deadline": True}
         assert await app.request(subject, {}) == {"has_deadline": False}
+
+
+@pytest.mark.parametrize("form", ["async", "sync", "thread"])
+async def test_a_subscription_made_while_the_app_runs_has_cancel_expired_too(
+    app: App, subject: str, slow: Slow, form: str
+) -> None:
+    if form == "async":
+        await app.subscribe_new_subject(subject, slow, cancel_expired=True)
+    elif form == "sync":
+        app.subscribe_new_subject_sync(subject, slow, cancel_expired=True)
+    else:
+        subscribe = functools.partial(app.subscribe_new_subject_sync, subject, slow)
+        await asyncio.to_thread(subscribe, cancel_expired=True)
+    await app.publish(subject, {}, "nobody.cares", headers={HEADER: "20"})
+    await until(lambda: slow.ended)
+    assert slow.ended == ["cancelled"]
 
 
 def test_cancel_expired_is_refused_where_a_thread_would_have_to_stop() -> None:

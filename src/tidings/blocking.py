@@ -363,6 +363,7 @@ class BlockingBus(Bus):
         concurrency: int | None = None,
         no_reply: bool = False,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
@@ -373,7 +374,10 @@ class BlockingBus(Bus):
         link = self._current.get(call)
         if link.portal.is_here:
             link.check(call)
-            spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
+            spec = dynamic_spec(
+                *(subject, callback, queue, data_type, concurrency, no_reply),
+                *(timeout, cancel_expired),
+            )
             return str(link.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
             subject,
@@ -383,6 +387,7 @@ class BlockingBus(Bus):
             concurrency=concurrency,
             no_reply=no_reply,
             timeout=timeout,
+            cancel_expired=cancel_expired,
         )
         return link.portal.run(work, call, "await app.subscribe_new_subject(...)")
 

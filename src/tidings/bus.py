@@ -246,7 +246,7 @@ class Bus:
                 response_data_type=response_data_type,
                 headers=headers,
                 data_type=data_type,
-                # Only if they are given: a hook may not know them.
+                # Only if they are given, so that a hook can set a default.
                 **({"retries": retries} if retries else {}),
                 **({"idempotent": idempotent} if idempotent else {}),
             )
@@ -289,6 +289,7 @@ class Bus:
         concurrency: int | None = None,
         no_reply: bool = False,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> str:
         """Subscribe while the app runs.
 
@@ -304,6 +305,7 @@ class Bus:
             concurrency: as in `App.listen`.
             no_reply: as in `App.listen`.
             timeout: as in `App.listen`.
+            cancel_expired: as in `App.listen`.
 
         Returns:
             The ID of the subscription. If the app is connected, the server has it by then.
@@ -313,7 +315,9 @@ class Bus:
             SubjectPermissionError: the server denies the subscription.
         """
         link = self._current.here("subscribe_new_subject")
-        spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
+        spec = dynamic_spec(
+            *(subject, callback, queue, data_type, concurrency, no_reply, timeout, cancel_expired)
+        )
         sids = link.subscribe(spec, spec.queue or "")
         try:
             await link.confirm(sids)
@@ -366,6 +370,7 @@ def dynamic_spec(
     concurrency: int | None,
     no_reply: bool,
     timeout: Seconds | None,
+    cancel_expired: bool,
 ) -> ListenerSpec:
     """The listener behind `subscribe_new_subject`; it is checked here.
 
@@ -380,6 +385,7 @@ def dynamic_spec(
         concurrency=concurrency,
         no_reply=no_reply,
         timeout=as_seconds(timeout),
+        cancel_expired=cancel_expired,
     )
     warn_of_literal(f"subscription of {spec.name}", subject)
     return spec
