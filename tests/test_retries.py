@@ -214,11 +214,28 @@ async def test_retries_end_with_the_deadline_and_the_last_error_is_raised(
     app: App, subject: str
 ) -> None:
     began = time.monotonic()
-    with deadline(0.3) as budget, pytest.raises(NoRespondersError):
+    with deadline(0.3), pytest.raises(NoRespondersError):
         await app.request(subject, retries=1000)
     assert time.monotonic() - began < PATIENCE / 2
     assert 2 <= requests_of(app) < 10
-    assert budget.left > 0  # there was no time for a further try, so it did not wait
+
+
+async def test_an_attempt_that_comes_too_late_does_not_hide_the_error_before_it(
+    app: App, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = asyncio.Event()
+
+    def oversleep(wait: float) -> float:
+        time.sleep(0.2)  # the event loop is blocked at the wrong moment
+        passed.set()
+        return 0.0
+
+    monkeypatch.setattr(retries, "jittered", oversleep)
+    monkeypatch.setattr(retries, "time_left", lambda: 1.0)
+    with deadline(0.15), pytest.raises(NoRespondersError):
+        await app.request(subject, retries=3)
+    assert passed.is_set()
+    assert requests_of(app) == 1
 
 
 async def test_a_deadline_that_has_passed_is_not_retried(

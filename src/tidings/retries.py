@@ -68,10 +68,14 @@ async def with_retries(
         TidingsError: the error of the last attempt.
     """
     backoff = Backoff(RETRY_FIRST, RETRY_MOST)
+    last: TidingsError | None = None
     while True:
         try:
             return await attempt()
         except TidingsError as error:
+            if last is not None and isinstance(error, DeadlineExpiredError):
+                raise last from None  # it says why there was another attempt, which came too late
+            last = error
             if backoff.tries >= retries or not _can_pass(error, idempotent):
                 raise
             wait = jittered(backoff.next())
