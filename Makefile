@@ -35,14 +35,17 @@ $(BIN)/pip:
 	$(if $(found),,$(error $(no_python)))
 	$(firstword $(found)) -m venv --clear $(VENV)
 
+# An editable installation builds the compiled core if there is a C compiler.
+BUILT := pyproject.toml setup.py $(wildcard src/core/*)
+
 # Only what the demo needs. Because of this stamp file, the demo starts at once the second time.
-$(VENV)/.demo: pyproject.toml | $(BIN)/pip
+$(VENV)/.demo: $(BUILT) | $(BIN)/pip
 	@echo "Installing tidings into $(VENV) ..."
 	$(PIP) install --editable '.[all]'
 	@touch $@
 
 # What contributors need: everything for the demo, and the tools.
-$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+$(VENV)/.dev: $(BUILT) | $(BIN)/pip
 	@echo "Installing tidings and its tools into $(VENV) ..."
 	$(PIP) install --editable '.[all,dev]'
 	@touch $(VENV)/.demo $@
@@ -56,8 +59,12 @@ demo: $(VENV)/.demo  ## show a service, its clients and its server at work in th
 	$(BIN)/tidings demo
 
 .PHONY: test
-test: $(VENV)/.dev  ## run the whole test suite, with every snippet of README.md and docs/
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(VENV)/.dev  ## run the whole test suite on the Python modules, with every snippet of README.md and docs/
+	TIDINGS_CORE=pure $(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: test-compiled
+test-compiled: $(VENV)/.dev  ## run the whole test suite on the compiled core; TESTS names a part of it
+	TIDINGS_CORE=compiled $(BIN)/pytest -n 2 --dist loadfile $(TESTS)
 
 .PHONY: check
 check: $(VENV)/.dev  ## check format, lint rules, types and the direction of imports
@@ -91,5 +98,6 @@ bench-quick: $(VENV)/.dev  ## run the benchmark of tidings and nats-py: about tw
 
 .PHONY: clean
 clean:  ## remove everything that the other targets created
-	rm -rf .venv .venv-* bench/.venvs site dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* bench/.venvs site dist build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f src/tidings/_core.*.so

@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": [
         "version",
+        "core",
         "text",
         "log",
         "error_codes",
@@ -88,6 +89,7 @@ INSIDE = {
         "middleware",
         "tasks",
         "listener",
+        "bursts",
         "queue_groups",
         "subscriptions",
         "watchdog",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
+from tidings.core import NAME
+
 
 class _Record:
     """The common base. Methods that are generated for each dataclass would slow down the import."""
@@ -271,6 +273,8 @@ class AppStats(_Record):
         tasks: the statistics of each task.
         consumers: the statistics of each stream consumer.
         watchers: the statistics of each watch of a bucket.
+        core: what handles the messages: "compiled" for the compiled core, "pure" for the Python
+            modules.
     """
 
     connection: ConnectionStats
@@ -279,3 +283,4 @@ class AppStats(_Record):
     tasks: tuple[TaskStats, ...]
     consumers: tuple[ConsumerStats, ...] = ()
     watchers: tuple[WatcherStats, ...] = ()
+    core: str = NAME

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pydantic
 
+from tidings import core
 from tidings.codec import decoder, encode
 from tidings.errors import (
     DecodeError,
@@ -33,11 +34,14 @@ from tidings.service_errors import raise_remote_error
 from tidings.subject import check_pattern, check_queue, check_subject, matches
 
 INBOX_SID, INBOX = 7, b"_INBOX."
+# The Python form, and the compiled one if it runs.
+PURE: type[Parser] = core.PURE["Parser"]
+PARSERS: list[type[Parser]] = [PURE, *([Parser] if Parser is not PURE else [])]
 
 
-def new_parser() -> Parser:
+def new_parser(form: type[Parser]) -> Parser:
     """A parser that admits some messages and not others, with an inbox."""
-    parser = Parser(lambda sid, subject: matches("a.>", subject) or sid != 2)
+    parser = form(lambda sid, subject: matches("a.>", subject) or sid != 2)
     parser.expect_new_subjects(INBOX_SID, INBOX)
     return parser
 
@@ -54,35 +58,37 @@ def feed(parser: Parser, chunks: list[bytes]) -> list[Frame]:
     return frames
 
 
-def feed_forgetful(data: bytes) -> tuple[list[Frame], int]:
+def feed_forgetful(form: type[Parser], data: bytes) -> tuple[list[Frame], int]:
     """The same by parsers that have seen nothing before: a new one after every frame."""
     frames: list[Frame] = []
     malformed = start = 0
-    parser = new_parser()
+    parser = new_parser(form)
     for end in range(1, len(data) + 1):
         found = feed(parser, [data[end - 1 : end]])
         if found or parser.malformed:
             frames += found
             malformed += parser.malformed
-            parser, start = new_parser(), end
+            parser, start = new_parser(form), end
     assert start <= len(data)
     return frames, malformed
 
 
 def wire(data: bytes) -> None:
-    """However the bytes are split, and whatever the parser has seen, the frames are the same."""
+    """However the bytes are split, whatever the parser has seen, and whether it is the Python form
+    or the compiled one: the frames are the same."""
     if not data:
         return
-    step, stream = data[0] % 13 + 1, data[1:]
+    step, stream = data[0] % 13 + 1, data[1:] + b"\r\nPING\r\n"
     chunks = [stream[at : at + step] for at in range(0, len(stream), step)]
-    whole, pieces = new_parser(), new_parser()
-    frames = feed(whole, [stream, b"\r\nPING\r\n"])
-    assert feed(pieces, [*chunks, b"\r\nPING\r\n"]) == frames
-    assert whole.malformed == pieces.malformed
-    expected, malformed = feed_forgetful(stream + b"\r\nPING\r\n")
-    assert frames == expected
-    assert whole.malformed == malformed
-    for sid, subject, _, block, _ in frames:
+    expected = feed_forgetful(PURE, stream)
+    for form in PARSERS:
+        whole, pieces = new_parser(form), new_parser(form)
+        assert (feed(whole, [stream]), whole.malformed) == expected
+        assert (feed(pieces, chunks), pieces.malformed) == expected
+        assert feed_forgetful(form, stream) == expected
+        whole.reset()
+        assert (feed(whole, [stream])) == expected[0]
+    for sid, subject, _, block, _ in expected[0]:
         assert sid < 0 or sid != 2 or subject.startswith("a.")
         if block:
             Headers.from_block(block)

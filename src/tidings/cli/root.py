@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tidings import __version__
+from tidings import __version__, core
 
 from .client import pub, req, sub
 from .console import on_terminal, say
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"tidings {__version__}")
+        say(f"tidings {__version__} ({core.NAME} core: {core.REASON})")
         raise typer.Exit
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.portal import Portal
+from tidings.core import choose
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
+from tidings.handlers.bursts import BurstListener
 from tidings.handlers.listener import Listener, ListenerSpec, Sender
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
 from tidings.stats import ListenerStats
 from tidings.transport.connection import Connection
+
+_make_listener = choose(Listener, BurstListener)
 
 
 class Subscriptions:
@@ -57,7 +61,7 @@ class Subscriptions:
         Returns:
             The ID of each subscription.
         """
-        listener = Listener(
+        listener = _make_listener(
             spec,
             self._sender,
             self.pool,

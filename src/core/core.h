@@ -1,0 +1,69 @@
+/* What the files of the compiled core share.
+ *
+ * Each type and function here stands in for one of the same name in src/tidings, which is the
+ * reference: see "The compiled core" in CONTRIBUTING.md. Only the public C API of CPython is used.
+ */
+#ifndef TIDINGS_CORE_H
+#define TIDINGS_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#ifdef Py_GIL_DISABLED
+#error "the compiled core relies on the GIL; tidings runs on its Python modules without it"
+#endif
+
+/* The number of the contract with src/tidings/core.py. Raise both when a signature, an attribute or
+ * a return value changes: core.py then refuses an extension that was built from older sources. */
+#define CORE_API 1
+
+/* The state of the module. There is no other global state. */
+typedef struct {
+    PyTypeObject *parser;
+    PyTypeObject *counts;
+    PyTypeObject *frame_queue;
+    PyTypeObject *publish;
+    PyTypeObject *publisher;
+    PyTypeObject *reply_table;
+    PyObject *empty_text;
+    PyObject *empty_bytes;
+    /* Interned names. */
+    PyObject *n_popleft;
+    PyObject *n_call_soon;
+    PyObject *n_write;
+    PyObject *n_begin;
+    PyObject *n_on_crowded;
+    PyObject *n_refuse_size;
+    PyObject *n_reply_checked;
+    PyObject *n_subject;
+    PyObject *n_message;
+    PyObject *n_make_room;
+    PyObject *n_throw;
+    PyObject *n_close;
+    PyObject *n_done;
+    PyObject *n_set_result;
+    PyObject *n_create_future;
+    PyObject *n_time;
+    PyObject *n_when;
+    PyObject *n_set_timer;
+    PyObject *n_new_tokens;
+} Core;
+
+extern struct PyModuleDef core_module;
+
+/* The state for an instance of one of our types, or of a Python subclass of it. */
+Core *core_of(PyTypeObject *type);
+
+/* Each returns a new type, or NULL with an exception. */
+PyTypeObject *make_parser_type(PyObject *module);
+PyTypeObject *make_counts_type(PyObject *module);
+
+/* Functions of the module. */
+PyObject *burst(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+
+/* The object in a slot of a type spec. Without this cast through a function, ISO C has no way from
+ * a function pointer to the `void *` of PyType_Slot; every compiler that builds CPython has. */
+#define SLOT(function) ((void *)(function))
+
+#endif
