@@ -66,6 +66,7 @@ INSIDE = {
         "race",
         "requests",
         "tcp",
+        "frame_queue",
         "buffer",
         "tls",
         "websocket",

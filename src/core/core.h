@@ -18,6 +18,20 @@
  * a return value changes: core.py then refuses an extension that was built from older sources. */
 #define CORE_API 1
 
+/* The attributes and methods that are looked up by name. `n_link` of the state is "link". */
+#define CORE_NAMES(X) \
+    X(popleft, "popleft") \
+    X(call_soon, "call_soon") \
+    X(write, "write") \
+    X(on_crowded, "_on_crowded") \
+    X(make_room, "make_room") \
+    X(link, "link") \
+    X(outbox, "outbox") \
+    X(subject, "subject") \
+    X(message, "message") \
+    X(throw, "throw") \
+    X(close, "close")
+
 /* The state of the module. There is no other global state. */
 typedef struct {
     PyTypeObject *parser;
@@ -25,29 +39,12 @@ typedef struct {
     PyTypeObject *frame_queue;
     PyTypeObject *publish;
     PyTypeObject *publisher;
-    PyTypeObject *reply_table;
+    void *spare_publish; /* the memory of a Publish, not an object */
     PyObject *empty_text;
     PyObject *empty_bytes;
-    /* Interned names. */
-    PyObject *n_popleft;
-    PyObject *n_call_soon;
-    PyObject *n_write;
-    PyObject *n_begin;
-    PyObject *n_on_crowded;
-    PyObject *n_refuse_size;
-    PyObject *n_reply_checked;
-    PyObject *n_subject;
-    PyObject *n_message;
-    PyObject *n_make_room;
-    PyObject *n_throw;
-    PyObject *n_close;
-    PyObject *n_done;
-    PyObject *n_set_result;
-    PyObject *n_create_future;
-    PyObject *n_time;
-    PyObject *n_when;
-    PyObject *n_set_timer;
-    PyObject *n_new_tokens;
+#define CORE_NAME(name, text) PyObject *n_##name;
+    CORE_NAMES(CORE_NAME)
+#undef CORE_NAME
 } Core;
 
 extern struct PyModuleDef core_module;
@@ -58,9 +55,13 @@ Core *core_of(PyTypeObject *type);
 /* Each returns a new type, or NULL with an exception. */
 PyTypeObject *make_parser_type(PyObject *module);
 PyTypeObject *make_counts_type(PyObject *module);
+PyTypeObject *make_frame_queue_type(PyObject *module);
+PyTypeObject *make_publish_type(PyObject *module);
+PyTypeObject *make_publisher_type(PyObject *module);
 
 /* Functions of the module. */
 PyObject *burst(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *make_publish(PyObject *module, PyObject *args);
 
 /* The object in a slot of a type spec. Without this cast through a function, ISO C has no way from
  * a function pointer to the `void *` of PyType_Slot; every compiler that builds CPython has. */

@@ -7,17 +7,33 @@ Core *core_of(PyTypeObject *type)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
-/* Add a type to the module under its name, and keep it. */
-static int add_type(PyObject *module, PyTypeObject **place, PyTypeObject *type)
+static int add_names(Core *core)
 {
-    *place = type;
-    return type == NULL ? -1 : PyModule_AddType(module, type);
+#define CORE_NAME(name, text) \
+    if ((core->n_##name = PyUnicode_InternFromString(text)) == NULL) { \
+        return -1; \
+    }
+    CORE_NAMES(CORE_NAME)
+#undef CORE_NAME
+    return 0;
 }
 
-static int add_name(PyObject **place, const char *name)
+static int add_types(Core *core, PyObject *module)
 {
-    *place = PyUnicode_InternFromString(name);
-    return *place == NULL ? -1 : 0;
+    core->parser = make_parser_type(module);
+    core->counts = make_counts_type(module);
+    core->frame_queue = make_frame_queue_type(module);
+    core->publish = make_publish_type(module);
+    core->publisher = make_publisher_type(module);
+    if (core->parser == NULL || core->counts == NULL || core->frame_queue == NULL
+        || core->publish == NULL || core->publisher == NULL) {
+        return -1;
+    }
+    /* Only what Python code names. */
+    return PyModule_AddType(module, core->parser) < 0 || PyModule_AddType(module, core->counts) < 0
+            || PyModule_AddType(module, core->frame_queue) < 0
+        ? -1
+        : 0;
 }
 
 static int core_exec(PyObject *module)
@@ -25,14 +41,13 @@ static int core_exec(PyObject *module)
     Core *core = PyModule_GetState(module);
     core->empty_text = PyUnicode_FromString("");
     core->empty_bytes = PyBytes_FromStringAndSize("", 0);
-    if (core->empty_text == NULL || core->empty_bytes == NULL
-        || add_name(&core->n_popleft, "popleft") < 0
-        || PyModule_AddIntConstant(module, "API", CORE_API) < 0
-        || add_type(module, &core->parser, make_parser_type(module)) < 0
-        || add_type(module, &core->counts, make_counts_type(module)) < 0) {
+    if (core->empty_text == NULL || core->empty_bytes == NULL || add_names(core) < 0) {
         return -1;
     }
-    return 0;
+    if (PyModule_AddIntConstant(module, "API", CORE_API) < 0) {
+        return -1;
+    }
+    return add_types(core, module);
 }
 
 static int core_traverse(PyObject *module, visitproc visit, void *arg)
@@ -40,28 +55,45 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Core *core = PyModule_GetState(module);
     Py_VISIT(core->parser);
     Py_VISIT(core->counts);
+    Py_VISIT(core->frame_queue);
+    Py_VISIT(core->publish);
+    Py_VISIT(core->publisher);
     return 0;
 }
 
+/* The types go, since they are in cycles with the module. The names stay until `core_free`: objects
+ * that are still alive use them. */
 static int core_clear(PyObject *module)
 {
     Core *core = PyModule_GetState(module);
+    if (core->spare_publish != NULL) {
+        PyObject_GC_Del(core->spare_publish); /* while its type is there */
+        core->spare_publish = NULL;
+    }
     Py_CLEAR(core->parser);
     Py_CLEAR(core->counts);
-    Py_CLEAR(core->empty_text);
-    Py_CLEAR(core->empty_bytes);
-    Py_CLEAR(core->n_popleft);
+    Py_CLEAR(core->frame_queue);
+    Py_CLEAR(core->publish);
+    Py_CLEAR(core->publisher);
     return 0;
 }
 
 static void core_free(void *module)
 {
+    Core *core = PyModule_GetState(module);
     (void)core_clear(module);
+    Py_CLEAR(core->empty_text);
+    Py_CLEAR(core->empty_bytes);
+#define CORE_NAME(name, text) Py_CLEAR(core->n_##name);
+    CORE_NAMES(CORE_NAME)
+#undef CORE_NAME
 }
 
 static PyMethodDef core_functions[] = {
     {"burst", (PyCFunction)(void (*)(void))burst, METH_FASTCALL,
      "Handle queued messages whose handlers do not suspend. See tidings.handlers.bursts."},
+    {"make_publish", (PyCFunction)make_publish, METH_VARARGS,
+     "Return what `app.publish` is. See tidings.bus."},
     {NULL},
 };
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import current_task
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from threading import get_ident
 from typing import Any
 
 from tidings import codec
 from tidings.checks import Seconds, as_seconds, check_seconds
+from tidings.core import replaceable
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
@@ -17,6 +18,22 @@ from tidings.link import CurrentLink
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import warn_of_literal
+
+Publish = Callable[..., Coroutine[Any, Any, None]]
+
+
+@replaceable
+def make_publish(current: CurrentLink, publish: Publish) -> Publish:
+    """Return what `app.publish` is: `Bus.publish` itself.
+
+    The compiled form returns an object that does the same. It needs no coroutine for a message
+    without options, and calls `publish` for all others.
+
+    Args:
+        current: where the run of the app is found.
+        publish: `publish` of a bus.
+    """
+    return publish
 
 
 class Bus:
@@ -28,6 +45,7 @@ class Bus:
 
     def __init__(self, current: CurrentLink) -> None:
         self._current = current
+        self.publish = make_publish(current, self.publish)  # type: ignore[method-assign]  # see it
 
     async def publish(
         self,

@@ -15,9 +15,9 @@ from tidings.handlers.listener import Listener
 from tidings.message import Message
 from tidings.protocol.parser import Frame
 
-# What the core cannot finish: the frame, its message or None if the body could not be decoded, the
-# error of the handler, what to await, whether this is a coroutine that has begun, what it waits for then, and
-# the seconds so far.
+# What the core cannot finish: the frame, its message (None if the body could not be decoded), the
+# error of the handler, what to await, whether that is a coroutine that has begun, what it waits for
+# then, and the seconds so far.
 Stop = tuple[Frame, Any, BaseException | None, Any, bool, Any, float]
 
 # Handles queued messages until the queue is empty (None), a handler has changed the context of the
