@@ -64,6 +64,7 @@ INSIDE = {
         "permissions",
         "pings",
         "race",
+        "pending_requests",
         "requests",
         "tcp",
         "frame_queue",

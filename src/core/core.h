@@ -30,13 +30,20 @@
     X(subject, "subject") \
     X(message, "message") \
     X(throw, "throw") \
-    X(close, "close")
+    X(close, "close") \
+    X(new_tokens, "_new_tokens") \
+    X(set_timer, "_set_timer") \
+    X(create_future, "create_future") \
+    X(time, "time") \
+    X(done, "done") \
+    X(set_result, "set_result")
 
 /* The state of the module. There is no other global state. */
 typedef struct {
     PyTypeObject *parser;
     PyTypeObject *counts;
     PyTypeObject *frame_queue;
+    PyTypeObject *pending_requests;
     PyTypeObject *publish;
     PyTypeObject *publisher;
     void *spare_publish; /* the memory of a Publish, not an object */
@@ -56,6 +63,7 @@ Core *core_of(PyTypeObject *type);
 PyTypeObject *make_parser_type(PyObject *module);
 PyTypeObject *make_counts_type(PyObject *module);
 PyTypeObject *make_frame_queue_type(PyObject *module);
+PyTypeObject *make_pending_requests_type(PyObject *module);
 PyTypeObject *make_publish_type(PyObject *module);
 PyTypeObject *make_publisher_type(PyObject *module);
 

@@ -105,7 +105,7 @@ int frame_queue_add(FrameQueue *self, PyObject *frame)
 /* Call the method of the reference. Returns as `frame_queue_add`. */
 static int call_reference(FrameQueue *self, PyObject *method, PyObject *const *args, size_t count)
 {
-    PyObject *all[4] = {(PyObject *)self};
+    PyObject *all[5] = {(PyObject *)self}; /* `request` has the most */
     for (size_t i = 0; i < count; i++) {
         all[i + 1] = args[i];
     }
@@ -129,24 +129,28 @@ static int add_new(FrameQueue *self, PyObject *frame)
     return is_crowded;
 }
 
+/* The beginning of a frame that is remembered for a subject, borrowed; NULL if there is none, or
+ * with an exception. */
+static PyObject *known_begin(FrameQueue *self, PyObject *subject)
+{
+    if (!PyUnicode_CheckExact(subject) || self->begins == NULL) {
+        return NULL;
+    }
+    PyObject *begin = PyDict_GetItemWithError(self->begins, subject);
+    return begin != NULL && PyBytes_Check(begin) ? begin : NULL;
+}
+
 int frame_queue_publish(FrameQueue *self, PyObject *subject, PyObject *body)
 {
-    PyObject *begin = NULL;
-    if (PyUnicode_CheckExact(subject) && self->begins != NULL) {
-        begin = PyDict_GetItemWithError(self->begins, subject);
-        if (begin == NULL && PyErr_Occurred()) {
-            return -1;
-        }
+    PyObject *begin = known_begin(self, subject);
+    if (begin == NULL && PyErr_Occurred()) {
+        return -1;
     }
-    if (begin == NULL || !PyBytes_Check(begin) || !PyBytes_Check(body)
-        || PyBytes_GET_SIZE(body) > self->max_payload) {
+    if (begin == NULL || !PyBytes_Check(body) || PyBytes_GET_SIZE(body) > self->max_payload) {
         PyObject *args[] = {subject, body};
         return call_reference(self, self->reference_publish, args, 2);
     }
-    Py_INCREF(begin); /* making a bytes object may not change the dict, but nothing promises it */
-    PyObject *frame = make_frame(PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin), NULL, 0, body);
-    Py_DECREF(begin);
-    return add_new(self, frame);
+    return add_new(self, make_frame(PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin), NULL, 0, body));
 }
 
 static PyObject *as_bool(int result)
@@ -184,6 +188,37 @@ static PyObject *queue_post(FrameQueue *self, PyObject *frame)
 static int add_answer(FrameQueue *self, const char *subject, Py_ssize_t length, PyObject *body)
 {
     return add_new(self, make_frame("PUB ", 4, subject, length, body));
+}
+
+/* Longer than any prefix of an inbox and token. */
+#define MAX_REPLY 512
+
+static PyObject *queue_request(FrameQueue *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (check_count("request", nargs, 4, 4) < 0) {
+        return NULL;
+    }
+    PyObject *begin = known_begin(self, args[0]), *body = args[1], *prefix = args[2], *token = args[3];
+    if (begin == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (begin != NULL && PyBytes_Check(body) && PyBytes_Check(prefix)
+        && PyBytes_GET_SIZE(prefix) < MAX_REPLY / 2 && PyUnicode_Check(token)
+        && PyBytes_GET_SIZE(body) <= self->max_payload) {
+        Py_ssize_t length;
+        const char *text = PyUnicode_AsUTF8AndSize(token, &length);
+        if (text == NULL) {
+            return NULL;
+        }
+        if (length < MAX_REPLY / 2) {
+            char reply[MAX_REPLY];
+            char *end = put(reply, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix));
+            end = put(end, text, length);
+            return as_bool(add_new(self, make_frame(PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin),
+                                                    reply, end - reply, body)));
+        }
+    }
+    return as_bool(call_reference(self, self->reference_request, args, (size_t)nargs));
 }
 
 static PyObject *queue_reply(FrameQueue *self, PyObject *const *args, Py_ssize_t nargs)
@@ -236,6 +271,7 @@ static int queue_clear(FrameQueue *self)
     Py_CLEAR(self->begins);
     Py_CLEAR(self->reference_publish);
     Py_CLEAR(self->reference_reply);
+    Py_CLEAR(self->reference_request);
     return 0;
 }
 
@@ -247,6 +283,7 @@ static int queue_traverse(FrameQueue *self, visitproc visit, void *arg)
     Py_VISIT(self->begins);
     Py_VISIT(self->reference_publish);
     Py_VISIT(self->reference_reply);
+    Py_VISIT(self->reference_request);
     return 0;
 }
 
@@ -268,7 +305,11 @@ static int find_reference(FrameQueue *self)
         && (form = PyMapping_GetItemString(forms, "FrameQueue")) != NULL) {
         self->reference_publish = PyObject_GetAttrString(form, "publish");
         self->reference_reply = PyObject_GetAttrString(form, "reply");
-        result = self->reference_publish == NULL || self->reference_reply == NULL ? -1 : 0;
+        self->reference_request = PyObject_GetAttrString(form, "request");
+        result = self->reference_publish == NULL || self->reference_reply == NULL
+                || self->reference_request == NULL
+            ? -1
+            : 0;
     }
     Py_XDECREF(module);
     Py_XDECREF(forms);
@@ -313,6 +354,8 @@ static int queue_init(FrameQueue *self, PyObject *args, PyObject *keywords)
 static PyMethodDef queue_methods[] = {
     {"publish", (PyCFunction)(void (*)(void))queue_publish, METH_FASTCALL,
      "Send a message without headers and reply subject."},
+    {"request", (PyCFunction)(void (*)(void))queue_request, METH_FASTCALL,
+     "Send a request without headers."},
     {"post", (PyCFunction)queue_post, METH_O, "Queue the frame of a message."},
     {"reply", (PyCFunction)(void (*)(void))queue_reply, METH_FASTCALL,
      "Send an answer to the reply subject of a message."},

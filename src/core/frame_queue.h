@@ -10,7 +10,7 @@ typedef struct {
     PyObject *loop;
     PyObject *frames; /* a list of bytes, which Buffer.write replaces */
     PyObject *begins; /* the checked beginning of the frame, by subject */
-    PyObject *reference_publish, *reference_reply;
+    PyObject *reference_publish, *reference_reply, *reference_request;
     Py_ssize_t size, threshold, max_payload, refused;
     unsigned long direct_thread;
     char is_scheduled;

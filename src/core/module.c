@@ -23,15 +23,17 @@ static int add_types(Core *core, PyObject *module)
     core->parser = make_parser_type(module);
     core->counts = make_counts_type(module);
     core->frame_queue = make_frame_queue_type(module);
+    core->pending_requests = make_pending_requests_type(module);
     core->publish = make_publish_type(module);
     core->publisher = make_publisher_type(module);
     if (core->parser == NULL || core->counts == NULL || core->frame_queue == NULL
-        || core->publish == NULL || core->publisher == NULL) {
+        || core->pending_requests == NULL || core->publish == NULL || core->publisher == NULL) {
         return -1;
     }
     /* Only what Python code names. */
     return PyModule_AddType(module, core->parser) < 0 || PyModule_AddType(module, core->counts) < 0
             || PyModule_AddType(module, core->frame_queue) < 0
+            || PyModule_AddType(module, core->pending_requests) < 0
         ? -1
         : 0;
 }
@@ -56,6 +58,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(core->parser);
     Py_VISIT(core->counts);
     Py_VISIT(core->frame_queue);
+    Py_VISIT(core->pending_requests);
     Py_VISIT(core->publish);
     Py_VISIT(core->publisher);
     return 0;
@@ -73,6 +76,7 @@ static int core_clear(PyObject *module)
     Py_CLEAR(core->parser);
     Py_CLEAR(core->counts);
     Py_CLEAR(core->frame_queue);
+    Py_CLEAR(core->pending_requests);
     Py_CLEAR(core->publish);
     Py_CLEAR(core->publisher);
     return 0;

@@ -119,8 +119,6 @@ class Buffer(FrameQueue):
             raise PayloadTooLargeError(size, self.max_payload)
         if block:
             return publish_headers_frame(subject_bytes, reply, block, payload)
-        if reply:  # inlined for requests, to save a call
-            return b"PUB %b %b %d\r\n%b\r\n" % (subject_bytes, reply, size, payload)
         return publish_frame(subject_bytes, reply, payload)
 
     def take_pattern(self, subject: str) -> None:

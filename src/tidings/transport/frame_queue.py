@@ -85,6 +85,22 @@ class FrameQueue:
             self._loop.call_soon(self.write)
         return False
 
+    def request(self, subject: str, payload: bytes, prefix: bytes, token: str) -> bool:
+        """Send a request without headers.
+
+        Args:
+            subject: the subject.
+            payload: the encoded body.
+            prefix: the beginning of the reply subject, up to the last point.
+            token: its last token.
+        """
+        begin = self._begins.get(subject) or self._begin(subject)
+        size = len(payload)
+        if size > self.max_payload:
+            self.refused += 1
+            raise PayloadTooLargeError(size, self.max_payload)
+        return self.post(b"%b%b%b %d\r\n%b\r\n" % (begin, prefix, token.encode(), size, payload))
+
     def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
         """Send an answer to the reply subject of a message.
 

@@ -74,15 +74,18 @@ class Inbox:
         Raises:
             DisconnectedError: if the connection is down. Requests are not buffered: the requester
                 would no longer wait when the request is sent.
-            TidingsError: as raised by `Buffer.frame` and `Buffer.post`.
+            TidingsError: as raised by `Buffer.frame` and `Buffer.request`.
         """
         if not self._works:
             self._require(f"request to {subject!r}")
             self._open()
         token, future = self._requests.add(subject, timeout)
         try:
-            reply = b"%b%b" % (self._prefix, token.encode())
-            self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+            if block:
+                reply = b"%b%b" % (self._prefix, token.encode())
+                self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+            else:
+                self._buffer.request(subject, payload, self._prefix, token)
         except TidingsError:
             self._requests.discard(token)
             raise
