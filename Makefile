@@ -82,10 +82,13 @@ soak: $(VENV)/.dev  ## cause random faults under load for 20 seconds; SOAK_SECON
 	$(BIN)/pytest -m soak tests/soak
 
 FUZZ_SECONDS ?= 20
+LEAK_MESSAGES ?= 10000000
 .PHONY: fuzz
-fuzz: $(VENV)/.dev  ## run atheris on the code that reads bytes from outside; 5 targets, FUZZ_SECONDS each
+fuzz: $(VENV)/.dev  ## run atheris on what reads bytes from outside, FUZZ_SECONDS a target; sanitizers and LEAK_MESSAGES on the compiled core
 	$(PIP) install 'atheris>=2.3'
-	$(BIN)/python tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
+	TIDINGS_CORE=compiled $(BIN)/python tests/fuzz/leaks.py $(LEAK_MESSAGES)
+	$(BIN)/python tests/fuzz/sanitize.py
+	TIDINGS_CORE=compiled $(BIN)/python tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
 
 .PHONY: bench
 bench: $(VENV)/.dev  ## run the whole benchmark, with all clients: about 15 minutes

@@ -32,17 +32,19 @@ from tidings.protocol.info import read_error, read_info
 from tidings.protocol.parser import CONTROL, Frame, Parser
 from tidings.service_errors import raise_remote_error
 from tidings.subject import check_pattern, check_queue, check_subject, matches
+from tidings.transport.frame_queue import FrameQueue
 
-INBOX_SID, INBOX = 7, b"_INBOX."
+INBOX_SID, INBOX = 7, "_INBOX."
 # The Python form, and the compiled one if it runs.
 PURE: type[Parser] = core.PURE["Parser"]
 PARSERS: list[type[Parser]] = [PURE, *([Parser] if Parser is not PURE else [])]
+QUEUES: list[type[FrameQueue]] = [core.PURE["FrameQueue"], FrameQueue]
 
 
 def new_parser(form: type[Parser]) -> Parser:
     """A parser that admits some messages and not others, with an inbox."""
     parser = form(lambda sid, subject: matches("a.>", subject) or sid != 2)
-    parser.expect_new_subjects(INBOX_SID, INBOX)
+    parser.expect_new_subjects(INBOX_SID, INBOX.encode())
     return parser
 
 
@@ -92,6 +94,76 @@ def wire(data: bytes) -> None:
         assert sid < 0 or sid != 2 or subject.startswith("a.")
         if block:
             Headers.from_block(block)
+
+
+class Loop:
+    """What a queue of frames needs of an event loop."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.calls += 1
+
+
+def new_queue(form: type[FrameQueue]) -> FrameQueue:
+    """A small queue of frames. It empties itself when it is crowded."""
+
+    class Queue(form):  # type: ignore[valid-type,misc]  # the form is a class
+        written = b""
+
+        def _begin(self, subject: str) -> bytes:
+            begin = self._begins[subject] = b"PUB %b " % check_subject(subject)
+            return begin
+
+        def _refuse_reply(self, reply: str) -> None:
+            self.refused += 1
+
+        def _on_crowded(self) -> bool:
+            self.written += b"".join(self._frames)
+            self._frames, self.size, self.is_scheduled = [], 0, False
+            return True
+
+        def write(self) -> None:
+            pass
+
+    queue = Queue(Loop(), 100)
+    queue.max_payload = 20
+    return queue
+
+
+def outcome(call: Callable[..., bool], *args: object) -> object:
+    """What a call returned, or its error."""
+    try:
+        return call(*args)
+    except Exception as error:  # any of both forms: they have to be the same
+        return type(error), str(error)
+
+
+def outgoing(data: bytes) -> None:
+    """Both forms of the queue write the same frames, count the same and raise the same errors."""
+    queues = [new_queue(form) for form in QUEUES]
+    words = data.split(b"|")
+    for kind, name, payload in zip(words[::3], words[1::3], words[2::3], strict=False):
+        text = name.decode("utf-8", "surrogateescape")
+        calls: list[tuple[str, tuple[object, ...]]] = [
+            ("publish", (text, payload)),
+            ("request", (text, payload, INBOX.encode() * len(kind), text)),
+            ("reply", (text, payload)),
+            ("reply", (text, payload, kind)),
+            ("ack", (text, payload)),
+            ("post", (payload,)),
+            ("publish", (name, payload)),
+            ("publish", (text, text)),
+        ]
+        call, args = calls[sum(kind) % len(calls)]
+        outcomes = [outcome(getattr(queue, call), *args) for queue in queues]
+        states = [
+            (q.size, q.refused, q.is_scheduled, q._frames, q._begins, q.written, q._loop.calls)
+            for q in queues
+        ]
+        assert outcomes == outcomes[:1] * len(queues)
+        assert states == states[:1] * len(queues)
 
 
 def subject(data: bytes) -> None:
@@ -201,7 +273,8 @@ def server_text(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (wire, subject, headers, body, server_text)
+    function.__name__: function
+    for function in (wire, outgoing, subject, headers, body, server_text)
 }
 
 SEEDS: dict[str, list[bytes]] = {
@@ -214,6 +287,12 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x03MSG a 1 re.ply  2\r\nhi\r\nMSG a  1 re.ply 2\r\nhi\r\nMSG a 1 r x 2\r\nhi\r\n",
         b"\x0bMSG a 1 2 \r\nhi\r\nMSG a 1 r 2\r\nhi\r\nMSG a 1 x \r\nhi\r\nPING\r\n",
         b"\x02MSG a 1 -1\r\nMSG a 1 99999999999\r\nHMSG a 1 0 0\r\n\r\nMSG \xff 1 0\r\n\r\n",
+    ],
+    "outgoing": [
+        b"\x08|a.b|hi|\x08|a.b|hi|\x08|a.b|hello hello hello hello|\x08|a b|x",
+        b"\x01|a.b|hi|\x08|a.b|hi|\x01|a.b|hi|\x02|re.ply|ok|\x02|$JS.API|ok|\x02||ok",
+        b"\x03|re.ply|ok|\x04|$JS.ACK.1|+ACK|\x05||PUB a 0\r\n\r\n|\x06|a|x|\x07|a|x",
+        b"\x02|" + b"long." * 500 + b"|ok|\x02|\xff|ok|\x04|\xff|ok",
     ],
     "subject": [
         b"a.b",
