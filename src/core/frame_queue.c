@@ -43,7 +43,7 @@ PyObject *make_frame(const char *begin, Py_ssize_t begin_length, const char *sub
     Py_ssize_t size = PyBytes_GET_SIZE(body);
     char digits[24];
     Py_ssize_t digit_count = write_size(digits, size);
-    Py_ssize_t words = begin_length + (subject_length > 0 ? subject_length + 1 : 0);
+    Py_ssize_t words = begin_length + (subject != NULL ? subject_length + 1 : 0);
     Py_ssize_t around = words + digit_count + 4;
     if (size > PY_SSIZE_T_MAX - around) {
         return PyErr_NoMemory();
@@ -54,7 +54,7 @@ PyObject *make_frame(const char *begin, Py_ssize_t begin_length, const char *sub
     }
     char *at = PyBytes_AS_STRING(frame);
     at = put(at, begin, begin_length);
-    if (subject_length > 0) {
+    if (subject != NULL) {
         at = put(at, subject, subject_length);
         *at++ = ' ';
     }

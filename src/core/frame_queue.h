@@ -16,8 +16,8 @@ typedef struct {
     char is_scheduled;
 } FrameQueue;
 
-/* The frame of a message: `begin`, `subject` with a space if it is not empty, the size of the body
- * and the body. Both texts are checked. */
+/* The frame of a message: `begin`, `subject` and a space unless it is NULL, the size of the body and
+ * the body. Both texts are checked. */
 PyObject *make_frame(const char *begin, Py_ssize_t begin_length, const char *subject,
                      Py_ssize_t subject_length, PyObject *body);
 
