@@ -1,7 +1,13 @@
-"""Builds the compiled core and adds the examples. pyproject.toml has all the rest."""
+"""Builds the compiled core and adds the examples. pyproject.toml has all the rest.
+
+$TIDINGS_CORE chooses here as it does when tidings runs: "pure" builds without the compiled core,
+"compiled" fails if it cannot be built. If it is not set, an installation without a C compiler goes
+on, and tidings runs on its Python modules.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sysconfig
@@ -10,17 +16,17 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
+CHOICE = os.environ.get("TIDINGS_CORE", "")
 SOURCES = Path("src/core")
 # What `tidings demo` needs from examples/.
 EXAMPLES = ("__init__.py", "orders.py", "data")
 
-# Without a compiler the installation goes on, and tidings runs on its Python modules.
 CORE = Extension(
     "tidings._core",
     sources=sorted(map(str, SOURCES.glob("*.c"))),
-    depends=[str(SOURCES / "core.h")],
+    depends=sorted(map(str, SOURCES.glob("*.h"))),
     extra_compile_args=["-O3", "-fvisibility=hidden"],
-    optional=True,
+    optional=CHOICE != "compiled",
 )
 
 
@@ -41,13 +47,14 @@ class BuildPython(build_py):
                 shutil.copy(source, target / name)
 
 
-def can_run_the_core() -> bool:
-    """Whether this interpreter is one that the compiled core is written for."""
+def extensions() -> list[Extension]:
+    """The compiled core, unless it is not wanted or this interpreter is not one it is written for.
+
+    Without the GIL, and on PyPy, tidings runs on its Python modules.
+    """
     is_free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-    return platform.python_implementation() == "CPython" and not is_free_threaded
+    is_cpython = platform.python_implementation() == "CPython"
+    return [CORE] if CHOICE != "pure" and is_cpython and not is_free_threaded else []
 
 
-setup(
-    cmdclass={"build_py": BuildPython},
-    ext_modules=[CORE] if can_run_the_core() else [],
-)
+setup(cmdclass={"build_py": BuildPython}, ext_modules=extensions())
