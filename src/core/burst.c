@@ -6,6 +6,8 @@
 
 #include <time.h>
 
+#include "frame_queue.h"
+
 /* Counts: the base of WorkQueue, with the two counts that change with every message. */
 typedef struct {
     PyObject_HEAD
@@ -38,13 +40,15 @@ PyTypeObject *make_counts_type(PyObject *module)
 
 /* The arguments of a burst: borrowed references, which the caller holds. */
 typedef struct {
+    Core *core;
     Counts *counts;
     PyObject *queue;      /* the deque of frames */
     PyObject *decode;     /* decodes a body; None for none */
     PyObject *make;       /* makes a Message */
     PyObject *on_publish; /* the handler of a message, and of a request */
     PyObject *on_request;
-    PyObject *answer; /* sends the value of a handler; None to send none */
+    PyObject *answer;  /* sends the value of a handler; None to send none */
+    FrameQueue *outbox; /* where answers go without `answer`; NULL for none */
     PyObject *sender;
     PyObject *context; /* of the worker */
     Py_ssize_t context_size;
@@ -117,6 +121,24 @@ static Outcome begin_step(const Burst *burst, PyObject *popleft, Step *step)
     return step->message == NULL ? FAILED : HANDLED;
 }
 
+/* Send the value that the handler returned to a request. */
+static int send_answer(const Burst *burst, Step *step, PyObject *value)
+{
+    if (value != Py_None && burst->outbox != NULL) {
+        PyObject *body = encode_value(burst->core, value);
+        if (body == NULL) {
+            return -1;
+        }
+        int sent = frame_queue_reply(burst->outbox, PyTuple_GET_ITEM(step->frame, 2), body);
+        Py_DECREF(body);
+        return sent < 0 ? -1 : 0;
+    }
+    PyObject *args[] = {step->message, value};
+    PyObject *sent = PyObject_Vectorcall(burst->answer, args, 2, NULL);
+    Py_XDECREF(sent);
+    return sent == NULL ? -1 : 0;
+}
+
 /* Run the handler up to its end, or up to where it suspends. */
 static Outcome run_step(const Burst *burst, Step *step)
 {
@@ -138,37 +160,13 @@ static Outcome run_step(const Burst *burst, Step *step)
     case PYGEN_RETURN:
         break;
     }
-    if (is_request && burst->answer != Py_None) {
-        PyObject *args[] = {step->message, value};
-        PyObject *sent = PyObject_Vectorcall(burst->answer, args, 2, NULL);
-        Py_DECREF(value);
-        if (sent == NULL) {
-            return FAILED;
-        }
-        Py_DECREF(sent);
-    } else {
-        Py_DECREF(value);
+    int sent = is_request && burst->answer != Py_None ? send_answer(burst, step, value) : 0;
+    Py_DECREF(value);
+    if (sent < 0) {
+        return FAILED;
     }
     burst->counts->handled++;
     return HANDLED;
-}
-
-/* The current exception as an object, with its traceback; NULL if there is none. */
-static PyObject *take_exception(void)
-{
-#if PY_VERSION_HEX >= 0x030C0000
-    return PyErr_GetRaisedException();
-#else
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (value != NULL && traceback != NULL) {
-        PyException_SetTraceback(value, traceback);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    return value;
-#endif
 }
 
 static PyObject *or_none(PyObject *object)
@@ -240,14 +238,15 @@ static PyObject *run_burst(const Burst *burst, PyObject *popleft)
 PyObject *burst(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     Core *core = PyModule_GetState(module);
-    if (nargs != 11) {
-        return PyErr_Format(PyExc_TypeError, "burst() takes 11 arguments, got %zd", nargs);
+    if (nargs != 12) {
+        return PyErr_Format(PyExc_TypeError, "burst() takes 12 arguments, got %zd", nargs);
     }
     if (!PyObject_TypeCheck(args[0], core->counts)) {
         PyErr_SetString(PyExc_TypeError, "burst() takes a listener first");
         return NULL;
     }
     Burst burst = {
+        .core = core,
         .counts = (Counts *)args[0],
         .queue = args[1],
         .decode = args[2],
@@ -255,10 +254,11 @@ PyObject *burst(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         .on_publish = args[4],
         .on_request = args[5],
         .answer = args[6],
-        .sender = args[7],
-        .context = args[8],
-        .context_size = PyLong_AsSsize_t(args[9]),
-        .differs = args[10],
+        .outbox = PyObject_TypeCheck(args[7], core->frame_queue) ? (FrameQueue *)args[7] : NULL,
+        .sender = args[8],
+        .context = args[9],
+        .context_size = PyLong_AsSsize_t(args[10]),
+        .differs = args[11],
     };
     if (burst.context_size == -1 && PyErr_Occurred()) {
         return NULL;

@@ -46,6 +46,12 @@ typedef struct {
     PyTypeObject *pending_requests;
     PyTypeObject *publish;
     PyTypeObject *publisher;
+    PyTypeObject *decoder;
+    /* Of tidings.codec.json, looked up at the first use. */
+    PyObject *reference_encode;
+    PyObject *write_json;
+    PyObject *holds_not_finite;
+    PyObject *pydantic_dataclasses;
     void *spare_publish; /* the memory of a Publish, not an object */
     PyObject *empty_text;
     PyObject *empty_bytes;
@@ -66,10 +72,19 @@ PyTypeObject *make_frame_queue_type(PyObject *module);
 PyTypeObject *make_pending_requests_type(PyObject *module);
 PyTypeObject *make_publish_type(PyObject *module);
 PyTypeObject *make_publisher_type(PyObject *module);
+PyTypeObject *make_decoder_type(PyObject *module);
+
+/* The body of a value, as `encode` of tidings.codec. */
+PyObject *encode_value(Core *core, PyObject *value);
+
+/* The current exception as an object, with its traceback; NULL if there is none. */
+PyObject *take_exception(void);
 
 /* Functions of the module. */
 PyObject *burst(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *make_publish(PyObject *module, PyObject *args);
+PyObject *encode(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords);
+PyObject *json_decoder(PyObject *module, PyObject *args);
 
 /* The object in a slot of a type spec. Without this cast through a function, ISO C has no way from
  * a function pointer to the `void *` of PyType_Slot; every compiler that builds CPython has. */

@@ -221,28 +221,36 @@ static PyObject *queue_request(FrameQueue *self, PyObject *const *args, Py_ssize
     return as_bool(call_reference(self, self->reference_request, args, (size_t)nargs));
 }
 
+int frame_queue_reply(FrameQueue *self, PyObject *reply, PyObject *body)
+{
+    if (PyUnicode_Check(reply) && PyBytes_Check(body)
+        && PyBytes_GET_SIZE(body) <= self->max_payload) {
+        Py_ssize_t length;
+        const char *subject = PyUnicode_AsUTF8AndSize(reply, &length);
+        if (subject == NULL) {
+            return -1;
+        }
+        if (length > 0 && length <= MAX_SUBJECT && subject[0] != '$') {
+            return add_answer(self, subject, length, body);
+        }
+    }
+    PyObject *args[] = {reply, body};
+    return call_reference(self, self->reference_reply, args, 2);
+}
+
 static PyObject *queue_reply(FrameQueue *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (check_count("reply", nargs, 2, 3) < 0) {
         return NULL;
     }
-    PyObject *body = args[1];
-    int has_block = nargs == 3 && PyObject_Size(args[2]) != 0;
-    if (PyErr_Occurred()) {
+    int has_block = nargs == 3 ? PyObject_IsTrue(args[2]) : 0;
+    if (has_block < 0) {
         return NULL;
     }
-    if (!has_block && PyUnicode_Check(args[0]) && PyBytes_Check(body)
-        && PyBytes_GET_SIZE(body) <= self->max_payload) {
-        Py_ssize_t length;
-        const char *subject = PyUnicode_AsUTF8AndSize(args[0], &length);
-        if (subject == NULL) {
-            return NULL;
-        }
-        if (length > 0 && length <= MAX_SUBJECT && subject[0] != '$') {
-            return as_bool(add_answer(self, subject, length, body));
-        }
+    if (has_block) {
+        return as_bool(call_reference(self, self->reference_reply, args, (size_t)nargs));
     }
-    return as_bool(call_reference(self, self->reference_reply, args, (size_t)nargs));
+    return as_bool(frame_queue_reply(self, args[0], args[1]));
 }
 
 static PyObject *queue_ack(FrameQueue *self, PyObject *const *args, Py_ssize_t nargs)

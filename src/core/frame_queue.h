@@ -28,4 +28,7 @@ int frame_queue_add(FrameQueue *self, PyObject *frame);
 /* Add the frame of a message. Returns as `frame_queue_add`. */
 int frame_queue_publish(FrameQueue *self, PyObject *subject, PyObject *body);
 
+/* Add the frame of an answer without headers. Returns as `frame_queue_add`. */
+int frame_queue_reply(FrameQueue *self, PyObject *reply, PyObject *body);
+
 #endif

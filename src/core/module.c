@@ -7,6 +7,23 @@ Core *core_of(PyTypeObject *type)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
+PyObject *take_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (value != NULL && traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
 static int add_names(Core *core)
 {
 #define CORE_NAME(name, text) \
@@ -26,8 +43,10 @@ static int add_types(Core *core, PyObject *module)
     core->pending_requests = make_pending_requests_type(module);
     core->publish = make_publish_type(module);
     core->publisher = make_publisher_type(module);
+    core->decoder = make_decoder_type(module);
     if (core->parser == NULL || core->counts == NULL || core->frame_queue == NULL
-        || core->pending_requests == NULL || core->publish == NULL || core->publisher == NULL) {
+        || core->pending_requests == NULL || core->publish == NULL || core->publisher == NULL
+        || core->decoder == NULL) {
         return -1;
     }
     /* Only what Python code names. */
@@ -61,6 +80,11 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(core->pending_requests);
     Py_VISIT(core->publish);
     Py_VISIT(core->publisher);
+    Py_VISIT(core->decoder);
+    Py_VISIT(core->reference_encode);
+    Py_VISIT(core->write_json);
+    Py_VISIT(core->holds_not_finite);
+    Py_VISIT(core->pydantic_dataclasses);
     return 0;
 }
 
@@ -79,6 +103,11 @@ static int core_clear(PyObject *module)
     Py_CLEAR(core->pending_requests);
     Py_CLEAR(core->publish);
     Py_CLEAR(core->publisher);
+    Py_CLEAR(core->decoder);
+    Py_CLEAR(core->reference_encode);
+    Py_CLEAR(core->write_json);
+    Py_CLEAR(core->holds_not_finite);
+    Py_CLEAR(core->pydantic_dataclasses);
     return 0;
 }
 
@@ -98,6 +127,10 @@ static PyMethodDef core_functions[] = {
      "Handle queued messages whose handlers do not suspend. See tidings.handlers.bursts."},
     {"make_publish", (PyCFunction)make_publish, METH_VARARGS,
      "Return what `app.publish` is. See tidings.bus."},
+    {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL | METH_KEYWORDS,
+     "Encode a value as a body. See tidings.codec."},
+    {"json_decoder", (PyCFunction)json_decoder, METH_VARARGS,
+     "Return a function that decodes a body. See tidings.codec."},
     {NULL},
 };
 

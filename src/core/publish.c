@@ -17,7 +17,6 @@ typedef struct {
     vectorcallfunc call;
     PyObject *current; /* the CurrentLink */
     PyObject *publish; /* the bound method Bus.publish */
-    PyObject *encode;  /* codec.encode */
     FrameQueue *queue; /* of the last run; NULL before the first */
 } Publisher;
 
@@ -81,12 +80,7 @@ static int start(Publish *self)
         self->inner = PyObject_Vectorcall(publisher->publish, args, 2, NULL);
         return self->inner == NULL ? -1 : 0;
     }
-    PyObject *body;
-    if (PyBytes_CheckExact(self->message)) {
-        body = Py_NewRef(self->message);
-    } else {
-        body = PyObject_CallOneArg(publisher->encode, self->message);
-    }
+    PyObject *body = encode_value(publisher->core, self->message);
     int is_crowded = body == NULL ? -1 : frame_queue_publish(queue, self->subject, body);
     Py_XDECREF(body);
     if (is_crowded > 0) {
@@ -435,7 +429,6 @@ static int publisher_clear(Publisher *self)
 {
     Py_CLEAR(self->current);
     Py_CLEAR(self->publish);
-    Py_CLEAR(self->encode);
     Py_CLEAR(self->queue);
     return 0;
 }
@@ -445,7 +438,6 @@ static int publisher_traverse(Publisher *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->current);
     Py_VISIT(self->publish);
-    Py_VISIT(self->encode);
     Py_VISIT(self->queue);
     return 0;
 }
@@ -500,25 +492,14 @@ PyObject *make_publish(PyObject *module, PyObject *args)
         return NULL;
     }
     Core *core = PyModule_GetState(module);
-    PyObject *codec = PyImport_ImportModule("tidings.codec");
-    if (codec == NULL) {
-        return NULL;
-    }
-    PyObject *encode = PyObject_GetAttrString(codec, "encode");
-    Py_DECREF(codec);
-    if (encode == NULL) {
-        return NULL;
-    }
     Publisher *self = (Publisher *)core->publisher->tp_alloc(core->publisher, 0);
     if (self == NULL) {
-        Py_DECREF(encode);
         return NULL;
     }
     self->core = core;
     self->call = publisher_call;
     self->current = Py_NewRef(current);
     self->publish = Py_NewRef(publish);
-    self->encode = encode;
     return (PyObject *)self;
 }
 

@@ -35,9 +35,11 @@ class BurstListener(Listener):
         """Handle messages until the queue is empty: see `Workplace`."""
         queue, surroundings = self._queue, self._pool.surroundings
         answer = None if self.spec.no_reply else self._answer
+        # The core adds answers to the queue of a Link. Another sender gets them through `_answer`.
+        outbox = getattr(self._sender, "outbox", None)
         arguments = (
             *(self, queue, self._decode, Message, self._on_publish, self._on_request, answer),
-            *(self._sender, context, surroundings.size, surroundings.differ_from),
+            *(outbox, self._sender, context, surroundings.size, surroundings.differ_from),
         )
         self._waking = False
         self._busy += 1
