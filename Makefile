@@ -81,7 +81,7 @@ docs: $(VENV)/.dev  ## build the documentation in site/
 soak: $(VENV)/.dev  ## cause random faults under load for 20 seconds; SOAK_SECONDS and SOAK_SEED change the run
 	$(BIN)/pytest -m soak tests/soak
 
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 18
 LEAK_MESSAGES ?= 10000000
 .PHONY: fuzz
 fuzz: $(VENV)/.dev  ## run atheris on what reads bytes from outside, FUZZ_SECONDS a target; sanitizers and LEAK_MESSAGES on the compiled core

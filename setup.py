@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sysconfig
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -57,4 +59,17 @@ def extensions() -> list[Extension]:
     return [CORE] if CHOICE != "pure" and is_cpython and not is_free_threaded else []
 
 
-setup(cmdclass={"build_py": BuildPython}, ext_modules=extensions())
+def description() -> str:
+    """README.md for a package index, where a link needs the address of the repository."""
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    text = Path("README.md").read_text()
+    text = re.sub(r"\]\((?!https?://|#)([^)]+)\)", rf"]({project['urls']['Source']}\1)", text)
+    return re.sub(r"<!--.*?-->\n\n?", "", text)  # markers of the tests
+
+
+setup(
+    cmdclass={"build_py": BuildPython},
+    ext_modules=extensions(),
+    long_description=description(),
+    long_description_content_type="text/markdown",
+)

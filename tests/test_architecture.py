@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -25,6 +26,8 @@ FLOORS = {
         "error_codes",
         "errors",
         "checks",
+        "panini",
+        "keywords",
         "functions",
         "subject",
         "concurrency",
@@ -73,8 +76,11 @@ INSIDE = {
         "websocket",
         "interest",
         "options",
+        "contexts",
         "inbox",
         "servers",
+        "sources",
+        "settings",
         "login",
         "dial",
         "handover",
@@ -87,6 +93,8 @@ INSIDE = {
         "hooks",
         "lifespan",
         "signatures",
+        "annotations",
+        "parameters",
         "events",
         "middleware",
         "tasks",
@@ -117,6 +125,8 @@ INSIDE = {
         "dead_letter",
         "kv",
         "objects",
+        "fast_batch",
+        "fast_ingest",
         "publish_window",
         "consumer",
         "host",
@@ -140,15 +150,23 @@ INSIDE = {
     "jetstream/kv": ["entry", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/streams": ["drops", "stream", "plan"],
-    "process": ["executor", "exits", "loops", "signals", "runner"],
+    "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
     "testing": ["consumed", "record", "stage", "client", "plugin"],
     "cli": [
         "bodies",
         "console",
+        "context",
         "demo_client",
-        "loading",
         "logs",
+        "failures",
+        "flags",
+        "log_config",
+        "log_level",
+        "loading",
+        "dev",
+        "foreground",
+        "overview",
         "child",
         "client",
         "new",
@@ -186,6 +204,15 @@ OPTIONAL = {
 }
 # Who needs nothing but itself may import it at the top of its file.
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
+
+
+# What `import tidings` leaves for the first use: what runs an app, what is for streams, and the
+# tables for errors.
+LATE = {
+    "app": {"jetstream", "lifecycle", "process"},
+    "declarations": {"jetstream"},
+    "keywords": {"panini"},
+}
 
 
 class Import(NamedTuple):
@@ -269,7 +296,7 @@ def own_fault(module: str, target: str, imported: Import) -> str | None:
         return "imports from the package itself: name the module" if module in CORE else None
     if PLACES.index(target) > PLACES.index(module):
         return f"imports {target}, which stands above it: imports point down"
-    if imported.hidden and module in CORE:
+    if imported.hidden and module in CORE and target not in LATE.get(module, ()):
         return f"imports {target} inside a function: move it to the top"
     return None
 
@@ -378,3 +405,22 @@ def test_a_module_has_what_it_exports(module: str) -> None:
     loaded = importlib.import_module(f"tidings.{module}")
     for name in getattr(loaded, "__all__", []):
         assert hasattr(loaded, name)
+
+
+def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
+    code = "import sys, tidings; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    assert [name for name in shown.stdout.split() if name.startswith(late)] == []
+
+
+def test_a_name_imported_late_is_the_same_object_and_is_listed() -> None:
+    from tidings.jetstream.streams.stream import Stream
+
+    assert tidings.Stream is Stream
+    assert set(tidings.__all__) <= set(dir(tidings))
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'tidings' has no attribute 'Strem'"):
+        tidings.Strem  # type: ignore[attr-defined]  # noqa: B018 - a name that does not exist

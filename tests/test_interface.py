@@ -82,7 +82,8 @@ async def test_task_with_interval_runs_again_and_again(app: App, interval: float
 
     async with app, asyncio.timeout(PATIENCE):
         await done.wait()
-    assert times[1] - times[0] >= interval * 0.99
+    # Half, because a busy machine may start the first run late and the second on time.
+    assert times[1] - times[0] >= interval / 2
 
 
 # @app.listen(subject="some.subject")
@@ -319,9 +320,10 @@ def test_disconnect_drains_and_closes_and_run_returns(app: App, subject: str, en
     assert not app.is_running
 
 
-async def test_disconnect_returns_when_all_is_closed(app: App) -> None:
+@on_app_and_nats
+async def test_disconnect_returns_when_all_is_closed(app: App, on: On) -> None:
     async with app:
-        assert await app.disconnect() is None
+        assert await on(app).disconnect() is None
         assert not app.is_running
         assert app.connected_url is None
 
@@ -393,13 +395,14 @@ def test_unsubscribe_ssid_sync_is_unsubscribe_ssid(app: App, on: On, subject: st
             app.request_sync(subject)
 
 
-def test_disconnect_sync_is_disconnect(app: App, subject: str) -> None:
+@on_app_and_nats
+def test_disconnect_sync_is_disconnect(app: App, on: On, subject: str) -> None:
     inbox = Inbox()
     app.listen(subject)(inbox)
     with app:
         app.publish_sync(subject, {"a": 1})
         began = time.monotonic()
-        assert app.disconnect_sync() is None
+        assert on(app).disconnect_sync() is None
         assert not app.is_running
     assert inbox.get().data == {"a": 1}
     assert time.monotonic() - began < PATIENCE  # the drain timeout is 30 s

@@ -7,9 +7,9 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.fake_peer import FakePeer, message
@@ -237,9 +237,9 @@ def faults_of(stats: AppStats) -> list[str]:
     """The records whose sums do not hold."""
     wrong = []
     for kind, ends in ENDS.items():
-        records = [asdict(record) for record in getattr(stats, kind)]
+        records = [msgspec.structs.asdict(record) for record in getattr(stats, kind)]
         if kind == "listeners":
-            records.append(asdict(stats.ended))
+            records.append(msgspec.structs.asdict(stats.ended))
         for record in records:
             ended = sum(record[name] for name in ends)
             rest = record["pending"] + record["running"] + record["abandoned"]

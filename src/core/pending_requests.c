@@ -8,7 +8,7 @@ typedef struct {
     Core *core;
     PyObject *loop;
     PyObject *tokens;  /* a list of str, which the subclass makes */
-    PyObject *waiting; /* token -> (future, deadline, subject, timeout) */
+    PyObject *waiting; /* token -> (waiter, deadline, subject, timeout) */
     double due;        /* when the timer fires */
     Py_ssize_t late;
 } Requests;
@@ -69,7 +69,7 @@ static int set_timer(Requests *self, PyObject *deadline)
 }
 
 /* Keep a request until its reply comes. */
-static int keep(Requests *self, PyObject *token, PyObject *future, PyObject *subject,
+static int keep(Requests *self, PyObject *token, PyObject *waiter, PyObject *subject,
                 PyObject *timeout)
 {
     double seconds = PyFloat_AsDouble(timeout);
@@ -82,13 +82,31 @@ static int keep(Requests *self, PyObject *token, PyObject *future, PyObject *sub
     }
     PyObject *deadline = PyFloat_FromDouble(time + seconds), *entry = NULL;
     int result = -1;
-    if (deadline != NULL && (entry = PyTuple_Pack(4, future, deadline, subject, timeout)) != NULL
+    if (deadline != NULL && (entry = PyTuple_Pack(4, waiter, deadline, subject, timeout)) != NULL
         && PyDict_SetItem(self->waiting, token, entry) == 0) {
         result = set_timer(self, deadline);
     }
     Py_XDECREF(deadline);
     Py_XDECREF(entry);
     return result;
+}
+
+/* Keep a request, and return its token. */
+static PyObject *add_waiter(Requests *self, PyObject *waiter, PyObject *subject, PyObject *timeout)
+{
+    PyObject *token = take_token(self);
+    if (token != NULL && keep(self, token, waiter, subject, timeout) < 0) {
+        Py_CLEAR(token);
+    }
+    return token;
+}
+
+static PyObject *requests_add_waiter(Requests *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3) {
+        return PyErr_Format(PyExc_TypeError, "add_waiter() takes 3 arguments, got %zd", nargs);
+    }
+    return check_set_up(self) < 0 ? NULL : add_waiter(self, args[0], args[1], args[2]);
 }
 
 static PyObject *requests_add(Requests *self, PyObject *const *args, Py_ssize_t nargs)
@@ -99,17 +117,14 @@ static PyObject *requests_add(Requests *self, PyObject *const *args, Py_ssize_t 
     if (check_set_up(self) < 0) {
         return NULL;
     }
-    PyObject *token = take_token(self);
-    if (token == NULL) {
+    PyObject *future = PyObject_CallMethodNoArgs(self->loop, self->core->n_create_future);
+    if (future == NULL) {
         return NULL;
     }
-    PyObject *future = PyObject_CallMethodNoArgs(self->loop, self->core->n_create_future);
-    PyObject *pair = NULL;
-    if (future != NULL && keep(self, token, future, args[0], args[1]) == 0) {
-        pair = PyTuple_Pack(2, token, future);
-    }
-    Py_DECREF(token);
-    Py_XDECREF(future);
+    PyObject *token = add_waiter(self, future, args[0], args[1]);
+    PyObject *pair = token == NULL ? NULL : PyTuple_Pack(2, token, future);
+    Py_XDECREF(token);
+    Py_DECREF(future);
     return pair;
 }
 
@@ -138,10 +153,10 @@ static PyObject *requests_discard(Requests *self, PyObject *token)
     Py_RETURN_NONE;
 }
 
-/* Set the result of a future, unless it is done: its requester was cancelled. */
-static int set_result(Requests *self, PyObject *future, PyObject *frame)
+/* Set the result of a waiter, unless it is done: its requester was cancelled. */
+static int set_result(Requests *self, PyObject *waiter, PyObject *frame)
 {
-    PyObject *answer = PyObject_CallMethodNoArgs(future, self->core->n_done);
+    PyObject *answer = PyObject_CallMethodNoArgs(waiter, self->core->n_done);
     if (answer == NULL) {
         return -1;
     }
@@ -150,7 +165,7 @@ static int set_result(Requests *self, PyObject *future, PyObject *frame)
     if (is_done) {
         return is_done < 0 ? -1 : 0;
     }
-    answer = PyObject_CallMethodOneArg(future, self->core->n_set_result, frame);
+    answer = PyObject_CallMethodOneArg(waiter, self->core->n_set_result, frame);
     Py_XDECREF(answer);
     return answer == NULL ? -1 : 0;
 }
@@ -267,6 +282,8 @@ static int requests_init(Requests *self, PyObject *args, PyObject *keywords)
 
 static PyMethodDef requests_methods[] = {
     {"add", (PyCFunction)(void (*)(void))requests_add, METH_FASTCALL, "Add a request."},
+    {"add_waiter", (PyCFunction)(void (*)(void))requests_add_waiter, METH_FASTCALL,
+     "Add a request with a waiter of the caller's own."},
     {"discard", (PyCFunction)requests_discard, METH_O,
      "Remove a request whose requester has the reply or was cancelled."},
     {"deliver", (PyCFunction)(void (*)(void))requests_deliver, METH_FASTCALL,

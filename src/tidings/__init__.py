@@ -4,6 +4,9 @@ Start with `App`. The errors are in `tidings.errors`, and `tidings.testing` has 
 server for tests.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from tidings.app import App
 from tidings.declarations import Group
 from tidings.errors import (
@@ -69,10 +72,6 @@ from tidings.handlers.middleware import (
     TimeoutMiddleware,
 )
 from tidings.headers import Headers
-from tidings.jetstream.consumer.spec import DROP
-from tidings.jetstream.message import StreamMessage
-from tidings.jetstream.publish import PublishAck
-from tidings.jetstream.streams.stream import Stream, days
 from tidings.message import Message
 from tidings.stats import (
     AppStats,
@@ -83,6 +82,12 @@ from tidings.stats import (
     WatcherStats,
 )
 from tidings.version import __version__
+
+if TYPE_CHECKING:
+    from tidings.jetstream.consumer.spec import DROP
+    from tidings.jetstream.message import StreamMessage
+    from tidings.jetstream.publish import PublishAck
+    from tidings.jetstream.streams.stream import Stream, days
 
 __all__ = [
     "DROP",
@@ -160,3 +165,24 @@ __all__ = [
     "__version__",
     "days",
 ]
+
+# The names that are imported at their first use, because most services use no stream.
+_LATE = {
+    "DROP": "tidings.jetstream.consumer.spec",
+    "PublishAck": "tidings.jetstream.publish",
+    "Stream": "tidings.jetstream.streams.stream",
+    "StreamMessage": "tidings.jetstream.message",
+    "days": "tidings.jetstream.streams.stream",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module 'tidings' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LATE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,30 +4,68 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import current_task
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.bus import Bus, dynamic_spec
 from tidings.checks import Seconds
-from tidings.errors import (
-    BufferFullError,
-    ConnectionClosedError,
-    LoopTimeoutError,
-    RequestTimeoutError,
-)
+from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
-from tidings.link import Link, check_timeout
+from tidings.keywords import called, former_names, known_as
+from tidings.link import CurrentLink, Link, check_timeout
 from tidings.log import logger
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
 # unless it is blocked.
 LATE = 0.2
 
+T = TypeVar("T")
 
+
+@known_as("App")
+@former_names(
+    "app.nats",
+    "add_filters",
+    "check_connection",
+    "client",
+    "client_nats_name",
+    "enable_js",
+    "js",
+    "loop",
+    "middleware_manager",
+    "middlewares",
+    "publish_js",
+    "request_from_another_thread_sync",
+    "unsubscribe_js_listen",
+)
 class BlockingBus(Bus):
-    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`."""
+    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`.
+
+    Args:
+        current: where the run of the app is found.
+        disconnect: `App.disconnect`.
+        disconnect_sync: `App.disconnect_sync`.
+    """
+
+    def __init__(
+        self,
+        current: CurrentLink,
+        disconnect: Callable[[], Awaitable[None]],
+        disconnect_sync: Callable[[], None],
+    ) -> None:
+        super().__init__(current)
+        self._disconnect = disconnect
+        self._disconnect_sync = disconnect_sync
+
+    async def disconnect(self) -> None:
+        """End the app: the same as `App.disconnect`."""
+        await self._disconnect()
+
+    def disconnect_sync(self) -> None:
+        """End the app from synchronous code: the same as `App.disconnect_sync`."""
+        self._disconnect_sync()
 
     # Publish.
 
@@ -57,7 +95,7 @@ class BlockingBus(Bus):
             self._publish_by_loop(link, subject, message, reply_to, force, headers, data_type)
         elif get_ident() != link.thread:
             frame = link.frame(subject, message, reply_to, headers, data_type)
-            _publish_from_thread(link, frame)
+            link.send_from_thread(frame, "publish_sync")
         else:
             outbox = link.outbox
             if not (outbox.is_scheduled or current_task(link.loop)):
@@ -105,6 +143,78 @@ class BlockingBus(Bus):
 
     # Request.
 
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["list"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> list[Any]: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["str"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> str: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["bytes"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> bytes: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> T: ...
+
+    @overload
+    def request_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any: ...
+
     def request_sync(
         self,
         subject: str,
@@ -138,6 +248,78 @@ class BlockingBus(Bus):
             return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
         except LoopTimeoutError:
             raise RequestTimeoutError(subject, limit) from None
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["dict"] | None = None,
+        data_type: Any = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["list"] = ...,
+        data_type: Any = None,
+    ) -> list[Any]: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["str"] = ...,
+        data_type: Any = None,
+    ) -> str: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Literal["bytes"] = ...,
+        data_type: Any = None,
+    ) -> bytes: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        data_type: Any = None,
+    ) -> T: ...
+
+    @overload
+    async def request_from_another_thread(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        headers: HeadersLike | None = None,
+        *,
+        response_data_type: Any = None,
+        data_type: Any = None,
+    ) -> Any: ...
 
     async def request_from_another_thread(
         self,
@@ -179,6 +361,7 @@ class BlockingBus(Bus):
 
     # Subscribe.
 
+    @called("subscribe_new_subject_sync()")
     def subscribe_new_subject_sync(
         self,
         subject: str,
@@ -241,17 +424,6 @@ class BlockingBus(Bus):
         else:
             work = self.unsubscribe_ssid(ssid)
             link.portal.run(work, call, "await app.unsubscribe_ssid(...)")
-
-
-def _publish_from_thread(link: Link, frame: bytes) -> None:
-    outbox, bridge = link.outbox, link.bridge
-    if outbox.is_closed:
-        raise ConnectionClosedError("publish_sync")
-    waiting = outbox.size + bridge.size
-    if waiting + len(frame) > outbox.limit:
-        outbox.refused += 1
-        raise BufferFullError("publish_sync", waiting, outbox.limit)
-    bridge.put(frame)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

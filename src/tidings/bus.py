@@ -6,7 +6,7 @@ import asyncio
 from asyncio import current_task
 from collections.abc import Callable, Coroutine
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.checks import Seconds, as_seconds, check_seconds
@@ -14,11 +14,13 @@ from tidings.core import replaceable
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
+from tidings.keywords import called, known_as
 from tidings.link import CurrentLink
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import warn_of_literal
 
+T = TypeVar("T")
 Publish = Callable[..., Coroutine[Any, Any, None]]
 
 
@@ -36,6 +38,7 @@ def make_publish(current: CurrentLink, publish: Publish) -> Publish:
     return publish
 
 
+@known_as("App")
 class Bus:
     """What an app sends and subscribes with. `BlockingBus` adds the forms for other threads.
 
@@ -106,6 +109,81 @@ class Bus:
         plain = type(message) is bytes and data_type is None
         if outbox.publish(subject, message if plain else codec.encode(message, data_type)):
             await outbox.make_room()
+
+    # The overloads tell type checkers what `response_data_type` makes of the response. A union is
+    # no type to them, so its result is Any.
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["list"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> list[Any]: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["str"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> str: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["bytes"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> bytes: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> T: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        *,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> Any: ...
 
     async def request(
         self,
@@ -181,6 +259,7 @@ class Bus:
             error.subject = subject  # of an answer: no fault of the message that is being handled
             raise
 
+    @called("subscribe_new_subject()")
     async def subscribe_new_subject(
         self,
         subject: str,
@@ -244,6 +323,7 @@ class Bus:
         link = self._current.here("unsubscribe_ssid")
         await asyncio.shield(link.unsubscribe([link.subscriptions.with_id(ssid)]))
 
+    @called("flush()")
     async def flush(self, *, timeout: Seconds = 10.0) -> None:
         """Return when the server has everything that was sent before the call.
 

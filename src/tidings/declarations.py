@@ -4,7 +4,7 @@ module, with a common prefix."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -14,9 +14,13 @@ from tidings.handlers.hook_checks import check_hooks, check_instance
 from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tasks import TaskSpec
-from tidings.jetstream.consumer.spec import ConsumerSpec, Drop, check_unique
-from tidings.jetstream.kv.watchers import WatchSpec
-from tidings.subject import check_pattern, check_queue
+from tidings.keywords import called
+from tidings.subject import as_subjects, check_pattern, check_queue
+
+# Most services use no stream. What is for streams is imported where it is first declared.
+if TYPE_CHECKING:
+    from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
+    from tidings.jetstream.kv.watchers import WatchSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +34,7 @@ class Declarations:
         self._consumer_specs: list[ConsumerSpec] = []
         self._watch_specs: list[WatchSpec] = []
 
+    @called("listen()", hint='@app.listen("some.subject")')
     def listen(
         self,
         subject: str | Sequence[str],
@@ -56,7 +61,7 @@ class Declarations:
             data_type: the type of `msg.data`: dict (the default), list, str, bytes, any type that
                 msgspec validates, a pydantic model, another callable, or one of the names "json",
                 "dict", "list", "str" and "bytes". `Message[T]` in the signature has the same
-                effect.
+                effect. An argument that is annotated with `T` itself gets the data.
             concurrency: the largest number of messages that are handled at the same time; 1 keeps
                 strict order. None uses the concurrency of the app.
             no_reply: whether to never answer, not even with an error.
@@ -69,18 +74,23 @@ class Declarations:
 
         Raises:
             SubjectError: if NATS does not allow a subject or the queue group.
-            ConfigError: if the handler does not take one argument, or if an option is wrong.
+            ConfigError: if the handler does not take the message, its data or both, or if an option
+                is wrong.
 
         Example:
             ```python
             @app.listen("orders.*", queue="billing", concurrency=10)
             async def on_order(msg):
                 return {"seen": msg.subject}
+
+            @app.listen("prices.get")
+            async def price(order: dict):               # the decoded body
+                return {"price": 4 * order["count"]}
             ```
         """
         if callable(subject):
             raise ConfigError('listen needs a subject: @app.listen("some.subject")')
-        subjects = (subject,) if isinstance(subject, str) else tuple(subject)
+        subjects = as_subjects(subject)
         for each in subjects:
             check_pattern(each)
 
@@ -102,6 +112,7 @@ class Declarations:
 
         return declare
 
+    @called("consume()", hint='@app.consume("ORDERS", durable="billing")')
     def consume(
         self,
         stream: str,
@@ -137,7 +148,8 @@ class Declarations:
                 instances share the consumer, and the server deletes it after the last one ended.
             subject: the subject of the messages to consume. It may contain wildcards. With None,
                 an existing consumer keeps its filter, and a new one gets all messages.
-            data_type: as in `listen`. A body that cannot be decoded becomes a dead letter at once.
+            data_type: as in `listen`, with `StreamMessage[T]` for the message. A body that cannot
+                be decoded becomes a dead letter at once.
             concurrency: the largest number of messages that are handled at the same time. tidings
                 fetches no more messages than this.
             ack_wait: seconds without an acknowledgement or a sign of progress until the server
@@ -155,7 +167,8 @@ class Declarations:
                 `term()`.
             ordered: whether to read the stream in order, with a temporary consumer and without
                 acknowledgements.
-            batch: the largest number of messages in a batch. The function then gets a list.
+            batch: the largest number of messages in a batch. The function then gets a list of
+                messages, or as `list[T]` a list of their data.
             batch_timeout: seconds to wait until a batch is full.
             start: the start of a new consumer: "all", "new", "last" or a sequence. None means
                 "all".
@@ -176,6 +189,8 @@ class Declarations:
                 print(msg.sequence, msg.data)
             ```
         """
+        from tidings.jetstream.consumer.spec import ConsumerSpec
+
         if callable(stream):
             raise ConfigError('consume needs a stream: @app.consume("ORDERS", durable="billing")')
 
@@ -205,6 +220,7 @@ class Declarations:
 
         return declare
 
+    @called("watch()", hint='@app.watch("sessions", "user.*")')
     def watch(
         self,
         bucket: str,
@@ -223,7 +239,8 @@ class Declarations:
             bucket: the bucket's name. The app declares the bucket, or it exists at the start.
             keys: the pattern of the keys to watch, such as "user.*".
             data_type: the type of `entry.value`. None uses the type in the signature,
-                `entry: Entry[T]`, else the type of the declared bucket, else dict.
+                `entry: Entry[T]`, else the type of the declared bucket, else dict. An argument that
+                is annotated with `T` itself gets the value; it is None for a deletion.
             initial: whether to start with the existing entries; False for changes only.
             timeout: the limit of one run in seconds, as in `listen`; None for no limit. The next
                 entry follows when the run has ended.
@@ -241,6 +258,8 @@ class Declarations:
                 print(entry.key, "ended" if entry.is_deleted else entry.value)
             ```
         """
+        from tidings.jetstream.kv.watchers import WatchSpec
+
         if callable(bucket):
             raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
 
@@ -259,6 +278,7 @@ class Declarations:
 
         return declare
 
+    @called("task()")
     def task(
         self, interval: Seconds | None = None, *, timeout: Seconds | None = None
     ) -> Callable[[F], F]:
@@ -307,7 +327,7 @@ class Declarations:
 
     def _add_consumer(self, spec: ConsumerSpec) -> None:
         self._declaring("consume")
-        check_unique(spec, self._consumer_specs)
+        spec.check_unique(self._consumer_specs)
         self._consumer_specs.append(spec)
 
     def _add_watch(self, spec: WatchSpec) -> None:
@@ -319,6 +339,7 @@ class Declarations:
         self._task_specs.append(spec)
 
 
+@called("Group", hint='Group("orders")')
 class Group(Declarations):
     """Handlers and tasks that are declared in another module. `App.include` adds them to an app.
 

@@ -7,14 +7,20 @@ import typing
 from asyncio import current_task
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tidings import codec
 from tidings.checks import MOST_SECONDS, Seconds, check_seconds
 from tidings.concurrency.bridge import FrameBridge
 from tidings.concurrency.home import Home
 from tidings.concurrency.portal import Portal
-from tidings.errors import DecodeError, ForkedError, NotStartedError
+from tidings.errors import (
+    BufferFullError,
+    ConnectionClosedError,
+    DecodeError,
+    ForkedError,
+    NotStartedError,
+)
 from tidings.handlers.listener import ListenerSpec
 from tidings.handlers.middleware import Middleware, fold_send
 from tidings.handlers.subscriptions import Subscriptions
@@ -24,7 +30,9 @@ from tidings.protocol.parser import Frame
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
-from tidings.transport.connection import Connection, EventHook
+
+if TYPE_CHECKING:
+    from tidings.transport.connection import Connection, EventHook
 
 T = TypeVar("T")
 
@@ -226,6 +234,43 @@ class Link:
         block = Headers(headers).to_block() if headers else b""
         if outbox.reply(reply, codec.encode(value), block):
             await outbox.make_room()
+
+    def respond_sync(self, reply: str, value: object, headers: HeadersLike | None) -> None:
+        """Send what `Message.respond_sync` is given, in any thread."""
+        call = "msg.respond_sync"
+        outbox = self.outbox
+        if get_ident() == self.thread:
+            if not (outbox.is_scheduled or current_task(self.loop)):
+                self.check(call)
+            self.reply(reply, value, headers)
+            return
+        if self.thread == 0:
+            self.check(call)
+        block = Headers(headers).to_block() if headers else b""
+        frame = outbox.reply_frame(reply, codec.encode(value), block)
+        if frame is not None:
+            self.send_from_thread(frame, call)
+
+    def send_from_thread(self, frame: bytes, call: str) -> None:
+        """Send a frame from another thread. Blocks while the thread is too far ahead of the loop.
+
+        Args:
+            frame: the frame.
+            call: what was called, as users write it.
+
+        Raises:
+            NotStartedError: the run has ended.
+            ConnectionClosedError: the connection is closed.
+            BufferFullError: the connection is down, and the buffer is full.
+        """
+        outbox, bridge = self.outbox, self.bridge
+        if outbox.is_closed:
+            raise ConnectionClosedError(call)
+        waiting = outbox.size + bridge.size
+        if waiting + len(frame) > outbox.limit:
+            outbox.refused += 1
+            raise BufferFullError(call, waiting, outbox.limit)
+        bridge.put(frame, call)
 
     # Subscriptions.
 

@@ -8,6 +8,7 @@ import msgspec
 
 from tidings.errors import ConfigError
 from tidings.headers import Headers, HeadersLike
+from tidings.keywords import former_names
 
 T = TypeVar("T")
 
@@ -17,9 +18,12 @@ class Responder(Protocol):
 
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
 
+    def respond_sync(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
+
 
 # A Struct, because every message needs one: msgspec creates it in half the time of a class with
 # __slots__. Listener passes the fields by position, so their order matters.
+@former_names("Message", "context", "header")
 class Message(msgspec.Struct, Generic[T], eq=False):
     """A message, as its handler gets it.
 
@@ -31,7 +35,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
         data: the body, decoded to the listener's `data_type`.
         body: the raw body.
         reply: the subject for the answer; "" if the message is not a request.
-        is_answered: whether `respond` was called.
+        is_answered: whether `respond` or `respond_sync` was called.
 
     Example:
         ```python
@@ -100,11 +104,45 @@ class Message(msgspec.Struct, Generic[T], eq=False):
             ```
         """
         if not self.reply or self._responder is None:
-            raise ConfigError(
-                f"the message on {self.subject!r} has no reply subject. Check msg.is_request first"
-            )
+            raise self._without_reply()
         self.is_answered = True
         await self._responder.respond(self.reply, value, headers)
+
+    def respond_sync(self, value: object = None, *, headers: HeadersLike | None = None) -> None:
+        """`respond` from synchronous code: in a `def` handler, or in any other thread.
+
+        It returns when the answer is in the buffer, and never waits for the network. In another
+        thread the call blocks while the event loop is behind.
+
+        Args:
+            value: as in `respond`.
+            headers: as in `respond`.
+
+        Raises:
+            ConfigError: if the message has no reply subject. Check `is_request` first.
+            TidingsError: if the answer cannot be sent; see `App.publish_sync`.
+
+        Example:
+            ```python
+            from tidings import App
+
+            app = App("orders")
+
+            @app.listen("orders.*", no_reply=True)
+            def on_order(msg):
+                msg.respond_sync({"seen": msg.subject})
+                print("now the work begins")
+            ```
+        """
+        if not self.reply or self._responder is None:
+            raise self._without_reply()
+        self.is_answered = True
+        self._responder.respond_sync(self.reply, value, headers)
+
+    def _without_reply(self) -> ConfigError:
+        return ConfigError(
+            f"the message on {self.subject!r} has no reply subject. Check msg.is_request first"
+        )
 
     def __repr__(self) -> str:
         # Without the body, because messages may end up in logs.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
+
+import msgspec
 
 from tidings.core import NAME
 
 
-class _Record:
-    """The common base. Methods that are generated for each dataclass would slow down the import."""
-
-    __slots__ = ()
+class _Record(msgspec.Struct, frozen=True):
+    """The common base."""
 
     @classmethod
     def zero(cls, **known: Any) -> Self:
@@ -20,27 +19,11 @@ class _Record:
         Args:
             known: the fields that are not counts, such as `name`.
         """
-        counts = [field.name for field in fields(cls) if field.default is MISSING]  # type: ignore[arg-type]  # each subclass is one
-        return cls(**dict.fromkeys(counts, 0) | known)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and _values(other) == _values(self)
-
-    def __hash__(self) -> int:
-        return hash(_values(self))
-
-    def __repr__(self) -> str:
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # each subclass is one
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"{type(self).__name__}({shown})"
+        required = cls.__struct_fields__[: -len(cls.__struct_defaults__) or None]
+        return cls(**dict.fromkeys(required, 0) | known)
 
 
-def _values(record: Any) -> tuple[Any, ...]:
-    return tuple(getattr(record, field.name) for field in fields(record))
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ListenerStats(_Record):
+class ListenerStats(_Record, frozen=True):
     """The statistics of one listener. Each message is counted exactly once at any time:
     ``received == handled + failed + dropped + pending + running + abandoned``.
 
@@ -96,8 +79,7 @@ class ListenerStats(_Record):
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ConsumerStats(_Record):
+class ConsumerStats(_Record, frozen=True):
     """The statistics of one stream consumer. Each delivery is counted exactly once at any time:
     ``received == handled + failed + copies + pending + running + abandoned``.
 
@@ -152,8 +134,7 @@ class ConsumerStats(_Record):
     foreign: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class WatcherStats(_Record):
+class WatcherStats(_Record, frozen=True):
     """The statistics of one watch of a key-value bucket. Each entry is counted exactly once at any
     time: ``received == handled + failed + pending + running + abandoned``.
 
@@ -185,8 +166,7 @@ class WatcherStats(_Record):
     recovered: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class TaskStats(_Record):
+class TaskStats(_Record, frozen=True):
     """The statistics of one task. Each run is counted exactly once at any time:
     ``begun == runs + running`` and ``runs == returned + failed + cancelled``.
 
@@ -216,8 +196,7 @@ class TaskStats(_Record):
     overrun: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ConnectionStats(_Record):
+class ConnectionStats(_Record, frozen=True):
     """The statistics of the connection.
 
     Attributes:
@@ -262,8 +241,7 @@ class ConnectionStats(_Record):
     refused_subjects: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class AppStats(_Record):
+class AppStats(_Record, frozen=True):
     """The statistics of one app.
 
     Attributes:

@@ -3,12 +3,14 @@ can answer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tidings.errors import StreamAnsweredError, TidingsError
-from tidings.transport.connection import Connection
+
+if TYPE_CHECKING:
+    from tidings.transport.connection import Connection
 
 # The beginnings of an acknowledgement, and of the error of a stream that could not store a message.
 ACKNOWLEDGEMENTS = (b'{"stream":', b'{"error":')

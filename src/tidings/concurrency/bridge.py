@@ -50,8 +50,12 @@ class FrameBridge:
         """Bytes that the loop has not taken yet."""
         return self._size
 
-    def put(self, frame: bytes) -> None:
+    def put(self, frame: bytes, call: str = "publish_sync") -> None:
         """Queue a frame from another thread. Blocks while the thread is too far ahead of the loop.
+
+        Args:
+            frame: the frame.
+            call: what was called, as users write it.
 
         Raises:
             NotStartedError: if the loop has ended.
@@ -59,9 +63,9 @@ class FrameBridge:
         with self._room:
             while self._size > MAX_AHEAD:
                 if not self._room.wait(timeout=1) and self._portal.is_over:
-                    raise NotStartedError("publish_sync")
+                    raise NotStartedError(call)
             if self._portal.is_over:
-                raise NotStartedError("publish_sync")
+                raise NotStartedError(call)
             self._frames.append(frame)
             self._size += len(frame)
             self._put += 1
@@ -71,7 +75,7 @@ class FrameBridge:
             try:
                 self._portal.post(lambda: self._portal.spawn(self._take()))
             except RuntimeError:
-                raise NotStartedError("publish_sync") from None
+                raise NotStartedError(call) from None
 
     async def _take(self) -> None:
         while frames := self._next_batch():
@@ -79,7 +83,7 @@ class FrameBridge:
                 try:
                     crowded = self._post(frames[0])
                 except BufferFullError:
-                    # publish_sync has already returned, so keep the frame until there is room. The
+                    # The call has already returned, so keep the frame until there is room. The
                     # check before put() refuses further messages in the meantime.
                     self._is_held_up = True
                     self._wake_waiting()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -23,24 +23,28 @@ from tidings.concurrency.work_queue import WorkQueue, rest_of
 from tidings.errors import (
     ConfigError,
     DecodeError,
+    EncodeError,
     ServiceError,
     SlowConsumerError,
     ThreadStartError,
     TidingsError,
 )
 from tidings.functions import function_name
-from tidings.handlers.middleware import Middleware, fold_listen
-from tidings.handlers.signatures import check_handler, wanted_type
+from tidings.handlers.annotations import Given
+from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
+from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
 from tidings.protocol.parser import Frame
-from tidings.service_errors import error_reply, failed_request, failure_text, is_own
+from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
+
+GIVEN = Given("listen()", Message)
 
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
@@ -55,6 +59,8 @@ class Sender(Protocol):
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
     async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
+
+    def respond_sync(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
 
     def tell(self, event: str, error: Exception | None) -> None: ...
 
@@ -99,8 +105,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
-        check_handler(self.handler, "the message")
-        codec.decoder(self.wanted_type)
+        read_parameters(self.handler, self.data_type, GIVEN)
 
     @property
     def name(self) -> str:
@@ -109,10 +114,18 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted_type(self) -> Any:
-        """The type of `msg.data`: `data_type=`, else T of `Message[T]` in the signature, else
-        dict."""
-        wanted = wanted_type(self.handler, self.data_type)
+        """The type of `msg.data`: `data_type=`, else the type in the signature, else dict."""
+        wanted = self.parameters.wanted_type
         return dict if wanted is None else wanted
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the handler is called with.
+
+        Raises:
+            ConfigError: see `read_parameters`.
+        """
+        return read_parameters(self.handler, self.data_type, GIVEN)
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -123,6 +136,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     """
 
     __slots__ = (
+        "_around",
         "_bytes_limit",
         "_decode",
         "_log_dropped_at",
@@ -154,8 +168,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._sender = sender
         data_type = spec.wanted_type
         self._decode = None if data_type is bytes else codec.decoder(data_type)
-        handler = as_async(spec.handler, self._threads)
-        around = (*spec.middlewares, *middlewares)
+        handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
+        self._around = around = (*spec.middlewares, *middlewares)
         for_publish = fold_listen(around, handler, request=False)
         for_request = fold_listen(around, handler, request=True)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
@@ -183,7 +197,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         else:
             queue.extend(frames)
             self._pending_bytes += size
-        self._call_worker()
+        # `_call_worker` written out: with many listeners, few messages arrive for each at a time.
+        if not self._waking and self._busy < self._concurrency:
+            self._waking = True
+            self._pool.offer(self)
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
@@ -264,19 +281,32 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         return False
                 if len(context) != size and surroundings.differ_from(context):
                     return False
-        finally:
-            self._leave()
+        finally:  # `_leave` written out
+            self._busy -= 1
+            if queue:
+                self._call_worker()
+            if self._finished is not None:
+                self._check_finished()
         return True
 
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
-            self._sender.reply(message.reply, value, None)
+            try:
+                self._sender.reply(message.reply, value, None)
+            except EncodeError as error:
+                error.handler = self.name
+                raise
         elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
+            hooks = ", ".join(request_hooks(self._around))
             logger.warning(
-                "%s returned None to a request on %r, so the requester gets no answer. Return a "
-                "value, or set no_reply=True",
-                *(self.name, message.subject),
+                "%s returned None to a request on %r, so the requester gets no answer. %s, or set "
+                "no_reply=True",
+                f"{self.name}, or a middleware around it ({hooks})," if hooks else self.name,
+                message.subject,
+                "Return a value, in a hook the result of its callback"
+                if hooks
+                else "Return a value",
                 extra={"listener": self.name, "subject": message.subject},
             )
 
@@ -307,7 +337,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
-        error_id = secrets.token_hex(6)
+        error_id = os.urandom(6).hex()
         try:
             self._log_failure(item, error, duration, error_id, is_bad_body)
             self._answer_failure(item, error, error_id, is_bad_body)
@@ -335,7 +365,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         # A traceback would not help here: tidings raised the error, or it is meant for the caller.
         is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
-        has_text = is_plain or is_bad_body or is_own(error)
+        has_text = is_plain or is_bad_body or is_own(error) or is_bad_answer(error)
         self._log.log(
             logging.INFO if is_own(error) else logging.ERROR,
             "%s failed on %r after %.3f s: %s (error id %s)",

@@ -1,29 +1,48 @@
-"""Signatures: checks the arguments of a handler and reads the data type from its annotations."""
+"""Signatures: checks whether tidings can call a function of the user."""
 
 from __future__ import annotations
 
 import inspect
-import itertools
-import types
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from tidings import codec
 from tidings.errors import ConfigError
-from tidings.functions import function_name, unwrapped
-from tidings.message import Message
+from tidings.functions import function_place
 
 
 def check_handler(handler: Callable[..., Any], argument: str) -> None:
-    """Check that tidings can call a handler.
+    """Check that tidings can call a hook, a task or another function with one argument or none.
 
     Args:
-        handler: the handler.
+        handler: the function.
         argument: a description of its one argument; "" if it takes none.
 
     Raises:
-        ConfigError: if the handler is not callable, is a generator or takes other arguments.
+        ConfigError: if the function is not callable, is a generator or takes other arguments.
+    """
+    signature = signature_of(handler)
+    if signature is None:
+        return
+    first = next(iter(signature.parameters), "")
+    if first in ("self", "cls"):
+        raise ConfigError(
+            f"{function_place(handler)} takes {first}: it is a method, and in the body of its "
+            f"class there is no instance yet. Pass the method of an instance, for example "
+            f"app.on_startup(Orders().load)"
+        )
+    try:
+        signature.bind(*((None,) if argument else ()))
+    except TypeError:
+        takes = f"one argument, {argument}" if argument else "no arguments"
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise ConfigError(f"{name}{signature} must take {takes}") from None
+
+
+def signature_of(handler: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature of a user's function; None for a builtin that has none.
+
+    Raises:
+        ConfigError: if it is not callable, or if it is a generator.
     """
     if not callable(handler):
         raise ConfigError(f"{handler!r} is not callable: decorate a function")
@@ -33,92 +52,6 @@ def check_handler(handler: Callable[..., Any], argument: str) -> None:
             f"returns its answer: write `return`"
         )
     try:
-        signature = inspect.signature(handler)
+        return inspect.signature(handler)
     except (TypeError, ValueError):
-        return  # a builtin without a signature
-    arguments = (None,) if argument else ()
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        takes = f"one argument, {argument}" if argument else "no arguments"
-        name = getattr(handler, "__qualname__", repr(handler))
-        raise ConfigError(f"{name}{signature} must take {takes}") from None
-
-
-def annotated_type(handler: Callable[..., Any], of: type = Message) -> Any:
-    """Return T if an argument of the handler has the type `Message[T]` or `list[Message[T]]`, else
-    None.
-
-    Args:
-        handler: the handler.
-        of: the generic class to look for instead of `Message`.
-
-    Raises:
-        ConfigError: if the annotation exists but cannot be evaluated.
-    """
-    target = unwrapped(handler)
-    if not inspect.isroutine(target):
-        target = getattr(target, "__call__", target)  # noqa: B004 - this needs the method itself
-    annotations = getattr(target, "__annotations__", {})
-    try:
-        hints = typing.get_type_hints(target, include_extras=True)
-    except Exception as error:
-        # Only the type of the data must be known here. Other annotations may be unresolvable.
-        if not any(f"{of.__name__}[" in str(value) for value in annotations.values()):
-            return None
-        raise ConfigError(
-            f"{getattr(handler, '__qualname__', handler)}: the type in its signature cannot be "
-            f"found from the function's module ({error}). Pass data_type= instead"
-        ) from None
-    hints.pop("return", None)
-    for hint in itertools.chain.from_iterable(map(_within, hints.values())):
-        kind = typing.get_origin(hint)
-        if isinstance(kind, type) and issubclass(kind, of):
-            wanted = typing.get_args(hint)[0]
-            return None if isinstance(wanted, typing.TypeVar) else wanted
-    return None
-
-
-def _within(hint: Any) -> Iterator[Any]:
-    """Yield the types in an annotation: the members of a list or a union, or the target of a type
-    alias."""
-    if hasattr(hint, "__value__"):  # `type OrderMessage = Message[Order]`
-        hint = hint.__value__
-    arguments = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    if origin is typing.Annotated:
-        yield from _within(arguments[0])
-    elif origin in (list, typing.Union, types.UnionType):
-        for each in arguments:
-            yield from _within(each)
-    else:
-        yield hint
-
-
-def wanted_type(handler: Callable[..., Any], data_type: Any, of: type = Message) -> Any:
-    """Return the type of a handler's data: `data_type=`, or T of `Message[T]` in the signature.
-
-    Args:
-        handler: the handler.
-        data_type: the option `data_type=`, or None.
-        of: as for `annotated_type`.
-
-    Returns:
-        The type, or None if neither names one.
-
-    Raises:
-        ConfigError: if the two differ, or if one of them is not a type.
-    """
-    if data_type is None:
-        return annotated_type(handler, of)
-    wanted = codec.resolve(data_type)
-    try:
-        annotated = annotated_type(handler, of)
-    except ConfigError:
-        return wanted  # the signature cannot be read, and data_type is enough
-    if annotated not in (None, Any, wanted):
-        raise ConfigError(
-            f"{function_name(handler)}: data_type={data_type!r} and {of.__name__}[{annotated!r}] "
-            f"in the signature differ; one is enough. Remove one of them"
-        )
-    return wanted
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.portal import Portal
@@ -14,7 +15,9 @@ from tidings.handlers.listener import Listener, ListenerSpec, Sender
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
 from tidings.stats import ListenerStats
-from tidings.transport.connection import Connection
+
+if TYPE_CHECKING:
+    from tidings.transport.connection import Connection
 
 _make_listener = choose(Listener, BurstListener)
 

@@ -189,6 +189,14 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """
         raise ConfigError("a message of a stream has no requester to answer; publish instead")
 
+    def respond_sync(self, value: object = None, *, headers: Any = None) -> None:
+        """A stream's message has no requester.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("a message of a stream has no requester to answer; publish instead")
+
     async def ack(self) -> None:
         """Acknowledge the message: it is done, and is not delivered again.
 

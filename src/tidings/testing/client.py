@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from tidings.app import App
 from tidings.checks import Seconds, check_seconds
@@ -18,6 +18,7 @@ from tidings.testing.record import Messages
 from tidings.testing.stage import Server, Stage
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class _Face:
@@ -112,6 +113,72 @@ class SyncTestClient(_Face):
     ) -> None:
         """Publish a message, like `App.publish_sync`."""
         self._stage.inner.publish_sync(subject, message, reply_to, headers=headers)
+
+    @overload
+    def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["list"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> list[Any]: ...
+
+    @overload
+    def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["str"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> str: ...
+
+    @overload
+    def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["bytes"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> bytes: ...
+
+    @overload
+    def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> T: ...
+
+    @overload
+    def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> Any: ...
 
     def request(
         self,
@@ -240,6 +307,72 @@ class TestClient(_Face):
         """Publish a message, like `App.publish`."""
         await self._confirm()
         await self._stage.inner.publish(subject, message, reply_to, headers=headers)
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["list"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> list[Any]: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["str"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> str: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["bytes"] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> bytes: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> T: ...
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        message: Any = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        *,
+        headers: HeadersLike | None = None,
+    ) -> Any: ...
 
     async def request(
         self,

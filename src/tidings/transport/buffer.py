@@ -11,12 +11,13 @@ from tidings.errors import (
     BufferFullError,
     ConnectionClosedError,
     PayloadTooLargeError,
+    SubjectError,
     TidingsError,
 )
 from tidings.log import logger
 from tidings.protocol.commands import PING, publish_frame, publish_headers_frame
-from tidings.subject import check_pattern, check_subject
-from tidings.transport.frame_queue import FrameQueue
+from tidings.subject import MAX_SUBJECT_BYTES, check_pattern, check_subject
+from tidings.transport.frame_queue import DOLLAR, SERVERS_INBOX, FrameQueue
 from tidings.transport.permissions import News
 from tidings.transport.tcp import SocketTransport
 
@@ -146,6 +147,32 @@ class Buffer(FrameQueue):
             self._begins.clear()
         self._begins[subject] = begin
         return begin
+
+    def reply_frame(self, reply: str, payload: bytes, block: bytes = b"") -> bytes | None:
+        """Check an answer and return its frame. Any thread may call this.
+
+        The form of the subject needs no check, because the server has accepted it. But the sender
+        of the message chose it. An answer to `$JS.API.STREAM.DELETE.ORDERS` or `$KV.flags.admin`
+        would let a stranger act with the permissions of this user. So an answer to a subject that
+        starts with `$` must not be sent: this logs it, counts it as refused and returns None.
+
+        Raises:
+            SubjectError, PayloadTooLargeError: as `reply`.
+        """
+        size = len(payload) + len(block)
+        if size > self.max_payload:
+            self.refused += 1
+            raise PayloadTooLargeError(size, self.max_payload)
+        subject = reply.encode()
+        if subject[0] == DOLLAR and not subject.startswith(SERVERS_INBOX):
+            self._refuse_reply(reply)
+            return None
+        if len(subject) > MAX_SUBJECT_BYTES:
+            self.refused += 1
+            raise SubjectError(reply, "the reply subject of the request is too long")
+        if block:
+            return publish_headers_frame(subject, b"", block, payload)
+        return publish_frame(subject, b"", payload)
 
     def _refuse_reply(self, reply: str) -> None:
         self.refused += 1

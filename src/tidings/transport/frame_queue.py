@@ -104,10 +104,7 @@ class FrameQueue:
     def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
         """Send an answer to the reply subject of a message.
 
-        The form of the subject needs no check, because the server has accepted it. But the sender
-        of the message chose it. An answer to `$JS.API.STREAM.DELETE.ORDERS` or `$KV.flags.admin`
-        would let a stranger act with the permissions of this user. So an answer to a subject that
-        starts with `$` is not sent; it is logged and counted as refused.
+        The answer is checked as by `Buffer.reply_frame`.
 
         Raises:
             SubjectError: if the subject is so long that the server would close the connection.

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Protocol
 
 from tidings.core import replaceable
+from tidings.errors import TidingsError
 from tidings.protocol.parser import Frame
+
+
+class Waiter(Protocol):
+    """What waits for a reply: a future, or an object that needs no future of its own.
+
+    The table calls these methods while it delivers replies, so they must not raise, and they must
+    not add a request.
+    """
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Frame, /) -> None: ...
+
+    def set_exception(self, exception: TidingsError, /) -> None: ...
 
 
 @replaceable
@@ -27,7 +43,7 @@ class PendingRequests:
         self._loop = loop
         self._due = math.inf  # when the timer fires
         self._tokens: list[str] = []
-        self._waiting: dict[str, tuple[asyncio.Future[Frame], float, str, float]] = {}
+        self._waiting: dict[str, tuple[Waiter, float, str, float]] = {}
 
     def add(self, subject: str, timeout: float) -> tuple[str, asyncio.Future[Frame]]:
         """Add a request.
@@ -39,15 +55,19 @@ class PendingRequests:
         Returns:
             The last token of the reply subject, and the future of the reply.
         """
+        future: asyncio.Future[Frame] = self._loop.create_future()
+        return self.add_waiter(future, subject, timeout), future
+
+    def add_waiter(self, waiter: Waiter, subject: str, timeout: float) -> str:
+        """Add a request with a waiter of the caller's own, and return its token: see `add`."""
         if not self._tokens:
             self._tokens = self._new_tokens()
         token = self._tokens.pop()
-        future: asyncio.Future[Frame] = self._loop.create_future()
         deadline = self._loop.time() + timeout
-        self._waiting[token] = (future, deadline, subject, timeout)
+        self._waiting[token] = (waiter, deadline, subject, timeout)
         if deadline < self._due:
             self._set_timer(deadline)
-        return token, future
+        return token
 
     def discard(self, token: str) -> None:
         """Remove a request whose requester has the reply or was cancelled."""

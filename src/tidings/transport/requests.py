@@ -54,27 +54,27 @@ class RequestTable(PendingRequests):
 
     def fail_subject(self, subject: str, error: TidingsError) -> None:
         """Fail all requests on a subject, because the server denied them."""
-        for future, _, asked, _ in self._waiting.values():
-            if asked == subject and not future.done():
-                future.set_exception(error)
+        for waiter, _, asked, _ in list(self._waiting.values()):
+            if asked == subject and not waiter.done():
+                waiter.set_exception(error)
 
     def fail_all(self, error: Callable[[str], TidingsError]) -> None:
         """Fail all requests. `error` creates the error of each one from a description of the
         call."""
         waiting, self._waiting = self._waiting, {}
-        for future, _, subject, _ in waiting.values():
-            if not future.done():
-                future.set_exception(error(f"request to {subject!r}"))
+        for waiter, _, subject, _ in waiting.values():
+            if not waiter.done():
+                waiter.set_exception(error(f"request to {subject!r}"))
         self._stop_timer()
 
     def _sweep(self) -> None:
         now = self._loop.time()
         earliest = None
-        for token, (future, deadline, subject, timeout) in list(self._waiting.items()):
+        for token, (waiter, deadline, subject, timeout) in list(self._waiting.items()):
             if deadline <= now:
-                del self._waiting[token]
-                if not future.done():
-                    future.set_exception(RequestTimeoutError(subject, timeout))
+                self._waiting.pop(token, None)
+                if not waiter.done():
+                    waiter.set_exception(RequestTimeoutError(subject, timeout))
             elif earliest is None or deadline < earliest:
                 earliest = deadline
         self._stop_timer()

@@ -48,7 +48,7 @@ class Handler:
     def __init__(self) -> None:
         self.got: list[Any] = []
 
-    async def __call__(self, msg: StreamMessage[Any]) -> None:
+    async def __call__(self, msg):  # without a type, so that it is a handler of batches, too
         self.got.append(msg.data)
 
 

@@ -37,7 +37,7 @@ class Gate:
         self.at_work = self.most = 0
         self.open = asyncio.Event()
 
-    async def __call__(self, msg: StreamMessage[Any]) -> None:
+    async def __call__(self, msg):  # without a type, so that it is a handler of batches, too
         self.got.append(msg.data)
         self.at_work += 1
         self.most = max(self.most, self.at_work)

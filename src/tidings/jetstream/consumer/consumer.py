@@ -52,7 +52,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._remote = remote
         self._acks = Acks(remote, api, self._log)
         self._decode = codec.decoder(spec.wanted_type)
-        handler = as_async(spec.handler, self._threads)
+        handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream(_around(spec, middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
         self._is_async = is_async(spec.handler)

@@ -48,7 +48,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         super().__init__(spec.name, reading, api, pool)
         self.spec = spec
         self._decoder = codec.decoder(spec.wanted_type)
-        handler = as_async(spec.handler, self._threads)
+        handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
 

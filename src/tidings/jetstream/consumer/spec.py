@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
-from tidings import codec
 from tidings.checks import check_flag, check_seconds, check_whole
 from tidings.concurrency.time_limit import check_timeout
 from tidings.errors import ConfigError
 from tidings.functions import function_name
+from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware
-from tidings.handlers.signatures import check_handler, wanted_type
+from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.jetstream.api import nanoseconds
+from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.names import check_existing_name
 from tidings.subject import check_pattern, check_subject
 
@@ -24,6 +25,9 @@ LEAST_ACK_WAIT = 0.1
 
 # The shortest batch_timeout: the resolution of a timer.
 LEAST_BATCH_TIMEOUT = 0.001
+
+GIVEN = Given("consume()", StreamMessage)
+GIVEN_BATCH = Given("consume(batch=)", StreamMessage, is_batch=True)
 
 _STARTS = ("all", "new", "last")
 _FLAGS = ("double_ack", "manual_ack", "ordered")
@@ -87,10 +91,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             check_pattern(self.subject)
         if self.dead_letter_subject is not None:
             check_subject(self.dead_letter_subject)
-        what = "the message" if self.batch is None else "the list of messages"
-        check_handler(self.handler, what)
+        read_parameters(self.handler, self.data_type, self._given)
         check_timeout(self.timeout)
-        codec.decoder(self.wanted_type)
         self._check_numbers()
         self._check_combinations()
 
@@ -127,6 +129,22 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.ordered:
             self._check_ordered()
+
+    def check_unique(self, declared: Iterable[ConsumerSpec]) -> None:
+        """Check that no other consumer of the app has the same durable name on the same stream.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        if self.durable is None:
+            return
+        for other in declared:
+            if (other.stream, other.durable) == (self.stream, self.durable):
+                raise ConfigError(
+                    f"{self.name} and {other.name} both consume {self.stream} as durable="
+                    f"{self.durable!r}, so each would get only a part of the messages. Give them "
+                    f"different names, or handle both kinds of messages in one function"
+                )
 
     def check_batch_timeout(self, ack_wait: float) -> None:
         """Check that a batch is handed over before the server delivers its messages again.
@@ -165,8 +183,21 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, the type in the signature, or dict."""
-        wanted = wanted_type(self.handler, self.data_type)
+        wanted = self.parameters.wanted_type
         return dict if wanted is None else wanted
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the handler is called with.
+
+        Raises:
+            ConfigError: see `read_parameters`.
+        """
+        return read_parameters(self.handler, self.data_type, self._given)
+
+    @property
+    def _given(self) -> Given:
+        return GIVEN if self.batch is None else GIVEN_BATCH
 
     @property
     def dead_letter_subject(self) -> str | None:
@@ -189,23 +220,6 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         if self.start in _STARTS:
             return {"deliver_policy": self.start}
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.start}
-
-
-def check_unique(spec: ConsumerSpec, declared: Iterable[ConsumerSpec]) -> None:
-    """Check that no other consumer of the app has the same durable name on the same stream.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if spec.durable is None:
-        return
-    for other in declared:
-        if (other.stream, other.durable) == (spec.stream, spec.durable):
-            raise ConfigError(
-                f"{spec.name} and {other.name} both consume {spec.stream} as durable="
-                f"{spec.durable!r}, so each would get only a part of the messages. Give them "
-                f"different names, or handle both kinds of messages in one function"
-            )
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}

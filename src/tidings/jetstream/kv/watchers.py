@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from tidings import codec
 from tidings.checks import check_flag
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
 from tidings.functions import function_name
+from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_stream
-from tidings.handlers.signatures import check_handler, wanted_type
+from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import check_bucket
 from tidings.jetstream.kv.entry import Entry
@@ -25,6 +25,8 @@ from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered_queue import OrderedQueue
 from tidings.jetstream.reader import Host
 from tidings.stats import WatcherStats
+
+GIVEN = Given("watch()", Entry, attribute="value", may_be_none=True)
 
 
 class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +50,7 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_keys(self.keys)
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
-        check_handler(self.handler, "the entry")
-        if self.wanted_type is not None:
-            codec.decoder(self.wanted_type)
+        read_parameters(self.handler, self.data_type, GIVEN)
 
     @property
     def name(self) -> str:
@@ -59,12 +59,21 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted_type(self) -> Any:
-        """The type of `entry.value`, from `data_type` or from `Entry[T]` in the signature.
+        """The type of `entry.value`, from `data_type` or from the signature.
 
         None if neither names a type.
         """
-        wanted = wanted_type(self.handler, self.data_type, Entry)
+        wanted = self.parameters.wanted_type
         return None if wanted is Any and self.data_type is None else wanted
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the handler is called with.
+
+        Raises:
+            ConfigError: see `read_parameters`.
+        """
+        return read_parameters(self.handler, self.data_type, GIVEN)
 
 
 class Watcher(OrderedQueue[WatcherStats]):
@@ -84,7 +93,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         super().__init__(spec.name, bucket.reading(spec.keys, initial=spec.initial), api, pool)
         self.spec = spec
         self._bucket = bucket
-        self._call = as_async(spec.handler, self._threads)
+        self._call = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), self._call_with_entry)
         self._handler = bounded(around, spec.timeout, spec.name)
 
