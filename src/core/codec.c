@@ -17,16 +17,10 @@ static int find_reference(Core *core)
     if (module == NULL) {
         return -1;
     }
-    PyObject *forms = NULL, *core_module = PyImport_ImportModule("tidings.core");
-    if (core_module != NULL) {
-        forms = PyObject_GetAttrString(core_module, "PURE");
-        Py_DECREF(core_module);
-    }
-    PyObject *encode = forms == NULL ? NULL : PyMapping_GetItemString(forms, "encode");
+    PyObject *encode = pure_form("tidings.codec.json", "encode");
     PyObject *holds = PyObject_GetAttrString(module, "_holds_not_finite");
     PyObject *dataclasses = PyObject_GetAttrString(module, "PYDANTIC_DATACLASSES");
     PyObject *write_json = PyObject_GetAttrString(module, "_write_json");
-    Py_XDECREF(forms);
     Py_DECREF(module);
     if (encode == NULL || holds == NULL || dataclasses == NULL || write_json == NULL) {
         Py_XDECREF(encode);

@@ -65,6 +65,9 @@ extern struct PyModuleDef core_module;
 /* The state for an instance of one of our types, or of a Python subclass of it. */
 Core *core_of(PyTypeObject *type);
 
+/* The Python form of a class or function, in the module that has it. */
+PyObject *pure_form(const char *module, const char *name);
+
 /* Each returns a new type, or NULL with an exception. */
 PyTypeObject *make_parser_type(PyObject *module);
 PyTypeObject *make_counts_type(PyObject *module);

@@ -307,22 +307,18 @@ static void queue_dealloc(FrameQueue *self)
 /* Set the methods of the reference. */
 static int find_reference(FrameQueue *self)
 {
-    PyObject *forms = NULL, *form = NULL, *module = PyImport_ImportModule("tidings.core");
-    int result = -1;
-    if (module != NULL && (forms = PyObject_GetAttrString(module, "PURE")) != NULL
-        && (form = PyMapping_GetItemString(forms, "FrameQueue")) != NULL) {
-        self->reference_publish = PyObject_GetAttrString(form, "publish");
-        self->reference_reply = PyObject_GetAttrString(form, "reply");
-        self->reference_request = PyObject_GetAttrString(form, "request");
-        result = self->reference_publish == NULL || self->reference_reply == NULL
-                || self->reference_request == NULL
-            ? -1
-            : 0;
+    PyObject *form = pure_form("tidings.transport.frame_queue", "FrameQueue");
+    if (form == NULL) {
+        return -1;
     }
-    Py_XDECREF(module);
-    Py_XDECREF(forms);
-    Py_XDECREF(form);
-    return result;
+    self->reference_publish = PyObject_GetAttrString(form, "publish");
+    self->reference_reply = PyObject_GetAttrString(form, "reply");
+    self->reference_request = PyObject_GetAttrString(form, "request");
+    Py_DECREF(form);
+    return self->reference_publish == NULL || self->reference_reply == NULL
+            || self->reference_request == NULL
+        ? -1
+        : 0;
 }
 
 static PyObject *queue_new(PyTypeObject *type, PyObject *Py_UNUSED(args),

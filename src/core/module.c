@@ -7,6 +7,18 @@ Core *core_of(PyTypeObject *type)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
+PyObject *pure_form(const char *module, const char *name)
+{
+    PyObject *home = PyImport_ImportModule(module);
+    PyObject *core = home == NULL ? NULL : PyImport_ImportModule("tidings.core");
+    PyObject *forms = core == NULL ? NULL : PyObject_GetAttrString(core, "PURE");
+    PyObject *form = forms == NULL ? NULL : PyMapping_GetItemString(forms, name);
+    Py_XDECREF(home);
+    Py_XDECREF(core);
+    Py_XDECREF(forms);
+    return form;
+}
+
 PyObject *take_exception(void)
 {
 #if PY_VERSION_HEX >= 0x030C0000
