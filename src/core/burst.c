@@ -124,11 +124,15 @@ static Outcome begin_step(const Burst *burst, PyObject *popleft, Step *step)
 /* Send the value that the handler returned to a request. */
 static int send_answer(const Burst *burst, Step *step, PyObject *value)
 {
+    PyObject *body = NULL;
     if (value != Py_None && burst->outbox != NULL) {
-        PyObject *body = encode_value(burst->core, value);
-        if (body == NULL) {
+        body = encode_value(burst->core, value);
+        if (body == NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
             return -1;
         }
+        PyErr_Clear(); /* `answer` raises the error again, with the name of the handler */
+    }
+    if (body != NULL) {
         int sent = frame_queue_reply(burst->outbox, PyTuple_GET_ITEM(step->frame, 2), body);
         Py_DECREF(body);
         return sent < 0 ? -1 : 0;
