@@ -13,7 +13,7 @@
 /* A longer line is parsed, but not remembered: 4,096 of them would fill the memory. */
 #define MAX_REMEMBERED 4096
 /* A buffer for an incomplete frame that has grown larger than this is freed after the frame. */
-#define MAX_IDLE_BUFFER (64 * 1024)
+#define MAX_IDLE_BUFFER (1024 * 1024)
 
 /* A growing piece of memory. */
 typedef struct {
