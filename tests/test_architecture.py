@@ -39,7 +39,7 @@ FLOORS = {
     ],
     "transport": ["transport", "stream_answers"],
     "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
-    "face": ["cautions", "lifecycle", "process", "app"],
+    "face": ["cautions", "integrations", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
 # What is in each package, the lowest first: the same holds inside.
@@ -94,6 +94,7 @@ INSIDE = {
         "parameters",
         "events",
         "middleware",
+        "tracing",
         "tasks",
         "listener",
         "queue_groups",

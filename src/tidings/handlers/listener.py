@@ -7,8 +7,8 @@ import contextvars
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -39,6 +39,9 @@ from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
+
+if TYPE_CHECKING:
+    from tidings.handlers.tracing import HandlerTrace
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
@@ -145,8 +148,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_on_request",
         "_pending_bytes",
         "_sender",
+        "_trace",
         "_warn_on_none",
         "queue_group",
+        "route",
         "sids",
         "spec",
     )
@@ -160,9 +165,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         queue: str,
         concurrency: int,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
+        self.route = self.deliver
+        self._trace = trace
         self.queue_group = queue
         self.sids: list[int] = []
         self._sender = sender
@@ -174,6 +182,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         for_request = fold_listen(around, handler, request=True)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
         self._on_request = bounded(for_request, spec.timeout, spec.name)
+        if trace is not None:
+            self._on_publish = trace.around_handler(self._on_publish)
+            self._on_request = trace.around_handler(self._on_request)
+            self.route = trace.around_arrival(self.deliver, self._queue)
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
@@ -321,9 +333,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
-        error_id = os.urandom(6).hex()
+        traced = self._trace_failure(item, error)
+        error_id = traced.get("error_id") or os.urandom(6).hex()
         try:
-            self._log_failure(item, error, duration, error_id, is_bad_body)
+            self._log_failure(item, error, duration, error_id, is_bad_body, traced)
             self._answer_failure(item, error, error_id, is_bad_body)
         except TidingsError as refusal:
             self._log.error(
@@ -339,6 +352,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             )
             self._refuse(item, ServiceError(500, type(error).__name__))
 
+    def _trace_failure(self, item: Frame, error: BaseException) -> Mapping[str, str]:
+        """Return the fields that the tracing adds to the log record of a failure."""
+        if self._trace is None:
+            return {}
+        sid, subject, reply, block, body = item
+        return self._trace.failed(error, [Message(subject, None, body, reply, sid, block, None)])
+
     def _log_failure(
         self,
         item: Frame,
@@ -346,6 +366,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         duration: float,
         error_id: str,
         is_bad_body: bool,
+        traced: Mapping[str, str],
     ) -> None:
         # A traceback would not help here: tidings raised the error, or it is meant for the caller.
         is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
@@ -361,6 +382,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 "subject": item[1],
                 "duration": duration,
                 "error_id": error_id,
+                **traced,
                 **failed_request(error),
             },
         )

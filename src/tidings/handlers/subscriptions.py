@@ -15,6 +15,7 @@ from tidings.log import logger
 from tidings.stats import ListenerStats
 
 if TYPE_CHECKING:
+    from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection
 
 
@@ -26,6 +27,7 @@ class Subscriptions:
         portal: runs the end of a subscription in the background.
         sender: sends the replies of the listeners.
         middlewares: the app's middlewares, innermost first.
+        tracing: follows the messages; None if nothing does.
 
     Attributes:
         listeners: the running listeners, in the order in which they were added.
@@ -39,6 +41,7 @@ class Subscriptions:
         portal: Portal,
         sender: Sender,
         middlewares: Sequence[Middleware],
+        tracing: Tracing | None = None,
     ) -> None:
         self.listeners: list[Listener] = []
         self.ended = ListenerStats.none()
@@ -46,6 +49,7 @@ class Subscriptions:
         self._portal = portal
         self._sender = sender
         self._middlewares = middlewares
+        self._tracing = tracing
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
 
@@ -60,6 +64,9 @@ class Subscriptions:
         Returns:
             The ID of each subscription.
         """
+        trace = None
+        if self._tracing is not None:
+            trace = self._tracing.of_handler(spec.name, spec.subjects, group=queue)
         listener = Listener(
             spec,
             self._sender,
@@ -67,10 +74,11 @@ class Subscriptions:
             queue=queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
+            trace=trace,
         )
         self.listeners.append(listener)
         for subject in spec.subjects:
-            sid = self._connection.subscribe_route(subject, listener.queue_group, listener.deliver)
+            sid = self._connection.subscribe_route(subject, listener.queue_group, listener.route)
             listener.sids.append(sid)
             self._subscribed[sid] = (subject, listener)
         return list(listener.sids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from tidings import codec
@@ -14,6 +14,7 @@ from tidings.concurrency.work_queue import HandlerQueue, rest_of
 from tidings.errors import TidingsError
 from tidings.functions import is_async
 from tidings.handlers.middleware import Middleware, fold_stream
+from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.acks import Acks
 from tidings.jetstream.consumer.batch import Batch
@@ -45,6 +46,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         *,
         concurrency: int,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
         spec = remote.spec
         super().__init__(spec.name, pool, concurrency)
@@ -55,6 +57,11 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream(_around(spec, middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
+        take = self._take
+        self._trace = trace
+        if trace is not None:
+            self._handler = trace.around_handler(self._handler)
+            take = trace.around_arrival(take, self._queue)
         self._is_async = is_async(spec.handler)
         self._batch = Batch(spec.batch, spec.batch_timeout, concurrency) if spec.batch else None
         self._capacity = concurrency * (spec.batch or 1)
@@ -62,7 +69,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             remote,
             api,
             wanted=self._wanted,
-            take=self._take,
+            take=take,
             ended=self._on_pull_end,
             capacity=self._capacity,
         )
@@ -206,7 +213,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             message.data = self._decode(message.body)
         except BaseException as error:
             self._failed += 1
-            await self._settle(message, self._acks.undecodable(message, error))
+            traced = self._trace_failure(error, [message])
+            await self._settle(message, self._acks.undecodable(message, error, traced))
             return False
         return True
 
@@ -231,15 +239,22 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
                         self._acks.abandoned(message)
                 raise
             self._count_failure(error, len(messages))
+            traced = self._trace_failure(error, messages)
             with cancellation_put_off():
                 for message in messages:
-                    await self._settle(message, self._acks.raised(message, error))
+                    await self._settle(message, self._acks.raised(message, error, traced))
             return rest_of(error)
         self._handled += len(messages)
         with cancellation_put_off():
             for message in messages:
                 await self._settle(message, self._acks.succeeded(message))
         return None
+
+    def _trace_failure(
+        self, error: BaseException, messages: Sequence[StreamMessage[Any]]
+    ) -> Mapping[str, str]:
+        """Return the fields that the tracing adds to the log record of a failure."""
+        return {} if self._trace is None else self._trace.failed(error, messages)
 
     async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
         """Await the settlement of one message, which must not keep the next one from its own."""
