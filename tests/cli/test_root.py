@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from support.command import Call, Start
 
 ADVICE = "tidings: The command `tidings` needs an optional dependency: pip install 'tidings[cli]'\n"
-COMMANDS = ["run", "demo", "new", "server", "pub", "req", "sub"]
+COMMANDS = ["run", "demo", "new", "server", "pub", "req", "sub", "trace"]
 
 
 def test_the_version_is_that_of_the_package(call: Call) -> None:

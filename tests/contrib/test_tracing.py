@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import subprocess
@@ -175,7 +176,7 @@ async def test_the_queue_wait_stays_right_behind_a_body_that_does_not_decode(
         go.set()
         await traces.wait("process", 3)
         await app.publish(subject, b"{}")
-        *_, last = await traces.wait("process", 4)
+        *_, _last = await traces.wait("process", 4)
     waits = [attributes(span)["tidings.queue_wait"] for span in traces.find("process")]
     assert min(waits[1:3]) >= 0.05
     assert waits[3] < 0.05
@@ -221,7 +222,7 @@ async def test_a_trace_goes_through_two_services_and_a_stream(
         spans["publish"],
     ]
     assert {trace_of(span) for span in way} == {f"{customer.get_span_context().trace_id:032x}"}
-    assert all(is_child(child, parent) for parent, child in zip(way, way[1:], strict=False))
+    assert all(is_child(child, parent) for parent, child in itertools.pairwise(way))
 
 
 async def test_baggage_and_trace_state_reach_the_handler_and_what_it_sends(

@@ -12,6 +12,7 @@ import logging.config
 import textwrap
 from typing import Any
 
+from tidings.contrib.tracing.logs import TraceFilter
 from tidings.text import printable
 
 
@@ -36,7 +37,8 @@ def configure(level: LogLevel, form: LogFormat, worker: str = "") -> None:
 
     Args:
         level: lowest level that is logged.
-        form: text, or one JSON object a line, which includes the record's `extra` fields.
+        form: text, or one JSON object a line, which includes the record's `extra` fields
+            and, inside a span, the ids of the trace.
         worker: number of this process, shown in each record; "" for the only process.
     """
     logging.config.dictConfig(
@@ -44,7 +46,14 @@ def configure(level: LogLevel, form: LogFormat, worker: str = "") -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"text": _text(worker), "json": _json(worker)},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form.value}},
+            "filters": {"trace": {"()": TraceFilter}},
+            "handlers": {
+                "stderr": {
+                    "class": "logging.StreamHandler",
+                    "formatter": form.value,
+                    "filters": ["trace"],
+                }
+            },
             "root": {"level": level.upper(), "handlers": ["stderr"]},
             "loggers": {
                 "tidings": {"level": level.upper()},

@@ -18,6 +18,7 @@ from .objects import objects
 from .run import run
 from .server import server
 from .streams import streams
+from .trace import trace
 
 app = typer.Typer(
     add_completion=False,
@@ -44,7 +45,7 @@ def root(
     """Microservices on NATS: run a service, try it out, or create a new one."""
 
 
-for command in (run, demo, new, server, pub, req, sub):
+for command in (run, demo, new, server, pub, req, sub, trace):
     app.command()(command)
 app.add_typer(streams, name="streams")
 app.add_typer(dead, name="dead")

@@ -20,7 +20,7 @@ class TraceFilter(logging.Filter):
 
         handler = logging.StreamHandler()
         handler.addFilter(TraceFilter())
-        logging.getLogger().addHandler(handler)
+        logging.root.addHandler(handler)
         ```
     """
 
