@@ -197,7 +197,7 @@ class Run:
         self._plan = plan
         self._current = current
         self._host = jetstream
-        self._jetstream = jetstream.make_run(self.connection, middlewares)
+        self._jetstream = jetstream.make_run(self.connection, made, tracing)
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool

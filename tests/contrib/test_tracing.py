@@ -487,6 +487,54 @@ async def test_a_batch_is_one_span_with_links_to_its_messages(
     assert attributes(batch)["tidings.deliveries"] == 1
 
 
+@pytest.mark.parametrize("batched", [False, True])
+async def test_each_publish_of_a_window_has_a_span_and_batches_stay_batches(
+    traces: Traces, app: App, stream: Stream, batched: bool
+) -> None:
+    fast = Stream(f"{stream.name}F", subjects=[f"{stream.name}f.>"], batched=True)
+    app = App("shop", servers=app.servers, streams=[fast])
+    seen = Inbox()
+    app.consume(fast.name, durable="work")(seen)
+    async with app:
+        with traces.tracer.start_as_current_span("import") as whole:
+            async with app.js.publish_window(64, batched=batched) as window:
+                acks = [
+                    await window.publish(f"{stream.name}f.{number}", {}, headers={"Tag": "a"})
+                    for number in range(100)
+                ]
+        await seen.has(100)
+        spans = await traces.wait("publish", 100)
+        handlers = await traces.wait("process", 100)
+        assert (await seen.next()).headers["Tag"] == "a"
+    assert (window.acked, window.failed) == (100, [])
+    assert {ack.result().sequence == 0 for ack in acks} == {batched}
+    assert {span.parent.span_id for span in spans if span.parent} == {
+        whole.get_span_context().span_id
+    }
+    assert {span.parent.span_id for span in handlers if span.parent} == span_ids(spans)
+
+
+async def test_a_publish_of_a_window_that_fails_is_a_failed_span(
+    traces: Traces, app: App, subject: str
+) -> None:
+    async with app, app.js.publish_window(8) as window:
+        await window.publish(f"{subject}.nowhere", {})
+    span = await traces.one("publish")
+    assert len(window.failed) == 1
+    assert attributes(span)["error.type"] == "tidings.errors.NoStreamError"
+
+
+async def test_a_window_within_a_middleware_has_a_span_for_each_publish(
+    traces: Traces, app: App, stream: Stream
+) -> None:
+    app = App("shop", servers=app.servers, streams=[stream])
+    app.add_middleware(Renaming)
+    async with app, app.js.publish_window(8) as window:
+        for number in range(3):
+            await window.publish(f"{stream.name}.{number}", {})
+    assert window.acked == len(traces.find("publish")) == 3
+
+
 async def test_an_ordered_consumer_and_a_watch_continue_the_trace(
     traces: Traces, app: App, stream: Stream
 ) -> None:

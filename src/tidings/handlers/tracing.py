@@ -6,6 +6,7 @@ wraps its handler.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
@@ -53,6 +54,21 @@ class Tracing(Protocol):
     """
 
     sending: Sequence[Middleware]
+
+    def begin_publish(
+        self, subject: str, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable[[asyncio.Future[Any]], None] | None]:
+        """Begin to follow a publish to a stream that overlaps with others.
+
+        Args:
+            subject: the subject.
+            options: the options of the publish.
+
+        Returns:
+            The options to use instead, and what to call with the future of the acknowledgement when
+            it is done; None if nothing follows this publish.
+        """
+        ...
 
     def of_handler(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind, set_span_in_context
@@ -55,6 +57,25 @@ class SendTraces(Middleware):
             span, publish_func, subject, message, args, kwargs, describe=_place_in_stream
         )
 
+    def begin_publish(
+        self, subject: str, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable[[asyncio.Future[Any]], None] | None]:
+        """See `Tracing`."""
+        span = self._start("publish", SpanKind.PRODUCER, subject)
+        if span is None:
+            return options, None
+        own = _own_headers(options)
+        return {**options, "headers": self._with_context(own, span)}, partial(self._end, span)
+
+    def _end(self, span: Span, acknowledged: asyncio.Future[Any]) -> None:
+        if acknowledged.cancelled():
+            self._spans.fail(span, asyncio.CancelledError())
+        elif (error := acknowledged.exception()) is not None:
+            self._spans.fail(span, error)
+        else:
+            self._spans.set(span, _place_in_stream(acknowledged.result()))
+        self._spans.end(span)
+
     def _start(self, operation: str, kind: SpanKind, subject: str) -> Span | None:
         template = self._templates.find(subject) if isinstance(subject, str) else ""
         found: dict[str, Value] = {
@@ -101,8 +122,8 @@ class SendTraces(Middleware):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        given = kwargs.pop("headers", None)
-        own = Headers(given) if given else EMPTY  # once: it may be an iterator
+        own = _own_headers(kwargs)
+        kwargs.pop("headers", None)
         headers = self._with_context(own, span)
         try:
             return await send(subject, message, *args, headers=headers, **kwargs)
@@ -118,5 +139,13 @@ class SendTraces(Middleware):
             return own
 
 
+def _own_headers(options: Mapping[str, Any]) -> Headers:
+    given = options.get("headers")
+    return Headers(given) if given else EMPTY  # once: it may be an iterator
+
+
 def _place_in_stream(ack: Any) -> Mapping[str, Value]:
-    return {attributes.STREAM: ack.stream, attributes.SEQUENCE: ack.sequence}
+    found: dict[str, Value] = {attributes.STREAM: ack.stream}
+    if ack.sequence:  # a stream does not name it for a message in a batch
+        found[attributes.SEQUENCE] = ack.sequence
+    return found

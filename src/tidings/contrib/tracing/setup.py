@@ -36,7 +36,9 @@ class AppTracing:
         # To be told that a message went to `>` is of no use.
         self._templates = Templates(each for each in patterns if each != ">")
         self._url = url
-        self.sending: list[Middleware] = [SendTraces(spans, self._templates, url)]
+        sends = SendTraces(spans, self._templates, url)
+        self.sending: list[Middleware] = [sends]
+        self.begin_publish = sends.begin_publish
 
     def of_handler(
         self,
