@@ -66,5 +66,7 @@ def context_headers(context: Context) -> Pairs:
 def with_context(headers: Headers, added: Pairs) -> Pairs:
     """Return the headers of a message with those of a context. They replace a context that is there
     already, for example because the headers of another message are passed on."""
+    if not headers:
+        return added
     fields = propagate.get_global_textmap().fields
     return [*(pair for pair in headers.pairs() if pair[0] not in fields), *added]
