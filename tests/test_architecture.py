@@ -411,8 +411,27 @@ def test_a_module_has_what_it_exports(module: str) -> None:
 def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     code = "import sys, tidings; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    late = (
+        *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn"),
+        *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
+    )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
+
+
+def test_the_core_names_an_integration_that_exists_and_imports_no_other() -> None:
+    tree = ast.parse(FILES["integrations.py"].read_text())
+    names = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and str(node.value).startswith("tidings.contrib.")
+    }
+    assert names == {"tidings.contrib.tracing.setup"}
+    assert callable(importlib.import_module(names.pop()).tracing_of)
+    callers = {name for name, path in FILES.items() if "import_module(" in path.read_text()}
+    assert {name for name in callers if not name.startswith("cli/")} == {
+        "__init__.py",
+        "integrations.py",
+    }
 
 
 def test_a_name_imported_late_is_the_same_object_and_is_listed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -288,6 +289,27 @@ async def test_a_server_that_sends_no_trace_is_an_error(start: Any) -> None:
         code = await asyncio.to_thread(process.wait)
     assert code == 1
     assert "sent no trace of a message on 'orders' within 0.1 s" in "\n".join(process.err)
+
+
+async def test_ctrl_c_ends_the_wait(start: Any) -> None:
+    async with FakePeer() as peer:
+        process = start("trace", "orders", "--timeout", "60", "-s", peer.url)
+        await peer.until(
+            lambda: ("orders", b"") in [(s, b.rpartition(b"\n")[2]) for s, b in peer.published]
+        )
+        process.signal(signal.SIGINT)
+        code = await asyncio.to_thread(process.wait)
+    assert code == 130
+    assert process.out == []
+
+
+def test_an_output_without_unicode_gets_an_ascii_tree(start: Any, subject: str) -> None:
+    process = start("trace", subject, env={"PYTHONIOENCODING": "ascii"})
+    assert process.wait() == 1
+    assert process.out[1:] == [
+        "`- nobody subscribes here, and no stream takes it",
+        "nobody gets it",
+    ]
 
 
 @pytest.mark.parametrize(

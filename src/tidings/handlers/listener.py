@@ -48,6 +48,8 @@ DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
 GIVEN = Given("listen()", Message)
 
+Deliver = Callable[[int, list[Frame]], None]
+
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
 CUT_OFF = ServiceError(503, "the service stopped before it answered")
@@ -151,7 +153,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_trace",
         "_warn_on_none",
         "queue_group",
-        "route",
         "sids",
         "spec",
     )
@@ -169,7 +170,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
-        self.route = self.deliver
         self._trace = trace
         self.queue_group = queue
         self.sids: list[int] = []
@@ -185,7 +185,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         if trace is not None:
             self._on_publish = trace.around_handler(self._on_publish)
             self._on_request = trace.around_handler(self._on_request)
-            self.route = trace.around_arrival(self.deliver, self._queue)
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
@@ -214,6 +213,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         if not self._waking and self._busy < self._concurrency:
             self._waking = True
             self._pool.offer(self)
+
+    def traced(self, deliver: Deliver) -> Deliver:
+        """Return `deliver` in a wrapper of the tracing, or itself if there is none."""
+        return deliver if self._trace is None else self._trace.around_arrival(deliver, self._queue)
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""

@@ -77,8 +77,9 @@ class Subscriptions:
             trace=trace,
         )
         self.listeners.append(listener)
+        deliver = listener.traced(listener.deliver)
         for subject in spec.subjects:
-            sid = self._connection.subscribe_route(subject, listener.queue_group, listener.route)
+            sid = self._connection.subscribe_route(subject, listener.queue_group, deliver)
             listener.sids.append(sid)
             self._subscribed[sid] = (subject, listener)
         return list(listener.sids)

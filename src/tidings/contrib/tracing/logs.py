@@ -20,7 +20,7 @@ class TraceFilter(logging.Filter):
 
         handler = logging.StreamHandler()
         handler.addFilter(TraceFilter())
-        logging.root.addHandler(handler)
+        logging.basicConfig(handlers=[handler])
         ```
     """
 
