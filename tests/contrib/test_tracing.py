@@ -21,8 +21,16 @@ from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode, get_cu
 from support.inbox import Inbox
 from support.traces import Traces, attributes, is_child, linked, span_ids
 from support.waits import until
-from tidings import App, Message, Middleware, NoRespondersError, Reject, ServiceError
-from tidings.errors import PayloadTooLargeError
+from tidings import (
+    App,
+    Message,
+    Middleware,
+    NoRespondersError,
+    Reject,
+    ServiceError,
+    deadline,
+)
+from tidings.errors import PayloadTooLargeError, RequestTimeoutError
 from tidings.jetstream import Stream, dead_letters
 from tidings.jetstream.dead_letters import Wanted
 from tidings.server import NATSServer
@@ -383,6 +391,49 @@ async def test_a_timeout_is_an_error_of_the_span(traces: Traces, app: App, subje
             await app.request(subject, {})
     handler = await traces.one("process")
     assert attributes(handler)["error.type"] == "tidings.errors.HandlerTimeoutError"
+
+
+async def test_a_request_whose_deadline_passed_in_the_queue_is_a_failed_span(
+    traces: Traces, app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    go = asyncio.Event()
+
+    @app.listen(subject, concurrency=1)
+    async def take(msg: Message[dict[str, int]]) -> dict[str, int]:
+        await go.wait()
+        return {}
+
+    async with app:
+        first = asyncio.create_task(app.request(subject, {}))
+        await until(lambda: app.stats().listeners[0].running == 1)
+        with pytest.raises(RequestTimeoutError), deadline(0.05):
+            await app.request(subject, {})
+        await asyncio.sleep(0.05)
+        go.set()
+        await first
+        spans = await traces.wait("process", 2)
+        await app.request(subject, {})
+        *_, last = await traces.wait("process", 3)
+    failed = next(span for span in spans if "error.type" in attributes(span))
+    assert any(is_child(failed, span) for span in traces.find("request"))
+    (record,) = [each for each in caplog.records if "its deadline passed" in each.message]
+    assert record.trace_id == trace_of(failed)  # type: ignore[attr-defined]  # extra
+    assert attributes(failed)["tidings.queue_wait"] >= 0.05 > attributes(last)["tidings.queue_wait"]
+
+
+async def test_a_handler_that_is_cancelled_at_its_deadline_is_a_failed_span(
+    traces: Traces, app: App, subject: str
+) -> None:
+    @app.listen(subject, cancel_expired=True)
+    async def hang(msg: Message[dict[str, int]]) -> None:
+        await asyncio.Event().wait()
+
+    async with app:
+        with pytest.raises(RequestTimeoutError), deadline(0.1):
+            await app.request(subject, {})
+        handler = await traces.one("process")
+    assert attributes(handler)["error.type"] == "tidings.errors.HandlerTimeoutError"
+    assert is_child(handler, await traces.one("request"))
 
 
 async def test_a_request_that_nobody_answers_is_an_error_of_its_span(

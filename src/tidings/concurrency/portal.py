@@ -80,13 +80,14 @@ class Portal:
     def submit(self, work: Coroutine[Any, Any, T], call: str) -> concurrent.futures.Future[T]:
         """Run a coroutine in the loop and return a thread-safe future for its outcome.
 
+        The coroutine runs in the caller's context, and so has its deadline.
+
         Raises:
             NotStartedError: if the loop has ended.
         """
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
-            # The coroutine runs in the context of its caller, not in that of the thread that woke
-            # the loop.
+            # Not in that of the thread that woke the loop.
             context = contextvars.copy_context()
             self.post(lambda: self._start(work, outcome, context))
         except RuntimeError:  # the loop is closed
