@@ -844,6 +844,19 @@ asyncio.run(main())
 """
 
 
+def test_a_program_that_only_imports_opentelemetry_looks_for_no_propagators(
+    nats_server: NATSServer,
+) -> None:
+    environment = {**os.environ, "NATS_URL": nats_server.url}
+    source = "import opentelemetry.trace\n" + PLAIN
+    done = subprocess.run(
+        [sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert "tidings.contrib.tracing.setup" in done.stdout
+    assert "opentelemetry.propagate'" not in done.stdout
+    assert done.stderr == ""
+
+
 def test_a_program_without_opentelemetry_loads_nothing_of_it(nats_server: NATSServer) -> None:
     environment = {**os.environ, "NATS_URL": nats_server.url}
     done = subprocess.run(
