@@ -41,7 +41,7 @@ FLOORS = {
     ],
     "transport": ["transport", "stream_answers", "retries"],
     "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
-    "face": ["cautions", "lifecycle", "process", "app"],
+    "face": ["cautions", "integrations", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
 # What is in each package, the lowest first: the same holds inside.
@@ -98,6 +98,7 @@ INSIDE = {
         "parameters",
         "events",
         "middleware",
+        "tracing",
         "tasks",
         "listener",
         "bursts",
@@ -162,6 +163,7 @@ INSIDE = {
         "context",
         "demo_client",
         "logs",
+        "message_trace",
         "failures",
         "flags",
         "log_config",
@@ -177,6 +179,7 @@ INSIDE = {
         "session",
         "dead",
         "streams",
+        "trace",
         "supervisor",
         "demo",
         "objects",
@@ -413,8 +416,28 @@ def test_a_module_has_what_it_exports(module: str) -> None:
 def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     code = "import sys, tidings; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    late = (
+        *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn"),
+        *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
+    )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
+
+
+def test_the_core_names_an_integration_that_exists_and_imports_no_other() -> None:
+    tree = ast.parse(FILES["integrations.py"].read_text())
+    names = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and str(node.value).startswith("tidings.contrib.")
+    }
+    assert names == {"tidings.contrib.tracing.setup"}
+    assert callable(importlib.import_module(names.pop()).tracing_of)
+    callers = {name for name, path in FILES.items() if "import_module(" in path.read_text()}
+    assert {name for name in callers if not name.startswith("cli/")} == {
+        "__init__.py",
+        "core.py",  # the compiled core
+        "integrations.py",
+    }
 
 
 def test_a_name_imported_late_is_the_same_object_and_is_listed() -> None:

@@ -162,12 +162,12 @@ LISTENERS: dict[str, Any] = {
 
 @app.task()
 async def main() -> None:
-    run = receive if OPTS.action.startswith("receive_") else globals()[OPTS.action]
-    probe.emit(await run(), version("tidings"))
+    work = receive if OPTS.action.startswith("receive_") else globals()[OPTS.action]
+    probe.emit(await work(), version("tidings"))
     await app.disconnect()
 
 
-if __name__ == "__main__":
+def run() -> None:
     if OPTS.action == "respond":
         app.listen(probe.ECHO)(on_request)
     elif OPTS.action == "js_consume":
@@ -177,3 +177,7 @@ if __name__ == "__main__":
         for subject in OPTS.subjects:  # a listener for each, as the others subscribe for each
             app.listen(subject)(LISTENERS[OPTS.action])
     app.run()
+
+
+if __name__ == "__main__":
+    run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -27,11 +27,13 @@ from tidings.handlers.middleware import MiddlewareSpec
 from tidings.handlers.queue_groups import queue_groups
 from tidings.handlers.tasks import Task, TaskSpec
 from tidings.handlers.watchdog import Watchdog
+from tidings.integrations import find_tracing
 from tidings.jetstream.consumer.consumers import Consumers
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
+from tidings.jetstream.streams.stream import Stream
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
 from tidings.stats import (
@@ -93,6 +95,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def queue_groups(self) -> list[str]:
         """The queue group of each listener, "" for none."""
         return queue_groups(self.service_name, self.queue, self.listeners)
+
+    def patterns(self, streams: Sequence[Stream]) -> list[str]:
+        """The subjects of everything that is declared, which may contain wildcards.
+
+        Args:
+            streams: the declared streams.
+        """
+        found = [subject for spec in self.listeners for subject in spec.subjects]
+        found += [spec.subject for spec in self.consumers if spec.subject]
+        return found + [subject for stream in streams for subject in stream.subjects]
 
     def headline(self) -> str:
         """Describe in one line what the app does: `greeter listens on greet and runs report`."""
@@ -191,10 +203,14 @@ class Run:
         jetstream: JetStreamHost,
         on_end: Callable[[Outcome | None], None],
     ) -> None:
-        middlewares = [spec.make() for spec in plan.middlewares]
+        made = [spec.make() for spec in plan.middlewares]
         self.state = State.STARTING
         self.drain_timeout = plan.drain_timeout
         self.connection = Connection(plan.connection, self._on_event)
+        tracing = find_tracing(
+            lambda: plan.patterns(jetstream.streams), lambda: self.connection.url
+        )
+        middlewares = made if tracing is None else [*tracing.sending, *made]
         self.link = Link(
             self.connection,
             middlewares,
@@ -202,11 +218,12 @@ class Run:
             concurrency=plan.concurrency,
             request_timeout=plan.request_timeout,
             tell=self._on_event,
+            tracing=tracing,
         )
         self._plan = plan
         self._current = current
         self._host = jetstream
-        self._jetstream = jetstream.make_run(self.connection, middlewares)
+        self._jetstream = jetstream.make_run(self.connection, made, tracing)
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool
@@ -216,8 +233,9 @@ class Run:
             middlewares,
             service=plan.service_name,
             restore_stream=jetstream.restore_stream,
+            tracing=tracing,
         )
-        self.watchers = Watchers(jetstream, pool, middlewares)
+        self.watchers = Watchers(jetstream, pool, middlewares, tracing)
         self._tasks = [Task(spec) for spec in plan.tasks]
         self._watchdog = Watchdog()
         self._started, self._stopping = asyncio.Event(), asyncio.Event()

@@ -35,6 +35,7 @@ from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
 
 if TYPE_CHECKING:
+    from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection, EventHook
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Link:
         concurrency: handlers of one listener at work at a time, where it names no number.
         request_timeout: default timeout of `request`, in seconds.
         tell: takes the name of an event and its error.
+        tracing: follows the messages; None if nothing does.
 
     Attributes:
         outbox: the connection's buffer.
@@ -92,6 +94,7 @@ class Link:
         concurrency: int,
         request_timeout: float,
         tell: EventHook,
+        tracing: Tracing | None = None,
     ) -> None:
         self.connection = connection
         self.service_name = service_name
@@ -107,7 +110,7 @@ class Link:
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
         self.send_request = fold_send(middlewares, self.request, "send_request")
         self.outbox.direct_thread = self.thread if self.send_publish is None else 0
-        self.subscriptions = Subscriptions(connection, self.portal, self, middlewares)
+        self.subscriptions = Subscriptions(connection, self.portal, self, middlewares, tracing)
 
     def close(self) -> None:
         """Take no more calls."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ADVICE = "tidings: The command `tidings` needs an optional dependency: pip install 'tidings[cli]'\n"
 VERSION = f"tidings {tidings.__version__} ({core.NAME} core: {core.REASON})\n"
-COMMANDS = ["run", "demo", "new", "server", "pub", "req", "sub"]
+COMMANDS = ["run", "demo", "new", "server", "pub", "req", "sub", "trace"]
 
 
 def test_the_version_is_that_of_the_package_and_names_the_core(call: Call) -> None:

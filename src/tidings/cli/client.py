@@ -52,7 +52,7 @@ def pub(
     check_subject(subject)
     headers = parse_headers(header or ())
     app = _client("tidings-pub", flags)
-    asyncio.run(_publish(app, subject, _read(body), headers, count))
+    asyncio.run(_publish(app, subject, read_body(body), headers, count))
     say(f"published {count} message{'s' if count > 1 else ''} on {printable(subject)}")
 
 
@@ -79,7 +79,7 @@ def req(
     check_seconds("--timeout", timeout)
     headers = parse_headers(header or ())
     app = _client("tidings-req", flags)
-    show_answer(asyncio.run(_request(app, subject, _read(body), headers, timeout)))
+    show_answer(asyncio.run(_request(app, subject, read_body(body), headers, timeout)))
 
 
 async def _request(app: App, subject: str, body: bytes, headers: Headers, timeout: float) -> bytes:
@@ -202,7 +202,8 @@ def _client(name: str, flags: Flags) -> App:
     return client(name, flags)
 
 
-def _read(body: str | None) -> bytes:
+def read_body(body: str | None) -> bytes:
+    """Return the body that the arguments of a command name, or what is piped into it."""
     if body == "-" or (body is None and _is_piped()):
         return sys.stdin.buffer.read()
     # Python decodes arguments that are not valid UTF-8 to surrogates; this restores their bytes.

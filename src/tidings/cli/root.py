@@ -22,6 +22,7 @@ COMMANDS = {
     "pub": "client",
     "req": "client",
     "sub": "client",
+    "trace": "trace",
     "streams": "streams",
     "dead": "dead",
     "objects": "objects",

@@ -8,8 +8,8 @@ import contextvars
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -44,10 +44,15 @@ from tidings.service_errors import error_reply, failed_request, failure_text, is
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
+if TYPE_CHECKING:
+    from tidings.handlers.tracing import HandlerTrace
+
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
 GIVEN = Given("listen()", Message)
+
+Deliver = Callable[[int, list[Frame]], None]
 
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
@@ -157,6 +162,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_on_publish",
         "_on_request",
         "_sender",
+        "_trace",
         "_warn_on_none",
         "queue_group",
         "sids",
@@ -172,9 +178,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         queue: str,
         concurrency: int,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
+        self._trace = trace
         self.queue_group = queue
         self.sids: list[int] = []
         self._sender = sender
@@ -189,6 +197,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._on_deadline = self._on_request  # for a request that has a deadline
         if spec.cancel_expired:
             self._on_deadline = bounded_by_deadline(for_request, spec.timeout, spec.name)
+        if trace is not None:
+            self._on_publish = trace.around_handler(self._on_publish)
+            self._on_request = trace.around_handler(self._on_request)
+            self._on_deadline = trace.around_handler(self._on_deadline)
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
@@ -217,6 +229,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         if not self._waking and self._busy < self._concurrency:
             self._waking = True
             self._pool.offer(self)
+
+    def traced(self, deliver: Deliver) -> Deliver:
+        """Return `deliver` in a wrapper of the tracing, or itself if there is none."""
+        return deliver if self._trace is None else self._trace.around_arrival(deliver, self._queue)
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
@@ -331,7 +347,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             logging.WARNING,
             "%s did not handle a request on %r: its deadline passed %.3f s ago, in the queue",
             *(self.name, item[1], late),
-            extra={"listener": self.name, "subject": item[1], "expired": self._expired},
+            extra={
+                "listener": self.name,
+                "subject": item[1],
+                "expired": self._expired,
+                **self._trace_failure(item, EXPIRED),
+            },
         )
         self._refuse(item, EXPIRED)
         return True
@@ -402,9 +423,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
-        error_id = os.urandom(6).hex()
+        traced = self._trace_failure(item, error)
+        error_id = traced.get("error_id") or os.urandom(6).hex()
         try:
-            self._log_failure(item, error, duration, error_id, is_bad_body)
+            self._log_failure(item, error, duration, error_id, is_bad_body, traced)
             self._answer_failure(item, error, error_id, is_bad_body)
         except TidingsError as refusal:
             self._log.error(
@@ -420,6 +442,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             )
             self._refuse(item, ServiceError(500, type(error).__name__))
 
+    def _trace_failure(self, item: Frame, error: BaseException) -> Mapping[str, str]:
+        """Return the fields that the tracing adds to the log record of a failure."""
+        if self._trace is None:
+            return {}
+        sid, subject, reply, block, body = item
+        return self._trace.failed(error, [Message(subject, None, body, reply, sid, block, None)])
+
     def _log_failure(
         self,
         item: Frame,
@@ -427,6 +456,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         duration: float,
         error_id: str,
         is_bad_body: bool,
+        traced: Mapping[str, str],
     ) -> None:
         # A traceback would not help here: tidings raised the error, or it is meant for the caller.
         is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
@@ -442,6 +472,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 "subject": item[1],
                 "duration": duration,
                 "error_id": error_id,
+                **traced,
                 **failed_request(error),
             },
         )

@@ -17,6 +17,7 @@ from tidings.log import logger
 from tidings.stats import ListenerStats
 
 if TYPE_CHECKING:
+    from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection
 
 _make_listener = choose(Listener, BurstListener)
@@ -30,6 +31,7 @@ class Subscriptions:
         portal: runs the end of a subscription in the background.
         sender: sends the replies of the listeners.
         middlewares: the app's middlewares, innermost first.
+        tracing: follows the messages; None if nothing does.
 
     Attributes:
         listeners: the running listeners, in the order in which they were added.
@@ -43,6 +45,7 @@ class Subscriptions:
         portal: Portal,
         sender: Sender,
         middlewares: Sequence[Middleware],
+        tracing: Tracing | None = None,
     ) -> None:
         self.listeners: list[Listener] = []
         self.ended = ListenerStats.none()
@@ -50,6 +53,7 @@ class Subscriptions:
         self._portal = portal
         self._sender = sender
         self._middlewares = middlewares
+        self._tracing = tracing
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
 
@@ -64,6 +68,9 @@ class Subscriptions:
         Returns:
             The ID of each subscription.
         """
+        trace = None
+        if self._tracing is not None:
+            trace = self._tracing.of_handler(spec.name, spec.subjects, group=queue)
         listener = _make_listener(
             spec,
             self._sender,
@@ -71,10 +78,12 @@ class Subscriptions:
             queue=queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
+            trace=trace,
         )
         self.listeners.append(listener)
+        deliver = listener.traced(listener.deliver)
         for subject in spec.subjects:
-            sid = self._connection.subscribe_route(subject, listener.queue_group, listener.deliver)
+            sid = self._connection.subscribe_route(subject, listener.queue_group, deliver)
             listener.sids.append(sid)
             self._subscribed[sid] = (subject, listener)
         return list(listener.sids)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tidings.concurrency.pool import WorkerPool
 from tidings.errors import ConfigError
 from tidings.handlers.middleware import Middleware
+from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.consumer import Consumer
 from tidings.jetstream.consumer.instances import consumer_names
@@ -28,6 +29,7 @@ class Consumers:
         middlewares: middlewares around every handler.
         service: the service's name, which all instances share.
         restore_stream: creates a declared stream that is gone; returns whether it is there.
+        tracing: follows the messages; None if nothing does.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class Consumers:
         *,
         service: str,
         restore_stream: RestoreStream,
+        tracing: Tracing | None = None,
     ) -> None:
         self._api = api
         self._pool = pool
         self._middlewares = middlewares
         self._service = service
         self._restore_stream = restore_stream
+        self._tracing = tracing
         self._consumers: list[Consumer | OrderedHandler] = []
 
     async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
@@ -69,8 +73,17 @@ class Consumers:
     def _make(
         self, spec: ConsumerSpec, name: str | None, concurrency: int
     ) -> Consumer | OrderedHandler:
+        trace = None
+        if self._tracing is not None:
+            trace = self._tracing.of_handler(
+                spec.name,
+                [spec.subject] if spec.subject else [],
+                group=name or "",
+                stream=spec.stream,
+                is_batch=spec.batch is not None,
+            )
         if name is None:
-            return OrderedHandler(spec, self._api, self._pool, self._middlewares)
+            return OrderedHandler(spec, self._api, self._pool, self._middlewares, trace)
         is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
         kind = SingleConsumer if is_single else Consumer
         return kind(
@@ -79,6 +92,7 @@ class Consumers:
             self._pool,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
+            trace=trace,
         )
 
     async def _keeps_dead_letters(self, spec: ConsumerSpec) -> bool:

@@ -12,6 +12,7 @@ from tidings.concurrency.time_limit import bounded
 from tidings.error_codes import ErrorCode
 from tidings.errors import JetStreamApiError, TidingsError
 from tidings.handlers.middleware import Middleware, fold_stream
+from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.remote import no_such_stream
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -30,6 +31,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         api: the JetStream API.
         pool: where workers come from.
         middlewares: middlewares around every handler.
+        trace: follows the messages; None if nothing does.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         api: JetStreamApi,
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
         reading = Reading(
             stream=spec.stream,
@@ -45,12 +48,12 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
             begin=cast("Literal['all', 'last', 'new'] | int", spec.start or "all"),
             purpose=f"{spec.name} of {spec.stream}",
         )
-        super().__init__(spec.name, reading, api, pool)
+        super().__init__(spec.name, reading, api, pool, trace)
         self.spec = spec
         self._decoder = codec.decoder(spec.wanted_type)
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), handler)
-        self._handler = bounded(around, spec.timeout, spec.name)
+        self._handler = self._traced(bounded(around, spec.timeout, spec.name))
 
     async def ensure(self, *, keeps_dead_letters: bool) -> None:
         """Create the consumer on the server.

@@ -17,6 +17,7 @@ from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_stream
 from tidings.handlers.parameters import Parameters, read_parameters
+from tidings.handlers.tracing import HandlerTrace, Tracing
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import check_bucket
 from tidings.jetstream.kv.entry import Entry
@@ -89,13 +90,15 @@ class Watcher(OrderedQueue[WatcherStats]):
         api: JetStreamApi,
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
-        super().__init__(spec.name, bucket.reading(spec.keys, initial=spec.initial), api, pool)
+        reading = bucket.reading(spec.keys, initial=spec.initial)
+        super().__init__(spec.name, reading, api, pool, trace)
         self.spec = spec
         self._bucket = bucket
         self._call = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), self._call_with_entry)
-        self._handler = bounded(around, spec.timeout, spec.name)
+        self._handler = self._traced(bounded(around, spec.timeout, spec.name))
 
     async def start(self) -> None:
         """Start to read the bucket.
@@ -144,10 +147,17 @@ class Watcher(OrderedQueue[WatcherStats]):
 class Watchers:
     """The watchers of one run of an app."""
 
-    def __init__(self, host: Host, pool: WorkerPool, middlewares: Sequence[Middleware]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        pool: WorkerPool,
+        middlewares: Sequence[Middleware],
+        tracing: Tracing | None = None,
+    ) -> None:
         self._host = host
         self._pool = pool
         self._middlewares = middlewares
+        self._tracing = tracing
         self._watchers: list[Watcher] = []
 
     async def start(self, specs: Sequence[WatchSpec], types: Mapping[str, Any]) -> None:
@@ -168,7 +178,12 @@ class Watchers:
                 wanted = types.get(spec.bucket, dict)
             bucket: KeyValue[Any] = KeyValue(self._host, spec.bucket, type=wanted, create=False)
             api = await bucket.open()
-            watcher = Watcher(spec, bucket, api, self._pool, self._middlewares)
+            trace = None
+            if self._tracing is not None:
+                reading = bucket.reading(spec.keys, initial=spec.initial)
+                patterns = [reading.subject] if reading.subject else []
+                trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
+            watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
             self._watchers.append(watcher)
             await watcher.start()
 

@@ -1,0 +1,1 @@
+"""Integrations with other libraries. The core imports none of them."""
