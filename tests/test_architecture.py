@@ -36,7 +36,7 @@ FLOORS = {
         "service_errors",
     ],
     "transport": ["transport", "stream_answers"],
-    "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
+    "work": ["flows", "handlers", "link", "bus", "blocking", "jetstream", "declarations"],
     "face": ["cautions", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
@@ -55,12 +55,13 @@ INSIDE = {
         "threads",
         "work_queue",
     ],
-    "protocol": ["auth", "commands", "headers", "info", "parser"],
+    "protocol": ["auth", "commands", "headers", "flow", "info", "parser"],
     "codec": ["forms", "models", "json"],
     "transport": [
         "backoff",
         "credentials",
         "dispatch",
+        "exchanges",
         "permissions",
         "pings",
         "race",
@@ -80,6 +81,7 @@ INSIDE = {
         "moving",
         "connection",
     ],
+    "flows": ["wire", "window", "channel", "sources", "many", "item_stream", "from_thread"],
     "handlers": [
         "hook_checks",
         "hooks",
@@ -87,9 +89,11 @@ INSIDE = {
         "signatures",
         "annotations",
         "parameters",
+        "shapes",
         "events",
         "middleware",
         "tasks",
+        "serving",
         "listener",
         "queue_groups",
         "subscriptions",
@@ -187,10 +191,14 @@ OPTIONAL = {
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
-# What `import tidings` leaves for the first use: what runs an app, and what is for streams.
+# What `import tidings` leaves for the first use: what runs an app, what is for streams, and what is
+# for requests with several answers and for the handlers that stream.
 LATE = {
     "app": {"jetstream", "lifecycle", "process"},
+    "blocking": {"flows"},
+    "bus": {"flows"},
     "declarations": {"jetstream"},
+    "handlers": {"handlers"},
 }
 
 
@@ -389,7 +397,14 @@ def test_a_module_has_what_it_exports(module: str) -> None:
 def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     code = "import sys, tidings; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    late = (
+        "tidings.jetstream",
+        "tidings.lifecycle",
+        "tidings.flows.",
+        "tidings.handlers.serving",
+        "tidings.process",
+        "tidings.transport.conn",
+    )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
 
 

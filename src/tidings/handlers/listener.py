@@ -8,13 +8,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from tidings import codec
 from tidings.checks import check_flag, check_whole
-from tidings.concurrency.long_runs import NEVER
+from tidings.concurrency.long_runs import LONG, NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
@@ -27,10 +27,11 @@ from tidings.errors import (
     ThreadStartError,
     TidingsError,
 )
-from tidings.functions import function_name
+from tidings.functions import function_name, function_place
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_listen
-from tidings.handlers.parameters import Parameters, read_parameters
+from tidings.handlers.parameters import Form, Parameters, read_parameters
+from tidings.handlers.shapes import Shape, read_shape
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
@@ -39,10 +40,14 @@ from tidings.service_errors import error_reply, failed_request, failure_text, is
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
+if TYPE_CHECKING:
+    from tidings.handlers.serving import Serving
+    from tidings.transport.connection import Connection
+
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
-GIVEN = Given("listen()", Message)
+GIVEN = Given("listen()", Message, may_stream=True)
 
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
@@ -53,6 +58,7 @@ class Sender(Protocol):
     """The methods of the bus that a listener uses to send replies and report events."""
 
     service_name: str
+    connection: Connection
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
@@ -103,7 +109,24 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
-        read_parameters(self.handler, self.data_type, GIVEN)
+        self._check_shape(self.shape)
+        read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
+
+    def _check_shape(self, shape: Shape) -> None:
+        if shape.streams and self.no_reply:
+            raise ConfigError(
+                f"{function_place(self.handler)} streams its reply, because it contains `yield`, "
+                f"and no_reply=True forbids it to reply. Remove one of them"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """Whether the handler streams: its `request_item_type` and `response_item_type`.
+
+        Raises:
+            ConfigError: see `read_shape`.
+        """
+        return read_shape(self.handler)
 
     @property
     def name(self) -> str:
@@ -113,8 +136,10 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, else the type in the signature, else dict."""
-        wanted = self.parameters.wanted_type
-        return dict if wanted is None else wanted
+        parameters = self.parameters
+        if parameters.form is Form.NOTHING:
+            return bytes  # the body is the first item, if it is not empty
+        return dict if parameters.wanted_type is None else parameters.wanted_type
 
     @property
     def parameters(self) -> Parameters:
@@ -123,7 +148,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: see `read_parameters`.
         """
-        return read_parameters(self.handler, self.data_type, GIVEN)
+        return read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -143,6 +168,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_on_request",
         "_pending_bytes",
         "_sender",
+        "_serving",
         "_warn_on_none",
         "queue_group",
         "sids",
@@ -166,18 +192,35 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._sender = sender
         data_type = spec.wanted_type
         self._decode = None if data_type is bytes else codec.decoder(data_type)
-        handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
+        self._serving = None if spec.shape.is_plain else self._make_serving()
+        if self._serving is None:
+            handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
+        else:
+            handler = self._serving.run
         around = (*spec.middlewares, *middlewares)
         for_publish = fold_listen(around, handler, request=False)
         for_request = fold_listen(around, handler, request=True)
+        if self._serving is not None:
+            for_publish = self._serving.around(for_publish)
+            for_request = self._serving.around(for_request)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
         self._on_request = bounded(for_request, spec.timeout, spec.name)
-        self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
+        may_be_none = spec.no_reply or self._serving is not None
+        self._warn_on_none = not may_be_none and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
         self._logged_dropped = 0
         self._log_dropped_at = 0.0
+
+    def _make_serving(self) -> Serving:
+        """Return what runs a handler that streams. Most services have none."""
+        from tidings.handlers.serving import Serving
+
+        spec = self.spec
+        return Serving(
+            spec.handler, spec.name, spec.shape, spec.parameters, self._threads, self._sender
+        )
 
     # Arrival.
 
@@ -361,6 +404,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         )
         self._sender.reply(item[2], body, headers)
 
+    @property
+    def patience(self) -> float:
+        """Seconds after which a warning reports a run. A stream may take any time."""
+        return LONG if self._serving is None else NEVER
+
     def on_long_run(self, item: Frame, seconds: float) -> None:
         """Log a warning: the handler has been working on a message for `seconds` seconds."""
         logger.warning(
@@ -390,4 +438,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             pending_bytes=self._pending_bytes,
             running=self._running,
             abandoned=self._abandoned,
+            items_sent=0 if self._serving is None else self._serving.items_sent,
+            items_received=0 if self._serving is None else self._serving.items_received,
         )
