@@ -14,7 +14,7 @@ import msgspec
 
 from tidings import codec
 from tidings.checks import check_flag, check_whole
-from tidings.concurrency.long_runs import LONG, NEVER
+from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
@@ -407,7 +407,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     @property
     def patience(self) -> float:
         """Seconds after which a warning reports a run. A stream may take any time."""
-        return LONG if self._serving is None else NEVER
+        return super().patience if self._serving is None else NEVER
 
     def on_long_run(self, item: Frame, seconds: float) -> None:
         """Log a warning: the handler has been working on a message for `seconds` seconds."""
