@@ -58,6 +58,7 @@ class Channel:
         sent: number of items that were sent.
         is_gone: whether the other end has left, or the flow broke off.
         knows_credit: whether the other end counts credit.
+        was_allowed: whether the other end has ever allowed items.
         interrupt: a function that is called once when the other end leaves; None for none.
         first: seconds to wait for an item of a service that does not count credit, or that has not
             answered yet; None for no limit.
@@ -75,7 +76,6 @@ class Channel:
         "_ended",
         "_error",
         "_frames",
-        "_has_failed",
         "_heard",
         "_inbox",
         "_is_closed",
@@ -98,12 +98,13 @@ class Channel:
         "stall",
         "subject",
         "target",
+        "was_allowed",
     )
 
     def __init__(self, connection: Connection, subject: str, *, is_service: bool) -> None:
         self.subject = self.target = subject
         self.sent = 0
-        self.is_gone = self.knows_credit = False
+        self.is_gone = self.knows_credit = self.was_allowed = False
         self.interrupt: Callable[[], object] | None = None
         self.first: float | None = None
         self.stall: float | None = None
@@ -118,7 +119,7 @@ class Channel:
         self._credit: int | None = 0  # None if the other end does not count
         self._peer = b""
         self._peer_prefix = ""
-        self._ended = self._is_finished = self._has_failed = False
+        self._ended = self._is_finished = False
         self._is_closed = self._is_crowded = False
         self._error: BaseException | None = None
         self._arrived, self._allowed = asyncio.Event(), asyncio.Event()
@@ -143,8 +144,8 @@ class Channel:
         connection: Connection,
         subject: str,
         reply: str,
-        credit: int | None,
         *,
+        knows_credit: bool,
         takes_items: bool,
     ) -> Channel | None:
         """Return the service's end, and greet a requester that counts credit.
@@ -153,7 +154,7 @@ class Channel:
             connection: the connection.
             subject: the request's subject.
             reply: the request's reply subject.
-            credit: the credit in the request's headers; None if the requester does not count.
+            knows_credit: whether the requester counts credit.
             takes_items: whether the handler takes items of the requester.
 
         Returns:
@@ -167,9 +168,9 @@ class Channel:
             return None
         self = cls(connection, subject, is_service=True)
         self.target, self._peer, self._peer_prefix = reply, reply.encode(), prefix_of(reply)
-        self._credit = credit
-        self.knows_credit = credit is not None
-        if self.knows_credit:
+        self._credit = 0 if knows_credit else None
+        self.knows_credit = knows_credit
+        if knows_credit:
             granted = self._window.take_credit() if takes_items else 0
             self._post(self._peer, credit_block(granted), self.address.encode())
             self._watch()
@@ -321,11 +322,6 @@ class Channel:
         return self.is_gone or self._ended or bool(self._peer) or bool(self._frames)
 
     @property
-    def has_failed(self) -> bool:
-        """Whether the service answered with an error, or the flow broke off."""
-        return self._has_failed or self._error is not None
-
-    @property
     def received(self) -> int:
         """Number of items that arrived."""
         return self._window.received
@@ -364,7 +360,6 @@ class Channel:
             self._check_count(frame)
         else:
             self._frames.append(frame)  # an error: its reader raises it
-            self._has_failed = True
         self._ended = self._is_finished = True
 
     def _on_item(self, frame: Frame) -> None:
@@ -413,6 +408,7 @@ class Channel:
         self._watch()
 
     def _add_credit(self, credit: int) -> None:
+        self.was_allowed |= credit > 0
         if self._credit is not None:
             self._credit += credit
 

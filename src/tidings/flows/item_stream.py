@@ -81,11 +81,14 @@ class ItemStream(Generic[T]):
     async def __anext__(self) -> T:
         channel = self._entered()
         frame = await channel.next()
+        if frame is not None and frame[3]:
+            raise_remote_error(self._subject, frame[3], frame[4])
+        if self._items is not None and not channel.was_allowed:
+            reason = "the service answered without taking items"
+            raise FlowError(self._subject, reason, channel.received)
         if frame is None:
             raise StopAsyncIteration
-        if frame[3]:
-            raise_remote_error(self._subject, frame[3], frame[4])
-        elif channel.received == 1 and frame[4].startswith(ACKNOWLEDGEMENTS):
+        if channel.received == 1 and frame[4].startswith(ACKNOWLEDGEMENTS):
             await refuse_stream_answer(channel.connection, self._subject, frame[4])
         try:
             return self._read(frame)
@@ -141,10 +144,7 @@ async def send_items(channel: Channel, items: Items) -> None:
     """Send items to a service, as far as it allows. An error of `items` ends the stream."""
     try:
         if not await channel.greeted():
-            if not channel.has_failed:
-                reason = "the service answered without taking items"
-                channel.refuse(FlowError(channel.subject, reason, channel.received))
-            return
+            return  # the reader raises what happened
         async with contextlib.aclosing(_as_async(items)) as each:
             async for item in each:
                 if channel.is_deaf:

@@ -16,11 +16,12 @@ class Window:
         granted: number of items that the sender may send in total.
     """
 
-    __slots__ = ("_bytes", "_read", "granted", "received")
+    __slots__ = ("_bytes", "_read", "_width", "granted", "received")
 
     def __init__(self) -> None:
         self.received = self.granted = 0
         self._read = self._bytes = 0
+        self._width = FIRST
 
     @property
     def is_overrun(self) -> bool:
@@ -44,8 +45,9 @@ class Window:
         """
         wanted = self._wanted()
         left = self.granted - self._read
-        if 2 * left > wanted:
+        if 2 * left > self._width:
             return 0
+        self._width = wanted
         self.granted += wanted - left
         return wanted - left
 
@@ -53,4 +55,5 @@ class Window:
         if not self.received:
             return FIRST
         size = self._bytes // self.received + 1
-        return max(LEAST, min(MOST, TARGET // size))
+        # It grows step by step: the first items may be smaller than the others.
+        return max(LEAST, min(MOST, TARGET // size, 2 * self._width))

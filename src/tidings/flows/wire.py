@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from tidings.headers import Headers
-from tidings.protocol.flow import CANCEL_HEADER, CREDIT_HEADER, credit_of
+from tidings.protocol.flow import CANCEL_HEADER, CREDIT_HEADER, FLOW_HEADER, credit_of
 from tidings.protocol.parser import Frame
 from tidings.service_errors import ERROR_HEADER, NO_RESPONDERS
 
@@ -38,4 +38,6 @@ def read(frame: Frame) -> tuple[Kind, int]:
         return Kind.CANCEL, 0
     if ERROR_HEADER in headers:
         return Kind.ERROR, 0
-    return Kind.ITEM, 0
+    # Some clients send the headers of the request back with everything that they answer.
+    is_end = not body and FLOW_HEADER in headers
+    return (Kind.END if is_end else Kind.ITEM), 0

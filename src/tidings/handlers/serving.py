@@ -17,7 +17,7 @@ from tidings.handlers.parameters import Form, Parameters
 from tidings.handlers.shapes import Answers, Shape
 from tidings.headers import HeadersLike
 from tidings.message import Message
-from tidings.protocol.flow import CREDIT_HEADER, credit_of
+from tidings.protocol.flow import FLOW_HEADER, FLOW_VERSION
 from tidings.service_errors import BAD_REQUEST, raise_remote_error
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Serving:
         """Send what is left: an answer, and the end if the requester waits for it."""
         if value is not None:
             self._link.reply(message.reply, value, None)
-        if not (self._shape.streams or CREDIT_HEADER in message.headers):
+        if not (self._shape.streams or _knows_credit(message)):
             return  # a plain request, which has its answer
         if turn.channel is None:  # a middleware answered
             self._link.reply(message.reply, b"", None)
@@ -137,12 +137,11 @@ class Serving:
         self._received += channel.received
 
     def _open(self, message: Message[Any]) -> Channel | None:
-        credit = message.headers.get(CREDIT_HEADER)
         channel = Channel.to_requester(
             self._link.connection,
             message.subject,
             message.reply,
-            None if credit is None else credit_of(credit),
+            knows_credit=_knows_credit(message),
             takes_items=self._shape.takes_items,
         )
         if channel is not None:
@@ -228,6 +227,10 @@ class Serving:
     def _after(self, turn: _Turn) -> None:
         """Note whether the requester has left, so that nothing more is sent to it."""
         turn.is_over = turn.channel is not None and turn.channel.is_gone
+
+
+def _knows_credit(message: Message[Any]) -> bool:
+    return message.headers.get(FLOW_HEADER) == FLOW_VERSION
 
 
 class _Departure:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tidings.protocol.headers import header_block
 
+FLOW_HEADER, FLOW_VERSION = "Tidings-Flow", "1"
 CREDIT_HEADER = "Tidings-Credit"
 CANCEL_HEADER = "Tidings-Cancel"
 ITEM_HEADER = "Tidings-Item"
@@ -15,8 +16,8 @@ ADDRESS_TOKEN = "items"  # noqa: S105 - a token of a subject
 # A larger credit is not from a client that counts its messages.
 MAX_CREDIT = 1_000_000
 
-# In a request: the requester counts credit, and gives some when it knows who answers.
-REQUEST_HEADERS = ((CREDIT_HEADER, "0"),)
+# In a request: the requester counts credit. The value is the version of these rules.
+REQUEST_HEADERS = ((FLOW_HEADER, FLOW_VERSION),)
 CANCEL_BLOCK = header_block([(CANCEL_HEADER, "1")])
 # An empty body without headers is the end, so an item with an empty body needs a header.
 EMPTY_ITEM_BLOCK = header_block([(ITEM_HEADER, "empty")])
