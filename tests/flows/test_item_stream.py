@@ -166,7 +166,7 @@ async def test_a_foreign_service_that_knows_no_credit_fills_no_memory(
         await until(lambda: app.stats().connection.received >= 100)
         with pytest.raises(FlowError, match="pile up"):  # noqa: PT012 - the loop reads what fits
             async for each in answers:
-                got.append(each)  # noqa: PERF401
+                got.append(each)  # noqa: PERF401 - an error ends the loop
     assert got == list(range(1, len(got) + 1))
     assert len(got) <= 10
 
