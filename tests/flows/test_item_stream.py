@@ -23,9 +23,11 @@ from tidings import (
     NoRespondersError,
     RequestTimeoutError,
     ServiceError,
+    StreamAnsweredError,
 )
 from tidings.flows import channel
 from tidings.flows.window import FIRST
+from tidings.jetstream import Stream
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
@@ -72,6 +74,38 @@ async def test_items_with_an_empty_body_are_items_and_not_the_end(
 
     async with service, app, app.stream(subject, response_data_type=str) as got:
         assert [item async for item in got] == ["a", "", "", "", "z"]
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+async def test_what_a_handler_responds_by_hand_is_an_item_too(
+    service: App, app: App, subject: str, kind: str
+) -> None:
+    async def rows(msg):
+        for n in range(0, 100, 2):
+            await msg.respond(n, headers={"N": str(n)})
+            yield n + 1
+
+    def rows_in_thread(msg):
+        for n in range(0, 100, 2):
+            msg.respond_sync(n, headers={"N": str(n)})
+            yield n + 1
+
+    service.listen(subject)(rows if kind == "async" else rows_in_thread)
+    async with service, app:
+        async with app.stream(subject, response_data_type=Message[int]) as got:
+            messages = [message async for message in got]
+        async with app.stream(subject, response_data_type=int) as got:
+            assert [item async for item in got] == list(range(100))
+    assert [message.data for message in messages] == list(range(100))
+    assert messages[4].headers["N"] == "4"
+
+
+async def test_the_acknowledgement_of_a_stream_is_no_item(stream: Stream) -> None:
+    with NATSServer(jetstream=True) as own:
+        app = App("asker", servers=own.url, streams=[stream])
+        async with app, app.stream(f"{stream.name}.a") as got:
+            with pytest.raises(StreamAnsweredError):
+                await anext(got)
 
 
 async def test_an_error_in_the_middle_comes_after_the_items_before_it(

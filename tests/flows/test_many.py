@@ -229,8 +229,10 @@ async def test_a_lost_connection_ends_the_request_at_once(
             await anext(answers)
         assert answers.ended is Ended.ERROR
         await until(lambda: app.stats().connection.state == "reconnecting")
+        answers = app.request_many(subject)
         with pytest.raises(DisconnectedError):
-            await anext(app.request_many(subject))
+            await anext(answers)
+        assert answers.ended is Ended.ERROR
         server.restart()
 
 

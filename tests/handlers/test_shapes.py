@@ -136,9 +136,10 @@ def test_a_handler_that_cannot_take_its_items_is_refused_where_it_is_written(
         App("rows").listen("a")(handler)
 
 
-def test_a_generator_that_must_not_reply_is_refused() -> None:
+@pytest.mark.parametrize("handler", [many, in_thread, total])
+def test_a_handler_that_streams_and_must_not_reply_is_refused(handler: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="no_reply"):
-        App("rows").listen("a", no_reply=True)(many)
+        App("rows").listen("a", no_reply=True)(handler)
 
 
 def test_items_of_a_stream_or_a_watch_are_refused() -> None:

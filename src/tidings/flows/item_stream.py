@@ -51,6 +51,7 @@ class ItemStream(Generic[T]):
         self._read = read
         self._items = items
         self._channel: Channel | None = None
+        self._read_items = 0
         self._sending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -88,7 +89,8 @@ class ItemStream(Generic[T]):
             raise FlowError(self._subject, reason, channel.received)
         if frame is None:
             raise StopAsyncIteration
-        if channel.received == 1 and frame[4].startswith(ACKNOWLEDGEMENTS):
+        self._read_items += 1
+        if self._read_items == 1 and frame[4].startswith(ACKNOWLEDGEMENTS):
             await refuse_stream_answer(channel.connection, self._subject, frame[4])
         try:
             return self._read(frame)

@@ -259,7 +259,11 @@ class RequestMany(Generic[T]):
         """Send the request, once."""
         async with self._opening:
             if self._gathering is None:
-                self._gathering = await self._open()
+                try:
+                    self._gathering = await self._open()
+                except BaseException:
+                    self._ended = Ended.ERROR
+                    raise
         return self._gathering
 
     async def _next(self, gathering: Gathering) -> Frame | None:

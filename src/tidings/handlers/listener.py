@@ -113,10 +113,11 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
 
     def _check_shape(self, shape: Shape) -> None:
-        if shape.streams and self.no_reply:
+        if self.no_reply and not shape.is_plain:
+            what = "streams its reply" if shape.streams else "takes items, and answers after them"
             raise ConfigError(
-                f"{function_place(self.handler)} streams its reply, because it contains `yield`, "
-                f"and no_reply=True forbids it to reply. Remove one of them"
+                f"{function_place(self.handler)} {what}, and no_reply=True forbids it to reply. "
+                f"Remove no_reply=True"
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +16,7 @@ from tidings.flows.sources import AsyncSource, Source, ThreadSource
 from tidings.functions import is_async
 from tidings.handlers.parameters import Form, Parameters
 from tidings.handlers.shapes import Answers, Shape
-from tidings.headers import HeadersLike
+from tidings.headers import Headers, HeadersLike
 from tidings.message import Message
 from tidings.protocol.flow import FLOW_HEADER, FLOW_VERSION
 from tidings.service_errors import BAD_REQUEST, raise_remote_error
@@ -119,15 +120,15 @@ class Serving:
 
     def _finish(self, message: Message[Any], turn: _Turn, value: Any) -> None:
         """Send what is left: an answer, and the end if the requester waits for it."""
-        if value is not None:
-            self._link.reply(message.reply, value, None)
-        if not (self._shape.streams or _knows_credit(message)):
-            return  # a plain request, which has its answer
-        if turn.channel is None:  # a middleware answered
-            self._link.reply(message.reply, b"", None)
+        has_end = self._shape.streams or _knows_credit(message)
+        if turn.channel is None or not has_end:
+            if value is not None:
+                self._link.reply(message.reply, value, None)
+            if has_end:  # a middleware answered
+                self._link.reply(message.reply, b"", None)
             return
         if value is not None:
-            turn.channel.sent += 1
+            turn.channel.send(codec.encode(value))
         turn.channel.end()
 
     def _close(self, channel: Channel) -> None:
@@ -154,6 +155,8 @@ class Serving:
         """Run the handler. Returns its answer if it does not stream."""
         turn = _turn.get()
         channel = turn.channel = self._open(message) if message.reply else None
+        if channel is not None:
+            message._responder = _Responder(channel)
         call = self._parameters.adapt(self._with_items(message, channel))
         if self._shape.streams:
             return await self._stream(turn, self._source(call, message))
@@ -231,6 +234,32 @@ class Serving:
 
 def _knows_credit(message: Message[Any]) -> bool:
     return message.headers.get(FLOW_HEADER) == FLOW_VERSION
+
+
+class _Responder:
+    """Sends what the handler passes to `msg.respond`: one item more."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    async def respond(self, reply: str, value: object, headers: HeadersLike | None) -> None:
+        """Send an item, as soon as the requester takes it."""
+        body = codec.encode(value)
+        block = Headers(headers).to_block() if headers else b""
+        await self._channel.ready()
+        if not self._channel.is_gone:
+            self._channel.send(body, block)
+
+    def respond_sync(self, reply: str, value: object, headers: HeadersLike | None) -> None:
+        """The same in another thread. In the thread of the event loop it cannot wait."""
+        if threading.get_ident() != self._thread:
+            work = self.respond(reply, value, headers)
+            asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        elif not self._channel.is_gone:
+            block = Headers(headers).to_block() if headers else b""
+            self._channel.send(codec.encode(value), block)
 
 
 class _Departure:
