@@ -58,6 +58,9 @@ async def total(items: AsyncIterator[Row]) -> int: ...
 async def quoted(order: Order, items: "AsyncIterator[Row]") -> int: ...
 
 
+async def quoted_inside(items: AsyncIterator["Row"]) -> int: ...
+
+
 async def bare(items: AsyncIterator) -> int: ...  # type: ignore[type-arg]  # any JSON object
 
 
@@ -80,6 +83,7 @@ async def both(items: AsyncIterator[Row], msg: Message[Order], order: Order) -> 
         (Stream(), Shape(Answers.ASYNC_GENERATOR, Row)),
         (total, Shape(Answers.ONCE, None, "items", 0, Row)),
         (quoted, Shape(Answers.ONCE, None, "items", 1, Row)),
+        (quoted_inside, Shape(Answers.ONCE, None, "items", 0, Row)),
         (bare, Shape(Answers.ONCE, None, "items", 0, dict)),
         (total_in_thread, Shape(Answers.ONCE, None, "items", 1, Row)),
         (both, Shape(Answers.ASYNC_GENERATOR, int, "items", 0, Row)),

@@ -109,8 +109,9 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
-        self._check_shape(self.shape)
-        read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
+        shape = self.shape
+        self._check_shape(shape)
+        read_parameters(self.handler, self.data_type, GIVEN, shape.items_name)
 
     def _check_shape(self, shape: Shape) -> None:
         if self.no_reply and not shape.is_plain:
@@ -137,10 +138,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, else the type in the signature, else dict."""
-        parameters = self.parameters
-        if parameters.form is Form.NOTHING:
-            return bytes  # the body is the first item, if it is not empty
-        return dict if parameters.wanted_type is None else parameters.wanted_type
+        return _wanted_type(self.parameters)
 
     @property
     def parameters(self) -> Parameters:
@@ -150,6 +148,12 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: see `read_parameters`.
         """
         return read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
+
+
+def _wanted_type(parameters: Parameters) -> Any:
+    if parameters.form is Form.NOTHING:
+        return bytes  # the body is the first item, if it is not empty
+    return dict if parameters.wanted_type is None else parameters.wanted_type
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -191,11 +195,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self.queue_group = queue
         self.sids: list[int] = []
         self._sender = sender
-        data_type = spec.wanted_type
+        shape, parameters = spec.shape, spec.parameters
+        data_type = _wanted_type(parameters)
         self._decode = None if data_type is bytes else codec.decoder(data_type)
-        self._serving = None if spec.shape.is_plain else self._make_serving()
+        self._serving = None if shape.is_plain else self._make_serving(shape, parameters)
         if self._serving is None:
-            handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
+            handler = parameters.adapt(as_async(spec.handler, self._threads))
         else:
             handler = self._serving.run
         around = (*spec.middlewares, *middlewares)
@@ -214,14 +219,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._logged_dropped = 0
         self._log_dropped_at = 0.0
 
-    def _make_serving(self) -> Serving:
+    def _make_serving(self, shape: Shape, parameters: Parameters) -> Serving:
         """Return what runs a handler that streams. Most services have none."""
         from tidings.handlers.serving import Serving
 
         spec = self.spec
-        return Serving(
-            spec.handler, spec.name, spec.shape, spec.parameters, self._threads, self._sender
-        )
+        return Serving(spec.handler, spec.name, shape, parameters, self._threads, self._sender)
 
     # Arrival.
 

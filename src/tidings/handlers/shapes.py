@@ -118,13 +118,16 @@ def _answers(handler: Callable[..., Any]) -> Answers:
 
 def _items(handler: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     """Return the annotation of a parameter that takes a stream of items; None for any other."""
-    if parameter.annotation is parameter.empty:
+    hint = parameter.annotation
+    if isinstance(hint, str) or hasattr(hint, "__value__"):  # quoted, or an alias
+        try:
+            hint = evaluated(handler, parameter)
+        except Exception:  # `read_parameters` reports what cannot be evaluated
+            return None
+    origin = typing.get_origin(hint) or hint
+    if not any(origin is each for each in (*_ASYNC_ITEMS, *_SYNC_ITEMS)):
         return None
-    try:
-        hint = evaluated(handler, parameter)
-    except Exception:  # `read_parameters` reports what cannot be evaluated
-        return None
-    return hint if (typing.get_origin(hint) or hint) in (*_ASYNC_ITEMS, *_SYNC_ITEMS) else None
+    return evaluated(handler, parameter)  # also what is quoted inside
 
 
 def _item_type(handler: Callable[..., Any], parameter: inspect.Parameter, hint: Any) -> Any:
