@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contenders.probe import SLEEP
-from .workloads import SIZES, SUBSCRIPTIONS
+from .workloads import HEADERS, PREFETCH, SIZES, SUBSCRIPTIONS
 
 Result = dict[str, Any]
 
@@ -79,6 +79,14 @@ def p99_microseconds(result: Result) -> float:
     return float(result["p99"] * 1_000_000)
 
 
+def megabytes(result: Result) -> float:
+    return float(result["bytes"] / result["seconds"] / 1_000_000)
+
+
+def cpu_per_megabyte(result: Result) -> float:
+    return float(result["cpu"] / result["bytes"] * 1e9)
+
+
 def at_a_time(result: Result) -> float:
     return float(result["at_a_time"])
 
@@ -88,11 +96,41 @@ def _sizes(kind: str) -> Iterable[Measure]:
         yield Measure(f"{kind}_{size}", f"{kind}_{size}", f"{kind} {size:,} B", "/s", rate)
 
 
+def _consumers() -> Iterable[Measure]:
+    for name, title in (
+        ("js_consume", "consume a stream, concurrency 16"),
+        ("js_consume_one", "consume a stream, concurrency 1"),
+        ("js_consume_one_prefetch", f"consume a stream, concurrency 1, {PREFETCH} held"),
+    ):
+        yield Measure(name, name, title, "/s", rate)
+        yield Measure(
+            f"{name}_cpu", name, f"CPU per message, {title}", "us", cpu_microseconds, False
+        )
+
+
+def _key_value() -> Iterable[Measure]:
+    for name, title in (("key_value_put", "key-value put"), ("key_value_get", "key-value get")):
+        yield Measure(name, name, f"{title}, 64 open", "/s", rate)
+        yield Measure(f"{name}_cpu", name, f"CPU per {title}", "us", cpu_microseconds, False)
+
+
+def _objects() -> Iterable[Measure]:
+    for name, title in (("object_put", "object put"), ("object_get", "object get")):
+        yield Measure(name, name, f"{title}, 8 MiB", "MB/s", megabytes)
+        yield Measure(f"{name}_cpu", name, f"CPU per MB, {title}", "ms", cpu_per_megabyte, False)
+
+
 def _subscriptions() -> Iterable[Measure]:
     for n in SUBSCRIPTIONS:
         name = f"subscriptions_{n}"
         title = f"CPU per message, {n:,} subscription{'s' * (n > 1)}"
         yield Measure(name, name, title, "us", cpu_microseconds, higher_is_better=False)
+
+
+def _headers() -> Iterable[Measure]:
+    for n in HEADERS:
+        title = f"CPU per message, one of {n} headers read"
+        yield Measure(f"headers_{n}", f"headers_{n}", title, "us", cpu_microseconds, False)
 
 
 MEASURES = {
@@ -113,12 +151,42 @@ MEASURES = {
         Measure("sleepers", "sleepers", "handlers that await 10 ms", "/s", rate),
         Measure("sleepers_at_a_time", "sleepers", "of these at a time", "", at_a_time),
         Measure("threads", "threads", "publish from 4 threads", "/s", rate),
-        Measure("js_consume", "js_consume", "consume a stream, concurrency 16", "/s", rate),
+        *_consumers(),
         Measure("js_publish", "js_publish", "publish to a stream, one by one", "/s", rate),
         Measure(
             "js_publish_window", "js_publish_window", "publish to a stream, 256 open", "/s", rate
         ),
+        Measure(
+            "js_publish_batched", "js_publish_batched", "the same in server batches", "/s", rate
+        ),
+        Measure(
+            "js_publish_window_cpu",
+            "js_publish_window",
+            "CPU per message, 256 open",
+            "us",
+            cpu_microseconds,
+            False,
+        ),
+        Measure(
+            "js_publish_batched_cpu",
+            "js_publish_batched",
+            "the same in server batches",
+            "us",
+            cpu_microseconds,
+            False,
+        ),
+        *_key_value(),
+        *_objects(),
         *_subscriptions(),
+        *_headers(),
+        Measure(
+            "receive_large_cpu",
+            "receive_262144",
+            "CPU per message of 256 KiB",
+            "us",
+            cpu_microseconds,
+            False,
+        ),
         *_sizes("receive"),
         *_sizes("publish"),
         Measure("memory", "memory", "memory grown by 1M received", "MB", grown_megabytes, False),
@@ -145,10 +213,28 @@ TARGETS = (
         0.7,
         ("request_many", "libnats"),
     ),
-    Target("request p50", ("request_p50", _T), 1.0, ("request_p50", _N), at_least=False),
+    Target("request p50", ("request_p50", _T), 0.5, ("request_p50", _N), at_least=False),
+    Target("publish window", ("js_publish_window", _T), 3, ("js_publish_window", _N)),
+    Target("publish window in batches", ("js_publish_batched", _T), 3, ("js_publish_window", _N)),
+    Target(
+        "CPU per message of 256 KiB",
+        ("receive_large_cpu", _T),
+        0.9,
+        ("receive_large_cpu", _N),
+        at_least=False,
+    ),
     Target("CPU per 100k received", ("receive_cpu", _T), 0.42, ("receive_cpu", _N), at_least=False),
     Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", _N)),
     Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", "faststream")),
+    Target("consume a stream", ("js_consume", _T), 1.2, ("js_consume", "nats-py-push")),
+    Target(
+        "consume one at a time, with prefetch",
+        ("js_consume_one_prefetch", _T),
+        6,
+        ("js_consume_one", _T),
+    ),
+    Target("key-value put", ("key_value_put", _T), 2.5, ("key_value_put", _N)),
+    Target("key-value get", ("key_value_get", _T), 3, ("key_value_get", _N)),
     Target("memory grown by 1M received", ("memory", _T), 2, at_least=False, unit="MB"),
     Target(
         "cost at 1,000 subscriptions",

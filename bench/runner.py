@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from .contenders.probe import LOAD, REPORT, ROWS_IN_STREAM, THREADS
+from .contenders.probe import LOAD, OBJECT_SIZE, REPORT, ROWS_IN_STREAM, THREADS
 from .load import (
     Block,
     Collector,
@@ -173,7 +173,8 @@ def _block(task: Task) -> Block:
         bodies = json_bodies(workload.block, task.contender.json_rpc)
     else:
         bodies = raw_bodies(workload.block, workload.size)
-    return encode_block(bodies, [f"{LOAD}.{i}" for i in range(workload.subscriptions)])
+    subjects = [f"{LOAD}.{i}" for i in range(workload.subscriptions)]
+    return encode_block(bodies, subjects, workload.headers)
 
 
 def _request(task: Task, server: Server) -> Result:
@@ -211,6 +212,23 @@ def _js_publish(task: Task, server: Server) -> Result:
     return result
 
 
+def _js_key_value(task: Task, server: Server) -> Result:
+    with _streams(server) as streams, _process(task, task.workload.action, server) as process:
+        result = process.result()
+        if streams.written() != result["sent"]:
+            raise RunError(f"the bucket got {streams.written()} of {result['sent']} writes")
+    return result
+
+
+def _js_object(task: Task, server: Server) -> Result:
+    with _streams(server) as streams, _process(task, task.workload.action, server) as process:
+        result = process.result()
+        least = result["stored"] * OBJECT_SIZE
+        if streams.object_bytes() < least:
+            raise RunError(f"the store has {streams.object_bytes()} of at least {least} bytes")
+    return result
+
+
 @contextmanager
 def _streams(server: Server) -> Iterator[Streams]:
     streams = Streams(server.port)
@@ -239,4 +257,6 @@ _KINDS: dict[str, Callable[[Task, Server], Result]] = {
     "threads": _threads,
     "js_consume": _js_consume,
     "js_publish": _js_publish,
+    "js_key_value": _js_key_value,
+    "js_object": _js_object,
 }

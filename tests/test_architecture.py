@@ -25,6 +25,8 @@ FLOORS = {
         "error_codes",
         "errors",
         "checks",
+        "panini",
+        "keywords",
         "functions",
         "subject",
         "concurrency",
@@ -72,8 +74,11 @@ INSIDE = {
         "websocket",
         "interest",
         "options",
+        "contexts",
         "inbox",
         "servers",
+        "sources",
+        "settings",
         "login",
         "dial",
         "handover",
@@ -120,6 +125,8 @@ INSIDE = {
         "dead_letter",
         "kv",
         "objects",
+        "fast_batch",
+        "fast_ingest",
         "publish_window",
         "consumer",
         "host",
@@ -136,11 +143,13 @@ INSIDE = {
         "remote",
         "acks",
         "ordered",
+        "prefetch",
         "pull",
         "consumer",
+        "single",
         "consumers",
     ],
-    "jetstream/kv": ["entry", "watch", "key_value", "watchers"],
+    "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/streams": ["drops", "stream", "plan"],
     "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
@@ -149,9 +158,17 @@ INSIDE = {
     "cli": [
         "bodies",
         "console",
+        "context",
         "demo_client",
-        "loading",
         "logs",
+        "failures",
+        "flags",
+        "log_config",
+        "log_level",
+        "loading",
+        "dev",
+        "foreground",
+        "overview",
         "child",
         "client",
         "new",
@@ -191,14 +208,15 @@ OPTIONAL = {
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
-# What `import tidings` leaves for the first use: what runs an app, what is for streams, and what is
-# for requests with several answers and for the handlers that stream.
+# What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
+# requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
     "app": {"jetstream", "lifecycle", "process"},
     "blocking": {"flows"},
     "bus": {"flows"},
     "declarations": {"jetstream"},
     "handlers": {"handlers"},
+    "keywords": {"panini"},
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import tidings
 import tidings.jetstream
@@ -65,6 +66,23 @@ def test_importing_tidings_imports_nothing_that_msgspec_does_not() -> None:
 def test_tidings_requires_msgspec_and_nothing_else() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert [re.split(r"\W", name)[0] for name in project["dependencies"]] == ["msgspec"]
+
+
+def test_pip_refuses_an_older_python_and_every_python_that_is_promised_is_accepted() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    accepted = SpecifierSet(project["requires-python"])  # pip compares with it before it installs
+    prefix = "Programming Language :: Python :: 3."
+    promised = [
+        name.removeprefix("Programming Language :: Python :: ")
+        for name in project["classifiers"]
+        if name.startswith(prefix)
+    ]
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in promised
+    assert all(accepted.contains(version) for version in promised)
+    oldest = min(int(version.removeprefix("3.")) for version in promised)
+    assert not accepted.contains(f"3.{oldest - 1}.99")
+    assert f"Python 3.{oldest} or newer" in (ROOT / "README.md").read_text()
+    assert f"sys.version_info >= (3, {oldest})" in (ROOT / "Makefile").read_text()
 
 
 def test_the_changelog_starts_with_the_version_of_the_package() -> None:

@@ -3,14 +3,13 @@
 tidings run shipping:app --dev
 """
 
-import os
 import tempfile
 from pathlib import Path
 
 from tidings import App
 
-# $NATS_URL has the address of the server, and $NATS_CREDS the path of the credentials, if any.
-app = App(service_name="shipping", credentials=os.environ.get("NATS_CREDS"))
+# The address of the server is in $NATS_URL, the path of the credentials, if any, in $NATS_CREDS.
+app = App(service_name="shipping")
 
 ALIVE = Path(tempfile.gettempdir(), "alive")
 

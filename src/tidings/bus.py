@@ -13,6 +13,7 @@ from tidings.checks import Seconds, as_seconds, check_flag, check_seconds, check
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
+from tidings.keywords import called, known_as
 from tidings.link import CurrentLink, check_timeout, response_reader
 from tidings.protocol.flow import REQUEST_HEADERS
 from tidings.service_errors import raise_remote_error
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@known_as("App")
 class Bus:
     """What an app sends and subscribes with. `BlockingBus` adds the forms for other threads.
 
@@ -292,6 +294,7 @@ class Bus:
         data_type: Any = None,
     ) -> RequestMany[Any]: ...
 
+    @called("request_many()")
     def request_many(
         self,
         subject: str,
@@ -411,6 +414,7 @@ class Bus:
         data_type: Any = None,
     ) -> ItemStream[Any]: ...
 
+    @called("stream()")
     def stream(
         self,
         subject: str,
@@ -493,6 +497,7 @@ class Bus:
 
         return ItemStream(subject, opens, response_reader(response_data_type), items)
 
+    @called("subscribe_new_subject()")
     async def subscribe_new_subject(
         self,
         subject: str,
@@ -556,6 +561,7 @@ class Bus:
         link = self._current.here("unsubscribe_ssid")
         await asyncio.shield(link.unsubscribe([link.subscriptions.with_id(ssid)]))
 
+    @called("flush()")
     async def flush(self, *, timeout: Seconds = 10.0) -> None:
         """Return when the server has everything that was sent before the call.
 

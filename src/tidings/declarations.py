@@ -14,7 +14,8 @@ from tidings.handlers.hook_checks import check_hooks, check_instance
 from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tasks import TaskSpec
-from tidings.subject import check_pattern, check_queue
+from tidings.keywords import called
+from tidings.subject import as_subjects, check_pattern, check_queue
 
 # Most services use no stream. What is for streams is imported where it is first declared.
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Declarations:
         self._consumer_specs: list[ConsumerSpec] = []
         self._watch_specs: list[WatchSpec] = []
 
+    @called("listen()", hint='@app.listen("some.subject")')
     def listen(
         self,
         subject: str | Sequence[str],
@@ -88,7 +90,7 @@ class Declarations:
         """
         if callable(subject):
             raise ConfigError('listen needs a subject: @app.listen("some.subject")')
-        subjects = (subject,) if isinstance(subject, str) else tuple(subject)
+        subjects = as_subjects(subject)
         for each in subjects:
             check_pattern(each)
 
@@ -110,6 +112,7 @@ class Declarations:
 
         return declare
 
+    @called("consume()", hint='@app.consume("ORDERS", durable="billing")')
     def consume(
         self,
         stream: str,
@@ -118,6 +121,7 @@ class Declarations:
         subject: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
+        prefetch: int | None = None,
         ack_wait: Seconds | None = None,
         max_deliver: int | None = None,
         backoff: Sequence[Seconds] | None = None,
@@ -147,8 +151,13 @@ class Declarations:
                 an existing consumer keeps its filter, and a new one gets all messages.
             data_type: as in `listen`, with `StreamMessage[T]` for the message. A body that cannot
                 be decoded becomes a dead letter at once.
-            concurrency: the largest number of messages that are handled at the same time. tidings
-                fetches no more messages than this.
+            concurrency: the largest number of messages that are handled at the same time; 1 keeps
+                the order of an only instance.
+            prefetch: the number of messages that an instance may hold while no worker is free for
+                them. It saves round trips to the server, but no other instance gets these messages
+                meanwhile. With 0, an instance fetches only messages that it can handle at once.
+                With None, `concurrency=1` means 0; otherwise an instance that handles thousands of
+                messages a second holds what it handles in 20 milliseconds, at most 256.
             ack_wait: seconds without an acknowledgement or a sign of progress until the server
                 delivers a message again. With None, an existing consumer keeps its value, and a new
                 one gets the server's default of 30.
@@ -200,6 +209,7 @@ class Declarations:
                     subject=subject,
                     data_type=data_type,
                     concurrency=concurrency,
+                    prefetch=prefetch,
                     ack_wait=as_seconds(ack_wait),
                     max_deliver=max_deliver,
                     backoff=_delays(backoff),
@@ -217,6 +227,7 @@ class Declarations:
 
         return declare
 
+    @called("watch()", hint='@app.watch("sessions", "user.*")')
     def watch(
         self,
         bucket: str,
@@ -274,6 +285,7 @@ class Declarations:
 
         return declare
 
+    @called("task()")
     def task(
         self, interval: Seconds | None = None, *, timeout: Seconds | None = None
     ) -> Callable[[F], F]:
@@ -334,6 +346,7 @@ class Declarations:
         self._task_specs.append(spec)
 
 
+@called("Group", hint='Group("orders")')
 class Group(Declarations):
     """Handlers and tasks that are declared in another module. `App.include` adds them to an app.
 

@@ -1,6 +1,7 @@
 """The protocol: what is sent parses back, however it is split, and garbage costs itself only."""
 
 import itertools
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -88,6 +89,40 @@ def test_any_split_of_any_frames_gives_the_same_frames(
 def test_frames_that_come_byte_by_byte_are_the_same_frames(frames: list[Frame]) -> None:
     data = b"".join(map(line_of, frames))
     assert parse(Parser(), (data[i : i + 1] for i in range(len(data)))) == frames
+
+
+@pytest.mark.parametrize("block", [b"", header_block([("A", "1")])])
+@pytest.mark.parametrize("cut", [1, 2, 3, 20])
+def test_what_follows_a_split_message_is_in_the_same_batch(cut: int, block: bytes) -> None:
+    first, second = (1, "a", "r", block, b"x" * 50), (1, "a", "", b"", b"second")
+    data = line_of(first) + line_of(second)
+    split = len(line_of(first)) - cut
+    parser = Parser()
+    assert parser.feed(data[:split]) == []
+    size = len(block) + 50 + 6
+    assert parser.feed(data[split:]) == [(1, size, [first, second])]
+
+
+def test_a_split_message_with_a_bad_header_block_costs_itself_only() -> None:
+    parser = Parser()
+    bad = (1, "a", "", b"A: 1\r\n\r\n", b"body")
+    good = (2, "b", "", b"", b"body")
+    data = line_of(bad) + line_of(good)
+    assert parse(parser, pieces(data, [20])) == [good]
+    assert parser.malformed == 1
+
+
+def test_what_follows_a_split_message_is_copied_into_its_own_frame_only() -> None:
+    split, large = line_of((1, "a", "", b"", b"x" * 100)), (1, "a", "", b"", b"y" * 1_000_000)
+    parser = Parser()
+    parser.feed(split[:50])
+    chunk = split[50:] + line_of(large)
+    tracemalloc.start()
+    batches = parser.feed(chunk)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert batches[0][2][1] == large
+    assert peak < 1_500_000
 
 
 @given(SUBJECTS, REPLIES, BODIES)
@@ -280,3 +315,33 @@ def test_a_foreign_header_block_never_raises(block: bytes) -> None:
     parse_header_block(block)
     parse_header_block(b"NATS/1.0 " + block)
     parse_header_block(b"NATS/1.0\r\nA:" + block)
+
+
+ANSWERS = st.tuples(
+    st.sampled_from([b"HMSG", b"MSG"]),
+    st.sampled_from([b"_INBOX.1", b"_INBOX.\xff", b"_INBOX.a\tb", b"other", b""]),
+    st.sampled_from([b"7", b"07", b"8"]),
+    st.sampled_from([b"12", b"0", b"-1", b"x", b"99999999999", b"12 12"]),
+    st.sampled_from([b" ", b"  ", b"\t"]),
+)
+
+
+@given(st.lists(ANSWERS, max_size=4))
+def test_answers_are_the_same_whether_or_not_new_subjects_are_expected(lines: Any) -> None:
+    expecting, plain = Parser(), Parser()
+    expecting.expect_new_subjects(7, b"_INBOX.")
+    for operation, subject, sid, sizes, space in lines:
+        line = space.join([operation, subject, sid, *sizes.split()])
+        chunk = line + b"\r\nNATS/1.0\r\n\r\n\r\nPING\r\n"
+        assert expecting.feed(chunk) == plain.feed(chunk)
+        assert expecting.malformed == plain.malformed
+        for parser in (expecting, plain):
+            parser.reset()
+
+
+def test_answers_with_headers_leave_nothing_behind() -> None:
+    parser = Parser()
+    parser.expect_new_subjects(7, b"_INBOX.")
+    for number in range(10):
+        parser.feed(b"HMSG _INBOX.%d 7 12 12\r\nNATS/1.0\r\n\r\n\r\n" % number)
+    assert not parser._known

@@ -22,6 +22,7 @@ from tidings.concurrency.work_queue import WorkQueue, rest_of
 from tidings.errors import (
     ConfigError,
     DecodeError,
+    EncodeError,
     ServiceError,
     SlowConsumerError,
     ThreadStartError,
@@ -29,14 +30,14 @@ from tidings.errors import (
 )
 from tidings.functions import function_name, function_place
 from tidings.handlers.annotations import Given
-from tidings.handlers.middleware import Middleware, fold_listen
+from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
 from tidings.handlers.parameters import Form, Parameters, read_parameters
 from tidings.handlers.shapes import Shape, read_shape
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
 from tidings.protocol.parser import Frame
-from tidings.service_errors import error_reply, failed_request, failure_text, is_own
+from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
@@ -164,6 +165,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     """
 
     __slots__ = (
+        "_around",
         "_bytes_limit",
         "_decode",
         "_log_dropped_at",
@@ -203,7 +205,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             handler = parameters.adapt(as_async(spec.handler, self._threads))
         else:
             handler = self._serving.run
-        around = (*spec.middlewares, *middlewares)
+        self._around = around = (*spec.middlewares, *middlewares)
         for_publish = fold_listen(around, handler, request=False)
         for_request = fold_listen(around, handler, request=True)
         if self._serving is not None:
@@ -243,7 +245,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         else:
             queue.extend(frames)
             self._pending_bytes += size
-        self._call_worker()
+        # `_call_worker` written out: with many listeners, few messages arrive for each at a time.
+        if not self._waking and self._busy < self._concurrency:
+            self._waking = True
+            self._pool.offer(self)
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
@@ -329,19 +334,32 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         return False
                 if len(context) != size and surroundings.differ_from(context):
                     return False
-        finally:
-            self._leave()
+        finally:  # `_leave` written out
+            self._busy -= 1
+            if queue:
+                self._call_worker()
+            if self._finished is not None:
+                self._check_finished()
         return True
 
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
-            self._sender.reply(message.reply, value, None)
+            try:
+                self._sender.reply(message.reply, value, None)
+            except EncodeError as error:
+                error.handler = self.name
+                raise
         elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
+            hooks = ", ".join(request_hooks(self._around))
             logger.warning(
-                "%s returned None to a request on %r, so the requester gets no answer. Return a "
-                "value, or set no_reply=True",
-                *(self.name, message.subject),
+                "%s returned None to a request on %r, so the requester gets no answer. %s, or set "
+                "no_reply=True",
+                f"{self.name}, or a middleware around it ({hooks})," if hooks else self.name,
+                message.subject,
+                "Return a value, in a hook the result of its callback"
+                if hooks
+                else "Return a value",
                 extra={"listener": self.name, "subject": message.subject},
             )
 
@@ -378,7 +396,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         # A traceback would not help here: tidings raised the error, or it is meant for the caller.
         is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
-        has_text = is_plain or is_bad_body or is_own(error)
+        has_text = is_plain or is_bad_body or is_own(error) or is_bad_answer(error)
         self._log.log(
             logging.INFO if is_own(error) else logging.ERROR,
             "%s failed on %r after %.3f s: %s (error id %s)",

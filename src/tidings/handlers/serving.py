@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tidings import codec
 from tidings.concurrency.threads import WorkerThreads
-from tidings.errors import DecodeError, FlowError, ServiceError
+from tidings.errors import DecodeError, EncodeError, FlowError, ServiceError
 from tidings.flows.channel import Channel
 from tidings.flows.sources import AsyncSource, Source, ThreadSource
 from tidings.functions import is_async
@@ -128,7 +128,7 @@ class Serving:
                 self._link.reply(message.reply, b"", None)
             return
         if value is not None:
-            turn.channel.send(codec.encode(value))
+            turn.channel.send(self._encode(value))
         turn.channel.end()
 
     def _close(self, channel: Channel) -> None:
@@ -195,7 +195,7 @@ class Serving:
     async def _send_all(
         self, source: Source, channel: Channel | None, departure: _Departure
     ) -> None:
-        step, encode = source.step, codec.encode
+        step, encode = source.step, self._encode
         may_send = False
         while channel is None or not channel.is_gone:
             departure.may_interrupt()
@@ -215,6 +215,13 @@ class Serving:
                 if channel.is_gone:
                     return
             may_send = channel.send(body)
+
+    def _encode(self, item: object) -> bytes:
+        try:
+            return codec.encode(item)
+        except EncodeError as error:
+            error.handler = self._name
+            raise
 
     async def _answer(
         self, turn: _Turn, call: Callable[[], Awaitable[Any]], *, can_be_interrupted: bool
