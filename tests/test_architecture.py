@@ -86,7 +86,16 @@ INSIDE = {
         "moving",
         "connection",
     ],
-    "flows": ["wire", "window", "channel", "sources", "many", "item_stream", "from_thread"],
+    "flows": [
+        "limits",
+        "wire",
+        "window",
+        "channel",
+        "sources",
+        "many",
+        "item_stream",
+        "from_thread",
+    ],
     "handlers": [
         "hook_checks",
         "hooks",

@@ -479,9 +479,10 @@ class Bus:
         limit = None if timeout is None else check_timeout(timeout)
 
         def make(subject: str) -> Channel:
-            channel = Channel.to_service(link.connection, subject)
-            channel.set_limits(first=link.request_timeout, stall=pause, timeout=limit)
-            return channel
+            first = link.request_timeout
+            return Channel.to_service(
+                link.connection, subject, first=first, stall=pause, timeout=limit
+            )
 
         async def opens() -> Channel:
             return await link.open(

@@ -631,3 +631,29 @@ async def test_streams_work_under_the_test_client(subject: str) -> None:
         async with app.stream(subject, response_data_type=int) as got:
             assert [await anext(got) for _ in range(3)] == [0, 1, 2]
         await endless.until_closed()
+
+
+async def test_the_error_of_a_handler_reaches_its_requester_before_the_server_says_it_is_gone(
+    service: App, foreign: Client, subject: str
+) -> None:
+    @service.listen(subject, timeout=PATIENCE)
+    async def refuse(items: AsyncIterator[int]) -> int:
+        await anext(items)
+        raise ServiceError(409, "full")
+
+    async with service:
+        for _ in range(50):
+            inbox = foreign.new_inbox()
+            answers = await foreign.subscribe(inbox)
+            await foreign.publish(subject, reply=inbox, headers={"Tidings-Flow": "1"})
+            address = (await answers.next_msg(PATIENCE)).reply
+            await foreign.publish(address, b"1")
+            failure = None
+            while failure is None:  # asks for signs of life all the time
+                await foreign.publish(address, reply=inbox, headers={"Tidings-Credit": "0"})
+                await foreign.flush()
+                while answers.pending_msgs and failure is None:
+                    headers = (await answers.next_msg()).headers or {}
+                    failure = None if "Tidings-Credit" in headers else headers
+            assert failure["Nats-Service-Error"] == "full"
+            await answers.unsubscribe()

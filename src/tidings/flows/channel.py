@@ -15,6 +15,7 @@ from tidings.errors import (
     RequestTimeoutError,
     TidingsError,
 )
+from tidings.flows.limits import Limits
 from tidings.flows.window import Window
 from tidings.flows.wire import Kind, read
 from tidings.log import logger
@@ -60,11 +61,7 @@ class Channel:
         knows_credit: whether the other end counts credit.
         was_allowed: whether the other end has ever allowed items.
         interrupt: a function that is called once when the other end leaves; None for none.
-        first: seconds to wait for an item of a service that does not count credit, or that has not
-            answered yet; None for no limit.
-        stall: seconds to wait for any item; None for no limit.
-        deadline: when the reading ends, in the time of the loop, and after how many seconds;
-            None for no limit.
+        limits: how long the reader waits.
     """
 
     __slots__ = (
@@ -88,14 +85,12 @@ class Channel:
         "_timer",
         "_window",
         "connection",
-        "deadline",
-        "first",
         "interrupt",
         "is_gone",
         "knows_credit",
+        "limits",
         "sent",
         "sid",
-        "stall",
         "subject",
         "target",
         "was_allowed",
@@ -106,9 +101,7 @@ class Channel:
         self.sent = 0
         self.is_gone = self.knows_credit = self.was_allowed = False
         self.interrupt: Callable[[], object] | None = None
-        self.first: float | None = None
-        self.stall: float | None = None
-        self.deadline: tuple[float, float] | None = None
+        self.limits = Limits()
         self._is_service = is_service
         self.connection = connection
         self._loop = asyncio.get_running_loop()
@@ -129,14 +122,30 @@ class Channel:
         connection.exchanges.add(self)
 
     @classmethod
-    def to_service(cls, connection: Connection, subject: str) -> Channel:
+    def to_service(
+        cls,
+        connection: Connection,
+        subject: str,
+        *,
+        first: float,
+        stall: float | None,
+        timeout: float | None,
+    ) -> Channel:
         """Return the requester's end. `address` is the reply subject of its request.
+
+        Args:
+            connection: the connection.
+            subject: the request's subject.
+            first, stall, timeout: see `Limits`.
 
         Raises:
             DisconnectedError: if there is no connection now.
         """
         connection.require(f"request to {subject!r}")
-        return cls(connection, subject, is_service=False)
+        self = cls(connection, subject, is_service=False)
+        deadline = None if timeout is None else self._loop.time() + timeout
+        self.limits = Limits(first=first, stall=stall, timeout=timeout, deadline=deadline)
+        return self
 
     @classmethod
     def to_requester(
@@ -175,12 +184,6 @@ class Channel:
             self._post(self._peer, credit_block(granted), self.address.encode())
             self._watch()
         return self
-
-    def set_limits(self, *, first: float, stall: float | None, timeout: float | None) -> None:
-        """Limit how long the reader waits: see `first`, `stall` and `deadline`. In seconds."""
-        self.first, self.stall = first, stall
-        if timeout is not None:
-            self.deadline = self._loop.time() + timeout, timeout
 
     @property
     def address(self) -> str:
@@ -291,24 +294,13 @@ class Channel:
             if self.is_gone:
                 raise self._broken("it was closed")
             self._arrived.clear()
-            until, seconds = self._limit(began)
+            until, seconds = self.limits.of_wait(began, knows_credit=self.knows_credit)
             try:
                 async with asyncio.timeout_at(until):
                     await self._arrived.wait()
             except TimeoutError:
                 raise RequestTimeoutError(self.subject, seconds) from None
         return True
-
-    def _limit(self, began: float) -> tuple[float | None, float]:
-        """Return when to stop waiting, and after how many seconds that is."""
-        limit = self.stall
-        if limit is None and not self.knows_credit:
-            limit = self.first
-        if limit is None:
-            return self.deadline or (None, 0.0)
-        if self.deadline is not None and self.deadline[0] < began + limit:
-            return self.deadline
-        return began + limit, limit
 
     async def greeted(self) -> bool:
         """Wait for the first message of the service. Returns whether the service takes items."""
@@ -457,15 +449,22 @@ class Channel:
             self._tell(self._peer, CANCEL_BLOCK)
         self.close()
 
-    def close(self) -> None:
-        """Release everything. The server reports to the other end that nobody listens here."""
+    def close(self, *, after: float = 0.0) -> None:
+        """Release everything. The server reports to the other end that nobody listens here.
+
+        Args:
+            after: seconds until it does so. An error that is still to be sent arrives before that.
+        """
         if self._is_closed:
             return
         self._is_closed = self.is_gone = True
         if self._timer is not None:
             self._timer.cancel()
         self.connection.exchanges.discard(self)
-        self.connection.unsubscribe_route(self.sid)
+        if after:
+            self._loop.call_later(after, self.connection.unsubscribe_route, self.sid)
+        else:
+            self.connection.unsubscribe_route(self.sid)
         self._arrived.set()
         self._allowed.set()
 

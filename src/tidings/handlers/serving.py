@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 Run = Callable[[Message[Any]], Awaitable[Any]]
 
 
+# Seconds that the address of a run that failed stays, so that its requester gets the error first,
+# and not the server's report that nobody listens there.
+ERROR_LINGER = 0.5
+
+
 class Link(Protocol):
     """What answers are sent with."""
 
@@ -107,14 +112,16 @@ class Serving:
         async def run(message: Message[Any]) -> None:
             turn = _Turn()
             token = _turn.set(turn)
+            linger = ERROR_LINGER
             try:
                 value = await folded(message)
                 if message.reply and not turn.is_over:
                     self._finish(message, turn, value)
+                linger = 0.0
             finally:
                 _turn.reset(token)
                 if turn.channel is not None:
-                    self._close(turn.channel)
+                    self._close(turn.channel, linger)
 
         return run
 
@@ -131,8 +138,8 @@ class Serving:
             turn.channel.send(self._encode(value))
         turn.channel.end()
 
-    def _close(self, channel: Channel) -> None:
-        channel.close()
+    def _close(self, channel: Channel, linger: float) -> None:
+        channel.close(after=linger)
         self._runs.discard(channel)
         self._sent += channel.sent
         self._received += channel.received
