@@ -633,6 +633,36 @@ async def test_streams_work_under_the_test_client(subject: str) -> None:
         await endless.until_closed()
 
 
+async def test_hostile_messages_to_a_stream_do_no_harm(
+    service: App, app: App, foreign: Client, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @service.listen(subject)
+    async def rows(msg):
+        for n in range(1000):
+            yield n
+
+    async with service, app:
+        stolen = await foreign.subscribe("_INBOX.>")
+        await foreign.flush()
+        async with app.stream(subject, response_data_type=int) as got:
+            first = await anext(got)
+            address = (await stolen.next_msg(PATIENCE)).reply  # of the greeting
+            for headers in (
+                {"Tidings-Credit": "9" * 400},
+                {"Tidings-Credit": "-5"},
+                {"Tidings-Credit": "\xe9"},
+                {"Tidings-Flow": "2"},
+                {"Tidings-Item": "?"},
+                {"Nats-Service-Error": "x" * 500},
+            ):
+                for reply in ("", "$JS.API.STREAM.DELETE.ORDERS", "_INBOX.other.items.7"):
+                    await foreign.publish(address, b"", reply=reply, headers=headers)
+                    await foreign.publish(address, b"\xff" * 99, reply=reply, headers=headers)
+            await foreign.flush()
+            assert [first, *[item async for item in got]] == list(range(1000))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 async def test_the_error_of_a_handler_reaches_its_requester_before_the_server_says_it_is_gone(
     service: App, foreign: Client, subject: str
 ) -> None:
