@@ -14,7 +14,7 @@ from tidings.checks import Seconds
 from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
 from tidings.keywords import called, former_names, known_as
-from tidings.link import CurrentLink, Link, check_timeout
+from tidings.link import CurrentLink, Link
 from tidings.log import logger
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -170,6 +172,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -182,6 +186,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -194,6 +200,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -206,6 +214,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -218,6 +228,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     def request_sync(
@@ -229,18 +241,20 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request` from synchronous code. It blocks until the answer is there.
 
         The thread waits at most `timeout`, including the time in send hooks, even while a handler
-        blocks the event loop.
+        blocks the event loop; with retries, as long as all of them can take.
 
         Raises:
             LoopThreadError: called on the thread of the event loop.
             TidingsError: as `request`.
         """
         link = self._current.get("request_sync")
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -248,6 +262,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         try:
             return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
@@ -264,6 +280,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["dict"] | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -276,6 +294,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["list"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -288,6 +308,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["str"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -300,6 +322,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["bytes"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -312,6 +336,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: type[T] | Callable[[Any], T] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -324,6 +350,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     async def request_from_another_thread(
@@ -335,17 +363,20 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request`, awaited in the event loop of another thread.
 
-        It waits at most `timeout`, even while a handler blocks the event loop of the app.
+        It waits at most `timeout`, even while a handler blocks the event loop of the app; with
+        retries, as long as all of them can take.
 
         Raises:
             TidingsError: as `request`.
         """
         call = "request_from_another_thread"
         link = self._current.get(call)
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -353,6 +384,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         if link.portal.is_here:
             return await work
@@ -566,6 +599,7 @@ class BlockingBus(Bus):
         concurrency: int | None = None,
         no_reply: bool = False,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
@@ -576,7 +610,10 @@ class BlockingBus(Bus):
         link = self._current.get(call)
         if link.portal.is_here:
             link.check(call)
-            spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
+            spec = dynamic_spec(
+                *(subject, callback, queue, data_type, concurrency, no_reply),
+                *(timeout, cancel_expired),
+            )
             return str(link.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
             subject,
@@ -586,6 +623,7 @@ class BlockingBus(Bus):
             concurrency=concurrency,
             no_reply=no_reply,
             timeout=timeout,
+            cancel_expired=cancel_expired,
         )
         return link.portal.run(work, call, "await app.subscribe_new_subject(...)")
 

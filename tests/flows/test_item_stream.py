@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from tidings import (
     RequestTimeoutError,
     ServiceError,
     StreamAnsweredError,
+    deadline,
 )
 from tidings.flows import channel
 from tidings.flows.window import FIRST
@@ -257,6 +258,48 @@ async def test_a_first_item_may_take_longer_than_the_request_timeout(
 
     async with service, app, app.stream(subject, response_data_type=int) as got:
         assert [item async for item in got] == [0]
+
+
+async def test_a_deadline_limits_a_stream_and_travels_with_its_request(
+    service: App, app: App, subject: str
+) -> None:
+    closed = asyncio.Event()
+
+    @service.listen(subject)
+    async def rows(msg):
+        try:
+            yield 0 < msg.deadline <= 0.3
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async with service, app:
+        with deadline(0.3):
+            async with app.stream(subject, response_data_type=bool, timeout=PATIENCE) as got:
+                assert await anext(got) is True
+                with pytest.raises(RequestTimeoutError):
+                    await anext(got)
+        async with asyncio.timeout(PATIENCE):
+            await closed.wait()
+
+
+async def test_cancel_expired_ends_a_stream_at_the_deadline_of_its_requester(
+    service: App, foreign: Client, subject: str
+) -> None:
+    @service.listen(subject, cancel_expired=True)
+    async def rows(msg):
+        yield 1
+        await asyncio.Event().wait()
+
+    async with service:
+        inbox = foreign.new_inbox()
+        answers = await foreign.subscribe(inbox)
+        headers = {"Tidings-Deadline-Ms": "200"}
+        await foreign.publish(subject, reply=inbox, headers=headers)
+        got = [await answers.next_msg(PATIENCE) for _ in range(2)]
+    assert [(msg.headers or {}).get("Nats-Service-Error-Code") for msg in got] == [None, "504"]
+    with pytest.raises(ConfigError, match="cancel_expired"):
+        App("rows").listen(subject, cancel_expired=True)(_in_thread)
 
 
 # What is lost is noticed.
@@ -594,6 +637,10 @@ async def test_a_script_streams_in_both_directions(service: App, app: App, subje
 
 async def _ignore(msg: Msg) -> None:
     """Take a message and say nothing."""
+
+
+def _in_thread(msg: Message[Any]) -> Iterator[int]:
+    yield 1
 
 
 async def _answer_once(msg: Message[Any]) -> int:

@@ -19,6 +19,7 @@ from tidings import (
     App,
     ConfigError,
     ConnectionLostError,
+    DeadlineExpiredError,
     DecodeError,
     DisconnectedError,
     Ended,
@@ -29,6 +30,7 @@ from tidings import (
     ServiceError,
     StreamAnsweredError,
     SubjectPermissionError,
+    deadline,
 )
 from tidings.flows import many
 from tidings.jetstream import Stream
@@ -102,6 +104,24 @@ async def test_a_service_that_never_answers_is_a_timeout_and_a_stall_needs_an_an
         answers = app.request_many(subject, stall=0.01, timeout=0.2)
         assert [each async for each in answers] == []
     assert answers.ended is Ended.TIMEOUT
+
+
+async def test_a_deadline_limits_the_answers(app: App, foreign: Client, subject: str) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def keep(msg: Msg) -> None:
+        seen.append(msg.headers or {})
+
+    await foreign.subscribe(subject, cb=keep)
+    await foreign.flush()
+    async with app:
+        with deadline(0.1):
+            answers = app.request_many(subject, timeout=PATIENCE)
+            assert [each async for each in answers] == []
+            assert answers.ended is Ended.TIMEOUT
+            with pytest.raises(DeadlineExpiredError):
+                await anext(app.request_many(subject))
+    assert 0 < int(seen[0]["Tidings-Deadline-Ms"]) <= 100
 
 
 async def test_every_instance_answers_with_its_type_and_headers(
