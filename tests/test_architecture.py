@@ -20,6 +20,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": [
         "version",
+        "core",
         "text",
         "log",
         "error_codes",
@@ -68,8 +69,10 @@ INSIDE = {
         "permissions",
         "pings",
         "race",
+        "pending_requests",
         "requests",
         "tcp",
+        "frame_queue",
         "buffer",
         "tls",
         "websocket",
@@ -110,6 +113,7 @@ INSIDE = {
         "tasks",
         "serving",
         "listener",
+        "bursts",
         "queue_groups",
         "subscriptions",
         "watchdog",

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import msgspec
 
+from tidings.core import NAME
+
 
 class _Record(msgspec.Struct, frozen=True):
     """The common base."""
@@ -264,6 +266,8 @@ class AppStats(_Record, frozen=True):
         tasks: the statistics of each task.
         consumers: the statistics of each stream consumer.
         watchers: the statistics of each watch of a bucket.
+        core: what handles the messages: "compiled" for the compiled core, "pure" for the Python
+            modules.
     """
 
     connection: ConnectionStats
@@ -272,3 +276,4 @@ class AppStats(_Record, frozen=True):
     tasks: tuple[TaskStats, ...]
     consumers: tuple[ConsumerStats, ...] = ()
     watchers: tuple[WatcherStats, ...] = ()
+    core: str = NAME
