@@ -7,6 +7,7 @@ Kind = Literal[
     "publish",
     "receive",
     "request",
+    "stream",
     "threads",
     "js_consume",
     "js_publish",
@@ -178,6 +179,8 @@ def _workloads() -> list[Workload]:
         Workload("receive_validated", "receive", "receive_validated", _JSON, 20_000, body="json"),
         _request("request_many", 4_000, 256),
         _request("request_one", 500, 1),
+        Workload("answers", "request", "answers", _PAIR, 500, body="json"),
+        Workload("stream", "stream", "stream", _PAIR, 10_000),
         Workload("sleepers", "receive", "sleepers", (*_LOOPS, "faststream"), 100),
         Workload("threads", "threads", "threads", (*_PAIR, "panini"), 20_000),
         *(

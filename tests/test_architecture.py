@@ -40,7 +40,7 @@ FLOORS = {
         "service_errors",
     ],
     "transport": ["transport", "stream_answers", "retries"],
-    "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
+    "work": ["flows", "handlers", "link", "bus", "blocking", "jetstream", "declarations"],
     "face": ["cautions", "integrations", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
@@ -59,12 +59,13 @@ INSIDE = {
         "threads",
         "work_queue",
     ],
-    "protocol": ["auth", "commands", "deadlines", "headers", "info", "parser"],
+    "protocol": ["auth", "commands", "deadlines", "headers", "flow", "info", "parser"],
     "codec": ["forms", "models", "json"],
     "transport": [
         "backoff",
         "credentials",
         "dispatch",
+        "exchanges",
         "permissions",
         "pings",
         "race",
@@ -89,6 +90,16 @@ INSIDE = {
         "moving",
         "connection",
     ],
+    "flows": [
+        "limits",
+        "wire",
+        "window",
+        "channel",
+        "sources",
+        "many",
+        "item_stream",
+        "from_thread",
+    ],
     "handlers": [
         "hook_checks",
         "hooks",
@@ -96,10 +107,12 @@ INSIDE = {
         "signatures",
         "annotations",
         "parameters",
+        "shapes",
         "events",
         "middleware",
         "tracing",
         "tasks",
+        "serving",
         "listener",
         "bursts",
         "queue_groups",
@@ -212,11 +225,14 @@ OPTIONAL = {
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
-# What `import tidings` leaves for the first use: what runs an app, what is for streams, and the
-# tables for errors.
+# What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
+# requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
     "app": {"jetstream", "lifecycle", "process"},
+    "blocking": {"flows"},
+    "bus": {"flows"},
     "declarations": {"jetstream"},
+    "handlers": {"handlers"},
     "keywords": {"panini"},
 }
 
@@ -418,6 +434,7 @@ def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     late = (
         *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn"),
+        *("tidings.flows.", "tidings.handlers.serving"),
         *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
     )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []

@@ -154,6 +154,21 @@ def test_a_group_answers_under_its_prefix(test_client: MakeClient) -> None:
         assert refused == {"paid": False, "why": "no more than 100000 cents at a time"}
 
 
+def test_the_ledger_streams_in_both_directions_and_its_client_asks_every_instance(
+    test_client: MakeClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = importlib.import_module("examples.ledger")
+    ledger.entries.clear()
+    with test_client(ledger.app) as client:
+        monkeypatch.setenv("NATS_URL", client.server.url)
+        runpy.run_path(str(ROOT / "examples" / "ledger_client.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "1000 entries imported, 500500 cents in total",
+        "the first entry above 9 euros: Entry(account='rent', cents=901)",
+        "1 instance has 1000 entries",
+    ]
+
+
 def test_the_script_runs_from_synchronous_code(
     nats_server: NATSServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

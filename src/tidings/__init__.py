@@ -25,6 +25,7 @@ from tidings.errors import (
     DisconnectedError,
     DrainTimeoutError,
     EncodeError,
+    FlowError,
     FlushTimeoutError,
     ForkedError,
     HandlerTimeoutError,
@@ -86,6 +87,8 @@ from tidings.stats import (
 from tidings.version import __version__
 
 if TYPE_CHECKING:
+    from tidings.flows.item_stream import ItemStream
+    from tidings.flows.many import Ended, RequestMany
     from tidings.jetstream.consumer.spec import DROP
     from tidings.jetstream.message import StreamMessage
     from tidings.jetstream.publish import PublishAck
@@ -113,13 +116,16 @@ __all__ = [
     "DisconnectedError",
     "DrainTimeoutError",
     "EncodeError",
+    "Ended",
     "ErrorMiddleware",
+    "FlowError",
     "FlushTimeoutError",
     "ForkedError",
     "Group",
     "HandlerTimeoutError",
     "HeaderError",
     "Headers",
+    "ItemStream",
     "JetStreamApiError",
     "JetStreamError",
     "JetStreamUnavailableError",
@@ -142,6 +148,7 @@ __all__ = [
     "RedriveError",
     "Reject",
     "RequestError",
+    "RequestMany",
     "RequestTimeoutError",
     "Retry",
     "ServerStartError",
@@ -173,7 +180,10 @@ __all__ = [
 # The names that are imported at their first use, because most services use no stream.
 _LATE = {
     "DROP": "tidings.jetstream.consumer.spec",
+    "Ended": "tidings.flows.many",
+    "ItemStream": "tidings.flows.item_stream",
     "PublishAck": "tidings.jetstream.publish",
+    "RequestMany": "tidings.flows.many",
     "Stream": "tidings.jetstream.streams.stream",
     "StreamMessage": "tidings.jetstream.message",
     "days": "tidings.jetstream.streams.stream",

@@ -220,6 +220,10 @@ class App(Declarations):
         self.request = self.nats.request
         self.request_sync = self.nats.request_sync
         self.request_from_another_thread = self.nats.request_from_another_thread
+        self.request_many = self.nats.request_many
+        self.request_many_sync = self.nats.request_many_sync
+        self.stream = self.nats.stream
+        self.stream_sync = self.nats.stream_sync
         self.subscribe_new_subject = self.nats.subscribe_new_subject
         self.subscribe_new_subject_sync = self.nats.subscribe_new_subject_sync
         self.unsubscribe_subject = self.nats.unsubscribe_subject

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import current_task
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from threading import get_ident
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.bus import Bus, dynamic_spec
@@ -16,6 +16,11 @@ from tidings.headers import HeadersLike
 from tidings.keywords import called, former_names, known_as
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
+
+if TYPE_CHECKING:
+    from tidings.flows.from_thread import SyncItemStream, SyncRequestMany
+    from tidings.flows.item_stream import Items, ItemStream
+    from tidings.flows.many import RequestMany
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
 # unless it is blocked.
@@ -391,6 +396,195 @@ class BlockingBus(Bus):
             if not bound.expired():
                 raise
             raise RequestTimeoutError(subject, limit) from None
+
+    # Several answers.
+
+    @overload
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Literal["dict"] | None = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[dict[str, Any]]: ...
+
+    @overload
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[T]: ...
+
+    @overload
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[Any]: ...
+
+    @called("request_many_sync()")
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[Any]:
+        """`request_many` from synchronous code: `for answer in app.request_many_sync(...)`.
+
+        Raises:
+            LoopThreadError: called on the thread of the event loop.
+            TidingsError: as `request_many`.
+
+        Example:
+            ```python
+            def who_is_there():
+                return list(app.request_many_sync("who", stall=0.2))
+            ```
+        """
+        from tidings.flows.from_thread import SyncRequestMany
+
+        call = "request_many_sync"
+        run = self._runner(call, "async for answer in app.request_many(...)")
+
+        async def make() -> RequestMany[Any]:
+            return self.request_many(
+                subject,
+                message,
+                count=count,
+                stall=stall,
+                timeout=timeout,
+                return_exceptions=return_exceptions,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+
+        return SyncRequestMany(run, run(make()))
+
+    @overload
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[dict[str, Any]]: ...
+
+    @overload
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[T]: ...
+
+    @overload
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[Any]: ...
+
+    @called("stream_sync()")
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[Any]:
+        """`stream` from synchronous code: `with app.stream_sync(...) as rows: for row in rows`.
+
+        `items` is read in a thread of its own, so it may block.
+
+        Raises:
+            LoopThreadError: called on the thread of the event loop.
+            TidingsError: as `stream`.
+
+        Example:
+            ```python
+            def read():
+                with app.stream_sync("rows", {"count": 3}) as rows:
+                    return list(rows)
+            ```
+        """
+        from tidings.flows.from_thread import SyncItemStream, in_thread
+        from tidings.flows.item_stream import check_items
+
+        run = self._runner("stream_sync", "async with app.stream(...) as rows")
+        if items is not None:
+            check_items(items)
+
+        async def make() -> ItemStream[Any]:
+            return self.stream(
+                subject,
+                message,
+                items=None if items is None else in_thread(items),
+                stall=stall,
+                timeout=timeout,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+
+        return SyncItemStream(run, run(make()))
+
+    def _runner(self, call: str, instead: str) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+        """Return a function that runs a coroutine in the loop of this run of the app."""
+        portal = self._current.get(call).portal
+        return lambda work: portal.run(work, call, instead)
 
     # Subscribe.
 

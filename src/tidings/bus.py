@@ -6,20 +6,27 @@ import asyncio
 from asyncio import current_task
 from collections.abc import Callable, Coroutine
 from threading import get_ident
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from tidings import codec
-from tidings.checks import Seconds, as_seconds, check_seconds
+from tidings.checks import Seconds, as_seconds, check_flag, check_seconds, check_whole
 from tidings.core import replaceable
 from tidings.deadlines import at_most_left
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
 from tidings.keywords import called, known_as
-from tidings.link import CurrentLink
+from tidings.link import CurrentLink, check_timeout, response_reader
+from tidings.protocol.flow import REQUEST_HEADERS
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import warn_of_literal
+
+# Most services send plain requests only. What is for several answers is imported at the first use.
+if TYPE_CHECKING:
+    from tidings.flows.channel import Channel
+    from tidings.flows.item_stream import Items, ItemStream
+    from tidings.flows.many import Gathering, RequestMany
 
 T = TypeVar("T")
 Publish = Callable[..., Coroutine[Any, Any, None]]
@@ -297,6 +304,261 @@ class Bus:
         except DecodeError as error:
             error.subject = subject  # of an answer: no fault of the message that is being handled
             raise
+
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Literal["dict"] | None = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> RequestMany[dict[str, Any]]: ...
+
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> RequestMany[T]: ...
+
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> RequestMany[Any]: ...
+
+    @called("request_many()")
+    def request_many(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> RequestMany[Any]:
+        """Send a request and read all its answers: `async for answer in app.request_many(...)`.
+
+        The answers end by the first of these: `count` answers have come, no further one came for
+        `stall` seconds, a service sent the end message (an empty body without headers), `timeout`
+        is over, or nobody listens. None of them is an error: `ended` of the result says which.
+        The request is sent when the iteration begins. Leaving the loop early releases everything.
+        (NATS ADR-47)
+
+        Args:
+            subject: the subject to send to, without wildcards.
+            message: as in `publish`.
+            count: the number of answers to wait for; None for as many as come.
+            stall: seconds from one answer to the next; None for no limit.
+            timeout: seconds for all answers; None for the app's `request_timeout`.
+            return_exceptions: whether an answer that is an error, or that does not fit
+                `response_data_type`, is one of the answers, as an exception. If not, it is raised
+                and ends the request.
+            response_data_type: as in `request`, for each answer.
+            headers: as in `publish`.
+            data_type: as in `publish`, for `message`.
+
+        Returns:
+            An asynchronous iterator over the answers, with the attribute `ended`.
+
+        Raises:
+            ConfigError: an option is wrong.
+            NotStartedError, WrongLoopError: as `publish`.
+            TidingsError: while iterating, as `request`, except that there is no
+                RequestTimeoutError and no NoRespondersError.
+
+        Example:
+            ```python
+            answers = app.request_many("who", stall=0.2, timeout=2)
+            async for answer in answers:
+                print(answer)
+            print(answers.ended)
+            ```
+        """
+        from tidings.flows.many import Gathering, RequestMany
+
+        link = self._current.here("request_many")
+        if count is not None:
+            check_whole("count", count)
+        check_flag("return_exceptions", return_exceptions)
+        pause = None if stall is None else check_seconds("stall", stall)
+        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+
+        def make(subject: str, timeout: float | None) -> Gathering:
+            return Gathering(
+                link.connection,
+                subject,
+                count=count,
+                stall=pause,
+                timeout=limit if timeout is None else timeout,
+            )
+
+        async def opens() -> Gathering:
+            return await link.open(
+                make,
+                subject,
+                message,
+                timeout=limit,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+
+        read = response_reader(response_data_type)
+        return RequestMany(subject, opens, read, return_exceptions=return_exceptions)
+
+    @overload
+    def stream(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> ItemStream[dict[str, Any]]: ...
+
+    @overload
+    def stream(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> ItemStream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> ItemStream[Any]: ...
+
+    @called("stream()")
+    def stream(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> ItemStream[Any]:
+        """Read a streamed reply: `async with app.stream(...) as rows: async for row in rows`.
+
+        The service sends no more items than the caller reads, and it stops when the block ends.
+        With `items`, the caller streams to the service too. (docs: requests with several answers)
+
+        Args:
+            subject: the subject to send to, without wildcards.
+            message: as in `publish`.
+            items: what to send to the service item by item, an iterable or an asynchronous one, as
+                fast as the service takes them. Each is encoded as in `publish`.
+            stall: seconds to wait for the next item; None for no limit. A service that has died is
+                noticed without it.
+            timeout: seconds for the whole stream; None for no limit. The first answer of the
+                service must come within the app's `request_timeout`.
+            response_data_type: as in `request`, for each item.
+            headers: as in `publish`.
+            data_type: as in `publish`, for `message`.
+
+        Returns:
+            An asynchronous context manager and iterator.
+
+        Raises:
+            ConfigError: an option is wrong.
+            NoRespondersError: while iterating: nobody listens on the subject.
+            ServiceError: while iterating: the service failed, maybe after some items.
+            FlowError: while iterating: items were lost, or the service died.
+            RequestTimeoutError: while iterating: `stall` or `timeout` has passed.
+            NotStartedError, WrongLoopError: as `publish`.
+            TidingsError: while iterating, as `request`.
+
+        Example:
+            ```python
+            @app.listen("rows")
+            async def rows(msg):
+                for n in range(msg.data["count"]):
+                    yield {"n": n}
+
+            async def read():
+                async with app.stream("rows", {"count": 3}) as answers:
+                    return [row["n"] async for row in answers]
+            ```
+        """
+        from tidings.flows.channel import Channel
+        from tidings.flows.item_stream import ItemStream, check_items
+
+        link = self._current.here("stream")
+        if items is not None:
+            check_items(items)
+        pause = None if stall is None else check_seconds("stall", stall)
+        limit = None if timeout is None else check_timeout(timeout)
+
+        def make(subject: str, timeout: float | None) -> Channel:
+            first = link.request_timeout
+            return Channel.to_service(
+                link.connection, subject, first=first, stall=pause, timeout=timeout
+            )
+
+        async def opens() -> Channel:
+            return await link.open(
+                make,
+                subject,
+                message,
+                timeout=limit,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+                own_headers=REQUEST_HEADERS,
+            )
+
+        return ItemStream(subject, opens, response_reader(response_data_type), items)
 
     @called("subscribe_new_subject()")
     async def subscribe_new_subject(

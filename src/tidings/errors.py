@@ -37,6 +37,7 @@ TidingsError
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
     StreamAnsweredError        a stream stored the request and answered it
+    FlowError                  a streamed reply or request broke off
   JetStreamError               base of everything that JetStream calls raise
     JetStreamApiError          the server refused a call, with a code
       WrongSequenceError       the last sequence is not the expected one
@@ -711,6 +712,22 @@ class StreamAnsweredError(RequestError):
             f"service, remove the subject from the stream's subjects. To store a message, use "
             f"app.js.publish"
         )
+
+
+class FlowError(RequestError):
+    """A streamed reply or request broke off: items were lost, or the other side is gone.
+
+    Attributes:
+        subject: the request's subject.
+        reason: what happened.
+        items: number of items that were received before.
+    """
+
+    def __init__(self, subject: str, reason: str, items: int = 0) -> None:
+        self.subject = subject
+        self.reason = reason
+        self.items = items
+        super().__init__(f"the flow of items on {subject!r} broke off after {items}: {reason}")
 
 
 class JetStreamError(TidingsError):

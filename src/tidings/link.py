@@ -7,7 +7,7 @@ import typing
 from asyncio import current_task
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tidings import codec
 from tidings.checks import MOST_SECONDS, Seconds, check_seconds
@@ -17,6 +17,7 @@ from tidings.concurrency.portal import Portal
 from tidings.deadlines import at_most_left, current
 from tidings.errors import (
     BufferFullError,
+    ConfigError,
     ConnectionClosedError,
     DecodeError,
     ForkedError,
@@ -39,6 +40,22 @@ if TYPE_CHECKING:
     from tidings.transport.connection import Connection, EventHook
 
 T = TypeVar("T")
+
+
+class Opening(Protocol):
+    """A request with several answers that is about to be sent."""
+
+    @property
+    def address(self) -> str:
+        """Its reply subject."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+E = TypeVar("E", bound=Opening)
 
 
 class Link:
@@ -69,6 +86,7 @@ class Link:
     """
 
     __slots__ = (
+        "_middlewares",
         "bridge",
         "concurrency",
         "connection",
@@ -107,6 +125,7 @@ class Link:
         self.portal = Portal()
         self.bridge = FrameBridge(self.portal, self.outbox.post, self.outbox.make_room)
         self.portal.before = self.bridge.taken
+        self._middlewares = middlewares
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
         self.send_request = fold_send(middlewares, self.request, "send_request")
         self.outbox.direct_thread = self.thread if self.send_publish is None else 0
@@ -237,9 +256,81 @@ class Link:
         payload = message if is_ready else codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
         plain = response_data_type is None
-        read = _read_dict if plain else _response_reader(response_data_type)
+        read = _read_dict if plain else response_reader(response_data_type)
         token, future = self.connection.start_request(subject, payload, block, limit)
         return token, future, read
+
+    async def open(
+        self,
+        make: Callable[[str, float | None], E],
+        subject: str,
+        message: Any,
+        *,
+        timeout: float | None,
+        response_data_type: Any,
+        headers: HeadersLike | None,
+        data_type: Any,
+        own_headers: Sequence[tuple[str, str]] = (),
+    ) -> E:
+        """Send a request with several answers, within the send hooks. They get it as the response.
+
+        Args:
+            make: makes what receives the answers, from the subject and the timeout.
+            subject, message, headers, data_type: as in `Bus.request`.
+            timeout: seconds for all answers; None for no limit.
+            response_data_type: what the hooks see.
+            own_headers: headers that are added below the hooks.
+
+        Raises:
+            ConfigError: if a hook returns something else than the answers.
+            DeadlineExpiredError: if the deadline has passed.
+            TidingsError: if the request cannot be sent.
+        """
+        opened: list[E] = []
+
+        async def send(
+            subject: str,
+            message: Any = None,
+            timeout: Seconds | None = None,
+            response_data_type: Any = None,
+            headers: HeadersLike | None = None,
+            data_type: Any = None,
+        ) -> E:
+            limit = None if timeout is None else check_timeout(timeout)
+            if current.get() is not None:
+                limit = at_most_left(MOST_SECONDS if limit is None else limit, subject)
+                headers = with_deadline(headers, limit)
+            payload = codec.encode(message, data_type)
+            pairs = [*Headers(headers or ()).pairs(), *own_headers]
+            block = Headers(pairs).to_block() if pairs else b""
+            opening = make(subject, limit)
+            opened.append(opening)
+            reply = opening.address.encode()
+            frame = self.outbox.frame(subject, payload, reply, block)
+            if self.outbox.post(frame):
+                await self.outbox.make_room()
+            return opening
+
+        call = fold_send(self._middlewares, send, "send_request") or send
+        try:
+            result = await call(
+                subject,
+                message,
+                timeout=timeout,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+            if not any(result is each for each in opened):
+                raise ConfigError(
+                    f"a middleware replaced the answers to the request on {subject!r}: its "
+                    f"send_request or send_any must return what send_func returned"
+                )
+        except BaseException:
+            for each in opened:
+                each.close()
+            raise
+        return result
 
     def _timeout(self, timeout: Seconds | None) -> float:
         return self.request_timeout if timeout is None else check_timeout(timeout)
@@ -428,8 +519,10 @@ def _read_dict(frame: Frame) -> Any:
     return _decode_dict(frame[4])
 
 
-def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
+def response_reader(data_type: Any) -> Callable[[Frame], Any]:
     """What makes the result of a request of its answer."""
+    if data_type is None:
+        return _read_dict
     if data_type is Message or typing.get_origin(data_type) is Message:
         inner = typing.get_args(data_type)
         decode = codec.decoder(inner[0] if inner else dict)

@@ -44,6 +44,8 @@ class ListenerStats(_Record, frozen=True):
         pending_bytes: number of bytes in the queue.
         running: number of messages that a handler is working on.
         abandoned: number of messages that were unfinished when the drain timeout passed.
+        items_sent: number of items that the handler has streamed to requesters.
+        items_received: number of items that requesters have streamed to the handler.
     """
 
     name: str
@@ -59,6 +61,8 @@ class ListenerStats(_Record, frozen=True):
     pending_bytes: int
     running: int
     abandoned: int
+    items_sent: int = 0
+    items_received: int = 0
 
     @classmethod
     def none(cls) -> ListenerStats:
@@ -81,6 +85,8 @@ class ListenerStats(_Record, frozen=True):
             pending_bytes=self.pending_bytes + other.pending_bytes,
             running=self.running + other.running,
             abandoned=self.abandoned + other.abandoned,
+            items_sent=self.items_sent + other.items_sent,
+            items_received=self.items_received + other.items_received,
         )
 
 

@@ -95,6 +95,23 @@ async def every_call(app: App, bus: Bus, client: TestClient, sync_client: SyncTe
     assert_type(sync_client.request("a", response_data_type="list"), list[Any])
 
 
+async def several_answers_have_a_type(app: App) -> None:
+    async for answer in app.request_many("a"):
+        assert_type(answer, dict[str, Any])
+    async for order in app.request_many("a", count=3, response_data_type=Order):
+        assert_type(order, Order)
+    for each in app.nats.request_many_sync("a", response_data_type=int):
+        assert_type(each, int)
+    async with app.stream("a", {}, response_data_type=Message[Order]) as orders:
+        async for message in orders:
+            assert_type(message, Message[Order])
+        assert_type(await orders.one(), Message[Order])
+    async with app.stream("a", items=[Order(1)]) as answers:
+        assert_type(await answers.one(), dict[str, Any])
+    with app.stream_sync("a", response_data_type=Order | None) as optional:
+        assert_type(optional.one(), Any)
+
+
 def handlers_keep_their_types(app: App) -> None:
     @app.listen("a")
     async def by_data(order: Order) -> Price:

@@ -43,6 +43,7 @@ class Given(msgspec.Struct, frozen=True):
         attribute: the name of the decoded data in a message.
         is_batch: whether a handler gets a list of messages.
         may_be_none: whether a message may have no data. `T | None` then means `T`.
+        may_stream: whether a handler may be a generator.
     """
 
     call: str
@@ -50,6 +51,7 @@ class Given(msgspec.Struct, frozen=True):
     attribute: str = "data"
     is_batch: bool = False
     may_be_none: bool = False
+    may_stream: bool = False
 
     @property
     def noun(self) -> str:

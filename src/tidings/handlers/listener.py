@@ -31,10 +31,11 @@ from tidings.errors import (
     ThreadStartError,
     TidingsError,
 )
-from tidings.functions import function_name, is_async
+from tidings.functions import function_name, function_place, is_async
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
-from tidings.handlers.parameters import Parameters, read_parameters
+from tidings.handlers.parameters import Form, Parameters, read_parameters
+from tidings.handlers.shapes import Answers, Shape, read_shape
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
@@ -45,12 +46,14 @@ from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
 if TYPE_CHECKING:
+    from tidings.handlers.serving import Serving
     from tidings.handlers.tracing import HandlerTrace
+    from tidings.transport.connection import Connection
 
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
-GIVEN = Given("listen()", Message)
+GIVEN = Given("listen()", Message, may_stream=True)
 
 Deliver = Callable[[int, list[Frame]], None]
 
@@ -64,6 +67,7 @@ class Sender(Protocol):
     """The methods of the bus that a listener uses to send replies and report events."""
 
     service_name: str
+    connection: Connection
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
@@ -115,12 +119,32 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
-        if check_flag("cancel_expired", self.cancel_expired) and not is_async(self.handler):
+        shape = self.shape
+        self._check_shape(shape)
+        can_be_cancelled = is_async(self.handler) or shape.answers is Answers.ASYNC_GENERATOR
+        if check_flag("cancel_expired", self.cancel_expired) and not can_be_cancelled:
             raise ConfigError(
                 f"cancel_expired=True requires an `async def` handler, because a thread cannot be "
                 f"stopped: make {self.name} async, or let it look at msg.deadline"
             )
-        read_parameters(self.handler, self.data_type, GIVEN)
+        read_parameters(self.handler, self.data_type, GIVEN, shape.items_name)
+
+    def _check_shape(self, shape: Shape) -> None:
+        if self.no_reply and not shape.is_plain:
+            what = "streams its reply" if shape.streams else "takes items, and answers after them"
+            raise ConfigError(
+                f"{function_place(self.handler)} {what}, and no_reply=True forbids it to reply. "
+                f"Remove no_reply=True"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """Whether the handler streams: its `request_item_type` and `response_item_type`.
+
+        Raises:
+            ConfigError: see `read_shape`.
+        """
+        return read_shape(self.handler)
 
     @property
     def name(self) -> str:
@@ -130,8 +154,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, else the type in the signature, else dict."""
-        wanted = self.parameters.wanted_type
-        return dict if wanted is None else wanted
+        return _wanted_type(self.parameters)
 
     @property
     def parameters(self) -> Parameters:
@@ -140,7 +163,13 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: see `read_parameters`.
         """
-        return read_parameters(self.handler, self.data_type, GIVEN)
+        return read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
+
+
+def _wanted_type(parameters: Parameters) -> Any:
+    if parameters.form is Form.NOTHING:
+        return bytes  # the body is the first item, if it is not empty
+    return dict if parameters.wanted_type is None else parameters.wanted_type
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -162,6 +191,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_on_publish",
         "_on_request",
         "_sender",
+        "_serving",
         "_trace",
         "_warn_on_none",
         "queue_group",
@@ -186,12 +216,20 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self.queue_group = queue
         self.sids: list[int] = []
         self._sender = sender
-        data_type = spec.wanted_type
+        shape, parameters = spec.shape, spec.parameters
+        data_type = _wanted_type(parameters)
         self._decode = None if data_type is bytes else codec.decoder(data_type)
-        handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
+        self._serving = None if shape.is_plain else self._make_serving(shape, parameters)
+        if self._serving is None:
+            handler = parameters.adapt(as_async(spec.handler, self._threads))
+        else:
+            handler = self._serving.run
         self._around = around = (*spec.middlewares, *middlewares)
         for_publish = fold_listen(around, handler, request=False)
         for_request = fold_listen(around, handler, request=True)
+        if self._serving is not None:
+            for_publish = self._serving.around(for_publish)
+            for_request = self._serving.around(for_request)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
         self._on_request = bounded(for_request, spec.timeout, spec.name)
         self._on_deadline = self._on_request  # for a request that has a deadline
@@ -201,12 +239,20 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._on_publish = trace.around_handler(self._on_publish)
             self._on_request = trace.around_handler(self._on_request)
             self._on_deadline = trace.around_handler(self._on_deadline)
-        self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
+        may_be_none = spec.no_reply or self._serving is not None
+        self._warn_on_none = not may_be_none and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._expired = 0  # counted in `_set_aside`, too
         self._logged_dropped = 0
         self._log_dropped_at = 0.0
+
+    def _make_serving(self, shape: Shape, parameters: Parameters) -> Serving:
+        """Return what runs a handler that streams. Most services have none."""
+        from tidings.handlers.serving import Serving
+
+        spec = self.spec
+        return Serving(spec.handler, spec.name, shape, parameters, self._threads, self._sender)
 
     # Arrival.
 
@@ -494,6 +540,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         )
         self._sender.reply(item[2], body, headers)
 
+    @property
+    def patience(self) -> float:
+        """Seconds after which a warning reports a run. A stream may take any time."""
+        return super().patience if self._serving is None else NEVER
+
     def on_long_run(self, item: Frame, seconds: float) -> None:
         """Log a warning: the handler has been working on a message for `seconds` seconds."""
         logger.warning(
@@ -524,4 +575,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             pending_bytes=self._pending_bytes,
             running=self._running,
             abandoned=self._abandoned,
+            items_sent=0 if self._serving is None else self._serving.items_sent,
+            items_received=0 if self._serving is None else self._serving.items_received,
         )

@@ -29,6 +29,7 @@ from tidings.subject import check_pattern, check_queue
 from tidings.transport.buffer import Buffer
 from tidings.transport.dial import Accepted
 from tidings.transport.dispatch import Deliver, Dispatch
+from tidings.transport.exchanges import Exchanges
 from tidings.transport.handover import Handover
 from tidings.transport.inbox import Inbox
 from tidings.transport.interest import Interest
@@ -64,6 +65,7 @@ class Connection:
         denials: the publishes and subscriptions that the server has denied.
         reconnects: number of times that the connection was re-established.
         server_version: major and minor version of the server; (0, 0) if the server sends none.
+        exchanges: the open requests with several answers.
         waits: whether calls during the app's start wait for the next connection when this one is
             lost.
     """
@@ -94,6 +96,7 @@ class Connection:
         )
         self._interest = Interest(loop, self.outbox)
         self.denials = Permissions(self._interest.refusal)
+        self.exchanges = Exchanges(self._interest.refusal)
         self._dispatch = Dispatch(self._on_control)
         self._requests = RequestTable(loop)
         self._inbox = Inbox(
@@ -157,6 +160,7 @@ class Connection:
             )
         self.outbox.close()
         self._requests.fail_all(ConnectionClosedError)
+        self.exchanges.fail_all(ConnectionClosedError)
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
             transport = accepted.transport
@@ -210,6 +214,7 @@ class Connection:
         self._seeker.lost(self._loop.time() - self._began, error)
         lost = self.outbox.disconnect(ConnectionLostError)
         self._requests.fail_all(ConnectionLostError)
+        self.exchanges.fail_all(ConnectionLostError)
         logger.warning(
             "lost the connection to %s%s; reconnecting (%d messages possibly lost, %d waiting)",
             accepted.server.url,
@@ -287,6 +292,7 @@ class Connection:
         connection: see `_on_lost`."""
         if isinstance(error, SubjectPermissionError) and error.operation == "publish":
             self._requests.fail_subject(error.subject, error)
+            self.exchanges.fail_subject(error.subject, error)
             if news := self.denials.add_publish(error):
                 logger.error("the server reported: %s (%d messages denied)", error, news)
         elif isinstance(error, (SubjectPermissionError, SubscriptionLimitError)):
@@ -303,6 +309,7 @@ class Connection:
         refused subscriptions repeatedly."""
         sids, is_news = self._interest.refuse(error, named)
         self._inbox.refuse(sids)
+        self.exchanges.refuse(sids)
         return is_news
 
     # Outgoing.

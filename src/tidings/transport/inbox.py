@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from tidings.errors import TidingsError, TransportError
+from tidings.protocol.flow import CANCEL_BLOCK, is_address
 from tidings.protocol.parser import Frame
 from tidings.transport.buffer import Buffer
 from tidings.transport.dispatch import Dispatch
@@ -144,4 +146,17 @@ class Inbox:
         self._requests.fail_all(lambda request: error)
 
     def _on_replies(self, size: int, frames: list[Frame]) -> None:
-        self._requests.deliver(frames, self._skipped)
+        requests = self._requests
+        late = requests.late
+        requests.deliver(frames, self._skipped)
+        if requests.late != late:
+            self._stop_streams(frames)
+
+    def _stop_streams(self, frames: list[Frame]) -> None:
+        """Tell services that stream an answer to a request that nobody reads on.
+
+        The server does not: it sees this subscription, whose requests have ended.
+        """
+        for address in {frame[2] for frame in frames if is_address(frame[2])}:
+            with contextlib.suppress(TidingsError):  # the service goes on until it asks again
+                self._buffer.reply(address, b"", CANCEL_BLOCK)
