@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from tidings import codec
 from tidings.concurrency.pool import WorkerPool, cancellation_put_off
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded
@@ -51,7 +50,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self.spec = spec
         self._remote = remote
         self._acks = Acks(remote, api, self._log)
-        self._decode = codec.decoder(spec.wanted_type)
+        self._decode = spec.decoder
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream(_around(spec, middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
