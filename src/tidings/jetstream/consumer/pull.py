@@ -132,7 +132,7 @@ class Puller:
         self._wanted = wanted
         self._take = take
         self._ended = ended
-        self._capacity = capacity
+        self.capacity = capacity
         self._inboxes: list[Inbox] = []  # the last one is in use, the others run out
         self._heard_at = self._loop.time()  # anything, from the server
         if spec.rate_limit is not None:
@@ -181,7 +181,7 @@ class Puller:
         if self._rate is not None:
             wanted = min(wanted, self._allowed(self._rate, owed))
         count = wanted - owed
-        if count <= 0 or (owed and count < self._capacity // 2):
+        if count <= 0 or (owed and count < self.capacity // 2):
             return
         body: dict[str, Any] = {"batch": count, "expires": nanoseconds(seconds)}
         if self._membership is not None:
@@ -209,6 +209,13 @@ class Puller:
     def _on_room(self) -> None:
         self._rate_timer = None
         self.pull()
+
+    def withdraw(self) -> None:
+        """Take back the pulls under way. What the server has sent by then is still taken."""
+        for inbox in self._inboxes:
+            self._connection.unsubscribe_route(inbox.sid, keep_route=True)
+            inbox.owed = 0
+        self._open_inbox()
 
     def _open_inbox(self) -> None:
         inbox = Inbox(self._connection.new_inbox(), self._loop.time())
