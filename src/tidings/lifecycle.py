@@ -122,7 +122,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 for spec, name in zip(self.consumers, names, strict=True)
             ),
             watchers=tuple(
-                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.keys)
+                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.shown_keys)
                 for spec in self.watches
             ),
         )
@@ -205,7 +205,7 @@ class Run:
         self._plan = plan
         self._current = current
         self._host = jetstream
-        self._jetstream = jetstream.make_run(self.connection, middlewares)
+        self._jetstream = jetstream.make_run(self.connection, middlewares, plan.connection.js_api)
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool

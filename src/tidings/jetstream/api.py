@@ -20,8 +20,9 @@ from tidings.jetstream.status import Status
 from tidings.log import logger
 from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection
+from tidings.transport.options import JS_API
 
-PREFIX = "$JS.API"
+PREFIX = JS_API
 # An answer takes at least so many round trips to the server.
 LEAST_TRIPS = 3
 
@@ -128,7 +129,7 @@ class JetStreamApi:
         return [
             name
             for name, config in self.declared.items()
-            if any(matches(pattern, subject) for pattern in config["subjects"])
+            if any(matches(pattern, subject) for pattern in config.get("subjects") or ())
         ]
 
     async def restore_stream(self, name: str) -> bool:

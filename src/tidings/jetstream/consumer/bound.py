@@ -10,14 +10,13 @@ from tidings.error_codes import ErrorCode
 from tidings.errors import (
     ConfigError,
     JetStreamApiError,
-    JetStreamUnavailableError,
     SubjectPermissionError,
     TidingsError,
 )
 from tidings.headers import Headers
 from tidings.jetstream.consumer.config import differences, updated_config
 from tidings.jetstream.consumer.remote import ANSWER, RemoteConsumer
-from tidings.jetstream.consumer.spec import ConsumerSpec
+from tidings.jetstream.consumer.terms import Terms
 from tidings.jetstream.election import through_election
 from tidings.jetstream.status import Status
 from tidings.log import logger
@@ -95,25 +94,23 @@ class BoundConsumer(RemoteConsumer):
 
     async def _trust(self) -> None:
         """Check that the consumer exists, and take what is declared for its configuration."""
-        if untrusted := _not_sent(self.spec):
+        if untrusted := self.spec.created_options():
             raise ConfigError(
-                f"{self.spec.name}: the user may neither read nor create {self._called}, so "
-                f"{', '.join(untrusted)} cannot have an effect. Leave it out, or allow "
-                f"$JS.API.STREAM.INFO and $JS.API.CONSUMER.INFO and CREATE for the consumer"
+                f"{self.spec.name}: the user may not read {self._called}, so the app cannot give "
+                f"it the declared {', '.join(untrusted)}. Leave that out, or allow the user "
+                f"{self._api.prefix}.STREAM.INFO.{self.spec.stream} and CONSUMER.INFO and "
+                f"CONSUMER.CREATE for it"
             )
         await self._probe()
         self.unchecked = self.spec.subjects
         if self.spec.ack_wait is not None:
-            self.terms = self.terms_of_trust(self.spec.ack_wait)
+            self.terms = Terms(ack_wait=self.spec.ack_wait)
             self.spec.check_batch_timeout(self.spec.ack_wait)
         logger.info(
             "%s: the user may not read the configuration of %s, so the app relies on what is "
             "declared",
             *(self.spec.name, self._called),
         )
-
-    def terms_of_trust(self, ack_wait: float) -> Any:
-        raise NotImplementedError
 
     async def _probe(self) -> None:
         """Check that the consumer exists, with the permission to pull alone.
@@ -135,8 +132,8 @@ class BoundConsumer(RemoteConsumer):
     def _is_missing(self) -> ConfigError:
         return ConfigError(
             f"{self.spec.name}: there is no {self._called}. Create it, or let the app create it: "
-            f"leave out create=False, and allow $JS.API.STREAM.INFO.{self.spec.stream} and "
-            f"$JS.API.CONSUMER.INFO and CREATE for it"
+            f"leave out create=False, and allow the user {self._api.prefix}.STREAM.INFO."
+            f"{self.spec.stream} and CONSUMER.INFO and CONSUMER.CREATE for it"
         )
 
     async def restore(self) -> None:

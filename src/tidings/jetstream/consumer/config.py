@@ -101,7 +101,7 @@ def unusable(spec: ConsumerSpec, config: Config) -> str:
         return f"has ack_policy {policy!r}, and tidings acknowledges each message by itself"
     groups = _groups(config)
     if groups and spec.priority is None:
-        return f"has the priority groups {', '.join(groups)}, and priority= names none to join"
+        return f"has priority_groups ({', '.join(groups)}), and priority= is not declared"
     if config.get("headers_only") and not spec.headers_only:
         return "has headers_only, so that no body arrives, and headers_only=True is not declared"
     return ""

@@ -76,14 +76,6 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
 
-    async def ensure(self, *, keeps_dead_letters: bool) -> None:
-        """Create the consumer on the server, or update it: see `RemoteConsumer`.
-
-        Raises:
-            ConfigError, JetStreamApiError: as `RemoteConsumer.ensure`.
-        """
-        await self._remote.ensure(keeps_dead_letters=keeps_dead_letters)
-
     def start(self) -> None:
         """Begin to pull."""
         self._puller.start()

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 from tidings.concurrency.pool import WorkerPool
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, SubjectPermissionError
 from tidings.handlers.middleware import Middleware
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.consumer.bound import BoundConsumer
 from tidings.jetstream.consumer.consumer import Consumer
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.ordered import OrderedHandler
@@ -16,6 +17,7 @@ from tidings.jetstream.consumer.remote import RemoteConsumer, RestoreStream
 from tidings.jetstream.consumer.single import SingleConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.election import through_election
+from tidings.log import logger
 from tidings.stats import ConsumerStats
 
 
@@ -59,27 +61,47 @@ class Consumers:
             JetStreamApiError: the server refuses a consumer.
         """
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
-            keeps_dead_letters = await self._keeps_dead_letters(spec)
-            consumer = self._make(spec, name, concurrency)
-            self._consumers.append(consumer)
-            await consumer.ensure(keeps_dead_letters=keeps_dead_letters)
+            self._consumers.append(await self._make(spec, name, concurrency))
         for consumer in self._consumers:
             consumer.start()  # only now: an app that fails to start handles no message
 
-    def _make(
+    async def _make(
         self, spec: ConsumerSpec, name: str | None, concurrency: int
     ) -> Consumer | OrderedHandler:
+        """Return a consumer that exists on the server."""
         if name is None:
-            return OrderedHandler(spec, self._api, self._pool, self._middlewares)
+            ordered = OrderedHandler(spec, self._api, self._pool, self._middlewares)
+            await ordered.ensure()
+            return ordered
         is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
         kind = SingleConsumer if is_single else Consumer
         return kind(
-            RemoteConsumer(spec, self._api, name, self._restore_stream),
+            await self._ensured(spec, name),
             self._api,
             self._pool,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
         )
+
+    async def _ensured(self, spec: ConsumerSpec, name: str) -> RemoteConsumer:
+        """Create the consumer on the server, or update or find it.
+
+        A user who may not even read what is there can still pull from an existing consumer.
+        """
+        keeps_dead_letters = await self._keeps_dead_letters(spec)
+        if spec.create:
+            remote = RemoteConsumer(spec, self._api, name, self._restore_stream)
+            try:
+                await remote.ensure(keeps_dead_letters=keeps_dead_letters)
+            except SubjectPermissionError as error:
+                if spec.durable is None or not _is_of_info(error):
+                    raise
+                logger.info("%s: %s. The app uses the consumer as it is", spec.name, error)
+            else:
+                return remote
+        bound = BoundConsumer(spec, self._api, name, self._restore_stream)
+        await bound.ensure(keeps_dead_letters=keeps_dead_letters)
+        return bound
 
     async def _keeps_dead_letters(self, spec: ConsumerSpec) -> bool:
         """Whether a consumer's own stream takes its dead letters.
@@ -90,7 +112,15 @@ class Consumers:
         if spec.dead_letter_subject is None:
             return False
         asked = {"subject": spec.dead_letter_subject}
-        found = await through_election(lambda: self._api.call("STREAM.NAMES", asked))
+        try:
+            found = await through_election(lambda: self._api.call("STREAM.NAMES", asked))
+        except SubjectPermissionError:
+            logger.info(
+                "%s: the user may not ask which stream takes dead_letter=%r. If none does, the "
+                "consumer keeps its messages, and logs an error for each",
+                *(spec.name, spec.dead_letter_subject),
+            )
+            return False
         streams = found.get("streams") or ()
         if not streams:
             raise ConfigError(
@@ -114,3 +144,8 @@ class Consumers:
     def snapshot(self) -> tuple[ConsumerStats, ...]:
         """Return what was counted up to now."""
         return tuple(consumer.snapshot() for consumer in self._consumers)
+
+
+def _is_of_info(error: SubjectPermissionError) -> bool:
+    """Whether the user may not read the state of a stream or a consumer."""
+    return ".STREAM.INFO." in error.subject or ".CONSUMER.INFO." in error.subject

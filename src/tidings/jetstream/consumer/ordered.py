@@ -52,7 +52,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         around = fold_stream((*spec.middlewares, *middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
 
-    async def ensure(self, *, keeps_dead_letters: bool) -> None:
+    async def ensure(self) -> None:
         """Create the consumer on the server.
 
         Raises:

@@ -52,7 +52,15 @@ _FLAGS = ("double_ack", "manual_ack", "ordered", "headers_only", "create")
 _NOT_ORDERED = (
     *("durable", "max_deliver", "dead_letter", "double_ack", "manual_ack"),
     *("batch", "ack_wait", "backoff", "prefetch", "max_ack_pending", "priority"),
-    *("rate_limit", "description", "metadata", "replicas", "storage", "inactive_threshold", "create"),
+    *(
+        "rate_limit",
+        "description",
+        "metadata",
+        "replicas",
+        "storage",
+        "inactive_threshold",
+        "create",
+    ),
 )
 # Options of a consumer that the app creates. With create=False, the app changes nothing.
 _CREATED = (
@@ -212,6 +220,13 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
                     f"changes the consumer"
                 )
 
+    def created_options(self) -> list[str]:
+        """Return the declared options that only the creation or a change of a consumer applies.
+
+        Where a new consumer starts is not one of them: an existing one goes on where it was.
+        """
+        return [name for name in _CREATED if name != "start" and self._says(name)]
+
     def check_unique(self, declared: Iterable[ConsumerSpec]) -> None:
         """Check that no other consumer of the app has the same durable name on the same stream.
 
@@ -329,11 +344,9 @@ def _no_data(body: bytes) -> None:
 
 
 def _check_rate(value: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
-        raise ConfigError(
-            f"rate_limit must be a positive number of messages per second, got {value!r}"
-        )
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return
+    raise ConfigError(f"rate_limit must be a positive number of messages per second, got {value!r}")
 
 
 def check_filters(subject: object) -> None:

@@ -25,6 +25,7 @@ from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered_queue import OrderedQueue
 from tidings.jetstream.reader import Host
 from tidings.stats import WatcherStats
+from tidings.subject import as_subjects
 
 GIVEN = Given("watch()", Entry, attribute="value", may_be_none=True)
 
@@ -39,7 +40,7 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     handler: Callable[..., Any]
     bucket: str
-    keys: str = ">"
+    keys: str | tuple[str, ...] = ">"
     data_type: Any = None
     initial: bool = True
     timeout: float | None = None
@@ -51,6 +52,11 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
         read_parameters(self.handler, self.data_type, GIVEN)
+
+    @property
+    def shown_keys(self) -> str:
+        """The patterns of keys, for logs and statistics."""
+        return ", ".join(as_subjects(self.keys))
 
     @property
     def name(self) -> str:
@@ -129,7 +135,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         return WatcherStats(
             name=self.name,
             bucket=self.spec.bucket,
-            keys=self.spec.keys,
+            keys=self.spec.shown_keys,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
