@@ -23,6 +23,7 @@ COMMANDS = {
     "req": "client",
     "sub": "client",
     "streams": "streams",
+    "consumers": "consumers",
     "dead": "dead",
     "objects": "objects",
     "context": "context",

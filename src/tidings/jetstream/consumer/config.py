@@ -102,7 +102,7 @@ def unusable(spec: ConsumerSpec, config: Config) -> str:
     groups = _groups(config)
     if groups and spec.priority is None:
         return f"has priority_groups ({', '.join(groups)}), and priority= is not declared"
-    if config.get("headers_only") and not spec.headers_only:
+    if config.get("headers_only") and spec.headers_only is None:
         return "has headers_only, so that no body arrives, and headers_only=True is not declared"
     return ""
 
