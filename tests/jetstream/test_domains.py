@@ -175,12 +175,11 @@ async def test_a_stream_is_sourced_from_another_domain(
     got = Inbox()
     app = App("svc", servers=here.url, streams=[copy])
     app.consume("COPY", durable="d", data_type=int)(got)
-    async with App("owner", servers=leaf.url, streams=[SENSORS]) as owner:
-        async with app:
-            for number, subject in enumerate(("from.b", "from.a")):
-                await owner.js.publish(subject, number)
-            assert await got.has(1) == [1]
-            assert (await app.js.plan())[0].is_done
+    async with App("owner", servers=leaf.url, streams=[SENSORS]) as owner, app:
+        for number, subject in enumerate(("from.b", "from.a")):
+            await owner.js.publish(subject, number)
+        assert await got.has(1) == [1]
+        assert (await app.js.plan())[0].is_done
 
 
 async def test_a_command_uses_the_domain_of_the_app_and_of_a_context(

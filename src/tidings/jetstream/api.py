@@ -13,6 +13,7 @@ from tidings.errors import (
     DisconnectedError,
     JetStreamApiError,
     JetStreamUnavailableError,
+    SubjectPermissionError,
     WrongSequenceError,
 )
 from tidings.headers import Headers
@@ -80,6 +81,23 @@ class JetStreamApi:
         answer = await self._ask(subject, body, timeout or self.timeout)
         raise_refusal(answer, operation)
         return answer
+
+    async def call_if_allowed(
+        self, operation: str, payload: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any] | None:
+        """Call an operation that the user need not have the permission for.
+
+        Returns:
+            The answer; None if the server denies the call, which is not logged.
+
+        Raises:
+            TidingsError: as `call`.
+        """
+        with self.connection.denials.expecting(f"{self.prefix}.{operation}"):
+            try:
+                return await self.call(operation, payload, timeout)
+            except SubjectPermissionError:
+                return None
 
     async def _ask(self, subject: str, body: bytes, timeout: float) -> dict[str, Any]:
         """Send a request. If the app waits for a server at its start, send it again on the next

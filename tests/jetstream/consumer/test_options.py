@@ -128,9 +128,7 @@ async def test_max_ack_pending_limits_what_is_handled_at_a_time(
 async def test_an_app_that_wants_more_than_the_stream_allows_does_not_start(
     make_app: MakeApp, stream: Stream
 ) -> None:
-    limited = Stream(
-        stream.name, subjects=stream.subjects, consumer_limits={"max_ack_pending": 5}
-    )
+    limited = Stream(stream.name, subjects=stream.subjects, consumer_limits={"max_ack_pending": 5})
     app = make_app(streams=[limited])
     app.consume(stream.name, durable="d", max_ack_pending=6)(handle)
     with pytest.raises(JetStreamApiError, match="max ack pending"):

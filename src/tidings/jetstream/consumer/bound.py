@@ -10,7 +10,6 @@ from tidings.error_codes import ErrorCode
 from tidings.errors import (
     ConfigError,
     JetStreamApiError,
-    SubjectPermissionError,
     TidingsError,
 )
 from tidings.headers import Headers
@@ -72,16 +71,12 @@ class BoundConsumer(RemoteConsumer):
     async def _read(self) -> dict[str, Any] | None:
         """Return the consumer's state; None if the user may not read it."""
         try:
-            info = await self._info()
-        except SubjectPermissionError:
-            self._is_readable = False
-            return None
+            info = await self._api.call_if_allowed(f"CONSUMER.INFO.{self._path}", timeout=ANSWER)
         except JetStreamApiError as error:
-            if error.err_code != ErrorCode.STREAM_NOT_FOUND:
+            if error.err_code not in (ErrorCode.CONSUMER_NOT_FOUND, ErrorCode.STREAM_NOT_FOUND):
                 raise
-            info = None
-        if info is None:
-            raise self._is_missing()
+            raise self._is_missing() from None
+        self._is_readable = info is not None
         return info
 
     def _compare(self, config: dict[str, Any]) -> None:
@@ -142,9 +137,8 @@ class BoundConsumer(RemoteConsumer):
         Raises:
             TidingsError: the server does not answer, or the consumer is gone.
         """
-        if not self._is_readable:
-            return  # the next pull finds out
-        info = await self._read()
+        # Without the permission to ask, the next pull finds out.
+        info = await self._read() if self._is_readable else None
         if info is not None:
             self._take(info)
 

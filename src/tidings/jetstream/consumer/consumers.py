@@ -91,12 +91,19 @@ class Consumers:
         keeps_dead_letters = await self._keeps_dead_letters(spec)
         if spec.create:
             remote = RemoteConsumer(spec, self._api, name, self._restore_stream)
+            infos = (f"STREAM.INFO.{spec.stream}", f"CONSUMER.INFO.{spec.stream}.{name}")
+            subjects = tuple(f"{self._api.prefix}.{info}" for info in infos)
             try:
-                await remote.ensure(keeps_dead_letters=keeps_dead_letters)
+                with self._api.connection.denials.expecting(*subjects):
+                    await remote.ensure(keeps_dead_letters=keeps_dead_letters)
             except SubjectPermissionError as error:
-                if spec.durable is None or not _is_of_info(error):
+                if spec.durable is None or error.subject not in subjects:
                     raise
-                logger.info("%s: %s. The app uses the consumer as it is", spec.name, error)
+                logger.warning(
+                    "%s: the server denies %r, so the app uses the consumer %r of %s as it is. "
+                    "Declare create=False if that is what you want",
+                    *(spec.name, error.subject, name, spec.stream),
+                )
             else:
                 return remote
         bound = BoundConsumer(spec, self._api, name, self._restore_stream)
@@ -112,9 +119,8 @@ class Consumers:
         if spec.dead_letter_subject is None:
             return False
         asked = {"subject": spec.dead_letter_subject}
-        try:
-            found = await through_election(lambda: self._api.call("STREAM.NAMES", asked))
-        except SubjectPermissionError:
+        found = await through_election(lambda: self._api.call_if_allowed("STREAM.NAMES", asked))
+        if found is None:
             logger.info(
                 "%s: the user may not ask which stream takes dead_letter=%r. If none does, the "
                 "consumer keeps its messages, and logs an error for each",
@@ -144,8 +150,3 @@ class Consumers:
     def snapshot(self) -> tuple[ConsumerStats, ...]:
         """Return what was counted up to now."""
         return tuple(consumer.snapshot() for consumer in self._consumers)
-
-
-def _is_of_info(error: SubjectPermissionError) -> bool:
-    """Whether the user may not read the state of a stream or a consumer."""
-    return ".STREAM.INFO." in error.subject or ".CONSUMER.INFO." in error.subject
