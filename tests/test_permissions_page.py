@@ -114,7 +114,7 @@ async def make_consumer(ops: App) -> None:
 
 
 async def is_acked(ops: App) -> None:
-    while (await ops.js.api.call("CONSUMER.INFO.ORDERS.billing"))["ack_floor"]["stream_seq"] < 1:  # noqa: ASYNC110
+    while (await ops.js.api.call("CONSUMER.INFO.ORDERS.billing"))["ack_floor"]["stream_seq"] < 1:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.01)
 
 

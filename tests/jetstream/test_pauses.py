@@ -10,6 +10,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.streams import MakeApp, consumer_info
+from support.waits import until
 from tidings import ConfigError, JetStreamApiError, NotStartedError
 from tidings.jetstream import Stream
 from tidings.jetstream.consumer import pull as pull_module
@@ -38,8 +39,7 @@ async def test_a_paused_consumer_gets_nothing_until_it_is_resumed(
         assert await is_paused(app, stream)
         await app.js.publish(f"{stream.name}.a", 1)
         before = app.stats().connection.received
-        while app.stats().connection.received < before + 12:  # heartbeats, for 2.4 s  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: app.stats().connection.received >= before + 12)  # heartbeats, for 2.4 s
         assert seen.got == []
         await app.js.resume(stream.name, "d")
         assert await seen.has(1) == [1]
