@@ -58,6 +58,11 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         arguments = msgspec.structs.replace(self.arguments, servers=servers)
         return msgspec.structs.replace(self, arguments=arguments, is_alone=True)
 
+    def without_domain(self) -> Self:
+        """Return the same settings for a server whose JetStream is in no domain."""
+        arguments = msgspec.structs.replace(self.arguments, js_domain=None, js_prefix=None)
+        return msgspec.structs.replace(self, arguments=arguments)
+
     def with_flags(self, flags: Source, *, may_use_selected: bool = False) -> Self:
         """Return the settings of a command with these flags."""
         return msgspec.structs.replace(self, flags=flags, may_use_selected=may_use_selected)
