@@ -173,6 +173,17 @@ async def test_what_the_app_cannot_apply_is_refused_and_not_forgotten(
             pass
 
 
+async def test_a_user_who_may_read_but_not_change_is_told_which_permission_is_missing(
+    place: Place,
+) -> None:
+    await place.make_consumer()
+    app = place.app("both")
+    consumes(app, max_ack_pending=7)
+    with pytest.raises(SubjectPermissionError, match=r"CONSUMER\.CREATE\.ORDERS\.billing"):
+        async with app:
+            pass
+
+
 @pytest.mark.parametrize("user", ["pull", "info"])
 async def test_a_consumer_that_is_deleted_and_made_again_is_used_again(
     place: Place, user: str, caplog: pytest.LogCaptureFixture

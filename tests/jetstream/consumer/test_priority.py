@@ -14,6 +14,7 @@ from tidings import App, ConfigError
 from tidings.jetstream import Overflow, Pinned, Prioritized, Stream
 from tidings.jetstream.consumer.priority import Membership, Priority
 from tidings.protocol.headers import header_block
+from tidings.server import NATSCluster
 
 SECOND = 1_000_000_000
 
@@ -65,6 +66,60 @@ async def test_only_the_pinned_instance_gets_messages_and_another_one_follows_it
     assert config["priority_policy"] == "pinned_client"
     assert config["priority_timeout"] == SECOND
     assert "does not answer" not in caplog.text
+
+
+async def test_a_pinned_instance_that_ends_hands_over_at_once(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    first, at_first = member(make_app, stream, Pinned(timeout=600))
+    second, at_second = member(make_app, stream, Pinned(timeout=600))
+    async with make_app("other", streams=[stream]) as other, second:
+        await first.connect()
+        await publish(other, stream, *range(5))
+        await until(lambda: len(at_first.got) + len(at_second.got) == 5)
+        pinned, idle = (second, first) if at_second.got else (first, second)
+        there = at_first if idle is first else at_second
+        assert there.got == []
+        await pinned.disconnect()
+        await publish(other, stream, 5)
+        assert await there.has(1) == [5]
+        await first.disconnect()
+
+
+async def test_an_instance_that_is_pinned_no_more_takes_the_pin_from_nobody(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app, seen = member(make_app, stream, Pinned(timeout=600))
+    async with make_app("other", streams=[stream]) as other, app:
+        await publish(other, stream, 0)
+        await seen.has(1)
+        pin = (await group(other, stream))["pinned_client_id"]
+        (consumer,) = app._run.consumers._consumers  # type: ignore[union-attr]  # it runs
+        remote: Any = consumer._remote  # type: ignore[union-attr]  # not ordered
+        await remote.unpin("another")
+        assert (await group(other, stream))["pinned_client_id"] == pin
+        await remote.unpin(pin)
+        assert "pinned_client_id" not in await group(other, stream)
+
+
+async def test_a_pinned_consumer_in_a_cluster_survives_the_loss_of_a_server() -> None:
+    orders = Stream("ORDERS", subjects=["orders.>"], replicas=3)
+    async with NATSCluster(3) as cluster:
+        apps = [App("svc", servers=cluster.urls, reconnect_time_wait=0.1) for _ in range(2)]
+        got = [Inbox(), Inbox()]
+        for app, seen in zip(apps, got, strict=True):
+            app.consume("ORDERS", durable="d", priority=Pinned(timeout=1), data_type=int)(seen)
+        other = App("other", servers=cluster.urls, reconnect_time_wait=0.1, streams=[orders])
+        async with other, apps[0], apps[1], asyncio.timeout(60):
+            await other.js.publish("orders.a", 0)
+            await until(lambda: got[0].got or got[1].got)
+            info = await consumer_info(other, orders, "d")
+            number = int(info["cluster"]["leader"].rpartition("-")[2])
+            await asyncio.to_thread(cluster.servers[number - 1].kill)
+            for number in range(1, 20):
+                await other.js.publish("orders.a", number)
+            wanted = set(range(20))
+            await until(lambda: {*got[0].got, *got[1].got} == wanted, timeout=50)
 
 
 async def test_an_idle_instance_stays_pinned(make_app: MakeApp, stream: Stream) -> None:

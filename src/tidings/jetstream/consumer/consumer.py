@@ -372,6 +372,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     async def finish(self) -> None:
         """Wait until every message that is here is done."""
         await super().finish()
+        if pin := self._puller.pin:
+            await self._remote.unpin(pin)
         await self._remote.release()
 
     def abandon(self) -> int:

@@ -158,6 +158,11 @@ class Puller:
         """Messages that were asked for and have not come."""
         return sum(inbox.owed for inbox in self._inboxes)
 
+    @property
+    def pin(self) -> str:
+        """The id under which the server has pinned this instance; "" if it has not."""
+        return "" if self._membership is None else self._membership.pin
+
     def pull_soon(self) -> None:
         """Call `pull` once for everything that happens in this turn of the loop."""
         if not self._scheduled:

@@ -215,6 +215,25 @@ class RemoteConsumer:
 
     # At the end.
 
+    async def unpin(self, pin: str) -> None:
+        """Let another instance get the messages at once, and not after the timeout of the pin.
+
+        The pin may have moved already: then this changes nothing. The same goes for a user without
+        the permissions for it.
+
+        Args:
+            pin: the id of this instance's pin.
+        """
+        if self.spec.priority is None or self._api.connection.state != "connected":
+            return
+        group = self.spec.priority.group
+        with contextlib.suppress(TidingsError):
+            ask = self._api.call_if_allowed
+            info = await ask(f"CONSUMER.INFO.{self._path}", timeout=ANSWER) or {}
+            for state in info.get("priority_groups") or ():
+                if state.get("group") == group and state.get("pinned_client_id") == pin:
+                    await ask(f"CONSUMER.UNPIN.{self._path}", {"group": group}, ANSWER)
+
     async def release(self) -> None:
         """Delete a consumer without a durable name, unless another instance uses it.
 
