@@ -19,8 +19,9 @@ from tidings.subject import as_subjects, check_pattern, check_queue
 
 # Most services use no stream. What is for streams is imported where it is first declared.
 if TYPE_CHECKING:
+    from tidings.jetstream.bucket import Storage
     from tidings.jetstream.consumer.priority import Priority
-    from tidings.jetstream.consumer.spec import ConsumerSpec, Drop, Storage
+    from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
     from tidings.jetstream.kv.watchers import WatchSpec
     from tidings.jetstream.start import Start
 

@@ -391,7 +391,8 @@ def no_such_stream(spec: ConsumerSpec) -> ConfigError:
     """Return the error of a consumer whose stream does not exist."""
     return ConfigError(
         f"{spec.name}: there is no stream {spec.stream!r}. Declare it: "
-        f"App(streams=[Stream({spec.stream!r}, subjects=[...])])"
+        f"App(streams=[Stream({spec.stream!r}, subjects=[...])]). If it is in another JetStream "
+        f"domain, pass js_domain= to App"
     )
 
 

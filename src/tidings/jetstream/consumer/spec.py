@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -26,6 +26,7 @@ from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.jetstream.api import nanoseconds
+from tidings.jetstream.bucket import MOST_REPLICAS, Storage
 from tidings.jetstream.consumer.priority import Priority, check_priority
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.names import check_existing_name
@@ -43,8 +44,6 @@ LEAST_BATCH_TIMEOUT = 0.001
 
 GIVEN = Given("consume()", StreamMessage)
 GIVEN_BATCH = Given("consume(batch=)", StreamMessage, is_batch=True)
-
-MOST_REPLICAS = 5
 
 _FLAGS = ("double_ack", "manual_ack", "ordered", "headers_only", "create")
 
@@ -67,9 +66,6 @@ _CREATED = (
     *("start", "max_ack_pending", "description", "metadata", "replicas", "storage"),
     "inactive_threshold",
 )
-
-
-Storage = Literal["file", "memory"]
 
 
 class Drop(enum.Enum):
