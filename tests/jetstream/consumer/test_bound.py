@@ -12,7 +12,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.waits import until
-from tidings import App, ConfigError, Stream, SubjectPermissionError
+from tidings import DROP, App, ConfigError, Stream, SubjectPermissionError
 from tidings.jetstream.consumer import bound as bound_module
 from tidings.server import NATSServer
 
@@ -107,6 +107,28 @@ async def test_a_consumer_that_differs_from_what_is_declared_is_refused(
     with pytest.raises(ConfigError, match=words):
         async with app:
             pass
+
+
+async def test_the_limit_of_deliveries_on_the_server_stays_and_counts(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    await place.make_consumer(max_deliver=2)
+    app = place.app("info")
+    deliveries: list[int] = []
+
+    @app.consume(
+        "ORDERS", durable="billing", create=False, max_deliver=5, dead_letter=DROP, backoff=[0.01]
+    )
+    async def fails(msg: Any) -> None:
+        deliveries.append(msg.delivered)
+        raise ValueError("no")
+
+    async with app:
+        await place.ops.js.publish("orders.created", {})
+        await until(lambda: app.stats().consumers[0].dead)
+    assert deliveries == [1, 2]
+    assert "has max_deliver=2 on the server" in caplog.text
+    assert (await place.info())["config"]["max_deliver"] == 2
 
 
 async def test_a_message_that_the_declared_subject_does_not_match_is_not_handled(

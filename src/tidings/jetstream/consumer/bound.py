@@ -81,6 +81,13 @@ class BoundConsumer(RemoteConsumer):
 
     def _compare(self, config: dict[str, Any]) -> None:
         wanted = updated_config(self.spec, config)
+        if (limit := config.get("max_deliver")) != wanted.get("max_deliver"):
+            wanted["max_deliver"] = limit  # both limits hold, and the app counts up to the lower
+            logger.warning(
+                "%s: %s has max_deliver=%s on the server, so a message whose process dies in the "
+                "last delivery gets no dead letter",
+                *(self.spec.name, self._called, limit),
+            )
         if wanted != config and (found := differences(config, wanted)):
             raise ConfigError(
                 f"{self.spec.name}: {self._called} is not as declared, and the app may not change "
@@ -126,9 +133,9 @@ class BoundConsumer(RemoteConsumer):
 
     def _is_missing(self) -> ConfigError:
         return ConfigError(
-            f"{self.spec.name}: there is no {self._called}. Create it, or let the app create it: "
-            f"leave out create=False, and allow the user {self._api.prefix}.STREAM.INFO."
-            f"{self.spec.stream} and CONSUMER.INFO and CONSUMER.CREATE for it"
+            f"{self.spec.name}: there is no {self._called}. Create it. Or let the app create it, "
+            f"without create=False and with the permissions for {self._api.prefix}.STREAM.INFO."
+            f"{self.spec.stream}, and CONSUMER.INFO and CONSUMER.CREATE of the consumer"
         )
 
     async def restore(self) -> None:
