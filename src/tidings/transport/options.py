@@ -197,6 +197,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         return f"ConnectionOptions({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
+def has_login(url: str) -> bool:
+    """Whether a URL of a server has a user or a token."""
+    return bool(urlsplit(url).username)
+
+
 def server_urls(
     servers: str | Sequence[str] | None, host: str | None = None, port: int | None = None
 ) -> tuple[str, ...]:

@@ -14,8 +14,7 @@ from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import is_credentials_text, is_seed_text
 from tidings.transport.contexts import Context, ContextFile
 from tidings.transport.credentials import shown_path
-from tidings.transport.options import DEFAULT_URL, ConnectionOptions, server_urls
-from tidings.transport.servers import Server
+from tidings.transport.options import DEFAULT_URL, ConnectionOptions, has_login, server_urls
 
 LOGIN = ("user", "password", "token", "credentials", "nkey_seed")
 LITERAL = ("user", "password", "token")  # the others are paths
@@ -104,7 +103,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Return what this source logs in with: the name of an option, or of the URLs."""
         if (found := self.first(LOGIN)) is not None:
             return found
-        if any(Server.from_url(url).login for url in self.urls()):
+        if any(map(has_login, self.urls())):
             return f"the login in {self.names['servers']}"
         return None
 
