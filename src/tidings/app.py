@@ -109,6 +109,10 @@ class App(Declarations):
             announces. False by default.
         randomize_servers: try the servers in random order. True by default.
         inbox_prefix: the first tokens of reply subjects; "_INBOX" by default.
+        js_domain: the JetStream domain of the streams, buckets and consumers, if it is not that of
+            the server.
+        js_prefix: the prefix of the JetStream API, instead of `js_domain`, for an API that another
+            account exports; "$JS.API" by default.
         connect_timeout: seconds to reach one server and be accepted; 5 by default.
         reconnect_time_wait: the longest pause between two rounds over the servers, in seconds; 2 by
             default.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TypeAlias, TypeGuard, TypeVar
 
@@ -206,6 +206,29 @@ def check_name(name: str, value: object, pattern: re.Pattern[str], wanted: str) 
     if isinstance(value, str) and pattern.fullmatch(value):
         return value
     raise _refusal(name, f"a name of {wanted}", "", _shown(value))
+
+
+def check_metadata(name: str, value: object) -> None:
+    """Check a mapping from text to text, such as the metadata of a stream.
+
+    Raises:
+        ConfigError: it is no mapping, or a key or a value is no text. Keys that begin with "_nats."
+            belong to the server.
+
+    Example:
+        ```python
+        from tidings.checks import check_metadata
+
+        check_metadata("metadata", {"team": "billing"})
+        ```
+    """
+    if not isinstance(value, Mapping):
+        raise _refusal(name, "a dict of str to str", "", _shown(value))
+    for key, text in value.items():
+        check_text(f"a key of {name}", key)
+        check_text(f"{name}[{key!r}]", text, may_be_empty=True)
+        if key.startswith("_nats."):
+            raise ConfigError(f"{name} has the key {key!r}: keys with _nats. belong to the server")
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -103,7 +103,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             streams: the declared streams.
         """
         found = [subject for spec in self.listeners for subject in spec.subjects]
-        found += [spec.subject for spec in self.consumers if spec.subject]
+        found += [subject for spec in self.consumers for subject in spec.subjects]
         return found + [subject for stream in streams for subject in stream.subjects]
 
     def headline(self) -> str:
@@ -135,7 +135,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 for spec, name in zip(self.consumers, names, strict=True)
             ),
             watchers=tuple(
-                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.keys)
+                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.shown_keys)
                 for spec in self.watches
             ),
         )
@@ -223,7 +223,7 @@ class Run:
         self._plan = plan
         self._current = current
         self._host = jetstream
-        self._jetstream = jetstream.make_run(self.connection, made, tracing)
+        self._jetstream = jetstream.make_run(self.connection, made, plan.connection.js_api, tracing)
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool

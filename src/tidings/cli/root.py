@@ -24,6 +24,7 @@ COMMANDS = {
     "sub": "client",
     "trace": "trace",
     "streams": "streams",
+    "consumers": "consumers",
     "dead": "dead",
     "objects": "objects",
     "context": "context",

@@ -31,7 +31,7 @@ def app_of(target: str | None, flags: Flags) -> App:
     """Load the app that a target names, or create an empty one, with the command's flags."""
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
     if target is None:
-        return client("tidings", flags, uses_jetstream=True)
+        return client("tidings", flags)
     app = load_app(target)
     app._settings = app._settings.with_flags(flags)
     return app
@@ -50,7 +50,7 @@ def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
         connection = Connection(options, lambda event, error: None)
         await connection.open()
         try:
-            return await work(JetStreamApi(connection, API_TIMEOUT))
+            return await work(JetStreamApi(connection, API_TIMEOUT, options.js_api))
         finally:
             with contextlib.suppress(TidingsError):
                 await connection.confirm(API_TIMEOUT)  # else the last request counts as lost

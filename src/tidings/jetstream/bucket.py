@@ -22,7 +22,7 @@ from tidings.errors import (
     JetStreamApiError,
     NoStreamError,
 )
-from tidings.jetstream.api import JetStreamApi, nanoseconds
+from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
@@ -87,7 +87,7 @@ class Bucket:
             **said,
         }
         self._opened: JetStreamApi | None = None
-        self._origin = Origin.plain(root, name, self._stream)
+        self._origin = Origin.plain(root, name, self._stream, api_prefix=PREFIX)
 
     async def open(self) -> JetStreamApi:
         """Find the bucket or create it, once in a run of the app.
@@ -106,7 +106,7 @@ class Bucket:
             info = await through_election(lambda: self._find_or_make(api))
             config = info["config"]
             self._compare(config)
-            self._origin = Origin.of(self._root, self.name, config)
+            self._origin = Origin.of(self._root, self.name, config, api.prefix)
             if self._create and not config.get("mirror"):  # a mirror is not created again
                 api.declared[self._stream] = self._config
             self._opened = api

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Coroutine
+from datetime import datetime
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.checks import Seconds, check_seconds
@@ -15,6 +16,7 @@ from tidings.jetstream.bucket import Storage
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
+from tidings.jetstream.pauses import pause_consumer, resume_consumer
 from tidings.jetstream.publish import (
     LEAST_CHECK,
     PUBLISH_TIMEOUT,
@@ -83,6 +85,63 @@ class JetStream:
             JetStreamUnavailableError: no JetStream answers.
         """
         return await self._host.apply(force=force)
+
+    # Consumers.
+
+    async def pause(
+        self,
+        stream: str,
+        consumer: str,
+        *,
+        until: datetime | None = None,
+        duration: Seconds | None = None,
+    ) -> datetime:
+        """Let the server deliver no message of a consumer until a time. Returns that time.
+
+        All instances get no messages meanwhile, and go on by themselves afterwards. Messages that
+        were delivered before are still handled. It needs nats-server 2.11.
+
+        Args:
+            stream: the stream's name.
+            consumer: the consumer's name, which is its `durable`.
+            until: the end of the pause, as a `datetime` with a time zone.
+            duration: the length of the pause in seconds, instead of `until`.
+
+        Raises:
+            ConfigError: a name, `until` or `duration` is wrong, or not exactly one of the two is
+                given.
+            JetStreamApiError: there is no such consumer, or the server refuses.
+            TidingsError: the server does not answer.
+
+        Example:
+            ```python
+            @app.consume("ORDERS", durable="mailing")
+            async def mail(msg):
+                print(msg.sequence)
+
+            async def close_for_an_hour():
+                await app.js.pause("ORDERS", "mailing", duration=3600)
+
+            async def open_again():
+                await app.js.resume("ORDERS", "mailing")
+            ```
+        """
+        api = self._host.here("js.pause").api
+        return await pause_consumer(api, stream, consumer, until=until, duration=duration)
+
+    async def resume(self, stream: str, consumer: str) -> None:
+        """End the pause of a consumer. Of a consumer that is not paused, this changes nothing.
+
+        Args:
+            stream: the stream's name.
+            consumer: the consumer's name, which is its `durable`.
+
+        Raises:
+            ConfigError: a name is wrong.
+            JetStreamApiError: there is no such consumer, or the server refuses.
+            TidingsError: the server does not answer.
+        """
+        await resume_consumer(self._host.here("js.resume").api, stream, consumer)
 
     # Buckets.
 

@@ -70,10 +70,18 @@ class JetStreamHost:
         self,
         connection: Connection,
         middlewares: Sequence[Middleware],
+        prefix: str,
         tracing: Tracing | None = None,
     ) -> JetStreamRun:
-        """JetStream for a run. The send hooks of the middlewares are folded here, once."""
-        api = JetStreamApi(connection, API_TIMEOUT)
+        """JetStream for a run. The send hooks of the middlewares are folded here, once.
+
+        Args:
+            connection: the connection.
+            middlewares: the middlewares of the run.
+            prefix: the prefix of the API's subjects.
+            tracing: the tracing of the run; None for none.
+        """
+        api = JetStreamApi(connection, API_TIMEOUT, prefix)
         api.declared.update({stream.name: stream.config() for stream in self.streams})
 
         async def publish(subject: str, message: Any = None, **options: Any) -> PublishAck:
@@ -198,5 +206,6 @@ def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
             raise ConfigError(
                 f"streams= has two streams with the name {stream.name!r}; give each its own name"
             )
+        stream.check_mirror()
         names.add(stream.name)
     return tuple(streams)

@@ -288,6 +288,8 @@ class _StreamCheck:
     def __init__(self, api: JetStreamApi, subject: str) -> None:
         self._api = api
         self._subject = subject
+        # The streams of another domain take the subject without the prefix that leads there.
+        self._stored_subject = subject.removeprefix(f"{api.prefix}.")
         self._off_since: float | None = None
 
     async def check(self, timeout: float) -> None:
@@ -300,10 +302,8 @@ class _StreamCheck:
             JetStreamUnavailableError: nobody has listened on the API for `OFF_AFTER` seconds.
             JetStreamApiError: the server refuses to create the declared stream.
         """
-        # The streams of another domain take the subject without the prefix that leads there.
-        subject = self._subject.removeprefix(f"{self._api.prefix}.")
         try:
-            names = await self._api.streams_taking(subject, timeout)
+            names = await self._api.streams_taking(self._stored_subject, timeout)
         except JetStreamUnavailableError:
             now = time.monotonic()
             self._off_since = self._off_since or now
@@ -322,7 +322,7 @@ class _StreamCheck:
         Returns:
             Whether to publish again.
         """
-        for name in self._api.declared_for(self._subject):
+        for name in self._api.declared_for(self._stored_subject):
             try:
                 async with asyncio.timeout(timeout):
                     if await self._api.restore_stream(name):

@@ -90,6 +90,8 @@ class Stage:
         yield self.inner
         at_exit(setattr, self.app, "_settings", self.app._settings)
         self.app.set_servers(self._beside_inner(urls))
+        if self._owns_server:
+            self.app._settings = self.app._settings.without_domain()
         yield self.app
 
     def _urls(self) -> list[str]:

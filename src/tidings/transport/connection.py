@@ -293,6 +293,8 @@ class Connection:
         if isinstance(error, SubjectPermissionError) and error.operation == "publish":
             self._requests.fail_subject(error.subject, error)
             self.exchanges.fail_subject(error.subject, error)
+            if self.denials.is_expected(error.subject):
+                return
             if news := self.denials.add_publish(error):
                 logger.error("the server reported: %s (%d messages denied)", error, news)
         elif isinstance(error, (SubjectPermissionError, SubscriptionLimitError)):

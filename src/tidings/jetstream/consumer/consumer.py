@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-from tidings import codec
 from tidings.concurrency.pool import WorkerPool, cancellation_put_off
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded
@@ -55,7 +54,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self.spec = spec
         self._remote = remote
         self._acks = Acks(remote, api, self._log)
-        self._decode = codec.decoder(spec.wanted_type)
+        self._decode = spec.decoder
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream(_around(spec, middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
@@ -83,14 +82,6 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._timer: asyncio.TimerHandle | None = None  # for the batch's deadline
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
-
-    async def ensure(self, *, keeps_dead_letters: bool) -> None:
-        """Create the consumer on the server, or update it: see `RemoteConsumer`.
-
-        Raises:
-            ConfigError, JetStreamApiError: as `RemoteConsumer.ensure`.
-        """
-        await self._remote.ensure(keeps_dead_letters=keeps_dead_letters)
 
     def start(self) -> None:
         """Begin to pull."""
@@ -396,6 +387,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     async def finish(self) -> None:
         """Wait until every message that is here is done."""
         await super().finish()
+        if pin := self._puller.pin:
+            await self._remote.unpin(pin)
         await self._remote.release()
 
     def abandon(self) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any
 
-from tidings import codec
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded
@@ -45,17 +44,18 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         reading = Reading(
             stream=spec.stream,
             subject=spec.subject,
-            begin=cast("Literal['all', 'last', 'new'] | int", spec.start or "all"),
+            begin="all" if spec.start is None else spec.start,
+            headers_only=bool(spec.headers_only),
             purpose=f"{spec.name} of {spec.stream}",
         )
         super().__init__(spec.name, reading, api, pool, trace)
         self.spec = spec
-        self._decoder = codec.decoder(spec.wanted_type)
+        self._decoder = spec.decoder
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), handler)
         self._handler = self._traced(bounded(around, spec.timeout, spec.name))
 
-    async def ensure(self, *, keeps_dead_letters: bool) -> None:
+    async def ensure(self) -> None:
         """Create the consumer on the server.
 
         Raises:

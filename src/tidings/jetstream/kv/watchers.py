@@ -26,6 +26,7 @@ from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered_queue import OrderedQueue
 from tidings.jetstream.reader import Host
 from tidings.stats import WatcherStats
+from tidings.subject import as_subjects
 
 GIVEN = Given("watch()", Entry, attribute="value", may_be_none=True)
 
@@ -40,7 +41,7 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     handler: Callable[..., Any]
     bucket: str
-    keys: str = ">"
+    keys: str | tuple[str, ...] = ">"
     data_type: Any = None
     initial: bool = True
     timeout: float | None = None
@@ -52,6 +53,11 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
         read_parameters(self.handler, self.data_type, GIVEN)
+
+    @property
+    def shown_keys(self) -> str:
+        """The patterns of keys, for logs and statistics."""
+        return ", ".join(as_subjects(self.keys))
 
     @property
     def name(self) -> str:
@@ -132,7 +138,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         return WatcherStats(
             name=self.name,
             bucket=self.spec.bucket,
-            keys=self.spec.keys,
+            keys=self.spec.shown_keys,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
@@ -181,7 +187,7 @@ class Watchers:
             trace = None
             if self._tracing is not None:
                 reading = bucket.reading(spec.keys, initial=spec.initial)
-                patterns = [reading.subject] if reading.subject else []
+                patterns = as_subjects(reading.subject) if reading.subject else ()
                 trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
             watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
             self._watchers.append(watcher)
