@@ -36,7 +36,7 @@ FLOORS = {
         "service_errors",
     ],
     "transport": ["transport", "stream_answers"],
-    "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
+    "work": ["handlers", "link", "bus", "blocking", "jetstream", "services", "declarations"],
     "face": ["cautions", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
@@ -56,7 +56,7 @@ INSIDE = {
         "work_queue",
     ],
     "protocol": ["auth", "commands", "headers", "info", "parser"],
-    "codec": ["forms", "models", "json"],
+    "codec": ["forms", "models", "json", "schema"],
     "transport": [
         "backoff",
         "credentials",
@@ -90,6 +90,7 @@ INSIDE = {
         "events",
         "middleware",
         "tasks",
+        "timing",
         "listener",
         "queue_groups",
         "subscriptions",
@@ -139,6 +140,15 @@ INSIDE = {
     "jetstream/kv": ["entry", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/streams": ["drops", "stream", "plan"],
+    "services": [
+        "protocol",
+        "records",
+        "answers",
+        "finder",
+        "endpoints",
+        "identity",
+        "discovery",
+    ],
     "process": ["executor", "exits", "loops", "signals", "runner"],
     "server": ["subprocess", "nats_server"],
     "testing": ["consumed", "record", "stage", "client", "plugin"],
@@ -189,7 +199,7 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 # What `import tidings` leaves for the first use: what runs an app, and what is for streams.
 LATE = {
-    "app": {"jetstream", "lifecycle", "process"},
+    "app": {"jetstream", "lifecycle", "process", "services"},
     "declarations": {"jetstream"},
 }
 
@@ -389,7 +399,10 @@ def test_a_module_has_what_it_exports(module: str) -> None:
 def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     code = "import sys, tidings; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    late = (
+        *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.services"),
+        "tidings.transport.conn",
+    )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
 
 

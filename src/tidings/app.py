@@ -7,13 +7,23 @@ import concurrent.futures
 import difflib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from tidings.blocking import BlockingBus
-from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
+from tidings.checks import (
+    Seconds,
+    check_flag,
+    check_metadata,
+    check_seconds,
+    check_text,
+    check_version,
+    check_whole,
+)
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
 from tidings.declarations import Declarations, Group
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
+    from tidings.services import Services
     from tidings.stats import AppStats
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,8 +66,10 @@ class App(Declarations):
         queue: the first word of the queue groups of listeners that name none: `orders` gives
             `orders.<handler>`. If None, the name of the service; "" for no groups, so that every
             instance handles every message.
-        version: the version of the service.
+        version: the version of the service, a semantic version such as "1.2.0".
         description: what the service does, in a line.
+        metadata: what NATS tools show of the service besides: a dict of str.
+        discoverable: whether NATS tools find the service, by the `micro` protocol (NATS ADR-32).
         concurrency: how many handlers of one listener may work at a time.
         request_timeout: default timeout of `request`, in seconds.
         drain_timeout: seconds that shutdown waits for work in progress. `run` ends the process two
@@ -129,6 +142,8 @@ class App(Declarations):
         queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        discoverable: bool = True,
         concurrency: int = 100,
         request_timeout: Seconds = 10.0,
         drain_timeout: Seconds = 8.0,
@@ -144,6 +159,8 @@ class App(Declarations):
                 f"service_name must be a name for this service, as in App('billing'), "
                 f"got {service_name!r}"
             )
+        if check_flag("discoverable", discoverable):
+            check_version(version)
         check_text("version", version, may_be_empty=True)
         check_text("description", description, may_be_empty=True)
         check_flag("use_uvloop", use_uvloop)
@@ -161,6 +178,8 @@ class App(Declarations):
         self.queue = queue
         self.version = version
         self.description = description
+        self.metadata = check_metadata(metadata or {})
+        self.discoverable = discoverable
         self.state = SimpleNamespace()
         self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
@@ -182,6 +201,7 @@ class App(Declarations):
         if streams:
             self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
+        self._instance = _new_instance()
         self._background: BackgroundRun | None = None
         self.nats = BlockingBus(self._current)
         # The bus's own methods, so that a call through the app costs nothing more.
@@ -213,6 +233,15 @@ class App(Declarations):
         from tidings.jetstream.host import JetStreamHost
 
         return JetStreamHost(self._current, self._streams)
+
+    # Other services.
+
+    @functools.cached_property
+    def services(self) -> Services:
+        """Finds services and their instances, in any language (NATS ADR-32)."""
+        from tidings.services import Services
+
+        return Services(lambda call: self._current.here(call).connection)
 
     # Declaring.
 
@@ -514,6 +543,11 @@ class App(Declarations):
         lifespan = self._lifespan
         return Plan(
             service_name=self.service_name,
+            instance_id=self.instance_id,
+            version=self.version,
+            description=self.description,
+            metadata=self.metadata,
+            discoverable=self.discoverable,
             queue=self.queue,
             concurrency=self._concurrency,
             request_timeout=self._request_timeout,
@@ -542,6 +576,21 @@ class App(Declarations):
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
         return (run := self._run) is not None and run.is_running
+
+    @property
+    def instance_id(self) -> str:
+        """The ID of this instance of the service, 22 characters.
+
+        It is random, and another one in each process.
+
+        Example:
+            ```python
+            assert len(app.instance_id) == 22
+            ```
+        """
+        if self._instance[0] != os.getpid():  # a forked child is another instance
+            self._instance = _new_instance()
+        return self._instance[1]
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -582,6 +631,11 @@ class App(Declarations):
     def __repr__(self) -> str:
         state = "idle" if (run := self._run) is None else run.state.value
         return f"<App {self.service_name!r} {state}>"
+
+
+def _new_instance() -> tuple[int, str]:
+    """Return the ID of this process and a new ID of an instance in it."""
+    return os.getpid(), secrets.token_hex(11)
 
 
 def _check_names(options: Iterable[str]) -> None:

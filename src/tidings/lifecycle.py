@@ -17,6 +17,7 @@ from tidings.errors import (
     ConnectionClosedError,
     DisconnectedError,
     DrainTimeoutError,
+    SubscriptionLimitError,
     TidingsError,
 )
 from tidings.handlers.events import ConnectionEvent, EventHooks
@@ -33,6 +34,9 @@ from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
+from tidings.services.discovery import Discovery
+from tidings.services.endpoints import endpoints_of
+from tidings.services.identity import Identity
 from tidings.stats import (
     AppStats,
     ConnectionStats,
@@ -58,6 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What an app has declared when it starts.
 
     Attributes: as the arguments of `App` and of its decorators, and:
+        instance_id: the ID of this instance of the service.
         connection: how to connect.
         lifespan: makes the lifespan's context manager; None if there is none.
         startup: the functions of on_startup.
@@ -66,6 +71,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     service_name: str
+    instance_id: str
+    version: str
+    description: str
+    metadata: dict[str, str]
+    discoverable: bool
     queue: str | None
     concurrency: int
     request_timeout: float
@@ -85,6 +95,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def queue_groups(self) -> list[str]:
         """The queue group of each listener, "" for none."""
         return queue_groups(self.service_name, self.queue, self.listeners)
+
+    @property
+    def identity(self) -> Identity:
+        """What this instance says of itself."""
+        return Identity.of(
+            self.service_name,
+            instance_id=self.instance_id,
+            version=self.version,
+            description=self.description,
+            metadata=self.metadata,
+        )
 
     def stats(self) -> AppStats:
         """The statistics of an app that has not started: a zero for each count."""
@@ -191,6 +212,9 @@ class Run:
         )
         self.watchers = Watchers(jetstream, pool, middlewares)
         self._tasks = [Task(spec) for spec in plan.tasks]
+        self._discovery = Discovery(
+            self.link, plan.identity, endpoints_of(plan.listeners, plan.queue_groups)
+        )
         self._watchdog = Watchdog()
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
@@ -229,6 +253,8 @@ class Run:
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
         await self.watchers.start(self._plan.watches, self._host.bucket_types)
         self._watchdog.start()
+        if self._plan.discoverable:
+            await self._discovery.start()
 
     def _serve(self) -> None:
         self.connection.waits = False
@@ -260,6 +286,7 @@ class Run:
 
     async def _drain(self, deadline: float) -> int:
         """Take no new work and finish what was taken. Returns how many messages were abandoned."""
+        self._discovery.stop()
         await asyncio.gather(*(task.stop() for task in self._tasks))
         with contextlib.suppress(TimeoutError):  # what is left is counted now
             async with asyncio.timeout_at(deadline):
@@ -296,7 +323,8 @@ class Run:
         """Subscribe the listeners, and return when the server has the subscriptions."""
         sids: list[int] = []
         for spec, queue in zip(self._plan.listeners, self._plan.queue_groups, strict=True):
-            sids += self.link.subscribe(spec, queue)
+            is_endpoint = self._plan.discoverable and not spec.no_reply
+            sids += self.link.subscribe(spec, queue, is_endpoint=is_endpoint)
         while True:
             try:
                 await self.link.confirm(sids)
@@ -335,6 +363,8 @@ class Run:
 
     def _on_event(self, event: str, error: Exception | None) -> None:
         self._plan.events.tell(ConnectionEvent(event, error))
+        if isinstance(error, SubscriptionLimitError):
+            self._discovery.make_room()
         if event == "closed" and self.state is State.RUNNING:
             self._fatal = ConnectionClosedError("the app", str(error or "given up"))
             self.begin_end()

@@ -195,7 +195,7 @@ def _parse_header(line: str) -> tuple[str, str]:
 
 def _client(name: str, servers: str | None) -> App:
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
-    return App(name, servers=servers or None)
+    return App(name, servers=servers or None, discoverable=False)
 
 
 def _read(body: str | None) -> bytes:
