@@ -163,6 +163,7 @@ INSIDE = {
         "new",
         "server",
         "session",
+        "services",
         "dead",
         "streams",
         "supervisor",

@@ -16,6 +16,7 @@ from .new import new
 from .objects import objects
 from .run import run
 from .server import server
+from .services import services
 from .streams import streams
 
 app = typer.Typer(
@@ -48,3 +49,4 @@ for command in (run, demo, new, server, pub, req, sub):
 app.add_typer(streams, name="streams")
 app.add_typer(dead, name="dead")
 app.add_typer(objects, name="objects")
+app.add_typer(services, name="services")

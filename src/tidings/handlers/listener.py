@@ -142,10 +142,12 @@ class SubjectCounts(msgspec.Struct):
     Attributes:
         received: number of messages that arrived.
         errors: number of messages that were dropped or whose handler failed.
+        last_error: the class and the id of the last error of the handler; "" if there was none.
     """
 
     received: int = 0
     errors: int = 0
+    last_error: str = ""
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -219,8 +221,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         if is_endpoint:
             self._measure_at = 1
             self._calls = self._on_publish, self._on_request
-            around, end = self.timing.around, self._end_measuring
-            self._timed = around(self._on_publish, end), around(self._on_request, end)
+            self._timed = (
+                self.timing.around(self._on_publish, self._end_measuring),
+                self.timing.around(self._on_request, self._end_measuring),
+            )
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
@@ -380,6 +384,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self.last_error = f"{type(error).__name__} (error id {error_id})"
         if counts := self.counts.get(item[0]):
             counts.errors += 1
+            counts.last_error = self.last_error
         try:
             self._log_failure(item, error, duration, error_id, is_bad_body)
             self._answer_failure(item, error, error_id, is_bad_body)

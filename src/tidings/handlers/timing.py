@@ -22,7 +22,7 @@ KEPT = 512
 class Timing:
     """Measures a sample of the runs of one handler. To measure every run would cost too much.
 
-    The listener calls `begin` now and then, and puts a function of `around` in place of its handler.
+    The listener calls `begin` now and then, and replaces its handler by a function of `around`.
     That function measures one run, and the listener puts its handler back. So a run that is not
     measured costs nothing.
     """

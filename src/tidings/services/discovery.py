@@ -204,18 +204,20 @@ def _stats_of(endpoint: Endpoint, sid: int, listener: Listener) -> dict[str, Any
     """
     stats = listener.snapshot()
     requests, errors = stats.received, stats.failed + stats.dropped
+    last_error = listener.last_error
     worked = max(round(listener.worked * 1e9), 0)
     average = worked // max(stats.handled + stats.failed + stats.running, 1)
     if counts := listener.counts.get(sid):
         worked = worked * counts.received // max(requests, 1)
-        requests, errors = counts.received, counts.errors
+        average = average if counts.received else 0
+        requests, errors, last_error = counts.received, counts.errors, counts.last_error
     return {
         "name": endpoint.name,
         "subject": endpoint.subject,
         "queue_group": endpoint.queue_group,
         "num_requests": requests,
         "num_errors": errors,
-        "last_error": listener.last_error,
+        "last_error": last_error,
         "processing_time": worked,
         "average_processing_time": average,
         "data": {
