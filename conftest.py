@@ -34,6 +34,12 @@ from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from tidings.server import NATSServer
+from tidings.transport.sources import VARIABLES
+
+# What the developer has set for other servers must not reach the servers of the tests.
+for variable in VARIABLES.values():
+    os.environ.pop(variable.removeprefix("$"), None)
+os.environ["XDG_CONFIG_HOME"] = os.path.join(tempfile.gettempdir(), "tidings-no-contexts")
 
 pytest_plugins = ["pytester"]
 

@@ -15,7 +15,7 @@ from .contenders.probe import FIRST_ID, LOAD
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONNECT = b'CONNECT {"verbose":false,"pedantic":false,"name":"bench"}\r\n'
+CONNECT = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"name":"bench"}\r\n'
 
 JSON_ITEM = b'{"id":%d,"name":"Ada Lovelace","amount":12.5,"active":true,"tags":["a","b"]}'
 
@@ -89,16 +89,24 @@ class Block:
         return self.data
 
 
-def encode_block(bodies: list[bytes], subjects: list[str]) -> Block:
-    """Encode the bodies for publishing, on each subject in turn."""
+def encode_block(bodies: list[bytes], subjects: list[str], headers: int = 0) -> Block:
+    """Encode the bodies for publishing, on each subject in turn, with so many headers each."""
+    lines = b"".join(b"Header-%d: value-%d\r\n" % (i, i) for i in range(headers))
+    block = b"NATS/1.0\r\n%s\r\n" % lines if headers else b""
     frames = [
-        b"PUB %s %d\r\n%s\r\n" % (subjects[i % len(subjects)].encode(), len(body), body)
-        for i, body in enumerate(bodies)
+        _frame(subjects[i % len(subjects)].encode(), block, body) for i, body in enumerate(bodies)
     ]
     data = bytearray(b"".join(frames))
     digits = b"%d" % FIRST_ID
     last_body = len(data) - 2 - len(bodies[-1])
     return Block(data, len(bodies), data.find(digits, last_body))
+
+
+def _frame(subject: bytes, block: bytes, body: bytes) -> bytes:
+    if block:
+        sizes = len(block), len(block) + len(body)
+        return b"HPUB %s %d %d\r\n%s%s\r\n" % (subject, *sizes, block, body)
+    return b"PUB %s %d\r\n%s\r\n" % (subject, len(body), body)
 
 
 def raw_bodies(count: int, size: int) -> list[bytes]:

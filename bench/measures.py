@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contenders.probe import SLEEP
-from .workloads import SIZES, SUBSCRIPTIONS
+from .workloads import HEADERS, SIZES, SUBSCRIPTIONS
 
 Result = dict[str, Any]
 
@@ -95,6 +95,12 @@ def _subscriptions() -> Iterable[Measure]:
         yield Measure(name, name, title, "us", cpu_microseconds, higher_is_better=False)
 
 
+def _headers() -> Iterable[Measure]:
+    for n in HEADERS:
+        title = f"CPU per message, one of {n} headers read"
+        yield Measure(f"headers_{n}", f"headers_{n}", title, "us", cpu_microseconds, False)
+
+
 MEASURES = {
     measure.name: measure
     for measure in (
@@ -115,7 +121,35 @@ MEASURES = {
         Measure(
             "js_publish_window", "js_publish_window", "publish to a stream, 256 open", "/s", rate
         ),
+        Measure(
+            "js_publish_batched", "js_publish_batched", "the same in server batches", "/s", rate
+        ),
+        Measure(
+            "js_publish_window_cpu",
+            "js_publish_window",
+            "CPU per message, 256 open",
+            "us",
+            cpu_microseconds,
+            False,
+        ),
+        Measure(
+            "js_publish_batched_cpu",
+            "js_publish_batched",
+            "the same in server batches",
+            "us",
+            cpu_microseconds,
+            False,
+        ),
         *_subscriptions(),
+        *_headers(),
+        Measure(
+            "receive_large_cpu",
+            "receive_262144",
+            "CPU per message of 256 KiB",
+            "us",
+            cpu_microseconds,
+            False,
+        ),
         *_sizes("receive"),
         *_sizes("publish"),
         Measure("memory", "memory", "memory grown by 1M received", "MB", grown_megabytes, False),
@@ -142,7 +176,16 @@ TARGETS = (
         0.7,
         ("request_many", "libnats"),
     ),
-    Target("request p50", ("request_p50", _T), 1.0, ("request_p50", _N), at_least=False),
+    Target("request p50", ("request_p50", _T), 0.5, ("request_p50", _N), at_least=False),
+    Target("publish window", ("js_publish_window", _T), 3, ("js_publish_window", _N)),
+    Target("publish window in batches", ("js_publish_batched", _T), 3, ("js_publish_window", _N)),
+    Target(
+        "CPU per message of 256 KiB",
+        ("receive_large_cpu", _T),
+        0.9,
+        ("receive_large_cpu", _N),
+        at_least=False,
+    ),
     Target("CPU per 100k received", ("receive_cpu", _T), 0.42, ("receive_cpu", _N), at_least=False),
     Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", _N)),
     Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", "faststream")),

@@ -168,7 +168,8 @@ def _block(task: Task) -> Block:
         bodies = json_bodies(workload.block, task.contender.json_rpc)
     else:
         bodies = raw_bodies(workload.block, workload.size)
-    return encode_block(bodies, [f"{LOAD}.{i}" for i in range(workload.subscriptions)])
+    subjects = [f"{LOAD}.{i}" for i in range(workload.subscriptions)]
+    return encode_block(bodies, subjects, workload.headers)
 
 
 def _request(task: Task, server: Server) -> Result:

@@ -25,7 +25,12 @@ class Streams:
 
     def make(self) -> None:
         """Create the stream in memory, so that the speed of the disk does not matter."""
-        config = {"name": STREAM, "subjects": [f"{LOAD}.>"], "storage": "memory"}
+        config = {
+            "name": STREAM,
+            "subjects": [f"{LOAD}.>"],
+            "storage": "memory",
+            "allow_batched": True,  # only who asks for batches publishes in batches
+        }
         self._call(f"STREAM.CREATE.{STREAM}", config)
 
     def fill(self, block: Block, messages: int) -> None:

@@ -33,6 +33,8 @@ class Workload:
     body: Literal["raw", "json"] = "raw"
     subscriptions: int = 1
     in_flight: int = 1
+    headers: int = 0
+    """Headers of each message. The handler reads one, if there are any or not."""
     concurrency: int = 0
     """Handlers that run at a time; 0 for each contender's default."""
     fixed_n: int = 0
@@ -127,7 +129,8 @@ _STREAMS = (*_LOOPS, "faststream", "bare")
 
 _SIZED: tuple[tuple[Kind, str], ...] = (("receive", "receive_raw"), ("publish", "publish"))
 
-SIZES = (1, 16, 256, 4096, 65536)
+SIZES = (1, 16, 256, 4096, 65536, 262144)
+HEADERS = (0, 1, 10)
 SUBSCRIPTIONS = (1, 100, 1000)
 
 
@@ -158,6 +161,12 @@ def _workloads() -> list[Workload]:
             for kind, action in _SIZED
             for size in SIZES
         ),
+        *(
+            Workload(
+                f"headers_{n}", "receive", "receive_headers", _PAIR, 20_000, headers=n, quick=False
+            )
+            for n in HEADERS
+        ),
         Workload(
             "js_consume", "js_consume", "js_consume", _STREAMS, 5_000, concurrency=16, quick=False
         ),
@@ -167,6 +176,15 @@ def _workloads() -> list[Workload]:
             "js_publish",
             "js_publish_window",
             _STREAMS[:-1],
+            5_000,
+            in_flight=256,
+            quick=False,
+        ),
+        Workload(
+            "js_publish_batched",
+            "js_publish",
+            "js_publish_batched",
+            _TIDINGS,
             5_000,
             in_flight=256,
             quick=False,

@@ -16,9 +16,7 @@ import sys
 from contextlib import closing
 
 from examples.orders import Order, check, priced
-from tidings import App, ServiceError
-from tidings.errors import Reject
-from tidings.jetstream import Stream, StreamMessage, days
+from tidings import App, Reject, ServiceError, Stream, StreamMessage, days
 
 INVOICES = os.environ.get("INVOICES", "invoices.db")
 REPLICAS = int(os.environ.get("REPLICAS", "1"))

@@ -14,6 +14,8 @@ import pytest
 
 from support.apps import QUICK
 from support.command import call, start, write  # noqa: F401 - fixtures
+from support.contexts import write_context  # noqa: F401 - a fixture
+from support.locked import locked  # noqa: F401 - a fixture
 from support.process import Program
 from tidings import App
 from tidings.jetstream import Stream

@@ -25,6 +25,8 @@ FLOORS = {
         "error_codes",
         "errors",
         "checks",
+        "panini",
+        "keywords",
         "functions",
         "subject",
         "concurrency",
@@ -71,8 +73,11 @@ INSIDE = {
         "websocket",
         "interest",
         "options",
+        "contexts",
         "inbox",
         "servers",
+        "sources",
+        "settings",
         "login",
         "dial",
         "handover",
@@ -117,6 +122,8 @@ INSIDE = {
         "dead_letter",
         "kv",
         "objects",
+        "fast_batch",
+        "fast_ingest",
         "publish_window",
         "consumer",
         "host",
@@ -149,15 +156,23 @@ INSIDE = {
         "identity",
         "discovery",
     ],
-    "process": ["executor", "exits", "loops", "signals", "runner"],
+    "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
     "testing": ["consumed", "record", "stage", "client", "plugin"],
     "cli": [
         "bodies",
         "console",
+        "context",
         "demo_client",
-        "loading",
         "logs",
+        "failures",
+        "flags",
+        "log_config",
+        "log_level",
+        "loading",
+        "dev",
+        "foreground",
+        "overview",
         "child",
         "client",
         "new",
@@ -198,10 +213,12 @@ OPTIONAL = {
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
-# What `import tidings` leaves for the first use: what runs an app, and what is for streams.
+# What `import tidings` leaves for the first use: what runs an app, what is for streams, and the
+# tables for errors.
 LATE = {
     "app": {"jetstream", "lifecycle", "process", "services"},
     "declarations": {"jetstream"},
+    "keywords": {"panini"},
 }
 
 

@@ -118,6 +118,13 @@ class TestReceiving:
         block = encode_block(raw_bodies(5, 1), ["load.0", "load.1"])
         assert re.findall(rb"PUB load\.(\d)", bytes(block.data)) == [b"0", b"1", b"0", b"1", b"0"]
 
+    def test_a_block_has_so_many_headers_in_each_message(self):
+        block = encode_block(raw_bodies(3, 16), ["load.0"], headers=2)
+        head = b"NATS/1.0\r\nHeader-0: value-0\r\nHeader-1: value-1\r\n\r\n"
+        line = b"HPUB load.0 %d %d\r\n" % (len(head), len(head) + 16)
+        assert bytes(block.data).count(line + head) == 3
+        assert b"%d" % (probe.FIRST_ID + 7) in block.numbered(7)
+
 
 class FakeWire:
     """A receiver that has everything the moment it is asked."""

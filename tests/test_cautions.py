@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from support.inbox import Inbox
-from tidings import App, Group, Stream
+from tidings import App, DebugMiddleware, Group, Middleware, Stream
 from tidings.cautions import warn_of_declarations
 from tidings.testing import NATSServer
 
@@ -16,7 +16,11 @@ WORDS = "literally, because"
 def warnings_of(app: App, caplog: pytest.LogCaptureFixture) -> list[str]:
     with caplog.at_level(logging.WARNING, "tidings"):
         warn_of_declarations(
-            app._listener_specs, app._consumer_specs, app._watch_specs, app.js.streams
+            app._listener_specs,
+            app._consumer_specs,
+            app._watch_specs,
+            app.js.streams,
+            [spec.cls for spec in app.middlewares],
         )
     return caplog.messages
 
@@ -78,3 +82,60 @@ async def test_such_a_subject_is_a_subject_all_the_same(
     app.listen(f"{subject}*")(inbox)
     async with app:
         assert await app.request(f"{subject}*", {"n": 1}) == {"n": 1}
+
+
+class Silent(Middleware):
+    async def listen_request(self, msg, callback):
+        await callback(msg)
+
+    async def send_any(self, subject, message, send_func, *args, **kwargs):
+        try:
+            await send_func(subject, message, *args, **kwargs)
+        except ValueError:
+            return
+
+
+class Returning(Middleware):
+    async def listen_request(self, msg, callback):
+        if msg.data:
+            return await callback(msg)
+        return None
+
+    async def listen_publish(self, msg, callback):
+        await callback(msg)  # nobody needs the result
+
+    async def send_request(self, subject, message, request_func, *args, **kwargs):
+        raise PermissionError
+
+
+def test_a_middleware_that_never_returns_a_value_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = App("cautious")
+    app.add_middleware(Silent)
+    advice = "Return what the awaited function returns"
+    lost = "never returns a value, so the calls that it surrounds return None."
+    assert warnings_of(app, caplog) == [
+        f"Silent.listen_request never returns a value, so requests get no answer. {advice}",
+        f"Silent.send_any {lost} {advice}",
+    ]
+
+
+def test_a_middleware_of_a_group_that_never_returns_a_value_is_a_warning_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = App("cautious")
+    group = Group("g", middlewares=[Silent])
+    group.listen("a")(Inbox())
+    group.listen("b")(Inbox())
+    app.include(group)
+    assert len(warnings_of(app, caplog)) == 2
+
+
+def test_a_middleware_that_may_return_a_value_or_always_raises_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = App("cautious")
+    app.add_middleware(Returning)
+    app.add_middleware(DebugMiddleware)
+    assert warnings_of(app, caplog) == []

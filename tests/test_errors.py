@@ -2,6 +2,7 @@
 
 import asyncio
 import builtins
+import concurrent.futures
 import inspect
 import re
 import ssl
@@ -70,8 +71,8 @@ def test_the_drawn_tree_is_the_tree() -> None:
         (errors.EncodeError(1j, "no"), {"type": complex}, "cannot encode a complex: no"),
         (
             errors.DecodeError("Order", "no id"),
-            {"wanted": "Order", "reason": "no id"},
-            "not a valid Order: no id",
+            {"wanted": "Order", "reason": "no id", "subject": ""},
+            "the body is not a valid Order: no id",
         ),
         (
             errors.PayloadTooLargeError(11, 10),
@@ -298,3 +299,50 @@ async def test_what_the_public_calls_raise_is_never_an_error_of_nats_py(
         await client.confirm(1)
     assert {"SubjectError", "HeaderError", "PayloadTooLargeError", "NoRespondersError"} <= raised
     assert {"DisconnectedError", "NotStartedError", "SubscriptionNotFoundError"} <= raised
+
+
+@pytest.mark.parametrize(
+    ("body", "advice"),
+    [
+        (b"[1]", "Expected `object`, got `array`. Pass response_data_type=list"),
+        (b"1", "Expected `object`, got `int`. Pass response_data_type=int"),
+        (b"1.5", "Expected `object`, got `float`. Pass response_data_type=float"),
+        (b"true", "Expected `object`, got `bool`. Pass response_data_type=bool"),
+        (b'"s3cret"', 'Expected `object`, got `str`. Pass response_data_type="json"'),
+        (b"null", 'Expected `object`, got `null`. Pass response_data_type="json"'),
+        (b"s3cret", "(byte 0). Pass response_data_type=str for text, or bytes for the raw body"),
+    ],
+)
+async def test_a_reply_that_is_no_object_names_the_subject_and_the_type_to_ask_for(
+    nats_server: NATSServer, subject: str, body: bytes, advice: str
+) -> None:
+    app = App("errors", servers=nats_server.url)
+    app.listen(subject)(lambda msg: body)
+    async with app:
+        with pytest.raises(errors.DecodeError) as caught:
+            await app.request(subject)
+    text = str(caught.value)
+    assert text.startswith(f"the reply to {subject!r} is not a valid dict: ")
+    assert text.endswith(advice)
+    assert "s3cret" not in text
+    wanted = {"list": list, "int": int, "float": float, "bool": bool, '"json"': "json"}
+    if kind := wanted.get(text.rpartition("response_data_type=")[2]):
+        async with app:  # the advice works
+            await app.request(subject, response_data_type=kind)
+
+
+def test_without_asyncio_the_start_says_what_to_write() -> None:
+    """Under trio a coroutine runs without an event loop of asyncio, as it does here."""
+    app = App("errors")
+    starting = app.__aenter__()
+    with pytest.raises(errors.ConfigError, match=r"asyncio\.run\(\).*`with app:`"):
+        starting.send(None)  # type: ignore[attr-defined]  # it is a coroutine
+    assert not app.is_running
+
+
+def test_run_in_another_thread_says_what_to_write() -> None:
+    with (
+        concurrent.futures.ThreadPoolExecutor() as threads,
+        pytest.raises(errors.ConfigError, match=r"main thread.*`with app:`"),
+    ):
+        threads.submit(App("errors").run).result()

@@ -1,5 +1,6 @@
 """Groups: listeners and tasks of another module, under a prefix, with their own queue and hooks."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -147,3 +148,33 @@ async def test_include_while_the_app_runs_is_a_config_error(app: App) -> None:
     async with app:
         with pytest.raises(ConfigError, match="already"):
             app.include(Group("a"))
+
+
+def test_a_group_that_is_included_twice_is_a_warning_with_both_places(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = Group("orders")
+    group.listen("created")(answer)
+    app.include(group)
+    first = line_here() - 1
+    assert not caplog.messages
+    app.include(group)
+    second = line_here() - 1
+    (text,) = caplog.messages
+    assert "'orders' is included twice" in text
+    assert f"at test_groups.py:{first} and at test_groups.py:{second}" in text
+
+
+def test_a_group_may_be_included_in_several_apps(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = Group("orders")
+    group.listen("created")(answer)
+    app.include(group)
+    App("another").include(group)
+    assert not caplog.messages
+
+
+def line_here() -> int:
+    """The line of the call."""
+    return sys._getframe(1).f_lineno

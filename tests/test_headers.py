@@ -1,10 +1,14 @@
 """Headers: several values a name, case kept, and nothing that could break the protocol."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidings import App, HeaderError, Headers, Message
+from tidings.protocol.headers import MAX_KNOWN_NAMES
+from tidings.protocol.headers import _begins as known_names
 from tidings.testing import NATSServer
 
 NAMES = st.text(
@@ -96,6 +100,55 @@ def test_what_is_encoded_is_read_back(pairs: list[tuple[str, str]]) -> None:
 def test_a_foreign_block_never_raises(block: bytes) -> None:
     Headers.from_block(block).pairs()
     Headers.from_block(b"NATS/1.0 " + block).pairs()
+
+
+LINES = st.lists(
+    st.binary(max_size=6)
+    | st.sampled_from(
+        [b"A: 1", b"A:", b"A", b"a: 2", b"A :3", b"\r", b"\n", b"AA: 4\r", b"A:\t\xff"]
+    )
+)
+
+
+@given(LINES, NAMES | st.text(max_size=3) | st.sampled_from(["A", "a", "AA", "A ", "A:", "\r\nA"]))
+def test_looking_up_one_name_finds_what_reading_all_headers_finds(
+    lines: list[bytes], name: str
+) -> None:
+    block = b"NATS/1.0\r\n" + b"\r\n".join(lines)
+    all_read = Headers.from_block(block)
+    values = dict(reversed(all_read.pairs()))
+    assert Headers.from_block(block).get(name) == values.get(name)
+    assert (name in Headers.from_block(block)) is (name in values)
+    assert all_read.get(name) == values.get(name)  # now that all are read
+
+
+def test_an_empty_value_is_a_value() -> None:
+    headers = Headers.from_block(b"NATS/1.0\r\nA:\r\n\r\n")
+    assert headers["A"] == ""
+    assert headers.get("A", "default") == ""
+    assert "A" in headers
+
+
+@pytest.mark.parametrize("name", ["B", 7, None, ("A",)])
+def test_a_name_without_a_value_is_a_key_error(name: Any) -> None:
+    for headers in (Headers.from_block(b"NATS/1.0\r\nA: 1\r\n\r\n"), Headers({"A": "1"})):
+        assert name not in headers
+        assert headers.get(name, "default") == "default"
+        with pytest.raises(KeyError):
+            headers[name]
+
+
+def test_messages_without_headers_share_one_empty_mapping() -> None:
+    assert Headers.from_block(b"") is Headers.from_block(b"")
+    assert len(Headers.from_block(b"")) == 0
+
+
+def test_the_names_of_lookups_are_remembered_up_to_a_number() -> None:
+    headers = Headers.from_block(b"NATS/1.0\r\nA: 1\r\n\r\n")
+    for number in range(MAX_KNOWN_NAMES + 9):
+        assert headers.get(f"Name-{number}") is None
+    assert headers["A"] == "1"
+    assert len(known_names) <= MAX_KNOWN_NAMES
 
 
 @pytest.mark.parametrize(

@@ -320,9 +320,10 @@ def test_disconnect_drains_and_closes_and_run_returns(app: App, subject: str, en
     assert not app.is_running
 
 
-async def test_disconnect_returns_when_all_is_closed(app: App) -> None:
+@on_app_and_nats
+async def test_disconnect_returns_when_all_is_closed(app: App, on: On) -> None:
     async with app:
-        assert await app.disconnect() is None
+        assert await on(app).disconnect() is None
         assert not app.is_running
         assert app.connected_url is None
 
@@ -394,13 +395,14 @@ def test_unsubscribe_ssid_sync_is_unsubscribe_ssid(app: App, on: On, subject: st
             app.request_sync(subject)
 
 
-def test_disconnect_sync_is_disconnect(app: App, subject: str) -> None:
+@on_app_and_nats
+def test_disconnect_sync_is_disconnect(app: App, on: On, subject: str) -> None:
     inbox = Inbox()
     app.listen(subject)(inbox)
     with app:
         app.publish_sync(subject, {"a": 1})
         began = time.monotonic()
-        assert app.disconnect_sync() is None
+        assert on(app).disconnect_sync() is None
         assert not app.is_running
     assert inbox.get().data == {"a": 1}
     assert time.monotonic() - began < PATIENCE  # the drain timeout is 30 s

@@ -25,6 +25,7 @@ DECLARING = {
     "include",
     "listen",
     "on",
+    "on_ready",
     "on_shutdown",
     "on_startup",
     "set_servers",
@@ -90,7 +91,7 @@ def public(thing: object) -> set[str]:
 async def test_nothing_internal_is_public_before_or_during_the_run(app: App) -> None:
     def check() -> None:
         assert public(app) == DECLARING | RUNNING | ASKING | SENDING
-        assert public(app.nats) == SENDING
+        assert public(app.nats) == SENDING | {"disconnect", "disconnect_sync"}
         assert public(app.js) == STREAMS
 
     check()

@@ -1,6 +1,7 @@
 """What holds for the project as a whole: its metadata, its files and what an import costs."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import tidings
 import tidings.jetstream
+from support.command import Start
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "tidings"
@@ -63,6 +66,23 @@ def test_importing_tidings_imports_nothing_that_msgspec_does_not() -> None:
 def test_tidings_requires_msgspec_and_nothing_else() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert [re.split(r"\W", name)[0] for name in project["dependencies"]] == ["msgspec"]
+
+
+def test_pip_refuses_an_older_python_and_every_python_that_is_promised_is_accepted() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    accepted = SpecifierSet(project["requires-python"])  # pip compares with it before it installs
+    prefix = "Programming Language :: Python :: 3."
+    promised = [
+        name.removeprefix("Programming Language :: Python :: ")
+        for name in project["classifiers"]
+        if name.startswith(prefix)
+    ]
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in promised
+    assert all(accepted.contains(version) for version in promised)
+    oldest = min(int(version.removeprefix("3.")) for version in promised)
+    assert not accepted.contains(f"3.{oldest - 1}.99")
+    assert f"Python 3.{oldest} or newer" in (ROOT / "README.md").read_text()
+    assert f"sys.version_info >= (3, {oldest})" in (ROOT / "Makefile").read_text()
 
 
 def test_the_changelog_starts_with_the_version_of_the_package() -> None:
@@ -151,6 +171,43 @@ def test_the_licence_is_apache_2_and_names_the_authors() -> None:
     assert project["license"] == "Apache-2.0"
     assert "Apache License" in text
     assert re.search(r"Copyright \d{4} The tidings authors", text)
+
+
+def described() -> str:
+    """The description that a package index shows."""
+    pytest.importorskip("hatchling")
+    command = [sys.executable, "-m", "hatchling", "metadata"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return str(json.loads(done.stdout)["readme"]["text"])
+
+
+def test_the_links_of_the_readme_lead_to_files_of_the_repository() -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / "README.md").read_text())
+    assert len(targets) > 10
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
+
+
+def test_the_links_of_the_description_on_a_package_index_are_absolute() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    shown = described()
+    assert re.findall(r"\]\((?!https://)[^)]*\)", shown) == []
+    assert f"]({urls['Source']}docs/listen.md)" in shown
+    assert all(url.startswith(urls["Source"]) for url in urls.values())
+    assert "<!--" not in shown
+
+
+def test_the_first_block_of_the_readme_works_as_written(start: Start, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```(\w+)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (_, install), (_, source), (_, command), (_, output) = blocks[:4]
+    assert install == "$ pip install 'tidings[all]'\n"
+    assert "`pip install '.[all]'`" in text
+    (tmp_path / "greeter.py").write_text(source)
+    words = command.split()
+    assert words[:2] == ["$", "tidings"]
+    process = start(*words[2:], cwd=tmp_path, env={"NATS_URL": ""})
+    process.wait_for(rf"^{re.escape(output.strip())}$")
+    assert process.stop() == 0
 
 
 def test_type_checkers_of_users_see_the_types() -> None:

@@ -23,6 +23,7 @@ FAULTS = {
     "handlers/test_timeouts.py",
     "process/test_signals.py",
     "process/test_stopping.py",
+    "process/test_systemd.py",
     "test_refused.py",
     "test_secrets.py",
     "test_shutdown.py",

@@ -57,7 +57,7 @@ def told_by_logs(records: list[logging.LogRecord]) -> Iterator[str]:
 
 def told_by_app(app: App) -> Iterator[str]:
     yield repr(app)
-    yield repr(app._options)
+    yield repr(app._settings)
     yield repr(app.nats)
     yield repr(vars(app.state))
     yield repr(app.stats())
@@ -80,6 +80,11 @@ SECRETS: dict[str, Callable[[int], dict[str, Any]]] = {
     },
     "token": lambda p: {"servers": f"nats://127.0.0.1:{p}", "token": SECRET},
     "seed": lambda p: {"servers": f"nats://127.0.0.1:{p}", "nkey_seed": SEED},
+    "variable of the URL": lambda p: {"NATS_URL": f"nats://ada:{SECRET}@127.0.0.1:{p}"},
+    "variable of the token": lambda p: {
+        "servers": f"nats://127.0.0.1:{p}", "NATS_TOKEN": SECRET,
+    },
+    "variable of the seed": lambda p: {"NATS_URL": f"nats://127.0.0.1:{p}", "NATS_NKEY": SEED},
 }  # fmt: skip
 
 PEERS: dict[str, Callable[[], FakePeer]] = {
@@ -98,14 +103,21 @@ PEERS: dict[str, Callable[[], FakePeer]] = {
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("secret", SECRETS)
 async def test_no_secret_is_told_by_an_app_whatever_its_server_does(
-    caplog: pytest.LogCaptureFixture, secret: str, peer: str
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, secret: str, peer: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     asyncio.get_running_loop().set_debug(True)
     told: list[str] = []
     async with PEERS[peer]() as fake:
-        options = {"connect_timeout": 0.2, "reconnect_time_wait": 0.02, "drain_timeout": 0.2}
-        app = App("secretive", **SECRETS[secret](fake.port), **options)
+        options: dict[str, Any] = {
+            "connect_timeout": 0.2,
+            "reconnect_time_wait": 0.02,
+            "drain_timeout": 0.2,
+        }
+        options |= SECRETS[secret](fake.port)
+        for name in [name for name in options if name.startswith("NATS_")]:
+            monkeypatch.setenv(name, options.pop(name))
+        app = App("secretive", **options)
         app.on("error")(lambda event: told.extend([repr(event), *told_by(event.error)]))
         app.on("disconnected")(lambda event: told.extend([repr(event), *told_by(event.error)]))
         told += told_by_app(app)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import re
 import typing
 from collections.abc import AsyncIterator, Callable
@@ -15,16 +16,23 @@ from support.waits import PATIENCE, until
 from tidings import (
     App,
     ConfigError,
-    ConnectError,
     Middleware,
     NotStartedError,
+    Stream,
     SubjectError,
 )
 from tidings.checks import Seconds
 from tidings.server import NATSServer
 from tidings.transport.options import ConnectionKeywords, ConnectionOptions
 
-OPTIONS = [*App.__init__.__kwdefaults__, *ConnectionKeywords.__annotations__]
+OPTIONS = [
+    *(
+        name
+        for name, each in inspect.signature(App).parameters.items()
+        if each.kind is each.KEYWORD_ONLY
+    ),
+    *ConnectionKeywords.__annotations__,
+]
 
 
 async def start(app: App) -> None:
@@ -51,7 +59,7 @@ def test_a_word_that_is_like_no_option_is_refused_without_a_guess() -> None:
 
 def test_every_option_is_described_once_and_the_record_of_a_connection_has_it_too() -> None:
     described = re.findall(
-        r"^        (\w+): ", (App.__doc__ or "").partition("Raises:")[0], re.MULTILINE
+        r"^    (\w+): ", inspect.cleandoc(App.__doc__ or "").partition("Raises:")[0], re.MULTILINE
     )
     assert sorted(described) == sorted(["service_name", *OPTIONS])
     keywords = typing.get_type_hints(ConnectionKeywords)
@@ -202,15 +210,10 @@ async def test_set_servers_replaces_them_before_the_start_only(nats_server: NATS
 def test_secrets_are_not_shown() -> None:
     app = App("a", servers="nats://ada:secret1@h", user="ada", password="secret2")
     assert "secret" not in repr(app)
-    assert "secret" not in repr(app._options)
+    assert "secret" not in repr(app._settings)
 
 
 # Where no server is.
-
-
-def test_run_fails_with_the_cause_too() -> None:
-    with pytest.raises(ConnectError):
-        App("a", servers="nats://127.0.0.1:1").run()
 
 
 async def test_run_inside_a_running_loop_says_what_to_write() -> None:
@@ -248,6 +251,22 @@ async def test_hooks_and_lifespan_surround_the_work(nats_server: NATSServer, sub
         assert not app.is_running
         log.append("startup 2")
 
+    @app.on_ready
+    async def ready():
+        assert not app.is_running
+        await app.request(f"{subject}.answer")  # its listener is at the server already
+        log.append("ready")
+
+    app.on_ready(lambda: log.append("ready 2"))
+
+    @app.listen(f"{subject}.answer")
+    async def answer(msg):
+        return {}
+
+    @app.task()
+    async def task():
+        log.append("task")
+
     @app.on_shutdown
     async def last():
         await app.publish("anywhere", force=True)
@@ -259,10 +278,12 @@ async def test_hooks_and_lifespan_surround_the_work(nats_server: NATSServer, sub
 
     async with app:
         await app.publish(subject)
-    assert log == ["enter", "startup", "startup 2", "message", "shutdown", "leave"]
+    assert log[:5] == ["enter", "startup", "startup 2", "ready", "ready 2"]
+    assert sorted(log[5:7]) == ["message", "task"]
+    assert log[7:] == ["shutdown", "leave"]
 
 
-@pytest.mark.parametrize("where", ["startup", "lifespan", "middleware"])
+@pytest.mark.parametrize("where", ["startup", "ready", "lifespan", "middleware"])
 async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(
     nats_server: NATSServer, subject: str, where: str
 ) -> None:
@@ -285,11 +306,12 @@ async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(
 
     app = App("a", servers=nats_server.url, lifespan=lifespan)
     app.on_startup(lambda: fails("startup"))
+    app.on_ready(lambda: fails("ready"))
     app.add_middleware(Failing)
     app.listen(subject)(Inbox())
     with pytest.raises(LookupError, match=where):
         await start(app)
-    assert left == (["lifespan"] if where == "startup" else [])
+    assert left == (["lifespan"] if where in ("startup", "ready") else [])
     assert not app.is_running
     with pytest.raises(NotStartedError):
         await app.wait_stopped()
@@ -297,6 +319,86 @@ async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(
     fail = False
     async with app:
         assert await app.request(subject, {"a": 1}) == {"a": 1}
+
+
+async def test_an_on_ready_that_raises_lets_the_messages_under_way_finish(
+    nats_server: NATSServer, subject: str
+) -> None:
+    app = App("a", servers=nats_server.url)
+    begun, replies = asyncio.Event(), Inbox()
+    log: list[str] = []
+
+    @app.listen(subject)
+    async def slow(msg):
+        begun.set()
+        await asyncio.sleep(0.05)
+        log.append("handled")
+        return {"handled": True}
+
+    @app.on_ready
+    async def fails():
+        await app.publish(subject, reply_to=f"{subject}.reply")
+        await begun.wait()
+        raise LookupError("not ready")
+
+    @app.on_shutdown
+    async def shutdown():
+        log.append("shutdown")
+
+    @app.task()
+    async def task():
+        log.append("task")
+
+    async with App("client", servers=nats_server.url) as client:
+        await client.subscribe_new_subject(f"{subject}.reply", replies)
+        with pytest.raises(LookupError) as caught:
+            await start(app)
+        assert await replies.has(1) == [{"handled": True}]
+    assert "raised in on_ready" in caught.value.__notes__[0]
+    assert "fails (test_start.py:" in caught.value.__notes__[0]
+    assert log == ["handled"]
+    assert not app.is_running
+
+
+async def test_an_on_ready_that_raises_counts_what_it_leaves_behind(
+    nats_server: NATSServer, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("a", servers=nats_server.url, drain_timeout=0.1)
+    begun = asyncio.Event()
+
+    @app.listen(subject)
+    async def hangs(msg):
+        begun.set()
+        await asyncio.Event().wait()
+
+    @app.on_ready
+    async def fails():
+        await app.publish(subject)
+        await begun.wait()
+        raise LookupError("not ready")
+
+    with pytest.raises(LookupError):
+        await start(app)
+    assert "1 messages were abandoned when the start failed" in caplog.text
+
+
+async def test_consumers_and_watches_work_before_on_ready(make_app: Callable[..., App]) -> None:
+    with NATSServer(jetstream=True) as server:
+        app = make_app(server, streams=[Stream("READY", subjects=["ready.>"])])
+        flags = app.js.key_value("flags", type=str)
+        consumed, watched = Inbox(), Inbox()
+        app.consume("READY", durable="d")(consumed)
+        app.watch("flags")(watched)
+
+        @app.on_ready
+        async def ready():
+            await app.js.publish("ready.a", {"n": 1})
+            await flags.put("a", "on")
+            assert await consumed.has(1) == [{"n": 1}]
+            assert await watched.has(1) == ["on"]
+
+        async with app:
+            assert app.is_running
 
 
 async def test_an_app_that_runs_cannot_be_started_again(nats_server: NATSServer) -> None:

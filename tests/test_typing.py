@@ -47,4 +47,5 @@ def test_pyright_knows_the_type_of_a_response(tmp_path: Path) -> None:
         "enableTypeIgnoreComments": True,
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
-    check("basedpyright", "--project", str(tmp_path), cwd=tmp_path)
+    here = ["--pythonpath", sys.executable]  # else it takes the interpreter first on the PATH
+    check("basedpyright", "--project", str(tmp_path), *here, cwd=tmp_path)

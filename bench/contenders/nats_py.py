@@ -35,6 +35,10 @@ class Contender:
         if not self.blocks.left:
             await self.nc.publish(probe.REPORT, self.blocks.end_raw(msg.data))
 
+    async def on_headers(self, msg: Msg) -> None:
+        (msg.headers or {}).get("Header-0")
+        await self.on_raw(msg)
+
     async def on_json(self, msg: Msg) -> None:
         data = json.loads(msg.data)
         self.blocks.left -= 1
@@ -63,6 +67,9 @@ class Contender:
 
     async def receive_raw(self) -> dict[str, Any]:
         return await self.receive(self.on_raw)
+
+    async def receive_headers(self) -> dict[str, Any]:
+        return await self.receive(self.on_headers)
 
     async def receive_json(self) -> dict[str, Any]:
         return await self.receive(self.on_json)

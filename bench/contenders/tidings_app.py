@@ -35,6 +35,11 @@ async def on_raw(msg: Message[bytes]) -> None:
         await app.publish(probe.REPORT, BLOCKS.end_raw(msg.data))
 
 
+async def on_headers(msg: Message[bytes]) -> None:
+    msg.headers.get("Header-0")
+    await on_raw(msg)
+
+
 async def on_json(msg: Message) -> None:  # a dict is the default
     BLOCKS.left -= 1
     if not BLOCKS.left:
@@ -102,9 +107,9 @@ async def js_publish() -> dict[str, Any]:
     return await probe.publish_many(OPTS, app.js.publish, app.flush)
 
 
-async def js_publish_window() -> dict[str, Any]:
+async def js_publish_window(batched: bool = False) -> dict[str, Any]:
     async def publish_all(n: int) -> int:
-        async with app.js.publish_window(OPTS.in_flight) as window:
+        async with app.js.publish_window(OPTS.in_flight, batched=batched) as window:
             for _ in range(n):
                 await window.publish(OPTS.subjects[0], OPTS.payload)
         return n - window.acked
@@ -112,8 +117,13 @@ async def js_publish_window() -> dict[str, Any]:
     return await probe.publish_window(OPTS, publish_all)
 
 
+async def js_publish_batched() -> dict[str, Any]:
+    return await js_publish_window(batched=True)
+
+
 LISTENERS: dict[str, Any] = {
     "receive_raw": on_raw,
+    "receive_headers": on_headers,
     "receive_json": on_json,
     "receive_validated": on_validated,
     "sleepers": on_sleeper,
@@ -133,5 +143,6 @@ if __name__ == "__main__":
     elif OPTS.action == "js_consume":
         app.consume(probe.STREAM, durable=probe.DURABLE)(on_stream)
     elif OPTS.action in LISTENERS:
-        app.listen(OPTS.subjects)(LISTENERS[OPTS.action])
+        for subject in OPTS.subjects:  # a listener for each, as the others subscribe for each
+            app.listen(subject)(LISTENERS[OPTS.action])
     app.run()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import difflib
 import functools
 import logging
 import os
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -24,20 +22,21 @@ from tidings.checks import (
     check_version,
     check_whole,
 )
+from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
 from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
+from tidings.functions import caller_place
 from tidings.handlers.events import EVENTS, EventHooks
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
+from tidings.keywords import add_hint, called, former_names, refuse_options
 from tidings.link import CurrentLink
+from tidings.log import logger
 from tidings.subject import check_queue
-from tidings.transport.options import (
-    ConnectionKeywords,
-    ConnectionOptions,
-    server_urls,
-)
+from tidings.transport.options import ConnectionKeywords, ConnectionOptions, server_urls
+from tidings.transport.settings import settings_of
 
 # `import tidings` is quick: what runs an app and what is for streams is imported at the first use.
 if TYPE_CHECKING:
@@ -54,6 +53,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
+@called("App", hint='App("billing")')
+@former_names(
+    "App",
+    "add_filters",
+    "check_connection",
+    "client",
+    "client_id",
+    "client_nats_name",
+    "http",
+    "http_server",
+    "js_listen",
+    "logger_files_path",
+    "logger_in_separate_process",
+    "logger_required",
+    "loop",
+    "on_start_task",
+    "publish_js",
+    "set_logger",
+    "setup_web_server",
+    "timer_task",
+)
 class App(Declarations):
     """A service on NATS: decorated functions that listen, answer and run periodically.
 
@@ -62,7 +82,11 @@ class App(Declarations):
             the monitoring of the server.
         host: the host of the server, with `port`, instead of `servers`.
         port: the port of the server.
-        servers: a URL or several. If None, `$NATS_URL`, or nats://127.0.0.1:4222 without it.
+        servers: a URL or several. Without servers and context, the app uses `$NATS_URL`, else the
+            context in `$NATS_CONTEXT`, else nats://127.0.0.1:4222. For the login and TLS it uses
+            variables such as `$NATS_CREDS`, too, if no argument says otherwise.
+        context: the name of a context of the command line `nats`, instead of `servers`. (NATS
+            ADR-21)
         queue: the first word of the queue groups of listeners that name none: `orders` gives
             `orders.<handler>`. If None, the name of the service; "" for no groups, so that every
             instance handles every message.
@@ -139,6 +163,7 @@ class App(Declarations):
         host: str | None = None,
         port: int | None = None,
         servers: str | Sequence[str] | None = None,
+        context: str | None = None,
         queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
@@ -153,7 +178,7 @@ class App(Declarations):
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
         super().__init__()
-        _check_names(connection)
+        refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
         if not isinstance(service_name, str) or not service_name.strip():
             raise ConfigError(
                 f"service_name must be a name for this service, as in App('billing'), "
@@ -187,13 +212,13 @@ class App(Declarations):
         self._lifespan = lifespan
         self._concurrency = concurrency
         self._request_timeout = request_timeout
-        self._options = ConnectionOptions(
-            servers=server_urls(servers, host, port),
-            name=service_name,
-            **connection,  # type: ignore[arg-type]  # it turns a timedelta into a number
+        self._settings = settings_of(
+            service_name, host=host, port=port, servers=servers, context=context, options=connection
         )
         self._middleware_specs: list[MiddlewareSpec] = []
+        self._included: dict[Group, str] = {}  # the groups, and where they were included
         self._startup_hooks: list[Callable[[], Any]] = []
+        self._ready_hooks: list[Callable[[], Any]] = []
         self._shutdown_hooks: list[Callable[[], Any]] = []
         self._events = EventHooks()
         self._current = CurrentLink()
@@ -203,7 +228,7 @@ class App(Declarations):
         self._last: Outcome | None = None  # what is left of the run before
         self._instance = _new_instance()
         self._background: BackgroundRun | None = None
-        self.nats = BlockingBus(self._current)
+        self.nats = BlockingBus(self._current, self.disconnect, self.disconnect_sync)
         # The bus's own methods, so that a call through the app costs nothing more.
         self.publish = self.nats.publish
         self.publish_sync = self.nats.publish_sync
@@ -245,6 +270,7 @@ class App(Declarations):
 
     # Declaring.
 
+    @called("include()", hint="app.include(group)")
     def include(self, group: Group) -> None:
         """Add the listeners of a group, under its prefix, its consumers, watches and tasks.
 
@@ -258,6 +284,7 @@ class App(Declarations):
                 f"declare with its decorators, and include it"
             )
         self._declaring("include")
+        self._warn_of_second_include(group)
         for spec in group.consumers:
             spec.check_unique(self._consumer_specs)
         self._listener_specs.extend(group.listeners)
@@ -265,6 +292,16 @@ class App(Declarations):
         self._watch_specs.extend(group.watches)
         self._task_specs.extend(group.tasks)
         group.include_done()
+
+    def _warn_of_second_include(self, group: Group) -> None:
+        place = caller_place()
+        if group in self._included:
+            logger.warning(
+                "the group %r is included twice, at %s and at %s, so each of its handlers runs "
+                "twice for each message; remove one of the two calls",
+                *(group.prefix, self._included[group], place),
+            )
+        self._included[group] = place
 
     def add_middleware(self, cls: type[Middleware], *args: Any, **kwargs: Any) -> None:
         """Add a middleware around everything that is sent and handled. The last one is outermost.
@@ -302,6 +339,7 @@ class App(Declarations):
         """The middlewares that were added, innermost first."""
         return tuple(self._middleware_specs)
 
+    @called("on_startup()", hint="@app.on_startup, without parentheses")
     def on_startup(self, function: F) -> F:
         """Run the decorated function when the app is connected, before the first message.
 
@@ -312,6 +350,28 @@ class App(Declarations):
         self._startup_hooks.append(function)
         return function
 
+    @called("on_ready()", hint="@app.on_ready, without parentheses")
+    def on_ready(self, function: F) -> F:
+        """Run the decorated function once the app receives messages, before its tasks start.
+
+        The server has confirmed every subscription, and the consumers and watches have started, so
+        a request to the app's own listeners is answered. An `async def` function runs on the event
+        loop, a `def` function in a thread. If the function raises, the start fails: the app
+        finishes the messages that it has received, closes, and raises the error.
+
+        Example:
+            ```python
+            @app.on_ready
+            async def announce():
+                await app.publish("services.started", {"name": app.service_name})
+            ```
+        """
+        check_handler(function, "")
+        self._declaring("on_ready")
+        self._ready_hooks.append(function)
+        return function
+
+    @called("on_shutdown()", hint="@app.on_shutdown, without parentheses")
     def on_shutdown(self, function: F) -> F:
         """Run the decorated function after the last message, while the app is still connected.
 
@@ -323,6 +383,7 @@ class App(Declarations):
         self._shutdown_hooks.append(function)
         return function
 
+    @called("on()", hint='@app.on("disconnected")')
     def on(self, event: str) -> Callable[[F], F]:
         """Call the decorated function, `def` or `async def`, on an event of the connection.
 
@@ -356,11 +417,14 @@ class App(Declarations):
     def set_servers(self, servers: str | Sequence[str]) -> None:
         """Connect to other servers than those given at first. For command lines and tests.
 
+        The arguments of the app still count, for example its credentials. The environment and
+        contexts no longer do.
+
         Raises:
             ConfigError: the app runs already, or this is not a URL.
         """
         self._declaring("set_servers")
-        self._options = self._options.with_servers(server_urls(servers))
+        self._settings = self._settings.with_servers(server_urls(servers))
 
     def _declaring(self, call: str) -> None:
         if self._run is not None:
@@ -378,18 +442,22 @@ class App(Declarations):
         signal, even if a handler blocks the event loop. A second signal, at least one second after
         the first, ends the process at once.
 
+        If the program has not configured logging, this writes one line to standard error when the
+        app has started.
+
         Raises:
-            SystemExit: with 1, if work was abandoned or the connection was given up.
-            ConnectError: no server could be reached.
+            SystemExit: with 1, if no server could be reached, work was abandoned or the connection
+                was given up. The log says which; without a configuration of logging, Python
+                writes it to standard error.
             ConfigError: an event loop runs here already (write `async with app`), this is not the
                 main thread (write `with app`), or `tidings run` is importing the module and will
                 run the app itself.
         """
-        from tidings.process.runner import MainRun
+        from tidings.process.runner import run_program
 
-        MainRun(
+        run_program(
             self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
-        ).run()
+        )
 
     start = run
 
@@ -403,6 +471,8 @@ class App(Declarations):
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if error is not None:
+            add_hint(error)
         if self._run is None and self._last is not None:
             await self._last.wait()
         else:
@@ -423,6 +493,8 @@ class App(Declarations):
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if error is not None:
+            add_hint(error)
         background, self._background = self._background, None
         if background is not None:
             background.stop()
@@ -533,11 +605,13 @@ class App(Declarations):
                 f"the app is {self._run.state.value} already. It can start again when it has "
                 f"ended: await app.disconnect() first"
             )
-        run = self._run = Run(self._plan(), self._current, self._host, self._on_end)
+        check_asyncio()
+        plan = self._plan(self._settings.resolve())
+        run = self._run = Run(plan, self._current, self._host, self._on_end)
         await run.begin()
         return run
 
-    def _plan(self) -> Plan:
+    def _plan(self, connection: ConnectionOptions) -> Plan:
         from tidings.lifecycle import Plan
 
         lifespan = self._lifespan
@@ -552,7 +626,7 @@ class App(Declarations):
             concurrency=self._concurrency,
             request_timeout=self._request_timeout,
             drain_timeout=self._drain_timeout,
-            connection=self._options,
+            connection=connection,
             middlewares=tuple(self._middleware_specs),
             listeners=tuple(self._listener_specs),
             consumers=tuple(self._consumer_specs),
@@ -560,6 +634,7 @@ class App(Declarations):
             tasks=tuple(self._task_specs),
             lifespan=None if lifespan is None else functools.partial(lifespan, self),
             startup=tuple(self._startup_hooks),
+            ready=tuple(self._ready_hooks),
             shutdown=tuple(self._shutdown_hooks),
             events=self._events,
         )
@@ -579,7 +654,7 @@ class App(Declarations):
 
     @property
     def instance_id(self) -> str:
-        """The ID of this instance of the service, 22 characters.
+        """The ID of this instance of the service, 22 characters, in logs and for discovery.
 
         It is random, and another one in each process.
 
@@ -594,8 +669,12 @@ class App(Declarations):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The URLs of the servers, as they were given."""
-        return self._options.servers
+        """The URLs of the servers, as they were given.
+
+        Raises:
+            ConfigError: the environment or a context names servers that cannot be used.
+        """
+        return self._settings.servers
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
@@ -626,7 +705,9 @@ class App(Declarations):
             return run.stats()
         if self._current.is_forked:
             raise self._current.error("stats")
-        return self._plan().stats() if self._last is None else self._last.stats
+        return (
+            self._plan(self._settings.arguments).stats() if self._last is None else self._last.stats
+        )
 
     def __repr__(self) -> str:
         state = "idle" if (run := self._run) is None else run.state.value
@@ -635,19 +716,4 @@ class App(Declarations):
 
 def _new_instance() -> tuple[int, str]:
     """Return the ID of this process and a new ID of an instance in it."""
-    return os.getpid(), secrets.token_hex(11)
-
-
-def _check_names(options: Iterable[str]) -> None:
-    """Refuse keywords that are not options of `App`.
-
-    Raises:
-        TypeError: an unknown keyword. Its value is not shown: it may be a secret.
-    """
-    own = App.__init__.__kwdefaults__ or {}
-    known = [*own, *ConnectionKeywords.__annotations__]
-    for name in options:
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {similar[0]!r}?" if similar else ""
-            raise TypeError(f"App has no option {name!r}{hint}")
+    return os.getpid(), os.urandom(11).hex()

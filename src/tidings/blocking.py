@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import current_task
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import get_ident
 from typing import Any, Literal, TypeVar, overload
 
@@ -13,7 +13,8 @@ from tidings.bus import Bus, dynamic_spec
 from tidings.checks import Seconds
 from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
-from tidings.link import Link, check_timeout
+from tidings.keywords import called, former_names, known_as
+from tidings.link import CurrentLink, Link, check_timeout
 from tidings.log import logger
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
@@ -23,8 +24,48 @@ LATE = 0.2
 T = TypeVar("T")
 
 
+@known_as("App")
+@former_names(
+    "app.nats",
+    "add_filters",
+    "check_connection",
+    "client",
+    "client_nats_name",
+    "enable_js",
+    "js",
+    "loop",
+    "middleware_manager",
+    "middlewares",
+    "publish_js",
+    "request_from_another_thread_sync",
+    "unsubscribe_js_listen",
+)
 class BlockingBus(Bus):
-    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`."""
+    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`.
+
+    Args:
+        current: where the run of the app is found.
+        disconnect: `App.disconnect`.
+        disconnect_sync: `App.disconnect_sync`.
+    """
+
+    def __init__(
+        self,
+        current: CurrentLink,
+        disconnect: Callable[[], Awaitable[None]],
+        disconnect_sync: Callable[[], None],
+    ) -> None:
+        super().__init__(current)
+        self._disconnect = disconnect
+        self._disconnect_sync = disconnect_sync
+
+    async def disconnect(self) -> None:
+        """End the app: the same as `App.disconnect`."""
+        await self._disconnect()
+
+    def disconnect_sync(self) -> None:
+        """End the app from synchronous code: the same as `App.disconnect_sync`."""
+        self._disconnect_sync()
 
     # Publish.
 
@@ -320,6 +361,7 @@ class BlockingBus(Bus):
 
     # Subscribe.
 
+    @called("subscribe_new_subject_sync()")
     def subscribe_new_subject_sync(
         self,
         subject: str,

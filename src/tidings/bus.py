@@ -13,6 +13,7 @@ from tidings.checks import Seconds, as_seconds, check_seconds
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
+from tidings.keywords import called, known_as
 from tidings.link import CurrentLink
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
@@ -21,6 +22,7 @@ from tidings.subject import warn_of_literal
 T = TypeVar("T")
 
 
+@known_as("App")
 class Bus:
     """What an app sends and subscribes with. `BlockingBus` adds the forms for other threads.
 
@@ -240,6 +242,7 @@ class Bus:
             error.subject = subject  # of an answer: no fault of the message that is being handled
             raise
 
+    @called("subscribe_new_subject()")
     async def subscribe_new_subject(
         self,
         subject: str,
@@ -303,6 +306,7 @@ class Bus:
         link = self._current.here("unsubscribe_ssid")
         await asyncio.shield(link.unsubscribe([link.subscriptions.with_id(ssid)]))
 
+    @called("flush()")
     async def flush(self, *, timeout: Seconds = 10.0) -> None:
         """Return when the server has everything that was sent before the call.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tidings.functions import function_place
+from tidings.handlers.hook_checks import silent_hooks
 from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.middleware import Middleware
 from tidings.handlers.queue_groups import competing
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.kv.watchers import WatchSpec
@@ -12,21 +15,32 @@ from tidings.jetstream.streams.stream import Stream
 from tidings.log import logger
 from tidings.subject import overlaps, warn_of_literal
 
+# What is lost if a hook returns nothing, by the beginning of its name.
+_LOST = {"listen": "requests get no answer", "send": "the calls that it surrounds return None"}
+
 
 def warn_of_declarations(
     listeners: Sequence[ListenerSpec],
     consumers: Sequence[ConsumerSpec],
     watches: Sequence[WatchSpec],
     streams: Sequence[Stream],
+    middlewares: Sequence[type[Middleware]] = (),
 ) -> None:
     """Log a warning for each doubtful declaration. Called when the app starts."""
     for what, pattern in _patterns(listeners, consumers, watches, streams):
         warn_of_literal(what, pattern)
+    in_groups = (type(each) for spec in listeners for each in spec.middlewares)
+    for cls in dict.fromkeys([*middlewares, *in_groups]):
+        for hook in silent_hooks(cls, Middleware):
+            logger.warning(
+                "%s.%s never returns a value, so %s. Return what the awaited function returns",
+                *(cls.__qualname__, hook, _LOST[hook.partition("_")[0]]),
+            )
     for first, second in competing(listeners):
         logger.warning(
             "%s and %s both join the queue group %r and their subjects overlap, so each message "
             "reaches only one of the two; leave queue= out to give each a group of its own",
-            *(first.name, second.name, first.queue),
+            *(function_place(first.handler), function_place(second.handler), first.queue),
         )
     for spec in listeners:
         for subject, stream in () if spec.no_reply else _stored(spec, streams):

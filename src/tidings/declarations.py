@@ -14,7 +14,8 @@ from tidings.handlers.hook_checks import check_hooks, check_instance
 from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tasks import TaskSpec
-from tidings.subject import check_pattern, check_queue
+from tidings.keywords import called
+from tidings.subject import as_subjects, check_pattern, check_queue
 
 # Most services use no stream. What is for streams is imported where it is first declared.
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Declarations:
         self._consumer_specs: list[ConsumerSpec] = []
         self._watch_specs: list[WatchSpec] = []
 
+    @called("listen()", hint='@app.listen("some.subject")')
     def listen(
         self,
         subject: str | Sequence[str],
@@ -90,7 +92,7 @@ class Declarations:
         """
         if callable(subject):
             raise ConfigError('listen needs a subject: @app.listen("some.subject")')
-        subjects = (subject,) if isinstance(subject, str) else tuple(subject)
+        subjects = as_subjects(subject)
         for each in subjects:
             check_pattern(each)
 
@@ -113,6 +115,7 @@ class Declarations:
 
         return declare
 
+    @called("consume()", hint='@app.consume("ORDERS", durable="billing")')
     def consume(
         self,
         stream: str,
@@ -220,6 +223,7 @@ class Declarations:
 
         return declare
 
+    @called("watch()", hint='@app.watch("sessions", "user.*")')
     def watch(
         self,
         bucket: str,
@@ -277,6 +281,7 @@ class Declarations:
 
         return declare
 
+    @called("task()")
     def task(
         self, interval: Seconds | None = None, *, timeout: Seconds | None = None
     ) -> Callable[[F], F]:
@@ -337,6 +342,7 @@ class Declarations:
         self._task_specs.append(spec)
 
 
+@called("Group", hint='Group("orders")')
 class Group(Declarations):
     """Handlers and tasks that are declared in another module. `App.include` adds them to an app.
 

@@ -29,6 +29,7 @@ class ErrorCode(enum.IntEnum):
     EXPECTED_SEQUENCE_NOT_READY = 10163
     WRONG_LAST_SEQUENCE_CONSTANT = 10164  # the same, where the server does not say the sequence
     TOO_MANY_REQUESTS = 10167
+    BATCHES_DISABLED = 10205
 
 
 # What an answer with one of these errors says: an expected sequence or message id was not the last.

@@ -55,6 +55,7 @@ TidingsError
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -63,6 +64,18 @@ from tidings.text import printable
 
 # An error's text shows at most this many characters of another service's description.
 MAX_SHOWN = 500
+
+
+# The types of JSON in msgspec's messages, and what decodes them. "json" accepts any value.
+_NOT_AN_OBJECT = r"Expected `object`, got `(array|str|int|float|bool|null)`$"
+_PYTHON_TYPES = {
+    "array": "list",
+    "str": '"json"',
+    "int": "int",
+    "float": "float",
+    "bool": "bool",
+    "null": '"json"',
+}
 
 
 def _clipped(text: object) -> str:
@@ -232,11 +245,18 @@ class EncodeError(TidingsError, TypeError):
 
     Attributes:
         type: the type of the value.
+        handler: the name of the handler that returned the value as its answer; "" if the value was
+            passed to a call.
     """
 
     def __init__(self, value: object, reason: str) -> None:
         self.type = type(value)
+        self.handler = ""
         super().__init__(f"cannot encode a {self.type.__qualname__}: {reason}")
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"the return value of {self.handler}: {text}" if self.handler else text
 
 
 class DecodeError(TidingsError, ValueError):
@@ -255,6 +275,25 @@ class DecodeError(TidingsError, ValueError):
         self.reason = reason
         self.subject = subject
         super().__init__(f"the body is not a valid {wanted}: {reason}")
+
+    def __str__(self) -> str:
+        if not self.subject:
+            return super().__str__()
+        # The subject is known only after the error was created.
+        return printable(
+            f"the reply to {self.subject!r} is not a valid {self.wanted}: {self.reason}"
+            f"{_type_advice(self.wanted, self.reason)}"
+        )
+
+
+def _type_advice(wanted: str, reason: str) -> str:
+    """Return what to pass to `request` for a reply that is no JSON object, "" for other faults."""
+    if wanted != "dict":
+        return ""
+    if reason.startswith("JSON is malformed"):
+        return ". Pass response_data_type=str for text, or bytes for the raw body"
+    found = re.match(_NOT_AN_OBJECT, reason)
+    return f". Pass response_data_type={_PYTHON_TYPES[found[1]]}" if found else ""
 
 
 class PayloadTooLargeError(TidingsError, ValueError):

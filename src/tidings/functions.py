@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
@@ -23,6 +24,16 @@ def function_place(function: Callable[..., Any]) -> str:
     code = getattr(target, "__code__", None)
     where = f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})" if code else ""
     return f"{function_name(target)}{where}"
+
+
+def caller_place() -> str:
+    """Return the place at which the user called tidings: `service.py:12`. "" if there is none."""
+    frame = sys._getframe(1)
+    while str(frame.f_globals.get("__name__", "")).partition(".")[0] == "tidings":
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    return f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def is_async(function: Callable[..., Any]) -> bool:

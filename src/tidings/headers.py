@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar, overload
 
 from tidings.errors import HeaderError
-from tidings.protocol.headers import header_block, header_problem, parse_header_block
+from tidings.protocol.headers import (
+    first_value,
+    header_block,
+    header_problem,
+    parse_header_block,
+    parse_status,
+)
 
+T = TypeVar("T")
 HeadersLike = Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
 
 
@@ -31,26 +39,53 @@ class Headers(Mapping[str, str]):
         ```
     """
 
-    __slots__ = ("_values", "description", "status")
+    __slots__ = ("_block", "_status", "_values")
 
     def __init__(self, source: HeadersLike = ()) -> None:
-        self._values: dict[str, list[str]] = {}
-        self.status = 0
-        self.description = ""
+        # A block from the server is read on demand: most handlers look up one name or none.
+        self._block = b""
+        self._status: tuple[int, str] | None = (0, "")  # None if it is not read yet
+        values: dict[str, list[str]] = {}
+        self._values: dict[str, list[str]] | None = values  # None if they are not read yet
         for name, value in _pairs(source):
             if problem := header_problem(name, value):
                 raise HeaderError(name, problem)
-            self._values.setdefault(name, []).append(value)
+            values.setdefault(name, []).append(value)
 
     @classmethod
     def from_block(cls, block: bytes) -> Headers:
         """Return the headers in a block from the server. Never raises."""
-        self = cls()
-        if block:
-            self.status, self.description, pairs = parse_header_block(block)
-            for name, value in pairs:
-                self._values.setdefault(name, []).append(value)
+        if not block:
+            return EMPTY
+        self = cls.__new__(cls)
+        self._block = block
+        self._status = self._values = None
         return self
+
+    @property
+    def status(self) -> int:
+        """The status of a message from the server, such as 503; 0 if there is none."""
+        return self._read_status()[0]
+
+    @property
+    def description(self) -> str:
+        """The text after the status; "" if there is none."""
+        return self._read_status()[1]
+
+    def _read_status(self) -> tuple[int, str]:
+        if self._status is None:
+            self._status = parse_status(self._block)
+        return self._status
+
+    def _read(self) -> dict[str, list[str]]:
+        """Return all values by name."""
+        values = self._values
+        if values is None:
+            values = {}
+            for name, value in parse_header_block(self._block)[2]:
+                values.setdefault(name, []).append(value)
+            self._values = values
+        return values
 
     def to_block(self) -> bytes:
         """Return the encoded header block."""
@@ -58,24 +93,45 @@ class Headers(Mapping[str, str]):
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of a name, in order; [] if there are none."""
-        return list(self._values.get(name, ()))
+        return list(self._read().get(name, ()))
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return all pairs of name and value, in order. A name appears once for each value."""
-        return [(name, value) for name, values in self._values.items() for value in values]
+        return [(name, value) for name, values in self._read().items() for value in values]
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name][0]
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    @overload
+    def get(self, name: str, default: None = ...) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: T) -> str | T: ...
+
+    def get(self, name: str, default: object = None) -> object:
+        """Return the first value of a name; `default` if there is none."""
+        values = self._values
+        if values is None and isinstance(name, str):
+            value = first_value(self._block, name)
+            return default if value is None else value
+        found = self._read().get(name)
+        return default if found is None else found[0]
+
+    def __contains__(self, name: object) -> bool:
+        return self.get(name) is not None  # type: ignore[call-overload]  # finds no other types
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self._read())
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._read())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Headers):  # Mapping's own method would compare first values only
-            return self._values == other._values
+            return self._read() == other._read()
         return super().__eq__(other)
 
     __hash__ = None  # type: ignore[assignment]  # no Mapping is hashable
@@ -100,3 +156,7 @@ def _pairs(source: HeadersLike) -> Iterator[tuple[str, str]]:
                 yield name, value
         except (TypeError, ValueError):
             raise HeaderError(source, "headers must be a mapping or pairs") from None
+
+
+# All messages without headers share this one. It is read-only.
+EMPTY = Headers()

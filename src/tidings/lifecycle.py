@@ -45,15 +45,18 @@ from tidings.stats import (
     TaskStats,
     WatcherStats,
 )
+from tidings.text import printable
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
+
+SHOWN = 3  # subjects, streams, buckets or tasks that a headline names
 
 
 class State(enum.Enum):
     """Where an app is in its life."""
 
     IDLE = "idle"  # declared, or ended; may be started
-    STARTING = "starting"  # connecting, then on_startup, then subscribing
+    STARTING = "starting"  # connecting, then on_startup, then subscribing, then on_ready
     RUNNING = "running"  # listeners and tasks at work
     DRAINING = "draining"  # no new message is taken; what was taken is finished
 
@@ -66,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         connection: how to connect.
         lifespan: makes the lifespan's context manager; None if there is none.
         startup: the functions of on_startup.
+        ready: the functions of on_ready.
         shutdown: the functions of on_shutdown.
         events: the hooks of `App.on`.
     """
@@ -88,6 +92,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[TaskSpec, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     startup: tuple[Callable[[], Any], ...]
+    ready: tuple[Callable[[], Any], ...]
     shutdown: tuple[Callable[[], Any], ...]
     events: EventHooks
 
@@ -106,6 +111,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             description=self.description,
             metadata=self.metadata,
         )
+
+    def headline(self) -> str:
+        """Describe in one line what the app does: `greeter listens on greet and runs report`."""
+        parts = {
+            "listens on": [subject for spec in self.listeners for subject in spec.subjects],
+            "consumes": [spec.stream for spec in self.consumers],
+            "watches": [spec.bucket for spec in self.watches],
+            "runs": [spec.name for spec in self.tasks],
+        }
+        done = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
+        return printable(f"{self.service_name} {', '.join(done) or 'runs'}")
 
     def stats(self) -> AppStats:
         """The statistics of an app that has not started: a zero for each count."""
@@ -129,6 +145,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 for spec in self.watches
             ),
         )
+
+
+def _some(names: list[str]) -> str:
+    """Return the names as a list for people, without repetitions and not too long."""
+    names = list(dict.fromkeys(names))
+    shown, rest = names[:SHOWN], len(names) - SHOWN
+    if rest > 0:
+        return f"{', '.join(shown)} and {rest} more"
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -201,7 +226,7 @@ class Run:
         self._host = jetstream
         self._jetstream = jetstream.make_run(self.connection, middlewares)
         self._on_end = on_end
-        self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.shutdown)
+        self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool
         self.consumers = Consumers(
             self._jetstream.api,
@@ -219,6 +244,7 @@ class Run:
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._fatal: TidingsError | None = None
+        self._observe: Callable[[], object] = bool
         forget_after_fork(self)
 
     # The phases.
@@ -233,6 +259,7 @@ class Run:
         try:
             await self._open()
             await self._start()
+            await self._get_ready()
         except BaseException:
             await self._abort()
             raise
@@ -241,7 +268,13 @@ class Run:
     async def _open(self) -> None:
         await self.connection.open()
         plan = self._plan
-        warn_of_declarations(plan.listeners, plan.consumers, plan.watches, self._host.streams)
+        warn_of_declarations(
+            plan.listeners,
+            plan.consumers,
+            plan.watches,
+            self._host.streams,
+            [spec.cls for spec in plan.middlewares],
+        )
         self._current.attach(self.link)
         self._host.attach(self._jetstream)
 
@@ -255,6 +288,16 @@ class Run:
         self._watchdog.start()
         if self._plan.discoverable:
             await self._discovery.start()
+
+    async def _get_ready(self) -> None:
+        try:
+            await self._lifespan.get_ready()
+        except Exception:
+            # Messages are being handled already. A signal does not wait for them: it cancels.
+            deadline = asyncio.get_running_loop().time() + self.drain_timeout
+            if abandoned := await self._drain(deadline):
+                logger.error("%d messages were abandoned when the start failed", abandoned)
+            raise
 
     def _serve(self) -> None:
         self.connection.waits = False
@@ -272,6 +315,7 @@ class Run:
     async def _end(self) -> None:
         await self._started.wait()  # disconnect() in on_startup ends the app once it runs
         self.state = State.DRAINING
+        self._observe()
         deadline = asyncio.get_running_loop().time() + self.drain_timeout
         abandoned = await self._drain(deadline)
         left = await self._lifespan.leave(deadline)
@@ -363,6 +407,7 @@ class Run:
 
     def _on_event(self, event: str, error: Exception | None) -> None:
         self._plan.events.tell(ConnectionEvent(event, error))
+        self._observe()
         if isinstance(error, SubscriptionLimitError):
             self._discovery.make_room()
         if event == "closed" and self.state is State.RUNNING:
@@ -413,6 +458,16 @@ class Run:
         release_signals()
 
     # What a run knows.
+
+    def headline(self) -> str:
+        """Describe in one line what the app does and where it is connected."""
+        return f"{self._plan.headline()}; connected to {self.connection.url}"
+
+    def observe(self, observer: Callable[[], object]) -> None:
+        """Call `observer`, which must not raise, now and after each change of `state` and of the
+        connection, in the event loop of the run."""
+        self._observe = observer
+        observer()
 
     def stats(self) -> AppStats:
         """What was counted up to now."""

@@ -8,6 +8,7 @@ import msgspec
 
 from tidings.errors import ConfigError
 from tidings.headers import Headers, HeadersLike
+from tidings.keywords import former_names
 
 T = TypeVar("T")
 
@@ -22,6 +23,7 @@ class Responder(Protocol):
 
 # A Struct, because every message needs one: msgspec creates it in half the time of a class with
 # __slots__. Listener passes the fields by position, so their order matters.
+@former_names("Message", "context", "header")
 class Message(msgspec.Struct, Generic[T], eq=False):
     """A message, as its handler gets it.
 

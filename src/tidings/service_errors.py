@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeGuard
 
 from tidings import codec
-from tidings.errors import DecodeError, NoRespondersError, ServiceError
+from tidings.errors import DecodeError, EncodeError, NoRespondersError, ServiceError
 from tidings.headers import Headers
 
 ERROR_HEADER = "Nats-Service-Error"
@@ -15,11 +16,18 @@ NO_RESPONDERS = 503
 BAD_REQUEST, FAILED, BAD_GATEWAY = 400, 500, 502
 # The largest number of characters of a description. A header and the body both contain it.
 MAX_DESCRIPTION = 4096
+# The line of this service's code at which a class of the user raised. Requesters do not see it.
+_PLACE = r" raised at .+?:\d+"
 
 
 def is_own(error: BaseException) -> TypeGuard[ServiceError]:
     """Return whether a handler raised this ServiceError itself, as an answer to its caller."""
     return isinstance(error, ServiceError) and not error.is_received
+
+
+def is_bad_answer(error: BaseException) -> TypeGuard[EncodeError]:
+    """Return whether a handler's return value cannot be encoded. The error names the handler."""
+    return isinstance(error, EncodeError) and error.handler != ""
 
 
 def failed_request(error: BaseException) -> dict[str, str]:
@@ -43,6 +51,10 @@ def failure_text(error: BaseException, is_bad_body: bool) -> object:
     """
     if is_bad_body or is_own(error):
         return error
+    if is_bad_answer(error):
+        return f"EncodeError: {error}"
+    if isinstance(error, DecodeError) and error.subject:
+        return f"its request failed: {error}"
     if request := failed_request(error):
         return f"its request to {request['request_subject']!r} failed: {error}"
     return type(error).__name__
@@ -53,9 +65,10 @@ def error_reply(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the body and the headers of the answer to a failed request.
 
-    If the handler raised a ServiceError, the caller gets its text. For any other error it gets
-    only the name of the class, because the text may contain what the caller must not see. The same
-    holds for the error of another service that the handler called.
+    If the handler raised a ServiceError, the caller gets its text. If the request's body cannot be
+    decoded, the caller gets the reason, which contains no value of the body. For any other error it
+    gets only the name of the class, because the text may contain what the caller must not see. The
+    same holds for the error of another service that the handler called.
 
     Args:
         error: the error that was raised.
@@ -69,6 +82,8 @@ def error_reply(
     else:
         code = BAD_REQUEST if is_bad_body else BAD_GATEWAY if failed_request(error) else FAILED
         description = type(error).__name__
+        if is_bad_body and isinstance(error, DecodeError):
+            description = _sendable(f"{description}: {re.sub(_PLACE, '', error.reason)}")
     body = {
         "success": False,
         "error": description,

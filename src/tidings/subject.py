@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from tidings.errors import SubjectError
 from tidings.log import logger
@@ -40,6 +42,13 @@ def check_pattern(pattern: str) -> bytes:
     if ">" in pattern.split(".")[:-1]:
         raise SubjectError(pattern, "`>` matches the rest, so it is allowed at the end only")
     return encoded
+
+
+def as_subjects(subject: object) -> tuple[Any, ...]:
+    """Return one subject or several as a tuple. `check_pattern` refuses what is no subject."""
+    if isinstance(subject, (str, bytes)) or not isinstance(subject, Iterable):
+        return (subject,)
+    return tuple(subject)
 
 
 def check_queue(queue: str) -> bytes:

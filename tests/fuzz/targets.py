@@ -25,6 +25,7 @@ from tidings.errors import (
     TransportError,
 )
 from tidings.headers import Headers
+from tidings.jetstream.fast_batch import FastBatch
 from tidings.protocol.commands import publish_frame, publish_headers_frame, subscribe_frame
 from tidings.protocol.headers import header_problem, parse_header_block
 from tidings.protocol.info import read_error, read_info
@@ -122,8 +123,23 @@ def headers(data: bytes) -> None:
     assert isinstance(status, int)
     for name, value in read_pairs:
         assert header_problem(name, value) in ("", "the value contains a line break or NUL")
+    for name, value in dict(reversed(read_pairs)).items():
+        assert Headers.from_block(data).get(name) == value  # without reading the other headers
     with contextlib.suppress(NoRespondersError, ServiceError):
         raise_remote_error("a", data, data)
+
+
+def batch(data: bytes) -> None:
+    """Each message of a batch is acknowledged, published again or still waits, whatever is
+    answered."""
+    messages = FastBatch[int](b"inbox.")
+    for number in range(9):
+        messages.add(number)
+    ended = []
+    for number, answer in enumerate(data.split(b"|")):
+        verdict = messages.take(number, b"", answer)
+        ended += verdict.acked + verdict.undecided
+    assert sorted(ended + messages.give_up()) == list(range(9))
 
 
 @dataclass
@@ -195,7 +211,7 @@ def server_text(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (wire, subject, headers, body, server_text)
+    function.__name__: function for function in (wire, subject, headers, batch, body, server_text)
 }
 
 SEEDS: dict[str, list[bytes]] = {
@@ -220,6 +236,11 @@ SEEDS: dict[str, list[bytes]] = {
         "é.\u2028".encode(),
     ],
     "headers": [b"A|b|C|d", b"A|b\r\n", b"NATS/1.0 503 No\r\nA: b\r\n\r\n", b"NATS/1.0\r\n\r\n"],
+    "batch": [
+        b'{"type":"ack","seq":0,"msgs":2}|{"type":"ack","seq":4,"msgs":2}',
+        b'{"type":"gap","last_seq":3,"seq":4}|{"stream":"S","seq":9,"batch":"b","count":2}',
+        b'{"stream":"S","seq":9}|{"error":{"code":400,"err_code":10205},"stream":"S","seq":0}',
+    ],
     "body": [
         b'{"id":1,"tags":["a"],"parent":null}',
         b'{"name":"a","value":1e9}',

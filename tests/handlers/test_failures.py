@@ -99,7 +99,8 @@ async def test_a_body_that_does_not_decode_answers_at_once_and_the_next_one_is_h
     async with app:
         for body in bodies:
             error = await ask_until_error(app, subject, body)
-            assert (error.code, error.description) == (400, "DecodeError")
+            assert error.code == 400
+            assert error.description.startswith("DecodeError: ")
             assert error.error_id
         assert await app.request(subject, [1, 2], response_data_type=int) == 3
         stats = app.stats().listeners[0]

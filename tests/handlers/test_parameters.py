@@ -456,7 +456,9 @@ REFUSED: dict[Any, str] = {
 }
 
 
-@pytest.mark.parametrize(("handler", "words"), REFUSED.items(), ids=lambda each: str(each)[:30])
+@pytest.mark.parametrize(
+    ("handler", "words"), REFUSED.items(), ids=[handler.__name__ for handler in REFUSED]
+)
 def test_a_signature_that_cannot_be_right_is_refused_with_its_place_and_the_fix(
     app: App, handler: Any, words: str
 ) -> None:

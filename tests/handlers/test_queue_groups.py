@@ -175,5 +175,7 @@ async def test_two_listeners_that_name_one_group_and_overlap_are_a_warning_with_
         async with app:
             pass
     (text,) = caplog.messages
-    assert "on_order and on_price" in text
+    for function in (on_order, on_price):
+        code = function.__code__
+        assert f"{function.__name__} (test_queue_groups.py:{code.co_firstlineno})" in text
     assert "'q'" in text

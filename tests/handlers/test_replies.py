@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Literal
 
 import nats
 import nats.errors
@@ -106,6 +106,27 @@ async def test_the_first_none_to_a_request_is_told_unless_the_listener_has_a_wil
     assert len(told) == (pattern == "{}")
 
 
+async def test_where_a_middleware_may_have_lost_the_answer_the_warning_names_it(
+    app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forgetful(Middleware):
+        async def listen_any(self, msg, callback):
+            answer = await callback(msg)
+            if not msg.is_request:
+                return answer
+            return None
+
+    app.add_middleware(Forgetful)
+    app.listen(subject)(lambda msg: {"a": 1})
+    async with app:
+        await app.publish(subject, reply_to="nobody")
+        await until(lambda: app.stats().listeners[0].handled == 1)
+    (text,) = [text for text in caplog.messages if "returned None" in text]
+    assert "<lambda>, or a middleware around it (" in text
+    assert "Forgetful.listen_any), returned None" in text
+    assert "Return a value, in a hook the result of its callback, or set no_reply=True" in text
+
+
 async def test_none_to_a_publish_or_with_no_reply_is_not_told(
     app: App, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,9 +218,9 @@ async def answers_text(msg):
 @pytest.mark.parametrize(
     ("inner", "name", "logged"),
     [
-        (no_such_order, "ServiceError", "404 no such order from shop on"),
-        (breaks, "ServiceError", "500 LookupError from shop on"),
-        (answers_text, "DecodeError", "the body is not a valid dict"),
+        (no_such_order, "ServiceError", "its request to {!r} failed: 404 no such order from shop"),
+        (breaks, "ServiceError", "its request to {!r} failed: 500 LookupError from shop on"),
+        (answers_text, "DecodeError", "its request failed: the reply to {!r} is not a valid dict"),
     ],
 )
 async def test_the_failure_of_a_request_inside_a_handler_is_answered_as_a_bad_gateway(
@@ -231,7 +252,7 @@ async def test_the_failure_of_a_request_inside_a_handler_is_answered_as_a_bad_ga
     assert caught.value.error_id != inner_id
     assert caught.value.error_id == record.error_id
     assert record.levelno == logging.ERROR
-    assert f"its request to {asked!r} failed: {logged}" in record.message
+    assert logged.format(asked) in record.message
     assert inner_id in record.message
     assert record.request_subject == asked
     assert record.__dict__.get("request_error_id", "") == inner_id
@@ -609,18 +630,59 @@ async def test_a_handler_that_responds_itself_is_not_warned_of(
     assert "returned None" not in caplog.text
 
 
-async def test_why_a_body_does_not_decode_is_in_the_log_and_not_in_the_reply(
-    app: App, subject: str, caplog: pytest.LogCaptureFixture
+def even(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number
+
+
+@pytest.mark.parametrize(
+    ("data_type", "body", "reason"),
+    [
+        (dict[str, int], {"s3cret": "s3cret"}, "Expected `int`, got `str` - at `$[...]`"),
+        (list[int], {"s3cret": 1}, "Expected `array`, got `object`"),
+        (Literal["a", "b"], '"s3cret"', "Invalid enum value"),
+        (int, b"s3cret", "JSON is malformed: invalid character (byte 0)"),
+        (even, 4711, "ValueError"),
+    ],
+)
+async def test_why_a_body_does_not_decode_is_in_the_log_and_in_the_reply_without_its_values(
+    app: App,
+    subject: str,
+    caplog: pytest.LogCaptureFixture,
+    data_type: Any,
+    body: Any,
+    reason: str,
 ) -> None:
-    @app.listen(subject, data_type=dict[str, int])
-    async def handle(msg: Message[dict[str, int]]) -> None:
+    @app.listen(subject, data_type=data_type)
+    async def handle(msg: Message[Any]) -> None:
         raise AssertionError("not called")
 
     async with app:
         with pytest.raises(ServiceError) as caught:
-            await app.request(subject, {"n": "x"})
-    assert "Expected `int`" in caplog.text
-    assert "Expected" not in str(caught.value)
+            await app.request(subject, body)
+    assert reason in caplog.text
+    assert (caught.value.code, caught.value.description) == (400, f"DecodeError: {reason}")
+    for text in (caplog.text, caught.value.body.decode()):
+        assert "s3cret" not in text
+        assert "4711" not in text
+
+
+async def test_a_return_value_that_cannot_be_encoded_is_named_in_the_log_without_a_traceback(
+    app: App, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.listen(subject)
+    async def handle(msg):
+        return {"price": 4j}
+
+    async with app:
+        with pytest.raises(ServiceError) as caught:
+            await app.request(subject)
+    assert (caught.value.code, caught.value.description) == (500, "EncodeError")
+    (record,) = failures(caplog, "handle")
+    assert "the return value of handle" in record.message
+    assert "cannot encode a dict: it contains a value of type complex; send bytes" in record.message
+    assert record.exc_info is None
 
 
 async def test_over_two_hops_each_service_answers_for_itself_and_the_logs_connect_them(

@@ -401,6 +401,51 @@ def test_listen_without_subject_is_a_config_error_that_says_so(app: App) -> None
         app.listen([])(Inbox())
 
 
+@pytest.mark.parametrize("wrong", [5, None, b"a", 1.5, ["a", 5]])
+def test_a_subject_that_is_no_str_is_refused_with_its_type(app: App, wrong: Any) -> None:
+    name = type(wrong[1] if isinstance(wrong, list) else wrong).__name__
+    with pytest.raises(SubjectError, match=f"a subject must be a str, got {name}"):
+        app.listen(wrong)
+
+
+def test_subjects_may_come_from_any_iterable(app: App) -> None:
+    app.listen(name for name in ("a", "b"))(Inbox())  # type: ignore[arg-type]  # no sequence
+    assert app.stats().listeners[0].subjects == ("a", "b")
+
+
+def test_a_method_that_is_decorated_in_the_class_body_is_refused_with_the_fix(app: App) -> None:
+    decorators = (app.listen("a"), app.consume("A"), app.task(), app.on_startup, app.on_ready)
+    for decorator in decorators:
+        with pytest.raises(ConfigError, match=r"Shop.sell \(.*:\d+\) takes self: it is a method"):
+
+            class Shop:
+                @decorator
+                async def sell(self, msg):
+                    pass
+
+    for decorator in decorators:
+        with pytest.raises(ConfigError, match="no instance yet"):
+
+            class Kiosk:
+                @decorator
+                async def sell(self):  # a listener would get the message as `self`
+                    pass
+
+
+def test_methods_of_objects_and_static_methods_are_handlers(app: App) -> None:
+    class Shop:
+        async def sell(self, msg):
+            pass
+
+        @staticmethod
+        @app.listen("b")
+        async def buy(msg):
+            pass
+
+    app.listen("a")(Shop().sell)
+    assert [listener.name for listener in app.stats().listeners] == ["Shop.buy", "Shop.sell"]
+
+
 @pytest.mark.parametrize("subject", ["", "a b", "a..b", "a.>.b", ["a", "b b"]])
 def test_a_bad_subject_is_found_where_it_is_written(app: App, subject: Any) -> None:
     with pytest.raises(SubjectError):

@@ -1,6 +1,7 @@
 """The protocol: what is sent parses back, however it is split, and garbage costs itself only."""
 
 import itertools
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -88,6 +89,40 @@ def test_any_split_of_any_frames_gives_the_same_frames(
 def test_frames_that_come_byte_by_byte_are_the_same_frames(frames: list[Frame]) -> None:
     data = b"".join(map(line_of, frames))
     assert parse(Parser(), (data[i : i + 1] for i in range(len(data)))) == frames
+
+
+@pytest.mark.parametrize("block", [b"", header_block([("A", "1")])])
+@pytest.mark.parametrize("cut", [1, 2, 3, 20])
+def test_what_follows_a_split_message_is_in_the_same_batch(cut: int, block: bytes) -> None:
+    first, second = (1, "a", "r", block, b"x" * 50), (1, "a", "", b"", b"second")
+    data = line_of(first) + line_of(second)
+    split = len(line_of(first)) - cut
+    parser = Parser()
+    assert parser.feed(data[:split]) == []
+    size = len(block) + 50 + 6
+    assert parser.feed(data[split:]) == [(1, size, [first, second])]
+
+
+def test_a_split_message_with_a_bad_header_block_costs_itself_only() -> None:
+    parser = Parser()
+    bad = (1, "a", "", b"A: 1\r\n\r\n", b"body")
+    good = (2, "b", "", b"", b"body")
+    data = line_of(bad) + line_of(good)
+    assert parse(parser, pieces(data, [20])) == [good]
+    assert parser.malformed == 1
+
+
+def test_what_follows_a_split_message_is_copied_into_its_own_frame_only() -> None:
+    split, large = line_of((1, "a", "", b"", b"x" * 100)), (1, "a", "", b"", b"y" * 1_000_000)
+    parser = Parser()
+    parser.feed(split[:50])
+    chunk = split[50:] + line_of(large)
+    tracemalloc.start()
+    batches = parser.feed(chunk)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert batches[0][2][1] == large
+    assert peak < 1_500_000
 
 
 @given(SUBJECTS, REPLIES, BODIES)

@@ -196,7 +196,7 @@ def test_a_semantic_version_is_accepted(version: str) -> None:
 
 @pytest.mark.parametrize(
     "version",
-    ["", "1", "1.2", "v1.2.3", "1.2.3.4", "01.2.3", "1.2.3\n", "1.2.3-", "١.٢.٣", "1.2.3-01"],
+    ["", "1", "1.2", "v1.2.3", "1.2.3.4", "01.2.3", "1.2.3\n", "1.2.3-", "\u0661.2.3", "1.2.3-01"],
 )
 def test_another_version_is_refused_with_the_fix(version: str) -> None:
     with pytest.raises(ConfigError, match=r"such as '1\.2\.0'.*discoverable=False"):

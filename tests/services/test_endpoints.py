@@ -174,7 +174,7 @@ async def test_a_return_type_that_cannot_be_evaluated_is_left_out(
 ) -> None:
     app = make_app(nats_server, name)
 
-    async def typed(order: Order) -> "OnlyForTypeCheckers":  # type: ignore[name-defined]  # noqa: F821 - that is the point
+    async def typed(order: Order) -> OnlyForTypeCheckers:  # type: ignore[name-defined]  # noqa: F821 - that is the point
         return None
 
     app.listen(subject)(typed)

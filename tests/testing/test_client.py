@@ -122,6 +122,19 @@ async def test_messages_of_start_and_end_are_seen() -> None:
     assert [message.subject for message in client.messages()] == ["hello", "goodbye"]
 
 
+async def test_on_ready_runs_before_the_test_does() -> None:
+    app = App("billing")
+
+    @app.on_ready
+    async def announce() -> None:
+        await app.publish("billing.ready", await app.request("prices"))
+
+    app.listen("prices")(lambda msg: {"tea": 4})
+    async with TestClient(app) as client:
+        (message,) = await client.wait_for("billing.ready")
+        assert message.data == {"tea": 4}
+
+
 async def test_messages_that_came_before_the_call_count(billing: App) -> None:
     async with TestClient(billing) as client:
         for number in range(3):

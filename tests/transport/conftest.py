@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.certificates import Certificates, make_certificates
 from tidings.server import NATSServer
 
 
@@ -26,3 +27,9 @@ def configured(tmp_path: Path) -> Iterator[Callable[[str], NATSServer]]:
     yield start
     for each in servers:
         each.stop()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate, its key and its authority."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"), "any")

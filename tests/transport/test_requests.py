@@ -7,10 +7,12 @@ import itertools
 
 import pytest
 
+from support.waits import until
 from tidings.errors import (
     ConnectionLostError,
     RequestTimeoutError,
     SubjectPermissionError,
+    TidingsError,
 )
 from tidings.protocol.parser import Frame
 from tidings.transport.requests import TOKENS, RequestTable
@@ -80,4 +82,50 @@ async def test_a_lost_connection_ends_every_wait(table: RequestTable) -> None:
     table.fail_all(ConnectionLostError)
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert {type(result) for result in results} == {ConnectionLostError}
+    assert len(table) == 0
+
+
+class Recorder:
+    """A waiter that is no future, and that withdraws its request when it fails."""
+
+    def __init__(self, table: RequestTable) -> None:
+        self.table = table
+        self.token = ""
+        self.outcome: Frame | TidingsError | None = None
+
+    def done(self) -> bool:
+        return self.outcome is not None
+
+    def set_result(self, frame: Frame) -> None:
+        self.outcome = frame
+
+    def set_exception(self, error: TidingsError) -> None:
+        self.table.discard(self.token)
+        self.outcome = error
+
+
+def recorders(table: RequestTable, subject: str, timeout: float) -> list[Recorder]:
+    waiters = [Recorder(table) for _ in range(3)]
+    for waiter in waiters:
+        waiter.token = table.add_waiter(waiter, subject, timeout)
+    return waiters
+
+
+async def test_a_waiter_of_the_callers_own_gets_the_reply(table: RequestTable) -> None:
+    waiters = recorders(table, "a", 5)
+    frames = [reply(waiter.token) for waiter in waiters]
+    table.deliver(frames, len("in."))
+    assert [waiter.outcome for waiter in waiters] == frames
+    assert len(table) == 0
+
+
+async def test_a_waiter_of_the_callers_own_gets_every_kind_of_error(table: RequestTable) -> None:
+    denied, lost = recorders(table, "denied", 5), recorders(table, "lost", 5)
+    late = recorders(table, "late", 0.01)
+    table.fail_subject("denied", SubjectPermissionError("publish", "denied"))
+    assert all(isinstance(each.outcome, SubjectPermissionError) for each in denied)
+    await until(lambda: all(each.done() for each in late))
+    assert all(isinstance(each.outcome, RequestTimeoutError) for each in late)
+    table.fail_all(ConnectionLostError)
+    assert all(isinstance(each.outcome, ConnectionLostError) for each in lost)
     assert len(table) == 0

@@ -22,6 +22,8 @@ from tidings.text import printable
 from . import logs
 from .bodies import one_line, pretty
 from .console import OutputError, give_up_stdout, on_terminal, output_errors, say
+from .flags import Flags, client, connects
+from .foreground import foreground
 
 Subject = Annotated[str, typer.Argument(help="Subject, such as orders.created.")]
 Body = Annotated[
@@ -35,23 +37,21 @@ HeaderLines = Annotated[
     list[str] | None,
     typer.Option("--header", "-H", help="Header, as 'Name: value'. Can be repeated."),
 ]
-Servers = Annotated[
-    str | None,
-    typer.Option("--servers", "-s", help="Server URLs, comma-separated. Default: $NATS_URL."),
-]
 
 
+@connects
 def pub(
     subject: Subject,
     body: Body = None,
     header: HeaderLines = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many times to publish it.")] = 1,
-    servers: Servers = None,
+    *,
+    flags: Flags,
 ) -> None:
     """Publish a message."""
     check_subject(subject)
     headers = parse_headers(header or ())
-    app = _client("tidings-pub", servers)
+    app = _client("tidings-pub", flags)
     asyncio.run(_publish(app, subject, _read(body), headers, count))
     say(f"published {count} message{'s' if count > 1 else ''} on {printable(subject)}")
 
@@ -63,6 +63,7 @@ async def _publish(app: App, subject: str, body: bytes, headers: Headers, count:
         await app.flush()
 
 
+@connects
 def req(
     subject: Subject,
     body: Body = None,
@@ -70,13 +71,14 @@ def req(
     timeout: Annotated[
         float, typer.Option("--timeout", help="Seconds to wait for the reply.")
     ] = 10.0,
-    servers: Servers = None,
+    *,
+    flags: Flags,
 ) -> None:
     """Send a request and print the reply."""
     check_subject(subject)
     check_seconds("--timeout", timeout)
     headers = parse_headers(header or ())
-    app = _client("tidings-req", servers)
+    app = _client("tidings-req", flags)
     show_answer(asyncio.run(_request(app, subject, _read(body), headers, timeout)))
 
 
@@ -98,6 +100,7 @@ def show_answer(body: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
+@connects
 def sub(
     subject: Annotated[
         str, typer.Argument(help="Subject to listen on; `*` and `>` are wildcards.")
@@ -106,12 +109,13 @@ def sub(
         int | None, typer.Option("--count", min=1, help="Exit after this many messages.")
     ] = None,
     queue: Annotated[str, typer.Option("--queue", help="Queue group to join.")] = "",
-    servers: Servers = None,
+    *,
+    flags: Flags,
 ) -> None:
     """Print messages, one line each, until Ctrl-C."""
     check_pattern(subject)
     check_queue(queue)
-    app = _client("tidings-sub", servers)
+    app = _client("tidings-sub", flags)
     printer = Printer(app, count)
     # A `def` handler prints in a thread, so that a slow reader does not block the connection.
     app.listen(subject, queue=queue, data_type=bytes, concurrency=1, no_reply=True)(printer.show)
@@ -120,7 +124,7 @@ def sub(
     async def announce() -> None:
         print(f"listening on {printable(subject)}; Ctrl-C to stop", file=sys.stderr, flush=True)
 
-    app.run()
+    foreground(app).run()
     if printer.failure is not None:
         raise printer.failure
 
@@ -193,9 +197,9 @@ def _parse_header(line: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _client(name: str, servers: str | None) -> App:
+def _client(name: str, flags: Flags) -> App:
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
-    return App(name, servers=servers or None, discoverable=False)
+    return client(name, flags)
 
 
 def _read(body: str | None) -> bytes:

@@ -37,7 +37,8 @@ from tidings.text import printable
 
 from .bodies import pretty
 from .console import give_up_stdout, mention, say
-from .session import Servers, Yes, app_of, confirm, counted, run_with_api
+from .flags import Flags, connects
+from .session import Yes, app_of, confirm, counted, run_with_api
 
 T = TypeVar("T")
 
@@ -109,13 +110,15 @@ def root() -> None:
 
 
 @dead.command("list")
+@connects
 def list_letters(
     source: Source = None,
     stream: StreamName = None,
     subject: Subject = None,
     older_than: OlderThan = None,
     error: ErrorName = None,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """List dead letters, the oldest first, one line each."""
     wanted = _wanted(subject, older_than, error)
@@ -129,7 +132,7 @@ def list_letters(
         return count
 
     try:
-        count = _on_places(_app(source, stream, servers), stream, wanted, show)
+        count = _on_places(_app(source, stream, flags), stream, wanted, show)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         give_up_stdout()
         return
@@ -137,11 +140,13 @@ def list_letters(
 
 
 @dead.command()
+@connects
 def show(
     sequence: Annotated[int, typer.Argument(min=1, help="Number that `tidings dead list` shows.")],
     source: Source = None,
     stream: StreamName = None,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Show a dead letter: why it died, its headers and its body."""
 
@@ -153,7 +158,7 @@ def show(
         ]
 
     wanted = Wanted(sequences=frozenset([sequence]))
-    found = _on_places(_app(source, stream, servers), stream, wanted, find)
+    found = _on_places(_app(source, stream, flags), stream, wanted, find)
     if not found:
         raise ConfigError(
             f"there is no dead letter {sequence}: find its number with tidings dead list"
@@ -163,6 +168,7 @@ def show(
 
 
 @dead.command()
+@connects
 def redrive(
     source: Source = None,
     stream: StreamName = None,
@@ -171,7 +177,8 @@ def redrive(
     error: ErrorName = None,
     sequence: Sequences = None,
     yes: Yes = False,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Publish the messages again on their subjects, and delete their dead letters.
 
@@ -180,10 +187,11 @@ def redrive(
     """
     wanted = _wanted(subject, older_than, error, sequence)
     question = "Publish {} again, and delete {}?"
-    _act(source, stream, servers, wanted, yes, question, "published again", dead_letters.redrive)
+    _act(source, stream, flags, wanted, yes, question, "published again", dead_letters.redrive)
 
 
 @dead.command()
+@connects
 def drop(
     source: Source = None,
     stream: StreamName = None,
@@ -192,17 +200,18 @@ def drop(
     error: ErrorName = None,
     sequence: Sequences = None,
     yes: Yes = False,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Delete dead letters for good. Shows how many there are, and asks for confirmation."""
     wanted = _wanted(subject, older_than, error, sequence)
-    _act(source, stream, servers, wanted, yes, "Delete {} for good?", "dropped", dead_letters.drop)
+    _act(source, stream, flags, wanted, yes, "Delete {} for good?", "dropped", dead_letters.drop)
 
 
 def _act(
     source: str | None,
     stream: str | None,
-    servers: str,
+    flags: Flags,
     wanted: Wanted,
     yes: bool,
     question: str,
@@ -210,7 +219,7 @@ def _act(
     do: Callable[[JetStreamApi, DeadLetter], Awaitable[Any]],
 ) -> None:
     """Count the letters, ask, and process the counted ones. Newer letters are left alone."""
-    app = _app(source, stream, servers)
+    app = _app(source, stream, flags)
     places = _on_places(app, stream, wanted, _count, to_delete=True)
     total = sum(place.errors.total() for place in places)
     if not total:
@@ -268,7 +277,7 @@ async def _count(api: JetStreamApi, places: list[Place]) -> list[Place]:
     return places
 
 
-def _app(source: str | None, stream: str | None, servers: str) -> App:
+def _app(source: str | None, stream: str | None, flags: Flags) -> App:
     """Load the app, or create one that only connects if a stream is given instead."""
     if (source is None) == (stream is None):
         raise ConfigError(
@@ -276,7 +285,7 @@ def _app(source: str | None, stream: str | None, servers: str) -> App:
         )
     if stream is not None:
         check_existing_name(stream, "stream")
-    app = app_of(source, servers)
+    app = app_of(source, flags)
     if source is not None and not _subjects(app):
         raise ConfigError(
             f"no consumer of {source} has dead_letter=: name the stream with --stream"

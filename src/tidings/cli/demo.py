@@ -92,7 +92,9 @@ async def _demo(example: Example) -> None:
         say(f"nats-server   {server.url}, with JetStream in a temporary folder")
         async with _service(example, server.url_with_token) as service:
             say(f"service       tidings run {example.target}, process {service.pid}")
-            async with App("demo-client", servers=server.url_with_token, discoverable=False) as app:
+            app = App("demo-client", discoverable=False)
+            app.set_servers(server.url_with_token)  # and no credentials of the environment
+            async with app:
                 client = Client(app)
                 await _sell(client, example)
                 await _measure(client)

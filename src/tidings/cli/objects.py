@@ -13,7 +13,8 @@ from tidings.jetstream.reader import Reader
 
 from .console import say
 from .dead import parse_age
-from .session import Servers, app_of, counted, run_with_api
+from .flags import Flags, connects
+from .session import app_of, counted, run_with_api
 
 objects = typer.Typer(no_args_is_help=True)
 
@@ -32,6 +33,7 @@ def root() -> None:
 
 
 @objects.command()
+@connects
 def prune(
     bucket: Annotated[str, typer.Argument(help="Name of the object store.")],
     dry_run: Annotated[
@@ -45,7 +47,8 @@ def prune(
             " younger put may still be running.",
         ),
     ] = "1h",
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Delete chunks that belong to no object. A put whose process was killed leaves such chunks."""
     seconds = parse_age(older_than).total_seconds()
@@ -54,7 +57,7 @@ def prune(
         store = ObjectStore(_Host(api), bucket, create=False)
         return await store.prune(older_than=seconds, dry_run=dry_run)
 
-    pruned = run_with_api(app_of(None, servers), work)
+    pruned = run_with_api(app_of(None, flags), work)
     done = "would delete" if dry_run else "deleted"
     left = f"{counted(pruned.chunks, 'chunk')} of {counted(pruned.puts, 'put')}"
     say(f"{done}: {left}, {counted(pruned.size, 'byte')}")

@@ -10,6 +10,7 @@ from tidings import __version__
 
 from .client import pub, req, sub
 from .console import on_terminal, say
+from .context import context
 from .dead import dead
 from .demo import demo
 from .new import new
@@ -20,7 +21,6 @@ from .services import services
 from .streams import streams
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich" if on_terminal() else None,
@@ -49,4 +49,5 @@ for command in (run, demo, new, server, pub, req, sub):
 app.add_typer(streams, name="streams")
 app.add_typer(dead, name="dead")
 app.add_typer(objects, name="objects")
+app.add_typer(context, name="context")
 app.add_typer(services, name="services")

@@ -14,8 +14,10 @@ import typer
 from tidings.services import EndpointStats, ServiceInfo, ServicePing, Services, ServiceStats
 from tidings.text import printable
 
+from . import logs
 from .console import say, table
-from .session import Servers, app_of, run_with_connection
+from .flags import Flags, client, connects
+from .session import run_with_connection
 
 services = typer.Typer(no_args_is_help=True)
 
@@ -39,9 +41,10 @@ def root() -> None:
 
 
 @services.command()
-def ls(timeout: Timeout = 2.0, as_json: AsJson = False, servers: Servers = "") -> None:
+@connects
+def ls(timeout: Timeout = 2.0, as_json: AsJson = False, *, flags: Flags) -> None:
     """List the services."""
-    found = _ask(None, servers, lambda finder: finder.info(timeout=timeout))
+    found = _ask(None, flags, lambda finder: finder.info(timeout=timeout))
     by_kind: dict[tuple[str, str], list[ServiceInfo]] = defaultdict(list)
     for each in found:
         by_kind[each.name, each.version].append(each)
@@ -70,15 +73,17 @@ def ls(timeout: Timeout = 2.0, as_json: AsJson = False, servers: Servers = "") -
 
 
 @services.command()
+@connects
 def ping(
     name: Name = None,
     instance: Instance = None,
     timeout: Timeout = 2.0,
     as_json: AsJson = False,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Show each instance and how long it took to answer."""
-    found = _ask(name, servers, lambda finder: finder.ping(name=name, id=instance, timeout=timeout))
+    found = _ask(name, flags, lambda finder: finder.ping(name=name, id=instance, timeout=timeout))
     if as_json:
         _print_json(found)
     else:
@@ -88,15 +93,17 @@ def ping(
 
 
 @services.command()
+@connects
 def info(
     name: Name = None,
     instance: Instance = None,
     timeout: Timeout = 2.0,
     as_json: AsJson = False,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Show each instance with its description and endpoints."""
-    found = _ask(name, servers, lambda finder: finder.info(name=name, id=instance, timeout=timeout))
+    found = _ask(name, flags, lambda finder: finder.info(name=name, id=instance, timeout=timeout))
     if as_json:
         _print_json(found)
     else:
@@ -106,20 +113,20 @@ def info(
 
 
 @services.command()
+@connects
 def stats(
     name: Name = None,
     instance: Instance = None,
     timeout: Timeout = 2.0,
     as_json: AsJson = False,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Show the statistics of each endpoint.
 
     P50 and P99 are percentiles of the processing time; only services on tidings send them.
     """
-    found = _ask(
-        name, servers, lambda finder: finder.stats(name=name, id=instance, timeout=timeout)
-    )
+    found = _ask(name, flags, lambda finder: finder.stats(name=name, id=instance, timeout=timeout))
     if as_json:
         _print_json(found)
     else:
@@ -128,9 +135,10 @@ def stats(
 
 
 def _ask(
-    name: str | None, servers: str, ask: Callable[[Services], Awaitable[Sequence[R]]]
+    name: str | None, flags: Flags, ask: Callable[[Services], Awaitable[Sequence[R]]]
 ) -> Sequence[R]:
-    app = app_of(None, servers)
+    logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
+    app = client("tidings", flags)
     found = run_with_connection(app, lambda connection: ask(Services(lambda call: connection)))
     if not found:
         whose = "no service" if name is None else f"no service named {name}"

@@ -17,25 +17,23 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.transport.connection import Connection
 
 from . import logs
+from .flags import Flags, client
 from .loading import load_app
 
 T = TypeVar("T")
 
 API_TIMEOUT = 5.0
 
-Servers = Annotated[
-    str,
-    typer.Option("--servers", "-s", help="Server URLs, instead of the app's or $NATS_URL."),
-]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
-def app_of(target: str | None, servers: str) -> App:
-    """Load the app that a target names, or create an empty one, and set its servers."""
+def app_of(target: str | None, flags: Flags) -> App:
+    """Load the app that a target names, or create an empty one, with the command's flags."""
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
-    app = App("tidings") if target is None else load_app(target)
-    if servers:
-        app.set_servers(servers)
+    if target is None:
+        return client("tidings", flags, uses_jetstream=True)
+    app = load_app(target)
+    app._settings = app._settings.with_flags(flags)
     return app
 
 
@@ -48,11 +46,12 @@ def run_with_connection(app: App, work: Callable[[Connection], Awaitable[T]]) ->
     """Connect as the app does, without running it, do one piece of work, and disconnect.
 
     Raises:
+        ConfigError: the environment or a context has a value that cannot work.
         ConnectError: no server answers.
     """
 
     async def connected() -> T:
-        options = msgspec.structs.replace(app._options, wait_for_server=False)
+        options = msgspec.structs.replace(app._settings.resolve(), wait_for_server=False)
         connection = Connection(options, lambda event, error: None)
         await connection.open()
         try:

@@ -14,7 +14,8 @@ from tidings.jetstream.streams.stream import Stream
 from tidings.text import printable
 
 from .console import say
-from .session import Servers, Yes, app_of, confirm, counted, run_with_api
+from .flags import Flags, connects
+from .session import Yes, app_of, confirm, counted, run_with_api
 
 streams = typer.Typer(no_args_is_help=True)
 
@@ -30,21 +31,24 @@ def root() -> None:
 
 
 @streams.command()
-def plan(target: Target, servers: Servers = "") -> None:
+@connects
+def plan(target: Target, *, flags: Flags) -> None:
     """Show what would change on the server."""
-    app = app_of(target, servers)
+    app = app_of(target, flags)
     for each in run_with_api(app, lambda api: _plan(api, app.js.streams)):
         _show(each)
 
 
 @streams.command()
+@connects
 def apply(
     target: Target,
     force: Annotated[
         bool, typer.Option("--force", help="Also make changes that can drop messages.")
     ] = False,
     yes: Yes = False,
-    servers: Servers = "",
+    *,
+    flags: Flags,
 ) -> None:
     """Create and change the streams. If one change is impossible, make none.
 
@@ -53,7 +57,7 @@ def apply(
     """
     if yes and not force:
         raise ConfigError("--yes has no effect without --force: use both, or neither")
-    app = app_of(target, servers)
+    app = app_of(target, flags)
     plans = run_with_api(app, lambda api: _plan(api, app.js.streams))
     for each in plans:
         _show(each)

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
+from tidings.process.systemd import Notifier
+from tidings.transport.sources import Source
 
-from .child import ENDED, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
+from .child import (
+    ALIVE,
+    BEAT,
+    DEV,
+    ENDED,
+    FLAGS,
+    LEVEL_CONFIGURED,
+    LEVEL_DEBUG,
+    LIFELINE,
+    LOADED,
+    OVERVIEW,
+    RUNNING,
+    SERVERS,
+    STOP,
+    WORKER,
+)
+from .log_level import switch
+from .overview import Overview
+
+# Gets the overview of an app from each of its processes that has started.
+Present = Callable[[Overview], None]
 
 USAGE = 2
 FIRST_DELAY = 0.5  # seconds before a process that died is started again
@@ -25,6 +50,9 @@ LONGEST_DELAY = 30.0
 # A child ends by itself within its own limits. After so many more seconds it is killed.
 KILL_GRACE = 0.15
 LISTEN_GRACE = 0.1  # seconds to read what a child wrote before it ended
+# Keep-alives of a child in a row that may be missing. The supervisor looks as often as the child
+# sends them: twice in each period of systemd's watchdog.
+MISSING = 2
 # If a process has run for this many seconds, the next delay is FIRST_DELAY.
 STEADY = 10.0
 
@@ -36,14 +64,21 @@ class ChildCommand:
     Attributes:
         target: `module:app`.
         options: further arguments of `tidings run`.
-        servers: URLs that replace the app's own, comma-separated; "" for none.
+        servers: URLs that replace the app's own, comma-separated; "" for none. With them, the
+            environment and contexts do not count.
+        flags: the flags of the connection.
+        is_dev: the servers are the one of --dev.
         cwd: working directory of the child; None for the current one.
+        beat: seconds between two keep-alives of the child; 0 for none.
     """
 
     target: str
     options: Sequence[str] = ()
     servers: str = ""
+    flags: Source | None = None
+    is_dev: bool = False
     cwd: str | os.PathLike[str] | None = None
+    beat: float = 0.0
 
     @property
     def arguments(self) -> list[str]:
@@ -56,8 +91,14 @@ class ChildCommand:
         own = {LIFELINE: str(lifeline)}
         if self.servers:
             own[SERVERS] = self.servers
+        if self.flags is not None:
+            own[FLAGS] = json.dumps(self.flags.options)
+        if self.is_dev:
+            own[DEV] = "1"
         if number:
             own[WORKER] = str(number)
+        if self.beat:
+            own[BEAT] = str(self.beat)
         return {**os.environ, **own}
 
 
@@ -68,24 +109,39 @@ class Worker:
         process: the process.
         lifeline: the parent's end of the socket that parent and child share.
         number: number of the child, from 1; 0 for the only child.
+        present: gets the overview of the app when it runs.
+        on_running: called when the app runs.
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, lifeline: socket.socket, number: int
+        self,
+        process: asyncio.subprocess.Process,
+        lifeline: socket.socket,
+        number: int,
+        present: Present | None,
+        on_running: Callable[[], object],
     ) -> None:
         self._process = process
+        self._present = present
         self._lifeline = lifeline
         self._started = time.monotonic()
         self._exit = asyncio.ensure_future(process.wait())
         self._listening = asyncio.ensure_future(self._listen())
         self._runs = asyncio.Event()
+        self._on_running = on_running
+        self._missing = 0  # keep-alives in a row that did not arrive
         self._drain_timeout = 0.0  # until the child reports it, it has nothing to drain
         self._killing: asyncio.TimerHandle | None = None
         self.number = number
 
     @classmethod
     async def start(
-        cls, command: ChildCommand, number: int = 0, stderr: int | None = None
+        cls,
+        command: ChildCommand,
+        number: int = 0,
+        stderr: int | None = None,
+        present: Present | None = None,
+        on_running: Callable[[], object] = bool,
     ) -> Worker:
         """Start a child in its own session, so that Ctrl-C in a terminal reaches only the parent.
 
@@ -93,6 +149,8 @@ class Worker:
             command: the command to start.
             number: number of the child.
             stderr: file descriptor for the child's log.
+            present: gets the overview of the app when it runs.
+            on_running: called when the child's app runs.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -106,12 +164,12 @@ class Worker:
                 start_new_session=True,
             )
         ours.setblocking(False)
-        return cls(process, ours, number)
+        return cls(process, ours, number, present, on_running)
 
     async def _listen(self) -> None:
         loop, said = asyncio.get_running_loop(), b""
         with contextlib.suppress(OSError):
-            while word := await loop.sock_recv(self._lifeline, 256):
+            while word := await loop.sock_recv(self._lifeline, 4096):
                 *lines, said = (said + word).split(b"\n")
                 for line in lines:
                     self._take(line)
@@ -119,8 +177,13 @@ class Worker:
     def _take(self, line: bytes) -> None:
         if line.startswith(LOADED):
             self._drain_timeout = float(line.removeprefix(LOADED))
+        elif line.startswith(OVERVIEW) and self._present is not None:
+            self._present(msgspec.json.decode(line.removeprefix(OVERVIEW), type=Overview))
         elif line == RUNNING:
             self._runs.set()
+            self._on_running()
+        elif line == ALIVE:
+            self._missing = 0
 
     @property
     def pid(self) -> int:
@@ -136,6 +199,28 @@ class Worker:
     def has_run(self) -> bool:
         """Whether the app has reported that it runs."""
         return self._runs.is_set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the app runs, as far as is known."""
+        return self.has_run and not self._exit.done()
+
+    def check(self, seconds: float) -> None:
+        """Kill the child if something has blocked its event loop. Call it once for each keep-alive
+        that is due.
+
+        Args:
+            seconds: seconds between two keep-alives.
+        """
+        if not self.is_running or self._killing is not None:
+            return
+        if self._missing > MISSING:
+            logger.error(
+                "%s has blocked its event loop for more than %g s: killing it",
+                *(self, MISSING * seconds),
+            )
+            self.signal(signal.SIGKILL)
+        self._missing += 1
 
     async def ready(self) -> bool:
         """Wait until the app runs. Returns False if the child ended before that."""
@@ -169,11 +254,16 @@ class Worker:
         if self._exit.done():
             return
         with contextlib.suppress(OSError):
-            self._lifeline.send(STOP)
+            self._lifeline.send(b"%b\n" % STOP)
             self._lifeline.shutdown(socket.SHUT_WR)
         if self._killing is None:
             patience = self._drain_timeout + END_GRACE + KILL_GRACE
             self._killing = asyncio.get_running_loop().call_later(patience, self._kill)
+
+    def set_level(self, debug: bool) -> None:
+        """Switch the log of the child to DEBUG, or back."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._lifeline.send(b"%b\n" % (LEVEL_DEBUG if debug else LEVEL_CONFIGURED))
 
     def _kill(self) -> None:
         logger.error("%s did not end in time: killing it", self)
@@ -189,17 +279,33 @@ class Worker:
 
 
 class Supervision:
-    """Base of the two supervisors: children, and the signals that end all of them."""
+    """Base of the two supervisors: children, and the signals for all of them.
 
-    def __init__(self, command: ChildCommand) -> None:
-        self._command = command
+    Args:
+        command: the command that starts a child.
+        present: gets the overview of the app at the start, and again if it has changed.
+    """
+
+    def __init__(self, command: ChildCommand, present: Present) -> None:
+        self._notifier = Notifier.take()
+        self._beat = self._notifier.watchdog / 2
+        self._is_ready = False
+        self._count = 1
+        self._command = replace(command, beat=self._beat)
+        self._present = present
+        self._presented: Overview | None = None
         self._workers: dict[int, Worker] = {}
         self._stopping = asyncio.Event()
         self._requests = StopRequests()
         self._killed_by = 0
 
     async def _launch(self, number: int) -> Worker:
-        worker = self._workers[number] = await Worker.start(self._command, number)
+        worker = await Worker.start(
+            self._command, number, present=self._present_once, on_running=self._notify
+        )
+        self._workers[number] = worker
+        if switch.is_debug:
+            worker.set_level(debug=True)
         if self._killed_by:  # the signals arrived while the process was created
             worker.signal(signal.SIGKILL)
         elif self._stopping.is_set():
@@ -212,11 +318,22 @@ class Supervision:
         handled = stop_signals()
         for number in handled:
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_level_signal)
         try:
             yield
         finally:
-            for number in handled:
+            for number in (*handled, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
+
+    def _present_once(self, overview: Overview) -> None:
+        if overview != self._presented:
+            self._presented = overview
+            self._present(overview)
+
+    def _on_level_signal(self) -> None:
+        switch.toggle()
+        for worker in self._workers.values():
+            worker.set_level(switch.is_debug)
 
     def _on_signal(self, number: signal.Signals) -> None:
         request = self._requests.add()
@@ -229,7 +346,25 @@ class Supervision:
             logger.info("%s: stopping; a second signal exits at once", number.name)
             self._stop()
 
+    def _notify(self) -> None:
+        """Tell systemd how many processes run. The service is ready when all of them do."""
+        running = sum(worker.is_running for worker in self._workers.values())
+        status = f"{running} of {self._count} processes are running"
+        if self._stopping.is_set():
+            return
+        if running == self._count and not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready(status, main_pid=os.getpid())
+            self._notifier.keep_alive(self._check)
+        else:
+            self._notifier.status(status)
+
+    def _check(self) -> None:
+        for worker in self._workers.values():
+            worker.check(self._beat)
+
     def _stop(self) -> None:
+        self._notifier.stopping()
         self._stopping.set()
         for worker in self._workers.values():
             worker.stop()
@@ -252,10 +387,11 @@ class Supervisor(Supervision):
     Args:
         command: the command that starts each process.
         count: number of processes.
+        present: as for `Supervision`.
     """
 
-    def __init__(self, command: ChildCommand, count: int) -> None:
-        super().__init__(command)
+    def __init__(self, command: ChildCommand, count: int, present: Present) -> None:
+        super().__init__(command, present)
         self._count = count
 
     async def run(self) -> int:
@@ -274,6 +410,7 @@ class Supervisor(Supervision):
         logger.info("%s started", worker)
         while True:
             code = await worker.wait()
+            self._notify()
             if self._stopping.is_set():
                 return await worker.wait_stopped()
             if code == ENDED:

@@ -285,7 +285,7 @@ def _to_plain(value: Any) -> Any:
     kind: Any = type(value)
     dump = dumper(kind)
     if dump is None:
-        raise NotImplementedError
+        raise NotImplementedError(kind.__qualname__)
     return msgspec.Raw(dump(value))
 
 
@@ -309,8 +309,14 @@ def _to_json(value: object) -> bytes:
             return body
     except EncodeError:
         raise  # from a part that pydantic writes
-    except NotImplementedError:
-        raise EncodeError(value, "send bytes, a str or a value that JSON can represent") from None
+    except NotImplementedError as error:
+        inside = (
+            ""
+            if type(value).__qualname__ == str(error)
+            else f"it contains a value of type {error}; "
+        )
+        reason = f"{inside}send bytes, a str or a value that JSON can represent"
+        raise EncodeError(value, reason) from None
     except (TypeError, ValueError, UnicodeEncodeError, msgspec.MsgspecError) as error:
         raise EncodeError(value, str(error)) from None
     except RecursionError:

@@ -10,6 +10,7 @@ import collections
 import logging
 import time
 
+from tidings.keywords import add_hint
 from tidings.log import ExcInfo, Extra, logger
 
 # Lines of one handler and level in one second. One more line then reports how many were left out.
@@ -56,6 +57,8 @@ class FailureLog:
             self._lines.clear()
         if self._lines[level] < self._most:
             self._lines[level] += 1
+            if isinstance(exc_info, BaseException):
+                add_hint(exc_info)
             logger.log(level, message, *args, exc_info=exc_info, extra=extra)
             return
         self._suppressed += 1

@@ -7,7 +7,7 @@ from asyncio import _get_running_loop
 from threading import get_ident
 
 from tidings.concurrency.forks import end_child, forget_after_fork
-from tidings.errors import ForkedError, WrongLoopError
+from tidings.errors import ConfigError, ForkedError, WrongLoopError
 
 # The call to use instead of an awaited call, from a thread with another event loop.
 INSTEAD = {
@@ -23,6 +23,20 @@ INSTEAD |= {
     for call in ("subscribe_new_subject", "unsubscribe_subject", "unsubscribe_ssid", "disconnect")
 }
 RUN_SYNC = "app.js.run_sync(...)"  # for all other calls, which are JetStream's
+
+
+def check_asyncio() -> None:
+    """Check that asyncio runs the caller.
+
+    Raises:
+        ConfigError: if it does not, for example because trio runs the caller.
+    """
+    if _get_running_loop() is None:
+        raise ConfigError(
+            "the app needs the event loop of asyncio, and none is running here. Start "
+            "the program with asyncio.run(). Under trio or another event loop, write `with app:` "
+            "in a thread, and use the calls that end in _sync"
+        )
 
 
 class Home:

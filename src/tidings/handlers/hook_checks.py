@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import dis
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +33,9 @@ HOOKS = {
     "listen_stream": (_LISTEN,),
     "listen_any": (_LISTEN,),
 }
+# The hooks whose result goes to a requester or to the caller of `request` or `js.publish`.
+_ANSWERING = ("listen_request", "listen_any", "send_request", "send_stream", "send_any")
+_NO_STEPS = ("NOP", "CACHE", "EXTENDED_ARG")
 _PREFIXES = ("send_", "listen_")
 CLOSE = 0.8  # a name at least this similar to a hook's (of 1) is taken for a typing error
 
@@ -65,6 +70,32 @@ def check_instance(middleware: object) -> None:
                 f"{type(middleware).__qualname__}: {name} is set on the instance and would never "
                 f"run. Define it as a method of the class"
             )
+
+
+def silent_hooks(cls: type, base: type) -> list[str]:
+    """Return the hooks of a middleware class that never return a value, although one is needed: the
+    answer of a handler, or the result of a call.
+
+    Args:
+        cls: the class.
+        base: the class `Middleware`.
+    """
+    overridden = (name for name in _ANSWERING if getattr(cls, name) is not getattr(base, name))
+    return [name for name in overridden if _returns_only_none(inspect.unwrap(getattr(cls, name)))]
+
+
+def _returns_only_none(function: Callable[..., Any]) -> bool:
+    if not hasattr(function, "__code__"):
+        return False
+    steps = [step for step in dis.get_instructions(function) if step.opname not in _NO_STEPS]
+    returned: list[object] = []
+    for before, step in itertools.pairwise(steps):
+        if step.opname == "RETURN_CONST":  # Python 3.12 and 3.13
+            returned.append(step.argval)
+        elif step.opname == "RETURN_VALUE":
+            is_constant = before.opname == "LOAD_CONST"
+            returned.append(before.argval if is_constant else before)
+    return bool(returned) and all(value is None for value in returned)
 
 
 def _own_names(cls: type, base: type) -> Iterator[str]:

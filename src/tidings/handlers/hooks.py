@@ -11,6 +11,7 @@ from typing import Any
 from tidings.concurrency.pool import inside
 from tidings.concurrency.threads import WorkerThreads
 from tidings.functions import function_place, is_async
+from tidings.keywords import add_hint
 from tidings.log import logger
 
 _UNSET = object()
@@ -74,5 +75,6 @@ def noted(what: str, function: Callable[..., Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        add_hint(error)
         error.add_note(f"raised in {what}: {function_place(function)}")
         raise

@@ -18,11 +18,12 @@ CANCEL_GRACE = 0.25
 
 
 class Lifespan:
-    """The lifespan of an app, its on_startup functions and its on_shutdown functions, for one run.
+    """The lifespan of an app and its on_startup, on_ready and on_shutdown functions, for one run.
 
     Args:
         manager: makes the async context manager; None if the app has no lifespan.
         startup: functions to call when the app is connected.
+        ready: functions to call when the app receives messages.
         shutdown: functions to call after the last message.
     """
 
@@ -30,10 +31,12 @@ class Lifespan:
         self,
         manager: Callable[[], AbstractAsyncContextManager[Any]] | None,
         startup: Sequence[Callable[[], Any]],
+        ready: Sequence[Callable[[], Any]],
         shutdown: Sequence[Callable[[], Any]],
     ) -> None:
         self._manager = manager
         self._startup = startup
+        self._ready = ready
         self._shutdown = shutdown
         self._stack = AsyncExitStack()
         self._under_way = ""  # what runs at the end; "" once everything has ended
@@ -49,6 +52,16 @@ class Lifespan:
                 await self._stack.enter_async_context(self._manager())
         for hook in self._startup:
             with noted("on_startup", hook):
+                await call_hook(hook)
+
+    async def get_ready(self) -> None:
+        """Call the on_ready functions.
+
+        Raises:
+            Exception: whatever they raise, with a note that says which one did.
+        """
+        for hook in self._ready:
+            with noted("on_ready", hook):
                 await call_hook(hook)
 
     async def abort(self, deadline: float) -> None:

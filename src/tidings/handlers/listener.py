@@ -24,6 +24,7 @@ from tidings.concurrency.work_queue import WorkQueue, rest_of
 from tidings.errors import (
     ConfigError,
     DecodeError,
+    EncodeError,
     ServiceError,
     SlowConsumerError,
     ThreadStartError,
@@ -31,14 +32,14 @@ from tidings.errors import (
 )
 from tidings.functions import function_name
 from tidings.handlers.annotations import Given
-from tidings.handlers.middleware import Middleware, fold_listen
+from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
 from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.handlers.timing import Timing
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
 from tidings.protocol.parser import Frame
-from tidings.service_errors import error_reply, failed_request, failure_text, is_own
+from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
@@ -167,6 +168,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     """
 
     __slots__ = (
+        "_around",
         "_bytes_limit",
         "_calls",
         "_decode",
@@ -212,7 +214,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         data_type = spec.wanted_type
         self._decode = None if data_type is bytes else codec.decoder(data_type)
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
-        around = (*spec.middlewares, *middlewares)
+        self._around = around = (*spec.middlewares, *middlewares)
         for_publish = fold_listen(around, handler, request=False)
         for_request = fold_listen(around, handler, request=True)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
@@ -256,7 +258,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         else:
             queue.extend(frames)
             self._pending_bytes += size
-        self._call_worker()
+        # `_call_worker` written out: with many listeners, few messages arrive for each at a time.
+        if not self._waking and self._busy < self._concurrency:
+            self._waking = True
+            self._pool.offer(self)
 
     def _measure_next(self) -> None:
         """Measure the next run of the handler."""
@@ -353,9 +358,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         return False
                 if len(context) != size and surroundings.differ_from(context):
                     return False
-        finally:
+        finally:  # `_leave` written out
             self._worked += monotonic()
-            self._leave()
+            self._busy -= 1
+            if queue:
+                self._call_worker()
+            if self._finished is not None:
+                self._check_finished()
         return True
 
     @property
@@ -365,13 +374,22 @@ class Listener(WorkQueue[Frame, ListenerStats]):
 
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
-            self._sender.reply(message.reply, value, None)
+            try:
+                self._sender.reply(message.reply, value, None)
+            except EncodeError as error:
+                error.handler = self.name
+                raise
         elif self._warn_on_none and not message.is_answered:
             self._warn_on_none = False
+            hooks = ", ".join(request_hooks(self._around))
             logger.warning(
-                "%s returned None to a request on %r, so the requester gets no answer. Return a "
-                "value, or set no_reply=True",
-                *(self.name, message.subject),
+                "%s returned None to a request on %r, so the requester gets no answer. %s, or set "
+                "no_reply=True",
+                f"{self.name}, or a middleware around it ({hooks})," if hooks else self.name,
+                message.subject,
+                "Return a value, in a hook the result of its callback"
+                if hooks
+                else "Return a value",
                 extra={"listener": self.name, "subject": message.subject},
             )
 
@@ -412,7 +430,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         # A traceback would not help here: tidings raised the error, or it is meant for the caller.
         is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
-        has_text = is_plain or is_bad_body or is_own(error)
+        has_text = is_plain or is_bad_body or is_own(error) or is_bad_answer(error)
         self._log.log(
             logging.INFO if is_own(error) else logging.ERROR,
             "%s failed on %r after %.3f s: %s (error id %s)",

@@ -10,7 +10,10 @@ from typing import Any
 import msgspec
 
 from tidings.errors import ConfigError, RequestTimeoutError
+from tidings.functions import function_name
 from tidings.handlers.hook_checks import check_hooks, check_instance
+from tidings.handlers.signatures import check_handler
+from tidings.keywords import refuse_arguments
 from tidings.log import logger
 from tidings.message import Message
 from tidings.text import printable
@@ -115,6 +118,7 @@ class ErrorMiddleware(Middleware):
         error: type[Exception] | tuple[type[Exception], ...],
         callback: Callable[[Exception], Any],
     ) -> None:
+        check_handler(callback, "the error")
         self.error = error
         self.callback = callback
 
@@ -154,6 +158,7 @@ class TimeoutMiddleware(Middleware):
     """
 
     def __init__(self, callback: Callable[[RequestTimeoutError], Any]) -> None:
+        check_handler(callback, "the error")
         self.callback = callback
 
     async def send_request(
@@ -236,7 +241,7 @@ class MiddlewareSpec(msgspec.Struct, frozen=True):
                 f"add_middleware takes a subclass of Middleware and its arguments, got {self.cls!r}"
             )
         check_hooks(self.cls, Middleware)
-        inspect.signature(self.cls).bind(*self.args, **self.kwargs)
+        refuse_arguments(self.cls.__name__, self.cls, self.args, self.kwargs)
 
     def make(self) -> Middleware:
         """Create the middleware.
@@ -288,6 +293,13 @@ def fold_send(middlewares: Sequence[Middleware], send: Send, hook_name: str) -> 
         if hook is not None:
             folded = _around_send(hook, folded or send)
     return folded
+
+
+def request_hooks(middlewares: Sequence[Middleware]) -> list[str]:
+    """Return the names of the hooks around the handler of a request, such as
+    `Timing.listen_any`."""
+    found = (_hook(middleware, "listen_request", "listen_any") for middleware in middlewares)
+    return [function_name(hook) for hook in found if hook is not None]
 
 
 def _hook(middleware: Middleware, name: str, fallback: str) -> Callable[..., Any] | None:

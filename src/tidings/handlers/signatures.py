@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidings.errors import ConfigError
+from tidings.functions import function_place
 
 
 def check_handler(handler: Callable[..., Any], argument: str) -> None:
@@ -22,6 +23,13 @@ def check_handler(handler: Callable[..., Any], argument: str) -> None:
     signature = signature_of(handler)
     if signature is None:
         return
+    first = next(iter(signature.parameters), "")
+    if first in ("self", "cls"):
+        raise ConfigError(
+            f"{function_place(handler)} takes {first}: it is a method, and in the body of its "
+            f"class there is no instance yet. Pass the method of an instance, for example "
+            f"app.on_startup(Orders().load)"
+        )
     try:
         signature.bind(*((None,) if argument else ()))
     except TypeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar, Unpack, overload
 
@@ -23,6 +24,7 @@ from tidings.jetstream.publish import (
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
+from tidings.keywords import called, known_as
 
 T = TypeVar("T")
 
@@ -30,6 +32,7 @@ T = TypeVar("T")
 PUBLISH_LATE = 2 * LEAST_CHECK
 
 
+@known_as("JetStream")
 class JetStream:
     """Streams: publish with acknowledgement, key-value buckets, object stores.
 
@@ -90,6 +93,7 @@ class JetStream:
         self, bucket: str, *, type: Any = ..., **options: Unpack[KeyValueOptions]
     ) -> KeyValue[Any]: ...
 
+    @called("key_value()")
     def key_value(
         self,
         bucket: str,
@@ -155,6 +159,7 @@ class JetStream:
             )
         )
 
+    @called("object_store()")
     def object_store(
         self,
         bucket: str,
@@ -323,13 +328,21 @@ class JetStream:
     ) -> PublishAck:
         return await self._begin(publication, message, options)
 
-    def publish_window(self, size: int) -> PublishWindow:
+    def publish_window(self, size: int, *, batched: bool = False) -> PublishWindow:
         """Publish with up to `size` messages unacknowledged in flight.
 
         They are sent in order; one that has to be sent again may be stored after its successors.
 
+        Args:
+            size: how many messages may wait for their acknowledgement.
+            batched: publish in batches to streams that allow it (`batched` on the stream,
+                nats-server 2.14). The server then acknowledges many messages at once, but does not
+                say the sequence of each one: `PublishAck.sequence` is 0, and `duplicate` False.
+                Messages with expectations, and messages to other streams, are published one by
+                one. (NATS ADR-50)
+
         Raises:
-            ConfigError: `size` below 1.
+            ConfigError: `size` below 1, or `batched` is no bool.
 
         Example:
             ```python
@@ -339,4 +352,5 @@ class JetStream:
             print(window.acked, window.failed)
             ```
         """
-        return PublishWindow(self._begin, size, lambda: self._host.check("js.publish"))
+        here = functools.partial(self._host.here, "js.publish")
+        return PublishWindow(here, self._begin, size, batched=batched)

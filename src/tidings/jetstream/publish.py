@@ -26,11 +26,13 @@ from tidings.errors import (
     WrongSequenceError,
 )
 from tidings.headers import Headers, HeadersLike
-from tidings.jetstream.api import JetStreamApi, raise_refusal
+from tidings.jetstream.api import JetStreamApi, raise_refusal, read_answer
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
+from tidings.keywords import known_as
 from tidings.protocol.headers import header_block, header_problem
+from tidings.protocol.parser import Frame
 from tidings.subject import check_subject
 
 # Seconds to wait for one acknowledgement before publishing again.
@@ -42,6 +44,8 @@ PUBLISH_TIMEOUT = 10.0
 # Shortest timeout of the question whether a stream takes the subject, in seconds. A publish may end
 # so much later than its timeout.
 LEAST_CHECK = 0.25
+# What most publishes expect.
+NOTHING = Expected()
 
 
 class PublishAck(msgspec.Struct, frozen=True):
@@ -49,13 +53,33 @@ class PublishAck(msgspec.Struct, frozen=True):
 
     Attributes:
         stream: the stream's name.
-        sequence: the message's sequence in the stream.
-        duplicate: whether the stream already had a message with this id, and stored nothing.
+        sequence: the message's sequence in the stream; 0 if it was published in a batch, where the
+            stream does not name it.
+        duplicate: whether the stream already had a message with this id, and stored nothing. Always
+            False in a batch.
     """
 
     stream: str
     sequence: int
     duplicate: bool = False
+
+
+class FirstTry(msgspec.Struct, frozen=True):
+    """The first try of a publish, and how it ended.
+
+    Attributes:
+        began: when it was sent, on the clock of `time.monotonic`.
+        outcome: the frame of the answer, or why there is none.
+    """
+
+    began: float
+    outcome: Frame | TidingsError
+
+    def answer(self, subject: str) -> dict[str, Any]:
+        """Return the answer, or raise the error: as `JetStreamApi.request`."""
+        if isinstance(self.outcome, TidingsError):
+            raise self.outcome
+        return read_answer(subject, self.outcome[3], self.outcome[4])
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -69,16 +93,24 @@ class Publication(msgspec.Struct, frozen=True):
     id_is_known: bool  # given by the caller, who may have published it before
     timeout: float
 
-    async def send(self, api: JetStreamApi) -> PublishAck:
-        """Publish it until it is acknowledged: see `publish_stored`."""
+    async def send(self, api: JetStreamApi, first: FirstTry | None = None) -> PublishAck:
+        """Publish it until it is acknowledged: see `publish_stored`.
+
+        Args:
+            api: the API.
+            first: the first try, if it has been made already.
+        """
         doubt: TidingsError | None = None
         streams = _StreamCheck(api, self.subject)
-        deadline = time.monotonic() + self.timeout
+        deadline = (time.monotonic() if first is None else first.began) + self.timeout
         backoff = Backoff(TRY_FIRST, TRY_MOST)
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0 or first is not None:
             try:
-                answer = await api.request(
-                    self.subject, self.body, self.block, min(left, TRY_TIMEOUT)
+                made, first = first, None
+                answer = (
+                    await api.request(self.subject, self.body, self.block, min(left, TRY_TIMEOUT))
+                    if made is None
+                    else made.answer(self.subject)
                 )
                 return acknowledgement(self.subject, answer)
             except WrongSequenceError as error:
@@ -106,6 +138,7 @@ class Publication(msgspec.Struct, frozen=True):
         raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from doubt
 
 
+@known_as("JetStream.publish")  # `publish_sync` and the window pass their options on
 def prepare(
     subject: str,
     message: Any = None,
@@ -136,17 +169,20 @@ def prepare(
     chosen = given or secrets.token_hex(16)
     if problem := header_problem(MSG_ID, chosen):
         raise HeaderError(MSG_ID, problem)
-    expected = Expected(
-        stream=expected_stream,
-        sequence=expected_sequence,
-        subject_sequence=expected_subject_sequence,
-        msg_id=expected_msg_id,
-    )
+    wishes = (expected_stream, expected_sequence, expected_subject_sequence, expected_msg_id)
+    expected = NOTHING
+    if wishes.count(None) < len(wishes):
+        expected = Expected(
+            stream=expected_stream,
+            sequence=expected_sequence,
+            subject_sequence=expected_subject_sequence,
+            msg_id=expected_msg_id,
+        )
     others = [pair for pair in pairs if pair[0] != MSG_ID] if own else pairs
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
-        block=_block([*others, *expected.pairs()], chosen),
+        block=_block(others, expected, chosen),
         expected=expected,
         msg_id=chosen,
         id_is_known=given is not None,
@@ -154,11 +190,11 @@ def prepare(
     )
 
 
-def _block(pairs: list[tuple[str, str]], msg_id: str) -> bytes:
-    # Headers checks the values: the caller can have named any expected stream.
-    return header_block(
-        [*Headers(pairs).pairs(), (MSG_ID, msg_id)] if pairs else [(MSG_ID, msg_id)]
-    )
+def _block(pairs: list[tuple[str, str]], expected: Expected, msg_id: str) -> bytes:
+    """Return the header block of a publish. `pairs` and `msg_id` have been checked."""
+    # Headers checks what is expected: the caller can have named any stream.
+    wanted = () if expected is NOTHING else Headers(expected.pairs()).pairs()
+    return header_block([*pairs, *wanted, (MSG_ID, msg_id)])
 
 
 async def publish_stored(
@@ -185,11 +221,11 @@ async def publish_stored(
             not met.
         TidingsError: it cannot be sent.
     """
-    expected = expected or Expected()
+    expected = expected or NOTHING
     publication = Publication(
         subject=subject,
         body=body,
-        block=_block([*headers.pairs(), *expected.pairs()], msg_id),
+        block=_block(headers.pairs(), expected, msg_id),
         expected=expected,
         msg_id=msg_id,
         id_is_known=id_is_known,

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -14,15 +15,17 @@ from typing import Any
 
 from tidings.errors import (
     ConfigError,
+    ConnectError,
     ConnectionClosedError,
     DrainTimeoutError,
     ThreadStartError,
 )
-from tidings.lifecycle import Run
+from tidings.lifecycle import Run, State
 from tidings.log import logger
 from tidings.process.exits import bound_exit, stack_of
 from tidings.process.loops import LoopRun
 from tidings.process.signals import StopSignals
+from tidings.process.systemd import Notifier
 
 # True while a command imports the module of an app that the command will run.
 importing: ContextVar[bool] = ContextVar("importing", default=False)
@@ -32,6 +35,46 @@ importing: ContextVar[bool] = ContextVar("importing", default=False)
 END_GRACE = 1.75
 
 Start = Callable[[], Awaitable[Run]]  # starts an app
+
+
+def run_program(start: Start, *, drain_timeout: Callable[[], float], use_uvloop: bool) -> None:
+    """Run an app as the whole of a program: `MainRun`, with a line for its user.
+
+    A program that has not configured logging would start without a word. It gets one line on
+    standard error instead. If no server can be reached, that is one line, too.
+
+    Args:
+        start: as for `MainRun`.
+        drain_timeout: as for `MainRun`.
+        use_uvloop: as for `MainRun`.
+
+    Raises:
+        SystemExit: with 1, if no server could be reached, work was abandoned or the connection was
+            given up.
+        ConfigError: as for `MainRun`.
+    """
+
+    async def start_and_say() -> Run:
+        run = await start()
+        if not main.was_stopped and not logger.has_handlers():
+            _say(f"{run.headline()}. Ctrl-C stops it.")
+        return run
+
+    main = MainRun(start_and_say, drain_timeout=drain_timeout, use_uvloop=use_uvloop)
+    try:
+        main.run()
+    except ConnectError as error:
+        if getattr(error, "__notes__", None):  # a hook of the program raised it
+            raise
+        logger.error("%s", error)  # without any handler, Python writes it to standard error
+        raise SystemExit(1) from None
+
+
+def _say(line: str) -> None:
+    """Write a line to standard error, which may be closed."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class MainRun:
@@ -60,6 +103,7 @@ class MainRun:
         self._run: Run | None = None  # once it has started
         self._stop_asked = threading.Event()
         self._has_failed = False
+        self._notifier = Notifier()
 
     def run(self) -> None:
         """Run the app until it ends.
@@ -70,6 +114,7 @@ class MainRun:
         Raises:
             SystemExit: with 1, if work was abandoned or the connection was given up.
         """
+        self._notifier = Notifier.take()
         with self._signals:
             self._run_loop()
         if self._has_failed or self._signals.asked_at is not None:
@@ -116,6 +161,7 @@ class MainRun:
         try:
             if self._stop_asked.is_set():
                 return
+            self._notifier.status("starting")
             self._run = await self._start()
         except asyncio.CancelledError:
             if self._stop_asked.is_set():
@@ -124,7 +170,25 @@ class MainRun:
         self._signals.join_loop()  # an on_startup hook may have added signal handlers
         if self._stop_asked.is_set():  # an on_startup hook swallowed its cancellation
             self._run.begin_end()
+        self._notify(self._run)
         await self._run.wait_stopped()
+
+    def _notify(self, run: Run) -> None:
+        """Tell systemd about the run from now on."""
+
+        def status() -> str:
+            url = run.connection.url
+            return f"connected to {url}" if url else run.connection.state
+
+        def report() -> None:
+            if run.state is State.DRAINING:
+                self._notifier.stopping()
+            elif run.state is State.RUNNING:
+                self._notifier.status(status())
+
+        self._notifier.ready(status())
+        self._notifier.keep_alive()
+        run.observe(report)
 
     def _patience(self) -> float:
         return self._drain_timeout() + END_GRACE

@@ -8,7 +8,11 @@ from collections.abc import Iterable
 CRLF = b"\r\n"
 HEADER_VERSION = b"NATS/1.0"
 
+# The number of names whose lines' beginnings are remembered.
+MAX_KNOWN_NAMES = 1024
+
 _HEADER_NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without the colon
+_begins: dict[str, bytes] = {}
 
 
 def header_problem(name: object, value: object) -> str:
@@ -38,14 +42,45 @@ def parse_header_block(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
     Headers come from other programs, and a bad header must not lose the message. So a line that is
     not a header is skipped, and bytes that are not UTF-8 become U+FFFD.
     """
-    first, _, rest = block.partition(CRLF)
+    pairs = []
+    for line in block.partition(CRLF)[2].decode("utf-8", "replace").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if colon and _HEADER_NAME.fullmatch(name):
+            pairs.append((name, value.strip(" \t")))
+    return *parse_status(block), pairs
+
+
+def parse_status(block: bytes) -> tuple[int, str]:
+    """Parse the first line of a header block into (status, description)."""
+    first = block.partition(CRLF)[0]
     code, _, description = (
         first[len(HEADER_VERSION) :].decode("utf-8", "replace").strip().partition(" ")
     )
     status = int(code) if len(code) == 3 and code.isascii() and code.isdigit() else 0
-    pairs = []
-    for line in rest.decode("utf-8", "replace").split("\r\n"):
-        name, colon, value = line.partition(":")
-        if colon and _HEADER_NAME.fullmatch(name):
-            pairs.append((name, value.strip(" \t")))
-    return status, description.strip(), pairs
+    return status, description.strip()
+
+
+def first_value(block: bytes, name: str) -> str | None:
+    """Return the first value of a name in a header block; None if there is none.
+
+    This finds what `parse_header_block` finds, but it does not read the other headers.
+    """
+    begin = _begins.get(name)
+    if begin is None:
+        begin = _begin_of(name)
+    at = block.find(begin) if begin else -1
+    if at < 0:
+        return None
+    at += len(begin)
+    end = block.find(CRLF, at)
+    value = block[at:end] if end >= 0 else block[at:]
+    return value.decode("utf-8", "replace").strip(" \t")
+
+
+def _begin_of(name: str) -> bytes:
+    """Return how the line of a header begins, and remember it; b"" if no header has this name."""
+    begin = b"\r\n%b:" % name.encode() if _HEADER_NAME.fullmatch(name) else b""
+    if len(_begins) >= MAX_KNOWN_NAMES:
+        _begins.clear()
+    _begins[name] = begin
+    return begin

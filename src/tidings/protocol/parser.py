@@ -40,8 +40,16 @@ def _admit_all(sid: int, subject: str) -> bool:
 class Parser:
     """Turns bytes into frames. The frames do not depend on how the bytes are split into chunks.
 
+    `feed`, `reset`, `expect_new_subjects` and `malformed` are all that others use, so another
+    implementation can take the place of this one. It has to return equal batches and count the
+    same lines for any bytes, split in any way. It also has to copy all bytes that it returns or
+    keeps, and it must never raise.
+
     Most subscriptions receive the same control line over and over. So the parser remembers each
     parsed line, and it does not even look up a line that equals the previous one.
+
+    If a message is split, its bytes are joined once, when the last of them arrive. What follows
+    the message in the same chunk is not copied.
 
     Args:
         admit: returns whether a subject matches the subscription with this sid. Called once for
@@ -59,6 +67,7 @@ class Parser:
         "_need",
         "_parts",
         "_sizes",
+        "_split",
         "_transient",
         "malformed",
     )
@@ -82,24 +91,36 @@ class Parser:
         self._parts: list[bytes] = []
         self._have = 0
         self._need = 0
+        # The line of the incomplete message whose bytes are in `_parts`. If there is None, `_parts`
+        # holds the beginning of a line.
+        self._split: _Line | None = None
 
     def feed(self, data: bytes) -> list[Batch]:
         """Parse a chunk and return the frames that it completes, in order."""
+        batches: list[Batch] = []
+        frames: list[Frame] = []  # of the current batch
+        batch_sid = batch_size = sid = start = 0
         if self._parts:
             self._parts.append(data)
             self._have += len(data)
             if self._have < self._need:
                 return []
-            data = b"".join(self._parts)
+            if self._split is None:
+                data = b"".join(self._parts)
+            else:
+                start = len(data) - (self._have - self._need)
+                # If only the last byte of the line end is new, an earlier part has the first one.
+                self._parts[-1] = data[: max(start - 2, 0)]
+                if frame := self._joined(self._split):
+                    batch_sid, batch_size = frame[0], self._split[4]
+                    frames.append(frame)
             self.reset()
-        batches: list[Batch] = []
-        frames: list[Frame] = []  # of the current batch
-        batch_sid = batch_size = sid = 0
         # The previous line with its line end. At first it is empty, with sizes that are malformed.
         last = CRLF
         subject = reply = ""
         header_size, size = 1, -2
-        start, end, need = 0, len(data), 1
+        end, need = len(data), 1
+        split: _Line | None = None
         while start < end:
             if data.startswith(last, start):
                 body = start + len(last)
@@ -124,7 +145,8 @@ class Parser:
                 last = data[start:body]
             stop = body + size
             if stop + 2 > end:
-                need = stop + 2 - start
+                start, need = body, size + 2
+                split = sid, subject, reply, header_size, size
                 break
             if sid != batch_sid:
                 if frames:
@@ -145,11 +167,24 @@ class Parser:
             start = stop + 2
         if frames:
             batches.append((batch_sid, batch_size, frames))
-        if start < end:
+        if start < end or split is not None:
             self._parts = [data[start:]]
             self._have = end - start
             self._need = need
+            self._split = split
         return batches
+
+    def _joined(self, line: _Line) -> Frame | None:
+        """Return the frame of a message that was split; None if its headers are malformed."""
+        sid, subject, reply, header_size, size = line
+        content = b"".join(self._parts)[:size]
+        if not header_size:
+            return sid, subject, reply, b"", content
+        block = content[:header_size]
+        if header_size <= size and _is_header_block(block):
+            return sid, subject, reply, block, content[header_size:]
+        self.malformed += 1
+        return None
 
     def _parse_line(self, line: bytes) -> _Line | None:
         """Parse a new control line of a message. Return None if it is malformed or something

@@ -106,7 +106,7 @@ class NATSServer(_Embedded):
 
     Example:
         ```python
-        from tidings.server.nats_server import NATSServer
+        from tidings.server import NATSServer
 
         with NATSServer(jetstream=True) as server:
             assert server.is_running
@@ -377,7 +377,7 @@ class NATSCluster(_Embedded):
 
     Example:
         ```python
-        from tidings.server.nats_server import NATSCluster
+        from tidings.server import NATSCluster
 
         with NATSCluster(3, jetstream=False) as cluster:
             assert len(cluster.urls) == 3

@@ -88,7 +88,7 @@ class Stage:
         self.inner.set_servers(urls)
         # The watcher starts before the app and stops after it, so that it sees all messages.
         yield self.inner
-        at_exit(self.app.set_servers, self.app.servers)
+        at_exit(setattr, self.app, "_settings", self.app._settings)
         self.app.set_servers(self._beside_inner(urls))
         yield self.app
 

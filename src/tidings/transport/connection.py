@@ -109,6 +109,7 @@ class Connection:
         # The halves of `request`, for callers that wait in another way. They are bound methods
         # instead of wrappers, which saves a call in each request.
         self.start_request = self._inbox.request
+        self.start_request_for = self._inbox.request_for
         self.end_request = self._requests.discard
         self._server_errors = 0
         self._pinger = Pinger(

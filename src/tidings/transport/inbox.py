@@ -10,7 +10,7 @@ from tidings.protocol.parser import Frame
 from tidings.transport.buffer import Buffer
 from tidings.transport.dispatch import Dispatch
 from tidings.transport.interest import Interest
-from tidings.transport.requests import RequestTable
+from tidings.transport.requests import RequestTable, Waiter
 
 
 class Inbox:
@@ -77,8 +77,7 @@ class Inbox:
             TidingsError: as raised by `Buffer.frame` and `Buffer.post`.
         """
         if not self._works:
-            self._require(f"request to {subject!r}")
-            self._open()
+            self._begin(subject)
         token, future = self._requests.add(subject, timeout)
         try:
             reply = b"%b%b" % (self._prefix, token.encode())
@@ -87,6 +86,31 @@ class Inbox:
             self._requests.discard(token)
             raise
         return token, future
+
+    def request_for(
+        self, waiter: Waiter, subject: str, payload: bytes, block: bytes, timeout: float
+    ) -> tuple[str, bool]:
+        """Send a request whose answer goes to a waiter of the caller's own: see `request`.
+
+        Returns:
+            The request's token, and whether the buffer is crowded: see `Buffer.post`.
+
+        Raises:
+            TidingsError: as `request`. The waiter then gets nothing.
+        """
+        if not self._works:
+            self._begin(subject)
+        token = self._requests.add_waiter(waiter, subject, timeout)
+        try:
+            reply = b"%b%b" % (self._prefix, token.encode())
+            return token, self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+        except TidingsError:
+            self._requests.discard(token)
+            raise
+
+    def _begin(self, subject: str) -> None:
+        self._require(f"request to {subject!r}")
+        self._open()
 
     def _open(self) -> None:
         """Subscribe to the inbox. If the server has refused that, ask again with each request."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import ssl
 from collections.abc import Callable, Sequence
@@ -157,10 +156,6 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_tls_required and any(url.startswith("ws://") for url in self.servers):
             raise ConfigError("TLS was asked for, and ws:// is clear text: write wss://")
 
-    def with_servers(self, servers: tuple[str, ...]) -> ConnectionOptions:
-        """Return the same options for other servers."""
-        return msgspec.structs.replace(self, servers=servers)
-
     def __repr__(self) -> str:
         names = [name for name in self.__struct_fields__ if name not in _SECRETS]
         shown = {name: getattr(self, name) for name in names}
@@ -171,8 +166,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 def server_urls(
     servers: str | Sequence[str] | None, host: str | None = None, port: int | None = None
 ) -> tuple[str, ...]:
-    """Return the URLs to connect to: `servers`, else `host` and `port`, else $NATS_URL, else the
-    local default.
+    """Return the URLs to connect to: `servers`, else `host` and `port`, else the local default.
 
     Raises:
         ConfigError: if `servers` is combined with `host` or `port`, or if a value is not valid.
@@ -191,7 +185,7 @@ def server_urls(
         name = host if host is not None else "127.0.0.1"
         servers = f"nats://{f'[{name}]' if ':' in name else name}:{4222 if port is None else port}"
     if servers is None:
-        servers = os.environ.get("NATS_URL") or DEFAULT_URL
+        servers = DEFAULT_URL
     if isinstance(servers, str):
         servers = servers.split(",")
     if not isinstance(servers, Sequence) or not all(isinstance(url, str) for url in servers):

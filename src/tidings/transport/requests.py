@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from tidings.errors import RequestTimeoutError, TidingsError
 from tidings.protocol.parser import Frame
@@ -15,6 +16,20 @@ SWEEP_GAP = 0.005
 # A token from this stock costs less than a counter, which would have to be formatted.
 TOKEN_LENGTH, TOKENS = 18, 256
 DIGITS = bytes(b"0123456789"[byte % 10] for byte in range(256))
+
+
+class Waiter(Protocol):
+    """What waits for a reply: a future, or an object that needs no future of its own.
+
+    The table calls these methods while it delivers replies, so they must not raise, and they must
+    not add a request.
+    """
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Frame, /) -> None: ...
+
+    def set_exception(self, exception: TidingsError, /) -> None: ...
 
 
 class RequestTable:
@@ -34,7 +49,7 @@ class RequestTable:
         self.late = 0
         self._loop = loop
         self._tokens: list[str] = []
-        self._waiting: dict[str, tuple[asyncio.Future[Frame], float, str, float]] = {}
+        self._waiting: dict[str, tuple[Waiter, float, str, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -50,18 +65,22 @@ class RequestTable:
         Returns:
             The last token of the reply subject, and the future of the reply.
         """
+        future: asyncio.Future[Frame] = self._loop.create_future()
+        return self.add_waiter(future, subject, timeout), future
+
+    def add_waiter(self, waiter: Waiter, subject: str, timeout: float) -> str:
+        """Add a request with a waiter of the caller's own, and return its token: see `add`."""
         if not self._tokens:
             self._tokens = _new_tokens()
         token = self._tokens.pop()
-        future: asyncio.Future[Frame] = self._loop.create_future()
         deadline = self._loop.time() + timeout
-        self._waiting[token] = (future, deadline, subject, timeout)
+        self._waiting[token] = (waiter, deadline, subject, timeout)
         timer = self._timer
         if timer is None or deadline < timer.when():
             if timer is not None:
                 timer.cancel()
             self._timer = self._loop.call_at(deadline, self._sweep)
-        return token, future
+        return token
 
     def discard(self, token: str) -> None:
         """Remove a request whose requester has the reply or was cancelled."""
@@ -83,17 +102,17 @@ class RequestTable:
 
     def fail_subject(self, subject: str, error: TidingsError) -> None:
         """Fail all requests on a subject, because the server denied them."""
-        for future, _, asked, _ in self._waiting.values():
-            if asked == subject and not future.done():
-                future.set_exception(error)
+        for waiter, _, asked, _ in list(self._waiting.values()):
+            if asked == subject and not waiter.done():
+                waiter.set_exception(error)
 
     def fail_all(self, error: Callable[[str], TidingsError]) -> None:
         """Fail all requests. `error` creates the error of each one from a description of the
         call."""
         waiting, self._waiting = self._waiting, {}
-        for future, _, subject, _ in waiting.values():
-            if not future.done():
-                future.set_exception(error(f"request to {subject!r}"))
+        for waiter, _, subject, _ in waiting.values():
+            if not waiter.done():
+                waiter.set_exception(error(f"request to {subject!r}"))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -101,11 +120,11 @@ class RequestTable:
     def _sweep(self) -> None:
         now = self._loop.time()
         earliest = None
-        for token, (future, deadline, subject, timeout) in list(self._waiting.items()):
+        for token, (waiter, deadline, subject, timeout) in list(self._waiting.items()):
             if deadline <= now:
-                del self._waiting[token]
-                if not future.done():
-                    future.set_exception(RequestTimeoutError(subject, timeout))
+                self._waiting.pop(token, None)
+                if not waiter.done():
+                    waiter.set_exception(RequestTimeoutError(subject, timeout))
             elif earliest is None or deadline < earliest:
                 earliest = deadline
         self._timer = None

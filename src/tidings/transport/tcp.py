@@ -10,6 +10,13 @@ from typing import cast
 
 # Bytes. An INFO line with the URLs of a large cluster is shorter; a longer line is not from NATS.
 MAX_GREETING = 1024 * 1024
+# Bytes to read at a time. asyncio allocates a buffer of this size for each read, and its default of
+# 256 KiB is so large that the C library maps and unmaps memory each time.
+READ_SIZE = 64 * 1024
+# Bytes. glibc maps and unmaps memory for each large block, and returns the end of its heap to the
+# system again and again, which costs more than everything else about a large message. It stops
+# that for blocks up to the size of the largest one that was freed: so free one.
+LARGE_BLOCK = 4 * 1024 * 1024
 
 
 class ClearTextError(ConnectionError):
@@ -175,6 +182,9 @@ class SocketTransport(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit it
+        if hasattr(transport, "max_size"):  # asyncio's sockets only; uvloop reuses one buffer
+            transport.max_size = READ_SIZE
+        bytes(LARGE_BLOCK)  # no page of it is touched
 
     def data_received(self, data: bytes) -> None:
         if self._sink is not None:

@@ -923,7 +923,7 @@ async def test_a_request_that_fails_in_a_watch_is_no_fault_of_the_entry(
             while not app.stats().watchers[0].failed:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
     (record,) = [record for record in caplog.records if "on_limit failed" in record.message]
-    assert f"its request to {asked!r} failed: the body is not a valid dict" in record.message
+    assert f"its request failed: the reply to {asked!r} is not a valid dict" in record.message
     assert record.exc_info is not None
 
 

@@ -82,6 +82,7 @@ async def held(app: App, name: str) -> int:
         ({"max_msgs_per_subject": True}, "max_msgs_per_subject must be .*, got True"),
         ({"description": 7}, "description must be a str"),
         ({"allow_direct": 1}, "allow_direct must be True or False"),
+        ({"batched": 1}, "batched must be True or False"),
         ({"discard": "new"}, "there is none: give max_msgs"),
         ({"max_age": 60, "duplicate_window": 61}, "61 s is longer than max_age=60 s"),
     ],
@@ -135,6 +136,7 @@ def test_days_are_seconds() -> None:
         {"max_msgs": 3, "discard": "new"},
         {"retention": "interest"},
         {"retention": "workqueue", "duplicate_window": 5},
+        {"batched": True},
     ],
     ids=lambda options: ",".join(options) or "nothing",
 )

@@ -250,7 +250,7 @@ class KeyValue(Bucket, Generic[T]):
 
         Example:
             ```python
-            from tidings.errors import KeyExistsError
+            from tidings import KeyExistsError
 
             owners = app.js.key_value("owners", type=str)
             await owners.create("job-1", "ada")

@@ -497,7 +497,7 @@ class ObjectStore(Bucket):
 
         Example:
             ```python
-            from tidings.errors import ObjectNotFoundError
+            from tidings import ObjectNotFoundError
 
             files = app.js.object_store("files")
             await files.put("hello.txt", b"hello")

@@ -18,6 +18,7 @@ from tidings.checks import (
 from tidings.errors import ConfigError
 from tidings.jetstream.api import nanoseconds
 from tidings.jetstream.names import check_new_name
+from tidings.keywords import called
 from tidings.subject import check_pattern
 
 Retention = Literal["limits", "interest", "workqueue"]
@@ -41,6 +42,7 @@ def days(count: float) -> float:
     return count * 86_400.0
 
 
+@called("Stream", hint='Stream("ORDERS", subjects=["orders.>"])')
 @dataclass(frozen=True)
 class Stream:
     """The declaration of a stream. The app creates or changes the stream when it starts.
@@ -65,6 +67,8 @@ class Stream:
             refused.
         duplicate_window: seconds for which the stream recognises a message id, or a `timedelta`.
         allow_direct: let every replica answer reads. A new stream allows it unless you pass False.
+        batched: let publishers send batches that the stream acknowledges together: see
+            `JetStream.publish_window`. It needs nats-server 2.14. (NATS ADR-50)
 
     Raises:
         ConfigError: if the name is not valid, or if the server would refuse an option.
@@ -72,7 +76,7 @@ class Stream:
 
     Example:
         ```python
-        from tidings.jetstream import Stream, days
+        from tidings import Stream, days
 
         orders = Stream("ORDERS", subjects=["orders.>"], max_age=days(7))
         ```
@@ -93,6 +97,7 @@ class Stream:
     discard: Literal["old", "new"] | None = None
     duplicate_window: Seconds | None = None
     allow_direct: bool | None = None
+    batched: bool | None = None
 
     def __post_init__(self) -> None:
         check_new_name(self.name, "stream")
@@ -119,6 +124,7 @@ class Stream:
         self._check("replicas", check_whole, most=MOST_REPLICAS)
         self._check("description", check_text, may_be_empty=True)
         self._check("allow_direct", check_flag)
+        self._check("batched", check_flag)
 
     def _check(self, option: str, check: Callable[..., object], *args: Any, **bounds: Any) -> None:
         """Apply one of the checks to an option, if it is declared."""
@@ -152,6 +158,7 @@ class Stream:
             "discard": self.discard,
             "duplicate_window": _nanoseconds(self.duplicate_window),
             "allow_direct": self.allow_direct,
+            "allow_batched": self.batched,
             **{option: _limit(getattr(self, option)) for option in _LIMITS},
         }
         if self.discard == "new" and isinstance(self.max_msgs_per_subject, int):

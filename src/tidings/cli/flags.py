@@ -1,0 +1,80 @@
+"""The options of every command that connects to a server, declared once."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from tidings.app import App
+from tidings.text import printable
+from tidings.transport.sources import VARIABLES, Source, from_flags
+
+T = TypeVar("T")
+
+PANEL = "Connection"
+Flags = Source
+
+
+def _option(name: str, *spellings: str, text: str) -> inspect.Parameter:
+    option = typer.Option(
+        *spellings,
+        help=f"{text} Default: {VARIABLES[name]}.",
+        rich_help_panel=PANEL,
+        show_default=False,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default="", annotation=Annotated[str, option]
+    )
+
+
+OPTIONS = [
+    _option("servers", "--servers", "--server", "-s", text="Server URLs, comma-separated."),
+    _option("context", "--context", text="Context of the command line `nats`."),
+    _option("user", "--user", text="User name."),
+    _option("password", "--password", text="Password."),
+    _option("token", "--token", text="Token."),
+    _option("credentials", "--creds", text="Credentials file."),
+    _option("nkey_seed", "--nkey", text="File with an NKey seed."),
+    _option("tls_ca", "--tlsca", text="File of the authorities that sign the server."),
+    _option("tls_cert", "--tlscert", text="Certificate file of the client."),
+    _option("tls_key", "--tlskey", text="Key file of that certificate."),
+]
+
+
+def connects(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the options of a connection. It gets them as its argument `flags`."""
+
+    def with_options(**values: Any) -> T:
+        found = {option.name: values.pop(option.name) for option in OPTIONS}
+        return command(**values, flags=from_flags(found))
+
+    hints = get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "flags"
+    ]
+    parameters = [*own, *OPTIONS]
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # typer reads it
+    return with_options
+
+
+def client(name: str, flags: Flags, *, uses_jetstream: bool = False) -> App:
+    """Create the app of a command that belongs to no service.
+
+    As the command line `nats` does, it may connect to the context that `nats context select` has
+    selected. It says so, because the services of `tidings run` do not.
+    """
+    app = App(name, discoverable=False)
+    app._settings = app._settings.with_flags(
+        flags, may_use_selected=True, uses_jetstream=uses_jetstream
+    )
+    if (selected := app._settings.selected()) is not None:
+        print(f"tidings: using the selected context {printable(repr(selected))}", file=sys.stderr)
+    return app
