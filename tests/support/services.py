@@ -78,6 +78,12 @@ class Asker:
     def __init__(self, client: nats.aio.client.Client) -> None:
         self.client = client
 
+    async def settle(self) -> None:
+        """Wait until the server has all subscriptions of the client. The PING of nats-py can
+        overtake a subscription; that of the second call cannot."""
+        await self.client.flush()
+        await self.client.flush()
+
     async def ask(self, subject: str, timeout: float = 5.0) -> dict[str, Any]:
         """Return the first answer on a subject of `$SRV`, after a check by the rules."""
         message = await self.client.request(subject, b"", timeout=timeout)
