@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from tidings.codec import models
-from tidings.codec.forms import is_function, is_pydantic
+from tidings.codec.forms import is_function, is_pydantic, type_name
 
 # `validation` describes what is accepted, `serialization` what is sent.
 Mode = Literal["validation", "serialization"]
@@ -52,7 +52,7 @@ def json_schema(data_type: Any, mode: Mode) -> dict[str, Any] | None:
 def _part(part: Any, mode: Mode) -> dict[str, Any]:
     """Describe a part that msgspec does not know. This is a hook of msgspec."""
     found = models.schema(part, mode) if is_pydantic(part) else None
-    return {} if found is None else found  # {} allows any JSON
+    return found or {"title": type_name(part)}  # which allows any JSON
 
 
 def _with_definitions_on_top(schema: dict[str, Any]) -> dict[str, Any]:
