@@ -228,7 +228,7 @@ async def test_requests_that_end_leave_nothing_behind(
 # What each kind says of itself in stats.py.
 ENDS = {
     "listeners": ("handled", "failed", "dropped"),
-    "consumers": ("handled", "failed", "copies"),
+    "consumers": ("handled", "failed", "copies", "returned"),
     "watchers": ("handled", "failed"),
 }
 

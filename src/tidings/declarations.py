@@ -124,6 +124,7 @@ class Declarations:
         subject: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
+        prefetch: int | None = None,
         ack_wait: Seconds | None = None,
         max_deliver: int | None = None,
         backoff: Sequence[Seconds] | None = None,
@@ -153,8 +154,13 @@ class Declarations:
                 an existing consumer keeps its filter, and a new one gets all messages.
             data_type: as in `listen`, with `StreamMessage[T]` for the message. A body that cannot
                 be decoded becomes a dead letter at once.
-            concurrency: the largest number of messages that are handled at the same time. tidings
-                fetches no more messages than this.
+            concurrency: the largest number of messages that are handled at the same time; 1 keeps
+                the order of an only instance.
+            prefetch: the number of messages that an instance may hold while no worker is free for
+                them. It saves round trips to the server, but no other instance gets these messages
+                meanwhile. With 0, an instance fetches only messages that it can handle at once.
+                With None, `concurrency=1` means 0; otherwise an instance that handles thousands of
+                messages a second holds what it handles in 20 milliseconds, at most 256.
             ack_wait: seconds without an acknowledgement or a sign of progress until the server
                 delivers a message again. With None, an existing consumer keeps its value, and a new
                 one gets the server's default of 30.
@@ -206,6 +212,7 @@ class Declarations:
                     subject=subject,
                     data_type=data_type,
                     concurrency=concurrency,
+                    prefetch=prefetch,
                     ack_wait=as_seconds(ack_wait),
                     max_deliver=max_deliver,
                     backoff=_delays(backoff),

@@ -79,10 +79,10 @@ class ListenerStats(_Record, frozen=True):
 
 class ConsumerStats(_Record, frozen=True):
     """The statistics of one stream consumer. Each delivery is counted exactly once at any time:
-    ``received == handled + failed + copies + pending + running + abandoned``.
+    ``received == handled + failed + copies + returned + pending + running + abandoned``.
 
     The answers to the server, `acked`, `nacked` and `termed`, are counted separately. An ordered
-    consumer sends no answers and has no copies.
+    consumer sends no answers, has no copies and returns nothing.
 
     Attributes:
         name: the handler's name.
@@ -95,6 +95,9 @@ class ConsumerStats(_Record, frozen=True):
         timed_out: number of deliveries in `failed` whose handler exceeded `timeout=`.
         copies: number of deliveries of a message whose handler was still running here. The result
             of that handler counts for both deliveries.
+        returned: number of deliveries that were given back without having been handled, because
+            they waited for a worker when the app stopped, or for too long. See `prefetch` of
+            `App.consume`.
         acked: number of deliveries that were acknowledged after their handler returned.
         nacked: number of deliveries that were given back, for another delivery.
         termed: number of deliveries that were terminated: dead letters, and messages whose handler
@@ -119,6 +122,7 @@ class ConsumerStats(_Record, frozen=True):
     failed: int
     timed_out: int
     copies: int
+    returned: int
     acked: int
     nacked: int
     termed: int

@@ -207,6 +207,7 @@ async def publish_stored(
     timeout: float,
     expected: Expected | None = None,
     id_is_known: bool = False,
+    first: FirstTry | None = None,
 ) -> PublishAck:
     """Publish a message, again and again with the same id, until it is acknowledged.
 
@@ -231,7 +232,7 @@ async def publish_stored(
         id_is_known=id_is_known,
         timeout=timeout,
     )
-    return await publication.send(api)
+    return await publication.send(api, first)
 
 
 def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
