@@ -125,6 +125,11 @@ def test_a_class_that_takes_any_json_accepts_it() -> None:
     jsonschema.validate({"plain": [1]}, schema)
 
 
+@pytest.mark.parametrize("data_type", [Plain, typing.AsyncIterator[int], typing.Awaitable[int]])
+def test_a_type_of_which_only_the_name_is_known_has_no_schema(data_type: Any) -> None:
+    assert json_schema(data_type, "validation") is None
+
+
 def test_two_models_of_one_name_have_no_wrong_definition() -> None:
     def model(kind: type) -> type:
         inner = pydantic.create_model("Part", value=(kind, ...))

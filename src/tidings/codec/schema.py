@@ -42,9 +42,8 @@ def json_schema(data_type: Any, mode: Mode) -> dict[str, Any] | None:
     if models.is_first(data_type):
         return models.schema(data_type, mode)
     try:
-        return _with_definitions_on_top(
-            msgspec.json.schema(data_type, schema_hook=lambda part: _part(part, mode))
-        )
+        schema = msgspec.json.schema(data_type, schema_hook=lambda part: _part(part, mode))
+        return _with_definitions_on_top(schema) if schema.keys() - {"title"} else None
     except Exception:  # msgspec raises several kinds; pydantic describes more
         return models.schema(data_type, mode)
 
