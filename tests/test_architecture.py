@@ -154,6 +154,7 @@ INSIDE = {
         "records",
         "answers",
         "finder",
+        "blocking",
         "endpoints",
         "identity",
         "discovery",
