@@ -47,6 +47,7 @@ class Declarations:
         pending_msgs_limit: int = DEFAULT_PENDING_MSGS,
         pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> Callable[[F], F]:
         """Subscribe to a subject. The decorated function runs for every message.
 
@@ -73,6 +74,8 @@ class Declarations:
             timeout: the limit of one run in seconds; None for no limit. After it, an `async def`
                 handler is cancelled, and a requester gets error 504. A `def` handler cannot be
                 stopped: it occupies its worker until it returns.
+            cancel_expired: whether to cancel the handler when the deadline of its request passes.
+                The requester gets error 504. Only for `async def` handlers.
 
         Raises:
             SubjectError: if NATS does not allow a subject or the queue group.
@@ -109,6 +112,7 @@ class Declarations:
                     pending_msgs_limit=pending_msgs_limit,
                     pending_bytes_limit=pending_bytes_limit,
                     timeout=as_seconds(timeout),
+                    cancel_expired=cancel_expired,
                 )
             )
             return handler

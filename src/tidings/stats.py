@@ -23,7 +23,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 class ListenerStats(_Record, frozen=True):
     """The statistics of one listener. Each message is counted exactly once at any time:
-    ``received == handled + failed + dropped + pending + running + abandoned``.
+    ``received == handled + failed + dropped + expired + pending + running + abandoned``.
 
     Attributes:
         name: the handler's name.
@@ -33,8 +33,11 @@ class ListenerStats(_Record, frozen=True):
         handled: number of messages whose handler returned.
         failed: number of messages whose handler raised or exceeded its timeout, or whose body could
             not be decoded.
-        timed_out: number of messages in `failed` whose handler exceeded `timeout=`.
+        timed_out: number of messages in `failed` whose handler exceeded `timeout=`, or was
+            cancelled at the request's deadline (`cancel_expired=True`).
         dropped: number of messages that were dropped because the queue was full (slow consumer).
+        expired: number of requests that were not handled, because their deadline had passed while
+            they were in the queue.
         pending: number of messages in the queue.
         pending_bytes: number of bytes in the queue.
         running: number of messages that a handler is working on.
@@ -49,6 +52,7 @@ class ListenerStats(_Record, frozen=True):
     failed: int
     timed_out: int
     dropped: int
+    expired: int
     pending: int
     pending_bytes: int
     running: int
@@ -57,7 +61,7 @@ class ListenerStats(_Record, frozen=True):
     @classmethod
     def none(cls) -> ListenerStats:
         """Return a record of zeros, to add others to."""
-        return cls("", (), "", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return cls.zero(name="", subjects=(), queue="")
 
     def plus(self, other: ListenerStats) -> ListenerStats:
         """Return this record with the counts of another added."""
@@ -70,6 +74,7 @@ class ListenerStats(_Record, frozen=True):
             failed=self.failed + other.failed,
             timed_out=self.timed_out + other.timed_out,
             dropped=self.dropped + other.dropped,
+            expired=self.expired + other.expired,
             pending=self.pending + other.pending,
             pending_bytes=self.pending_bytes + other.pending_bytes,
             running=self.running + other.running,

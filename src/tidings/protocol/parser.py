@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from tidings.protocol.deadlines import MARK, read_deadline
 from tidings.protocol.headers import CRLF, HEADER_VERSION
 
 # The largest max_payload that a server allows. A larger size is not from a message.
@@ -160,6 +161,8 @@ class Parser:
                 after = body + header_size
                 block = data[body:after]
                 if header_size <= size and _is_header_block(block):
+                    if MARK in block:
+                        block = read_deadline(block)
                     frames.append((sid, subject, reply, block, data[after:stop]))
                     batch_size += size
                 else:
