@@ -128,6 +128,9 @@ async def test_requests_with_a_deadline_have_times_and_those_that_expired_are_er
         await begun.wait()
         with deadline(0.05), pytest.raises(RequestTimeoutError):
             await app.request(f"{subject}.b")
+        await until(lambda: app.stats().listeners[0].received == 2)
+        expired = time.monotonic() + 0.06  # its time has run since it arrived
+        await until(lambda: time.monotonic() > expired)
         end.set()
         await first
         await until(lambda: app.stats().listeners[0].expired == 1)
