@@ -20,6 +20,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": [
         "version",
+        "core",
         "text",
         "log",
         "error_codes",
@@ -67,8 +68,10 @@ INSIDE = {
         "permissions",
         "pings",
         "race",
+        "pending_requests",
         "requests",
         "tcp",
+        "frame_queue",
         "buffer",
         "tls",
         "websocket",
@@ -98,6 +101,7 @@ INSIDE = {
         "tasks",
         "timing",
         "listener",
+        "bursts",
         "queue_groups",
         "subscriptions",
         "watchdog",

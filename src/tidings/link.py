@@ -106,16 +106,17 @@ class Link:
         self.portal.before = self.bridge.taken
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
         self.send_request = fold_send(middlewares, self.request, "send_request")
+        self.outbox.direct_thread = self.thread if self.send_publish is None else 0
         self.subscriptions = Subscriptions(connection, self.portal, self, middlewares)
 
     def close(self) -> None:
         """Take no more calls."""
-        self.thread = 0
+        self.thread = self.outbox.direct_thread = 0
         self.portal.close()
 
     def forget(self) -> None:
         """Leave the connection to the parent process: this is a forked child."""
-        self.thread = 0
+        self.thread = self.outbox.direct_thread = 0
         self.connection.forget()
         self.home.end_child_in_loop()
 

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import msgspec
 
+from tidings.core import NAME
+
 
 class _Record(msgspec.Struct, frozen=True):
     """The common base."""
@@ -258,6 +260,8 @@ class AppStats(_Record, frozen=True):
         tasks: the statistics of each task.
         consumers: the statistics of each stream consumer.
         watchers: the statistics of each watch of a bucket.
+        core: what handles the messages: "compiled" for the compiled core, "pure" for the Python
+            modules.
     """
 
     connection: ConnectionStats
@@ -266,3 +270,4 @@ class AppStats(_Record, frozen=True):
     tasks: tuple[TaskStats, ...]
     consumers: tuple[ConsumerStats, ...] = ()
     watchers: tuple[WatcherStats, ...] = ()
+    core: str = NAME

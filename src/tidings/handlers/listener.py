@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import logging
@@ -9,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -193,7 +194,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_on_deadline",
         "_on_publish",
         "_on_request",
-        "_pending_bytes",
         "_sender",
         "_timed",
         "_warn_on_none",
@@ -247,7 +247,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
-        self._pending_bytes = 0
         self._expired = 0  # counted in `_set_aside`, too
         self._logged_dropped = 0
         self._log_dropped_at = 0.0
@@ -373,13 +372,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         await self._on_publish(message)
                     self._handled += 1
                 except BaseException as error:
-                    if self._is_end(error):
-                        if self._pool.is_abandoning:
-                            self._refuse(item, CUT_OFF)
-                        raise
-                    is_bad_body = message is None and isinstance(error, DecodeError)
-                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
-                    if (rest := rest_of(error)) is not None:
+                    rest = self._fail(item, message, error, monotonic() - started)
+                    if rest is not None:
                         started = NEVER
                         await self._outlast(rest)
                     if end_cancellation():
@@ -423,6 +417,18 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._refuse(item, EXPIRED)
         return True
 
+    def _make_message(self, item: Frame) -> Message[Any]:
+        sid, subject, reply, block, body = item
+        data = body if self._decode is None else self._decode(body)
+        return Message(subject, data, body, reply, sid, block, self._sender)
+
+    def _begin_timed(self, message: Message[Any], item: Frame) -> Awaitable[Any]:
+        """Return what handles a message that has a deadline. Only requests have to keep it."""
+        _, _, reply, block, _ = item
+        if reply and isinstance(block, DeadlineBlock):
+            return self._handle_in_time(message, block)
+        return self._on_publish(message)
+
     async def _handle_in_time(self, message: Message[Any], block: DeadlineBlock) -> Any:
         """Handle a request within its deadline, which the handler's own calls inherit."""
         message._deadline = block.deadline
@@ -449,6 +455,28 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 else "Return a value",
                 extra={"listener": self.name, "subject": message.subject},
             )
+
+    def _fail(
+        self, item: Frame, message: Message[Any] | None, error: BaseException, duration: float
+    ) -> asyncio.Task[Any] | None:
+        """Handle an error of the handler, or raise it again if it ends the worker.
+
+        Args:
+            item: the frame.
+            message: the message; None if its body could not be decoded.
+            error: the error.
+            duration: seconds since the start of the run.
+
+        Returns:
+            The task that still runs if the handler exceeded its timeout, else None.
+        """
+        if self._is_end(error):
+            if self._pool.is_abandoning:
+                self._refuse(item, CUT_OFF)
+            raise error
+        is_bad_body = message is None and isinstance(error, DecodeError)
+        self._on_failure(item, error, duration, is_bad_body=is_bad_body)
+        return rest_of(error)
 
     def _on_failure(
         self, item: Frame, error: BaseException, duration: float, *, is_bad_body: bool

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.portal import Portal
+from tidings.core import choose
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
+from tidings.handlers.bursts import BurstListener
 from tidings.handlers.listener import Listener, ListenerSpec, Sender, SubjectCounts
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
@@ -16,6 +18,8 @@ from tidings.stats import ListenerStats
 
 if TYPE_CHECKING:
     from tidings.transport.connection import Connection
+
+_make_listener = choose(Listener, BurstListener)
 
 
 class Subscriptions:
@@ -63,7 +67,7 @@ class Subscriptions:
         Returns:
             The ID of each subscription.
         """
-        listener = Listener(
+        listener = _make_listener(
             spec,
             self._sender,
             self.pool,
