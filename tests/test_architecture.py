@@ -27,6 +27,7 @@ FLOORS = {
         "errors",
         "checks",
         "panini",
+        "similar",
         "keywords",
         "functions",
         "subject",
@@ -40,7 +41,16 @@ FLOORS = {
         "service_errors",
     ],
     "transport": ["transport", "stream_answers", "retries"],
-    "work": ["flows", "handlers", "link", "bus", "blocking", "jetstream", "declarations"],
+    "work": [
+        "flows",
+        "handlers",
+        "link",
+        "bus",
+        "blocking",
+        "jetstream",
+        "services",
+        "declarations",
+    ],
     "face": ["cautions", "integrations", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
@@ -60,7 +70,7 @@ INSIDE = {
         "work_queue",
     ],
     "protocol": ["auth", "commands", "deadlines", "headers", "flow", "info", "parser"],
-    "codec": ["forms", "models", "json"],
+    "codec": ["forms", "models", "json", "schema"],
     "transport": [
         "backoff",
         "credentials",
@@ -112,6 +122,7 @@ INSIDE = {
         "middleware",
         "tracing",
         "tasks",
+        "timing",
         "serving",
         "listener",
         "bursts",
@@ -172,6 +183,16 @@ INSIDE = {
     "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "plan"],
+    "services": [
+        "protocol",
+        "records",
+        "answers",
+        "finder",
+        "blocking",
+        "endpoints",
+        "identity",
+        "discovery",
+    ],
     "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
     "testing": ["consumed", "record", "stage", "client", "plugin"],
@@ -195,6 +216,7 @@ INSIDE = {
         "new",
         "server",
         "session",
+        "services",
         "dead",
         "consumers",
         "streams",
@@ -234,12 +256,12 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 # What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
 # requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
-    "app": {"jetstream", "lifecycle", "process"},
+    "app": {"jetstream", "lifecycle", "process", "services"},
     "blocking": {"flows"},
     "bus": {"flows"},
     "declarations": {"jetstream"},
-    "handlers": {"handlers"},
-    "keywords": {"panini"},
+    "handlers": {"handlers", "similar"},
+    "keywords": {"panini", "similar"},
 }
 
 
@@ -439,8 +461,8 @@ def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     code = "import sys, tidings; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     late = (
-        *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn"),
-        *("tidings.flows.", "tidings.handlers.serving"),
+        *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.services"),
+        *("tidings.flows.", "tidings.handlers.serving", "tidings.transport.conn"),
         *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
     )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []

@@ -43,6 +43,7 @@ class Declarations:
         subject: str | Sequence[str],
         *,
         queue: str | None = None,
+        name: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
@@ -62,6 +63,7 @@ class Declarations:
                 is no group: every instance of the service handles every message. With None, the
                 listener has its own group: one instance of the service handles each message, and
                 other listeners still get it too.
+            name: the name of the endpoint, for discovery. None uses the name of the function.
             data_type: the type of `msg.data`: dict (the default), list, str, bytes, any type that
                 msgspec validates, a pydantic model, another callable, or one of the names "json",
                 "dict", "list", "str" and "bytes". `Message[T]` in the signature has the same
@@ -105,6 +107,7 @@ class Declarations:
                 ListenerSpec(
                     handler=handler,
                     subjects=subjects,
+                    endpoint=name,
                     queue=queue,
                     data_type=data_type,
                     concurrency=concurrency,

@@ -27,6 +27,7 @@ COMMANDS = {
     "consumers": "consumers",
     "dead": "dead",
     "objects": "objects",
+    "services": "services",
     "context": "context",
 }
 _SETTINGS: dict[str, Any] = {

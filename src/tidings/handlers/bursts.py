@@ -38,14 +38,17 @@ class BurstListener(Listener):
         answer = None if self.spec.no_reply else self._answer
         # The core adds answers to the queue of a Link. Another sender gets them through `_answer`.
         outbox = getattr(self._sender, "outbox", None)
-        arguments = (
-            *(self, queue, self._decode, Message, self._on_publish, self._on_request, answer),
-            *(outbox, self._sender, context, surroundings.size, surroundings.differ_from),
+        first = self, queue, self._decode, Message
+        last = (
+            *(answer, outbox, self._sender),
+            *(context, surroundings.size, surroundings.differ_from),
         )
         self._waking = False
         self._busy += 1
+        self._worked -= time.monotonic()
         try:
-            while stop := burst(*arguments):
+            # Read again each time: see `_measure_next`.
+            while stop := burst(*first, self._on_publish, self._on_request, *last):
                 item, message, error, coroutine, has_begun, awaited, seconds = stop
                 started = time.monotonic() - seconds  # LongRuns reads it in this frame
                 try:
@@ -74,6 +77,7 @@ class BurstListener(Listener):
                     return False
             return stop is None
         finally:
+            self._worked += time.monotonic()
             self._leave()
 
 

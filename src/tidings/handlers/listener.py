@@ -7,6 +7,8 @@ import contextlib
 import contextvars
 import logging
 import os
+import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from tidings import codec
-from tidings.checks import check_flag, check_whole
+from tidings.checks import check_flag, check_name, check_whole
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
@@ -36,6 +38,7 @@ from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
 from tidings.handlers.parameters import Form, Parameters, read_parameters
 from tidings.handlers.shapes import Answers, Shape, read_shape
+from tidings.handlers.timing import Timing
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
@@ -56,6 +59,12 @@ DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 GIVEN = Given("listen()", Message, may_stream=True)
 
 Deliver = Callable[[int, list[Frame]], None]
+
+# What NATS ADR-32 allows as the name of an endpoint.
+ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9_-]+")
+
+# Of all listeners that are no endpoints, since a Timing keeps room for its samples.
+_UNTIMED = Timing()
 
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
@@ -84,6 +93,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     The attributes are the arguments of `App.listen`, and two of the listener's `Group`.
 
     Attributes:
+        endpoint: the option `name=`, the name of the listener's endpoint.
         group_queue: the group's `queue`.
         prefix: the group's prefix; `subjects` already start with it.
 
@@ -95,6 +105,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     handler: Callable[..., Any]
     subjects: tuple[str, ...]
+    endpoint: str | None = None
     queue: str | None = None
     group_queue: str | None = None
     prefix: str = ""
@@ -113,6 +124,8 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         for subject in self.subjects:
             check_pattern(subject)
         check_queue(self.queue or "")
+        if self.endpoint is not None:
+            check_name("name", self.endpoint, ENDPOINT_NAME, "letters, digits, - and _")
         for name in ("concurrency", "pending_msgs_limit", "pending_bytes_limit"):
             value = getattr(self, name)
             if value is not None:
@@ -172,31 +185,61 @@ def _wanted_type(parameters: Parameters) -> Any:
     return dict if parameters.wanted_type is None else parameters.wanted_type
 
 
+class SubjectCounts(msgspec.Struct):
+    """The counts of one of several subjects of an endpoint.
+
+    Attributes:
+        received: number of messages that arrived.
+        errors: number of messages that were dropped, that expired or whose handler failed.
+        last_error: the class and the id of the last error of the handler; "" if there was none.
+    """
+
+    received: int = 0
+    errors: int = 0
+    last_error: str = ""
+
+
 class Listener(WorkQueue[Frame, ListenerStats]):
     """A running handler: its queue takes messages from the connection, and workers handle them.
 
     Messages start in the order of arrival. While the handler is suspended, another worker starts
     the next message, up to `concurrency` at a time.
+
+    Attributes:
+        spec: the declaration.
+        queue_group: the queue group; "" for none.
+        sids: the IDs of its subscriptions.
+        last_error: the class and the id of the last error of the handler; "" if there was none.
+        timing: how long the handler takes. It stays empty if the listener is no endpoint.
+        counts: the counts of each subscription, by its ID. They are kept only for an endpoint with
+            several subjects.
     """
 
     __slots__ = (
         "_around",
         "_bytes_limit",
+        "_calls",
         "_decode",
         "_expired",
         "_log_dropped_at",
         "_logged_dropped",
+        "_measure_at",
         "_msgs_limit",
         "_on_deadline",
         "_on_publish",
         "_on_request",
         "_sender",
         "_serving",
+        "_timed",
         "_trace",
         "_warn_on_none",
+        "_worked",
+        "counts",
+        "last_error",
         "queue_group",
         "sids",
         "spec",
+        "timing",
     )
 
     def __init__(
@@ -209,12 +252,17 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         concurrency: int,
         middlewares: Sequence[Middleware],
         trace: HandlerTrace | None = None,
+        is_endpoint: bool = False,
     ) -> None:
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
         self._trace = trace
         self.queue_group = queue
         self.sids: list[int] = []
+        self.last_error = ""
+        self.timing = Timing() if is_endpoint else _UNTIMED
+        self.counts: dict[int, SubjectCounts] = {}
+        self._worked = 0.0
         self._sender = sender
         shape, parameters = spec.shape, spec.parameters
         data_type = _wanted_type(parameters)
@@ -239,6 +287,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._on_publish = trace.around_handler(self._on_publish)
             self._on_request = trace.around_handler(self._on_request)
             self._on_deadline = trace.around_handler(self._on_deadline)
+        self._measure_at = sys.maxsize
+        if is_endpoint:
+            self._measure_at = 1
+            self._calls = self._on_publish, self._on_request, self._on_deadline
+            self._timed = tuple(
+                self.timing.around(call, self._end_measuring) for call in self._calls
+            )
         may_be_none = spec.no_reply or self._serving is not None
         self._warn_on_none = not may_be_none and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
@@ -256,6 +311,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
 
     # Arrival.
 
+    def deliver_counted(self, size: int, frames: list[Frame]) -> None:
+        """`deliver` for an endpoint with several subjects: counts the messages by subject."""
+        self.counts[frames[0][0]].received += len(frames)
+        self.deliver(size, frames)
+
     def deliver(self, size: int, frames: list[Frame]) -> None:
         """Queue messages that arrived together. If the queue is full, drop and count them.
 
@@ -264,6 +324,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             frames: the messages.
         """
         self._received += len(frames)
+        if self._received >= self._measure_at:
+            self._measure_next(len(frames))
         queue = self._queue
         crowded = len(queue) + len(frames) > self._msgs_limit
         if crowded or self._pending_bytes + size > self._bytes_limit:
@@ -280,6 +342,16 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         """Return `deliver` in a wrapper of the tracing, or itself if there is none."""
         return deliver if self._trace is None else self._trace.around_arrival(deliver, self._queue)
 
+    def _measure_next(self, arrived: int) -> None:
+        """Measure the next run of the handler. The compiled core handles all messages that arrived
+        together with the function that measures one of them, so that after many it is a longer way
+        to the next measurement."""
+        self._measure_at = self._received + self.timing.begin() * arrived
+        self._on_publish, self._on_request, self._on_deadline = self._timed
+
+    def _end_measuring(self) -> None:
+        self._on_publish, self._on_request, self._on_deadline = self._calls
+
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
         dropped = ""  # the subject of a dropped message
@@ -291,6 +363,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 self._pending_bytes += size
             else:
                 self._set_aside += 1
+                if counts := self.counts.get(frame[0]):
+                    counts.errors += 1
                 self._refuse(frame, OVERLOADED)
                 dropped = frame[1]
         if dropped and time.monotonic() >= self._log_dropped_at:
@@ -332,6 +406,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         monotonic = time.monotonic
         self._waking = False
         self._busy += 1
+        self._worked -= monotonic()
         try:
             while queue:
                 item = queue.popleft()
@@ -370,12 +445,18 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 if len(context) != size and surroundings.differ_from(context):
                     return False
         finally:  # `_leave` written out
+            self._worked += monotonic()
             self._busy -= 1
             if queue:
                 self._call_worker()
             if self._finished is not None:
                 self._check_finished()
         return True
+
+    @property
+    def worked(self) -> float:
+        """Seconds that the workers have spent on messages, including those at work now."""
+        return self._worked + self._busy * time.monotonic()
 
     # Requests with a deadline.
 
@@ -389,6 +470,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             return False
         self._set_aside += 1
         self._expired += 1
+        if counts := self.counts.get(item[0]):
+            counts.errors += 1
         self._log.log(
             logging.WARNING,
             "%s did not handle a request on %r: its deadline passed %.3f s ago, in the queue",
@@ -471,6 +554,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._count_failure(error)
         traced = self._trace_failure(item, error)
         error_id = traced.get("error_id") or os.urandom(6).hex()
+        self.last_error = f"{type(error).__name__} (error id {error_id})"
+        if counts := self.counts.get(item[0]):
+            counts.errors += 1
+            counts.last_error = self.last_error
         try:
             self._log_failure(item, error, duration, error_id, is_bad_body, traced)
             self._answer_failure(item, error, error_id, is_bad_body)
