@@ -21,11 +21,12 @@ COMMANDS = {
     "server": "server",
     "pub": "client",
     "req": "client",
-    "sub": "client",
+    "sub": "sub",
     "streams": "streams",
     "dead": "dead",
     "objects": "objects",
     "services": "services",
+    "top": "top",
     "context": "context",
 }
 _SETTINGS: dict[str, Any] = {
