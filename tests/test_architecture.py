@@ -194,6 +194,7 @@ INSIDE = {
         "fleet",
         "sampler",
         "controls",
+        "columns",
         "keyboard",
         "screen",
         "top",

@@ -121,9 +121,7 @@ def _form(*, raw: bool, headers: bool | None) -> Form:
     return Form.RAW
 
 
-def _check_stream_options(
-    stream: str | None, queue: str, since: str | None, *, last: bool
-) -> None:
+def _check_stream_options(stream: str | None, queue: str, since: str | None, *, last: bool) -> None:
     if stream is not None:
         check_existing_name(stream, "--stream")
     if queue:
