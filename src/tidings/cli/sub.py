@@ -95,12 +95,15 @@ def sub(
         return await find_place(api, stream, wanted, policy)
 
     place = run_with_api(app, look)
+    if not follow:  # new messages may arrive without end
+        count = min(count or place.pending, place.pending)
     if place.pending or follow:
         printer = Printer(app, form, headers=with_headers, count=count, follow=follow)
         app.consume(
             place.stream, subject=wanted, ordered=True, start=place.sequence, data_type=bytes
         )(printer.show_stored)
-        _run(app, printer, f"{subject} in the stream {place.stream}")
+        verb = "listening on" if follow else "reading"
+        _run(app, printer, f"{verb} {subject} in the stream {place.stream}")
 
 
 def _form(*, raw: bool, headers: bool | None) -> Form:
@@ -138,7 +141,7 @@ def _print_new(
     printer = Printer(app, form, headers=headers, count=count)
     # A `def` handler prints in a thread, so that a slow reader does not block the connection.
     app.listen(subject, queue=queue, data_type=bytes, concurrency=1, no_reply=True)(printer.show)
-    _run(app, printer, subject)
+    _run(app, printer, f"listening on {subject}")
 
 
 def _run(app: App, printer: Printer, what: str) -> None:
@@ -150,7 +153,7 @@ def _run(app: App, printer: Printer, what: str) -> None:
 
     @app.task()
     async def announce() -> None:
-        print(f"listening on {printable(what)}; Ctrl-C to stop", file=sys.stderr, flush=True)
+        print(f"{printable(what)}; Ctrl-C to stop", file=sys.stderr, flush=True)
 
     foreground(app).run()
     if printer.failure is not None:

@@ -76,13 +76,16 @@ def top(
     async def show(api: JetStreamApi) -> list[Line]:
         sampler = Sampler(api, name, timeout)
         if once:
-            return controls.choose(await _two_samples(sampler, interval, by))
+            return await _two_samples(sampler, interval, by)
         await Top(sampler, controls, interval).run()
         return []
 
     lines = run_with_api(client("tidings", flags), show)
     if once:
-        _print(lines, by, as_json=as_json)
+        _print(controls.choose(lines), by, as_json=as_json)
+        if not lines:
+            typer.echo("tidings: no service answered", err=True)
+            raise typer.Exit(NOT_FOUND)
 
 
 async def _two_samples(sampler: Sampler, interval: float, view: View) -> list[Line]:
@@ -100,9 +103,6 @@ def _print(lines: Sequence[Line], view: View, *, as_json: bool) -> None:
     elif lines:
         titles, rows = [each.title for each in columns], [cells_of(each, columns) for each in lines]
         table(titles, rows, numbers=sum(each.is_number for each in columns))
-    if not lines:
-        typer.echo("tidings: no service answered", err=True)
-        raise typer.Exit(NOT_FOUND)
 
 
 class Top:
