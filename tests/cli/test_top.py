@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -16,7 +18,7 @@ import pytest
 
 from support.process import Process
 from support.terminal import Terminal
-from support.waits import wait_until
+from support.waits import PATIENCE, wait_until
 from tidings import App, Message, ServiceError
 from tidings.jetstream import Stream, StreamMessage
 from tidings.server import NATSServer
@@ -147,32 +149,28 @@ async def test_services_of_other_libraries_are_shown(
     await client.close()
 
 
-def lagging(url: str, name: str, stream: Stream) -> App:
-    """An app with a consumer that never gets further than its first message."""
-    app = App(name, servers=url, streams=[stream], drain_timeout=0.1)
-
-    @app.consume(stream.name, durable="slow", concurrency=1, manual_ack=True)
-    async def slow(msg: StreamMessage[Any]) -> None:
-        """Acknowledge nothing."""
-
-    return app
-
-
 def test_lag_is_what_the_consumers_have_not_delivered(
     call: Call, nats_server: Any, name: str, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NATS_URL", nats_server.url)
-    with lagging(nats_server.url, name, stream) as app:
+    app = App(name, servers=nats_server.url, streams=[stream])
+    may_go_on = threading.Event()
+
+    @app.consume(stream.name, durable="slow", concurrency=1)
+    def slow(msg: StreamMessage[Any]) -> None:
+        may_go_on.wait(PATIENCE)
+
+    def lag() -> Any:
+        [found] = json.loads(call("top", name, "--once", "--json", "--interval", "0.01")[1])
+        return found["lag"]
+
+    with app:
         for _ in range(5):
             app.publish_sync(f"{stream.name}.a", {}, force=True)
-
-        def lag() -> Any:
-            options = ("--once", "--json", "--interval", "0.01")
-            [found] = json.loads(call("top", name, *options)[1])
-            return found["lag"]
-
-        wait_until(lambda: lag() is not None)
-        assert 0 <= lag() <= 5
+        try:
+            wait_until(lambda: lag() == 4)  # the first message is with the handler
+        finally:
+            may_go_on.set()
 
 
 def test_without_jetstream_lag_is_unknown(
@@ -301,6 +299,50 @@ def test_a_lost_server_is_shown_and_the_table_comes_back(
         terminal.wait_for(rf"{name} +0\.0\.0")
         terminal.press("q")
         assert terminal.wait() == 0
+    assert terminal.is_restored()
+
+
+def test_a_user_without_permission_gets_an_error_and_the_terminal_back(
+    open_terminal: Open, tmp_path: Path
+) -> None:
+    config = tmp_path / "users.conf"
+    config.write_text(
+        'authorization { users = [{ user: "ada", password: "s3cret",'
+        ' permissions: { publish: { deny: "$SRV.>" } } }] }'
+    )
+    with NATSServer(config=config) as server:
+        variables = {"NATS_URL": server.url, "NATS_USER": "ada", "NATS_PASSWORD": "s3cret"}
+        terminal = open_terminal(COMMAND, **variables)
+        assert terminal.wait() == 1
+    terminal.wait_for(r"tidings: .*\$SRV\.STATS")
+    assert terminal.is_restored()
+
+
+def test_a_warning_of_the_log_stands_in_the_table_and_cannot_steer_it(
+    open_terminal: Open, server: NATSServer, name: str
+) -> None:
+    app = App(name, servers=server.url, discoverable=False)
+
+    @app.listen("$SRV.STATS", queue="")
+    async def lie(msg: Message[bytes]) -> dict[str, str]:
+        return {"type": "io.nats.micro.v1.stats_response", "name": "\x1b[2J"}
+
+    with app:
+        terminal = open_terminal(COMMAND, NATS_URL=server.url)
+        terminal.wait_for("skipped 1 answers")
+        terminal.press("q")
+        assert terminal.wait() == 0
+    assert terminal.is_restored()
+    assert "\x1b[2J" not in terminal.bytes_shown.replace("\x1b[2J\x1b[H", "")
+
+
+def test_without_a_keyboard_it_shows_the_table_until_a_signal(
+    open_terminal: Open, service: App, name: str
+) -> None:
+    terminal = open_terminal(["sh", "-c", f"exec {' '.join(COMMAND)} {name} </dev/null"])
+    terminal.wait_for(rf"{name} +1\.2\.0")
+    terminal.popen.send_signal(signal.SIGTERM)
+    assert terminal.wait() == 0
     assert terminal.is_restored()
 
 
