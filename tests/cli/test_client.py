@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.command import FULL, FULL_DISK
 from support.terminal import on_terminal
 from tidings import App, ServiceError
 
@@ -144,13 +144,6 @@ def test_publish_sends_as_often_as_told(call: Call, service: list[Any], subject:
     assert (code, shown) == (0, f"published 3 messages on {subject}.quiet\n")
     call("req", f"{subject}.echo", "last")
     assert [msg.body for msg in service] == [b"hello"] * 3 + [b"last"]
-
-
-FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-FULL_DISK = (
-    "tidings: standard output cannot be written (No space left on device): redirect it to another "
-    "place"
-)
 
 
 @FULL

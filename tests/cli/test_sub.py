@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.command import FULL, FULL_DISK
 from support.terminal import on_terminal
 from tidings import App
 from tidings.jetstream import Stream
 
 if TYPE_CHECKING:
     from support.command import Call, Start
-
-FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-FULL_DISK = (
-    "tidings: standard output cannot be written (No space left on device): redirect it to another "
-    "place"
-)
 
 
 def test_sub_prints_a_line_a_message_and_ends_after_its_count(
@@ -270,3 +265,15 @@ def test_several_streams_of_a_subject_are_named(
     assert "--stream" in shown
     assert stored.name in shown
     assert other.name in shown
+
+
+def test_a_work_queue_is_not_read_and_the_error_says_what_to_do(
+    call: Call, stream: Stream, nats_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NATS_URL", nats_server.url)
+    queue = Stream(stream.name, subjects=stream.subjects, storage="memory", retention="workqueue")
+    with App("test", servers=nats_server.url, streams=[queue]):
+        code, _, shown = call("sub", ">", "--stream", stream.name)
+    assert code == 2
+    assert "is a work queue" in shown
+    assert "leave out --stream" in shown

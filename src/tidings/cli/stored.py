@@ -42,7 +42,7 @@ async def find_place(
         policy: where to begin, as the configuration of a consumer says it.
 
     Raises:
-        ConfigError: there is no such stream, or several store the subject.
+        ConfigError: there is no such stream, several store the subject, or it is a work queue.
         TidingsError: the server does not answer, or refuses.
     """
     if stream is None:
@@ -58,15 +58,24 @@ async def find_place(
             {"stream_name": stream, "config": config, "action": "create"},
         )
     except JetStreamApiError as error:
-        if error.err_code != ErrorCode.STREAM_NOT_FOUND:
-            raise
-        raise ConfigError(f"there is no stream {stream!r}") from None
+        raise _refusal(error, stream) from None
     await api.call(f"CONSUMER.DELETE.{stream}.{name}")
     return Place(
         stream=stream,
         sequence=made["delivered"]["stream_seq"] + 1,
         pending=made["num_pending"],
     )
+
+
+def _refusal(error: JetStreamApiError, stream: str) -> Exception:
+    if error.err_code == ErrorCode.STREAM_NOT_FOUND:
+        return ConfigError(f"there is no stream {stream!r}")
+    if error.err_code == ErrorCode.WORK_QUEUE_REQUIRES_ACK:
+        return ConfigError(
+            f"the stream {stream!r} is a work queue, whose messages can only be read by taking "
+            "them away. To see new messages, leave out --stream, --since and --last"
+        )
+    return error
 
 
 async def _stream_of(api: JetStreamApi, subject: str) -> str:
