@@ -189,7 +189,7 @@ INSIDE = {
         "services",
         "dead",
         "printer",
-        "stored",
+        "place",
         "sub",
         "fleet",
         "sampler",

@@ -133,6 +133,13 @@ def test_cells_cannot_steer_a_terminal() -> None:
     assert cells_of(line, columns_of(View.SERVICE))[1] == "\\x1b[2J\\n1"
 
 
+def test_a_name_from_the_network_does_not_fill_the_terminal() -> None:
+    now = sample(0.0, service(endpoint(name="\x00" * 100_000)))
+    cell = cells_of(only(lines_of(None, now, View.ENDPOINT)), columns_of(View.ENDPOINT))[2]
+    assert cell.startswith("\\x00\\x00")
+    assert len(cell) == 80
+
+
 def test_a_narrow_terminal_leaves_out_columns() -> None:
     wide, narrow = columns_of(View.SERVICE), columns_of(View.SERVICE, 80)
     assert {column.title for column in wide} - {column.title for column in narrow} == {

@@ -12,6 +12,7 @@ from .controls import Sort
 from .fleet import Line, View
 from .services import duration
 
+_LONGEST = 80  # characters of a cell
 WIDE = 110  # characters of a terminal that has room for all columns
 
 
@@ -49,8 +50,12 @@ def columns_of(view: View, width: int = WIDE) -> list[Column]:
 
 
 def cells_of(line: Line, columns: Sequence[Column]) -> list[str]:
-    """Return the cells of a line, safe to print."""
-    return [printable(column.cell(line)) for column in columns]
+    """Return the cells of a line, safe to print and of bounded length."""
+    return [_cut(printable(column.cell(line)[:_LONGEST])) for column in columns]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) < _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _number(value: int | None) -> str:

@@ -161,9 +161,9 @@ class _Part(msgspec.Struct, frozen=True):
         if self.endpoint is None:
             return _Counts()
         return _Counts(
-            _count(self.endpoint.num_requests) or 0,
-            _count(self.endpoint.num_errors) or 0,
-            _count(self.endpoint.processing_time) or 0,
+            count_of(self.endpoint.num_requests) or 0,
+            count_of(self.endpoint.num_errors) or 0,
+            count_of(self.endpoint.processing_time) or 0,
         )
 
     def key(self, view: View) -> tuple[str, ...]:
@@ -177,7 +177,7 @@ class _Part(msgspec.Struct, frozen=True):
     def data(self, key: str) -> int | None:
         """Return a number of what tidings adds to the statistics."""
         data = self.endpoint.data if self.endpoint else None
-        return _count(data.get(key)) if isinstance(data, dict) else None
+        return count_of(data.get(key)) if isinstance(data, dict) else None
 
 
 def _parts(sample: Sample) -> Iterator[_Part]:
@@ -191,7 +191,7 @@ def _counts(sample: Sample) -> Iterator[tuple[tuple[str, str, str], _Counts]]:
         yield part.place, part.counts
 
 
-def _count(value: Any) -> int | None:
+def count_of(value: Any) -> int | None:
     """Return a number from the network if it can be a count."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
     return value if is_count else None

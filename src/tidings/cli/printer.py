@@ -73,10 +73,6 @@ class Printer:
         if self._left == 0 or is_last:
             self._end()
 
-    def show_stored(self, msg: StreamMessage[bytes]) -> None:
-        """Print one message of a stream."""
-        self.show(msg)
-
     def _print_block(self, msg: Message[Any]) -> None:
         say(printable(msg.subject), style="bold cyan")
         for line in self._header_lines(msg):

@@ -8,7 +8,7 @@ from tidings.errors import TidingsError
 from tidings.jetstream.api import JetStreamApi
 from tidings.services import Services
 
-from .fleet import Sample, consumers_of
+from .fleet import Sample, consumers_of, count_of
 
 ANSWER = 1.0  # seconds to wait for the lag of a consumer
 AT_ONCE = 16  # questions to JetStream at the same time
@@ -52,5 +52,4 @@ class Sampler:
                 info = await self._api.call(f"CONSUMER.INFO.{path}", timeout=ANSWER)
             except TidingsError:
                 return None
-        lag = info.get("num_pending")
-        return lag if isinstance(lag, int) else None
+        return count_of(info.get("num_pending"))

@@ -18,9 +18,9 @@ from . import logs
 from .console import on_terminal
 from .flags import Flags, client, connects
 from .foreground import foreground
+from .place import Place, find_place, policy_of
 from .printer import Form, Printer
 from .session import app_of, run_with_api
-from .stored import Place, find_place, policy_of
 
 STREAM = "Stream"  # the panel of the options about streams
 
@@ -101,7 +101,7 @@ def sub(
         printer = Printer(app, form, headers=with_headers, count=count, follow=follow)
         app.consume(
             place.stream, subject=wanted, ordered=True, start=place.sequence, data_type=bytes
-        )(printer.show_stored)
+        )(printer.show)
         verb = "listening on" if follow else "reading"
         _run(app, printer, f"{verb} {subject} in the stream {place.stream}")
 
