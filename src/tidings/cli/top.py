@@ -263,9 +263,16 @@ class Top:
             said = "no service answered", "dim"
         else:
             said = "", ""
-        sorts = "  ".join(f"{sort.key} {sort}" for sort in Sort)
-        keys = f"q quit  / filter  v view  sort: {sorts}", "dim"
-        return Group(_one_line(said), _one_line(keys))
+        return Group(_one_line(said), _keys())
+
+
+def _keys() -> Text:
+    """Return what the keys do. In the names of the columns, the key is underlined."""
+    keys = Text("q quit  / filter  v view  sort:", style="dim", no_wrap=True, overflow="ellipsis")
+    for sort in Sort:
+        before, key, after = sort.partition(sort.key)
+        keys.append(f" {before}").append(key, style="not dim bold underline").append(after)
+    return keys
 
 
 def _one_line(*parts: str | tuple[str, str]) -> Text:
