@@ -61,6 +61,7 @@ def test_a_key_sorts_and_the_same_key_again_reverses(keys: str, order: str) -> N
 def test_each_column_has_a_key_of_its_own() -> None:
     keys = [sort.key for sort in Sort]
     assert len(set(keys)) == len(keys)
+    assert all(sort.key in sort for sort in Sort)  # where the key is underlined
     assert not set(keys) & set("qv/\x1b")
 
 
