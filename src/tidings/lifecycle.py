@@ -123,7 +123,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             version=self.version,
             description=self.description,
             metadata=self.metadata,
+            consumers=self._consumer_paths,
         )
+
+    @property
+    def _consumer_paths(self) -> list[str]:
+        names = consumer_names(self.service_name, self.consumers)
+        return [
+            f"{spec.stream}.{name}"
+            for spec, name in zip(self.consumers, names, strict=True)
+            if name is not None
+        ]
 
     def headline(self) -> str:
         """Describe in one line what the app does: `greeter listens on greet and runs report`."""

@@ -15,6 +15,7 @@ from support.process import Process
 from support.services import Asker
 from support.waits import until
 from tidings import App, ConfigError, Group, Message, ServiceError
+from tidings.jetstream import Stream, StreamMessage
 from tidings.server import NATSServer
 from tidings.testing import TestClient
 from tidings.version import __version__
@@ -166,6 +167,33 @@ async def test_a_question_without_reply_subject_is_ignored(
     async with app:
         await asker.client.publish(f"$SRV.STATS.{name}", b"")
         assert (await asker.ask(f"$SRV.STATS.{name}"))["id"] == app.instance_id
+
+
+# Consumers.
+
+
+async def test_the_metadata_names_the_consumers_that_the_instances_share(
+    nats_server: Any, make_app: MakeApp, asker: Asker, name: str, stream: Stream
+) -> None:
+    app = make_app(nats_server, name, streams=[stream])
+
+    @app.consume(stream.name, durable="bills")
+    async def bill(msg: StreamMessage[Any]) -> None:
+        """Do nothing."""
+
+    @app.consume(stream.name, subject=f"{stream.name}.mails")
+    async def mail(msg: StreamMessage[Any]) -> None:
+        """Do nothing."""
+
+    @app.consume(stream.name, ordered=True)
+    async def read(msg: StreamMessage[Any]) -> None:
+        """Do nothing: the consumer of this handler belongs to one instance."""
+
+    async with app:
+        answer = await asker.ask(f"$SRV.PING.{name}")
+        listed = answer["metadata"]["tidings.consumers"].split(",")
+        infos = [await app.js.api.call(f"CONSUMER.INFO.{path}") for path in listed]
+    assert [info["name"] for info in infos] == ["bills", f"tidings-{name}-mail"]
 
 
 # Names and versions.

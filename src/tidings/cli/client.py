@@ -1,4 +1,4 @@
-"""`tidings pub`, `tidings req` and `tidings sub`: send and receive messages from the shell."""
+"""`tidings pub` and `tidings req`: send messages from the shell."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from tidings.app import App
 from tidings.checks import check_seconds
 from tidings.errors import HeaderError
 from tidings.headers import Headers
-from tidings.message import Message
-from tidings.subject import check_pattern, check_queue, check_subject
+from tidings.subject import check_subject
 from tidings.text import printable
 
 from . import logs
-from .bodies import one_line, pretty
-from .console import OutputError, give_up_stdout, on_terminal, output_errors, say
+from .bodies import pretty
+from .console import on_terminal, output_errors, say
 from .flags import Flags, client, connects
-from .foreground import foreground
 
 Subject = Annotated[str, typer.Argument(help="Subject, such as orders.created.")]
 Body = Annotated[
@@ -98,87 +96,6 @@ def show_answer(body: bytes) -> None:
     with output_errors():
         sys.stdout.buffer.write(body + b"\n")
         sys.stdout.buffer.flush()
-
-
-@connects
-def sub(
-    subject: Annotated[
-        str, typer.Argument(help="Subject to listen on; `*` and `>` are wildcards.")
-    ],
-    count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Exit after this many messages.")
-    ] = None,
-    queue: Annotated[str, typer.Option("--queue", help="Queue group to join.")] = "",
-    *,
-    flags: Flags,
-) -> None:
-    """Print messages, one line each, until Ctrl-C."""
-    check_pattern(subject)
-    check_queue(queue)
-    app = _client("tidings-sub", flags)
-    printer = Printer(app, count)
-    # A `def` handler prints in a thread, so that a slow reader does not block the connection.
-    app.listen(subject, queue=queue, data_type=bytes, concurrency=1, no_reply=True)(printer.show)
-
-    @app.task()
-    async def announce() -> None:
-        print(f"listening on {printable(subject)}; Ctrl-C to stop", file=sys.stderr, flush=True)
-
-    foreground(app).run()
-    if printer.failure is not None:
-        raise printer.failure
-
-
-class Printer:
-    """Prints messages, and disconnects the app after the last one.
-
-    Args:
-        app: the app.
-        count: number of messages to print; None for no limit.
-
-    Attributes:
-        failure: the error that ended the output early, if any.
-    """
-
-    def __init__(self, app: App, count: int | None) -> None:
-        self._app = app
-        self._left = count
-        self._ended = False
-        self.failure: OutputError | None = None
-
-    def show(self, msg: Message[bytes]) -> None:
-        """Print one message. Ignores messages that arrive after the last one."""
-        if self._ended:
-            return
-        try:
-            self._print(msg)
-        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-            give_up_stdout()
-            self._end()
-            return
-        except OutputError as error:
-            self.failure = error
-            self._end()
-            return
-        if self._left is not None:
-            self._left -= 1
-            if self._left == 0:
-                self._end()
-
-    def _print(self, msg: Message[bytes]) -> None:
-        subject = printable(msg.subject)
-        if not on_terminal():
-            say(f"{subject} {one_line(msg.body)}".rstrip(" "))
-            return
-        say(subject, style="bold cyan")
-        for name, value in msg.headers.pairs():
-            say(f"{printable(name)}: {printable(value)}", style="dim")
-        if msg.body:
-            say(pretty(msg.body))
-
-    def _end(self) -> None:
-        self._ended = True
-        self._app.disconnect_sync()
 
 
 def parse_headers(lines: Sequence[str]) -> Headers:

@@ -21,13 +21,14 @@ COMMANDS = {
     "server": "server",
     "pub": "client",
     "req": "client",
-    "sub": "client",
+    "sub": "sub",
     "trace": "trace",
     "streams": "streams",
     "consumers": "consumers",
     "dead": "dead",
     "objects": "objects",
     "services": "services",
+    "top": "top",
     "context": "context",
 }
 _SETTINGS: dict[str, Any] = {

@@ -59,7 +59,7 @@ def ls(timeout: Timeout = 2.0, as_json: AsJson = False, *, flags: Flags) -> None
         for (name, version), instances in by_kind.items()
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         _table(
             ("SERVICE", "VERSION", "DESCRIPTION", "INSTANCES", "ENDPOINTS"),
@@ -85,7 +85,7 @@ def ping(
     """Show each instance and how long it took to answer."""
     found = _ask(name, flags, lambda finder: finder.ping(name=name, id=instance, timeout=timeout))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         rows = [[each.name, each.version, each.id, _seconds(each.round_trip)] for each in found]
         _table(("SERVICE", "VERSION", "ID", "ROUND TRIP"), rows, numbers=1)
@@ -105,7 +105,7 @@ def info(
     """Show each instance with its description and endpoints."""
     found = _ask(name, flags, lambda finder: finder.info(name=name, id=instance, timeout=timeout))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for each in found:
             _show_info(each)
@@ -128,7 +128,7 @@ def stats(
     """
     found = _ask(name, flags, lambda finder: finder.stats(name=name, id=instance, timeout=timeout))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _show_stats(found)
     _end(found)
@@ -152,7 +152,8 @@ def _end(found: Sequence[Any]) -> None:
         raise typer.Exit(NOT_FOUND)
 
 
-def _print_json(found: Sequence[Any]) -> None:
+def print_json(found: Sequence[Any]) -> None:
+    """Print records as a JSON array."""
     # In ASCII, so that no character can steer a terminal.
     say(json.dumps(msgspec.to_builtins(list(found)), indent=2))
 
@@ -186,7 +187,7 @@ def _show_stats(found: Sequence[ServiceStats]) -> None:
             endpoint.last_error,
             endpoint.num_requests,
             endpoint.num_errors,
-            _duration(endpoint.average_processing_time),
+            duration(endpoint.average_processing_time),
             *_extra_cells(endpoint),
         ]
         for each in found
@@ -202,12 +203,13 @@ def _show_stats(found: Sequence[ServiceStats]) -> None:
 def _extra_cells(endpoint: EndpointStats) -> list[str]:
     """Return the cells of what tidings adds to the statistics; services without it have none."""
     data = endpoint.data if isinstance(endpoint.data, dict) else {}
-    times = [_duration(data.get(key)) for key in ("p50", "p99")]
+    times = [duration(data.get(key)) for key in ("p50", "p99")]
     counts = [data.get(key) for key in ("pending", "running", "dropped")]
     return [*times, *(str(each) if isinstance(each, int) else "" for each in counts)]
 
 
-def _duration(nanoseconds: Any) -> str:
+def duration(nanoseconds: Any) -> str:
+    """Return nanoseconds as text; "" for what is no number."""
     return _seconds(nanoseconds / 1e9) if isinstance(nanoseconds, int) else ""
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from tidings.services.protocol import Verb, protocol_name
 from tidings.version import __version__
+
+CONSUMERS = "tidings.consumers"  # the key of the service's consumers in its metadata
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +21,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         id: the ID of the instance.
         version: the version of the service.
         description: what the service does.
-        metadata: what the user says of the service, and the version of tidings.
+        metadata: what the user says of the service, the version of tidings, and the consumers.
     """
 
     name: str
@@ -37,15 +39,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         version: str,
         description: str,
         metadata: Mapping[str, str],
+        consumers: Sequence[str] = (),
     ) -> Identity:
         """Return the identity of an app.
 
-        If the protocol does not allow the name, the metadata contains the original one.
+        If the protocol does not allow the name, the metadata contains the original one. The
+        metadata also contains the consumers of the app, each as `stream.consumer`.
         """
         name = protocol_name(service_name)
         own = {"tidings.version": __version__}
         if name != service_name:
             own["tidings.service"] = service_name
+        if consumers:
+            own[CONSUMERS] = ",".join(consumers)
         return cls(
             name=name,
             id=instance_id,
