@@ -39,6 +39,7 @@ class Declarations:
         self,
         subject: str | Sequence[str],
         *,
+        name: str | None = None,
         queue: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
@@ -54,6 +55,7 @@ class Declarations:
 
         Args:
             subject: the subject or subjects. They may contain wildcards (`*`, `>`).
+            name: the name of the endpoint, for discovery. None uses the name of the function.
             queue: the queue group to join. One member of a group gets each message. With "", there
                 is no group: every instance of the service handles every message. With None, the
                 listener has its own group: one instance of the service handles each message, and
@@ -99,6 +101,7 @@ class Declarations:
                 ListenerSpec(
                     handler=handler,
                     subjects=subjects,
+                    endpoint=name,
                     queue=queue,
                     data_type=data_type,
                     concurrency=concurrency,

@@ -273,14 +273,19 @@ class Link:
 
     # Subscriptions.
 
-    def subscribe(self, spec: ListenerSpec, queue: str) -> list[int]:
+    def subscribe(
+        self, spec: ListenerSpec, queue: str, *, is_endpoint: bool = False
+    ) -> list[int]:
         """Subscribe a listener to its subjects, without waiting. Returns their IDs.
 
         Args:
             spec: the listener.
             queue: the queue group it joins, "" for none.
+            is_endpoint: whether discovery shows its statistics.
         """
-        return self.subscriptions.add(spec, queue=queue, concurrency=self.concurrency)
+        return self.subscriptions.add(
+            spec, queue=queue, concurrency=self.concurrency, is_endpoint=is_endpoint
+        )
 
     async def confirm(self, sids: Sequence[int]) -> None:
         """Return when the server has these subscriptions, if it is connected.

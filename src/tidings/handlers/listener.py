@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tidings import codec
-from tidings.checks import check_flag, check_whole
+from tidings.checks import check_flag, check_name, check_whole
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
@@ -32,6 +33,7 @@ from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
 from tidings.handlers.parameters import Parameters, read_parameters
+from tidings.handlers.timing import Timing
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
@@ -44,6 +46,9 @@ DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
 GIVEN = Given("listen()", Message)
+
+# What NATS ADR-32 allows as the name of an endpoint.
+ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
@@ -70,6 +75,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     The attributes are the arguments of `App.listen`, and two of the listener's `Group`.
 
     Attributes:
+        endpoint: the option `name=`, the name of the listener's endpoint.
         group_queue: the group's `queue`.
         prefix: the group's prefix; `subjects` already start with it.
 
@@ -81,6 +87,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     handler: Callable[..., Any]
     subjects: tuple[str, ...]
+    endpoint: str | None = None
     queue: str | None = None
     group_queue: str | None = None
     prefix: str = ""
@@ -98,6 +105,8 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         for subject in self.subjects:
             check_pattern(subject)
         check_queue(self.queue or "")
+        if self.endpoint is not None:
+            check_name("name", self.endpoint, ENDPOINT_NAME, "letters, digits, - and _")
         for name in ("concurrency", "pending_msgs_limit", "pending_bytes_limit"):
             value = getattr(self, name)
             if value is not None:
@@ -127,11 +136,32 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return read_parameters(self.handler, self.data_type, GIVEN)
 
 
+class SubjectCounts(msgspec.Struct):
+    """The counts of one of several subjects of an endpoint.
+
+    Attributes:
+        received: number of messages that arrived.
+        errors: number of messages that were dropped or whose handler failed.
+    """
+
+    received: int = 0
+    errors: int = 0
+
+
 class Listener(WorkQueue[Frame, ListenerStats]):
     """A running handler: its queue takes messages from the connection, and workers handle them.
 
     Messages start in the order of arrival. While the handler is suspended, another worker starts
     the next message, up to `concurrency` at a time.
+
+    Attributes:
+        spec: the declaration.
+        queue_group: the queue group; "" for none.
+        sids: the IDs of its subscriptions.
+        last_error: the class and the id of the last error of the handler; "" if there was none.
+        timing: how long requests take. It stays empty if the listener is no endpoint.
+        counts: the counts of each subscription, by its ID. They are kept only for an endpoint with
+            several subjects.
     """
 
     __slots__ = (
@@ -146,9 +176,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_pending_bytes",
         "_sender",
         "_warn_on_none",
+        "_worked",
+        "counts",
+        "last_error",
         "queue_group",
         "sids",
         "spec",
+        "timing",
     )
 
     def __init__(
@@ -160,11 +194,16 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         queue: str,
         concurrency: int,
         middlewares: Sequence[Middleware],
+        is_endpoint: bool = False,
     ) -> None:
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
         self.queue_group = queue
         self.sids: list[int] = []
+        self.last_error = ""
+        self.timing = Timing()
+        self.counts: dict[int, SubjectCounts] = {}
+        self._worked = 0.0
         self._sender = sender
         data_type = spec.wanted_type
         self._decode = None if data_type is bytes else codec.decoder(data_type)
@@ -174,6 +213,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         for_request = fold_listen(around, handler, request=True)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
         self._on_request = bounded(for_request, spec.timeout, spec.name)
+        if is_endpoint:
+            self._on_request = self.timing.around(self._on_request)
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
@@ -182,6 +223,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._log_dropped_at = 0.0
 
     # Arrival.
+
+    def deliver_counted(self, size: int, frames: list[Frame]) -> None:
+        """`deliver` for an endpoint with several subjects: counts the messages by subject."""
+        self.counts[frames[0][0]].received += len(frames)
+        self.deliver(size, frames)
 
     def deliver(self, size: int, frames: list[Frame]) -> None:
         """Queue messages that arrived together. If the queue is full, drop and count them.
@@ -214,6 +260,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 self._pending_bytes += size
             else:
                 self._set_aside += 1
+                if counts := self.counts.get(frame[0]):
+                    counts.errors += 1
                 self._refuse(frame, OVERLOADED)
                 dropped = frame[1]
         if dropped and time.monotonic() >= self._log_dropped_at:
@@ -251,6 +299,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         monotonic = time.monotonic
         self._waking = False
         self._busy += 1
+        self._worked -= monotonic()
         try:
             while queue:
                 item = queue.popleft()
@@ -287,13 +336,20 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         return False
                 if len(context) != size and surroundings.differ_from(context):
                     return False
-        finally:  # `_leave` written out
+        finally:
+            self._worked += time.monotonic()
+            # `_leave` written out.
             self._busy -= 1
             if queue:
                 self._call_worker()
             if self._finished is not None:
                 self._check_finished()
         return True
+
+    @property
+    def worked(self) -> float:
+        """Seconds that the workers have spent on messages, including those at work now."""
+        return self._worked + self._busy * time.monotonic()
 
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
@@ -322,6 +378,9 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
         error_id = os.urandom(6).hex()
+        self.last_error = f"{type(error).__name__} (error id {error_id})"
+        if counts := self.counts.get(item[0]):
+            counts.errors += 1
         try:
             self._log_failure(item, error, duration, error_id, is_bad_body)
             self._answer_failure(item, error, error_id, is_bad_body)

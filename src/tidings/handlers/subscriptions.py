@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.portal import Portal
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
-from tidings.handlers.listener import Listener, ListenerSpec, Sender
+from tidings.handlers.listener import Listener, ListenerSpec, Sender, SubjectCounts
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
 from tidings.stats import ListenerStats
@@ -49,13 +49,16 @@ class Subscriptions:
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
 
-    def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> list[int]:
+    def add(
+        self, spec: ListenerSpec, *, queue: str, concurrency: int, is_endpoint: bool = False
+    ) -> list[int]:
         """Subscribe a listener to its subjects, without waiting for the server.
 
         Args:
             spec: the listener.
             queue: the queue group to join; "" for no group.
             concurrency: the concurrency to use if the listener sets none.
+            is_endpoint: whether discovery shows its statistics.
 
         Returns:
             The ID of each subscription.
@@ -67,10 +70,15 @@ class Subscriptions:
             queue=queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
+            is_endpoint=is_endpoint,
         )
         self.listeners.append(listener)
+        by_subject = is_endpoint and len(spec.subjects) > 1
+        deliver = listener.deliver_counted if by_subject else listener.deliver
         for subject in spec.subjects:
-            sid = self._connection.subscribe_route(subject, listener.queue_group, listener.deliver)
+            sid = self._connection.subscribe_route(subject, listener.queue_group, deliver)
+            if by_subject:
+                listener.counts[sid] = SubjectCounts()
             listener.sids.append(sid)
             self._subscribed[sid] = (subject, listener)
         return list(listener.sids)
@@ -95,6 +103,11 @@ class Subscriptions:
         for sid in sids:
             if denied := self._connection.denials.take_subscription(sid):
                 raise denied
+
+    @property
+    def subscribed(self) -> dict[int, tuple[str, Listener]]:
+        """The subject and the listener of each subscription, by its ID."""
+        return self._subscribed
 
     def on_subject(self, subject: str) -> list[int]:
         """Return the IDs of the subscriptions on exactly this subject.
