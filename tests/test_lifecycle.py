@@ -38,6 +38,7 @@ ASKING = {
     "consumers",
     "description",
     "drain_timeout",
+    "instance_id",
     "is_running",
     "js",
     "logger",

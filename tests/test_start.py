@@ -16,7 +16,6 @@ from support.waits import PATIENCE, until
 from tidings import (
     App,
     ConfigError,
-    ConnectError,
     Middleware,
     NotStartedError,
     Stream,
@@ -215,11 +214,6 @@ def test_secrets_are_not_shown() -> None:
 
 
 # Where no server is.
-
-
-def test_run_fails_with_the_cause_too() -> None:
-    with pytest.raises(ConnectError):
-        App("a", servers="nats://127.0.0.1:1").run()
 
 
 async def test_run_inside_a_running_loop_says_what_to_write() -> None:

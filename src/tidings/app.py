@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
@@ -208,6 +209,7 @@ class App(Declarations):
         if streams:
             self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
+        self._instance = _new_instance()
         self._background: BackgroundRun | None = None
         self.nats = BlockingBus(self._current, self.disconnect, self.disconnect_sync)
         # The bus's own methods, so that a call through the app costs nothing more.
@@ -414,18 +416,22 @@ class App(Declarations):
         signal, even if a handler blocks the event loop. A second signal, at least one second after
         the first, ends the process at once.
 
+        If the program has not configured logging, this writes one line to standard error when the
+        app has started.
+
         Raises:
-            SystemExit: with 1, if work was abandoned or the connection was given up.
-            ConnectError: no server could be reached.
+            SystemExit: with 1, if no server could be reached, work was abandoned or the connection
+                was given up. The log says which; without a configuration of logging, Python
+                writes it to standard error.
             ConfigError: an event loop runs here already (write `async with app`), this is not the
                 main thread (write `with app`), or `tidings run` is importing the module and will
                 run the app itself.
         """
-        from tidings.process.runner import MainRun
+        from tidings.process.runner import run_program
 
-        MainRun(
+        run_program(
             self._start, drain_timeout=lambda: self.drain_timeout, use_uvloop=self.use_uvloop
-        ).run()
+        )
 
     start = run
 
@@ -585,6 +591,7 @@ class App(Declarations):
         lifespan = self._lifespan
         return Plan(
             service_name=self.service_name,
+            instance_id=self.instance_id,
             queue=self.queue,
             concurrency=self._concurrency,
             request_timeout=self._request_timeout,
@@ -614,6 +621,21 @@ class App(Declarations):
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
         return (run := self._run) is not None and run.is_running
+
+    @property
+    def instance_id(self) -> str:
+        """The ID of this instance of the service, 22 characters, in the logs of `tidings run`.
+
+        It is random, and another one in each process.
+
+        Example:
+            ```python
+            assert len(app.instance_id) == 22
+            ```
+        """
+        if self._instance[0] != os.getpid():  # a forked child is another instance
+            self._instance = _new_instance()
+        return self._instance[1]
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -660,3 +682,8 @@ class App(Declarations):
     def __repr__(self) -> str:
         state = "idle" if (run := self._run) is None else run.state.value
         return f"<App {self.service_name!r} {state}>"
+
+
+def _new_instance() -> tuple[int, str]:
+    """Return the ID of this process and a new ID of an instance in it."""
+    return os.getpid(), os.urandom(11).hex()

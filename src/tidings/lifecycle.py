@@ -41,8 +41,11 @@ from tidings.stats import (
     TaskStats,
     WatcherStats,
 )
+from tidings.text import printable
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
+
+SHOWN = 3  # subjects, streams, buckets or tasks that a headline names
 
 
 class State(enum.Enum):
@@ -58,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What an app has declared when it starts.
 
     Attributes: as the arguments of `App` and of its decorators, and:
+        instance_id: the ID of this instance of the service.
         connection: how to connect.
         lifespan: makes the lifespan's context manager; None if there is none.
         startup: the functions of on_startup.
@@ -67,6 +71,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     service_name: str
+    instance_id: str
     queue: str | None
     concurrency: int
     request_timeout: float
@@ -87,6 +92,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def queue_groups(self) -> list[str]:
         """The queue group of each listener, "" for none."""
         return queue_groups(self.service_name, self.queue, self.listeners)
+
+    def headline(self) -> str:
+        """Describe in one line what the app does: `greeter listens on greet and runs report`."""
+        parts = {
+            "listens on": [subject for spec in self.listeners for subject in spec.subjects],
+            "consumes": [spec.stream for spec in self.consumers],
+            "watches": [spec.bucket for spec in self.watches],
+            "runs": [spec.name for spec in self.tasks],
+        }
+        done = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
+        return printable(f"{self.service_name} {', '.join(done) or 'runs'}")
 
     def stats(self) -> AppStats:
         """The statistics of an app that has not started: a zero for each count."""
@@ -110,6 +126,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 for spec in self.watches
             ),
         )
+
+
+def _some(names: list[str]) -> str:
+    """Return the names as a list for people, without repetitions and not too long."""
+    names = list(dict.fromkeys(names))
+    shown, rest = names[:SHOWN], len(names) - SHOWN
+    if rest > 0:
+        return f"{', '.join(shown)} and {rest} more"
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -405,6 +430,10 @@ class Run:
         release_signals()
 
     # What a run knows.
+
+    def headline(self) -> str:
+        """Describe in one line what the app does and where it is connected."""
+        return f"{self._plan.headline()}; connected to {self.connection.url}"
 
     def observe(self, observer: Callable[[], object]) -> None:
         """Call `observer`, which must not raise, now and after each change of `state` and of the

@@ -31,6 +31,10 @@ class SafeLogger:
         """Return whether the logger logs lines of this level."""
         return self._below.isEnabledFor(level)
 
+    def has_handlers(self) -> bool:
+        """Return whether the program has configured logging."""
+        return self._below.hasHandlers()
+
     def log(
         self,
         level: int,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +27,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_new_service_passes_its_test_and_runs(call: Call, start: Start, folder: Path) -> None:
+def in_shell(command: str, folder: Path, **environment: str) -> str:
+    """Type a command in a folder, and return what it prints."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_printed_commands_run_the_new_service_and_its_test(
+    call: Call, start: Start, folder: Path
+) -> None:
     code, shown, _ = call("new", "Order Prices")
     assert code == 0
-    assert "tidings run order_prices:app --dev" in shown
+    printed = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
+    enter, install, run, request, test = printed
+    assert enter == "cd order_prices"
     made = folder / "order_prices"
     assert {path.name for path in made.iterdir()} == {
         "README.md",
@@ -35,19 +59,21 @@ def test_the_new_service_passes_its_test_and_runs(call: Call, start: Start, fold
         "requirements.txt",
         "test_order_prices.py",
     }
-    pytest_run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--rootdir", made],
-        cwd=made,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "2 passed" in pytest_run.stdout, pytest_run.stdout + pytest_run.stderr
-    process = start("run", "order_prices:app", cwd=made)
+    assert install == "pip install -r requirements.txt"
+    assert (made / "requirements.txt").read_text().split() == ["tidings[all]", "pytest"]
+    process = start(*shlex.split(run)[1:], cwd=made, env={"NATS_URL": ""})
+    url = process.wait_for(r"JetStream on: (\S+)$")[1]
     process.wait_for("order_prices listens")
-    asked = start("req", "order_prices.greet", '{"name": "Ada"}')
-    asked.wait_for('^{"hello":"Ada"}$')
+    assert in_shell(request, made, NATS_URL=url) == '{"hello":"Ada"}\n'
     assert process.stop() == 0
+    assert "2 passed" in in_shell(test, made)
+
+
+def test_the_commands_in_the_readme_are_the_printed_ones(call: Call, folder: Path) -> None:
+    _, shown, _ = call("new", "greeter")
+    printed = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
+    readme = (folder / "greeter" / "README.md").read_text()
+    assert re.findall(r"^\$ (.+)$", readme, re.MULTILINE) == printed[1:]
 
 
 def test_the_new_files_are_formatted(call: Call, folder: Path) -> None:

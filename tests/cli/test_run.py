@@ -1,4 +1,4 @@
-"""`tidings run` as one process: servers, --dev, logs, signals."""
+"""`tidings run` as one process: servers, logs, signals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.waits import wait_until
-from tidings import App, AuthError
+from tidings import App
 
 if TYPE_CHECKING:
     from support.command import Call, Start
@@ -74,66 +72,6 @@ def test_a_url_that_is_none_is_a_wrong_use(call: Call, more: list[str]) -> None:
     assert code == 2
     assert "nats://" in shown
     assert "lovelace" not in shown
-
-
-def test_dev_brings_a_server_that_is_gone_with_the_process(
-    start: Start, write: Write, subject: str
-) -> None:
-    write(
-        "import os\n"
-        "from tidings import App\n"
-        "app = App('own', servers='nats://127.0.0.1:1')\n"
-        "@app.task()\n"
-        "async def show():\n"
-        "    print('environment', os.environ['NATS_URL'], flush=True)\n"
-    )
-    process = start("run", "service", "--dev", env={"NATS_URL": ""})
-    url = process.wait_for(r"^nats-server for this run, JetStream on: (\S+)$")[1]
-    assert url.startswith("nats://127.0.0.1:")
-    process.wait_for(f"environment {url}$")
-    with App("test", servers=url) as client:
-        client.publish_sync(subject, force=True)
-    assert process.stop() == 0
-    with pytest.raises(ConnectionRefusedError):
-        connect(url)
-
-
-def test_dev_brings_no_server_where_the_environment_names_one(
-    start: Start, write: Write, nats_server: Any
-) -> None:
-    write("from tidings import App\napp = App('own', servers='nats://127.0.0.1:1')")
-    url = nats_server.url.replace("://", "://ada:lovelace@")
-    process = start("run", "service", "--dev", env={"NATS_URL": url})
-    process.wait_for(f"own listens.*{nats_server.port}")
-    process.wait_for(
-        rf"--dev starts no nats-server, because \$NATS_URL names one: {nats_server.url}$"
-    )
-    assert process.stop() == 0
-    assert "lovelace" not in process.text
-
-
-def test_the_server_of_dev_takes_the_token_of_the_environment(start: Start, write: Write) -> None:
-    write("from tidings import App\napp = App('own')")
-    environment = {"NATS_URL": "", "NATS_TOKEN": "s3cret"}
-    process = start("run", "service", "--dev", "--workers", "2", env=environment)
-    url = process.wait_for(r"^nats-server for this run, JetStream on: (\S+)$")[1]
-    process.wait_for("own listens", 2)
-    with pytest.raises(AuthError), App("stranger", servers=url):
-        pass
-    with App("friend", servers=url, token="s3cret"):
-        pass
-    assert process.stop() == 0
-    assert "s3cret" not in process.text
-
-
-def test_the_server_of_dev_dies_with_a_process_that_is_killed(start: Start, write: Write) -> None:
-    write()
-    process = start("run", "service", "--dev", env={"NATS_URL": ""})
-    url = process.wait_for(r"JetStream on: (\S+)$")[1]
-    process.wait_for("echo listens")
-    process.signal(signal.SIGKILL)
-    process.wait()
-    wait_until(lambda: not accepts(url))
 
 
 def test_the_first_signal_drains(start: Start, write: Write, subject: str) -> None:
@@ -309,21 +247,29 @@ def test_a_reader_who_is_gone_does_not_end_the_service(start: Start, write: Writ
     write()
     reading, writing = os.pipe()
     os.close(reading)
-    process = start("run", "service", "--dev", env={"NATS_URL": ""}, stdout=writing)
+    process = start("run", "service", stdout=writing)
     os.close(writing)
     process.wait_for("echo listens")
     assert process.stop() == 0
     assert "BrokenPipe" not in process.text
 
 
-def connect(url: str) -> None:
-    host, _, port = url.removeprefix("nats://").rpartition(":")
-    socket.create_connection((host, int(port)), 1).close()
+PRINTS = """
+from tidings import App
+
+app = App("printer")
+
+@app.task()
+async def show():
+    print("printed")
+"""
 
 
-def accepts(url: str) -> bool:
-    try:
-        connect(url)
-    except ConnectionRefusedError:
-        return False
-    return True
+@pytest.mark.parametrize("more", [[], ["--workers", "2"], ["--reload"]])
+def test_what_a_handler_prints_appears_at_once_in_a_pipe(
+    start: Start, write: Write, more: list[str]
+) -> None:
+    write(PRINTS)
+    process = start("run", "service", *more, env={"PYTHONUNBUFFERED": ""})
+    process.wait_for("^printed$", 2 if "--workers" in more else 1)
+    assert process.stop() == 0

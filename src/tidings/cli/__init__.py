@@ -11,21 +11,14 @@ import os
 import sys
 from typing import Any
 
-from tidings.errors import (
-    ConfigError,
-    HeaderError,
-    MissingExtraError,
-    SubjectError,
-    TidingsError,
-)
-from tidings.text import printable
+from tidings.errors import MissingExtraError, TidingsError
+
+from . import logs
+from .failures import fail
 
 __all__ = ["main"]
 
 _NEEDED = ("typer", "rich", "watchfiles", "pythonjsonlogger")
-# Errors that the caller can fix by typing something else. They end with exit code 2, as a wrong
-# option does.
-_USAGE = (ConfigError, SubjectError, HeaderError)
 
 
 def main() -> None:
@@ -42,7 +35,11 @@ def main() -> None:
 
         app(prog_name="tidings")
     except TidingsError as error:
-        _fail(error)
+        fail(error)
+    except SystemExit as error:  # a module may end with a text: `sys.exit("no API key")`
+        if isinstance(error.code, str) and logs.report(error.code):
+            sys.exit(1)
+        raise
     except KeyboardInterrupt:  # raised during the imports above; later, typer handles it
         sys.exit(130)
 
@@ -61,13 +58,6 @@ def _open_standard_streams() -> None:
 def _check_extra() -> None:
     if not all(importlib.util.find_spec(name) for name in _NEEDED):
         raise MissingExtraError("cli", "The command `tidings`")
-
-
-def _fail(error: TidingsError) -> None:
-    notes = getattr(error, "__notes__", [])  # only an error raised in the user's code has a note
-    text = printable("\n".join([str(error), *notes]), keep="\n")
-    print(f"tidings: {text}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, _USAGE) and not notes else 1)
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ from . import logs
 from .bodies import one_line, pretty
 from .console import OutputError, give_up_stdout, on_terminal, output_errors, say
 from .flags import Flags, client, connects
+from .foreground import foreground
 
 Subject = Annotated[str, typer.Argument(help="Subject, such as orders.created.")]
 Body = Annotated[
@@ -123,7 +124,7 @@ def sub(
     async def announce() -> None:
         print(f"listening on {printable(subject)}; Ctrl-C to stop", file=sys.stderr, flush=True)
 
-    app.run()
+    foreground(app).run()
     if printer.failure is not None:
         raise printer.failure
 

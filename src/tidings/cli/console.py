@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ def say(text: str = "", style: str = "") -> None:
             # rich respects NO_COLOR and TERM=dumb.
             Console(highlight=False, soft_wrap=True).print(Text(text, style=style))
         else:
-            print(text, flush=True)
+            _write(text)
 
 
 @contextlib.contextmanager
@@ -62,10 +63,32 @@ def output_errors() -> Iterator[None]:
 
 def mention(text: str) -> None:
     """Print a line that the command does not depend on. It ignores a failed write."""
+    with optional_output():
+        _write(text)
+
+
+def _write(text: str) -> None:
+    # In one call, so that no other process that shares the output can write into the line.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def optional_output() -> Iterator[None]:
+    """Ignore a failed write of output that the command does not depend on."""
     try:
-        print(text, flush=True)
-    except (OSError, ValueError):
+        yield
+    except UnicodeEncodeError:  # standard output has another encoding; it takes other lines
+        pass
+    except (OSError, ValueError, TidingsError):  # closed, full, or its reader is gone
         give_up_stdout()
+
+
+def flush_each_line() -> None:
+    """Let standard output pass on each line at once, also into a pipe or a file."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(OSError, ValueError):  # closed, full, or its reader is gone
+            sys.stdout.reconfigure(line_buffering=True)
 
 
 def give_up_stdout() -> None:
@@ -78,27 +101,42 @@ def give_up_stdout() -> None:
         pass
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> None:
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: int,
+    styles: Sequence[str] = (),
+) -> None:
     """Print a table.
 
     Args:
         columns: titles of the columns.
         rows: cells of each row.
         numbers: number of columns, counted from the right, that contain numbers.
+        styles: a style of rich for each column, for a terminal, instead of a frame.
     """
     right = len(columns) - numbers
     if on_terminal():
-        shown = Table(pad_edge=False)
+        shown = Table(pad_edge=False, box=None) if styles else Table(pad_edge=False)
         for index, column in enumerate(columns):
-            shown.add_column(column, justify="right" if index >= right else "left")
+            style = styles[index] if styles else ""
+            shown.add_column(column, style=style, justify="right" if index >= right else "left")
         for row in rows:
             shown.add_row(*map(Text, row))
         Console().print(shown)
         return
+    say("\n".join(plain_table(columns, rows, numbers)))
+
+
+def plain_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int
+) -> Iterator[str]:
+    """Yield the lines of a table in plain text. The arguments are those of `table`."""
+    right = len(columns) - numbers
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
         cells = [
             cell.rjust(width) if index >= right else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        say("  ".join(["", *cells]).rstrip())
+        yield "  ".join(["", *cells]).rstrip()

@@ -8,10 +8,13 @@ import os
 import sys
 import traceback
 from types import ModuleType, TracebackType
+from typing import NoReturn
 
 from tidings.app import App
 from tidings.errors import ConfigError
 from tidings.process.runner import importing
+
+from . import logs
 
 
 def load_app(target: str) -> App:
@@ -58,7 +61,7 @@ def _import(name: str, folder: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if _users_frames(error.__traceback__) is not None:
-            _show_users_error(error)
+            _show_users_error(name, error)
         if name.partition(".")[0] == error.name or "." not in name:
             found = f"there is no module {error.name!r} in {folder} or among the installed packages"
         else:
@@ -67,16 +70,16 @@ def _import(name: str, folder: str) -> ModuleType:
             )
         raise ConfigError(f"{found}: correct the name, or change to the module's folder") from None
     except Exception as error:
-        _show_users_error(error)
-        raise  # never reached
+        _show_users_error(name, error)
     finally:
         importing.reset(token)
 
 
-def _show_users_error(error: Exception) -> None:
-    """Print the traceback without the frames of the import system."""
-    frames = _users_frames(error.__traceback__)
-    traceback.print_exception(error.with_traceback(frames))
+def _show_users_error(name: str, error: Exception) -> NoReturn:
+    """Print or log the traceback without the frames of the import system."""
+    error = error.with_traceback(_users_frames(error.__traceback__))
+    if not logs.report_exception(f"{name!r} cannot be imported", error):
+        traceback.print_exception(error)
     raise SystemExit(1)
 
 

@@ -1,5 +1,7 @@
 """Logging for the commands: text for people, JSON for log collectors.
 
+With JSON, standard error holds nothing but records, so failures and warnings become records, too.
+
 The sender of a message chooses some of the texts in a log record. Both formats escape them, so that
 a text can neither forge a line nor control a terminal.
 """
@@ -9,9 +11,14 @@ from __future__ import annotations
 import enum
 import logging
 import logging.config
+import sys
 import textwrap
+import threading
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
+from tidings.log import logger
 from tidings.text import printable
 
 
@@ -52,6 +59,111 @@ def configure(level: LogLevel, form: LogFormat, worker: str = "") -> None:
             },
         }
     )
+    add_identity()
+    if form is LogFormat.JSON:
+        log_failures()
+
+
+class Identity(logging.Filter):
+    """Adds the service, its version and the ID of its instance to records, unless a record has such
+    a field itself. They are "" until the app is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields = {"service": "", "version": "", "instance": ""}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in self.fields.items():
+            record.__dict__.setdefault(name, value)
+        return True
+
+
+_identity = Identity()
+
+
+def identify(service: str, version: str, instance: str = "") -> None:
+    """Name the service in all records from now on.
+
+    Args:
+        service: the app's name.
+        version: the app's version.
+        instance: the app's instance ID; "" for the process that only supervises others.
+    """
+    _identity.fields = {"service": service, "version": version, "instance": instance}
+
+
+def add_identity() -> None:
+    """Let every handler add the service, version and instance to its records."""
+    for handler in _handlers():
+        handler.addFilter(_identity)
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    named = logging.root.manager.loggerDict.values()
+    for each in (logging.root, *named):
+        yield from getattr(each, "handlers", ())  # a placeholder of a logger has none
+
+
+def is_on_console() -> bool:
+    """Whether a handler writes to standard error or standard output."""
+    return any(
+        getattr(handler, "stream", None) in (sys.stderr, sys.stdout) for handler in _handlers()
+    )
+
+
+class _Reports:
+    """Where failures go: to standard error as plain text, or into the log."""
+
+    into_log = False
+
+
+def report(text: str) -> bool:
+    """Log why a command failed, if failures belong into the log.
+
+    Returns:
+        False if the text must also be written to standard error.
+    """
+    if _Reports.into_log:
+        logger.error("%s", text)
+    return _Reports.into_log and is_on_console()
+
+
+def report_exception(text: str, error: BaseException) -> bool:
+    """Do the same with the traceback of an error."""
+    if _Reports.into_log:
+        logger.error("%s: %s", text, type(error).__name__, exc_info=error)
+    return _Reports.into_log and is_on_console()
+
+
+def log_failures() -> None:
+    """Log uncaught errors, failures of the command and warnings from now on."""
+    _Reports.into_log = True
+    logging.captureWarnings(True)
+    sys.excepthook = _on_uncaught
+    threading.excepthook = _on_uncaught_in_thread
+    sys.unraisablehook = _on_unraisable
+
+
+def _on_uncaught(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+    if not report_exception("the process ends", error):
+        sys.__excepthook__(kind, error, tb)
+
+
+def _on_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    error = args.exc_value
+    if (
+        error is None
+        or isinstance(error, SystemExit)
+        or not report_exception("a thread ended", error)
+    ):
+        threading.__excepthook__(args)
+
+
+def _on_unraisable(args: Any) -> None:
+    if args.exc_value is None or not report_exception(
+        args.err_msg or "an error was ignored", args.exc_value
+    ):
+        sys.__unraisablehook__(args)
 
 
 class TextFormatter(logging.Formatter):
@@ -85,6 +197,7 @@ def json_formatter(**options: Any) -> logging.Formatter:
             return {
                 name: _safe(value, "\n" if name in _OF_LINES else "")
                 for name, value in fields.items()
+                if value != "" or name not in _identity.fields
             }
 
     return Formatter(**options)

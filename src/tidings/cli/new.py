@@ -85,14 +85,16 @@ $$ pip install -r requirements.txt
 $$ tidings run $module:app --dev
 ```
 
-`--dev` starts a nats-server and prints its URL. Use that URL in a second terminal:
+`--dev` starts a nats-server. Send a request in a second terminal:
 
 ```console
-$$ tidings req $module.greet '{"name": "Ada"}' --servers URL
+$$ tidings req $module.greet '{"name": "Ada"}'
 {
   "hello": "Ada"
 }
 ```
+
+If port 4222 is in use, `tidings run` prints the command with the URL of its own server.
 
 The tests start their own server:
 
@@ -107,6 +109,22 @@ REQUIREMENTS = """\
 tidings[all]
 pytest
 """
+
+
+COMMANDS = """
+Run it:
+
+  cd $module
+  pip install -r requirements.txt
+  tidings run $module:app --dev
+
+In a second terminal, send it a request:
+
+  tidings req $module.greet '{"name": "Ada"}'
+
+Run its tests:
+
+  pytest"""
 
 
 def new(
@@ -126,7 +144,7 @@ def new(
     for file_name, text in files.items():
         _write(folder / file_name, Template(text).substitute(words))
     say(f"{module}/: {', '.join(files)}", style="green")
-    say(f"\n  cd {module}\n  tidings run {module}:app --dev\n  pytest")
+    say(Template(COMMANDS).substitute(words))
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from tidings.log import logger
 
 from .child import ENDED
-from .supervisor import USAGE, ChildCommand, Supervision, Worker, ending
+from .supervisor import USAGE, ChildCommand, Present, Supervision, Worker, ending
 
 
 class Reloader(Supervision):
@@ -21,10 +21,11 @@ class Reloader(Supervision):
     Args:
         command: the command that starts the child.
         folder: folder to watch, including its subfolders.
+        present: as for `Supervision`.
     """
 
-    def __init__(self, command: ChildCommand, folder: str) -> None:
-        super().__init__(command)
+    def __init__(self, command: ChildCommand, folder: str, present: Present) -> None:
+        super().__init__(command, present)
         self._folder = folder
         self._restarts = 0
 

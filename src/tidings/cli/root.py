@@ -20,7 +20,6 @@ from .server import server
 from .streams import streams
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich" if on_terminal() else None,

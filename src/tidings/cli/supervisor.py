@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from tidings.concurrency.backoff import Backoff
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
@@ -20,7 +22,27 @@ from tidings.process.signals import Request, StopRequests, stop_signals
 from tidings.process.systemd import Notifier
 from tidings.transport.sources import Source
 
-from .child import ALIVE, BEAT, ENDED, FLAGS, LIFELINE, LOADED, RUNNING, SERVERS, STOP, WORKER
+from .child import (
+    ALIVE,
+    BEAT,
+    DEV,
+    ENDED,
+    FLAGS,
+    LEVEL_CONFIGURED,
+    LEVEL_DEBUG,
+    LIFELINE,
+    LOADED,
+    OVERVIEW,
+    RUNNING,
+    SERVERS,
+    STOP,
+    WORKER,
+)
+from .log_level import switch
+from .overview import Overview
+
+# Gets the overview of an app from each of its processes that has started.
+Present = Callable[[Overview], None]
 
 USAGE = 2
 FIRST_DELAY = 0.5  # seconds before a process that died is started again
@@ -45,6 +67,7 @@ class ChildCommand:
         servers: URLs that replace the app's own, comma-separated; "" for none. With them, the
             environment and contexts do not count.
         flags: the flags of the connection.
+        is_dev: the servers are the one of --dev.
         cwd: working directory of the child; None for the current one.
         beat: seconds between two keep-alives of the child; 0 for none.
     """
@@ -53,6 +76,7 @@ class ChildCommand:
     options: Sequence[str] = ()
     servers: str = ""
     flags: Source | None = None
+    is_dev: bool = False
     cwd: str | os.PathLike[str] | None = None
     beat: float = 0.0
 
@@ -69,6 +93,8 @@ class ChildCommand:
             own[SERVERS] = self.servers
         if self.flags is not None:
             own[FLAGS] = json.dumps(self.flags.options)
+        if self.is_dev:
+            own[DEV] = "1"
         if number:
             own[WORKER] = str(number)
         if self.beat:
@@ -83,6 +109,7 @@ class Worker:
         process: the process.
         lifeline: the parent's end of the socket that parent and child share.
         number: number of the child, from 1; 0 for the only child.
+        present: gets the overview of the app when it runs.
         on_running: called when the app runs.
     """
 
@@ -91,9 +118,11 @@ class Worker:
         process: asyncio.subprocess.Process,
         lifeline: socket.socket,
         number: int,
+        present: Present | None,
         on_running: Callable[[], object],
     ) -> None:
         self._process = process
+        self._present = present
         self._lifeline = lifeline
         self._started = time.monotonic()
         self._exit = asyncio.ensure_future(process.wait())
@@ -111,6 +140,7 @@ class Worker:
         command: ChildCommand,
         number: int = 0,
         stderr: int | None = None,
+        present: Present | None = None,
         on_running: Callable[[], object] = bool,
     ) -> Worker:
         """Start a child in its own session, so that Ctrl-C in a terminal reaches only the parent.
@@ -119,6 +149,7 @@ class Worker:
             command: the command to start.
             number: number of the child.
             stderr: file descriptor for the child's log.
+            present: gets the overview of the app when it runs.
             on_running: called when the child's app runs.
         """
         ours, theirs = socket.socketpair()
@@ -133,12 +164,12 @@ class Worker:
                 start_new_session=True,
             )
         ours.setblocking(False)
-        return cls(process, ours, number, on_running)
+        return cls(process, ours, number, present, on_running)
 
     async def _listen(self) -> None:
         loop, said = asyncio.get_running_loop(), b""
         with contextlib.suppress(OSError):
-            while word := await loop.sock_recv(self._lifeline, 256):
+            while word := await loop.sock_recv(self._lifeline, 4096):
                 *lines, said = (said + word).split(b"\n")
                 for line in lines:
                     self._take(line)
@@ -146,6 +177,8 @@ class Worker:
     def _take(self, line: bytes) -> None:
         if line.startswith(LOADED):
             self._drain_timeout = float(line.removeprefix(LOADED))
+        elif line.startswith(OVERVIEW) and self._present is not None:
+            self._present(msgspec.json.decode(line.removeprefix(OVERVIEW), type=Overview))
         elif line == RUNNING:
             self._runs.set()
             self._on_running()
@@ -221,11 +254,16 @@ class Worker:
         if self._exit.done():
             return
         with contextlib.suppress(OSError):
-            self._lifeline.send(STOP)
+            self._lifeline.send(b"%b\n" % STOP)
             self._lifeline.shutdown(socket.SHUT_WR)
         if self._killing is None:
             patience = self._drain_timeout + END_GRACE + KILL_GRACE
             self._killing = asyncio.get_running_loop().call_later(patience, self._kill)
+
+    def set_level(self, debug: bool) -> None:
+        """Switch the log of the child to DEBUG, or back."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._lifeline.send(b"%b\n" % (LEVEL_DEBUG if debug else LEVEL_CONFIGURED))
 
     def _kill(self) -> None:
         logger.error("%s did not end in time: killing it", self)
@@ -241,23 +279,33 @@ class Worker:
 
 
 class Supervision:
-    """Base of the two supervisors: children, and the signals that end all of them."""
+    """Base of the two supervisors: children, and the signals for all of them.
 
-    def __init__(self, command: ChildCommand) -> None:
+    Args:
+        command: the command that starts a child.
+        present: gets the overview of the app at the start, and again if it has changed.
+    """
+
+    def __init__(self, command: ChildCommand, present: Present) -> None:
         self._notifier = Notifier.take()
         self._beat = self._notifier.watchdog / 2
         self._is_ready = False
         self._count = 1
         self._command = replace(command, beat=self._beat)
+        self._present = present
+        self._presented: Overview | None = None
         self._workers: dict[int, Worker] = {}
         self._stopping = asyncio.Event()
         self._requests = StopRequests()
         self._killed_by = 0
 
     async def _launch(self, number: int) -> Worker:
-        worker = self._workers[number] = await Worker.start(
-            self._command, number, on_running=self._notify
+        worker = await Worker.start(
+            self._command, number, present=self._present_once, on_running=self._notify
         )
+        self._workers[number] = worker
+        if switch.is_debug:
+            worker.set_level(debug=True)
         if self._killed_by:  # the signals arrived while the process was created
             worker.signal(signal.SIGKILL)
         elif self._stopping.is_set():
@@ -270,11 +318,22 @@ class Supervision:
         handled = stop_signals()
         for number in handled:
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_level_signal)
         try:
             yield
         finally:
-            for number in handled:
+            for number in (*handled, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
+
+    def _present_once(self, overview: Overview) -> None:
+        if overview != self._presented:
+            self._presented = overview
+            self._present(overview)
+
+    def _on_level_signal(self) -> None:
+        switch.toggle()
+        for worker in self._workers.values():
+            worker.set_level(switch.is_debug)
 
     def _on_signal(self, number: signal.Signals) -> None:
         request = self._requests.add()
@@ -328,10 +387,11 @@ class Supervisor(Supervision):
     Args:
         command: the command that starts each process.
         count: number of processes.
+        present: as for `Supervision`.
     """
 
-    def __init__(self, command: ChildCommand, count: int) -> None:
-        super().__init__(command)
+    def __init__(self, command: ChildCommand, count: int, present: Present) -> None:
+        super().__init__(command, present)
         self._count = count
 
     async def run(self) -> int:

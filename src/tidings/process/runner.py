@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 from tidings.errors import (
     ConfigError,
+    ConnectError,
     ConnectionClosedError,
     DrainTimeoutError,
     ThreadStartError,
@@ -33,6 +35,46 @@ importing: ContextVar[bool] = ContextVar("importing", default=False)
 END_GRACE = 1.75
 
 Start = Callable[[], Awaitable[Run]]  # starts an app
+
+
+def run_program(start: Start, *, drain_timeout: Callable[[], float], use_uvloop: bool) -> None:
+    """Run an app as the whole of a program: `MainRun`, with a line for its user.
+
+    A program that has not configured logging would start without a word. It gets one line on
+    standard error instead. If no server can be reached, that is one line, too.
+
+    Args:
+        start: as for `MainRun`.
+        drain_timeout: as for `MainRun`.
+        use_uvloop: as for `MainRun`.
+
+    Raises:
+        SystemExit: with 1, if no server could be reached, work was abandoned or the connection was
+            given up.
+        ConfigError: as for `MainRun`.
+    """
+
+    async def start_and_say() -> Run:
+        run = await start()
+        if not main.was_stopped and not logger.has_handlers():
+            _say(f"{run.headline()}. Ctrl-C stops it.")
+        return run
+
+    main = MainRun(start_and_say, drain_timeout=drain_timeout, use_uvloop=use_uvloop)
+    try:
+        main.run()
+    except ConnectError as error:
+        if getattr(error, "__notes__", None):  # a hook of the program raised it
+            raise
+        logger.error("%s", error)  # without any handler, Python writes it to standard error
+        raise SystemExit(1) from None
+
+
+def _say(line: str) -> None:
+    """Write a line to standard error, which may be closed."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class MainRun:
