@@ -344,6 +344,7 @@ def dynamic_spec(
         concurrency=concurrency,
         no_reply=no_reply,
         timeout=as_seconds(timeout),
+        dynamic=True,
     )
     warn_of_literal(f"subscription of {spec.name}", subject)
     return spec

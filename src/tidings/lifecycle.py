@@ -7,7 +7,7 @@ import contextlib
 import enum
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -20,12 +20,14 @@ from tidings.errors import (
     TidingsError,
 )
 from tidings.handlers.events import ConnectionEvent, EventHooks
+from tidings.handlers.health import HealthCheck
 from tidings.handlers.lifespan import Lifespan
 from tidings.handlers.listener import ListenerSpec
 from tidings.handlers.middleware import MiddlewareSpec
 from tidings.handlers.queue_groups import queue_groups
 from tidings.handlers.tasks import Task, TaskSpec
 from tidings.handlers.watchdog import Watchdog
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.consumers import Consumers
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -57,6 +59,16 @@ class State(enum.Enum):
     DRAINING = "draining"  # no new message is taken; what was taken is finished
 
 
+class Observer(Protocol):
+    """What accompanies a run from its first moment to its last, such as its monitor."""
+
+    def close(self) -> None:
+        """End: the run has ended. Must not raise."""
+
+    def forget(self) -> None:
+        """Leave everything to the parent process: this is a forked child. Must not raise."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What an app has declared when it starts.
 
@@ -68,6 +80,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ready: the functions of on_ready.
         shutdown: the functions of on_shutdown.
         events: the hooks of `App.on`.
+        health: the checks of `App.health`.
+        observers: functions that take the run and begin to observe it.
+        is_measured: whether to measure how long handlers and requests take.
     """
 
     service_name: str
@@ -87,6 +102,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ready: tuple[Callable[[], Any], ...]
     shutdown: tuple[Callable[[], Any], ...]
     events: EventHooks
+    health: tuple[HealthCheck, ...] = ()
+    observers: tuple[Callable[[Run], Observer], ...] = ()
+    is_measured: bool = False
 
     @property
     def queue_groups(self) -> list[str]:
@@ -201,6 +219,7 @@ class Run:
             concurrency=plan.concurrency,
             request_timeout=plan.request_timeout,
             tell=self._on_event,
+            is_measured=plan.is_measured,
         )
         self._plan = plan
         self._current = current
@@ -215,8 +234,10 @@ class Run:
             middlewares,
             service=plan.service_name,
             restore_stream=jetstream.restore_stream,
+            is_measured=plan.is_measured,
         )
-        self.watchers = Watchers(jetstream, pool, middlewares)
+        self.watchers = Watchers(jetstream, pool, middlewares, plan.is_measured)
+        self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
         self._watchdog = Watchdog()
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
@@ -244,6 +265,8 @@ class Run:
         self._serve()
 
     async def _open(self) -> None:
+        for observe in self._plan.observers:
+            self._observers.append(observe(self))
         await self.connection.open()
         plan = self._plan
         warn_of_declarations(
@@ -320,6 +343,8 @@ class Run:
         self._current.detach()
         self._host.detach()
         self.state = State.IDLE
+        for observer in self._observers:
+            observer.close()
 
     async def _abort(self) -> None:
         """End a start that failed."""
@@ -404,6 +429,21 @@ class Run:
         return self.state is State.STARTING
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the end has begun, or is ordered."""
+        return self._ending is not None
+
+    @property
+    def plan(self) -> Plan:
+        """What the app had declared when it started."""
+        return self._plan
+
+    @property
+    def api(self) -> JetStreamApi:
+        """The JetStream API."""
+        return self._jetstream.api
+
+    @property
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
         return self.state is State.RUNNING
@@ -426,6 +466,8 @@ class Run:
         self._current.forget()
         self._host.forget()
         self.link.forget()
+        for observer in self._observers:
+            observer.forget()
         self._on_end(None)
         release_signals()
 
@@ -443,7 +485,7 @@ class Run:
 
     def stats(self) -> AppStats:
         """What was counted up to now."""
-        subscriptions = self.link.subscriptions
+        subscriptions, times = self.link.subscriptions, self.link.request_times
         return AppStats(
             connection=self.connection.snapshot(),
             listeners=tuple(listener.snapshot() for listener in subscriptions.listeners),
@@ -451,6 +493,7 @@ class Run:
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self.consumers.snapshot(),
             watchers=self.watchers.snapshot(),
+            requests=() if times is None else times.snapshot(),
         )
 
     def unfinished(self) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from tidings.errors import (
 )
 from tidings.handlers.listener import ListenerSpec
 from tidings.handlers.middleware import Middleware, fold_send
+from tidings.handlers.request_times import RequestTimes
 from tidings.handlers.subscriptions import Subscriptions
 from tidings.headers import Headers, HeadersLike
 from tidings.message import Message
@@ -50,6 +51,7 @@ class Link:
         concurrency: handlers of one listener at work at a time, where it names no number.
         request_timeout: default timeout of `request`, in seconds.
         tell: takes the name of an event and its error.
+        is_measured: whether to measure how long handlers and requests take.
 
     Attributes:
         outbox: the connection's buffer.
@@ -60,7 +62,9 @@ class Link:
         bridge: the way of published messages from other threads.
         subscriptions: the listeners.
         send_publish: `publish` within the send hooks; None if no middleware has one.
-        send_request: `request` within the send hooks; None if no middleware has one.
+        send_request: `request` within the send hooks and measured; None if no middleware has such a
+            hook and nothing is measured.
+        request_times: how long requests take; None if nothing is measured.
     """
 
     __slots__ = (
@@ -72,6 +76,7 @@ class Link:
         "outbox",
         "portal",
         "request_timeout",
+        "request_times",
         "send_publish",
         "send_request",
         "service_name",
@@ -89,6 +94,7 @@ class Link:
         concurrency: int,
         request_timeout: float,
         tell: EventHook,
+        is_measured: bool = False,
     ) -> None:
         self.connection = connection
         self.service_name = service_name
@@ -102,8 +108,14 @@ class Link:
         self.bridge = FrameBridge(self.portal, self.outbox.post, self.outbox.make_room)
         self.portal.before = self.bridge.taken
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
-        self.send_request = fold_send(middlewares, self.request, "send_request")
-        self.subscriptions = Subscriptions(connection, self.portal, self, middlewares)
+        self.request_times = RequestTimes() if is_measured else None
+        request = self.request if self.request_times is None else self.request_times.of(self.request)
+        self.send_request = fold_send(middlewares, request, "send_request")
+        if is_measured and self.send_request is None:
+            self.send_request = request
+        self.subscriptions = Subscriptions(
+            connection, self.portal, self, middlewares, is_measured
+        )
 
     def close(self) -> None:
         """Take no more calls."""

@@ -39,7 +39,7 @@ from tidings.log import logger, safe_text
 from tidings.message import Message
 from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
-from tidings.stats import ListenerStats
+from tidings.stats import Histogram, ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
 DEFAULT_PENDING_MSGS = 65_536
@@ -78,6 +78,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         endpoint: the option `name=`, the name of the listener's endpoint.
         group_queue: the group's `queue`.
         prefix: the group's prefix; `subjects` already start with it.
+        dynamic: whether it is subscribed while the app runs, not declared.
 
     Raises:
         ConfigError: if the handler has the wrong signature, an option has a wrong value or the data
@@ -98,6 +99,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     pending_bytes_limit: int = DEFAULT_PENDING_BYTES
     timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         if not self.subjects:
@@ -296,10 +298,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         queue, decode, sender = self._queue, self._decode, self._sender
         surroundings = self._pool.surroundings
         size = surroundings.size
-        monotonic = time.monotonic
+        durations = self._durations
+        monotonic = time.monotonic if durations is None else durations.clock()
         self._waking = False
         self._busy += 1
-        self._worked -= monotonic()
+        self._worked -= time.monotonic()
         try:
             while queue:
                 item = queue.popleft()
@@ -328,7 +331,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                             self._refuse(item, CUT_OFF)
                         raise
                     is_bad_body = message is None and isinstance(error, DecodeError)
-                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
+                    duration = time.monotonic() - started
+                    self._on_failure(item, error, duration, is_bad_body=is_bad_body)
                     if (rest := rest_of(error)) is not None:
                         started = NEVER
                         await self._outlast(rest)
@@ -338,6 +342,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     return False
         finally:
             self._worked += time.monotonic()
+            if durations is not None:
+                monotonic()  # ends the last message
             # `_leave` written out.
             self._busy -= 1
             if queue:
@@ -467,4 +473,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             pending_bytes=self._pending_bytes,
             running=self._running,
             abandoned=self._abandoned,
+            dynamic=self.spec.dynamic,
+            seconds=self._seconds,
         )
+
+    @property
+    def _seconds(self) -> Histogram | None:
+        if self._durations is None:
+            return None
+        return self._durations.histogram_of(self._handled + self._failed, self.worked)

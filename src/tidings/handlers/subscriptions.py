@@ -26,6 +26,7 @@ class Subscriptions:
         portal: runs the end of a subscription in the background.
         sender: sends the replies of the listeners.
         middlewares: the app's middlewares, innermost first.
+        is_measured: whether to measure how long handlers take.
 
     Attributes:
         listeners: the running listeners, in the order in which they were added.
@@ -39,6 +40,7 @@ class Subscriptions:
         portal: Portal,
         sender: Sender,
         middlewares: Sequence[Middleware],
+        is_measured: bool = False,
     ) -> None:
         self.listeners: list[Listener] = []
         self.ended = ListenerStats.none()
@@ -48,6 +50,7 @@ class Subscriptions:
         self._middlewares = middlewares
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
+        self._is_measured = is_measured
 
     def add(
         self, spec: ListenerSpec, *, queue: str, concurrency: int, is_endpoint: bool = False
@@ -72,6 +75,8 @@ class Subscriptions:
             middlewares=self._middlewares,
             is_endpoint=is_endpoint,
         )
+        if self._is_measured:
+            listener.measure()
         self.listeners.append(listener)
         by_subject = is_endpoint and len(spec.subjects) > 1
         deliver = listener.deliver_counted if by_subject else listener.deliver

@@ -27,6 +27,7 @@ class Consumers:
         middlewares: middlewares around every handler.
         service: the service's name, which all instances share.
         restore_stream: creates a declared stream that is gone; returns whether it is there.
+        is_measured: whether to measure how long handlers take.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Consumers:
         *,
         service: str,
         restore_stream: RestoreStream,
+        is_measured: bool = False,
     ) -> None:
+        self._is_measured = is_measured
         self._api = api
         self._pool = pool
         self._middlewares = middlewares
@@ -60,6 +63,8 @@ class Consumers:
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
             keeps_dead_letters = await self._keeps_dead_letters(spec)
             consumer = self._make(spec, name, concurrency)
+            if self._is_measured:
+                consumer.measure()
             self._consumers.append(consumer)
             await consumer.ensure(keeps_dead_letters=keeps_dead_letters)
         for consumer in self._consumers:

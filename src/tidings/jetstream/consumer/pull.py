@@ -148,6 +148,11 @@ class Puller:
         """Messages that were asked for and have not come."""
         return sum(inbox.owed for inbox in self._inboxes)
 
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the pulls are lost and have not begun again."""
+        return self._recovering is not None
+
     def pull_soon(self) -> None:
         """Call `pull` once for everything that happens in this turn of the loop."""
         if not self._scheduled:

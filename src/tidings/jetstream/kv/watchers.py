@@ -138,13 +138,21 @@ class Watcher(OrderedQueue[WatcherStats]):
             running=self._running,
             abandoned=self._abandoned,
             recovered=self._consumer.recovered,
+            seconds=self._seconds,
         )
 
 
 class Watchers:
     """The watchers of one run of an app."""
 
-    def __init__(self, host: Host, pool: WorkerPool, middlewares: Sequence[Middleware]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        pool: WorkerPool,
+        middlewares: Sequence[Middleware],
+        is_measured: bool = False,
+    ) -> None:
+        self._is_measured = is_measured
         self._host = host
         self._pool = pool
         self._middlewares = middlewares
@@ -169,6 +177,8 @@ class Watchers:
             bucket: KeyValue[Any] = KeyValue(self._host, spec.bucket, type=wanted, create=False)
             api = await bucket.open()
             watcher = Watcher(spec, bucket, api, self._pool, self._middlewares)
+            if self._is_measured:
+                watcher.measure()
             self._watchers.append(watcher)
             await watcher.start()
 
