@@ -214,6 +214,7 @@ class App(Declarations):
         self._health_checks: list[HealthCheck] = []
         # What the command line adds to observe a run.
         self._observers: list[Callable[[Run], Observer]] = []
+        self._is_measured = False
         self._events = EventHooks()
         self._current = CurrentLink()
         self._streams = streams
@@ -661,6 +662,7 @@ class App(Declarations):
         return Plan(
             service_name=self.service_name,
             instance_id=self.instance_id,
+            version=self.version,
             queue=self.queue,
             concurrency=self._concurrency,
             request_timeout=self._request_timeout,
@@ -678,7 +680,7 @@ class App(Declarations):
             events=self._events,
             health=tuple(self._health_checks),
             observers=self._all_observers(),
-            is_measured=self._monitor is not None or bool(self._observers),
+            is_measured=self._monitor is not None or self._is_measured,
         )
 
     def _all_observers(self) -> tuple[Callable[[Run], Observer], ...]:

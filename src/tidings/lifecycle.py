@@ -87,6 +87,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     service_name: str
     instance_id: str
+    version: str
     queue: str | None
     concurrency: int
     request_timeout: float

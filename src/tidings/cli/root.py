@@ -13,6 +13,8 @@ from .console import on_terminal, say
 from .context import context
 from .dead import dead
 from .demo import demo
+from .exporter import exporter
+from .health import health
 from .new import new
 from .objects import objects
 from .run import run
@@ -43,7 +45,7 @@ def root(
     """Microservices on NATS: run a service, try it out, or create a new one."""
 
 
-for command in (run, demo, new, server, pub, req, sub):
+for command in (run, demo, new, server, pub, req, sub, health, exporter):
     app.command()(command)
 app.add_typer(streams, name="streams")
 app.add_typer(dead, name="dead")

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Generic, TypeVar
 
-from tidings.concurrency.durations import BurstDurations
+from tidings.concurrency.durations import Durations
 from tidings.concurrency.failure_log import FailureLog
 from tidings.concurrency.long_runs import LONG, NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
@@ -80,11 +80,11 @@ class WorkQueue(ABC, Generic[T, S]):
         self._set_aside = 0  # messages that the handler never gets
         self._abandoned = 0
         self._counted: S | None = None  # the final statistics, after `abandon`
-        self._durations: BurstDurations | None = None
+        self._durations: Durations | None = None
 
     def measure(self) -> None:
         """Measure from now on how long the handler takes. Call it before the first message."""
-        self._durations = BurstDurations()
+        self._durations = Durations()
 
     # Workers.
 

@@ -39,7 +39,7 @@ from tidings.log import logger, safe_text
 from tidings.message import Message
 from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
-from tidings.stats import Histogram, ListenerStats
+from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
 DEFAULT_PENDING_MSGS = 65_536
@@ -298,11 +298,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         queue, decode, sender = self._queue, self._decode, self._sender
         surroundings = self._pool.surroundings
         size = surroundings.size
-        durations = self._durations
-        monotonic = time.monotonic if durations is None else durations.clock()
+        monotonic = time.monotonic
         self._waking = False
         self._busy += 1
-        self._worked -= time.monotonic()
+        self._worked -= monotonic()
         try:
             while queue:
                 item = queue.popleft()
@@ -331,8 +330,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                             self._refuse(item, CUT_OFF)
                         raise
                     is_bad_body = message is None and isinstance(error, DecodeError)
-                    duration = time.monotonic() - started
-                    self._on_failure(item, error, duration, is_bad_body=is_bad_body)
+                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
                     if (rest := rest_of(error)) is not None:
                         started = NEVER
                         await self._outlast(rest)
@@ -341,9 +339,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 if len(context) != size and surroundings.differ_from(context):
                     return False
         finally:
-            self._worked += time.monotonic()
-            if durations is not None:
-                monotonic()  # ends the last message
+            self._worked += monotonic()
             # `_leave` written out.
             self._busy -= 1
             if queue:
@@ -476,9 +472,3 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             dynamic=self.spec.dynamic,
             seconds=self._seconds,
         )
-
-    @property
-    def _seconds(self) -> Histogram | None:
-        if self._durations is None:
-            return None
-        return self._durations.histogram_of(self._handled + self._failed, self.worked)

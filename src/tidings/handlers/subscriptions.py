@@ -10,6 +10,7 @@ from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.portal import Portal
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
 from tidings.handlers.listener import Listener, ListenerSpec, Sender, SubjectCounts
+from tidings.handlers.measured import MeasuredListener
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
 from tidings.stats import ListenerStats
@@ -50,7 +51,7 @@ class Subscriptions:
         self._middlewares = middlewares
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
-        self._is_measured = is_measured
+        self._make_listener = MeasuredListener if is_measured else Listener
 
     def add(
         self, spec: ListenerSpec, *, queue: str, concurrency: int, is_endpoint: bool = False
@@ -66,7 +67,7 @@ class Subscriptions:
         Returns:
             The ID of each subscription.
         """
-        listener = Listener(
+        listener = self._make_listener(
             spec,
             self._sender,
             self.pool,
@@ -75,8 +76,6 @@ class Subscriptions:
             middlewares=self._middlewares,
             is_endpoint=is_endpoint,
         )
-        if self._is_measured:
-            listener.measure()
         self.listeners.append(listener)
         by_subject = is_endpoint and len(spec.subjects) > 1
         deliver = listener.deliver_counted if by_subject else listener.deliver

@@ -13,13 +13,14 @@ from typing import Any
 from tidings.concurrency.work_queue import HandlerQueue, WorkQueue
 from tidings.errors import ThreadStartError
 from tidings.handlers.listener import Listener
+from tidings.handlers.measured import MeasuredListener
 from tidings.log import logger
 
 BLOCKED = 1.0  # seconds that the loop may be blocked before a warning
 LOOK = 0.25  # seconds between two checks
 
 # The code that workers run; `self` in its frame belongs to the handler.
-_WORK = (Listener.work.__code__, HandlerQueue.work.__code__)
+_WORK = (Listener.work.__code__, MeasuredListener.work.__code__, HandlerQueue.work.__code__)
 
 
 class Watchdog:

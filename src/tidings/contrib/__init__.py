@@ -1,0 +1,1 @@
+"""Integrations: each is loaded only when an app uses it, and needs an extra of its own."""
