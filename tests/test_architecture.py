@@ -39,7 +39,7 @@ FLOORS = {
         "service_errors",
     ],
     "transport": ["transport", "stream_answers"],
-    "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
+    "work": ["handlers", "link", "bus", "blocking", "jetstream", "services", "declarations"],
     "face": ["cautions", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
@@ -60,7 +60,7 @@ INSIDE = {
         "work_queue",
     ],
     "protocol": ["auth", "commands", "headers", "info", "parser"],
-    "codec": ["forms", "models", "json"],
+    "codec": ["forms", "models", "json", "schema"],
     "transport": [
         "backoff",
         "credentials",
@@ -152,6 +152,15 @@ INSIDE = {
     "jetstream/kv": ["entry", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/streams": ["drops", "stream", "plan"],
+    "services": [
+        "protocol",
+        "records",
+        "answers",
+        "finder",
+        "endpoints",
+        "identity",
+        "discovery",
+    ],
     "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
     "testing": ["consumed", "record", "stage", "client", "plugin"],
@@ -175,6 +184,7 @@ INSIDE = {
         "new",
         "server",
         "session",
+        "services",
         "dead",
         "exporter",
         "health",
@@ -214,7 +224,7 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 # What `import tidings` leaves for the first use: what runs an app, what is for streams, and the
 # tables for errors.
 LATE = {
-    "app": {"jetstream", "lifecycle", "process"},
+    "app": {"jetstream", "lifecycle", "process", "services"},
     "declarations": {"jetstream"},
     "keywords": {"panini"},
 }
@@ -415,7 +425,10 @@ def test_a_module_has_what_it_exports(module: str) -> None:
 def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     code = "import sys, tidings; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    late = (
+        *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.services"),
+        "tidings.transport.conn",
+    )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
 
 

@@ -8,14 +8,22 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from tidings.addresses import listen_address
 from tidings.blocking import BlockingBus
-from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
+from tidings.checks import (
+    Seconds,
+    check_flag,
+    check_metadata,
+    check_seconds,
+    check_text,
+    check_version,
+    check_whole,
+)
 from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
+    from tidings.services import Services
     from tidings.stats import AppStats
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,8 +93,10 @@ class App(Declarations):
         queue: the first word of the queue groups of listeners that name none: `orders` gives
             `orders.<handler>`. If None, the name of the service; "" for no groups, so that every
             instance handles every message.
-        version: the version of the service.
+        version: the version of the service, a semantic version such as "1.2.0".
         description: what the service does, in a line.
+        metadata: what NATS tools show of the service besides: a dict of str.
+        discoverable: whether NATS tools find the service, by the `micro` protocol (NATS ADR-32).
         concurrency: how many handlers of one listener may work at a time.
         request_timeout: default timeout of `request`, in seconds.
         drain_timeout: seconds that shutdown waits for work in progress. `run` ends the process two
@@ -162,6 +173,8 @@ class App(Declarations):
         queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        discoverable: bool = True,
         concurrency: int = 100,
         request_timeout: Seconds = 10.0,
         drain_timeout: Seconds = 8.0,
@@ -178,6 +191,8 @@ class App(Declarations):
                 f"service_name must be a name for this service, as in App('billing'), "
                 f"got {service_name!r}"
             )
+        if check_flag("discoverable", discoverable):
+            check_version(version)
         check_text("version", version, may_be_empty=True)
         check_text("description", description, may_be_empty=True)
         check_flag("use_uvloop", use_uvloop)
@@ -195,6 +210,8 @@ class App(Declarations):
         self.queue = queue
         self.version = version
         self.description = description
+        self.metadata = check_metadata(metadata or {})
+        self.discoverable = discoverable
         self.state = SimpleNamespace()
         self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
@@ -253,6 +270,15 @@ class App(Declarations):
         from tidings.jetstream.host import JetStreamHost
 
         return JetStreamHost(self._current, self._streams)
+
+    # Other services.
+
+    @functools.cached_property
+    def services(self) -> Services:
+        """Finds services and their instances, in any language (NATS ADR-32)."""
+        from tidings.services import Services
+
+        return Services(lambda call: self._current.here(call).connection)
 
     # Declaring.
 
@@ -663,6 +689,9 @@ class App(Declarations):
             service_name=self.service_name,
             instance_id=self.instance_id,
             version=self.version,
+            description=self.description,
+            metadata=self.metadata,
+            discoverable=self.discoverable,
             queue=self.queue,
             concurrency=self._concurrency,
             request_timeout=self._request_timeout,
@@ -705,7 +734,7 @@ class App(Declarations):
 
     @property
     def instance_id(self) -> str:
-        """The ID of this instance of the service, 22 characters, in the logs of `tidings run`.
+        """The ID of this instance of the service, 22 characters, in logs and for discovery.
 
         It is random, and another one in each process.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TypeAlias, TypeGuard, TypeVar
 
@@ -20,6 +20,11 @@ MOST_SECONDS = 100 * 365 * 86_400.0
 MOST_WHOLE = 2**63 - 1
 # Characters of a value in an error.
 LONGEST_SHOWN = 200
+# Semantic Versioning 2.0.
+_NUMBER, _WORD = r"(?:0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
+_SEMANTIC_VERSION = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_WORD}(?:\.{_WORD})*)?(?:\+[0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*)?"
+)
 
 T = TypeVar("T")
 
@@ -161,6 +166,52 @@ def check_text(name: str, value: object, *, may_be_empty: bool = False) -> str:
             f"{name} must be a str that can be written in UTF-8, got one with half a character"
         ) from None
     return value
+
+
+def check_version(version: object) -> str:
+    """Check the version of a service, and return it. NATS tools ignore a service whose version is
+    not one of Semantic Versioning 2.0.
+
+    Raises:
+        ConfigError: another version.
+
+    Example:
+        ```python
+        from tidings.checks import check_version
+
+        assert check_version("1.2.0-rc.1") == "1.2.0-rc.1"
+        ```
+    """
+    text = check_text("version", version, may_be_empty=True)
+    if _SEMANTIC_VERSION.fullmatch(text):
+        return text
+    raise ConfigError(
+        f"version must be a semantic version such as '1.2.0', got {_shown(version)}: NATS tools "
+        f"ignore a service with another one. Or set discoverable=False"
+    )
+
+
+def check_metadata(metadata: object) -> dict[str, str]:
+    """Check what the user says of a service, and return a copy.
+
+    Raises:
+        ConfigError: not a mapping from str to str.
+
+    Example:
+        ```python
+        from tidings.checks import check_metadata
+
+        assert check_metadata({"team": "billing"}) == {"team": "billing"}
+        ```
+    """
+    if not isinstance(metadata, Mapping):
+        raise _refusal("metadata", "a dict", "as in {'team': 'billing'}", _shown(metadata))
+    return {
+        check_text("a key of metadata", key): check_text(
+            f"metadata[{key!r}]", value, may_be_empty=True
+        )
+        for key, value in metadata.items()
+    }
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from tidings.errors import (
     ConnectionClosedError,
     DisconnectedError,
     DrainTimeoutError,
+    SubscriptionLimitError,
     TidingsError,
 )
 from tidings.handlers.events import ConnectionEvent, EventHooks
@@ -35,6 +36,9 @@ from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
+from tidings.services.discovery import Discovery
+from tidings.services.endpoints import endpoints_of
+from tidings.services.identity import Identity
 from tidings.stats import (
     AppStats,
     ConnectionStats,
@@ -88,6 +92,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     service_name: str
     instance_id: str
     version: str
+    description: str
+    metadata: dict[str, str]
+    discoverable: bool
     queue: str | None
     concurrency: int
     request_timeout: float
@@ -111,6 +118,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def queue_groups(self) -> list[str]:
         """The queue group of each listener, "" for none."""
         return queue_groups(self.service_name, self.queue, self.listeners)
+
+    @property
+    def identity(self) -> Identity:
+        """What this instance says of itself."""
+        return Identity.of(
+            self.service_name,
+            instance_id=self.instance_id,
+            version=self.version,
+            description=self.description,
+            metadata=self.metadata,
+        )
 
     def headline(self) -> str:
         """Describe in one line what the app does: `greeter listens on greet and runs report`."""
@@ -240,6 +258,9 @@ class Run:
         self.watchers = Watchers(jetstream, pool, middlewares, plan.is_measured)
         self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
+        self._discovery = Discovery(
+            self.link, plan.identity, endpoints_of(plan.listeners, plan.queue_groups)
+        )
         self._watchdog = Watchdog()
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
@@ -288,6 +309,8 @@ class Run:
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
         await self.watchers.start(self._plan.watches, self._host.bucket_types)
         self._watchdog.start()
+        if self._plan.discoverable:
+            await self._discovery.start()
 
     async def _get_ready(self) -> None:
         try:
@@ -330,6 +353,7 @@ class Run:
 
     async def _drain(self, deadline: float) -> int:
         """Take no new work and finish what was taken. Returns how many messages were abandoned."""
+        self._discovery.stop()
         await asyncio.gather(*(task.stop() for task in self._tasks))
         with contextlib.suppress(TimeoutError):  # what is left is counted now
             async with asyncio.timeout_at(deadline):
@@ -368,7 +392,8 @@ class Run:
         """Subscribe the listeners, and return when the server has the subscriptions."""
         sids: list[int] = []
         for spec, queue in zip(self._plan.listeners, self._plan.queue_groups, strict=True):
-            sids += self.link.subscribe(spec, queue)
+            is_endpoint = self._plan.discoverable and not spec.no_reply
+            sids += self.link.subscribe(spec, queue, is_endpoint=is_endpoint)
         while True:
             try:
                 await self.link.confirm(sids)
@@ -408,6 +433,8 @@ class Run:
     def _on_event(self, event: str, error: Exception | None) -> None:
         self._plan.events.tell(ConnectionEvent(event, error))
         self._observe()
+        if isinstance(error, SubscriptionLimitError):
+            self._discovery.make_room()
         if event == "closed" and self.state is State.RUNNING:
             self._fatal = ConnectionClosedError("the app", str(error or "given up"))
             self.begin_end()

@@ -285,9 +285,7 @@ class Link:
 
     # Subscriptions.
 
-    def subscribe(
-        self, spec: ListenerSpec, queue: str, *, is_endpoint: bool = False
-    ) -> list[int]:
+    def subscribe(self, spec: ListenerSpec, queue: str, *, is_endpoint: bool = False) -> list[int]:
         """Subscribe a listener to its subjects, without waiting. Returns their IDs.
 
         Args:

@@ -71,7 +71,7 @@ def client(name: str, flags: Flags, *, uses_jetstream: bool = False) -> App:
     As the command line `nats` does, it may connect to the context that `nats context select` has
     selected. It says so, because the services of `tidings run` do not.
     """
-    app = App(name)
+    app = App(name, discoverable=False)
     app._settings = app._settings.with_flags(
         flags, may_use_selected=True, uses_jetstream=uses_jetstream
     )

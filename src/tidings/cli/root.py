@@ -19,6 +19,7 @@ from .new import new
 from .objects import objects
 from .run import run
 from .server import server
+from .services import services
 from .streams import streams
 
 app = typer.Typer(
@@ -51,3 +52,4 @@ app.add_typer(streams, name="streams")
 app.add_typer(dead, name="dead")
 app.add_typer(objects, name="objects")
 app.add_typer(context, name="context")
+app.add_typer(services, name="services")

@@ -38,6 +38,11 @@ def app_of(target: str | None, flags: Flags) -> App:
 
 
 def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
+    """`run_with_connection` for work with JetStream."""
+    return run_with_connection(app, lambda connection: work(JetStreamApi(connection, API_TIMEOUT)))
+
+
+def run_with_connection(app: App, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Connect as the app does, without running it, do one piece of work, and disconnect.
 
     Raises:
@@ -50,7 +55,7 @@ def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
         connection = Connection(options, lambda event, error: None)
         await connection.open()
         try:
-            return await work(JetStreamApi(connection, API_TIMEOUT))
+            return await work(connection)
         finally:
             with contextlib.suppress(TidingsError):
                 await connection.confirm(API_TIMEOUT)  # else the last request counts as lost

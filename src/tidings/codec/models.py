@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from types import ModuleType, NoneType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -232,6 +232,29 @@ def _schemas(data_type: Any) -> Iterator[dict[str, Any]]:
             waiting += each.values()
         elif isinstance(each, (list, tuple)):
             waiting += each
+
+
+# Describe.
+
+
+def schema(data_type: Any, mode: Literal["validation", "serialization"]) -> dict[str, Any] | None:
+    """Return the JSON Schema of a type, or None if pydantic is not installed or cannot describe it.
+
+    Args:
+        data_type: the type.
+        mode: whether to describe what pydantic reads or what it writes.
+    """
+    adapter = _adapter(data_type)
+    if adapter is None:
+        return None
+    by_alias = mode == "validation" or not is_pydantic(data_type)
+    try:
+        found: dict[str, Any] = adapter.json_schema(
+            mode=mode, by_alias=by_alias or _dump_options(data_type)["by_alias"]
+        )
+    except Exception:  # pydantic raises several kinds, and the model may have methods of its own
+        return None
+    return found
 
 
 # Encode.

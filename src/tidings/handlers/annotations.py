@@ -156,6 +156,24 @@ def evaluated(handler: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     return _target(hints[parameter.name])
 
 
+def returned(handler: Callable[..., Any]) -> Any:
+    """Return the type that a handler's annotation names for its answer, without None, or None if
+    it names none or cannot be evaluated. No answer is checked against it."""
+    try:
+        signature = inspect.signature(handler)
+        if signature.return_annotation is signature.empty:
+            return None
+        parameter = inspect.Parameter(
+            "answer",
+            inspect.Parameter.POSITIONAL_ONLY,
+            annotation=signature.return_annotation,
+        )
+        hint = without_none(evaluated(handler, parameter))
+    except Exception:  # a builtin, or a name that is imported for type checkers only
+        return None
+    return None if hint is types.NoneType else hint
+
+
 def _names_around(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the names of the module in which a function or a class was defined."""
     if hasattr(function, "__globals__"):

@@ -7,6 +7,7 @@ import contextvars
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -144,10 +145,12 @@ class SubjectCounts(msgspec.Struct):
     Attributes:
         received: number of messages that arrived.
         errors: number of messages that were dropped or whose handler failed.
+        last_error: the class and the id of the last error of the handler; "" if there was none.
     """
 
     received: int = 0
     errors: int = 0
+    last_error: str = ""
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -161,7 +164,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         queue_group: the queue group; "" for none.
         sids: the IDs of its subscriptions.
         last_error: the class and the id of the last error of the handler; "" if there was none.
-        timing: how long requests take. It stays empty if the listener is no endpoint.
+        timing: how long the handler takes. It stays empty if the listener is no endpoint.
         counts: the counts of each subscription, by its ID. They are kept only for an endpoint with
             several subjects.
     """
@@ -169,14 +172,17 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     __slots__ = (
         "_around",
         "_bytes_limit",
+        "_calls",
         "_decode",
         "_log_dropped_at",
         "_logged_dropped",
+        "_measure_at",
         "_msgs_limit",
         "_on_publish",
         "_on_request",
         "_pending_bytes",
         "_sender",
+        "_timed",
         "_warn_on_none",
         "_worked",
         "counts",
@@ -215,8 +221,14 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         for_request = fold_listen(around, handler, request=True)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
         self._on_request = bounded(for_request, spec.timeout, spec.name)
+        self._measure_at = sys.maxsize
         if is_endpoint:
-            self._on_request = self.timing.around(self._on_request)
+            self._measure_at = 1
+            self._calls = self._on_publish, self._on_request
+            self._timed = (
+                self.timing.around(self._on_publish, self._end_measuring),
+                self.timing.around(self._on_request, self._end_measuring),
+            )
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
@@ -239,6 +251,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             frames: the messages.
         """
         self._received += len(frames)
+        if self._received >= self._measure_at:
+            self._measure_next()
         queue = self._queue
         crowded = len(queue) + len(frames) > self._msgs_limit
         if crowded or self._pending_bytes + size > self._bytes_limit:
@@ -250,6 +264,14 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         if not self._waking and self._busy < self._concurrency:
             self._waking = True
             self._pool.offer(self)
+
+    def _measure_next(self) -> None:
+        """Measure the next run of the handler."""
+        self._measure_at = self._received + self.timing.begin()
+        self._on_publish, self._on_request = self._timed
+
+    def _end_measuring(self) -> None:
+        self._on_publish, self._on_request = self._calls
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
@@ -338,9 +360,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         return False
                 if len(context) != size and surroundings.differ_from(context):
                     return False
-        finally:
+        finally:  # `_leave` written out
             self._worked += monotonic()
-            # `_leave` written out.
             self._busy -= 1
             if queue:
                 self._call_worker()
@@ -383,6 +404,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self.last_error = f"{type(error).__name__} (error id {error_id})"
         if counts := self.counts.get(item[0]):
             counts.errors += 1
+            counts.last_error = self.last_error
         try:
             self._log_failure(item, error, duration, error_id, is_bad_body)
             self._answer_failure(item, error, error_id, is_bad_body)

@@ -84,11 +84,10 @@ class MeasuredListener(Listener):
                         return False
                 if len(context) != size and surroundings.differ_from(context):
                     return False
-        finally:
+        finally:  # `_leave` written out
             self._worked += monotonic()
             if monotonic() - began > shortest:
                 durations.add(monotonic() - began)
-            # `_leave` written out.
             self._busy -= 1
             if queue:
                 self._call_worker()

@@ -12,45 +12,50 @@ from tidings.message import Message
 
 Call = Callable[[Message[Any]], Awaitable[Any]]
 
-# The first requests are all measured, so that an endpoint with few of them has times too. After
+# The first messages are all measured, so that an endpoint with few of them has times too. After
 # that, one of a prime number is: a pattern in the traffic does not repeat with such a distance.
-ALL, ONE_OF = 128, 17
+ALL, ONE_OF = 128, 31
 # The number of samples that percentiles are calculated from: the latest ones.
 KEPT = 512
 
 
 class Timing:
-    """Measures a sample of the requests to one handler.
+    """Measures a sample of the runs of one handler. To measure every run would cost too much.
 
-    To measure every request would cost more than to deliver it.
+    The listener calls `begin` now and then, and replaces its handler by a function of `around`.
+    That function measures one run, and the listener puts its handler back. So a run that is not
+    measured costs nothing.
     """
 
-    __slots__ = ("_left", "_samples")
+    __slots__ = ("_is_due", "_samples", "_taken")
 
     def __init__(self) -> None:
-        self._left = ALL
+        self._is_due = False
+        self._taken = 0
         self._samples: deque[int] = deque(maxlen=KEPT)
 
-    def around(self, call: Call) -> Call:
-        """Return a function that calls the handler, and measures some of the calls."""
-        countdown = 1
+    def begin(self) -> int:
+        """Measure the next run of a function that `around` has returned. Return after how many
+        messages to call this again."""
+        self._is_due = True
+        return 1 if self._taken < ALL else ONE_OF
+
+    def around(self, call: Call, end: Callable[[], None]) -> Call:
+        """Return a function that calls the handler, and measures one run after `begin`.
+
+        Args:
+            call: the handler with everything around it.
+            end: called when the run to measure has begun.
+        """
 
         def timed(message: Message[Any]) -> Awaitable[Any]:
-            nonlocal countdown
-            countdown -= 1
-            if countdown:
+            if not self._is_due:
                 return call(message)
-            countdown = self._next()
+            self._is_due = False
+            end()
             return self._measured(call, message)
 
         return timed
-
-    def _next(self) -> int:
-        """Return the number of calls until the next one to measure."""
-        if self._left:
-            self._left -= 1
-            return 1
-        return ONE_OF
 
     async def _measured(self, call: Call, message: Message[Any]) -> Any:
         began = time.perf_counter_ns()
@@ -58,6 +63,7 @@ class Timing:
             return await call(message)
         finally:
             self._samples.append(time.perf_counter_ns() - began)
+            self._taken += 1
 
     def percentile(self, share: float) -> int | None:
         """Return the nanoseconds within which this share of the latest samples ended, or None if

@@ -66,7 +66,7 @@ class Stage:
 
     def __init__(self, app: App, server: Server | None) -> None:
         self.app = app
-        self.inner = App("test-client", queue="", drain_timeout=5.0)
+        self.inner = App("test-client", queue="", drain_timeout=5.0, discoverable=False)
         self.record = Record()
         self.server: Server = NATSServer(jetstream=True) if server is None else server
         self._owns_server = server is None

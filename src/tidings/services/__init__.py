@@ -1,0 +1,19 @@
+"""Services: discovery by the `micro` protocol of NATS (ADR-32), in both directions."""
+
+from tidings.services.finder import Services
+from tidings.services.records import (
+    EndpointInfo,
+    EndpointStats,
+    ServiceInfo,
+    ServicePing,
+    ServiceStats,
+)
+
+__all__ = [
+    "EndpointInfo",
+    "EndpointStats",
+    "ServiceInfo",
+    "ServicePing",
+    "ServiceStats",
+    "Services",
+]
