@@ -400,18 +400,18 @@ class App(Declarations):
 
     @overload
     def health(
-        self, *, name: str | None = None, timeout: Seconds = DEFAULT_TIMEOUT
+        self, /, *, name: str | None = None, timeout: Seconds = DEFAULT_TIMEOUT
     ) -> Callable[[F], F]: ...
 
     @called("health()", hint="@app.health")
     def health(
         self,
-        function: F | None = None,
+        function: Callable[..., Any] | None = None,
         /,
         *,
         name: str | None = None,
         timeout: Seconds = DEFAULT_TIMEOUT,
-    ) -> F | Callable[[F], F]:
+    ) -> Any:
         """Add a check to the health of the app. The app is ready while every check succeeds.
 
         A check succeeds if it returns True or None. It fails if it returns False, raises, or takes

@@ -109,13 +109,13 @@ class Link:
         self.portal.before = self.bridge.taken
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
         self.request_times = RequestTimes() if is_measured else None
-        request = self.request if self.request_times is None else self.request_times.of(self.request)
+        request = (
+            self.request if self.request_times is None else self.request_times.of(self.request)
+        )
         self.send_request = fold_send(middlewares, request, "send_request")
         if is_measured and self.send_request is None:
             self.send_request = request
-        self.subscriptions = Subscriptions(
-            connection, self.portal, self, middlewares, is_measured
-        )
+        self.subscriptions = Subscriptions(connection, self.portal, self, middlewares, is_measured)
 
     def close(self) -> None:
         """Take no more calls."""

@@ -63,6 +63,9 @@ class Monitoring(msgspec.Struct, frozen=True, kw_only=True):
             environment[HEALTH] = "1"
 
 
+NOTHING = Monitoring()
+
+
 def observe_child(app: App, orders: Mapping[str, str]) -> ListenAddress | None:
     """Let an app in a supervised process answer its supervisor, if that will ask.
 

@@ -42,7 +42,7 @@ from .child import (
     WORKER,
 )
 from .log_level import switch
-from .monitoring import Monitoring, ProcessesMonitor
+from .monitoring import NOTHING, Monitoring, ProcessesMonitor
 from .overview import Overview
 
 # Gets the overview of an app from each of its processes that has started.
@@ -84,7 +84,7 @@ class ChildCommand:
     is_dev: bool = False
     cwd: str | os.PathLike[str] | None = None
     beat: float = 0.0
-    monitoring: Monitoring = Monitoring()
+    monitoring: Monitoring = NOTHING
 
     @property
     def arguments(self) -> list[str]:

@@ -82,7 +82,7 @@ def families_of(report: AppReport) -> list[Family]:
             "tidings_request_duration_seconds",
             "Time of a request, from the call to the decoded answer.",
             request.seconds,
-            result=request.result,
+            {"result": request.result},
         )
     for consumer in report.stats.consumers:
         info = report.consumers.get((consumer.stream, consumer.consumer))
@@ -99,16 +99,14 @@ def _add_app(families: Families, report: AppReport) -> None:
         "tidings_app_info",
         "The service and its version; always 1.",
         1,
+        {"service": report.service, "version": report.version, "tidings": __version__},
         Merge.MAX,
-        service=report.service,
-        version=report.version,
-        tidings=__version__,
     )
     families.gauge(
         "tidings_app_running",
         "Whether the app is at work: 0 while it starts and while it drains.",
         int(report.running),
-        Merge.EACH,
+        merge=Merge.EACH,
     )
     if report.loop is None:
         return
@@ -121,7 +119,7 @@ def _add_app(families: Families, report: AppReport) -> None:
         "tidings_event_loop_blocked_seconds",
         "Time for which the event loop has been blocked up to now.",
         report.loop.blocked,
-        Merge.EACH,
+        merge=Merge.EACH,
     )
 
 
@@ -130,7 +128,7 @@ def _add_connection(families: Families, stats: ConnectionStats) -> None:
         "tidings_connection_up",
         "Whether the app is connected to a server.",
         int(stats.state == "connected"),
-        Merge.EACH,
+        merge=Merge.EACH,
     )
     counters = {
         "reconnects": (stats.reconnects, "Connections that were established again."),
@@ -184,7 +182,7 @@ def _bounded(stats: AppStats) -> list[ListenerStats]:
 def _add_listener(families: Families, stats: ListenerStats) -> None:
     labels = {"listener": stats.name, "subject": ",".join(stats.subjects), "queue": stats.queue}
     families.counter(
-        "tidings_messages_received", "Messages that arrived for a listener.", stats.received, **labels
+        "tidings_messages_received", "Messages that arrived for a listener.", stats.received, labels
     )
     results = {
         "handled": stats.handled,
@@ -195,27 +193,27 @@ def _add_listener(families: Families, stats: ListenerStats) -> None:
     }
     for result, value in results.items():
         text = "Messages that a listener is done with, by what became of them."
-        families.counter("tidings_messages", text, value, **labels, result=result)
+        families.counter("tidings_messages", text, value, {**labels, "result": result})
     families.gauge(
-        "tidings_messages_pending", "Messages in the queue of a listener.", stats.pending, **labels
+        "tidings_messages_pending", "Messages in the queue of a listener.", stats.pending, labels
     )
     families.gauge(
         "tidings_messages_pending_bytes",
         "Bytes in the queue of a listener.",
         stats.pending_bytes,
-        **labels,
+        labels,
     )
     families.gauge(
         "tidings_messages_running",
         "Messages that the handler of a listener is working on.",
         stats.running,
-        **labels,
+        labels,
     )
     families.histogram(
         "tidings_handler_duration_seconds",
         "Time that a listener takes for a message, with decoding and reply.",
         stats.seconds,
-        **labels,
+        labels,
     )
 
 
@@ -224,7 +222,7 @@ def _add_consumer(families: Families, stats: ConsumerStats, info: ConsumerInfo |
     name = "" if stats.ordered else stats.consumer
     labels = {"handler": stats.name, "stream": stats.stream, "consumer": name}
     families.counter(
-        "tidings_consumer_received", "Deliveries to a stream handler.", stats.received, **labels
+        "tidings_consumer_received", "Deliveries to a stream handler.", stats.received, labels
     )
     results = {
         "handled": stats.handled,
@@ -235,10 +233,10 @@ def _add_consumer(families: Families, stats: ConsumerStats, info: ConsumerInfo |
     }
     for result, value in results.items():
         text = "Deliveries that a stream handler is done with, by what became of them."
-        families.counter("tidings_consumer_deliveries", text, value, **labels, result=result)
+        families.counter("tidings_consumer_deliveries", text, value, {**labels, "result": result})
     for answer, value in {"ack": stats.acked, "nak": stats.nacked, "term": stats.termed}.items():
         text = "Answers to the server about deliveries."
-        families.counter("tidings_consumer_acks", text, value, **labels, answer=answer)
+        families.counter("tidings_consumer_acks", text, value, {**labels, "answer": answer})
     counters = {
         "redelivered": (stats.redelivered, "Deliveries that were not the first of their message."),
         "dead_letters": (
@@ -250,19 +248,19 @@ def _add_consumer(families: Families, stats: ConsumerStats, info: ConsumerInfo |
         "foreign": (stats.foreign, "Messages that the consumer did not deliver."),
     }
     for word, (value, text) in counters.items():
-        families.counter(f"tidings_consumer_{word}", text, value, **labels)
+        families.counter(f"tidings_consumer_{word}", text, value, labels)
     gauges = {
         "pending": (stats.pending, "Deliveries that wait for the handler."),
         "running": (stats.running, "Deliveries that the handler is working on."),
         "recovering": (int(stats.recovering), "Whether the consumer tries to pull again."),
     }
     for word, (value, text) in gauges.items():
-        families.gauge(f"tidings_consumer_{word}", text, value, **labels)
+        families.gauge(f"tidings_consumer_{word}", text, value, labels)
     families.histogram(
         "tidings_consumer_handler_duration_seconds",
         "Time that a stream handler takes for a message or a batch.",
         stats.seconds,
-        **labels,
+        labels,
     )
     if info is None or stats.ordered:
         return
@@ -275,7 +273,7 @@ def _add_consumer(families: Families, stats: ConsumerStats, info: ConsumerInfo |
         ),
     }
     for word, (value, text) in known.items():
-        families.gauge(f"tidings_consumer_{word}", text, value, Merge.MAX, **labels)
+        families.gauge(f"tidings_consumer_{word}", text, value, labels, Merge.MAX)
 
 
 def _add_watcher(families: Families, stats: WatcherStats) -> None:
@@ -287,27 +285,28 @@ def _add_watcher(families: Families, stats: WatcherStats) -> None:
         "abandoned": stats.abandoned,
     }
     families.counter(
-        "tidings_watch_received", "Entries that arrived for a watch.", stats.received, **labels
+        "tidings_watch_received", "Entries that arrived for a watch.", stats.received, labels
     )
     for result, value in results.items():
         text = "Entries that a watch is done with, by what became of them."
-        families.counter("tidings_watch_entries", text, value, **labels, result=result)
-    families.gauge("tidings_watch_pending", "Entries that wait for a watch.", stats.pending, **labels)
+        families.counter("tidings_watch_entries", text, value, {**labels, "result": result})
+    families.gauge("tidings_watch_pending", "Entries that wait for a watch.", stats.pending, labels)
     families.gauge(
-        "tidings_watch_running", "Entries that a watch is working on.", stats.running, **labels
+        "tidings_watch_running", "Entries that a watch is working on.", stats.running, labels
     )
     families.counter(
-        "tidings_watch_recovered", "Times that a watch began again.", stats.recovered, **labels
+        "tidings_watch_recovered", "Times that a watch began again.", stats.recovered, labels
     )
     families.histogram(
         "tidings_watch_handler_duration_seconds",
         "Time that a watch takes for an entry.",
         stats.seconds,
-        **labels,
+        labels,
     )
 
 
 def _add_task(families: Families, stats: TaskStats) -> None:
+    labels = {"task": stats.name}
     results = {
         "returned": stats.returned,
         "failed": stats.failed - stats.timed_out,
@@ -316,21 +315,19 @@ def _add_task(families: Families, stats: TaskStats) -> None:
     }
     for result, value in results.items():
         text = "Runs of a task that have ended, by how."
-        families.counter("tidings_task_runs", text, value, task=stats.name, result=result)
+        families.counter("tidings_task_runs", text, value, {**labels, "result": result})
     families.counter(
         "tidings_task_overruns",
         "Runs of a task that took longer than its interval.",
         stats.overrun,
-        task=stats.name,
+        labels,
     )
-    families.gauge(
-        "tidings_task_running", "Runs of a task under way.", stats.running, task=stats.name
-    )
+    families.gauge("tidings_task_running", "Runs of a task under way.", stats.running, labels)
     if stats.last_seconds is not None:
         families.gauge(
             "tidings_task_last_duration_seconds",
             "Time that the last run of a task took.",
             stats.last_seconds,
+            labels,
             Merge.EACH,
-            task=stats.name,
         )

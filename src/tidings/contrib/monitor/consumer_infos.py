@@ -58,7 +58,9 @@ class ConsumerInfos:
             answer = await api.call(f"CONSUMER.INFO.{key[0]}.{key[1]}", timeout=TIMEOUT)
             info = ConsumerInfo(*(_count(answer.get(name)) for name in _FIELDS))
         except (TidingsError, ValueError) as error:  # the lag is missing from the metrics then
-            logger.log(logging.DEBUG, "no information about consumer %s of %s: %s", key[1], key[0], error)
+            logger.log(
+                logging.DEBUG, "no information about consumer %s of %s: %s", key[1], key[0], error
+            )
         else:
             self._known[key] = (time.monotonic(), info)
 

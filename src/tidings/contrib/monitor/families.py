@@ -10,6 +10,7 @@ import msgspec
 from tidings.stats import Histogram
 
 Labels = tuple[tuple[str, str], ...]
+NO_LABELS: Mapping[str, str] = {}
 
 
 class Kind(enum.StrEnum):
@@ -69,17 +70,30 @@ class Families:
         self._families: dict[str, tuple[Kind, str, Merge]] = {}
         self._values: dict[str, dict[tuple[str, Labels], float]] = {}
 
-    def counter(self, name: str, text: str, value: float, **labels: str) -> None:
+    def counter(
+        self, name: str, text: str, value: float, labels: Mapping[str, str] = NO_LABELS
+    ) -> None:
         """Add a count, which begins at 0 with the process."""
         self._add(name, Kind.COUNTER, text, Merge.SUM, "_total", tuple(labels.items()), value)
 
     def gauge(
-        self, name: str, text: str, value: float, merge: Merge = Merge.SUM, **labels: str
+        self,
+        name: str,
+        text: str,
+        value: float,
+        labels: Mapping[str, str] = NO_LABELS,
+        merge: Merge = Merge.SUM,
     ) -> None:
         """Add a value that goes up and down."""
         self._add(name, Kind.GAUGE, text, merge, "", tuple(labels.items()), value)
 
-    def histogram(self, name: str, text: str, value: Histogram | None, **labels: str) -> None:
+    def histogram(
+        self,
+        name: str,
+        text: str,
+        value: Histogram | None,
+        labels: Mapping[str, str] = NO_LABELS,
+    ) -> None:
         """Add a histogram, if there is one."""
         if value is None:
             return

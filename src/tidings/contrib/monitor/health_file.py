@@ -109,5 +109,7 @@ def read_health_file(path: Path, max_age: float = MAX_AGE) -> tuple[bool, Health
     try:
         health = msgspec.json.decode(content, type=Health)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise ConfigError(f"{path} is no file that `tidings run --health-file` has written") from None
+        raise ConfigError(
+            f"{path} is no file that `tidings run --health-file` has written"
+        ) from None
     return age <= max_age, health

@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.rfile = io.BufferedReader(_Timed(self.connection))
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
+    def do_GET(self) -> None:
         self.connection.settimeout(PATIENCE)
         if not self._is_trusted():
             self._answer(HTTPStatus.FORBIDDEN, b"forbidden: wrong Host or Origin\n", TEXT)
@@ -192,9 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_IMPLEMENTED, f"{error}\n".encode(), TEXT)
             return
         try:
-            body, media_type = encode(
-                self.server.source.families(), self.headers.get("Accept", "")
-            )
+            body, media_type = encode(self.server.source.families(), self.headers.get("Accept", ""))
         except Exception:
             logger.exception("the monitor could not collect the metrics")
             failed = b"the metrics could not be collected; the log says why\n"
