@@ -56,4 +56,7 @@ class Durations:
             total: their sum, in seconds.
         """
         slow = self._counts[1:]
-        return Histogram(self._bounds, (max(count - sum(slow), 0), *slow), total)
+        # Another thread may ask between the end of a long message and its `add`. A number that
+        # decreased afterwards would look like the restart of the process.
+        self._counts[0] = max(self._counts[0], count - sum(slow))
+        return Histogram(self._bounds, (self._counts[0], *slow), total)

@@ -97,4 +97,5 @@ class MeasuredListener(Listener):
 
     @property
     def _seconds(self) -> Histogram | None:
-        return self._measured.rest_of(self._handled + self._failed, self.worked)
+        ended = self._handled + self._failed - self._lingering
+        return self._measured.rest_of(ended, self.worked)

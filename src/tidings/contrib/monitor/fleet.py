@@ -127,7 +127,7 @@ async def _pages(api: JetStreamApi, operation: str, field: str) -> AsyncIterator
 
 
 def _add_service(families: Families, stats: ServiceStats) -> None:
-    own = {"service": stats.name, "instance": stats.id}
+    own = {"service": stats.name, "id": stats.id}
     families.gauge(
         "nats_service_info",
         "An instance of a service; always 1.",
