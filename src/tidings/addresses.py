@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
+import socket
 
 import msgspec
 
@@ -40,10 +41,11 @@ class ListenAddress(msgspec.Struct, frozen=True):
 
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine and reached from nowhere else."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
+    with contextlib.suppress(OSError, ValueError):
+        return socket.inet_pton(socket.AF_INET, host)[0] == 127
+    with contextlib.suppress(OSError, ValueError):
+        return socket.inet_pton(socket.AF_INET6, host) == socket.inet_pton(socket.AF_INET6, "::1")
+    return host.lower().rstrip(".") == "localhost"
 
 
 def listen_address(name: str, value: object) -> ListenAddress:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from tidings.addresses import listen_address
-from tidings.contrib.monitor.fleet import FleetMonitor
 from tidings.errors import MissingExtraError
 
 from . import logs
@@ -38,6 +37,8 @@ def exporter(
     address = listen_address("--listen", listen)
     if importlib.util.find_spec("prometheus_client") is None:
         raise MissingExtraError("metrics", "`tidings exporter`")
+    from tidings.contrib.monitor.fleet import FleetMonitor
+
     logs.configure(log_level, log_format)
     app = client("tidings-exporter", flags)
     app.discoverable = False

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
-from tidings.addresses import ListenAddress, listen_address
+from tidings.addresses import listen_address
 from tidings.checks import check_seconds
 from tidings.contrib.monitor.health import Health, Probe
 from tidings.contrib.monitor.health_file import MAX_AGE, read_health_file
-from tidings.contrib.monitor.http import PROBES
 from tidings.errors import ConfigError
 from tidings.handlers.health import OK
 from tidings.text import printable
 
 from .console import say
-
-ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not listened on
 
 
 def health(
@@ -51,7 +46,9 @@ def health(
     if file is not None:
         found = _of_file(file, probe)
     else:
-        found = _of_monitor(listen_address("--monitor", monitor), probe, timeout)
+        from tidings.contrib.monitor.asking import ask
+
+        found = ask(listen_address("--monitor", monitor), probe, timeout)
     say("\n".join(f"{printable(name)}: {printable(text)}" for name, text in found.checks.items()))
     raise typer.Exit(0 if found.is_ok else 1)
 
@@ -68,19 +65,3 @@ def _of_file(path: Path, probe: Probe) -> Health:
     if probe is Probe.STARTED:
         return Health.of({"running": found.checks.get("running", OK)})
     return found
-
-
-def _of_monitor(address: ListenAddress, probe: Probe, timeout: float) -> Health:
-    path = next(path for path, asked in PROBES.items() if asked is probe)
-    connection = http.client.HTTPConnection(
-        ANY.get(address.host, address.host), address.port, timeout=timeout
-    )
-    try:
-        connection.request("GET", path)
-        return msgspec.json.decode(connection.getresponse().read(65_536), type=Health)
-    except (OSError, http.client.HTTPException) as error:
-        return Health.of({"monitor": f"no answer from {address}: {error or type(error).__name__}"})
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return Health.of({"monitor": f"{address} is no monitor of tidings"})
-    finally:
-        connection.close()

@@ -13,9 +13,6 @@ import msgspec
 from tidings.addresses import ListenAddress, listen_address
 from tidings.app import App
 from tidings.contrib import monitor
-from tidings.contrib.monitor.health_file import HealthFile
-from tidings.contrib.monitor.http import MonitorServer
-from tidings.contrib.monitor.pipe import PipeServer
 from tidings.contrib.monitor.processes import Processes, ProcessesSource
 
 # Environment variables of a child: the descriptor of its end of the pipe, and whether its
@@ -73,6 +70,8 @@ def observe_child(app: App, orders: Mapping[str, str]) -> ListenAddress | None:
         The address of the app itself, where the supervisor serves all processes: they could not
         share it.
     """
+    from tidings.contrib.monitor.pipe_server import PipeServer
+
     pipe = socket.socket(fileno=int(orders[PIPE]))
     pipe.set_inheritable(False)
     address, app._monitor = app._monitor, None
@@ -105,9 +104,11 @@ class ProcessesMonitor:
             ConfigError: the address or the file cannot be used.
         """
         if self._path is not None:
+            from tidings.contrib.monitor.health_file import HealthFile
+
             self._parts.append(HealthFile(self._source, self._path))
         if self._address is not None:
-            self._parts.append(MonitorServer(self._source, self._address))
+            self._serve(self._address)
 
     def use(self, address: str) -> None:
         """Serve on the address that the app itself names, unless an option names one.
@@ -117,7 +118,12 @@ class ProcessesMonitor:
         """
         if self._address is None:
             self._address = listen_address("monitor", address)
-            self._parts.append(MonitorServer(self._source, self._address))
+            self._serve(self._address)
+
+    def _serve(self, address: ListenAddress) -> None:
+        from tidings.contrib.monitor.http import MonitorServer
+
+        self._parts.append(MonitorServer(self._source, address))
 
     def close(self) -> None:
         """Stop: the processes have ended."""

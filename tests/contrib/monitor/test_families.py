@@ -10,7 +10,7 @@ import pytest
 
 from tidings.contrib.monitor.families import Families, Family, Merge, merged
 from tidings.contrib.monitor.health import Health, Probe
-from tidings.contrib.monitor.pipe import _HEAD, MOST, PipeClient
+from tidings.contrib.monitor.pipe import HEAD, MOST, PipeClient
 from tidings.contrib.monitor.processes import ProcessesSource
 from tidings.contrib.monitor.prometheus import encode
 from tidings.handlers.health import OK
@@ -144,7 +144,7 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_another(ends: Any) -> No
         assert lines.readline() == b"1 metrics\n"
         assert lines.readline() == b"2 metrics\n"
         for number, body in ((1, late), (2, ready)):
-            frame = _HEAD.pack(number, len(body)) + body
+            frame = HEAD.pack(number, len(body)) + body
             theirs.sendall(frame[:7])
             theirs.sendall(frame[7:])
 
@@ -157,9 +157,9 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_another(ends: Any) -> No
 def test_what_is_no_answer_is_none(ends: Any) -> None:
     ours, theirs = ends
     client = PipeClient(ours)
-    theirs.sendall(_HEAD.pack(1, 4) + b"nope")
+    theirs.sendall(HEAD.pack(1, 4) + b"nope")
     assert client.ask("live", Health, 10) is None
-    theirs.sendall(_HEAD.pack(2, MOST + 1))
+    theirs.sendall(HEAD.pack(2, MOST + 1))
     assert client.ask("live", Health, 10) is None
     theirs.close()
     assert client.ask("live", Health, 10) is None

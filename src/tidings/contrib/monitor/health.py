@@ -26,6 +26,9 @@ class Probe(enum.StrEnum):
     STARTED = "started"
 
 
+PROBES = {"/livez": Probe.LIVE, "/readyz": Probe.READY, "/startupz": Probe.STARTED}
+
+
 class Health(msgspec.Struct, frozen=True):
     """An answer.
 

@@ -19,11 +19,10 @@ from tidings.addresses import ListenAddress, is_loopback
 from tidings.errors import ConfigError, MissingExtraError, ThreadStartError
 from tidings.log import logger
 
-from .health import Probe, Source
+from .health import PROBES, Probe, Source
 
 CONNECTIONS = 16  # clients that are served at the same time
 PATIENCE = 5.0  # seconds that a client has for its request, and again to take the answer
-PROBES = {"/livez": Probe.LIVE, "/readyz": Probe.READY, "/startupz": Probe.STARTED}
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -92,11 +91,11 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, source: Source, address: ListenAddress) -> None:
         self.source = source
-        self.is_loopback = address.is_loopback
         self._free = threading.Semaphore(CONNECTIONS)
         infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         self.address_family = infos[0][0]
         super().__init__(infos[0][4][:2], _Handler)  # type: ignore[arg-type] # host and port
+        self.is_loopback = is_loopback(str(self.server_address[0]))
 
     def server_bind(self) -> None:
         # Not HTTPServer's: it looks up the name of the host, which can take seconds.
