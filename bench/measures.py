@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contenders.probe import SLEEP
-from .workloads import HEADERS, SIZES, SUBSCRIPTIONS
+from .workloads import HEADERS, PREFETCH, SIZES, SUBSCRIPTIONS
 
 Result = dict[str, Any]
 
@@ -79,6 +79,14 @@ def p99_microseconds(result: Result) -> float:
     return float(result["p99"] * 1_000_000)
 
 
+def megabytes(result: Result) -> float:
+    return float(result["bytes"] / result["seconds"] / 1_000_000)
+
+
+def cpu_per_megabyte(result: Result) -> float:
+    return float(result["cpu"] / result["bytes"] * 1e9)
+
+
 def at_a_time(result: Result) -> float:
     return float(result["at_a_time"])
 
@@ -86,6 +94,30 @@ def at_a_time(result: Result) -> float:
 def _sizes(kind: str) -> Iterable[Measure]:
     for size in SIZES:
         yield Measure(f"{kind}_{size}", f"{kind}_{size}", f"{kind} {size:,} B", "/s", rate)
+
+
+def _consumers() -> Iterable[Measure]:
+    for name, title in (
+        ("js_consume", "consume a stream, concurrency 16"),
+        ("js_consume_one", "consume a stream, concurrency 1"),
+        ("js_consume_one_prefetch", f"consume a stream, concurrency 1, {PREFETCH} held"),
+    ):
+        yield Measure(name, name, title, "/s", rate)
+        yield Measure(
+            f"{name}_cpu", name, f"CPU per message, {title}", "us", cpu_microseconds, False
+        )
+
+
+def _key_value() -> Iterable[Measure]:
+    for name, title in (("key_value_put", "key-value put"), ("key_value_get", "key-value get")):
+        yield Measure(name, name, f"{title}, 64 open", "/s", rate)
+        yield Measure(f"{name}_cpu", name, f"CPU per {title}", "us", cpu_microseconds, False)
+
+
+def _objects() -> Iterable[Measure]:
+    for name, title in (("object_put", "object put"), ("object_get", "object get")):
+        yield Measure(name, name, f"{title}, 8 MiB", "MB/s", megabytes)
+        yield Measure(f"{name}_cpu", name, f"CPU per MB, {title}", "ms", cpu_per_megabyte, False)
 
 
 def _subscriptions() -> Iterable[Measure]:
@@ -108,15 +140,33 @@ MEASURES = {
         Measure("publish_sync", "publish_sync", "publish 128 B, no await", "/s", rate),
         Measure("receive_raw", "receive_raw", "receive 128 B", "/s", rate),
         Measure("receive_cpu", "receive_raw", "CPU per 100k received", "s", cpu_per_100k, False),
+        Measure(
+            "receive_monitored", "receive_monitored", "receive 128 B, with metrics", "/s", rate
+        ),
+        Measure(
+            "receive_monitored_cpu",
+            "receive_monitored",
+            "CPU per 100k received, with metrics",
+            "s",
+            cpu_per_100k,
+            False,
+        ),
         Measure("receive_json", "receive_json", "receive JSON as dict", "/s", rate),
         Measure("receive_validated", "receive_validated", "receive JSON validated", "/s", rate),
         Measure("request_many", "request_many", "requests, 256 in flight", "/s", rate),
+        Measure(
+            "request_many_monitored",
+            "request_many_monitored",
+            "the same with metrics",
+            "/s",
+            rate,
+        ),
         Measure("request_p50", "request_one", "request p50", "us", p50_microseconds, False),
         Measure("request_p99", "request_one", "request p99", "us", p99_microseconds, False),
         Measure("sleepers", "sleepers", "handlers that await 10 ms", "/s", rate),
         Measure("sleepers_at_a_time", "sleepers", "of these at a time", "", at_a_time),
         Measure("threads", "threads", "publish from 4 threads", "/s", rate),
-        Measure("js_consume", "js_consume", "consume a stream, concurrency 16", "/s", rate),
+        *_consumers(),
         Measure("js_publish", "js_publish", "publish to a stream, one by one", "/s", rate),
         Measure(
             "js_publish_window", "js_publish_window", "publish to a stream, 256 open", "/s", rate
@@ -140,6 +190,8 @@ MEASURES = {
             cpu_microseconds,
             False,
         ),
+        *_key_value(),
+        *_objects(),
         *_subscriptions(),
         *_headers(),
         Measure(
@@ -189,6 +241,15 @@ TARGETS = (
     Target("CPU per 100k received", ("receive_cpu", _T), 0.42, ("receive_cpu", _N), at_least=False),
     Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", _N)),
     Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", "faststream")),
+    Target("consume a stream", ("js_consume", _T), 1.2, ("js_consume", "nats-py-push")),
+    Target(
+        "consume one at a time, with prefetch",
+        ("js_consume_one_prefetch", _T),
+        6,
+        ("js_consume_one", _T),
+    ),
+    Target("key-value put", ("key_value_put", _T), 2.5, ("key_value_put", _N)),
+    Target("key-value get", ("key_value_get", _T), 3, ("key_value_get", _N)),
     Target("memory grown by 1M received", ("memory", _T), 2, at_least=False, unit="MB"),
     Target(
         "cost at 1,000 subscriptions",

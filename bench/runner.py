@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from .contenders.probe import LOAD, REPORT, THREADS
+from .contenders.probe import LOAD, OBJECT_SIZE, REPORT, THREADS
 from .load import (
     Block,
     Collector,
@@ -207,6 +207,23 @@ def _js_publish(task: Task, server: Server) -> Result:
     return result
 
 
+def _js_key_value(task: Task, server: Server) -> Result:
+    with _streams(server) as streams, _process(task, task.workload.action, server) as process:
+        result = process.result()
+        if streams.written() != result["sent"]:
+            raise RunError(f"the bucket got {streams.written()} of {result['sent']} writes")
+    return result
+
+
+def _js_object(task: Task, server: Server) -> Result:
+    with _streams(server) as streams, _process(task, task.workload.action, server) as process:
+        result = process.result()
+        least = result["stored"] * OBJECT_SIZE
+        if streams.object_bytes() < least:
+            raise RunError(f"the store has {streams.object_bytes()} of at least {least} bytes")
+    return result
+
+
 @contextmanager
 def _streams(server: Server) -> Iterator[Streams]:
     streams = Streams(server.port)
@@ -234,4 +251,6 @@ _KINDS: dict[str, Callable[[Task, Server], Result]] = {
     "threads": _threads,
     "js_consume": _js_consume,
     "js_publish": _js_publish,
+    "js_key_value": _js_key_value,
+    "js_object": _js_object,
 }

@@ -5,7 +5,7 @@ import re
 import time
 from typing import Any
 
-from .contenders.probe import DURABLE, LOAD, STREAM
+from .contenders.probe import BUCKET, DURABLE, LOAD, STREAM
 from .load import Block, LoadError, Wire
 
 INBOX = "_INBOX.bench"
@@ -50,6 +50,14 @@ class Streams:
     def stored(self) -> int:
         """Return the number of messages in the stream."""
         return int(self._call(f"STREAM.INFO.{STREAM}")["state"]["messages"])
+
+    def written(self) -> int:
+        """Return the number of messages that were written to the key-value bucket."""
+        return int(self._call(f"STREAM.INFO.KV_{BUCKET}")["state"]["last_seq"])
+
+    def object_bytes(self) -> int:
+        """Return the number of bytes in the object store, with its overhead."""
+        return int(self._call(f"STREAM.INFO.OBJ_{BUCKET}")["state"]["bytes"])
 
     def check_consumed(self, messages: int) -> None:
         """Raise LoadError unless each message was delivered once and acknowledged."""

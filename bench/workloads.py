@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["publish", "receive", "request", "threads", "js_consume", "js_publish"]
+Kind = Literal[
+    "publish",
+    "receive",
+    "request",
+    "threads",
+    "js_consume",
+    "js_publish",
+    "js_key_value",
+    "js_object",
+]
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,13 @@ CONTENDERS = {
         ),
         Contender("nats-py-uvloop", "nats_py.py", "nats-py", "the same on uvloop", uvloop=True),
         Contender(
+            "nats-py-push",
+            "nats_py_push.py",
+            "nats-py",
+            "a push consumer: a callback and `ack`, with `max_ack_pending=1000`. It handles one "
+            "message at a time, and no second process shares its messages",
+        ),
+        Contender(
             "panini",
             "panini_app.py",
             "panini",
@@ -126,12 +142,16 @@ _FRAMEWORKS = ("panini", "faststream", "natsapi")
 _JSON = (*_TIDINGS, "nats-py", *_FRAMEWORKS)
 
 _STREAMS = (*_LOOPS, "faststream", "bare")
+_ONE_BY_ONE = (*_LOOPS, "nats-py-push")
 
 _SIZED: tuple[tuple[Kind, str], ...] = (("receive", "receive_raw"), ("publish", "publish"))
 
 SIZES = (1, 16, 256, 4096, 65536, 262144)
 HEADERS = (0, 1, 10)
 SUBSCRIPTIONS = (1, 100, 1000)
+
+PREFETCH = 256
+"""Messages that a consumer may hold while it handles one."""
 
 
 def _request(name: str, first_n: int, in_flight: int) -> Workload:
@@ -148,7 +168,17 @@ def _workloads() -> list[Workload]:
         Workload("receive_raw", "receive", "receive_raw", raw, 20_000),
         Workload("receive_json", "receive", "receive_json", _JSON, 20_000, body="json"),
         Workload("receive_validated", "receive", "receive_validated", _JSON, 20_000, body="json"),
+        Workload("receive_monitored", "receive", "receive_monitored", _TIDINGS, 20_000),
         _request("request_many", 4_000, 256),
+        Workload(
+            "request_many_monitored",
+            "request",
+            "request_many_monitored",
+            _TIDINGS,
+            4_000,
+            body="json",
+            in_flight=256,
+        ),
         _request("request_one", 500, 1),
         Workload("sleepers", "receive", "sleepers", (*_LOOPS, "faststream"), 100),
         Workload("threads", "threads", "threads", (*_PAIR, "panini"), 20_000),
@@ -168,7 +198,29 @@ def _workloads() -> list[Workload]:
             for n in HEADERS
         ),
         Workload(
-            "js_consume", "js_consume", "js_consume", _STREAMS, 5_000, concurrency=16, quick=False
+            "js_consume",
+            "js_consume",
+            "js_consume",
+            (*_STREAMS, "nats-py-push"),
+            5_000,
+            concurrency=16,
+            quick=False,
+        ),
+        *(
+            Workload(
+                name,
+                "js_consume",
+                "js_consume",
+                _ONE_BY_ONE,
+                first_n,
+                concurrency=1,
+                in_flight=in_flight,
+                quick=False,
+            )
+            for name, first_n, in_flight in (
+                ("js_consume_one", 1_000, 1),
+                ("js_consume_one_prefetch", 5_000, PREFETCH),
+            )
         ),
         Workload("js_publish", "js_publish", "js_publish", _STREAMS[:-1], 1_000, quick=False),
         Workload(
@@ -179,6 +231,14 @@ def _workloads() -> list[Workload]:
             5_000,
             in_flight=256,
             quick=False,
+        ),
+        *(
+            Workload(name, "js_key_value", name, _LOOPS, 2_000, in_flight=64, quick=False)
+            for name in ("key_value_put", "key_value_get")
+        ),
+        *(
+            Workload(name, "js_object", name, _PAIR, 4, quick=False)
+            for name in ("object_put", "object_get")
         ),
         Workload(
             "js_publish_batched",

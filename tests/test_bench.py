@@ -190,6 +190,42 @@ class _Never(FakeWire):
         raise LoadError("nothing arrived in time")
 
 
+class TestKeysAndObjects:
+    async def test_every_write_must_get_a_revision_of_its_own(self):
+        revisions = iter([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11])
+
+        async def put(key, value):
+            return next(revisions)
+
+        found = await probe.key_value_put(options("key_value_put"), put)
+        assert (found["sent"], found["error"]) == (12, "1 wrong answers")
+
+    async def test_every_read_must_return_the_value_of_its_key(self):
+        values = {}
+
+        async def put(key, value):
+            values[key] = value
+
+        async def get(key):
+            return values["key.0" if key == "key.3" else key]
+
+        found = await probe.key_value_get(options("key_value_get"), put, get)
+        assert (found["sent"], found["error"]) == (probe.KEYS, "1 wrong answers")
+
+    async def test_every_object_must_come_back_as_it_was(self, monkeypatch):
+        monkeypatch.setattr(probe, "OBJECT_SIZE", 16)
+        store = {}
+
+        async def put(name, data):
+            store[name] = data
+
+        async def get(name):
+            return store[name] if name != "object-1" else b""
+
+        found = await probe.object_get(options("object_get"), put, get)
+        assert (found["bytes"], found["error"]) == (8 * 16, "2 wrong answers")
+
+
 class TestRuns:
     def test_messages_come_in_whole_blocks(self):
         planned = task(n=1)

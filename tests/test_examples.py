@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.waits import wait_until
-from tidings import App, ServiceError
+from tidings import App, ServiceError, deadline
 from tidings.testing import NATSServer, TestClient
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ COMMAND = re.compile(r"tidings run (examples\.\S+) --dev")
 # What an example that asks itself prints.
 OUTPUT = {
     "examples.greeter:app": r"^\{'hello': 'Ada'\}$",
+    "examples.travel:app": r"^Offer\(supplier='bus', .*\) Offer\(supplier='rail', .*\)$",
     "examples.timing:app": r"^\{'n': 42, 'trace': '\w{16}'\}$",
 }
 
@@ -135,6 +136,14 @@ def test_the_middlewares_time_and_pass_the_trace_on(
         answer = client.request("double", {"n": 5}, headers={"Trace-Id": "7f"})
         assert answer == {"n": 10, "trace": "7f"}
     assert re.search(r"increment took \d+\.\d\d us", caplog.text)
+
+
+def test_the_offers_come_in_time_without_that_of_a_slow_supplier(
+    test_client: MakeClient,
+) -> None:
+    with test_client(app_of("travel")) as client, deadline(1):
+        offers = client.request("trips.offers", {"to": "Nice"}, response_data_type=list)
+    assert [offer["supplier"] for offer in offers] == ["bus", "rail"]
 
 
 def test_a_group_answers_under_its_prefix(test_client: MakeClient) -> None:

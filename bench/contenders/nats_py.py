@@ -10,6 +10,9 @@ import nats
 import probe
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import KeyValueConfig, ObjectStoreConfig, StorageType
+from nats.js.kv import KeyValue
+from nats.js.object_store import ObjectStore
 from pydantic import TypeAdapter
 
 
@@ -86,20 +89,22 @@ class Contender:
             await self.nc.subscribe(subject, cb=callback)
         return await probe.receive(self.blocks, self.nc.publish)
 
+    async def on_stream(self, msg: Msg) -> None:
+        self.blocks.left -= 1
+        if not self.blocks.left:
+            self.blocks.end_raw(msg.data)
+        await msg.ack()
+
     async def js_consume(self) -> dict[str, Any]:
         js = self.nc.jetstream()
         subscription = await js.pull_subscribe("", durable=probe.DURABLE, stream=probe.STREAM)
 
-        async def handle(msg: Msg) -> None:
-            self.blocks.left -= 1
-            if not self.blocks.left:
-                self.blocks.end_raw(msg.data)
-            await msg.ack()
+        size = max(self.opts.concurrency, self.opts.in_flight)
 
         async def consume() -> None:
             while True:
-                for msg in await subscription.fetch(self.opts.concurrency, timeout=30):
-                    await handle(msg)
+                for msg in await subscription.fetch(size, timeout=30):
+                    await self.on_stream(msg)
 
         consuming = asyncio.create_task(consume())
         result = await probe.consume(self.blocks, self.nc.flush)
@@ -121,6 +126,36 @@ class Contender:
 
         return await probe.publish_window(self.opts, publish_all)
 
+    async def bucket(self) -> KeyValue:
+        config = KeyValueConfig(bucket=probe.BUCKET, storage=StorageType.MEMORY)
+        return await self.nc.jetstream().create_key_value(config=config)
+
+    async def key_value_put(self) -> dict[str, Any]:
+        return await probe.key_value_put(self.opts, (await self.bucket()).put)
+
+    async def key_value_get(self) -> dict[str, Any]:
+        bucket = await self.bucket()
+
+        async def get(key: str) -> bytes:
+            return (await bucket.get(key)).value or b""
+
+        return await probe.key_value_get(self.opts, bucket.put, get)
+
+    async def store(self) -> ObjectStore:
+        config = ObjectStoreConfig(storage=StorageType.MEMORY)
+        return await self.nc.jetstream().create_object_store(probe.BUCKET, config=config)
+
+    async def object_put(self) -> dict[str, Any]:
+        return await probe.object_put(self.opts, (await self.store()).put)
+
+    async def object_get(self) -> dict[str, Any]:
+        store = await self.store()
+
+        async def get(name: str) -> bytes:
+            return (await store.get(name)).data or b""
+
+        return await probe.object_get(self.opts, store.put, get)
+
     async def respond(self) -> dict[str, Any]:
         await self.nc.subscribe(probe.ECHO, cb=self.on_request)
         return await probe.respond(self.nc.publish)
@@ -136,18 +171,22 @@ class Contender:
         return await probe.publish_from_threads(self.opts, bridge.publish, self.nc.flush)
 
 
-async def main() -> None:
+async def run(kind: type[Contender]) -> None:
     opts = probe.options()
     nc = await nats.connect(opts.url)
-    result = await getattr(Contender(opts, nc), opts.action)()
+    result = await getattr(kind(opts, nc), opts.action)()
     probe.emit(result, version("nats-py"))
     await nc.close()
 
 
-if __name__ == "__main__":
+def main(kind: type[Contender]) -> None:
     if probe.options().uvloop:
         import uvloop
 
-        uvloop.run(main())
+        uvloop.run(run(kind))
     else:
-        asyncio.run(main())
+        asyncio.run(run(kind))
+
+
+if __name__ == "__main__":
+    main(Contender)

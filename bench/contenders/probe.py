@@ -29,6 +29,18 @@ STREAM = "BENCH"
 DURABLE = "bench"
 """The durable consumer of that stream."""
 
+BUCKET = "bench"
+"""The key-value bucket and the object store."""
+
+KEYS = 1_000
+"""Keys of that bucket, which are written and read in turn."""
+
+OBJECTS = 4
+"""Objects of that store, which are written and read in turn."""
+
+OBJECT_SIZE = 8 << 20
+"""Bytes of one object."""
+
 ECHO = "echo.request"
 """Subject of the requests."""
 
@@ -255,6 +267,93 @@ async def publish_window(opts: Options, publish_all: Callable[[int], Awaitable[i
     meter.stop()
     error = {"error": f"{failed} publishes failed"} if failed else {}
     return meter.result(opts.n, sent=opts.n + opts.warmup, **error)
+
+
+async def key_value_put(opts: Options, put: Callable[[str, bytes], Awaitable[int]]) -> Any:
+    """Keep `in_flight` writes open until all have a revision. Each revision comes once."""
+
+    async def one(i: int) -> int:
+        return await put(key(i), opts.payload)
+
+    meter = Meter()
+    revisions = await _all(range(opts.warmup), opts.in_flight, one)
+    meter.start()
+    revisions += await _all(range(opts.n), opts.in_flight, one)
+    meter.stop()
+    sent = opts.n + opts.warmup
+    wrong = sent - len(set(revisions))
+    return meter.result(opts.n, sent=sent, **_wrong(wrong))
+
+
+async def key_value_get(
+    opts: Options,
+    put: Callable[[str, bytes], Awaitable[int]],
+    get: Callable[[str], Awaitable[bytes]],
+) -> Any:
+    """Keep `in_flight` reads open until all have a value, and check each value."""
+
+    async def one(i: int) -> bool:
+        return await get(key(i)) == key(i).encode() + opts.payload
+
+    for i in range(KEYS):
+        await put(key(i), key(i).encode() + opts.payload)
+    meter = Meter()
+    await _all(range(opts.warmup), opts.in_flight, one)
+    meter.start()
+    right = await _all(range(opts.n), opts.in_flight, one)
+    meter.stop()
+    return meter.result(opts.n, sent=KEYS, **_wrong(opts.n - sum(right)))
+
+
+def key(i: int) -> str:
+    return f"key.{i % KEYS}"
+
+
+async def _all(ids: range, in_flight: int, one: Callable[[int], Awaitable[Any]]) -> list[Any]:
+    left, results = iter(ids), []
+
+    async def worker() -> None:
+        results.extend([await one(i) for i in left])
+
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+    return results
+
+
+async def object_put(opts: Options, put: Callable[[str, bytes], Awaitable[Any]]) -> Any:
+    """Store objects one after another."""
+    data = os.urandom(OBJECT_SIZE)
+    meter = Meter()
+    for i in range(opts.warmup):
+        await put(_object(i), data)
+    meter.start()
+    for i in range(opts.n):
+        await put(_object(i), data)
+    meter.stop()
+    return meter.result(opts.n, bytes=opts.n * OBJECT_SIZE, stored=min(opts.n, OBJECTS))
+
+
+async def object_get(
+    opts: Options,
+    put: Callable[[str, bytes], Awaitable[Any]],
+    get: Callable[[str], Awaitable[bytes]],
+) -> Any:
+    """Read objects one after another, and check each."""
+    data = os.urandom(OBJECT_SIZE)
+    for i in range(OBJECTS):
+        await put(_object(i), data)
+    meter = Meter()
+    for i in range(opts.warmup):
+        await get(_object(i))
+    meter.start()
+    wrong = 0
+    for i in range(opts.n):
+        wrong += await get(_object(i)) != data
+    meter.stop()
+    return meter.result(opts.n, bytes=opts.n * OBJECT_SIZE, stored=OBJECTS, **_wrong(wrong))
+
+
+def _object(i: int) -> str:
+    return f"object-{i % OBJECTS}"
 
 
 async def request_many(opts: Options, request: Request) -> dict[str, Any]:

@@ -17,6 +17,7 @@ app = App(
     servers=OPTS.url,
     use_uvloop=OPTS.uvloop,
     concurrency=OPTS.concurrency,
+    monitor=0 if OPTS.action.endswith("_monitored") else None,
 )
 
 
@@ -85,6 +86,10 @@ async def request_many() -> dict[str, Any]:
     return await probe.request_many(OPTS, app.request)
 
 
+async def request_many_monitored() -> dict[str, Any]:
+    return await request_many()
+
+
 async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, app.request)
 
@@ -121,8 +126,39 @@ async def js_publish_batched() -> dict[str, Any]:
     return await js_publish_window(batched=True)
 
 
+def bucket() -> Any:
+    return app.js.key_value(probe.BUCKET, type=bytes, storage="memory")
+
+
+async def key_value_put() -> dict[str, Any]:
+    return await probe.key_value_put(OPTS, bucket().put)
+
+
+async def key_value_get() -> dict[str, Any]:
+    values = bucket()
+
+    async def get(key: str) -> bytes:
+        value: bytes = (await values.get(key)).value
+        return value
+
+    return await probe.key_value_get(OPTS, values.put, get)
+
+
+async def object_put() -> dict[str, Any]:
+    return await probe.object_put(OPTS, store().put)
+
+
+async def object_get() -> dict[str, Any]:
+    return await probe.object_get(OPTS, store().put, store().get)
+
+
+def store() -> Any:
+    return app.js.object_store(probe.BUCKET, storage="memory")
+
+
 LISTENERS: dict[str, Any] = {
     "receive_raw": on_raw,
+    "receive_monitored": on_raw,
     "receive_headers": on_headers,
     "receive_json": on_json,
     "receive_validated": on_validated,
@@ -141,7 +177,8 @@ if __name__ == "__main__":
     if OPTS.action == "respond":
         app.listen(probe.ECHO)(on_request)
     elif OPTS.action == "js_consume":
-        app.consume(probe.STREAM, durable=probe.DURABLE)(on_stream)
+        prefetch = OPTS.in_flight if OPTS.in_flight > 1 else None
+        app.consume(probe.STREAM, durable=probe.DURABLE, prefetch=prefetch)(on_stream)
     elif OPTS.action in LISTENERS:
         for subject in OPTS.subjects:  # a listener for each, as the others subscribe for each
             app.listen(subject)(LISTENERS[OPTS.action])

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from tidings.app import App
+from tidings.deadlines import deadline
 from tidings.declarations import Group
 from tidings.errors import (
     AuthError,
@@ -18,6 +19,7 @@ from tidings.errors import (
     ConnectError,
     ConnectionClosedError,
     ConnectionLostError,
+    DeadlineExpiredError,
     DecodeError,
     DigestError,
     DisconnectedError,
@@ -104,6 +106,7 @@ __all__ = [
     "ConnectionLostError",
     "ConnectionStats",
     "ConsumerStats",
+    "DeadlineExpiredError",
     "DebugMiddleware",
     "DecodeError",
     "DigestError",
@@ -164,6 +167,7 @@ __all__ = [
     "WrongSequenceError",
     "__version__",
     "days",
+    "deadline",
 ]
 
 # The names that are imported at their first use, because most services use no stream.

@@ -27,6 +27,7 @@ from tidings.checks import (
 from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
+from tidings.deadlines import working_until
 from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
 from tidings.functions import caller_place
@@ -676,9 +677,11 @@ class App(Declarations):
                 f"ended: await app.disconnect() first"
             )
         check_asyncio()
-        plan = self._plan(self._settings.resolve())
-        run = self._run = Run(plan, self._current, self._host, self._on_end)
-        await run.begin()
+        # What the run starts works for others, too, and longer than a deadline of the caller.
+        with working_until(None):
+            plan = self._plan(self._settings.resolve())
+            run = self._run = Run(plan, self._current, self._host, self._on_end)
+            await run.begin()
         return run
 
     def _plan(self, connection: ConnectionOptions) -> Plan:

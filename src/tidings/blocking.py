@@ -14,7 +14,7 @@ from tidings.checks import Seconds
 from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
 from tidings.keywords import called, former_names, known_as
-from tidings.link import CurrentLink, Link, check_timeout
+from tidings.link import CurrentLink, Link
 from tidings.log import logger
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
@@ -153,6 +153,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -165,6 +167,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -177,6 +181,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -189,6 +195,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -201,6 +209,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -213,6 +223,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     def request_sync(
@@ -224,18 +236,20 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request` from synchronous code. It blocks until the answer is there.
 
         The thread waits at most `timeout`, including the time in send hooks, even while a handler
-        blocks the event loop.
+        blocks the event loop; with retries, as long as all of them can take.
 
         Raises:
             LoopThreadError: called on the thread of the event loop.
             TidingsError: as `request`.
         """
         link = self._current.get("request_sync")
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -243,6 +257,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         try:
             return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
@@ -259,6 +275,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["dict"] | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -271,6 +289,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["list"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -283,6 +303,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["str"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -295,6 +317,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["bytes"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -307,6 +331,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: type[T] | Callable[[Any], T] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -319,6 +345,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     async def request_from_another_thread(
@@ -330,17 +358,20 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request`, awaited in the event loop of another thread.
 
-        It waits at most `timeout`, even while a handler blocks the event loop of the app.
+        It waits at most `timeout`, even while a handler blocks the event loop of the app; with
+        retries, as long as all of them can take.
 
         Raises:
             TidingsError: as `request`.
         """
         call = "request_from_another_thread"
         link = self._current.get(call)
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -348,6 +379,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         if link.portal.is_here:
             return await work
@@ -372,6 +405,7 @@ class BlockingBus(Bus):
         concurrency: int | None = None,
         no_reply: bool = False,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
@@ -382,7 +416,10 @@ class BlockingBus(Bus):
         link = self._current.get(call)
         if link.portal.is_here:
             link.check(call)
-            spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
+            spec = dynamic_spec(
+                *(subject, callback, queue, data_type, concurrency, no_reply),
+                *(timeout, cancel_expired),
+            )
             return str(link.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
             subject,
@@ -392,6 +429,7 @@ class BlockingBus(Bus):
             concurrency=concurrency,
             no_reply=no_reply,
             timeout=timeout,
+            cancel_expired=cancel_expired,
         )
         return link.portal.run(work, call, "await app.subscribe_new_subject(...)")
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.checks import Seconds, as_seconds, check_seconds
+from tidings.deadlines import at_most_left
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
 from tidings.headers import HeadersLike
@@ -106,6 +107,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -118,6 +121,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -130,6 +135,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -142,6 +149,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -154,6 +163,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -166,6 +177,8 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     async def request(
@@ -177,17 +190,27 @@ class Bus:
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """Send a request and wait for the first answer.
+
+        Inside a `deadline`, it waits at most until the deadline, with all retries.
 
         Args:
             subject: the subject to send to, without wildcards.
             message: as in `publish`.
-            timeout: seconds to wait, or a `timedelta`; None for the app's `request_timeout`.
+            timeout: seconds to wait, or a `timedelta`; None for the app's `request_timeout`. Each
+                retry waits as long.
             response_data_type: the type to decode the answer into, by default dict. `Message` or
                 `Message[T]` returns the whole answer, with its headers.
             headers: as in `publish`.
             data_type: as in `publish`, for `message`.
+            retries: how often to send the request again if nobody listens or the connection was
+                lost. The pauses grow from 0.1 to 2 seconds, and are shortened at random. After a
+                lost connection, it first waits for the next one, for `timeout` seconds.
+            idempotent: whether a service may handle the request twice without harm. With retries,
+                a request that got no answer in time is then sent again, too.
 
         Returns:
             The decoded body of the answer.
@@ -197,6 +220,7 @@ class Bus:
             SubjectPermissionError: the server denies the subject. Raised at once.
             ServiceError: the service answered with an error.
             RequestTimeoutError: no answer came in time.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
             ConnectionLostError: the connection dropped meanwhile. Raised at once.
             DisconnectedError: there is no connection now.
             DecodeError: the answer does not fit `response_data_type`.
@@ -208,6 +232,7 @@ class Bus:
             ```python
             answer = await app.request("greet", {"name": "Ada"}, timeout=2)
             total = await app.request("orders.total", {"id": 7}, response_data_type=int)
+            again = await app.request("greet", {"name": "Ada"}, retries=2, idempotent=True)
             ```
         """
         link = self._current.link
@@ -223,6 +248,20 @@ class Bus:
                 response_data_type=response_data_type,
                 headers=headers,
                 data_type=data_type,
+                # Only if they are given, so that a hook can set a default.
+                **({"retries": retries} if retries else {}),
+                **({"idempotent": idempotent} if idempotent else {}),
+            )
+        if retries or idempotent:
+            return await link.request(
+                subject,
+                message,
+                timeout,
+                response_data_type,
+                headers,
+                data_type,
+                retries,
+                idempotent,
             )
         token, future, read = link.start_request(
             subject, message, timeout, response_data_type, headers, data_type
@@ -253,6 +292,7 @@ class Bus:
         concurrency: int | None = None,
         no_reply: bool = False,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> str:
         """Subscribe while the app runs.
 
@@ -268,6 +308,7 @@ class Bus:
             concurrency: as in `App.listen`.
             no_reply: as in `App.listen`.
             timeout: as in `App.listen`.
+            cancel_expired: as in `App.listen`.
 
         Returns:
             The ID of the subscription. If the app is connected, the server has it by then.
@@ -277,7 +318,9 @@ class Bus:
             SubjectPermissionError: the server denies the subscription.
         """
         link = self._current.here("subscribe_new_subject")
-        spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
+        spec = dynamic_spec(
+            *(subject, callback, queue, data_type, concurrency, no_reply, timeout, cancel_expired)
+        )
         sids = link.subscribe(spec, spec.queue or "")
         try:
             await link.confirm(sids)
@@ -317,9 +360,10 @@ class Bus:
             ConfigError: the timeout is not a positive number of seconds.
             DisconnectedError: there is no connection now.
             FlushTimeoutError: the server did not answer in time.
+            DeadlineExpiredError: the deadline had passed before.
         """
         link = self._current.here("flush")
-        await link.connection.confirm(check_seconds("timeout", timeout))
+        await link.connection.confirm(at_most_left(check_seconds("timeout", timeout), "flush"))
 
 
 def dynamic_spec(
@@ -330,6 +374,7 @@ def dynamic_spec(
     concurrency: int | None,
     no_reply: bool,
     timeout: Seconds | None,
+    cancel_expired: bool,
 ) -> ListenerSpec:
     """The listener behind `subscribe_new_subject`; it is checked here.
 
@@ -345,6 +390,7 @@ def dynamic_spec(
         no_reply=no_reply,
         timeout=as_seconds(timeout),
         dynamic=True,
+        cancel_expired=cancel_expired,
     )
     warn_of_literal(f"subscription of {spec.name}", subject)
     return spec

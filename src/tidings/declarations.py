@@ -47,6 +47,7 @@ class Declarations:
         pending_msgs_limit: int = DEFAULT_PENDING_MSGS,
         pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> Callable[[F], F]:
         """Subscribe to a subject. The decorated function runs for every message.
 
@@ -73,6 +74,8 @@ class Declarations:
             timeout: the limit of one run in seconds; None for no limit. After it, an `async def`
                 handler is cancelled, and a requester gets error 504. A `def` handler cannot be
                 stopped: it occupies its worker until it returns.
+            cancel_expired: whether to cancel the handler when the deadline of its request passes.
+                The requester gets error 504. Only for `async def` handlers.
 
         Raises:
             SubjectError: if NATS does not allow a subject or the queue group.
@@ -109,6 +112,7 @@ class Declarations:
                     pending_msgs_limit=pending_msgs_limit,
                     pending_bytes_limit=pending_bytes_limit,
                     timeout=as_seconds(timeout),
+                    cancel_expired=cancel_expired,
                 )
             )
             return handler
@@ -124,6 +128,7 @@ class Declarations:
         subject: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
+        prefetch: int | None = None,
         ack_wait: Seconds | None = None,
         max_deliver: int | None = None,
         backoff: Sequence[Seconds] | None = None,
@@ -153,8 +158,13 @@ class Declarations:
                 an existing consumer keeps its filter, and a new one gets all messages.
             data_type: as in `listen`, with `StreamMessage[T]` for the message. A body that cannot
                 be decoded becomes a dead letter at once.
-            concurrency: the largest number of messages that are handled at the same time. tidings
-                fetches no more messages than this.
+            concurrency: the largest number of messages that are handled at the same time; 1 keeps
+                the order of an only instance.
+            prefetch: the number of messages that an instance may hold while no worker is free for
+                them. It saves round trips to the server, but no other instance gets these messages
+                meanwhile. With 0, an instance fetches only messages that it can handle at once.
+                With None, `concurrency=1` means 0; otherwise an instance that handles thousands of
+                messages a second holds what it handles in 20 milliseconds, at most 256.
             ack_wait: seconds without an acknowledgement or a sign of progress until the server
                 delivers a message again. With None, an existing consumer keeps its value, and a new
                 one gets the server's default of 30.
@@ -206,6 +216,7 @@ class Declarations:
                     subject=subject,
                     data_type=data_type,
                     concurrency=concurrency,
+                    prefetch=prefetch,
                     ack_wait=as_seconds(ack_wait),
                     max_deliver=max_deliver,
                     backoff=_delays(backoff),

@@ -13,6 +13,7 @@ import msgspec
 
 from tidings.cautions import warn_of_declarations
 from tidings.concurrency.forks import forget_after_fork, release_signals
+from tidings.deadlines import working_until
 from tidings.errors import (
     ConnectionClosedError,
     DisconnectedError,
@@ -447,7 +448,8 @@ class Run:
         During the start, the end begins when the start is complete.
         """
         if self._ending is None:
-            self._ending = asyncio.create_task(self._end(), name="tidings drain")
+            with working_until(None):  # not within the deadline of a handler that ends the app
+                self._ending = asyncio.create_task(self._end(), name="tidings drain")
             self._stopping.set()
         return self._ending
 

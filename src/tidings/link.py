@@ -14,6 +14,7 @@ from tidings.checks import MOST_SECONDS, Seconds, check_seconds
 from tidings.concurrency.bridge import FrameBridge
 from tidings.concurrency.home import Home
 from tidings.concurrency.portal import Portal
+from tidings.deadlines import at_most_left, current
 from tidings.errors import (
     BufferFullError,
     ConnectionClosedError,
@@ -27,7 +28,9 @@ from tidings.handlers.request_times import RequestTimes
 from tidings.handlers.subscriptions import Subscriptions
 from tidings.headers import Headers, HeadersLike
 from tidings.message import Message
+from tidings.protocol.deadlines import HEADER, deadline_pair
 from tidings.protocol.parser import Frame
+from tidings.retries import check_retries, most_seconds, with_retries
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
@@ -159,9 +162,10 @@ class Link:
         if force:
             connection = self.connection
             connection.require("publish with force")
+            limit = at_most_left(self.request_timeout, subject)
             denials, since = connection.denials, connection.denials.count
             self.outbox.post(frame)
-            await connection.confirm(self.request_timeout)
+            await connection.confirm(limit)
             if denied := denials.of_publish(subject, since):
                 raise denied
         elif self.outbox.post(frame):
@@ -192,9 +196,21 @@ class Link:
         response_data_type: Any = None,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`Bus.request` below the middlewares. Without any, `Bus` does the same without this call,
         for one coroutine less."""
+        if retries or idempotent:
+            kept = Headers(headers) if headers else None  # they may be an iterator
+            what = (subject, message, timeout, response_data_type, kept, data_type)
+            return await with_retries(
+                lambda: self.request(*what),
+                retries=check_retries(retries, idempotent),
+                idempotent=idempotent,
+                timeout=self._timeout(timeout),
+                connection=self.connection,
+            )
         token, future, read = self.start_request(
             subject, message, timeout, response_data_type, headers, data_type
         )
@@ -222,6 +238,9 @@ class Link:
     ) -> tuple[str, asyncio.Future[Frame], Callable[[Frame], Any]]:
         """Check a request and send it: its token, what to await, and what reads the answer."""
         limit = self.request_timeout if timeout is None else check_timeout(timeout)
+        if current.get() is not None:
+            limit = at_most_left(limit, subject)
+            headers = with_deadline(headers, limit)
         is_ready = type(message) is bytes and data_type is None
         payload = message if is_ready else codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
@@ -229,6 +248,23 @@ class Link:
         read = _read_dict if plain else _response_reader(response_data_type)
         token, future = self.connection.start_request(subject, payload, block, limit)
         return token, future, read
+
+    def _timeout(self, timeout: Seconds | None) -> float:
+        return self.request_timeout if timeout is None else check_timeout(timeout)
+
+    def longest_wait(
+        self, subject: str, timeout: Seconds | None, retries: int, idempotent: bool
+    ) -> float:
+        """Return the seconds that a request with these options can take at most.
+
+        Raises:
+            ConfigError: an option is wrong.
+            DeadlineExpiredError: the deadline has passed.
+        """
+        limit = self._timeout(timeout)
+        if retries or idempotent:
+            limit = most_seconds(limit, check_retries(retries, idempotent))
+        return at_most_left(limit, subject)
 
     # Answers. No send hook is passed: the answer belongs to the message that is answered.
 
@@ -385,6 +421,15 @@ def check_timeout(timeout: Seconds) -> float:
     if type(timeout) is float and 0 < timeout <= MOST_SECONDS:  # without a call
         return timeout
     return check_seconds("timeout", timeout)
+
+
+def with_deadline(headers: HeadersLike | None, left: float) -> list[tuple[str, str]]:
+    """Return the headers of a request with that many seconds left.
+
+    The deadline replaces that of another request, whose headers a handler may forward.
+    """
+    pairs = Headers(headers or ()).pairs()
+    return [*(pair for pair in pairs if pair[0] != HEADER), deadline_pair(left)]
 
 
 _decode_dict = codec.decoder(dict)

@@ -51,7 +51,7 @@ def _sum(one: Histogram | None, other: Histogram | None) -> Histogram | None:
 
 class ListenerStats(_Record, frozen=True):
     """The statistics of one listener. Each message is counted exactly once at any time:
-    ``received == handled + failed + dropped + pending + running + abandoned``.
+    ``received == handled + failed + dropped + expired + pending + running + abandoned``.
 
     Attributes:
         name: the handler's name.
@@ -61,8 +61,11 @@ class ListenerStats(_Record, frozen=True):
         handled: number of messages whose handler returned.
         failed: number of messages whose handler raised or exceeded its timeout, or whose body could
             not be decoded.
-        timed_out: number of messages in `failed` whose handler exceeded `timeout=`.
+        timed_out: number of messages in `failed` whose handler exceeded `timeout=`, or was
+            cancelled at the request's deadline (`cancel_expired=True`).
         dropped: number of messages that were dropped because the queue was full (slow consumer).
+        expired: number of requests that were not handled, because their deadline had passed while
+            they were in the queue.
         pending: number of messages in the queue.
         pending_bytes: number of bytes in the queue.
         running: number of messages that a handler is working on.
@@ -80,6 +83,7 @@ class ListenerStats(_Record, frozen=True):
     failed: int
     timed_out: int
     dropped: int
+    expired: int
     pending: int
     pending_bytes: int
     running: int
@@ -90,7 +94,7 @@ class ListenerStats(_Record, frozen=True):
     @classmethod
     def none(cls) -> ListenerStats:
         """Return a record of zeros, to add others to."""
-        return cls("", (), "", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return cls.zero(name="", subjects=(), queue="")
 
     def plus(self, other: ListenerStats) -> ListenerStats:
         """Return this record with the counts of another added."""
@@ -103,6 +107,7 @@ class ListenerStats(_Record, frozen=True):
             failed=self.failed + other.failed,
             timed_out=self.timed_out + other.timed_out,
             dropped=self.dropped + other.dropped,
+            expired=self.expired + other.expired,
             pending=self.pending + other.pending,
             pending_bytes=self.pending_bytes + other.pending_bytes,
             running=self.running + other.running,
@@ -114,10 +119,10 @@ class ListenerStats(_Record, frozen=True):
 
 class ConsumerStats(_Record, frozen=True):
     """The statistics of one stream consumer. Each delivery is counted exactly once at any time:
-    ``received == handled + failed + copies + pending + running + abandoned``.
+    ``received == handled + failed + copies + returned + pending + running + abandoned``.
 
     The answers to the server, `acked`, `nacked` and `termed`, are counted separately. An ordered
-    consumer sends no answers and has no copies.
+    consumer sends no answers, has no copies and returns nothing.
 
     Attributes:
         name: the handler's name.
@@ -130,6 +135,9 @@ class ConsumerStats(_Record, frozen=True):
         timed_out: number of deliveries in `failed` whose handler exceeded `timeout=`.
         copies: number of deliveries of a message whose handler was still running here. The result
             of that handler counts for both deliveries.
+        returned: number of deliveries that were given back without having been handled, because
+            they waited for a worker when the app stopped, or for too long. See `prefetch` of
+            `App.consume`.
         acked: number of deliveries that were acknowledged after their handler returned.
         nacked: number of deliveries that were given back, for another delivery.
         termed: number of deliveries that were terminated: dead letters, and messages whose handler
@@ -158,6 +166,7 @@ class ConsumerStats(_Record, frozen=True):
     failed: int
     timed_out: int
     copies: int
+    returned: int
     acked: int
     nacked: int
     termed: int

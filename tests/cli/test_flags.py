@@ -193,7 +193,7 @@ def test_a_service_that_passes_its_own_login_refuses_that_of_a_flag(
 def test_the_server_of_dev_needs_no_flags(call: Call, flag: str) -> None:
     code, _, shown = call("run", "service", "--dev", flag, SECRET)
     assert code == 2
-    assert f"{flag} has no effect, because --dev starts a server" in shown
+    assert f"--dev starts a nats-server, but {flag} is for another one" in shown
     assert SECRET not in shown
 
 

@@ -315,3 +315,33 @@ def test_a_foreign_header_block_never_raises(block: bytes) -> None:
     parse_header_block(block)
     parse_header_block(b"NATS/1.0 " + block)
     parse_header_block(b"NATS/1.0\r\nA:" + block)
+
+
+ANSWERS = st.tuples(
+    st.sampled_from([b"HMSG", b"MSG"]),
+    st.sampled_from([b"_INBOX.1", b"_INBOX.\xff", b"_INBOX.a\tb", b"other", b""]),
+    st.sampled_from([b"7", b"07", b"8"]),
+    st.sampled_from([b"12", b"0", b"-1", b"x", b"99999999999", b"12 12"]),
+    st.sampled_from([b" ", b"  ", b"\t"]),
+)
+
+
+@given(st.lists(ANSWERS, max_size=4))
+def test_answers_are_the_same_whether_or_not_new_subjects_are_expected(lines: Any) -> None:
+    expecting, plain = Parser(), Parser()
+    expecting.expect_new_subjects(7, b"_INBOX.")
+    for operation, subject, sid, sizes, space in lines:
+        line = space.join([operation, subject, sid, *sizes.split()])
+        chunk = line + b"\r\nNATS/1.0\r\n\r\n\r\nPING\r\n"
+        assert expecting.feed(chunk) == plain.feed(chunk)
+        assert expecting.malformed == plain.malformed
+        for parser in (expecting, plain):
+            parser.reset()
+
+
+def test_answers_with_headers_leave_nothing_behind() -> None:
+    parser = Parser()
+    parser.expect_new_subjects(7, b"_INBOX.")
+    for number in range(10):
+        parser.feed(b"HMSG _INBOX.%d 7 12 12\r\nNATS/1.0\r\n\r\n\r\n" % number)
+    assert not parser._known

@@ -68,6 +68,9 @@ async def every_call(app: App, bus: Bus, client: TestClient, sync_client: SyncTe
     assert_type(await bus.request("a"), dict[str, Any])
     assert_type(await bus.request("a", response_data_type=Order), Order)
     assert_type(await bus.request("a", response_data_type="str"), str)
+    assert_type(await bus.request("a", retries=2, idempotent=True), dict[str, Any])
+    assert_type(await bus.request("a", response_data_type=Order, retries=2), Order)
+    assert_type(app.request_sync("a", response_data_type=Order, retries=2), Order)
     assert_type(await app.nats.request("a", response_data_type=Message[Order]), Message[Order])
 
     assert_type(app.request_sync("a"), dict[str, Any])
@@ -81,6 +84,7 @@ async def every_call(app: App, bus: Bus, client: TestClient, sync_client: SyncTe
     assert_type(await thread("a", {}, 2, {"Trace": "1"}, response_data_type=Order), Order)
     assert_type(await thread("a", response_data_type=Message[Order]), Message[Order])
     assert_type(await thread("a", response_data_type="str"), str)
+    assert_type(await thread("a", response_data_type="str", retries=2), str)
     assert_type(await app.nats.request_from_another_thread("a", response_data_type=int), int)
 
     assert_type(await client.request("a"), dict[str, Any])

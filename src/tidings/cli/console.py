@@ -1,4 +1,7 @@
-"""Standard output: formatted with rich on a terminal, plain lines everywhere else."""
+"""Standard output: formatted with rich on a terminal, plain lines everywhere else.
+
+rich is imported only where it prints, because a service waits for what `tidings run` imports.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,6 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tidings.errors import TidingsError
 
@@ -36,6 +35,9 @@ def say(text: str = "", style: str = "") -> None:
     """
     with output_errors():
         if style and on_terminal():
+            from rich.console import Console
+            from rich.text import Text
+
             # rich respects NO_COLOR and TERM=dumb.
             Console(highlight=False, soft_wrap=True).print(Text(text, style=style))
         else:
@@ -117,6 +119,10 @@ def table(
     """
     right = len(columns) - numbers
     if on_terminal():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
         shown = Table(pad_edge=False, box=None) if styles else Table(pad_edge=False)
         for index, column in enumerate(columns):
             style = styles[index] if styles else ""

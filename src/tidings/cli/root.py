@@ -1,32 +1,74 @@
-"""The commands of `tidings`, collected in one Typer app."""
+"""The commands of `tidings`, in one Typer app that imports a command when it is called."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tidings import __version__
 
-from .client import pub, req, sub
 from .console import on_terminal, say
-from .context import context
-from .dead import dead
-from .demo import demo
-from .exporter import exporter
-from .health import health
-from .new import new
-from .objects import objects
-from .run import run
-from .server import server
-from .services import services
-from .streams import streams
+
+# Each command in the order of the help text, and the module that has it.
+COMMANDS = {
+    "run": "run",
+    "demo": "demo",
+    "new": "new",
+    "server": "server",
+    "pub": "client",
+    "req": "client",
+    "sub": "client",
+    "health": "health",
+    "exporter": "exporter",
+    "streams": "streams",
+    "dead": "dead",
+    "objects": "objects",
+    "context": "context",
+    "services": "services",
+}
+_SETTINGS: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "rich" if on_terminal() else None,
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name. One command need not wait for the imports of the others."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = getattr(importlib.import_module(f".{COMMANDS[name]}", __package__), name)
+        group = typer.Typer(add_completion=False, **_SETTINGS)
+        if isinstance(found, typer.Typer):
+            group.add_typer(found, name=name)
+        else:
+            group.command(name)(found)
+        return typer.main.get_group(group).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Root(TyperGroup):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _Commands()  # type: ignore[assignment]  # it is only read
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
 
 app = typer.Typer(
+    cls=_Root,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if on_terminal() else None,
     context_settings={"help_option_names": ["--help", "-h"]},
+    **_SETTINGS,
 )
 
 
@@ -44,12 +86,3 @@ def root(
     ] = False,
 ) -> None:
     """Microservices on NATS: run a service, try it out, or create a new one."""
-
-
-for command in (run, demo, new, server, pub, req, sub, health, exporter):
-    app.command()(command)
-app.add_typer(streams, name="streams")
-app.add_typer(dead, name="dead")
-app.add_typer(objects, name="objects")
-app.add_typer(context, name="context")
-app.add_typer(services, name="services")

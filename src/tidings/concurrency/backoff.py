@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 
 class Backoff:
     """Waits that double from try to try, up to a bound. It does not sleep and reads no clock.
@@ -40,6 +42,11 @@ class Backoff:
         """Begin with the first wait again."""
         self.tries = 0
         self.wait = self._first
+
+
+def jittered(wait: float) -> float:
+    """Shorten a wait at random, by up to a half, so that many clients do not all try at once."""
+    return wait * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
 
 def is_rare(number: int) -> bool:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from tidings import deadlines
 from tidings.errors import (
     LoopThreadError,
     LoopTimeoutError,
@@ -79,12 +80,15 @@ class Portal:
     def submit(self, work: Coroutine[Any, Any, T], call: str) -> concurrent.futures.Future[T]:
         """Run a coroutine in the loop and return a thread-safe future for its outcome.
 
+        The coroutine has the deadline of the caller.
+
         Raises:
             NotStartedError: if the loop has ended.
         """
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        end = deadlines.current.get()
         try:
-            self.post(lambda: self._start(work, outcome))
+            self.post(lambda: self._start(work, outcome, end))
         except RuntimeError:  # the loop is closed
             work.close()
             raise NotStartedError(call) from None
@@ -135,16 +139,23 @@ class Portal:
         for function in calls:
             function()
 
-    def _start(self, work: Coroutine[Any, Any, T], outcome: concurrent.futures.Future[T]) -> None:
+    def _start(
+        self,
+        work: Coroutine[Any, Any, T],
+        outcome: concurrent.futures.Future[T],
+        end: float | None,
+    ) -> None:
         if outcome.cancelled():
             work.close()
             return
-        task = self.spawn(self._in_turn(work))
+        task = self.spawn(self._in_turn(work, end))
         task.add_done_callback(lambda done: copy_outcome(done, outcome))
         task.add_done_callback(lambda done: work.close())  # if cancelled before it started
         outcome.add_done_callback(lambda ended: self._pass_cancellation(ended, task))
 
-    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _in_turn(self, work: Coroutine[Any, Any, T], end: float | None) -> T:
+        if end is not None:  # in the context of this task, which ends with it
+            deadlines.current.set(end)
         if self.before is not None:
             await self.before()
         return await work

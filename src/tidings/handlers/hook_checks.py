@@ -14,7 +14,10 @@ from tidings.functions import is_async
 
 # The calls that each hook must accept: the number of positional arguments, and the keywords.
 _PUBLISH = (3, ("reply_to", "force", "headers", "data_type"))
-_REQUEST = (3, ("timeout", "response_data_type", "headers", "data_type"))
+_REQUEST = (
+    3,
+    ("timeout", "response_data_type", "headers", "data_type", "retries", "idempotent"),
+)
 _STREAM = (
     3,
     (

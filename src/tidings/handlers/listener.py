@@ -19,18 +19,20 @@ from tidings.checks import check_flag, check_name, check_whole
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
-from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.concurrency.time_limit import bounded, bounded_by_deadline, check_timeout
 from tidings.concurrency.work_queue import WorkQueue, rest_of
+from tidings.deadlines import working_until
 from tidings.errors import (
     ConfigError,
     DecodeError,
     EncodeError,
+    HandlerTimeoutError,
     ServiceError,
     SlowConsumerError,
     ThreadStartError,
     TidingsError,
 )
-from tidings.functions import function_name
+from tidings.functions import function_name, is_async
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
 from tidings.handlers.parameters import Parameters, read_parameters
@@ -38,6 +40,7 @@ from tidings.handlers.timing import Timing
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
+from tidings.protocol.deadlines import DeadlineBlock
 from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
 from tidings.stats import ListenerStats
@@ -54,6 +57,7 @@ ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
 CUT_OFF = ServiceError(503, "the service stopped before it answered")
+EXPIRED = ServiceError(504, "the deadline passed before the request was handled")
 
 
 class Sender(Protocol):
@@ -99,6 +103,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     pending_msgs_limit: int = DEFAULT_PENDING_MSGS
     pending_bytes_limit: int = DEFAULT_PENDING_BYTES
     timeout: float | None = None
+    cancel_expired: bool = False
     middlewares: tuple[Middleware, ...] = ()
     dynamic: bool = False
 
@@ -116,6 +121,11 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
+        if check_flag("cancel_expired", self.cancel_expired) and not is_async(self.handler):
+            raise ConfigError(
+                f"cancel_expired=True requires an `async def` handler, because a thread cannot be "
+                f"stopped: make {self.name} async, or let it look at msg.deadline"
+            )
         read_parameters(self.handler, self.data_type, GIVEN)
 
     @property
@@ -174,10 +184,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_bytes_limit",
         "_calls",
         "_decode",
+        "_expired",
         "_log_dropped_at",
         "_logged_dropped",
         "_measure_at",
         "_msgs_limit",
+        "_on_deadline",
         "_on_publish",
         "_on_request",
         "_pending_bytes",
@@ -221,6 +233,9 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         for_request = fold_listen(around, handler, request=True)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
         self._on_request = bounded(for_request, spec.timeout, spec.name)
+        self._on_deadline = self._on_request  # for a request that has a deadline
+        if spec.cancel_expired:
+            self._on_deadline = bounded_by_deadline(for_request, spec.timeout, spec.name)
         self._measure_at = sys.maxsize
         if is_endpoint:
             self._measure_at = 1
@@ -233,6 +248,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
         self._pending_bytes = 0
+        self._expired = 0  # counted in `_set_aside`, too
         self._logged_dropped = 0
         self._log_dropped_at = 0.0
 
@@ -292,6 +308,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._log_dropped_at = time.monotonic() + 1
             self._loop.call_soon(self._log_dropped, dropped)
 
+    @property
+    def _dropped(self) -> int:
+        return self._set_aside - self._expired
+
     def _refuse(self, frame: Frame, error: ServiceError) -> None:
         """Answer a request that is not handled, or not completely."""
         if frame[2] and not self.spec.no_reply:
@@ -300,12 +320,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 self._sender.reply(frame[2], body, headers)
 
     def _log_dropped(self, subject: str) -> None:
-        news, self._logged_dropped = self._set_aside - self._logged_dropped, self._set_aside
-        error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
+        news, self._logged_dropped = self._dropped - self._logged_dropped, self._dropped
+        error = SlowConsumerError(self.spec.name, subject, self._dropped, len(self._queue))
         logger.warning(
             "%s; %d since the last warning. Raise concurrency, or add instances to the queue group",
             *(error, news),
-            extra={"listener": self.spec.name, "subject": subject, "dropped": self._set_aside},
+            extra={"listener": self.spec.name, "subject": subject, "dropped": self._dropped},
         )
         self._sender.tell("slow_consumer", error)
 
@@ -335,12 +355,18 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     self._waking = True
                     self._loop.call_soon(self._call_next)
                 started = monotonic()
+                # Few messages have headers, so the first test is all that most of them pay.
+                if block and type(block) is DeadlineBlock and self._has_expired(item, started):
+                    continue
                 message: Message[Any] | None = None  # None while its body is not decoded
                 try:
                     data = body if decode is None else decode(body)
                     message = Message(subject, data, body, reply, sid, block, sender)
                     if reply:
-                        value = await self._on_request(message)
+                        if block and type(block) is DeadlineBlock:
+                            value = await self._handle_in_time(message, block)
+                        else:
+                            value = await self._on_request(message)
                         if not self.spec.no_reply:
                             self._answer(message, value)
                     else:
@@ -373,6 +399,33 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     def worked(self) -> float:
         """Seconds that the workers have spent on messages, including those at work now."""
         return self._worked + self._busy * time.monotonic()
+
+    # Requests with a deadline.
+
+    def _has_expired(self, item: Frame, now: float) -> bool:
+        """Whether this is a request whose deadline passed in the queue. It is then counted, logged
+        and answered."""
+        _, _, reply, block, _ = item
+        assert isinstance(block, DeadlineBlock)
+        late = now - block.deadline
+        if late < 0 or not reply:
+            return False
+        self._set_aside += 1
+        self._expired += 1
+        self._log.log(
+            logging.WARNING,
+            "%s did not handle a request on %r: its deadline passed %.3f s ago, in the queue",
+            *(self.name, item[1], late),
+            extra={"listener": self.name, "subject": item[1], "expired": self._expired},
+        )
+        self._refuse(item, EXPIRED)
+        return True
+
+    async def _handle_in_time(self, message: Message[Any], block: DeadlineBlock) -> Any:
+        """Handle a request within its deadline, which the handler's own calls inherit."""
+        message._deadline = block.deadline
+        with working_until(block.deadline):
+            return await self._on_deadline(message)
 
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
@@ -453,8 +506,11 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         if not item[2] or self.spec.no_reply:
             return
-        if rest_of(error) is not None:
-            error = ServiceError(504, f"the handler took longer than {self.spec.timeout:g} s")
+        if rest_of(error) is not None and isinstance(error, HandlerTimeoutError):
+            what = f"took longer than {error.timeout:g} s"
+            if error.is_expired:
+                what = "was cancelled, because the deadline of the request passed"
+            error = ServiceError(504, f"the handler {what}")
         elif isinstance(error, ThreadStartError):
             error = ServiceError(503, "overloaded: no thread is left to handle the request")
         body, headers = error_reply(
@@ -486,7 +542,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             handled=self._handled,
             failed=self._failed,
             timed_out=self._timed_out,
-            dropped=self._set_aside,
+            dropped=self._dropped,
+            expired=self._expired,
             pending=len(self._queue),
             pending_bytes=self._pending_bytes,
             running=self._running,

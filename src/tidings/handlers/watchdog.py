@@ -8,19 +8,14 @@ import threading
 import time
 import traceback
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
-from tidings.concurrency.work_queue import HandlerQueue, WorkQueue
+from tidings.concurrency.work_queue import WorkQueue
 from tidings.errors import ThreadStartError
-from tidings.handlers.listener import Listener
-from tidings.handlers.measured import MeasuredListener
 from tidings.log import logger
 
 BLOCKED = 1.0  # seconds that the loop may be blocked before a warning
 LOOK = 0.25  # seconds between two checks
-
-# The code that workers run; `self` in its frame belongs to the handler.
-_WORK = (Listener.work.__code__, MeasuredListener.work.__code__, HandlerQueue.work.__code__)
 
 
 class Watchdog:
@@ -87,8 +82,9 @@ class Watchdog:
 def _handler_name(frame: FrameType | None) -> str | None:
     """Return the name of the handler that runs in this stack: one worker serves many handlers."""
     while frame is not None:
-        if frame.f_code in _WORK:
-            place: WorkQueue[Any, Any] = frame.f_locals["self"]
-            return place.name
+        if frame.f_code.co_name == WorkQueue.work.__name__:
+            place = frame.f_locals.get("self")
+            if issubclass(type(place), WorkQueue):  # `isinstance` may run code of the user
+                return cast("WorkQueue[Any, Any]", place).name
         frame = frame.f_back
     return None

@@ -14,6 +14,7 @@ from tidings.checks import (
     check_text,
     check_whole,
 )
+from tidings.deadlines import in_time
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
     BucketChangeError,
@@ -97,6 +98,9 @@ class Bucket:
             JetStreamUnavailableError: no JetStream answers.
             NotStartedError: the app is not running.
         """
+        return await in_time(self._open(), self.name)
+
+    async def _open(self) -> JetStreamApi:
         api = self._host.api
         if self._opened is not api:
             info = await through_election(lambda: self._find_or_make(api))
@@ -115,9 +119,13 @@ class Bucket:
 
         Raises:
             BucketNotFoundError: the bucket is gone.
+            DeadlineExpiredError: the deadline passed before the end of the work.
             TidingsError: whatever `open` and `work` raise.
         """
-        api = await self.open()
+        return await in_time(self._use(work), self.name)
+
+    async def _use(self, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
+        api = await self._open()
         try:
             with self._must_exist():
                 return await work(api)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.checks import Seconds, check_seconds
+from tidings.deadlines import time_left
 from tidings.errors import LoopTimeoutError, PublishTimeoutError
 from tidings.headers import HeadersLike
 from tidings.jetstream.api import JetStreamApi
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 # Seconds that a thread waits past the timeout of a publish, which may be late by its last question.
 PUBLISH_LATE = 2 * LEAST_CHECK
+# Seconds that a thread waits past a deadline.
+LATE = 0.2
 
 
 @known_as("JetStream")
@@ -211,7 +214,7 @@ class JetStream:
         Args:
             work: the call, not awaited.
             timeout: seconds to wait, even while a handler blocks the event loop; None to wait for
-                as long as the call takes.
+                as long as the call takes, or until the deadline.
 
         Raises:
             LoopThreadError: on the event loop's own thread.
@@ -229,6 +232,10 @@ class JetStream:
             ```
         """
         limit = None if timeout is None else check_seconds("timeout", timeout)
+        left = time_left()
+        if left is not None:  # a bit longer, since the call itself keeps to the deadline
+            left = max(left, 0.0) + LATE
+            limit = left if limit is None else min(limit, left)
         return self._host.current.run(work, "js.run_sync", "await ...", limit)
 
     # Publishing.
@@ -263,11 +270,12 @@ class JetStream:
             expected_sequence: refuse unless this is the stream's last sequence.
             expected_subject_sequence: refuse unless this is the subject's last sequence.
             expected_msg_id: refuse unless this is the id of the stream's last message.
-            timeout: seconds.
+            timeout: seconds; inside a `deadline`, at most what is left.
 
         Raises:
             NoStreamError: no stream takes the subject.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
             WrongSequenceError: an expected sequence was not met: someone wrote first.
             JetStreamUnavailableError: there is no JetStream on the server.
             JetStreamError: the stream refuses it otherwise.

@@ -12,6 +12,7 @@ from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.get import Stored, stored_message
 from tidings.jetstream.status import Status
+from tidings.protocol.parser import Frame
 
 
 async def read_last(api: JetStreamApi, stream: str, subject: str) -> Stored | None:
@@ -24,10 +25,25 @@ async def read_last(api: JetStreamApi, stream: str, subject: str) -> Stored | No
         JetStreamApiError: there is no such stream.
         JetStreamUnavailableError, RequestTimeoutError, DisconnectedError: no answer.
     """
-    frame = await _ask(api, f"{stream}.{subject}", b"")
-    if frame is None:
+    return await last_in(await ask_last(api, stream, subject), api, stream, subject)
+
+
+async def ask_last(api: JetStreamApi, stream: str, subject: str) -> Frame:
+    """Ask for the last message on a subject, and return the answer: the first half of `read_last`.
+
+    Raises:
+        TidingsError: no answer.
+    """
+    target = f"{api.prefix}.DIRECT.GET.{stream}.{subject}"
+    return await api.connection.request(target, b"", b"", api.timeout)
+
+
+async def last_in(frame: Frame, api: JetStreamApi, stream: str, subject: str) -> Stored | None:
+    """Return the message in the answer to `ask_last`: the second half of `read_last`."""
+    headers = Headers.from_block(frame[3])
+    if headers.status == Status.NO_RESPONDERS:
         return await stored_message(api, stream, last_on=subject)
-    return _message(*frame)
+    return _message(headers, frame[4])
 
 
 async def read_newest(
@@ -72,18 +88,13 @@ async def read_sequence(api: JetStreamApi, stream: str, sequence: int) -> Stored
     Raises:
         TidingsError: as `read_last`.
     """
-    frame = await _ask(api, stream, msgspec.json.encode({"seq": sequence}))
-    if frame is None:
-        return await stored_message(api, stream, sequence=sequence)
-    return _message(*frame)
-
-
-async def _ask(api: JetStreamApi, target: str, query: bytes) -> tuple[Headers, bytes] | None:
-    """Ask the replicas. Returns None if there is no such stream or it allows no direct reads."""
-    subject = f"{api.prefix}.DIRECT.GET.{target}"
-    frame = await api.connection.request(subject, query, b"", api.timeout)
+    target = f"{api.prefix}.DIRECT.GET.{stream}"
+    query = msgspec.json.encode({"seq": sequence})
+    frame = await api.connection.request(target, query, b"", api.timeout)
     headers = Headers.from_block(frame[3])
-    return None if headers.status == Status.NO_RESPONDERS else (headers, frame[4])
+    if headers.status == Status.NO_RESPONDERS:  # no such stream, or it allows no direct reads
+        return await stored_message(api, stream, sequence=sequence)
+    return _message(headers, frame[4])
 
 
 def _message(headers: Headers, body: bytes) -> Stored | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -93,6 +95,15 @@ def delivery(reply: str) -> tuple[str, int, int, int]:
 def ack_prefix(stream: str, consumer: str) -> str:
     """Return the prefix of the reply subjects of a consumer's deliveries. (NATS ADR-15)"""
     return f"{ACK_PREFIX}{stream}.{consumer}."
+
+
+def first_delivery(stream: str, consumer: str) -> Callable[[str], object]:
+    """Return a function that is true for the reply subject of a message's first delivery.
+
+    It is false for all other subjects, and for those with a domain and an account.
+    """
+    prefix = re.escape(ack_prefix(stream, consumer))
+    return re.compile(prefix + r"1(?:\.[0-9]{1,20}){4}").fullmatch
 
 
 def other_ack_prefix(reply: str, stream: str, consumer: str) -> str | None:

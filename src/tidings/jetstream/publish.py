@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -12,9 +13,11 @@ import msgspec
 from tidings import codec
 from tidings.checks import Seconds, check_seconds, check_text
 from tidings.concurrency.backoff import Backoff
+from tidings.deadlines import at_most_left, current, in_time
 from tidings.error_codes import PASSING
 from tidings.errors import (
     ConfigError,
+    DeadlineExpiredError,
     DisconnectedError,
     HeaderError,
     JetStreamApiError,
@@ -31,6 +34,7 @@ from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
 from tidings.keywords import known_as
+from tidings.protocol.deadlines import HEADER as DEADLINE
 from tidings.protocol.headers import header_block, header_problem
 from tidings.protocol.parser import Frame
 from tidings.subject import check_subject
@@ -93,13 +97,29 @@ class Publication(msgspec.Struct, frozen=True):
     id_is_known: bool  # given by the caller, who may have published it before
     timeout: float
 
-    async def send(self, api: JetStreamApi, first: FirstTry | None = None) -> PublishAck:
+    def send(
+        self, api: JetStreamApi, first: FirstTry | None = None
+    ) -> Coroutine[Any, Any, PublishAck]:
         """Publish it until it is acknowledged: see `publish_stored`.
 
         Args:
             api: the API.
             first: the first try, if it has been made already.
         """
+        if current.get() is None:
+            return self._send(api, first)
+        return self._send_in_time(api, first)
+
+    async def _send_in_time(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
+        # The questions after the last try may take longer than the timeout, but not than this.
+        try:
+            return await in_time(self._send(api, first), self.subject)
+        except DeadlineExpiredError as error:
+            if not error.has_begun and first is None:
+                raise
+            raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from None
+
+    async def _send(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
         doubt: TidingsError | None = None
         streams = _StreamCheck(api, self.subject)
         deadline = (time.monotonic() if first is None else first.began) + self.timeout
@@ -156,9 +176,10 @@ def prepare(
 
     Raises:
         SubjectError, HeaderError, EncodeError, ConfigError: it cannot be sent.
+        DeadlineExpiredError: the deadline has passed.
     """
     check_subject(subject)
-    limit = check_seconds("timeout", timeout)
+    limit = at_most_left(check_seconds("timeout", timeout), subject)
     pairs = Headers(headers).pairs() if headers else []
     own = [value for name, value in pairs if name == MSG_ID]
     if msg_id is not None and own:
@@ -178,7 +199,9 @@ def prepare(
             subject_sequence=expected_subject_sequence,
             msg_id=expected_msg_id,
         )
-    others = [pair for pair in pairs if pair[0] != MSG_ID] if own else pairs
+    # A deadline would be over when a consumer reads the message. A handler may forward it here with
+    # the other headers of its request.
+    others = [pair for pair in pairs if pair[0] != MSG_ID and pair[0] != DEADLINE]
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
@@ -207,6 +230,7 @@ async def publish_stored(
     timeout: float,
     expected: Expected | None = None,
     id_is_known: bool = False,
+    first: FirstTry | None = None,
 ) -> PublishAck:
     """Publish a message, again and again with the same id, until it is acknowledged.
 
@@ -231,7 +255,7 @@ async def publish_stored(
         id_is_known=id_is_known,
         timeout=timeout,
     )
-    return await publication.send(api)
+    return await publication.send(api, first)
 
 
 def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from tidings.protocol.deadlines import MARK, read_deadline
 from tidings.protocol.headers import CRLF, HEADER_VERSION
 
 # The largest max_payload that a server allows. A larger size is not from a message.
@@ -160,6 +161,8 @@ class Parser:
                 after = body + header_size
                 block = data[body:after]
                 if header_size <= size and _is_header_block(block):
+                    if MARK in block:
+                        block = read_deadline(block)
                     frames.append((sid, subject, reply, block, data[after:stop]))
                     batch_size += size
                 else:
@@ -205,6 +208,8 @@ class Parser:
         if operation != b"MSG " and operation != b"HMSG":
             return None
         try:
+            if operation == b"HMSG" and (answer := self._parse_answer(line)):
+                return answer
             parsed = _message_line(line, headers=operation == b"HMSG")
         except ValueError:  # UnicodeDecodeError is one
             return None
@@ -213,6 +218,23 @@ class Parser:
             parsed = (-sid, subject, reply, header_size, size)
         self._remember(line, parsed)
         return parsed
+
+    def _parse_answer(self, line: bytes) -> _Line | None:
+        """Parse the line of an answer with headers, whose subject comes only once.
+
+        None if it is something else, or not in the form that servers write.
+
+        Raises:
+            ValueError: it is malformed.
+        """
+        words = line.split(b" ")
+        transient = self._transient.get(words[2]) if len(words) == 5 else None
+        if transient is None or b"\t" in line or not words[1].startswith(transient[1][4:]):
+            return None
+        header_size, size = _number(words[3]), _number(words[4])
+        if not header_size or size > MAX_PAYLOAD:
+            return None
+        return transient[0], words[1].decode(), "", header_size, size
 
     def _remember(self, line: bytes, parsed: _Line) -> None:
         # Each request has a new reply subject. Of such a line, remember only the part before it.

@@ -90,6 +90,9 @@ class Stage:
         yield self.inner
         at_exit(setattr, self.app, "_settings", self.app._settings)
         self.app.set_servers(self._beside_inner(urls))
+        # The port belongs to the service: it may run on this machine, and tests in parallel.
+        at_exit(setattr, self.app, "_monitor", self.app._monitor)
+        self.app._monitor = None
         yield self.app
 
     def _urls(self) -> list[str]:

@@ -15,7 +15,7 @@ from support.streams import MakeApp, is_acked
 from support.waits import until
 from tidings import App, ConfigError, Message
 from tidings.jetstream import Metadata, Stream
-from tidings.jetstream.message import ack_prefix, delivery, other_ack_prefix
+from tidings.jetstream.message import ack_prefix, delivery, first_delivery, other_ack_prefix
 from tidings.protocol.parser import Frame
 from tidings.server import NATSServer
 
@@ -168,3 +168,23 @@ def test_both_forms_of_a_reply_subject_are_known() -> None:
     assert other_ack_prefix(f"{other}.random", "S", "c") == "$JS.ACK.hub.hash.S.c."
     assert other_ack_prefix(other, "S", "d") is None
     assert delivery(other) == delivery(f"$JS.ACK.S.c.{REST}") == ("c", 1, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_first"),
+    [
+        ("$JS.ACK.S.c.1.7.7.1700000000000000000.0", True),
+        ("$JS.ACK.S.c.2.7.7.1700000000000000000.0", False),
+        ("$JS.ACK.S.c.11.7.7.1700000000000000000.0", False),
+        ("$JS.ACK.S.cc.1.7.7.1700000000000000000.0", False),
+        ("$JS.ACK.S.c.1.7.7.1700000000000000000", False),
+        ("$JS.ACK.S.c.1.7.7.1700000000000000000.0.0", False),
+        ("$JS.ACK.S.c.1.7.x.1700000000000000000.0", False),
+        ("$JS.ACK.S.c.1.\u0667.7.1700000000000000000.0", False),
+        ("$JS.ACK.S.c.1.7.7.1700000000000000000.0\n", False),
+        ("$JS.ACK.hub.hash.S.c.1.7.7.1700000000000000000.0", False),
+        ("", False),
+    ],
+)
+def test_only_a_whole_reply_subject_is_that_of_a_first_delivery(reply: str, is_first: bool) -> None:
+    assert bool(first_delivery("S", "c")(reply)) is is_first

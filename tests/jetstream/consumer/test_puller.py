@@ -236,6 +236,18 @@ async def test_nothing_is_asked_for_without_a_connection(rig: Rig, state: str) -
     assert rig.asked == [CAPACITY]
 
 
+async def test_a_pull_that_is_taken_back_is_not_owed_and_what_was_sent_is_still_taken(
+    rig: Rig,
+) -> None:
+    rig.puller.withdraw()
+    assert (rig.connection.kept, rig.puller.owed) == ([1], 0)
+    rig.deliver(2, sid=1)
+    assert len(rig.taken) == 2
+    rig.puller.look(rig.now)
+    assert rig.connection.open == [2]
+    assert rig.connection.pulls[-1]["inbox"] != rig.connection.pulls[0]["inbox"]
+
+
 # Statuses.
 
 

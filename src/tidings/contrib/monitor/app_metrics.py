@@ -189,6 +189,7 @@ def _add_listener(families: Families, stats: ListenerStats) -> None:
         "failed": stats.failed - stats.timed_out,
         "timed_out": stats.timed_out,
         "dropped": stats.dropped,
+        "expired": stats.expired,
         "abandoned": stats.abandoned,
     }
     for result, value in results.items():

@@ -85,6 +85,18 @@ class Acks:
         except TidingsError as error:
             self._log_unsettled(message, "done, but its acknowledgement was not sent", error)
 
+    def done(self, message: StreamMessage[Any]) -> None:
+        """Acknowledge a message whose handler returned, without waiting for the server."""
+        if message.settlement is not Settlement.OPEN:
+            return
+        try:
+            self._outbox.ack(message.reply, ACK)
+        except TidingsError as error:
+            self._log_unsettled(message, "done, but its acknowledgement was not sent", error)
+        else:
+            message.settlement = Settlement.ACKED
+            self.acked += 1
+
     async def raised(self, message: StreamMessage[Any], error: BaseException) -> None:
         """Give back a message whose handler raised, or give it up."""
         delivered = message.delivered

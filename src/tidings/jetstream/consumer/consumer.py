@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from tidings.handlers.middleware import Middleware, fold_stream
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.acks import Acks
 from tidings.jetstream.consumer.batch import Batch
+from tidings.jetstream.consumer.prefetch import Prefetch, most_prefetched
 from tidings.jetstream.consumer.pull import EXPIRES, Puller
 from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -57,14 +59,16 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._handler = bounded(around, spec.timeout, spec.name)
         self._is_async = is_async(spec.handler)
         self._batch = Batch(spec.batch, spec.batch_timeout, concurrency) if spec.batch else None
-        self._capacity = concurrency * (spec.batch or 1)
+        self._prefetch = Prefetch(_declared_prefetch(spec, concurrency), self._loop.time())
+        self._in_work = concurrency * (spec.batch or 1)  # messages that all workers have together
+        self._returned = 0
         self._puller = Puller(
             remote,
             api,
             wanted=self._wanted,
             take=self._take,
             ended=self._on_pull_end,
-            capacity=self._capacity,
+            capacity=self._in_work + self._prefetch.size,
         )
         self._in_hand: dict[str, StreamMessage[Any]] = {}  # by reply subject
         self._unseen: set[str] = set()  # messages of a batch behind one that becomes a dead letter
@@ -92,9 +96,47 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     def _wanted(self) -> tuple[int, float]:
         """Messages that could be taken now, and seconds to wait for them."""
         if self._batch is None:
-            return self._capacity - len(self._queue) - self._taken, EXPIRES
+            if self._prefetch.is_measured:
+                self._measure_prefetch(self._prefetch, self._loop.time())
+            capacity = self._puller.capacity
+            return capacity - len(self._queue) - self._taken, EXPIRES
         count, seconds = self._batch.wanted(len(self._queue), self._slots, self._loop.time())
         return count, EXPIRES if seconds is None else seconds
+
+    def _measure_prefetch(self, prefetch: Prefetch, now: float) -> None:
+        is_slow = prefetch.waits_long(self._received, len(self._queue), now)
+        if is_slow and (frames := self._surplus()):
+            logger.info(
+                "%s has become slow: %d messages that waited for a worker are given back, for any "
+                "instance",
+                *(self.name, len(frames)),
+                extra={"listener": self.name, "stream": self.spec.stream},
+            )
+            self._puller.withdraw()  # first, or the messages would come back
+            self._return_surplus(frames)
+        done = self._handled + self._failed
+        prefetch.measure(done, most_prefetched(self._remote.limit, self._concurrency), now)
+        self._puller.capacity = self._in_work + prefetch.size
+
+    def _surplus(self) -> list[Frame]:
+        """Return the queued messages that no worker is free for, and that can be given back.
+
+        A message in its last delivery cannot: it would be given up without having been handled.
+        """
+        free = self._concurrency - self._busy
+        waiting = itertools.islice(self._queue, free, None)
+        return [frame for frame in waiting if not self._is_last_time(frame)]
+
+    def _return_surplus(self, frames: list[Frame]) -> None:
+        """Give messages of the queue back to the server, so that another instance gets them."""
+        replies = {frame[2] for frame in frames}
+        kept = [frame for frame in self._queue if frame[2] not in replies]
+        self._queue.clear()
+        self._queue.extend(kept)
+        for frame in frames:  # in their order, in which the server delivers them again
+            self._acks.return_unhandled(frame[2])
+        self._returned += len(frames)
+        self._set_aside += len(frames)
 
     def _take(self, frames: list[Frame]) -> None:
         self._received += len(frames)
@@ -226,20 +268,34 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             await self._handler(argument)
         except BaseException as error:
             if self._is_end(error):
-                for message in messages:
-                    if self._is_async:  # a thread cannot be stopped, and may be done in a moment
-                        self._acks.abandoned(message)
+                self._abandon(messages)
                 raise
-            self._count_failure(error, len(messages))
-            with cancellation_put_off():
-                for message in messages:
-                    await self._settle(message, self._acks.raised(message, error))
-            return rest_of(error)
+            return await self._fail(messages, error)
         self._handled += len(messages)
         with cancellation_put_off():
             for message in messages:
                 await self._settle(message, self._acks.succeeded(message))
         return None
+
+    def _abandon(self, messages: list[StreamMessage[Any]]) -> None:
+        """Give back the messages of a handler that was cancelled at the end."""
+        if self._is_async:  # a thread cannot be stopped, and may be done in a moment
+            for message in messages:
+                self._acks.abandoned(message)
+
+    async def _fail(
+        self, messages: list[StreamMessage[Any]], error: BaseException
+    ) -> asyncio.Task[Any] | None:
+        """Count and settle the messages of a handler that raised.
+
+        Returns:
+            The task that still runs if the handler exceeded its timeout, else None.
+        """
+        self._count_failure(error, len(messages))
+        with cancellation_put_off():
+            for message in messages:
+                await self._settle(message, self._acks.raised(message, error))
+        return rest_of(error)
 
     async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
         """Await the settlement of one message, which must not keep the next one from its own."""
@@ -305,14 +361,20 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     # The end.
 
     async def stop(self, timeout: float) -> None:
-        """Take no more messages from the server. Those that are here are still handled."""
+        """Take no more messages from the server.
+
+        Those that a worker has, or is free for, are still handled. The others are given back.
+        """
         try:
             await self._puller.stop(timeout)
         except TidingsError as error:
             logger.warning(
                 "%s: the server did not confirm the end of the pulls: %s", self.name, error
             )
-        if self._batch is not None:
+        if self._batch is None:
+            if self._prefetch.is_on:
+                self._return_surplus(self._surplus())
+        else:
             self._batch.close(len(self._queue))
             self._follow(self._batch)
 
@@ -347,7 +409,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             handled=self._handled,
             failed=self._failed,
             timed_out=self._timed_out,
-            copies=self._set_aside,
+            copies=self._set_aside - self._returned,
+            returned=self._returned,
             acked=acks.acked,
             nacked=acks.nacked,
             termed=acks.termed,
@@ -362,6 +425,17 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             recovering=self._puller.is_recovering,
             seconds=self._seconds,
         )
+
+
+def _declared_prefetch(spec: ConsumerSpec, concurrency: int) -> int | None:
+    """Return how many messages to hold beyond the free workers; None to measure it.
+
+    One worker keeps the order. So it holds no message that could be handled before one that is
+    delivered again, unless that is declared.
+    """
+    if spec.prefetch is None and (concurrency == 1 or spec.batch is not None):
+        return 0
+    return spec.prefetch
 
 
 def _around(spec: ConsumerSpec, middlewares: Sequence[Middleware]) -> tuple[Middleware, ...]:

@@ -13,6 +13,7 @@ from tidings.jetstream.consumer.consumer import Consumer
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.ordered import OrderedHandler
 from tidings.jetstream.consumer.remote import RemoteConsumer, RestoreStream
+from tidings.jetstream.consumer.single import SingleConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.election import through_election
 from tidings.stats import ConsumerStats
@@ -75,7 +76,9 @@ class Consumers:
     ) -> Consumer | OrderedHandler:
         if name is None:
             return OrderedHandler(spec, self._api, self._pool, self._middlewares)
-        return Consumer(
+        is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
+        kind = SingleConsumer if is_single else Consumer
+        return kind(
             RemoteConsumer(spec, self._api, name, self._restore_stream),
             self._api,
             self._pool,

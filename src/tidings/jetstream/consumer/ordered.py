@@ -104,6 +104,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
             failed=self._failed,
             timed_out=self._timed_out,
             copies=0,
+            returned=0,
             acked=0,
             nacked=0,
             termed=0,

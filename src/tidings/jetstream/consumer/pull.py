@@ -124,7 +124,7 @@ class Puller:
         self._wanted = wanted
         self._take = take
         self._ended = ended
-        self._capacity = capacity
+        self.capacity = capacity
         self._inboxes: list[Inbox] = []  # the last one is in use, the others run out
         self._heard_at = self._loop.time()  # anything, from the server
         self._asked_floor_at = self._heard_at
@@ -174,7 +174,7 @@ class Puller:
         if terms.max_expires is not None:
             seconds = min(seconds, terms.max_expires)
         count = wanted - owed
-        if count <= 0 or (owed and count < self._capacity // 2):
+        if count <= 0 or (owed and count < self.capacity // 2):
             return
         body = {"batch": count, "expires": nanoseconds(seconds)}
         if seconds > 2 * HEARTBEAT:
@@ -188,6 +188,13 @@ class Puller:
             return  # the buffer is full: the next look tries again
         self._heard_at = self._loop.time()
         inbox.asked(count, self._heard_at + seconds)
+
+    def withdraw(self) -> None:
+        """Take back the pulls under way. What the server has sent by then is still taken."""
+        for inbox in self._inboxes:
+            self._connection.unsubscribe_route(inbox.sid, keep_route=True)
+            inbox.owed = 0
+        self._open_inbox()
 
     def _open_inbox(self) -> None:
         inbox = Inbox(self._connection.new_inbox(), self._loop.time())

@@ -26,7 +26,7 @@ from tidings.jetstream.consumer.spec import LEAST_ACK_WAIT, ConsumerSpec
 from tidings.jetstream.consumer.terms import Terms, surprises
 from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import filters_of, unmatched
-from tidings.jetstream.message import ack_prefix, delivery, other_ack_prefix
+from tidings.jetstream.message import ack_prefix, delivery, first_delivery, other_ack_prefix
 from tidings.jetstream.names import check_new_name
 from tidings.jetstream.position import BEGINNING, Position, server_time
 from tidings.log import logger
@@ -73,6 +73,7 @@ class RemoteConsumer:
         self.floor = 0
         self.last_reply = ""
         self.prefixes: tuple[str, ...] = (ack_prefix(spec.stream, self.name),)
+        self.is_first_delivery = first_delivery(spec.stream, self.name)
         self._api = api
         self._restore_stream = restore_stream
         self._floor_at = BEGINNING  # a time at which the stream had the message of the floor

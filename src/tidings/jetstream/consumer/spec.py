@@ -23,6 +23,9 @@ from tidings.subject import check_pattern, check_subject
 # The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
 
+# The largest prefetch: a new consumer allows no more unsettled messages.
+MOST_PREFETCHED = 65_536
+
 # The shortest batch_timeout: the resolution of a timer.
 LEAST_BATCH_TIMEOUT = 0.001
 
@@ -35,7 +38,7 @@ _FLAGS = ("double_ack", "manual_ack", "ordered")
 # Options about acknowledging, which an ordered consumer does not do.
 _NOT_ORDERED = (
     *("durable", "max_deliver", "dead_letter", "double_ack", "manual_ack"),
-    *("batch", "ack_wait", "backoff"),
+    *("batch", "ack_wait", "backoff", "prefetch"),
 )
 
 
@@ -70,6 +73,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     subject: str | None = None
     data_type: Any = None
     concurrency: int | None = None
+    prefetch: int | None = None
     ack_wait: float | None = None
     max_deliver: int | None = None
     backoff: tuple[float, ...] | None = None
@@ -103,6 +107,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None:
                 check_whole(name, value)
+        if self.prefetch is not None:
+            check_whole("prefetch", self.prefetch, least=0, most=MOST_PREFETCHED)
         if self.ack_wait is not None:
             check_seconds("ack_wait", self.ack_wait, least=LEAST_ACK_WAIT)
         check_seconds("batch_timeout", self.batch_timeout, least=LEAST_BATCH_TIMEOUT)
@@ -118,6 +124,11 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 f"max_deliver={self.max_deliver} needs dead_letter=: the subject that keeps a "
                 f"message after its last delivery, or DROP to drop it"
+            )
+        if self.batch is not None and self.prefetch is not None:
+            raise ConfigError(
+                "prefetch cannot be combined with batch=: tidings fetches as many messages as fill "
+                "the lists of the free workers"
             )
         if self.batch is None and self._says("batch_timeout"):
             raise ConfigError("batch_timeout requires batch=")

@@ -58,6 +58,28 @@ class Entry(Generic[T]):
     operation: Operation
     _decode: Callable[[bytes], T] = field(repr=False, compare=False)
 
+    @classmethod
+    def of_value(
+        cls,
+        bucket: str,
+        key: str,
+        body: bytes,
+        revision: int,
+        created: datetime,
+        decode: Callable[[bytes], T],
+    ) -> Entry[T]:
+        """Return the entry of a value, which is decoded already.
+
+        Raises:
+            DecodeError: if the body is not valid for the bucket's type.
+        """
+        entry = cls(bucket, key, body, revision, created, Operation.PUT, decode)
+        try:
+            entry.__dict__["value"] = decode(body)  # as cached_property does, but without its lock
+        except DecodeError:
+            entry.value  # noqa: B018 - raises the error with the place
+        return entry
+
     @property
     def is_deleted(self) -> bool:
         """Whether this entry deleted or purged the key."""

@@ -26,12 +26,14 @@ from tidings.jetstream.bucket import Bucket, Storage, declared_options
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
 from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, Operation
+from tidings.jetstream.kv.plain import ask_once, is_plain, put_once, stored_value
 from tidings.jetstream.kv.watch import Watch
-from tidings.jetstream.latest import read_from, read_last, read_sequence
+from tidings.jetstream.latest import ask_last, last_in, read_from, read_sequence
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered import Reading
-from tidings.jetstream.publish import PublishAck, publish_stored
+from tidings.jetstream.publish import FirstTry, publish_stored
 from tidings.jetstream.reader import Host, Reader, read_all
+from tidings.protocol.parser import Frame
 from tidings.subject import check_pattern, check_subject
 
 T = TypeVar("T")
@@ -174,10 +176,22 @@ class KeyValue(Bucket, Generic[T]):
             assert (entry.value, entry.is_deleted) == (10, False)
             ```
         """
+        answers: list[Frame] = []
+        if revision is None and is_plain(key):
+            api = await self.open()
+            subject = f"{self._origin.read}{key}"
+            frame = await ask_once(api, self._stream, subject)
+            if (found := stored_value(frame, subject)) is not None:
+                return Entry.of_value(self.name, key, frame[4], *found, self._decode)
+            answers.append(frame)
+        return await self._get(key, revision, answers)
+
+    async def _get(self, key: str, revision: int | None, answers: list[Frame]) -> Entry[T]:
+        """Return the entry of a key from an answer that has come already, or ask for it."""
         _check_key(key, new=False)
         if revision is not None:
             _check_revision(revision)
-        stored = await self.use(lambda api: self._stored(api, key, revision))
+        stored = await self.use(lambda api: self._stored(api, key, revision, answers))
         entry = None if stored is None else self._stored_entry(stored)
         if entry is None or entry.key != key or entry.is_deleted:
             raise KeyNotFoundError(self.name, key)
@@ -233,7 +247,15 @@ class KeyValue(Bucket, Generic[T]):
             assert await limits.put("ada", 12) > first
             ```
         """
-        return await self._write(key, codec.encode(value, self.type))
+        body = codec.encode(value, self.type)
+        if not is_plain(key):
+            return await self._write(key, body)
+        msg_id = secrets.token_hex(16)
+        api = self._origin_api(await self.open())
+        outcome = await put_once(api, f"{self._origin.write}{key}", body, msg_id)
+        if isinstance(outcome, int):
+            return outcome
+        return await self._write(key, body, msg_id=msg_id, tries=[outcome])
 
     async def create(self, key: str, value: T) -> int:
         """Set the value of a key that has none, and return the new revision.
@@ -459,40 +481,40 @@ class KeyValue(Bucket, Generic[T]):
         body: bytes,
         headers: Sequence[tuple[str, str]] = (),
         revision: int | None = None,
+        *,
+        msg_id: str = "",
+        tries: list[FirstTry] | None = None,
     ) -> int:
         # Other clients may allow more characters. Their keys can be updated and deleted here.
         _check_key(key, new=not headers and not revision)
         if revision is not None:
             _check_revision(revision)
         try:
-            ack = await self.use(lambda api: self._publish(api, key, body, headers, revision))
+            ack = await self.use(
+                lambda api: publish_stored(
+                    self._origin_api(api),
+                    f"{self._origin.write}{key}",
+                    body,
+                    Headers(headers),
+                    msg_id=msg_id or secrets.token_hex(16),
+                    timeout=WRITE_TIMEOUT,
+                    expected=Expected(subject_sequence=revision),
+                    first=tries.pop() if tries else None,
+                )
+            )
         except WrongSequenceError as error:
             said = _LAST.search(error.description)
             last = int(said[1]) if said else None
             raise WrongRevisionError(self.name, key, revision or 0, last) from None
         return ack.sequence
 
-    async def _publish(
-        self,
-        api: JetStreamApi,
-        key: str,
-        body: bytes,
-        headers: Sequence[tuple[str, str]],
-        revision: int | None,
-    ) -> PublishAck:
-        return await publish_stored(
-            self._origin_api(api),
-            f"{self._origin.write}{key}",
-            body,
-            Headers(headers),
-            msg_id=secrets.token_hex(16),
-            timeout=WRITE_TIMEOUT,
-            expected=Expected(subject_sequence=revision),
-        )
-
-    async def _stored(self, api: JetStreamApi, key: str, revision: int | None) -> Stored | None:
+    async def _stored(
+        self, api: JetStreamApi, key: str, revision: int | None, answers: list[Frame]
+    ) -> Stored | None:
         if revision is None:
-            return await read_last(api, self._stream, f"{self._origin.read}{key}")
+            subject = f"{self._origin.read}{key}"
+            frame = answers.pop() if answers else await ask_last(api, self._stream, subject)
+            return await last_in(frame, api, self._stream, subject)
         # No entry has revision 0, and the server rejects a request for sequence 0.
         return await read_sequence(api, self._stream, revision) if revision else None
 
