@@ -160,6 +160,7 @@ INSIDE = {
         "records",
         "answers",
         "finder",
+        "blocking",
         "endpoints",
         "identity",
         "discovery",

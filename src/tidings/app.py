@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
-    from tidings.services import Services
+    from tidings.services import AppServices
     from tidings.stats import AppStats
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -275,11 +275,11 @@ class App(Declarations):
     # Other services.
 
     @functools.cached_property
-    def services(self) -> Services:
+    def services(self) -> AppServices:
         """Finds services and their instances, in any language (NATS ADR-32)."""
-        from tidings.services import Services
+        from tidings.services import AppServices
 
-        return Services(lambda call: self._current.here(call).connection)
+        return AppServices(self._current)
 
     # Declaring.
 

@@ -39,8 +39,8 @@ class Declarations:
         self,
         subject: str | Sequence[str],
         *,
-        name: str | None = None,
         queue: str | None = None,
+        name: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
@@ -56,11 +56,11 @@ class Declarations:
 
         Args:
             subject: the subject or subjects. They may contain wildcards (`*`, `>`).
-            name: the name of the endpoint, for discovery. None uses the name of the function.
             queue: the queue group to join. One member of a group gets each message. With "", there
                 is no group: every instance of the service handles every message. With None, the
                 listener has its own group: one instance of the service handles each message, and
                 other listeners still get it too.
+            name: the name of the endpoint, for discovery. None uses the name of the function.
             data_type: the type of `msg.data`: dict (the default), list, str, bytes, any type that
                 msgspec validates, a pydantic model, another callable, or one of the names "json",
                 "dict", "list", "str" and "bytes". `Message[T]` in the signature has the same

@@ -15,6 +15,7 @@ from tidings import (
     App,
     ConfigError,
     ConnectionLostError,
+    LoopThreadError,
     NotStartedError,
     SubjectPermissionError,
 )
@@ -172,6 +173,22 @@ async def test_a_question_leaves_no_subscription_behind(app: App) -> None:
     before = len(connection._interest.frames())
     await app.services.ping(name="finder")
     assert len(connection._interest.frames()) == before
+
+
+def test_synchronous_code_finds_services(nats_server: Any, make_app: MakeApp, name: str) -> None:
+    app = make_app(nats_server, name)
+    app.listen("add")(lambda msg: {})
+    with app:
+        [ping] = app.services.ping_sync(name=name)
+        [info] = app.services.info_sync(name=name, id=ping.id)
+        [stats] = app.services.stats_sync(name=name, id=ping.id)
+    assert ping.id == info.id == stats.id == app.instance_id
+    assert info.endpoints[0].subject == stats.endpoints[0].subject == "add"
+
+
+async def test_a_blocking_call_on_the_loops_own_thread_is_an_error(app: App) -> None:
+    with pytest.raises(LoopThreadError, match=r"await app\.services\.ping\(\)"):
+        app.services.ping_sync()
 
 
 # Errors.

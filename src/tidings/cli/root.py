@@ -27,6 +27,7 @@ COMMANDS = {
     "streams": "streams",
     "dead": "dead",
     "objects": "objects",
+    "services": "services",
     "context": "context",
     "services": "services",
 }

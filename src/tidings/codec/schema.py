@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from tidings.codec import models
-from tidings.codec.forms import is_function, is_pydantic
+from tidings.codec.forms import is_function, is_pydantic, type_name
 
 # `validation` describes what is accepted, `serialization` what is sent.
 Mode = Literal["validation", "serialization"]
@@ -42,9 +42,8 @@ def json_schema(data_type: Any, mode: Mode) -> dict[str, Any] | None:
     if models.is_first(data_type):
         return models.schema(data_type, mode)
     try:
-        return _with_definitions_on_top(
-            msgspec.json.schema(data_type, schema_hook=lambda part: _part(part, mode))
-        )
+        schema = msgspec.json.schema(data_type, schema_hook=lambda part: _part(part, mode))
+        return _with_definitions_on_top(schema) if schema.keys() - {"title"} else None
     except Exception:  # msgspec raises several kinds; pydantic describes more
         return models.schema(data_type, mode)
 
@@ -52,7 +51,7 @@ def json_schema(data_type: Any, mode: Mode) -> dict[str, Any] | None:
 def _part(part: Any, mode: Mode) -> dict[str, Any]:
     """Describe a part that msgspec does not know. This is a hook of msgspec."""
     found = models.schema(part, mode) if is_pydantic(part) else None
-    return {} if found is None else found  # {} allows any JSON
+    return found or {"title": type_name(part)}  # which allows any JSON
 
 
 def _with_definitions_on_top(schema: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,9 @@ GIVEN = Given("listen()", Message)
 # What NATS ADR-32 allows as the name of an endpoint.
 ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
+# Of all listeners that are no endpoints, since a Timing keeps room for its samples.
+_UNTIMED = Timing()
+
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
 CUT_OFF = ServiceError(503, "the service stopped before it answered")
@@ -221,7 +224,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self.queue_group = queue
         self.sids: list[int] = []
         self.last_error = ""
-        self.timing = Timing()
+        self.timing = Timing() if is_endpoint else _UNTIMED
         self.counts: dict[int, SubjectCounts] = {}
         self._worked = 0.0
         self._sender = sender

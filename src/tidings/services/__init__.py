@@ -1,5 +1,6 @@
 """Services: discovery by the `micro` protocol of NATS (ADR-32), in both directions."""
 
+from tidings.services.blocking import AppServices
 from tidings.services.finder import Services
 from tidings.services.records import (
     EndpointInfo,
@@ -10,6 +11,7 @@ from tidings.services.records import (
 )
 
 __all__ = [
+    "AppServices",
     "EndpointInfo",
     "EndpointStats",
     "ServiceInfo",
