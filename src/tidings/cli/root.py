@@ -29,7 +29,6 @@ COMMANDS = {
     "objects": "objects",
     "services": "services",
     "context": "context",
-    "services": "services",
 }
 _SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
+from collections.abc import Callable
 
 from tidings.stats import Histogram
 
@@ -43,6 +45,23 @@ class Durations:
         """Count one duration."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._total += seconds
+
+    def between(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Return `call` with a count before it: of the time since the last call, or since now.
+
+        A worker that makes this call after each message measures them all.
+        """
+        monotonic = time.monotonic
+        last = monotonic()
+
+        def count_and_call() -> None:
+            nonlocal last
+            now = monotonic()
+            self.add(now - last)
+            last = now
+            call()
+
+        return count_and_call
 
     def histogram(self) -> Histogram:
         """Return what was counted up to now."""
