@@ -339,6 +339,19 @@ def test_imports_point_down(name: str) -> None:
     assert faults_of(name, FILES[name].read_text()) == []
 
 
+def test_the_core_names_an_integration_only_where_it_is_asked_for() -> None:
+    """As a string for importlib, which the other tests do not see."""
+    named = {
+        (name, node.value)
+        for name, path in FILES.items()
+        if PurePath(name).parts[0].removesuffix(".py") in CORE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if node.value.startswith("tidings.contrib")
+    }
+    assert named == {("app.py", "tidings.contrib.monitor")}
+
+
 def test_no_floor_names_a_module_twice() -> None:
     assert len(PLACES) == len(set(PLACES))
 

@@ -92,7 +92,9 @@ class CheckRun:
     async def _run(self) -> str:
         try:
             found = await self._call()
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # even SystemExit: a check must not end the service
             return self._say(f"raised {type(error).__name__}", error)
         if found is None or found is True:
             self._failed = False
@@ -101,7 +103,7 @@ class CheckRun:
             return self._say("returned False", None)
         return self._say(f"returned a {type(found).__name__}, not True or False", None)
 
-    def _say(self, reason: str, error: Exception | None) -> str:
+    def _say(self, reason: str, error: BaseException | None) -> str:
         """Log the first failure after a success, and return the reason."""
         if not self._failed:
             logger.warning("the health check %s %s", self.check.name, reason, exc_info=error)

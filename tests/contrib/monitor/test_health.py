@@ -219,9 +219,14 @@ async def test_what_a_check_raises_is_logged_and_not_shown(
     async def wrong() -> str:
         return "fine"
 
+    @app.health
+    async def leaving() -> None:
+        raise SystemExit(3)
+
     async with app:
         answer = await ready(port)
     assert answer.checks["database"] == "raised ConnectionError"
+    assert answer.checks["leaving"] == "raised SystemExit"
     assert answer.checks["wrong"] == "returned a str, not True or False"
     assert "lovelace" not in answer.text
     assert "lovelace" in caplog.text

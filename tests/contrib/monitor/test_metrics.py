@@ -274,6 +274,21 @@ async def test_a_program_can_serve_the_metrics_itself(
     assert metrics.value("tidings_messages_total", result="handled") == 1
 
 
+async def test_an_app_on_the_default_registry_is_served_once(
+    nats_server: NATSServer, port: int
+) -> None:
+    app = App("once", servers=nats_server.url, monitor=port)
+    collector = AppCollector(app)
+    prometheus_client.REGISTRY.register(collector)
+    try:
+        async with app:
+            metrics = await scrape(port)
+    finally:
+        prometheus_client.REGISTRY.unregister(collector)
+    assert metrics.value("tidings_connection_up") == 1
+    assert len(list(metrics.samples("tidings_connection_up"))) == 1
+
+
 async def test_without_a_monitor_nothing_is_measured(nats_server: NATSServer, subject: str) -> None:
     app = App("off", servers=nats_server.url)
 
