@@ -35,10 +35,12 @@ class AppCollector(Collector):
 
     Example:
         ```python
-        from prometheus_client import REGISTRY
+        from prometheus_client import CollectorRegistry, generate_latest
         from tidings.contrib.monitor import AppCollector
 
-        REGISTRY.register(AppCollector(app))
+        registry = CollectorRegistry()
+        registry.register(AppCollector(app))
+        print(generate_latest(registry).decode())
         ```
     """
 
