@@ -20,6 +20,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": [
         "version",
+        "core",
         "text",
         "log",
         "error_codes",
@@ -69,8 +70,10 @@ INSIDE = {
         "permissions",
         "pings",
         "race",
+        "pending_requests",
         "requests",
         "tcp",
+        "frame_queue",
         "buffer",
         "tls",
         "websocket",
@@ -102,6 +105,7 @@ INSIDE = {
         "timing",
         "listener",
         "measured",
+        "bursts",
         "queue_groups",
         "request_times",
         "subscriptions",

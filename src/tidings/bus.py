@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import current_task
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from threading import get_ident
 from typing import Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.checks import Seconds, as_seconds, check_seconds
+from tidings.core import replaceable
 from tidings.deadlines import at_most_left
 from tidings.errors import ConnectionLostError, DecodeError
 from tidings.handlers.listener import ListenerSpec
@@ -21,6 +22,21 @@ from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import warn_of_literal
 
 T = TypeVar("T")
+Publish = Callable[..., Coroutine[Any, Any, None]]
+
+
+@replaceable
+def make_publish(current: CurrentLink, publish: Publish) -> Publish:
+    """Return what `app.publish` is: `Bus.publish` itself.
+
+    The compiled form returns an object that does the same. It needs no coroutine for a message
+    without options, and calls `publish` for all others.
+
+    Args:
+        current: where the run of the app is found.
+        publish: `publish` of a bus.
+    """
+    return publish
 
 
 @known_as("App")
@@ -33,6 +49,7 @@ class Bus:
 
     def __init__(self, current: CurrentLink) -> None:
         self._current = current
+        self.publish = make_publish(current, self.publish)  # type: ignore[method-assign]  # see it
 
     async def publish(
         self,

@@ -118,16 +118,17 @@ class Link:
         self.send_request = fold_send(middlewares, request, "send_request")
         if is_measured and self.send_request is None:
             self.send_request = request
+        self.outbox.direct_thread = self.thread if self.send_publish is None else 0
         self.subscriptions = Subscriptions(connection, self.portal, self, middlewares, is_measured)
 
     def close(self) -> None:
         """Take no more calls."""
-        self.thread = 0
+        self.thread = self.outbox.direct_thread = 0
         self.portal.close()
 
     def forget(self) -> None:
         """Leave the connection to the parent process: this is a forked child."""
-        self.thread = 0
+        self.thread = self.outbox.direct_thread = 0
         self.connection.forget()
         self.home.end_child_in_loop()
 

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import msgspec
 
+from tidings.core import NAME
+
 
 class _Record(msgspec.Struct, frozen=True):
     """The common base."""
@@ -318,6 +320,8 @@ class AppStats(_Record, frozen=True):
         consumers: the statistics of each stream consumer.
         watchers: the statistics of each watch of a bucket.
         requests: how long requests took, by their result; empty if the app is not monitored.
+        core: what handles the messages: "compiled" for the compiled core, "pure" for the Python
+            modules.
     """
 
     connection: ConnectionStats
@@ -327,3 +331,4 @@ class AppStats(_Record, frozen=True):
     consumers: tuple[ConsumerStats, ...] = ()
     watchers: tuple[WatcherStats, ...] = ()
     requests: tuple[RequestStats, ...] = ()
+    core: str = NAME

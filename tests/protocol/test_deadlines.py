@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidings.core import PURE
 from tidings.protocol.deadlines import HEADER, DeadlineBlock, deadline_pair, read_deadline
 from tidings.protocol.parser import Parser
 
@@ -64,3 +65,17 @@ def test_the_parser_marks_only_messages_that_carry_a_deadline() -> None:
     [(_, _, found)] = Parser().feed(b"".join([*frames, b"MSG x 1 2\r\n{}\r\n"]))
     assert [type(frame[3]) for frame in found] == [DeadlineBlock, bytes, bytes]
     assert [frame[3] for frame in found] == [timed, plain, b""]
+
+
+@pytest.mark.parametrize("form", ["replaced", "pure"])
+def test_a_block_with_a_deadline_is_timed_by_both_forms_of_the_parser(form: str) -> None:
+    parser = Parser() if form == "replaced" else PURE["Parser"]()
+    timed = b"NATS/1.0\r\nA: 1\r\n%s: 250\r\n\r\n" % HEADER.encode()
+    other = timed.replace(b"250", b"-25")
+    got = []
+    for each in (timed, other, timed.replace(b"\r\nTid", b"\r\nTad")):
+        line = b"HMSG a 1 b %d %d\r\n" % (len(each), len(each))
+        ((_, _, (frame,)),) = parser.feed(line + each + b"\r\n")
+        assert frame[3] == each
+        got.append(type(frame[3]))
+    assert got == [DeadlineBlock, bytes, bytes]

@@ -11,7 +11,7 @@ import pytest
 
 from support.services import Asker
 from support.waits import until
-from tidings import App, Message, ServiceError
+from tidings import App, Message, RequestTimeoutError, ServiceError, deadline
 
 MakeApp = Callable[..., App]
 
@@ -35,7 +35,8 @@ async def test_requests_and_errors_are_counted(
         after = await asker.endpoint(f"$SRV.STATS.{name}", "add")
     assert (before["num_requests"], before["num_errors"], before["last_error"]) == (0, 0, "")
     assert (before["processing_time"], before["average_processing_time"]) == (0, 0)
-    assert before["data"] == {"pending": 0, "dropped": 0, "running": 0, "p50": None, "p99": None}
+    counts = dict.fromkeys(("pending", "dropped", "expired", "running"), 0)
+    assert before["data"] == {**counts, "p50": None, "p99": None}
     assert (after["num_requests"], after["num_errors"]) == (3, 2)
     assert 0 < after["average_processing_time"] <= after["processing_time"]
     assert after["average_processing_time"] == after["processing_time"] // 3
@@ -107,6 +108,36 @@ async def test_the_processing_time_contains_the_waits_of_the_handler_even_while_
         assert after["data"]["p50"] <= (time.monotonic() - began + 5) * 1e9
     assert 0 < during["processing_time"] < later["processing_time"] < after["processing_time"]
     assert 0 < after["data"]["p50"] == after["data"]["p99"] <= after["processing_time"]
+
+
+async def test_requests_with_a_deadline_have_times_and_those_that_expired_are_errors(
+    nats_server: Any, make_app: MakeApp, asker: Asker, name: str, subject: str
+) -> None:
+    app = make_app(nats_server, name)
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    @app.listen([f"{subject}.a", f"{subject}.b"], concurrency=1)
+    async def slow(msg: Message[Any]) -> dict[str, bool]:
+        begun.set()
+        await end.wait()
+        return {}
+
+    async with app:
+        with deadline(20):
+            first = asyncio.create_task(app.request(f"{subject}.a"))
+        await begun.wait()
+        with deadline(0.05), pytest.raises(RequestTimeoutError):
+            await app.request(f"{subject}.b")
+        await until(lambda: app.stats().listeners[0].received == 2)
+        expired = time.monotonic() + 0.06  # its time has run since it arrived
+        await until(lambda: time.monotonic() > expired)
+        end.set()
+        await first
+        await until(lambda: app.stats().listeners[0].expired == 1)
+        a, b = (await asker.ask(f"$SRV.STATS.{name}"))["endpoints"]
+    assert (a["num_errors"], b["num_errors"]) == (0, 1)
+    assert b["data"]["expired"] == 1
+    assert a["data"]["p50"] > 0
 
 
 async def test_messages_that_are_no_requests_have_times_too(

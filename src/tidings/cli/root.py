@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tidings import __version__
+from tidings import __version__, core
 
 from .console import on_terminal, say
 
@@ -74,7 +74,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"tidings {__version__}")
+        say(f"tidings {__version__} ({core.NAME} core: {core.REASON})")
         raise typer.Exit
 
 

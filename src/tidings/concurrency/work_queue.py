@@ -14,6 +14,7 @@ from tidings.concurrency.failure_log import FailureLog
 from tidings.concurrency.long_runs import LONG, NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import WorkerThreads
+from tidings.core import replaceable
 from tidings.errors import HandlerTimeoutError
 from tidings.log import logger
 from tidings.stats import Histogram
@@ -26,7 +27,24 @@ Item = TypeVar("Item")
 END_GRACE = 1.0
 
 
-class WorkQueue(ABC, Generic[T, S]):
+@replaceable
+class Counts:
+    """The counts that change with every message. They have a class of their own because the
+    compiled core changes them too.
+
+    Attributes:
+        _handled: number of messages whose handler returned.
+        _pending_bytes: number of bytes in the queue; only listeners count them.
+    """
+
+    __slots__ = ("_handled", "_pending_bytes")
+
+    def __init__(self) -> None:
+        self._handled = 0
+        self._pending_bytes = 0
+
+
+class WorkQueue(Counts, ABC, Generic[T, S]):
     """The queue of one handler, with at most `concurrency` workers at a time.
 
     Each message is counted exactly once: ``received == handled + failed + set_aside + pending +
@@ -50,7 +68,6 @@ class WorkQueue(ABC, Generic[T, S]):
         "_durations",
         "_failed",
         "_finished",
-        "_handled",
         "_lingering",
         "_log",
         "_loop",
@@ -65,6 +82,7 @@ class WorkQueue(ABC, Generic[T, S]):
     )
 
     def __init__(self, name: str, pool: WorkerPool, concurrency: int) -> None:
+        super().__init__()
         self.name = name
         self._pool = pool
         self._concurrency = concurrency
@@ -76,7 +94,7 @@ class WorkQueue(ABC, Generic[T, S]):
         self._lingering = 0  # those of them that wait for the end of a run after its timeout
         self._waking = False  # whether another worker has been called
         self._finished: asyncio.Future[None] | None = None
-        self._received = self._handled = self._failed = self._timed_out = 0
+        self._received = self._failed = self._timed_out = 0
         self._set_aside = 0  # messages that the handler never gets
         self._abandoned = 0
         self._counted: S | None = None  # the final statistics, after `abandon`

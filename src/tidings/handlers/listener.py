@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import logging
@@ -9,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -157,7 +158,7 @@ class SubjectCounts(msgspec.Struct):
 
     Attributes:
         received: number of messages that arrived.
-        errors: number of messages that were dropped or whose handler failed.
+        errors: number of messages that were dropped, that expired or whose handler failed.
         last_error: the class and the id of the last error of the handler; "" if there was none.
     """
 
@@ -195,7 +196,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_on_deadline",
         "_on_publish",
         "_on_request",
-        "_pending_bytes",
         "_sender",
         "_timed",
         "_warn_on_none",
@@ -242,15 +242,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._measure_at = sys.maxsize
         if is_endpoint:
             self._measure_at = 1
-            self._calls = self._on_publish, self._on_request
-            self._timed = (
-                self.timing.around(self._on_publish, self._end_measuring),
-                self.timing.around(self._on_request, self._end_measuring),
+            self._calls = self._on_publish, self._on_request, self._on_deadline
+            self._timed = tuple(
+                self.timing.around(call, self._end_measuring) for call in self._calls
             )
         self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
-        self._pending_bytes = 0
         self._expired = 0  # counted in `_set_aside`, too
         self._logged_dropped = 0
         self._log_dropped_at = 0.0
@@ -287,10 +285,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     def _measure_next(self) -> None:
         """Measure the next run of the handler."""
         self._measure_at = self._received + self.timing.begin()
-        self._on_publish, self._on_request = self._timed
+        self._on_publish, self._on_request, self._on_deadline = self._timed
 
     def _end_measuring(self) -> None:
-        self._on_publish, self._on_request = self._calls
+        self._on_publish, self._on_request, self._on_deadline = self._calls
 
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
@@ -376,13 +374,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         await self._on_publish(message)
                     self._handled += 1
                 except BaseException as error:
-                    if self._is_end(error):
-                        if self._pool.is_abandoning:
-                            self._refuse(item, CUT_OFF)
-                        raise
-                    is_bad_body = message is None and isinstance(error, DecodeError)
-                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
-                    if (rest := rest_of(error)) is not None:
+                    rest = self._fail(item, message, error, monotonic() - started)
+                    if rest is not None:
                         started = NEVER
                         await self._outlast(rest)
                     if end_cancellation():
@@ -415,6 +408,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             return False
         self._set_aside += 1
         self._expired += 1
+        if counts := self.counts.get(item[0]):
+            counts.errors += 1
         self._log.log(
             logging.WARNING,
             "%s did not handle a request on %r: its deadline passed %.3f s ago, in the queue",
@@ -423,6 +418,18 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         )
         self._refuse(item, EXPIRED)
         return True
+
+    def _make_message(self, item: Frame) -> Message[Any]:
+        sid, subject, reply, block, body = item
+        data = body if self._decode is None else self._decode(body)
+        return Message(subject, data, body, reply, sid, block, self._sender)
+
+    def _begin_timed(self, message: Message[Any], item: Frame) -> Awaitable[Any]:
+        """Return what handles a message that has a deadline. Only requests have to keep it."""
+        _, _, reply, block, _ = item
+        if reply and isinstance(block, DeadlineBlock):
+            return self._handle_in_time(message, block)
+        return self._on_publish(message)
 
     async def _handle_in_time(self, message: Message[Any], block: DeadlineBlock) -> Any:
         """Handle a request within its deadline, which the handler's own calls inherit."""
@@ -450,6 +457,28 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 else "Return a value",
                 extra={"listener": self.name, "subject": message.subject},
             )
+
+    def _fail(
+        self, item: Frame, message: Message[Any] | None, error: BaseException, duration: float
+    ) -> asyncio.Task[Any] | None:
+        """Handle an error of the handler, or raise it again if it ends the worker.
+
+        Args:
+            item: the frame.
+            message: the message; None if its body could not be decoded.
+            error: the error.
+            duration: seconds since the start of the run.
+
+        Returns:
+            The task that still runs if the handler exceeded its timeout, else None.
+        """
+        if self._is_end(error):
+            if self._pool.is_abandoning:
+                self._refuse(item, CUT_OFF)
+            raise error
+        is_bad_body = message is None and isinstance(error, DecodeError)
+        self._on_failure(item, error, duration, is_bad_body=is_bad_body)
+        return rest_of(error)
 
     def _on_failure(
         self, item: Frame, error: BaseException, duration: float, *, is_bad_body: bool

@@ -9,9 +9,7 @@ from typing import Any
 from tidings.concurrency.durations import Durations
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import end_cancellation
-from tidings.concurrency.work_queue import rest_of
-from tidings.errors import DecodeError
-from tidings.handlers.listener import CUT_OFF, Listener
+from tidings.handlers.listener import Listener
 from tidings.message import Message
 from tidings.protocol.deadlines import DeadlineBlock
 from tidings.stats import Histogram
@@ -78,13 +76,8 @@ class MeasuredListener(Listener):
                         await self._on_publish(message)
                     self._handled += 1
                 except BaseException as error:
-                    if self._is_end(error):
-                        if self._pool.is_abandoning:
-                            self._refuse(item, CUT_OFF)
-                        raise
-                    is_bad_body = message is None and isinstance(error, DecodeError)
-                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
-                    if (rest := rest_of(error)) is not None:
+                    rest = self._fail(item, message, error, monotonic() - started)
+                    if rest is not None:
                         started = NEVER
                         await self._outlast(rest)
                     if end_cancellation():

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.portal import Portal
+from tidings.core import choose
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
+from tidings.handlers.bursts import BurstListener
 from tidings.handlers.listener import Listener, ListenerSpec, Sender, SubjectCounts
 from tidings.handlers.measured import MeasuredListener
 from tidings.handlers.middleware import Middleware
@@ -17,6 +19,8 @@ from tidings.stats import ListenerStats
 
 if TYPE_CHECKING:
     from tidings.transport.connection import Connection
+
+_make_listener = choose(Listener, BurstListener)
 
 
 class Subscriptions:
@@ -51,7 +55,7 @@ class Subscriptions:
         self._middlewares = middlewares
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
-        self._make_listener = MeasuredListener if is_measured else Listener
+        self._make_listener = MeasuredListener if is_measured else _make_listener
 
     def add(
         self, spec: ListenerSpec, *, queue: str, concurrency: int, is_endpoint: bool = False

@@ -203,7 +203,7 @@ def _stats_of(endpoint: Endpoint, sid: int, listener: Listener) -> dict[str, Any
     its share of the listener's time, and `data` describes the listener.
     """
     stats = listener.snapshot()
-    requests, errors = stats.received, stats.failed + stats.dropped
+    requests, errors = stats.received, stats.failed + stats.dropped + stats.expired
     last_error = listener.last_error
     worked = max(round(listener.worked * 1e9), 0)
     average = worked // max(stats.handled + stats.failed + stats.running, 1)
@@ -223,6 +223,7 @@ def _stats_of(endpoint: Endpoint, sid: int, listener: Listener) -> dict[str, Any
         "data": {
             "pending": stats.pending,
             "dropped": stats.dropped,
+            "expired": stats.expired,
             "running": stats.running,
             "p50": listener.timing.percentile(0.5),
             "p99": listener.timing.percentile(0.99),

@@ -10,7 +10,8 @@ from tidings.protocol.parser import Frame
 from tidings.transport.buffer import Buffer
 from tidings.transport.dispatch import Dispatch
 from tidings.transport.interest import Interest
-from tidings.transport.requests import RequestTable, Waiter
+from tidings.transport.pending_requests import Waiter
+from tidings.transport.requests import RequestTable
 
 
 class Inbox:
@@ -74,14 +75,17 @@ class Inbox:
         Raises:
             DisconnectedError: if the connection is down. Requests are not buffered: the requester
                 would no longer wait when the request is sent.
-            TidingsError: as raised by `Buffer.frame` and `Buffer.post`.
+            TidingsError: as raised by `Buffer.frame` and `Buffer.request`.
         """
         if not self._works:
             self._begin(subject)
         token, future = self._requests.add(subject, timeout)
         try:
-            reply = b"%b%b" % (self._prefix, token.encode())
-            self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+            if block:
+                reply = b"%b%b" % (self._prefix, token.encode())
+                self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+            else:
+                self._buffer.request(subject, payload, self._prefix, token)
         except TidingsError:
             self._requests.discard(token)
             raise

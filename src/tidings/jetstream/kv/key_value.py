@@ -13,6 +13,7 @@ from typing import Any, Generic, TypedDict, TypeVar, overload
 
 from tidings import codec
 from tidings.checks import Seconds, check_whole
+from tidings.deadlines import current
 from tidings.errors import (
     KeyExistsError,
     KeyNotFoundError,
@@ -177,7 +178,7 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         answers: list[Frame] = []
-        if revision is None and is_plain(key):
+        if revision is None and is_plain(key) and current.get() is None:  # no deadline
             api = await self.open()
             subject = f"{self._origin.read}{key}"
             frame = await ask_once(api, self._stream, subject)
@@ -248,7 +249,7 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         body = codec.encode(value, self.type)
-        if not is_plain(key):
+        if not is_plain(key) or current.get() is not None:  # there is a deadline
             return await self._write(key, body)
         msg_id = secrets.token_hex(16)
         api = self._origin_api(await self.open())
