@@ -140,9 +140,27 @@ MEASURES = {
         Measure("publish_sync", "publish_sync", "publish 128 B, no await", "/s", rate),
         Measure("receive_raw", "receive_raw", "receive 128 B", "/s", rate),
         Measure("receive_cpu", "receive_raw", "CPU per 100k received", "s", cpu_per_100k, False),
+        Measure(
+            "receive_monitored", "receive_monitored", "receive 128 B, with metrics", "/s", rate
+        ),
+        Measure(
+            "receive_monitored_cpu",
+            "receive_monitored",
+            "CPU per 100k received, with metrics",
+            "s",
+            cpu_per_100k,
+            False,
+        ),
         Measure("receive_json", "receive_json", "receive JSON as dict", "/s", rate),
         Measure("receive_validated", "receive_validated", "receive JSON validated", "/s", rate),
         Measure("request_many", "request_many", "requests, 256 in flight", "/s", rate),
+        Measure(
+            "request_many_monitored",
+            "request_many_monitored",
+            "the same with metrics",
+            "/s",
+            rate,
+        ),
         Measure("request_p50", "request_one", "request p50", "us", p50_microseconds, False),
         Measure("request_p99", "request_one", "request p99", "us", p99_microseconds, False),
         Measure("answers", "answers", "requests with 10 answers", "/s", rate),

@@ -22,6 +22,7 @@ def app(nats_server: NATSServer) -> App:
 DECLARING = {
     "add_middleware",
     "consume",
+    "health",
     "include",
     "listen",
     "on",

@@ -18,6 +18,7 @@ app = App(
     servers=OPTS.url,
     use_uvloop=OPTS.uvloop,
     concurrency=OPTS.concurrency,
+    monitor=0 if OPTS.action.endswith("_monitored") else None,
 )
 
 
@@ -105,6 +106,10 @@ async def request_many() -> dict[str, Any]:
     return await probe.request_many(OPTS, app.request)
 
 
+async def request_many_monitored() -> dict[str, Any]:
+    return await request_many()
+
+
 async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, app.request)
 
@@ -181,6 +186,7 @@ def store() -> Any:
 
 LISTENERS: dict[str, Any] = {
     "receive_raw": on_raw,
+    "receive_monitored": on_raw,
     "receive_headers": on_headers,
     "receive_json": on_json,
     "receive_validated": on_validated,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
+from tidings.addresses import listen_address
 from tidings.blocking import BlockingBus
 from tidings.checks import (
     Seconds,
@@ -30,6 +32,7 @@ from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
 from tidings.functions import caller_place
 from tidings.handlers.events import EVENTS, EventHooks
+from tidings.handlers.health import DEFAULT_TIMEOUT, HealthCheck
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
 from tidings.keywords import add_hint, called, former_names, refuse_options
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.context import JetStream
     from tidings.jetstream.host import JetStreamHost
     from tidings.jetstream.streams.stream import Stream
-    from tidings.lifecycle import Outcome, Plan, Run
+    from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
     from tidings.services import AppServices
     from tidings.stats import AppStats
@@ -133,6 +136,9 @@ class App(Declarations):
         pending_size: bytes that may wait to be sent; 32 MiB by default.
         wait_for_server: at start, wait until a server can be reached. False by default.
         use_uvloop: let `run` and `with app` use uvloop if it is installed.
+        monitor: the address on which the app serves metrics and its health over HTTP while it runs,
+            such as "127.0.0.1:9464". ":9464" and 9464 mean the same; write "0.0.0.0:9464" to listen
+            on all interfaces. None for no such endpoint.
 
     Raises:
         ConfigError: an option that cannot work.
@@ -180,6 +186,7 @@ class App(Declarations):
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
         use_uvloop: bool = True,
+        monitor: str | int | None = None,
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
         super().__init__()
@@ -216,6 +223,7 @@ class App(Declarations):
         self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
         self.use_uvloop = use_uvloop
+        self._monitor = None if monitor is None else listen_address("monitor", monitor)
         self._lifespan = lifespan
         self._concurrency = concurrency
         self._request_timeout = request_timeout
@@ -227,6 +235,10 @@ class App(Declarations):
         self._startup_hooks: list[Callable[[], Any]] = []
         self._ready_hooks: list[Callable[[], Any]] = []
         self._shutdown_hooks: list[Callable[[], Any]] = []
+        self._health_checks: list[HealthCheck] = []
+        # What the command line adds to observe a run.
+        self._observers: list[Callable[[Run], Observer]] = []
+        self._is_measured = False
         self._events = EventHooks()
         self._current = CurrentLink()
         self._streams = streams
@@ -393,6 +405,64 @@ class App(Declarations):
         self._declaring("on_shutdown")
         self._shutdown_hooks.append(function)
         return function
+
+    @overload
+    def health(self, function: F, /) -> F: ...
+
+    @overload
+    def health(
+        self, /, *, name: str | None = None, timeout: Seconds = DEFAULT_TIMEOUT
+    ) -> Callable[[F], F]: ...
+
+    @called("health()", hint="@app.health")
+    def health(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+    ) -> Any:
+        """Add a check to the health of the app. The app is ready while every check succeeds.
+
+        A check succeeds if it returns True or None. It fails if it returns False, raises, or takes
+        too long. It runs each time that somebody asks whether the app is ready: an `async def`
+        function on the event loop, a `def` function in a thread. `/livez` does not ask it: the
+        process is not restarted because a database is down.
+
+        Args:
+            function: the check, without arguments.
+            name: its name in the answer; None for the name of the function.
+            timeout: the limit of one check, in seconds.
+
+        Raises:
+            ConfigError: a wrong function, name or timeout, a second check with the same name, or
+                the app runs already.
+
+        Example:
+            ```python
+            @app.health
+            async def database():
+                await app.state.pool.execute("SELECT 1")
+
+            @app.health(name="disk", timeout=1)
+            def has_space():
+                return shutil.disk_usage("/").free > 1e9
+            ```
+        """
+
+        def declare(function: F) -> F:
+            self._declaring("health")
+            check = HealthCheck.of(function, name, check_seconds("timeout", timeout))
+            if any(each.name == check.name for each in self._health_checks):
+                raise ConfigError(
+                    f"health: there is a check {check.name!r} already; give this one another "
+                    f"name=, as in @app.health(name='database')"
+                )
+            self._health_checks.append(check)
+            return function
+
+        return declare if function is None else declare(function)
 
     @called("on()", hint='@app.on("disconnected")')
     def on(self, event: str) -> Callable[[F], F]:
@@ -650,7 +720,17 @@ class App(Declarations):
             ready=tuple(self._ready_hooks),
             shutdown=tuple(self._shutdown_hooks),
             events=self._events,
+            health=tuple(self._health_checks),
+            observers=self._all_observers(),
+            is_measured=self._monitor is not None or self._is_measured,
         )
+
+    def _all_observers(self) -> tuple[Callable[[Run], Observer], ...]:
+        if self._monitor is None:
+            return tuple(self._observers)
+        # The monitor is an integration, which the core does not import.
+        monitor = importlib.import_module("tidings.contrib.monitor")
+        return (*self._observers, functools.partial(monitor.serve, address=self._monitor))
 
     def _on_end(self, outcome: Outcome | None) -> None:
         """Let go of the run. An outcome of None leaves nothing to ask for."""

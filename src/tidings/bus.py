@@ -668,6 +668,7 @@ def dynamic_spec(
         concurrency=concurrency,
         no_reply=no_reply,
         timeout=as_seconds(timeout),
+        dynamic=True,
         cancel_expired=cancel_expired,
     )
     warn_of_literal(f"subscription of {spec.name}", subject)

@@ -7,7 +7,7 @@ import contextlib
 import enum
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,6 +22,7 @@ from tidings.errors import (
     TidingsError,
 )
 from tidings.handlers.events import ConnectionEvent, EventHooks
+from tidings.handlers.health import HealthCheck
 from tidings.handlers.lifespan import Lifespan
 from tidings.handlers.listener import ListenerSpec
 from tidings.handlers.middleware import MiddlewareSpec
@@ -29,6 +30,7 @@ from tidings.handlers.queue_groups import queue_groups
 from tidings.handlers.tasks import Task, TaskSpec
 from tidings.handlers.watchdog import Watchdog
 from tidings.integrations import find_tracing
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.consumers import Consumers
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -64,6 +66,16 @@ class State(enum.Enum):
     DRAINING = "draining"  # no new message is taken; what was taken is finished
 
 
+class Observer(Protocol):
+    """What accompanies a run from its first moment to its last, such as its monitor."""
+
+    def close(self) -> None:
+        """End: the run has ended. Must not raise."""
+
+    def forget(self) -> None:
+        """Leave everything to the parent process: this is a forked child. Must not raise."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What an app has declared when it starts.
 
@@ -75,6 +87,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ready: the functions of on_ready.
         shutdown: the functions of on_shutdown.
         events: the hooks of `App.on`.
+        health: the checks of `App.health`.
+        observers: functions that take the run and begin to observe it.
+        is_measured: whether to measure how long handlers and requests take.
     """
 
     service_name: str
@@ -98,6 +113,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ready: tuple[Callable[[], Any], ...]
     shutdown: tuple[Callable[[], Any], ...]
     events: EventHooks
+    health: tuple[HealthCheck, ...] = ()
+    observers: tuple[Callable[[Run], Observer], ...] = ()
+    is_measured: bool = False
 
     @property
     def queue_groups(self) -> list[str]:
@@ -248,6 +266,7 @@ class Run:
             request_timeout=plan.request_timeout,
             tell=self._on_event,
             tracing=tracing,
+            is_measured=plan.is_measured,
         )
         self._plan = plan
         self._current = current
@@ -263,8 +282,10 @@ class Run:
             service=plan.service_name,
             restore_stream=jetstream.restore_stream,
             tracing=tracing,
+            is_measured=plan.is_measured,
         )
-        self.watchers = Watchers(jetstream, pool, middlewares, tracing)
+        self.watchers = Watchers(jetstream, pool, middlewares, tracing, plan.is_measured)
+        self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
         self._discovery = Discovery(
             self.link, plan.identity, endpoints_of(plan.listeners, plan.queue_groups)
@@ -295,6 +316,8 @@ class Run:
         self._serve()
 
     async def _open(self) -> None:
+        for observe in self._plan.observers:
+            self._observers.append(observe(self))
         await self.connection.open()
         plan = self._plan
         warn_of_declarations(
@@ -374,6 +397,8 @@ class Run:
         self._current.detach()
         self._host.detach()
         self.state = State.IDLE
+        for observer in self._observers:
+            observer.close()
 
     async def _abort(self) -> None:
         """End a start that failed."""
@@ -462,6 +487,21 @@ class Run:
         return self.state is State.STARTING
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the end has begun, or is ordered."""
+        return self._ending is not None
+
+    @property
+    def plan(self) -> Plan:
+        """What the app had declared when it started."""
+        return self._plan
+
+    @property
+    def api(self) -> JetStreamApi:
+        """The JetStream API."""
+        return self._jetstream.api
+
+    @property
     def is_running(self) -> bool:
         """Whether listeners and tasks are at work."""
         return self.state is State.RUNNING
@@ -484,6 +524,8 @@ class Run:
         self._current.forget()
         self._host.forget()
         self.link.forget()
+        for observer in self._observers:
+            observer.forget()
         self._on_end(None)
         release_signals()
 
@@ -501,7 +543,7 @@ class Run:
 
     def stats(self) -> AppStats:
         """What was counted up to now."""
-        subscriptions = self.link.subscriptions
+        subscriptions, times = self.link.subscriptions, self.link.request_times
         return AppStats(
             connection=self.connection.snapshot(),
             listeners=tuple(listener.snapshot() for listener in subscriptions.listeners),
@@ -509,6 +551,7 @@ class Run:
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self.consumers.snapshot(),
             watchers=self.watchers.snapshot(),
+            requests=() if times is None else times.snapshot(),
         )
 
     def unfinished(self) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
 
 if TYPE_CHECKING:
+    from tidings.handlers.request_times import RequestTimes
     from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection, EventHook
 
@@ -72,6 +73,7 @@ class Link:
         request_timeout: default timeout of `request`, in seconds.
         tell: takes the name of an event and its error.
         tracing: follows the messages; None if nothing does.
+        is_measured: whether to measure how long handlers and requests take.
 
     Attributes:
         outbox: the connection's buffer.
@@ -82,7 +84,9 @@ class Link:
         bridge: the way of published messages from other threads.
         subscriptions: the listeners.
         send_publish: `publish` within the send hooks; None if no middleware has one.
-        send_request: `request` within the send hooks; None if no middleware has one.
+        send_request: `request` within the send hooks and measured; None if no middleware has such a
+            hook and nothing is measured.
+        request_times: how long requests take; None if nothing is measured.
     """
 
     __slots__ = (
@@ -95,6 +99,7 @@ class Link:
         "outbox",
         "portal",
         "request_timeout",
+        "request_times",
         "send_publish",
         "send_request",
         "service_name",
@@ -113,6 +118,7 @@ class Link:
         request_timeout: float,
         tell: EventHook,
         tracing: Tracing | None = None,
+        is_measured: bool = False,
     ) -> None:
         self.connection = connection
         self.service_name = service_name
@@ -127,9 +133,17 @@ class Link:
         self.portal.before = self.bridge.taken
         self._middlewares = middlewares
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
-        self.send_request = fold_send(middlewares, self.request, "send_request")
+        self.request_times = _request_times() if is_measured else None
+        request = (
+            self.request if self.request_times is None else self.request_times.of(self.request)
+        )
+        self.send_request = fold_send(middlewares, request, "send_request")
+        if is_measured and self.send_request is None:
+            self.send_request = request
         self.outbox.direct_thread = self.thread if self.send_publish is None else 0
-        self.subscriptions = Subscriptions(connection, self.portal, self, middlewares, tracing)
+        self.subscriptions = Subscriptions(
+            connection, self.portal, self, middlewares, tracing, is_measured
+        )
 
     def close(self) -> None:
         """Take no more calls."""
@@ -428,6 +442,12 @@ class Link:
     def unsubscribe(self, sids: list[int]) -> asyncio.Task[None]:
         """End subscriptions; returns what to await for the server's confirmation."""
         return self.subscriptions.end(sids, self.request_timeout)
+
+
+def _request_times() -> RequestTimes:
+    from tidings.handlers.request_times import RequestTimes  # most apps have no monitor
+
+    return RequestTimes()
 
 
 class CurrentLink:

@@ -23,6 +23,8 @@ COMMANDS = {
     "req": "client",
     "sub": "sub",
     "trace": "trace",
+    "health": "health",
+    "exporter": "exporter",
     "streams": "streams",
     "consumers": "consumers",
     "dead": "dead",

@@ -96,6 +96,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         endpoint: the option `name=`, the name of the listener's endpoint.
         group_queue: the group's `queue`.
         prefix: the group's prefix; `subjects` already start with it.
+        dynamic: whether it is subscribed while the app runs, not declared.
 
     Raises:
         ConfigError: if the handler has the wrong signature, an option has a wrong value or the data
@@ -117,6 +118,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     cancel_expired: bool = False
     middlewares: tuple[Middleware, ...] = ()
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         if not self.subjects:
@@ -664,4 +666,6 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             abandoned=self._abandoned,
             items_sent=0 if self._serving is None else self._serving.items_sent,
             items_received=0 if self._serving is None else self._serving.items_received,
+            dynamic=self.spec.dynamic,
+            seconds=self._seconds,
         )

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _make_listener = choose(Listener, BurstListener)
 
 
+def _measured_listener() -> type[Listener]:
+    from tidings.handlers.measured import MeasuredListener  # most apps have no monitor
+
+    return MeasuredListener
+
+
 class Subscriptions:
     """The listeners of one run of an app, and their subscriptions.
 
@@ -32,6 +38,7 @@ class Subscriptions:
         sender: sends the replies of the listeners.
         middlewares: the app's middlewares, innermost first.
         tracing: follows the messages; None if nothing does.
+        is_measured: whether to measure how long handlers take.
 
     Attributes:
         listeners: the running listeners, in the order in which they were added.
@@ -46,6 +53,7 @@ class Subscriptions:
         sender: Sender,
         middlewares: Sequence[Middleware],
         tracing: Tracing | None = None,
+        is_measured: bool = False,
     ) -> None:
         self.listeners: list[Listener] = []
         self.ended = ListenerStats.none()
@@ -56,6 +64,7 @@ class Subscriptions:
         self._tracing = tracing
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
+        self._make_listener = _measured_listener() if is_measured else _make_listener
 
     def add(
         self, spec: ListenerSpec, *, queue: str, concurrency: int, is_endpoint: bool = False
@@ -74,7 +83,7 @@ class Subscriptions:
         trace = None
         if self._tracing is not None:
             trace = self._tracing.of_handler(spec.name, spec.subjects, group=queue)
-        listener = _make_listener(
+        listener = self._make_listener(
             spec,
             self._sender,
             self.pool,

@@ -134,6 +134,7 @@ class OrderedConsumer:
     Attributes:
         consumer: the consumer's name on the server.
         recovered: how often reading began again.
+        is_recovering: whether it failed and has not begun again.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class OrderedConsumer:
     ) -> None:
         self.consumer = ""
         self.recovered = 0
+        self.is_recovering = False
         self._reading = reading
         self._api = api
         self._connection = api.connection
@@ -269,7 +271,12 @@ class OrderedConsumer:
                 await self._api.call(operation, timeout=CLOSE_TIMEOUT)
 
     async def _run(self) -> None:
-        while await self._begin_again(await self._read()):
+        while True:
+            reason = await self._read()
+            self.is_recovering = True
+            if not await self._begin_again(reason):
+                return
+            self.is_recovering = False
             self.recovered += 1
 
     # Reading.

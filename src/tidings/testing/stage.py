@@ -92,6 +92,9 @@ class Stage:
         self.app.set_servers(self._beside_inner(urls))
         if self._owns_server:
             self.app._settings = self.app._settings.without_domain()
+        # The port belongs to the service: it may run on this machine, and tests in parallel.
+        at_exit(setattr, self.app, "_monitor", self.app._monitor)
+        self.app._monitor = None
         yield self.app
 
     def _urls(self) -> list[str]:

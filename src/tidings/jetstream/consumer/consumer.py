@@ -430,6 +430,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             abandoned=self._abandoned,
             recovered=self._puller.recovered,
             foreign=self._puller.foreign,
+            recovering=self._puller.is_recovering,
+            seconds=self._seconds,
         )
 
 

@@ -32,6 +32,7 @@ class Consumers:
         service: the service's name, which all instances share.
         restore_stream: creates a declared stream that is gone; returns whether it is there.
         tracing: follows the messages; None if nothing does.
+        is_measured: whether to measure how long handlers take.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Consumers:
         service: str,
         restore_stream: RestoreStream,
         tracing: Tracing | None = None,
+        is_measured: bool = False,
     ) -> None:
+        self._is_measured = is_measured
         self._api = api
         self._pool = pool
         self._middlewares = middlewares
@@ -65,7 +68,10 @@ class Consumers:
             JetStreamApiError: the server refuses a consumer.
         """
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
-            self._consumers.append(await self._make(spec, name, concurrency))
+            consumer = await self._make(spec, name, concurrency)
+            if self._is_measured:
+                consumer.measure()
+            self._consumers.append(consumer)
         for consumer in self._consumers:
             consumer.start()  # only now: an app that fails to start handles no message
 

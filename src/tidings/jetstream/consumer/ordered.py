@@ -119,4 +119,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
             abandoned=self._abandoned,
             recovered=self._consumer.recovered,
             foreign=0,
+            ordered=True,
+            recovering=self._consumer.is_recovering,
+            seconds=self._seconds,
         )

@@ -163,6 +163,11 @@ class Puller:
         """The id under which the server has pinned this instance; "" if it has not."""
         return "" if self._membership is None else self._membership.pin
 
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the pulls are lost and have not begun again."""
+        return self._recovering is not None
+
     def pull_soon(self) -> None:
         """Call `pull` once for everything that happens in this turn of the loop."""
         if not self._scheduled:

@@ -147,6 +147,7 @@ class Watcher(OrderedQueue[WatcherStats]):
             running=self._running,
             abandoned=self._abandoned,
             recovered=self._consumer.recovered,
+            seconds=self._seconds,
         )
 
 
@@ -159,7 +160,9 @@ class Watchers:
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
         tracing: Tracing | None = None,
+        is_measured: bool = False,
     ) -> None:
+        self._is_measured = is_measured
         self._host = host
         self._pool = pool
         self._middlewares = middlewares
@@ -190,6 +193,8 @@ class Watchers:
                 patterns = as_subjects(reading.subject) if reading.subject else ()
                 trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
             watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
+            if self._is_measured:
+                watcher.measure()
             self._watchers.append(watcher)
             await watcher.start()
 
