@@ -94,7 +94,7 @@ class Node(msgspec.Struct):
         (Annotated[int, pydantic.Field(gt=0)], 1, 0),
         (Mixed, {"outer": {"in": {"size": 1}}, "inner": {"size": 1}}, {"outer": {}, "inner": 1}),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_a_schema_accepts_a_good_body_and_refuses_a_bad_one(
     data_type: Any, good: Any, bad: Any
@@ -146,7 +146,7 @@ def test_two_models_of_one_name_have_no_wrong_definition() -> None:
 @pytest.mark.parametrize(
     "data_type",
     [Any, object, None, type(None), str, bytes, len, lambda body: body],
-    ids=str,
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_bodies_that_are_no_json_and_types_without_description_have_no_schema(
     data_type: Any,
