@@ -25,6 +25,7 @@ FLOORS = {
         "error_codes",
         "errors",
         "checks",
+        "cron",
         "panini",
         "keywords",
         "functions",
@@ -113,6 +114,8 @@ INSIDE = {
         "origins",
         "streams",
         "expected",
+        "capability",
+        "delay",
         "latest",
         "ordered_queue",
         "reader",
@@ -125,6 +128,7 @@ INSIDE = {
         "fast_ingest",
         "publish_window",
         "consumer",
+        "schedule",
         "host",
         "context",
         "dead_letters",
@@ -147,6 +151,7 @@ INSIDE = {
     ],
     "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
+    "jetstream/schedule": ["late", "spec", "plan", "crons"],
     "jetstream/streams": ["drops", "stream", "plan"],
     "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
@@ -186,6 +191,7 @@ CORE = [module for floor, modules in FLOORS.items() if floor != "edges" for modu
 REQUIRED = {"msgspec"}
 OPTIONAL = {
     "aiohttp",
+    "cronsim",
     "nats_server",
     "nkeys",
     "opentelemetry",
@@ -208,7 +214,7 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 # tables for errors.
 LATE = {
     "app": {"jetstream", "lifecycle", "process"},
-    "declarations": {"jetstream"},
+    "declarations": {"cron", "jetstream"},
     "keywords": {"panini"},
 }
 

@@ -31,6 +31,8 @@ from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
+from tidings.jetstream.schedule.crons import Crons
+from tidings.jetstream.schedule.spec import CronSpec
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
 from tidings.stats import (
@@ -65,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         connection: how to connect.
         lifespan: makes the lifespan's context manager; None if there is none.
         startup: the functions of on_startup.
+        crons: the scheduled jobs. Their consumers are among `consumers`.
         ready: the functions of on_ready.
         shutdown: the functions of on_shutdown.
         events: the hooks of `App.on`.
@@ -82,6 +85,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerSpec, ...]
     watches: tuple[WatchSpec, ...]
     tasks: tuple[TaskSpec, ...]
+    crons: tuple[CronSpec, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     startup: tuple[Callable[[], Any], ...]
     ready: tuple[Callable[[], Any], ...]
@@ -97,9 +101,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Describe in one line what the app does: `greeter listens on greet and runs report`."""
         parts = {
             "listens on": [subject for spec in self.listeners for subject in spec.subjects],
-            "consumes": [spec.stream for spec in self.consumers],
+            "consumes": [spec.stream for spec in self.consumers if spec.skip is None],
             "watches": [spec.bucket for spec in self.watches],
-            "runs": [spec.name for spec in self.tasks],
+            "runs": [*(spec.name for spec in self.tasks), *(spec.name for spec in self.crons)],
         }
         done = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
         return printable(f"{self.service_name} {', '.join(done) or 'runs'}")
@@ -209,12 +213,13 @@ class Run:
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool
+        self._crons = Crons(self._jetstream.api, plan.service_name, plan.crons, jetstream.streams)
         self.consumers = Consumers(
             self._jetstream.api,
             pool,
             middlewares,
             service=plan.service_name,
-            restore_stream=jetstream.restore_stream,
+            restore_stream=self._crons.restoring(jetstream.restore_stream),
         )
         self.watchers = Watchers(jetstream, pool, middlewares)
         self._tasks = [Task(spec) for spec in plan.tasks]
@@ -258,6 +263,7 @@ class Run:
 
     async def _start(self) -> None:
         await self._host.apply()
+        await self._crons.apply()
         await self._host.open_buckets()
         await self._lifespan.enter()
         await self._subscribe()

@@ -124,7 +124,7 @@ class PublishWindow:
         run = self._here()
         if options or run.send is not None:
             publication = prepare(subject, message, **options)
-            if run.send is not None:
+            if run.send is not None or publication.due is not None:
                 await self._make_room()
                 work = self._begin(publication, message, options)
                 return self._in_task(self._prepared(run.api, publication, message), work)

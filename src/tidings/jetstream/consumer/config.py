@@ -40,7 +40,7 @@ def new_config(spec: ConsumerSpec, name: str, stream: Config) -> Config:
         config["inactive_threshold"] = min(nanoseconds(INACTIVE_THRESHOLD), most)
     else:
         config["durable_name"] = name
-    return config | {"ack_policy": "explicit", "max_ack_pending": MAX_ACK_PENDING}
+    return {"max_ack_pending": MAX_ACK_PENDING, **config, "ack_policy": "explicit"}
 
 
 def remade_config(last: Config, name: str, after: int | None) -> Config:

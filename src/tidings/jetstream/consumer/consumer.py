@@ -52,6 +52,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
         self._remote = remote
+        self._api = api
         self._acks = Acks(remote, api, self._log)
         self._decode = codec.decoder(spec.wanted_type)
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
@@ -249,6 +250,10 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         except BaseException as error:
             self._failed += 1
             await self._settle(message, self._acks.undecodable(message, error))
+            return False
+        if self.spec.skip is not None and await self.spec.skip(self._api, message):
+            self._set_aside += 1
+            await self._settle(message, self._acks.succeeded(message))
             return False
         return True
 

@@ -72,6 +72,7 @@ class Consumers:
         if name is None:
             return OrderedHandler(spec, self._api, self._pool, self._middlewares)
         is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
+        is_single = is_single and spec.skip is None
         kind = SingleConsumer if is_single else Consumer
         return kind(
             RemoteConsumer(spec, self._api, name, self._restore_stream),

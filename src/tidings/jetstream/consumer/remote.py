@@ -24,6 +24,7 @@ from tidings.jetstream.consumer.config import (
 from tidings.jetstream.consumer.losses import most_lost
 from tidings.jetstream.consumer.spec import LEAST_ACK_WAIT, ConsumerSpec
 from tidings.jetstream.consumer.terms import Terms, surprises
+from tidings.jetstream.delay import takes_waiting
 from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import filters_of, unmatched
 from tidings.jetstream.message import ack_prefix, delivery, first_delivery, other_ack_prefix
@@ -120,6 +121,7 @@ class RemoteConsumer:
         info = await self._info()
         if keeps_dead_letters:
             self._refuse_own_dead_letters(info)
+        self._refuse_waiting(config, info)
         if info is None:
             check_new_name(self.name, "durable")
             info = await self._create(new_config(self.spec, self.name, config))
@@ -135,6 +137,15 @@ class RemoteConsumer:
             raise ConfigError(
                 f"{spec.name} would consume its own dead letters: dead_letter={subject!r} goes to "
                 f"{spec.stream}; take a subject of another stream"
+            )
+
+    def _refuse_waiting(self, stream: Config, info: dict[str, Any] | None) -> None:
+        spec = self.spec
+        filters = (spec.subject,) if spec.subject else filters_of(info["config"]) if info else ()
+        if takes_waiting(stream, filters):
+            raise ConfigError(
+                f"{spec.name} would also get the messages of {spec.stream} that are not due, and a "
+                f"work queue would lose them: declare the subject= that it handles"
             )
 
     async def _update(self, current: Config) -> None:

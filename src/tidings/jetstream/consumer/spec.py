@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.parameters import Parameters, read_parameters
-from tidings.jetstream.api import nanoseconds
+from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.names import check_existing_name
 from tidings.subject import check_pattern, check_subject
@@ -40,6 +40,9 @@ _NOT_ORDERED = (
     *("durable", "max_deliver", "dead_letter", "double_ack", "manual_ack"),
     *("batch", "ack_wait", "backoff", "prefetch"),
 )
+
+
+Skip = Callable[[JetStreamApi, StreamMessage[Any]], Awaitable[bool]]
 
 
 class Drop(enum.Enum):
@@ -85,6 +88,9 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     batch_timeout: float = 0.5
     start: str | int | None = None
     timeout: float | None = None
+    max_ack_pending: int | None = None
+    once: bool = False  # a message whose handler raised is not delivered again
+    skip: Skip | None = None  # acknowledges a message without calling the handler
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:
@@ -222,6 +228,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             options["ack_wait"] = nanoseconds(self.ack_wait)
         if self.subject is not None:
             options["filter_subject"] = self.subject
+        if self.max_ack_pending is not None:
+            options["max_ack_pending"] = self.max_ack_pending
         return options
 
     def beginning(self) -> dict[str, Any]:

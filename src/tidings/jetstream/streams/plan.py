@@ -205,6 +205,8 @@ _ABSENT: dict[str, Any] = {
     "subjects": (),
     "max_age": 0,
     "allow_direct": False,
+    "allow_msg_ttl": False,
+    "allow_msg_schedules": False,
     "discard_new_per_subject": False,
 }
 

@@ -33,6 +33,8 @@ _CHOICES = {
     "discard": ("old", "new"),
 }
 MOST_REPLICAS = 5
+# The first token of the subjects on which a stream keeps messages that are not due.
+SCHEDULE_PREFIX = "_schedule"
 UNLIMITED = "unlimited"
 _LIMITS = ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject")
 
@@ -69,6 +71,11 @@ class Stream:
         allow_direct: let every replica answer reads. A new stream allows it unless you pass False.
         batched: let publishers send batches that the stream acknowledges together: see
             `JetStream.publish_window`. It needs nats-server 2.14. (NATS ADR-50)
+        ttl: let publishers limit how long a message is kept. It needs nats-server 2.11, and cannot
+            be undone. (NATS ADR-43)
+        schedules: let publishers delay messages: see `JetStream.publish`. With True, the stream
+            also stores `_schedule.<name>.>`, where it keeps them until they are due. It needs
+            nats-server 2.12, and cannot be undone. (NATS ADR-51)
 
     Raises:
         ConfigError: if the name is not valid, or if the server would refuse an option.
@@ -98,6 +105,8 @@ class Stream:
     duplicate_window: Seconds | None = None
     allow_direct: bool | None = None
     batched: bool | None = None
+    ttl: bool | None = None
+    schedules: bool | None = None
 
     def __post_init__(self) -> None:
         check_new_name(self.name, "stream")
@@ -125,6 +134,8 @@ class Stream:
         self._check("description", check_text, may_be_empty=True)
         self._check("allow_direct", check_flag)
         self._check("batched", check_flag)
+        self._check("ttl", check_flag)
+        self._check("schedules", check_flag)
 
     def _check(self, option: str, check: Callable[..., object], *args: Any, **bounds: Any) -> None:
         """Apply one of the checks to an option, if it is declared."""
@@ -139,6 +150,8 @@ class Stream:
                 f"stream {self.name}: discard='new' refuses messages at a limit, and there is "
                 f"none: give max_msgs, max_bytes or max_msgs_per_subject"
             )
+        if self.schedules:
+            self._check_schedules()
         window, age = as_seconds(self.duplicate_window), as_seconds(self.max_age)
         if window is not None and isinstance(age, int | float) and window > age:
             raise ConfigError(
@@ -146,10 +159,30 @@ class Stream:
                 f"max_age={age:g} s: a message id is known no longer than messages are kept"
             )
 
+    def _check_schedules(self) -> None:
+        if self.discard == "new":
+            raise ConfigError(
+                f"stream {self.name}: schedules=True excludes discard='new': the server could not "
+                f"store a message when it is due"
+            )
+        if self.retention == "interest":
+            raise ConfigError(
+                f"stream {self.name}: schedules=True excludes retention='interest', which removes "
+                f"a message that is not due at once, because no consumer waits for it"
+            )
+
+    @property
+    def stored_subjects(self) -> list[str]:
+        """The subjects on the server: those declared, and the one of messages that are not due."""
+        own = schedules_of(self.name)
+        if not self.schedules or own in self.subjects:
+            return list(self.subjects)
+        return [*self.subjects, own]
+
     def declared(self) -> dict[str, Any]:
         """Return the declared options, with the server's names and values."""
         options = {
-            "subjects": list(self.subjects),
+            "subjects": self.stored_subjects,
             "description": self.description,
             "retention": self.retention,
             "storage": self.storage,
@@ -159,6 +192,8 @@ class Stream:
             "duplicate_window": _nanoseconds(self.duplicate_window),
             "allow_direct": self.allow_direct,
             "allow_batched": self.batched,
+            "allow_msg_ttl": self.ttl,
+            "allow_msg_schedules": self.schedules,
             **{option: _limit(getattr(self, option)) for option in _LIMITS},
         }
         if self.discard == "new" and isinstance(self.max_msgs_per_subject, int):
@@ -191,6 +226,11 @@ class Stream:
         ):
             wanted["discard_new_per_subject"] = False
         return wanted
+
+
+def schedules_of(stream: str) -> str:
+    """Return the subjects on which a stream keeps messages that are not due."""
+    return f"{SCHEDULE_PREFIX}.{stream}.>"
 
 
 def _nanoseconds(span: Seconds | str | None) -> int | None:
