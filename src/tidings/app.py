@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import ConsumerSpec
     from tidings.jetstream.context import JetStream
     from tidings.jetstream.host import JetStreamHost
+    from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
@@ -657,6 +658,11 @@ class App(Declarations):
     def consumers(self) -> tuple[ConsumerSpec, ...]:
         """The declared consumers, also those of included groups. For command lines."""
         return tuple(self._consumer_specs)
+
+    @property
+    def crons(self) -> tuple[CronSpec, ...]:
+        """The declared jobs, also those of included groups. For command lines."""
+        return tuple(self._cron_specs)
 
     @property
     def connected_url(self) -> str | None:

@@ -24,6 +24,7 @@ COMMANDS = {
     "sub": "client",
     "streams": "streams",
     "dead": "dead",
+    "cron": "cron",
     "objects": "objects",
     "context": "context",
 }
