@@ -59,7 +59,7 @@ class JobRun:
         Raises:
             JobFailedError: if it raised, or did not end in time.
         """
-        while not self._is_over():
+        while not self._is_over():  # noqa: ASYNC110 - the app may run in another loop
             await asyncio.sleep(POLL)
 
     def ended_sync(self) -> None:

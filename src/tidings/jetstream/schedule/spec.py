@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -20,7 +19,7 @@ from tidings.jetstream.consumer.instances import fitted
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.schedule.late import Late
-from tidings.jetstream.streams.stream import Stream
+from tidings.jetstream.streams.stream import UNLIMITED, Stream
 
 PREFIX = "_cron"
 STREAM_PREFIX = "CRON_"
@@ -31,13 +30,8 @@ MOST_RUNS = 64
 MOST_WAITING = 10_000
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,200}")
-# What the stream of the jobs has to be for their promises.
-_STREAM: dict[str, Any] = {
-    "retention": "workqueue",
-    "max_msgs_per_subject": MOST_WAITING,
-    "discard": "old",
-    "schedules": True,
-}
+# Options that would make the stream of the jobs lose schedules or runs.
+_LOSING = ("max_age", "max_msgs", "max_bytes", "max_msgs_per_subject")
 
 
 class CronSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,25 +155,36 @@ def run_subject(service: str, job: str) -> str:
 def cron_stream(service: str, declared: Sequence[Stream] = ()) -> Stream:
     """Return the stream that holds the schedules and the runs of a service.
 
-    If the app declares a stream of this name, its options apply: replicas and storage, for example.
+    It is the one of this name that the app declares, to choose replicas for example, or a default.
 
     Raises:
-        ConfigError: the declared stream has an option that breaks the promises of jobs.
+        ConfigError: the declared stream would break the promises of jobs.
     """
     name = stream_name(service)
     subject = f"{PREFIX}.{fitted(service)}.>"
     for stream in declared:
         if stream.name == name:
-            return _completed(stream, subject)
-    return Stream(name, subjects=[subject], description=f"scheduled jobs of {service}", **_STREAM)
+            _check_stream(stream, subject)
+            return stream
+    return Stream(
+        name,
+        subjects=[subject],
+        description=f"scheduled jobs of {service}",
+        retention="workqueue",
+        max_msgs_per_subject=MOST_WAITING,
+        schedules=True,
+    )
 
 
-def _completed(stream: Stream, subject: str) -> Stream:
-    fixed = {**_STREAM, "max_age": None, "max_msgs": None, "max_bytes": None}
-    for option, value in fixed.items():
-        if getattr(stream, option) not in (None, value):
+def _check_stream(stream: Stream, subject: str) -> None:
+    if stream.retention != "workqueue" or not stream.schedules or subject not in stream.subjects:
+        raise ConfigError(
+            f"the stream {stream.name} holds the app's jobs: declare it as Stream("
+            f"{stream.name!r}, subjects=[{subject!r}], retention='workqueue', schedules=True)"
+        )
+    for option in _LOSING:
+        if getattr(stream, option) not in (None, UNLIMITED):
             raise ConfigError(
-                f"stream {stream.name}: {option}={getattr(stream, option)!r} would lose schedules "
-                f"or runs of the app's jobs: leave it out"
+                f"the stream {stream.name} holds the app's jobs, and {option}="
+                f"{getattr(stream, option)!r} would lose schedules or runs: leave it out"
             )
-    return replace(stream, subjects=tuple(dict.fromkeys((*stream.subjects, subject))), **_STREAM)
