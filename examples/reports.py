@@ -4,8 +4,8 @@
     tidings req invoices.sent '{"id": "I-7"}'
     tidings req invoices.paid '{"id": "I-7"}'
 
-The server holds the schedule of the report. If you run several instances, one of them writes it. The
-second command sends an invoice: unless the third one follows within 20 seconds, a reminder is
+The server holds the schedule of the report. If you run several instances, one of them writes it.
+The second command sends an invoice: unless the third one follows within 20 seconds, a reminder is
 printed. It waits in the stream, so you may stop the service meanwhile.
 """
 

@@ -212,11 +212,12 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
 # What `import tidings` leaves for the first use: what runs an app, what is for streams, and the
-# tables for errors.
+# tables for errors. A start leaves out scheduled jobs where there are none.
 LATE = {
     "app": {"jetstream", "lifecycle", "process"},
     "declarations": {"cron", "jetstream"},
     "keywords": {"panini"},
+    "lifecycle": {"jetstream"},
 }
 
 

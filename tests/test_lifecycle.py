@@ -22,6 +22,7 @@ def app(nats_server: NATSServer) -> App:
 DECLARING = {
     "add_middleware",
     "consume",
+    "cron",
     "include",
     "listen",
     "on",
@@ -36,6 +37,7 @@ RUNNING = {"connect", "disconnect", "disconnect_sync", "run", "start", "wait_sto
 ASKING = {
     "connected_url",
     "consumers",
+    "crons",
     "description",
     "drain_timeout",
     "instance_id",
@@ -70,6 +72,7 @@ SENDING = {
 STREAMS = {
     "api",
     "apply",
+    "cancel",
     "key_value",
     "object_store",
     "plan",

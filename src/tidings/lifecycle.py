@@ -7,7 +7,7 @@ import contextlib
 import enum
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,8 +31,6 @@ from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
-from tidings.jetstream.schedule.crons import Crons
-from tidings.jetstream.schedule.spec import CronSpec
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
 from tidings.stats import (
@@ -46,6 +44,11 @@ from tidings.stats import (
 from tidings.text import printable
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
+
+# Few services have scheduled jobs, so that the others need not wait for their import.
+if TYPE_CHECKING:
+    from tidings.jetstream.schedule.crons import Crons
+    from tidings.jetstream.schedule.spec import CronSpec
 
 SHOWN = 3  # subjects, streams, buckets or tasks that a headline names
 
@@ -213,13 +216,17 @@ class Run:
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool
-        self._crons = Crons(self._jetstream.api, plan.service_name, plan.crons, jetstream.streams)
+        self._crons = self._make_crons()
         self.consumers = Consumers(
             self._jetstream.api,
             pool,
             middlewares,
             service=plan.service_name,
-            restore_stream=self._crons.restoring(jetstream.restore_stream),
+            restore_stream=(
+                jetstream.restore_stream
+                if self._crons is None
+                else self._crons.restoring(jetstream.restore_stream)
+            ),
         )
         self.watchers = Watchers(jetstream, pool, middlewares)
         self._tasks = [Task(spec) for spec in plan.tasks]
@@ -229,6 +236,14 @@ class Run:
         self._fatal: TidingsError | None = None
         self._observe: Callable[[], object] = bool
         forget_after_fork(self)
+
+    def _make_crons(self) -> Crons | None:
+        if not self._plan.crons:
+            return None
+        from tidings.jetstream.schedule.crons import Crons
+
+        plan, api = self._plan, self._jetstream.api
+        return Crons(api, plan.service_name, plan.crons, self._host.streams)
 
     # The phases.
 
@@ -263,7 +278,8 @@ class Run:
 
     async def _start(self) -> None:
         await self._host.apply()
-        await self._crons.apply()
+        if self._crons is not None:
+            await self._crons.apply()
         await self._host.open_buckets()
         await self._lifespan.enter()
         await self._subscribe()

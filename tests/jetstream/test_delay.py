@@ -274,12 +274,13 @@ async def test_a_work_queue_whose_consumer_takes_all_would_lose_it(
 
 
 @pytest.mark.parametrize("subject", [None, ">"])
+@pytest.mark.parametrize("options", [{"durable": "d"}, {"ordered": True}])
 async def test_a_consumer_that_would_get_messages_before_they_are_due_is_refused(
-    make_app: MakeApp, stream: Stream, subject: str | None
+    make_app: MakeApp, stream: Stream, subject: str | None, options: dict[str, Any]
 ) -> None:
     app = make_app(streams=[scheduling(stream)])
 
-    @app.consume(stream.name, durable="d", subject=subject)
+    @app.consume(stream.name, subject=subject, **options)
     async def handle(msg: Any) -> None: ...
 
     with pytest.raises(ConfigError, match=r"that are not due.*subject="):

@@ -16,7 +16,7 @@ from support.waits import PATIENCE, until
 from tidings import App, Group, Middleware, Retry, Stream, StreamMessage
 from tidings.errors import ConfigError, JetStreamUnavailableError, StreamChangeError
 from tidings.jetstream.schedule.jobs import list_jobs
-from tidings.server import NATSServer
+from tidings.server import NATSCluster, NATSServer
 
 MakeApp = Callable[..., App]
 
@@ -519,3 +519,39 @@ async def test_a_running_app_takes_no_more_jobs(make_app: MakeApp, service: str)
     async with make_app(service) as app:
         with pytest.raises(ConfigError):
             app.cron(NEVER)(lambda: None)
+
+
+async def test_a_job_goes_on_through_an_election_and_the_loss_of_a_server() -> None:
+    runs: list[datetime] = []
+    async with NATSCluster(3, jetstream=True) as cluster:
+        app = App(
+            "shop",
+            servers=cluster.urls,
+            reconnect_time_wait=0.1,
+            streams=[
+                Stream(
+                    "CRON_shop",
+                    subjects=["_cron.shop.>"],
+                    retention="workqueue",
+                    schedules=True,
+                    replicas=3,
+                )
+            ],
+        )
+
+        @app.cron("@every 1s")
+        async def report(msg: StreamMessage[bytes]) -> None:
+            runs.append(msg.timestamp)
+
+        async with app:
+            await redeliver_quickly(app, "report")
+            await until(lambda: runs)
+            await app.js.api.call("STREAM.LEADER.STEPDOWN.CRON_shop", timeout=10)
+            count = len(runs)
+            await until(lambda: len(runs) >= count + 2)
+            (lost,) = [each for each in cluster.servers if each.url == app.connected_url]
+            lost.kill()
+            count = len(runs)
+            await until(lambda: len(runs) >= count + 3)
+    seconds = [time.replace(microsecond=0) for time in runs]
+    assert len(set(seconds)) == len(seconds)

@@ -142,11 +142,7 @@ class RemoteConsumer:
     def _refuse_waiting(self, stream: Config, info: dict[str, Any] | None) -> None:
         spec = self.spec
         filters = (spec.subject,) if spec.subject else filters_of(info["config"]) if info else ()
-        if takes_waiting(stream, filters):
-            raise ConfigError(
-                f"{spec.name} would also get the messages of {spec.stream} that are not due, and a "
-                f"work queue would lose them: declare the subject= that it handles"
-            )
+        refuse_waiting(spec, stream, filters)
 
     async def _update(self, current: Config) -> None:
         wanted = updated_config(self.spec, current)
@@ -363,6 +359,24 @@ class RemoteConsumer:
 def _begins_late(info: dict[str, Any]) -> bool:
     """Whether a consumer skips the first messages of its stream."""
     return int(info["config"].get("opt_start_seq", 0)) > 1
+
+
+def refuse_waiting(spec: ConsumerSpec, stream: Config, filters: tuple[str, ...]) -> None:
+    """Refuse a consumer that would get the messages of its stream that are not due.
+
+    Args:
+        spec: the consumer as it is declared.
+        stream: the configuration of its stream.
+        filters: the filter subjects of the consumer; empty for the whole stream.
+
+    Raises:
+        ConfigError: it would.
+    """
+    if takes_waiting(stream, filters):
+        raise ConfigError(
+            f"{spec.name} would also get the messages of {spec.stream} that are not due, and a "
+            f"work queue would lose them: declare the subject= that it handles"
+        )
 
 
 def no_such_stream(spec: ConsumerSpec) -> ConfigError:

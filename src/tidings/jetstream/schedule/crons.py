@@ -78,8 +78,6 @@ class Crons:
 
     def restoring(self, restore_stream: RestoreStream) -> RestoreStream:
         """Return what creates a stream again, with the schedules if it is the one of the jobs."""
-        if not self._specs:
-            return restore_stream
         stream = cron_stream(self._service, self._streams).name
 
         async def restore(name: str) -> bool:
