@@ -177,6 +177,10 @@ def _translated(part: str, field: _Field, what: str, text: str) -> str:
     """Return a field without names, and with 0 as the only Sunday."""
     if part == "?" and field.name.startswith("day"):
         return "*"
+    if field.name.startswith("day") and "," in part and "*" in part:
+        # Whether the other kind of day matters depends on a star, and each program reads it
+        # differently in a list.
+        _refuse(what, text, f"the {field.name} has a star in a list: write the days themselves")
     done: list[str] = []
     for item in part.lower().split(","):
         done.extend(_items(item, field, what, text))
