@@ -30,24 +30,26 @@ def run(*, pending: int = 0, age: float = 0.0) -> StreamMessage[bytes]:
     """A run that was stored some seconds ago, with others behind it."""
     stored = int((time.time() - age) * 1e9)
     reply = f"$JS.ACK.CRON_a.job.1.7.1.{stored}.{pending}"
-    return StreamMessage("_cron.a.run.job", b"", b"", reply, 1, b"", None)
+    nobody: Any = None
+    return StreamMessage("_cron.a.run.job", b"", b"", reply, 1, b"", None, _settler=nobody)
 
 
 @pytest.mark.parametrize(
-    ("message", "ttl", "is_late"),
+    ("pending", "age", "ttl", "is_late"),
     [
-        (run(), None, False),
-        (run(age=3600), None, False),
-        (run(age=3600), 60, True),
-        (run(age=5), 60, False),
-        (run(pending=1), None, True),
+        (0, 0, None, False),
+        (0, 3600, None, False),
+        (0, 3600, 60, True),
+        (0, 5, 60, False),
+        (1, 0, None, True),
     ],
 )
 async def test_a_run_is_skipped_if_it_is_too_late_or_another_waits(
-    message: StreamMessage[bytes], ttl: float | None, is_late: bool
+    pending: int, age: float, ttl: float | None, is_late: bool
 ) -> None:
     api: Any = Api()
-    assert await Late("job", overlap=False, ttl=ttl)(api, message) is is_late
+    late = Late("job", overlap=False, ttl=ttl)
+    assert await late(api, run(pending=pending, age=age)) is is_late
     assert api.calls == []
 
 
