@@ -35,14 +35,17 @@ $(BIN)/pip:
 	$(if $(found),,$(error $(no_python)))
 	$(firstword $(found)) -m venv --clear $(VENV)
 
+# An editable installation builds the compiled core if there is a C compiler.
+BUILT := pyproject.toml setup.py $(wildcard src/core/*)
+
 # Only what the demo needs. Because of this stamp file, the demo starts at once the second time.
-$(VENV)/.demo: pyproject.toml | $(BIN)/pip
+$(VENV)/.demo: $(BUILT) | $(BIN)/pip
 	@echo "Installing tidings into $(VENV) ..."
 	$(PIP) install --editable '.[all]'
 	@touch $@
 
 # What contributors need: everything for the demo, and the tools.
-$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+$(VENV)/.dev: $(BUILT) | $(BIN)/pip
 	@echo "Installing tidings and its tools into $(VENV) ..."
 	$(PIP) install --editable '.[all,dev]'
 	@touch $(VENV)/.demo $@
@@ -56,8 +59,12 @@ demo: $(VENV)/.demo  ## show a service, its clients and its server at work in th
 	$(BIN)/tidings demo
 
 .PHONY: test
-test: $(VENV)/.dev  ## run the whole test suite, with every snippet of README.md and docs/
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(VENV)/.dev  ## run the whole test suite on the Python modules, with every snippet of README.md and docs/
+	TIDINGS_CORE=pure $(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: test-compiled
+test-compiled: $(VENV)/.dev  ## run the whole test suite on the compiled core; TESTS names a part of it
+	TIDINGS_CORE=compiled $(BIN)/pytest -n 2 --dist loadfile $(TESTS)
 
 .PHONY: check
 check: $(VENV)/.dev  ## check format, lint rules, types and the direction of imports
@@ -75,10 +82,13 @@ soak: $(VENV)/.dev  ## cause random faults under load for 20 seconds; SOAK_SECON
 	$(BIN)/pytest -m soak tests/soak
 
 FUZZ_SECONDS ?= 18
+LEAK_MESSAGES ?= 10000000
 .PHONY: fuzz
-fuzz: $(VENV)/.dev  ## run atheris on the code that reads bytes from outside; 6 targets, FUZZ_SECONDS each
+fuzz: $(VENV)/.dev  ## run atheris on what reads bytes from outside, FUZZ_SECONDS a target; sanitizers and LEAK_MESSAGES on the compiled core
 	$(PIP) install 'atheris>=2.3'
-	$(BIN)/python tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
+	TIDINGS_CORE=compiled $(BIN)/python tests/fuzz/leaks.py $(LEAK_MESSAGES)
+	$(BIN)/python tests/fuzz/sanitize.py
+	TIDINGS_CORE=compiled $(BIN)/python tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
 
 .PHONY: bench
 bench: $(VENV)/.dev  ## run the whole benchmark, with all clients: about 15 minutes
@@ -91,5 +101,6 @@ bench-quick: $(VENV)/.dev  ## run the benchmark of tidings and nats-py: about tw
 
 .PHONY: clean
 clean:  ## remove everything that the other targets created
-	rm -rf .venv .venv-* bench/.venvs site dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* bench/.venvs site dist build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f src/tidings/_core.*.so

@@ -18,6 +18,7 @@ import inspect
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,8 @@ MARKER = re.compile(r"<!--+[ \t]*(?P<word>[a-z]+):[ \t]*(?P<argument>[^\n]*?)[ \
 TITLE = re.compile(r'title="([^"]+)"')
 # Documents name nats-server's default port. The server of a test run listens on another one.
 DOCUMENTED_PORT = re.compile(r"\b4222\b")
+# They also name the usual port of a monitor, which several documents use at the same time.
+MONITOR_PORT = re.compile(r"\b9464\b")
 
 
 class LoopThread(threading.Thread):
@@ -151,6 +154,8 @@ class Stage:
         # Each document has its own server, so that the streams of two documents cannot collide.
         self.server = NATSServer(jetstream=True)
         self.server.start()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.monitor_port = probe.getsockname()[1]
         self.environment = pytest.MonkeyPatch()
         self.environment.setenv("NATS_URL", self.server.url)
         self.files = tempfile.TemporaryDirectory(prefix="snippets-")
@@ -166,7 +171,8 @@ class Stage:
         logging.getLogger("tidings").addHandler(self.errors)
 
     def localize(self, source: str) -> str:
-        return DOCUMENTED_PORT.sub(str(self.server.port), source)
+        source = DOCUMENTED_PORT.sub(str(self.server.port), source)
+        return MONITOR_PORT.sub(str(self.monitor_port), source)
 
     def write(self, name: str, source: str) -> None:
         path = self.directory / name

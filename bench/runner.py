@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from .contenders.probe import LOAD, OBJECT_SIZE, REPORT, THREADS
+from .contenders.probe import LOAD, OBJECT_SIZE, REPORT, ROWS_IN_STREAM, THREADS
 from .load import (
     Block,
     Collector,
@@ -62,7 +62,12 @@ class Task:
 
 def plan(contender: Contender, command: list[str], workload: Workload, n: int) -> Task:
     """Plan a run of `n` messages, rounded up to whole blocks, after a warm-up of a tenth."""
-    steps = {"receive": workload.block, "js_consume": workload.block, "threads": THREADS}
+    steps = {
+        "receive": workload.block,
+        "js_consume": workload.block,
+        "stream": ROWS_IN_STREAM,
+        "threads": THREADS,
+    }
     step = steps.get(workload.kind, 1)
     warmup = _round_up(n // 10 or 1, step)
     return Task(contender, tuple(command), workload, _round_up(n, step), warmup)
@@ -248,6 +253,7 @@ _KINDS: dict[str, Callable[[Task, Server], Result]] = {
     "publish": _publish,
     "receive": _receive,
     "request": _request,
+    "stream": _request,
     "threads": _threads,
     "js_consume": _js_consume,
     "js_publish": _js_publish,

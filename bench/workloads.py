@@ -7,6 +7,7 @@ Kind = Literal[
     "publish",
     "receive",
     "request",
+    "stream",
     "threads",
     "js_consume",
     "js_publish",
@@ -78,6 +79,13 @@ CONTENDERS = {
             "tidings-uvloop", "tidings_app.py", _OWN, "defaults (uvloop installed)", uvloop=True
         ),
         Contender(
+            "tidings-traced",
+            "tidings_traced.py",
+            _OWN,
+            "`tidings` with a tracer provider of the OpenTelemetry SDK, which records every span "
+            "and exports none",
+        ),
+        Contender(
             "nats-py",
             "nats_py.py",
             "nats-py",
@@ -136,6 +144,7 @@ CONTENDERS = {
 QUICK_CONTENDERS = ("tidings", "nats-py")
 
 _TIDINGS = ("tidings", "tidings-uvloop")
+_TRACED = ("tidings-traced",)
 _PAIR = ("tidings", "nats-py")
 _LOOPS = (*_TIDINGS, "nats-py", "nats-py-uvloop")
 _FRAMEWORKS = ("panini", "faststream", "natsapi")
@@ -155,7 +164,7 @@ PREFETCH = 256
 
 
 def _request(name: str, first_n: int, in_flight: int) -> Workload:
-    contenders = (*_LOOPS, *_FRAMEWORKS, "libnats")
+    contenders = (*_LOOPS, *_FRAMEWORKS, "libnats", *_TRACED)
     return Workload(name, "request", name, contenders, first_n, body="json", in_flight=in_flight)
 
 
@@ -163,13 +172,25 @@ def _workloads() -> list[Workload]:
     everyone = (*_LOOPS, *_FRAMEWORKS, "libnats", "bare")
     raw = tuple(name for name in everyone if name != "natsapi")
     return [
-        Workload("publish", "publish", "publish", everyone, 20_000),
+        Workload("publish", "publish", "publish", (*everyone, *_TRACED), 20_000),
         Workload("publish_sync", "publish", "publish_sync", _TIDINGS, 20_000),
-        Workload("receive_raw", "receive", "receive_raw", raw, 20_000),
+        Workload("receive_raw", "receive", "receive_raw", (*raw, *_TRACED), 20_000),
         Workload("receive_json", "receive", "receive_json", _JSON, 20_000, body="json"),
         Workload("receive_validated", "receive", "receive_validated", _JSON, 20_000, body="json"),
+        Workload("receive_monitored", "receive", "receive_monitored", _TIDINGS, 20_000),
         _request("request_many", 4_000, 256),
+        Workload(
+            "request_many_monitored",
+            "request",
+            "request_many_monitored",
+            _TIDINGS,
+            4_000,
+            body="json",
+            in_flight=256,
+        ),
         _request("request_one", 500, 1),
+        Workload("answers", "request", "answers", _PAIR, 500, body="json"),
+        Workload("stream", "stream", "stream", _PAIR, 10_000),
         Workload("sleepers", "receive", "sleepers", (*_LOOPS, "faststream"), 100),
         Workload("threads", "threads", "threads", (*_PAIR, "panini"), 20_000),
         *(

@@ -20,33 +20,47 @@ SOURCE = Path(__file__).parents[1] / "src" / "tidings"
 FLOORS = {
     "ground": [
         "version",
+        "core",
         "text",
         "log",
         "error_codes",
         "errors",
         "checks",
         "cron",
+        "addresses",
         "panini",
+        "similar",
         "keywords",
         "functions",
         "subject",
+        "stats",
+        "deadlines",
         "concurrency",
         "protocol",
         "headers",
         "codec",
-        "stats",
         "message",
         "service_errors",
     ],
-    "transport": ["transport", "stream_answers"],
-    "work": ["handlers", "link", "bus", "blocking", "jetstream", "declarations"],
-    "face": ["cautions", "lifecycle", "process", "app"],
+    "transport": ["transport", "stream_answers", "retries"],
+    "work": [
+        "flows",
+        "handlers",
+        "link",
+        "bus",
+        "blocking",
+        "jetstream",
+        "services",
+        "declarations",
+    ],
+    "face": ["cautions", "integrations", "lifecycle", "process", "app"],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
 # What is in each package, the lowest first: the same holds inside.
 INSIDE = {
     "concurrency": [
         "backoff",
+        "durations",
         "failure_log",
         "forks",
         "long_runs",
@@ -58,17 +72,20 @@ INSIDE = {
         "threads",
         "work_queue",
     ],
-    "protocol": ["auth", "commands", "headers", "info", "parser"],
-    "codec": ["forms", "models", "json"],
+    "protocol": ["auth", "commands", "deadlines", "headers", "flow", "info", "parser"],
+    "codec": ["forms", "models", "json", "schema"],
     "transport": [
         "backoff",
         "credentials",
         "dispatch",
+        "exchanges",
         "permissions",
         "pings",
         "race",
+        "pending_requests",
         "requests",
         "tcp",
+        "frame_queue",
         "buffer",
         "tls",
         "websocket",
@@ -86,29 +103,49 @@ INSIDE = {
         "moving",
         "connection",
     ],
+    "flows": [
+        "limits",
+        "wire",
+        "window",
+        "channel",
+        "sources",
+        "many",
+        "item_stream",
+        "from_thread",
+    ],
     "handlers": [
         "hook_checks",
         "hooks",
         "lifespan",
         "signatures",
+        "health",
         "annotations",
         "parameters",
+        "shapes",
         "events",
         "middleware",
+        "tracing",
         "tasks",
+        "timing",
+        "serving",
         "listener",
+        "measured",
+        "bursts",
         "queue_groups",
+        "request_times",
         "subscriptions",
         "watchdog",
     ],
     "jetstream": [
         "status",
+        "start",
         "api",
         "election",
         "filters",
         "message",
         "names",
         "position",
+        "pauses",
         "get",
         "ordered",
         "origins",
@@ -136,11 +173,14 @@ INSIDE = {
     "jetstream/consumer": [
         "batch",
         "losses",
+        "priority",
+        "rate",
         "spec",
         "config",
         "instances",
         "terms",
         "remote",
+        "bound",
         "acks",
         "ordered",
         "prefetch",
@@ -152,7 +192,17 @@ INSIDE = {
     "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/schedule": ["late", "spec", "plan", "crons", "jobs"],
-    "jetstream/streams": ["drops", "stream", "plan"],
+    "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "plan"],
+    "services": [
+        "protocol",
+        "records",
+        "answers",
+        "finder",
+        "blocking",
+        "endpoints",
+        "identity",
+        "discovery",
+    ],
     "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
     "testing": ["consumed", "jobs", "record", "stage", "client", "plugin"],
@@ -162,6 +212,7 @@ INSIDE = {
         "context",
         "demo_client",
         "logs",
+        "message_trace",
         "failures",
         "flags",
         "log_config",
@@ -170,14 +221,30 @@ INSIDE = {
         "dev",
         "foreground",
         "overview",
+        "monitoring",
         "child",
         "client",
         "new",
         "server",
         "session",
+        "services",
         "dead",
+        "consumers",
+        "printer",
+        "place",
+        "sub",
+        "fleet",
+        "sampler",
+        "controls",
+        "columns",
+        "keyboard",
+        "screen",
+        "top",
+        "exporter",
+        "health",
         "streams",
         "cron",
+        "trace",
         "supervisor",
         "demo",
         "objects",
@@ -211,12 +278,16 @@ OPTIONAL = {
 AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 
 
-# What `import tidings` leaves for the first use: what runs an app, what is for streams, and the
-# tables for errors. A start leaves out scheduled jobs where there are none.
+# What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
+# requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
-    "app": {"jetstream", "lifecycle", "process"},
+    "app": {"jetstream", "lifecycle", "process", "services"},
+    "blocking": {"flows"},
+    "bus": {"flows"},
     "declarations": {"cron", "jetstream"},
-    "keywords": {"panini"},
+    "handlers": {"handlers", "similar"},
+    "link": {"handlers"},
+    "keywords": {"panini", "similar"},
     "lifecycle": {"jetstream"},
 }
 
@@ -326,6 +397,24 @@ def test_imports_point_down(name: str) -> None:
     assert faults_of(name, FILES[name].read_text()) == []
 
 
+def test_the_core_names_an_integration_only_where_it_is_asked_for() -> None:
+    """As a string for importlib, which the other tests do not see."""
+    named = {
+        (name, node.value)
+        for name, path in FILES.items()
+        if PurePath(name).parts[0].removesuffix(".py") in CORE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if node.value.startswith("tidings.contrib")
+    }
+    assert named == {
+        ("app.py", "tidings.contrib.monitor"),
+        ("integrations.py", "tidings.contrib.tracing.setup"),
+    }
+    for _, module in named:
+        assert importlib.import_module(module)
+
+
 def test_no_floor_names_a_module_twice() -> None:
     assert len(PLACES) == len(set(PLACES))
 
@@ -416,8 +505,22 @@ def test_a_module_has_what_it_exports(module: str) -> None:
 def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     code = "import sys, tidings; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    late = ("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.transport.conn")
+    late = (
+        *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.services"),
+        *("tidings.flows.", "tidings.handlers.serving", "tidings.transport.conn"),
+        *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
+    )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
+
+
+def test_only_these_files_import_by_name() -> None:
+    callers = {name for name, path in FILES.items() if "import_module(" in path.read_text()}
+    assert {name for name in callers if not name.startswith("cli/")} == {
+        "__init__.py",
+        "app.py",  # the monitor
+        "core.py",  # the compiled core
+        "integrations.py",
+    }
 
 
 def test_a_name_imported_late_is_the_same_object_and_is_listed() -> None:

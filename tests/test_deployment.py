@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import re
 import shlex
 import shutil
@@ -18,6 +17,8 @@ import pytest
 import yaml
 
 from support.command import Start
+from support.monitor import ask
+from support.ports import free_port
 from support.process import Process
 from support.systemd import Systemd
 from support.waits import wait_until
@@ -163,13 +164,19 @@ def test_the_image_has_no_server_and_extras_that_exist() -> None:
 
 
 @pytest.fixture
-def served(dockerfile: list[tuple[str, str]], start: Start, tmp_path: Path) -> Process:
+def port() -> int:
+    """What stands for the port of the container, as several tests may run at the same time."""
+    return free_port()
+
+
+@pytest.fixture
+def served(dockerfile: list[tuple[str, str]], start: Start, tmp_path: Path, port: int) -> Process:
     """The service, started by the command of the image."""
     copied_to(tmp_path)
     command = json.loads(dict(dockerfile)["CMD"])  # the exec form: no shell keeps the signals
     assert command[0] == "tidings"
-    (tmp_path / "tmp").mkdir()
-    return start(*command[1:], env={"TMPDIR": str(tmp_path / "tmp")})
+    assert command[-2:] == ["--monitor", "0.0.0.0:9464"]
+    return start(*command[1:-1], f"127.0.0.1:{port}")
 
 
 def test_the_command_of_the_image_answers_logs_json_and_ends_at_sigterm(served: Process) -> None:
@@ -189,24 +196,32 @@ def test_kubernetes_waits_as_long_as_a_drain_takes(pod: dict[str, Any]) -> None:
 
 
 def test_the_probes_are_those_of_a_service_that_runs(
-    container: dict[str, Any], served: Process, tmp_path: Path
+    container: dict[str, Any], served: Process, port: int
 ) -> None:
-    alive = tmp_path / "tmp" / "alive"
-
-    def succeeds(probe: str) -> bool:
-        program, *words = container[probe]["exec"]["command"]
-        command = [program, *(word.replace("/tmp/alive", str(alive)) for word in words)]
-        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
-
+    (own,) = container["ports"]
+    assert own["containerPort"] == 9464
+    paths = {}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == own["name"]
+        paths[probe] = container[probe]["httpGet"]["path"]
+    assert paths == {
+        "startupProbe": "/startupz",
+        "livenessProbe": "/livez",
+        "readinessProbe": "/readyz",
+    }
     served.wait_for("shipping listens")
-    for probe in ("startupProbe", "livenessProbe"):
-        wait_until(lambda: succeeds(probe))  # noqa: B023 - called before the loop goes on
+    for path in paths.values():
+        wait_until(lambda: ask(port, path).status == 200)  # noqa: B023 - called at once
+    assert "tidings_app_running 1.0" in ask(port, "/metrics").text
     served.stop()
-    old = alive.stat().st_mtime - 120
-    os.utime(alive, (old, old))
-    assert not succeeds("livenessProbe")
-    alive.unlink()
-    assert not succeeds("startupProbe")
+
+
+def test_prometheus_finds_the_port_of_the_monitor(
+    manifests: dict[str, Any], container: dict[str, Any]
+) -> None:
+    annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/scrape"] == "true"
+    assert int(annotations["prometheus.io/port"]) == container["ports"][0]["containerPort"]
 
 
 def test_the_pod_may_do_as_little_as_it_needs(

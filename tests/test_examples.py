@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.waits import wait_until
-from tidings import App, ServiceError
+from tidings import App, ServiceError, deadline
 from tidings.testing import NATSServer, TestClient
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ COMMAND = re.compile(r"tidings run (examples\.\S+) --dev")
 # What an example that asks itself prints.
 OUTPUT = {
     "examples.greeter:app": r"^\{'hello': 'Ada'\}$",
+    "examples.travel:app": r"^Offer\(supplier='bus', .*\) Offer\(supplier='rail', .*\)$",
     "examples.timing:app": r"^\{'n': 42, 'trace': '\w{16}'\}$",
 }
 
@@ -137,12 +138,35 @@ def test_the_middlewares_time_and_pass_the_trace_on(
     assert re.search(r"increment took \d+\.\d\d us", caplog.text)
 
 
+def test_the_offers_come_in_time_without_that_of_a_slow_supplier(
+    test_client: MakeClient,
+) -> None:
+    with test_client(app_of("travel")) as client, deadline(1):
+        offers = client.request("trips.offers", {"to": "Nice"}, response_data_type=list)
+    assert [offer["supplier"] for offer in offers] == ["bus", "rail"]
+
+
 def test_a_group_answers_under_its_prefix(test_client: MakeClient) -> None:
     with test_client(app_of("groups.shop")) as client:
         assert client.request("checkout", {"cents": 500}) == {"paid": True, "cents": 500}
         assert client.request("payments.refund", {"cents": 500}) == {"refunded": 500}
         refused = client.request("checkout", {"cents": 100_001})
         assert refused == {"paid": False, "why": "no more than 100000 cents at a time"}
+
+
+def test_the_ledger_streams_in_both_directions_and_its_client_asks_every_instance(
+    test_client: MakeClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = importlib.import_module("examples.ledger")
+    ledger.entries.clear()
+    with test_client(ledger.app) as client:
+        monkeypatch.setenv("NATS_URL", client.server.url)
+        runpy.run_path(str(ROOT / "examples" / "ledger_client.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "1000 entries imported, 500500 cents in total",
+        "the first entry above 9 euros: Entry(account='rent', cents=901)",
+        "1 instance has 1000 entries",
+    ]
 
 
 def test_the_script_runs_from_synchronous_code(

@@ -25,6 +25,10 @@ IN_ORDER = {
     "request": ["message", "timeout", "response_data_type"],
     "request_sync": ["message", "timeout", "response_data_type"],
     "request_from_another_thread": ["message", "timeout", "headers"],
+    "request_many": ["message"],
+    "request_many_sync": ["message"],
+    "stream": ["message"],
+    "stream_sync": ["message"],
     "task": ["interval"],
     # The one thing that a call is about.
     "watch": ["keys"],

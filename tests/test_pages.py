@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from support.ports import free_port
 from tidings.server import NATSServer
 
 ROOT = Path(__file__).parents[1]
@@ -166,9 +167,11 @@ NOTED = [page for page in PAGES if NOTE.match(page.read_text())]
 
 def pasted(text: str, folder: Path, port: int) -> str:
     """What a reader of a page types into the console. Blocks with a title become files."""
+    monitor_port = free_port()
     lines = ["import logging; logging.disable()  # the errors that handlers log on purpose\n"]
     for snippet in snippets_of(text):
         source = re.sub(r"\b4222\b", str(port), snippet.source)
+        source = re.sub(r"\b9464\b", str(monitor_port), source)
         if snippet.title:
             (folder / snippet.title).parent.mkdir(parents=True, exist_ok=True)
             (folder / snippet.title).write_text(source)

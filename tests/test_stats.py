@@ -27,6 +27,7 @@ from tidings import (
     Stream,
     TidingsError,
 )
+from tidings.protocol.deadlines import HEADER
 from tidings.server import NATSServer
 from tidings.stats import AppStats, ListenerStats
 
@@ -34,7 +35,7 @@ MakeApp = Callable[..., App]
 
 
 def adds_up(stats: ListenerStats) -> bool:
-    ended = stats.handled + stats.failed + stats.dropped + stats.abandoned
+    ended = stats.handled + stats.failed + stats.dropped + stats.expired + stats.abandoned
     return stats.received == ended + stats.pending + stats.running and stats.running >= 0
 
 
@@ -227,7 +228,7 @@ async def test_requests_that_end_leave_nothing_behind(
 
 # What each kind says of itself in stats.py.
 ENDS = {
-    "listeners": ("handled", "failed", "dropped"),
+    "listeners": ("handled", "failed", "dropped", "expired"),
     "consumers": ("handled", "failed", "copies", "returned"),
     "watchers": ("handled", "failed"),
 }
@@ -330,7 +331,7 @@ def declare(app: App, chaos: Chaos) -> None:
     """One of every kind, with and without a limit."""
     given_up = {"max_deliver": 3, "dead_letter": "dead.work", "backoff": [0.01], "ack_wait": 0.3}
 
-    @app.listen("work.*", data_type=int, concurrency=3, pending_msgs_limit=15)
+    @app.listen("work.*", data_type=int, concurrency=3, pending_msgs_limit=15, cancel_expired=True)
     async def listens(msg):
         return await chaos.act(msg)
 
@@ -382,7 +383,8 @@ async def load(app: App, chaos: Chaos, rounds: int) -> None:
         for _ in range(chaos.chance.randint(1, 8)):
             body = chaos.chance.choice([number, number, number, "no number"])
             reply = chaos.chance.choice(["", "", "nobody"])
-            await app.publish("work.a", body, reply_to=reply)
+            headers = chaos.chance.choice([None, None, {HEADER: "0"}, {HEADER: "20"}])
+            await app.publish("work.a", body, reply_to=reply, headers=headers)
             chaos.look()
         with contextlib.suppress(TidingsError):
             await values.put(f"key{number % 5}", number)
@@ -416,6 +418,7 @@ async def test_the_sums_hold_at_every_moment_of_a_random_sequence_of_faults(
         await until(lambda: is_at_rest(app.stats()), 40)
         chaos.look()
         assert chaos.wrong == []
+        assert app.stats().listeners[0].expired > 0
         await _end_with_work_left(app, chaos)
     assert chaos.wrong == []
 

@@ -65,6 +65,41 @@ class Contender:
         reply = await self.nc.request(subject, json.dumps(body).encode(), timeout=10)
         return json.loads(reply.data)
 
+    async def on_many(self, msg: Msg) -> None:
+        body = json.dumps(probe.answer(json.loads(msg.data))).encode()
+        for _ in range(probe.ANSWERS):
+            await msg.respond(body)
+
+    async def on_rows(self, msg: Msg) -> None:
+        for row in probe.rows():
+            await self.nc.publish(msg.reply, row)
+        await self.nc.publish(msg.reply, b"")
+
+    async def ask_many(self, subject: str, body: Any) -> list[Any]:
+        inbox = self.nc.new_inbox()
+        replies = await self.nc.subscribe(inbox)
+        await self.nc.publish(subject, json.dumps(body).encode(), reply=inbox)
+        got = [json.loads((await replies.next_msg(10)).data) for _ in range(probe.ANSWERS)]
+        await replies.unsubscribe()
+        return got
+
+    async def read_stream(self, subject: str) -> list[bytes]:
+        inbox = self.nc.new_inbox()
+        got: list[bytes] = []
+        ended = asyncio.Event()
+
+        async def on_row(msg: Msg) -> None:
+            if msg.data:
+                got.append(msg.data)
+            else:
+                ended.set()
+
+        rows = await self.nc.subscribe(inbox, cb=on_row)
+        await self.nc.publish(subject, b"", reply=inbox)
+        await ended.wait()
+        await rows.unsubscribe()
+        return got
+
     async def publish(self) -> dict[str, Any]:
         return await probe.publish_many(self.opts, self.nc.publish, self.nc.flush)
 
@@ -158,6 +193,8 @@ class Contender:
 
     async def respond(self) -> dict[str, Any]:
         await self.nc.subscribe(probe.ECHO, cb=self.on_request)
+        await self.nc.subscribe(probe.MANY, cb=self.on_many)
+        await self.nc.subscribe(probe.ROWS, cb=self.on_rows)
         return await probe.respond(self.nc.publish)
 
     async def request_many(self) -> dict[str, Any]:
@@ -165,6 +202,12 @@ class Contender:
 
     async def request_one(self) -> dict[str, Any]:
         return await probe.request_one(self.opts, self.request)
+
+    async def answers(self) -> dict[str, Any]:
+        return await probe.request_answers(self.opts, self.ask_many)
+
+    async def stream(self) -> dict[str, Any]:
+        return await probe.read_rows(self.opts, self.read_stream)
 
     async def threads(self) -> dict[str, Any]:
         bridge = probe.ThreadBridge(self.nc.publish)

@@ -13,7 +13,7 @@ import platform
 import resource
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,18 @@ OBJECT_SIZE = 8 << 20
 
 ECHO = "echo.request"
 """Subject of the requests."""
+
+MANY = "echo.many"
+"""Subject of the requests with several answers."""
+
+ANSWERS = 10
+"""Answers to each of these requests."""
+
+ROWS = "echo.rows"
+"""Subject of the requests whose reply is streamed."""
+
+ROWS_IN_STREAM = 10_000
+"""Items of each of these replies."""
 
 FIRST_ID = 1_000_000_000
 """Added to every sequence number, so that each has ten digits and all bodies the same size."""
@@ -392,6 +404,45 @@ async def request_one(opts: Options, request: Request) -> dict[str, Any]:
         wrong += not is_answer(reply, i)
     meter.stop()
     return meter.result(opts.n, **percentiles(latencies), **_wrong(wrong))
+
+
+async def request_answers(opts: Options, ask: Callable[[str, Any], Awaitable[list[Any]]]) -> Any:
+    """Send one request at a time, each with several answers, and check every answer."""
+    meter = Meter()
+    wrong = await _ask_all(range(opts.warmup), ask)
+    meter.start()
+    wrong += await _ask_all(range(opts.n), ask)
+    meter.stop()
+    return meter.result(opts.n, **_wrong(wrong))
+
+
+async def _ask_all(ids: range, ask: Callable[[str, Any], Awaitable[list[Any]]]) -> int:
+    wrong = 0
+    for i in ids:
+        replies = await ask(MANY, question(i))
+        wrong += len(replies) != ANSWERS or not all(is_answer(reply, i) for reply in replies)
+    return wrong
+
+
+async def read_rows(opts: Options, read: Callable[[str], Awaitable[list[bytes]]]) -> Any:
+    """Read streamed replies one after another, and check the number and the order of the items."""
+    meter = Meter()
+    wrong = await _read_all(opts.warmup, read)
+    meter.start()
+    wrong += await _read_all(opts.n, read)
+    meter.stop()
+    return meter.result(opts.n, **_wrong(wrong))
+
+
+async def _read_all(n: int, read: Callable[[str], Awaitable[list[bytes]]]) -> int:
+    wanted = list(rows())
+    replies = [await read(ROWS) for _ in range(n // ROWS_IN_STREAM)]
+    return sum(reply != wanted for reply in replies)
+
+
+def rows() -> Iterator[bytes]:
+    """The items of a streamed reply, of 128 B each."""
+    return (b"%0128d" % number for number in range(ROWS_IN_STREAM))
 
 
 def percentiles(latencies: list[float]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """tidings: `@app.listen` with typed handlers, `app.publish`, `publish_sync`, `app.request`."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +18,7 @@ app = App(
     servers=OPTS.url,
     use_uvloop=OPTS.uvloop,
     concurrency=OPTS.concurrency,
+    monitor=0 if OPTS.action.endswith("_monitored") else None,
 )
 
 
@@ -61,6 +63,25 @@ async def on_request(msg: Message) -> dict[str, Any]:
     return probe.answer(msg.data)
 
 
+async def on_many(msg: Message) -> None:
+    for _ in range(probe.ANSWERS):
+        await msg.respond(probe.answer(msg.data))
+
+
+async def on_rows(msg: Message) -> AsyncIterator[bytes]:
+    for row in probe.rows():
+        yield row
+
+
+async def ask_many(subject: str, body: Any) -> list[Any]:
+    return [reply async for reply in app.request_many(subject, body, count=probe.ANSWERS)]
+
+
+async def read_stream(subject: str) -> list[bytes]:
+    async with app.stream(subject, response_data_type=bytes) as rows:
+        return [row async for row in rows]
+
+
 async def publish() -> dict[str, Any]:
     return await probe.publish_many(OPTS, app.publish, app.flush)
 
@@ -85,8 +106,20 @@ async def request_many() -> dict[str, Any]:
     return await probe.request_many(OPTS, app.request)
 
 
+async def request_many_monitored() -> dict[str, Any]:
+    return await request_many()
+
+
 async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, app.request)
+
+
+async def answers() -> dict[str, Any]:
+    return await probe.request_answers(OPTS, ask_many)
+
+
+async def stream() -> dict[str, Any]:
+    return await probe.read_rows(OPTS, read_stream)
 
 
 async def threads() -> dict[str, Any]:
@@ -153,6 +186,7 @@ def store() -> Any:
 
 LISTENERS: dict[str, Any] = {
     "receive_raw": on_raw,
+    "receive_monitored": on_raw,
     "receive_headers": on_headers,
     "receive_json": on_json,
     "receive_validated": on_validated,
@@ -162,14 +196,16 @@ LISTENERS: dict[str, Any] = {
 
 @app.task()
 async def main() -> None:
-    run = receive if OPTS.action.startswith("receive_") else globals()[OPTS.action]
-    probe.emit(await run(), version("tidings"))
+    work = receive if OPTS.action.startswith("receive_") else globals()[OPTS.action]
+    probe.emit(await work(), version("tidings"))
     await app.disconnect()
 
 
-if __name__ == "__main__":
+def run() -> None:
     if OPTS.action == "respond":
         app.listen(probe.ECHO)(on_request)
+        app.listen(probe.MANY, no_reply=True)(on_many)
+        app.listen(probe.ROWS)(on_rows)
     elif OPTS.action == "js_consume":
         prefetch = OPTS.in_flight if OPTS.in_flight > 1 else None
         app.consume(probe.STREAM, durable=probe.DURABLE, prefetch=prefetch)(on_stream)
@@ -177,3 +213,7 @@ if __name__ == "__main__":
         for subject in OPTS.subjects:  # a listener for each, as the others subscribe for each
             app.listen(subject)(LISTENERS[OPTS.action])
     app.run()
+
+
+if __name__ == "__main__":
+    run()

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from tidings.app import App
+from tidings.deadlines import deadline
 from tidings.declarations import Group
 from tidings.errors import (
     AuthError,
@@ -18,11 +19,13 @@ from tidings.errors import (
     ConnectError,
     ConnectionClosedError,
     ConnectionLostError,
+    DeadlineExpiredError,
     DecodeError,
     DigestError,
     DisconnectedError,
     DrainTimeoutError,
     EncodeError,
+    FlowError,
     FlushTimeoutError,
     ForkedError,
     HandlerTimeoutError,
@@ -84,6 +87,8 @@ from tidings.stats import (
 from tidings.version import __version__
 
 if TYPE_CHECKING:
+    from tidings.flows.item_stream import ItemStream
+    from tidings.flows.many import Ended, RequestMany
     from tidings.jetstream.consumer.spec import DROP
     from tidings.jetstream.message import StreamMessage
     from tidings.jetstream.publish import PublishAck
@@ -104,19 +109,23 @@ __all__ = [
     "ConnectionLostError",
     "ConnectionStats",
     "ConsumerStats",
+    "DeadlineExpiredError",
     "DebugMiddleware",
     "DecodeError",
     "DigestError",
     "DisconnectedError",
     "DrainTimeoutError",
     "EncodeError",
+    "Ended",
     "ErrorMiddleware",
+    "FlowError",
     "FlushTimeoutError",
     "ForkedError",
     "Group",
     "HandlerTimeoutError",
     "HeaderError",
     "Headers",
+    "ItemStream",
     "JetStreamApiError",
     "JetStreamError",
     "JetStreamUnavailableError",
@@ -139,6 +148,7 @@ __all__ = [
     "RedriveError",
     "Reject",
     "RequestError",
+    "RequestMany",
     "RequestTimeoutError",
     "Retry",
     "ServerStartError",
@@ -164,12 +174,16 @@ __all__ = [
     "WrongSequenceError",
     "__version__",
     "days",
+    "deadline",
 ]
 
 # The names that are imported at their first use, because most services use no stream.
 _LATE = {
     "DROP": "tidings.jetstream.consumer.spec",
+    "Ended": "tidings.flows.many",
+    "ItemStream": "tidings.flows.item_stream",
     "PublishAck": "tidings.jetstream.publish",
+    "RequestMany": "tidings.flows.many",
     "Stream": "tidings.jetstream.streams.stream",
     "StreamMessage": "tidings.jetstream.message",
     "days": "tidings.jetstream.streams.stream",

@@ -5,22 +5,34 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
+from tidings.addresses import listen_address
 from tidings.blocking import BlockingBus
-from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
+from tidings.checks import (
+    Seconds,
+    check_flag,
+    check_metadata,
+    check_seconds,
+    check_text,
+    check_version,
+    check_whole,
+)
 from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
+from tidings.deadlines import working_until
 from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
 from tidings.functions import caller_place
 from tidings.handlers.events import EVENTS, EventHooks
+from tidings.handlers.health import DEFAULT_TIMEOUT, HealthCheck
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
 from tidings.keywords import add_hint, called, former_names, refuse_options
@@ -37,8 +49,9 @@ if TYPE_CHECKING:
     from tidings.jetstream.host import JetStreamHost
     from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.streams.stream import Stream
-    from tidings.lifecycle import Outcome, Plan, Run
+    from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
+    from tidings.services import AppServices
     from tidings.stats import AppStats
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,8 +95,10 @@ class App(Declarations):
         queue: the first word of the queue groups of listeners that name none: `orders` gives
             `orders.<handler>`. If None, the name of the service; "" for no groups, so that every
             instance handles every message.
-        version: the version of the service.
+        version: the version of the service, a semantic version such as "1.2.0".
         description: what the service does, in a line.
+        metadata: what NATS tools show of the service besides: a dict of str.
+        discoverable: whether NATS tools find the service, by the `micro` protocol (NATS ADR-32).
         concurrency: how many handlers of one listener may work at a time.
         request_timeout: default timeout of `request`, in seconds.
         drain_timeout: seconds that shutdown waits for work in progress. `run` ends the process two
@@ -109,6 +124,10 @@ class App(Declarations):
             announces. False by default.
         randomize_servers: try the servers in random order. True by default.
         inbox_prefix: the first tokens of reply subjects; "_INBOX" by default.
+        js_domain: the JetStream domain of the streams, buckets and consumers, if it is not that of
+            the server.
+        js_prefix: the prefix of the JetStream API, instead of `js_domain`, for an API that another
+            account exports; "$JS.API" by default.
         connect_timeout: seconds to reach one server and be accepted; 5 by default.
         reconnect_time_wait: the longest pause between two rounds over the servers, in seconds; 2 by
             default.
@@ -118,6 +137,9 @@ class App(Declarations):
         pending_size: bytes that may wait to be sent; 32 MiB by default.
         wait_for_server: at start, wait until a server can be reached. False by default.
         use_uvloop: let `run` and `with app` use uvloop if it is installed.
+        monitor: the address on which the app serves metrics and its health over HTTP while it runs,
+            such as "127.0.0.1:9464". ":9464" and 9464 mean the same; write "0.0.0.0:9464" to listen
+            on all interfaces. None for no such endpoint.
 
     Raises:
         ConfigError: an option that cannot work.
@@ -157,12 +179,15 @@ class App(Declarations):
         queue: str | None = None,
         version: str = "0.0.0",
         description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        discoverable: bool = True,
         concurrency: int = 100,
         request_timeout: Seconds = 10.0,
         drain_timeout: Seconds = 8.0,
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
         use_uvloop: bool = True,
+        monitor: str | int | None = None,
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
         super().__init__()
@@ -172,6 +197,8 @@ class App(Declarations):
                 f"service_name must be a name for this service, as in App('billing'), "
                 f"got {service_name!r}"
             )
+        if check_flag("discoverable", discoverable):
+            check_version(version)
         check_text("version", version, may_be_empty=True)
         check_text("description", description, may_be_empty=True)
         check_flag("use_uvloop", use_uvloop)
@@ -189,10 +216,15 @@ class App(Declarations):
         self.queue = queue
         self.version = version
         self.description = description
+        if metadata is not None:
+            check_metadata("metadata", metadata)
+        self.metadata = dict(metadata or {})
+        self.discoverable = discoverable
         self.state = SimpleNamespace()
         self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
         self.use_uvloop = use_uvloop
+        self._monitor = None if monitor is None else listen_address("monitor", monitor)
         self._lifespan = lifespan
         self._concurrency = concurrency
         self._request_timeout = request_timeout
@@ -204,6 +236,10 @@ class App(Declarations):
         self._startup_hooks: list[Callable[[], Any]] = []
         self._ready_hooks: list[Callable[[], Any]] = []
         self._shutdown_hooks: list[Callable[[], Any]] = []
+        self._health_checks: list[HealthCheck] = []
+        # What the command line adds to observe a run.
+        self._observers: list[Callable[[Run], Observer]] = []
+        self._is_measured = False
         self._events = EventHooks()
         self._current = CurrentLink()
         self._streams = streams
@@ -220,6 +256,10 @@ class App(Declarations):
         self.request = self.nats.request
         self.request_sync = self.nats.request_sync
         self.request_from_another_thread = self.nats.request_from_another_thread
+        self.request_many = self.nats.request_many
+        self.request_many_sync = self.nats.request_many_sync
+        self.stream = self.nats.stream
+        self.stream_sync = self.nats.stream_sync
         self.subscribe_new_subject = self.nats.subscribe_new_subject
         self.subscribe_new_subject_sync = self.nats.subscribe_new_subject_sync
         self.unsubscribe_subject = self.nats.unsubscribe_subject
@@ -242,6 +282,15 @@ class App(Declarations):
         from tidings.jetstream.host import JetStreamHost
 
         return JetStreamHost(self._current, self._streams)
+
+    # Other services.
+
+    @functools.cached_property
+    def services(self) -> AppServices:
+        """Finds services and their instances, in any language (NATS ADR-32)."""
+        from tidings.services import AppServices
+
+        return AppServices(self._current)
 
     # Declaring.
 
@@ -360,6 +409,64 @@ class App(Declarations):
         self._declaring("on_shutdown")
         self._shutdown_hooks.append(function)
         return function
+
+    @overload
+    def health(self, function: F, /) -> F: ...
+
+    @overload
+    def health(
+        self, /, *, name: str | None = None, timeout: Seconds = DEFAULT_TIMEOUT
+    ) -> Callable[[F], F]: ...
+
+    @called("health()", hint="@app.health")
+    def health(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+    ) -> Any:
+        """Add a check to the health of the app. The app is ready while every check succeeds.
+
+        A check succeeds if it returns True or None. It fails if it returns False, raises, or takes
+        too long. It runs each time that somebody asks whether the app is ready: an `async def`
+        function on the event loop, a `def` function in a thread. `/livez` does not ask it: the
+        process is not restarted because a database is down.
+
+        Args:
+            function: the check, without arguments.
+            name: its name in the answer; None for the name of the function.
+            timeout: the limit of one check, in seconds.
+
+        Raises:
+            ConfigError: a wrong function, name or timeout, a second check with the same name, or
+                the app runs already.
+
+        Example:
+            ```python
+            @app.health
+            async def database():
+                await app.state.pool.execute("SELECT 1")
+
+            @app.health(name="disk", timeout=1)
+            def has_space():
+                return shutil.disk_usage("/").free > 1e9
+            ```
+        """
+
+        def declare(function: F) -> F:
+            self._declaring("health")
+            check = HealthCheck.of(function, name, check_seconds("timeout", timeout))
+            if any(each.name == check.name for each in self._health_checks):
+                raise ConfigError(
+                    f"health: there is a check {check.name!r} already; give this one another "
+                    f"name=, as in @app.health(name='database')"
+                )
+            self._health_checks.append(check)
+            return function
+
+        return declare if function is None else declare(function)
 
     @called("on()", hint='@app.on("disconnected")')
     def on(self, event: str) -> Callable[[F], F]:
@@ -584,9 +691,11 @@ class App(Declarations):
                 f"ended: await app.disconnect() first"
             )
         check_asyncio()
-        plan = self._plan(self._settings.resolve())
-        run = self._run = Run(plan, self._current, self._host, self._on_end)
-        await run.begin()
+        # What the run starts works for others, too, and longer than a deadline of the caller.
+        with working_until(None):
+            plan = self._plan(self._settings.resolve())
+            run = self._run = Run(plan, self._current, self._host, self._on_end)
+            await run.begin()
         return run
 
     def _plan(self, connection: ConnectionOptions) -> Plan:
@@ -596,6 +705,10 @@ class App(Declarations):
         return Plan(
             service_name=self.service_name,
             instance_id=self.instance_id,
+            version=self.version,
+            description=self.description,
+            metadata=self.metadata,
+            discoverable=self.discoverable,
             queue=self.queue,
             concurrency=self._concurrency,
             request_timeout=self._request_timeout,
@@ -615,7 +728,17 @@ class App(Declarations):
             ready=tuple(self._ready_hooks),
             shutdown=tuple(self._shutdown_hooks),
             events=self._events,
+            health=tuple(self._health_checks),
+            observers=self._all_observers(),
+            is_measured=self._monitor is not None or self._is_measured,
         )
+
+    def _all_observers(self) -> tuple[Callable[[Run], Observer], ...]:
+        if self._monitor is None:
+            return tuple(self._observers)
+        # The monitor is an integration, which the core does not import.
+        monitor = importlib.import_module("tidings.contrib.monitor")
+        return (*self._observers, functools.partial(monitor.serve, address=self._monitor))
 
     def _on_end(self, outcome: Outcome | None) -> None:
         """Let go of the run. An outcome of None leaves nothing to ask for."""
@@ -632,7 +755,7 @@ class App(Declarations):
 
     @property
     def instance_id(self) -> str:
-        """The ID of this instance of the service, 22 characters, in the logs of `tidings run`.
+        """The ID of this instance of the service, 22 characters, in logs and for discovery.
 
         It is random, and another one in each process.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import current_task
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from threading import get_ident
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from tidings import codec
 from tidings.bus import Bus, dynamic_spec
@@ -14,8 +14,13 @@ from tidings.checks import Seconds
 from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
 from tidings.keywords import called, former_names, known_as
-from tidings.link import CurrentLink, Link, check_timeout
+from tidings.link import CurrentLink, Link
 from tidings.log import logger
+
+if TYPE_CHECKING:
+    from tidings.flows.from_thread import SyncItemStream, SyncRequestMany
+    from tidings.flows.item_stream import Items, ItemStream
+    from tidings.flows.many import RequestMany
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
 # unless it is blocked.
@@ -153,6 +158,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -165,6 +172,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -177,6 +186,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -189,6 +200,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -201,6 +214,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -213,6 +228,8 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     def request_sync(
@@ -224,18 +241,20 @@ class BlockingBus(Bus):
         *,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request` from synchronous code. It blocks until the answer is there.
 
         The thread waits at most `timeout`, including the time in send hooks, even while a handler
-        blocks the event loop.
+        blocks the event loop; with retries, as long as all of them can take.
 
         Raises:
             LoopThreadError: called on the thread of the event loop.
             TidingsError: as `request`.
         """
         link = self._current.get("request_sync")
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -243,6 +262,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         try:
             return link.portal.run(work, "request_sync", "await app.request(...)", limit + LATE)
@@ -259,6 +280,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["dict"] | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> dict[str, Any]: ...
 
     @overload
@@ -271,6 +294,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["list"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> list[Any]: ...
 
     @overload
@@ -283,6 +308,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["str"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> str: ...
 
     @overload
@@ -295,6 +322,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Literal["bytes"] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -307,6 +336,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: type[T] | Callable[[Any], T] = ...,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> T: ...
 
     @overload
@@ -319,6 +350,8 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any: ...
 
     async def request_from_another_thread(
@@ -330,17 +363,20 @@ class BlockingBus(Bus):
         *,
         response_data_type: Any = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`request`, awaited in the event loop of another thread.
 
-        It waits at most `timeout`, even while a handler blocks the event loop of the app.
+        It waits at most `timeout`, even while a handler blocks the event loop of the app; with
+        retries, as long as all of them can take.
 
         Raises:
             TidingsError: as `request`.
         """
         call = "request_from_another_thread"
         link = self._current.get(call)
-        limit = link.request_timeout if timeout is None else check_timeout(timeout)
+        limit = link.longest_wait(subject, timeout, retries, idempotent)
         work = self.request(
             subject,
             message,
@@ -348,6 +384,8 @@ class BlockingBus(Bus):
             response_data_type,
             headers=headers,
             data_type=data_type,
+            retries=retries,
+            idempotent=idempotent,
         )
         if link.portal.is_here:
             return await work
@@ -358,6 +396,195 @@ class BlockingBus(Bus):
             if not bound.expired():
                 raise
             raise RequestTimeoutError(subject, limit) from None
+
+    # Several answers.
+
+    @overload
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Literal["dict"] | None = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[dict[str, Any]]: ...
+
+    @overload
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[T]: ...
+
+    @overload
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[Any]: ...
+
+    @called("request_many_sync()")
+    def request_many_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        count: int | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        return_exceptions: bool = False,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncRequestMany[Any]:
+        """`request_many` from synchronous code: `for answer in app.request_many_sync(...)`.
+
+        Raises:
+            LoopThreadError: called on the thread of the event loop.
+            TidingsError: as `request_many`.
+
+        Example:
+            ```python
+            def who_is_there():
+                return list(app.request_many_sync("who", stall=0.2))
+            ```
+        """
+        from tidings.flows.from_thread import SyncRequestMany
+
+        call = "request_many_sync"
+        run = self._runner(call, "async for answer in app.request_many(...)")
+
+        async def make() -> RequestMany[Any]:
+            return self.request_many(
+                subject,
+                message,
+                count=count,
+                stall=stall,
+                timeout=timeout,
+                return_exceptions=return_exceptions,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+
+        return SyncRequestMany(run, run(make()))
+
+    @overload
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Literal["dict"] | None = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[dict[str, Any]]: ...
+
+    @overload
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: type[T] | Callable[[Any], T] = ...,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[T]: ...
+
+    @overload
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[Any]: ...
+
+    @called("stream_sync()")
+    def stream_sync(
+        self,
+        subject: str,
+        message: Any = None,
+        *,
+        items: Items | None = None,
+        stall: Seconds | None = None,
+        timeout: Seconds | None = None,
+        response_data_type: Any = None,
+        headers: HeadersLike | None = None,
+        data_type: Any = None,
+    ) -> SyncItemStream[Any]:
+        """`stream` from synchronous code: `with app.stream_sync(...) as rows: for row in rows`.
+
+        `items` is read in a thread of its own, so it may block.
+
+        Raises:
+            LoopThreadError: called on the thread of the event loop.
+            TidingsError: as `stream`.
+
+        Example:
+            ```python
+            def read():
+                with app.stream_sync("rows", {"count": 3}) as rows:
+                    return list(rows)
+            ```
+        """
+        from tidings.flows.from_thread import SyncItemStream, in_thread
+        from tidings.flows.item_stream import check_items
+
+        run = self._runner("stream_sync", "async with app.stream(...) as rows")
+        if items is not None:
+            check_items(items)
+
+        async def make() -> ItemStream[Any]:
+            return self.stream(
+                subject,
+                message,
+                items=None if items is None else in_thread(items),
+                stall=stall,
+                timeout=timeout,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+
+        return SyncItemStream(run, run(make()))
+
+    def _runner(self, call: str, instead: str) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+        """Return a function that runs a coroutine in the loop of this run of the app."""
+        portal = self._current.get(call).portal
+        return lambda work: portal.run(work, call, instead)
 
     # Subscribe.
 
@@ -372,6 +599,7 @@ class BlockingBus(Bus):
         concurrency: int | None = None,
         no_reply: bool = False,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> str:
         """`subscribe_new_subject` from synchronous code.
 
@@ -382,7 +610,10 @@ class BlockingBus(Bus):
         link = self._current.get(call)
         if link.portal.is_here:
             link.check(call)
-            spec = dynamic_spec(subject, callback, queue, data_type, concurrency, no_reply, timeout)
+            spec = dynamic_spec(
+                *(subject, callback, queue, data_type, concurrency, no_reply),
+                *(timeout, cancel_expired),
+            )
             return str(link.subscribe(spec, spec.queue or "")[0])
         work = self.subscribe_new_subject(
             subject,
@@ -392,6 +623,7 @@ class BlockingBus(Bus):
             concurrency=concurrency,
             no_reply=no_reply,
             timeout=timeout,
+            cancel_expired=cancel_expired,
         )
         return link.portal.run(work, call, "await app.subscribe_new_subject(...)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TypeAlias, TypeGuard, TypeVar
 
@@ -20,6 +20,11 @@ MOST_SECONDS = 100 * 365 * 86_400.0
 MOST_WHOLE = 2**63 - 1
 # Characters of a value in an error.
 LONGEST_SHOWN = 200
+# Semantic Versioning 2.0.
+_NUMBER, _WORD = r"(?:0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
+_SEMANTIC_VERSION = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_WORD}(?:\.{_WORD})*)?(?:\+[0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*)?"
+)
 
 T = TypeVar("T")
 
@@ -163,6 +168,29 @@ def check_text(name: str, value: object, *, may_be_empty: bool = False) -> str:
     return value
 
 
+def check_version(version: object) -> str:
+    """Check the version of a service, and return it. NATS tools ignore a service whose version is
+    not one of Semantic Versioning 2.0.
+
+    Raises:
+        ConfigError: another version.
+
+    Example:
+        ```python
+        from tidings.checks import check_version
+
+        assert check_version("1.2.0-rc.1") == "1.2.0-rc.1"
+        ```
+    """
+    text = check_text("version", version, may_be_empty=True)
+    if _SEMANTIC_VERSION.fullmatch(text):
+        return text
+    raise ConfigError(
+        f"version must be a semantic version such as '1.2.0', got {_shown(version)}: NATS tools "
+        f"ignore a service with another one. Or set discoverable=False"
+    )
+
+
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> str:
     """Check that a str is one of a few, and return it.
 
@@ -206,6 +234,29 @@ def check_name(name: str, value: object, pattern: re.Pattern[str], wanted: str) 
     if isinstance(value, str) and pattern.fullmatch(value):
         return value
     raise _refusal(name, f"a name of {wanted}", "", _shown(value))
+
+
+def check_metadata(name: str, value: object) -> None:
+    """Check a mapping from text to text, such as the metadata of a stream.
+
+    Raises:
+        ConfigError: it is no mapping, or a key or a value is no text. Keys that begin with "_nats."
+            belong to the server.
+
+    Example:
+        ```python
+        from tidings.checks import check_metadata
+
+        check_metadata("metadata", {"team": "billing"})
+        ```
+    """
+    if not isinstance(value, Mapping):
+        raise _refusal(name, "a dict of str to str", "as in {'team': 'billing'}", _shown(value))
+    for key, text in value.items():
+        check_text(f"a key of {name}", key)
+        check_text(f"{name}[{key!r}]", text, may_be_empty=True)
+        if key.startswith("_nats."):
+            raise ConfigError(f"{name} has the key {key!r}: keys with _nats. belong to the server")
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

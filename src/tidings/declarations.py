@@ -3,7 +3,7 @@ module, with a common prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,9 +21,12 @@ from tidings.subject import as_subjects, check_pattern, check_queue
 # Most services use no stream. What is for streams is imported where it is first declared.
 if TYPE_CHECKING:
     from tidings.cron import CronExpression
+    from tidings.jetstream.bucket import Storage
+    from tidings.jetstream.consumer.priority import Priority
     from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
     from tidings.jetstream.kv.watchers import WatchSpec
     from tidings.jetstream.schedule.spec import CronSpec
+    from tidings.jetstream.start import Start
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,12 +47,14 @@ class Declarations:
         subject: str | Sequence[str],
         *,
         queue: str | None = None,
+        name: str | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
         no_reply: bool = False,
         pending_msgs_limit: int = DEFAULT_PENDING_MSGS,
         pending_bytes_limit: int = DEFAULT_PENDING_BYTES,
         timeout: Seconds | None = None,
+        cancel_expired: bool = False,
     ) -> Callable[[F], F]:
         """Subscribe to a subject. The decorated function runs for every message.
 
@@ -62,6 +67,7 @@ class Declarations:
                 is no group: every instance of the service handles every message. With None, the
                 listener has its own group: one instance of the service handles each message, and
                 other listeners still get it too.
+            name: the name of the endpoint, for discovery. None uses the name of the function.
             data_type: the type of `msg.data`: dict (the default), list, str, bytes, any type that
                 msgspec validates, a pydantic model, another callable, or one of the names "json",
                 "dict", "list", "str" and "bytes". `Message[T]` in the signature has the same
@@ -75,6 +81,8 @@ class Declarations:
             timeout: the limit of one run in seconds; None for no limit. After it, an `async def`
                 handler is cancelled, and a requester gets error 504. A `def` handler cannot be
                 stopped: it occupies its worker until it returns.
+            cancel_expired: whether to cancel the handler when the deadline of its request passes.
+                The requester gets error 504. Only for `async def` handlers.
 
         Raises:
             SubjectError: if NATS does not allow a subject or the queue group.
@@ -103,6 +111,7 @@ class Declarations:
                 ListenerSpec(
                     handler=handler,
                     subjects=subjects,
+                    endpoint=name,
                     queue=queue,
                     data_type=data_type,
                     concurrency=concurrency,
@@ -110,6 +119,7 @@ class Declarations:
                     pending_msgs_limit=pending_msgs_limit,
                     pending_bytes_limit=pending_bytes_limit,
                     timeout=as_seconds(timeout),
+                    cancel_expired=cancel_expired,
                 )
             )
             return handler
@@ -122,7 +132,7 @@ class Declarations:
         stream: str,
         *,
         durable: str | None = None,
-        subject: str | None = None,
+        subject: str | Sequence[str] | None = None,
         data_type: Any = None,
         concurrency: int | None = None,
         prefetch: int | None = None,
@@ -135,8 +145,18 @@ class Declarations:
         ordered: bool = False,
         batch: int | None = None,
         batch_timeout: Seconds = 0.5,
-        start: str | int | None = None,
+        start: Start | None = None,
         timeout: Seconds | None = None,
+        max_ack_pending: int | None = None,
+        priority: Priority | None = None,
+        rate_limit: float | None = None,
+        description: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        headers_only: bool | None = None,
+        replicas: int | None = None,
+        storage: Storage | None = None,
+        inactive_threshold: Seconds | None = None,
+        create: bool = True,
     ) -> Callable[[F], F]:
         """Consume a stream. The decorated function runs at least once for every message.
 
@@ -151,8 +171,9 @@ class Declarations:
             durable: the consumer's name. All instances share the consumer, and it exists longer
                 than they do. With None, the name is derived from the service and the function: all
                 instances share the consumer, and the server deletes it after the last one ended.
-            subject: the subject of the messages to consume. It may contain wildcards. With None,
-                an existing consumer keeps its filter, and a new one gets all messages.
+            subject: the subject of the messages to consume, or a list of subjects, of which no two
+                match the same message. They may contain wildcards. With None, an existing consumer
+                keeps its filter, and a new one gets all messages.
             data_type: as in `listen`, with `StreamMessage[T]` for the message. A body that cannot
                 be decoded becomes a dead letter at once.
             concurrency: the largest number of messages that are handled at the same time; 1 keeps
@@ -180,12 +201,31 @@ class Declarations:
             batch: the largest number of messages in a batch. The function then gets a list of
                 messages, or as `list[T]` a list of their data.
             batch_timeout: seconds to wait until a batch is full.
-            start: the start of a new consumer: "all", "new", "last" or a sequence. None means
+            start: the start of a new consumer: "all", "new", "last", "last_per_subject" (the last
+                message of each subject), a sequence, or a `datetime` with a time zone. None means
                 "all".
             timeout: the limit of one run in seconds; None for no limit. A longer run has failed: an
                 `async def` function is cancelled, and the message is delivered again. A `def`
                 function cannot be stopped: it occupies its worker until it returns, and the message
                 may be delivered again before that.
+            max_ack_pending: the largest number of messages that are delivered and not acknowledged,
+                in all instances together. With None, a new consumer gets 65,536, or what the server
+                allows.
+            priority: how the instances divide the messages: `Pinned`, `Overflow` or `Prioritized`
+                of `tidings.jetstream`. With None, every instance gets messages. (NATS ADR-42)
+            rate_limit: messages that this instance gets in a second, at most.
+            description: what the consumer is for.
+            metadata: texts by name, which are added to those that the consumer has.
+            headers_only: whether the server leaves out the bodies. `msg.data` is None then, and the
+                header `Nats-Msg-Size` has the size.
+            replicas: copies of the consumer's state in the cluster, 1 to 5; None for as many as the
+                stream has.
+            storage: "file" or "memory", for the consumer's state; None for that of the stream.
+            inactive_threshold: seconds without a pull after which the server deletes the consumer.
+                With None, it keeps a consumer with `durable`, and deletes another one after 300.
+            create: whether the app creates the consumer, and changes what differs from the
+                declaration. With False, it uses the consumer as it is, which requires `durable`.
+                The user then needs no other permission than to pull and to acknowledge.
 
         Raises:
             ConfigError: if an option is wrong, if two options contradict each other, or if another
@@ -210,7 +250,7 @@ class Declarations:
                     handler=handler,
                     stream=stream,
                     durable=durable,
-                    subject=subject,
+                    subject=_hashable(subject),
                     data_type=data_type,
                     concurrency=concurrency,
                     prefetch=prefetch,
@@ -225,6 +265,16 @@ class Declarations:
                     batch_timeout=as_seconds(batch_timeout),
                     start=start,
                     timeout=as_seconds(timeout),
+                    max_ack_pending=max_ack_pending,
+                    priority=priority,
+                    rate_limit=rate_limit,
+                    description=description,
+                    metadata=metadata,
+                    headers_only=headers_only,
+                    replicas=replicas,
+                    storage=storage,
+                    inactive_threshold=as_seconds(inactive_threshold),
+                    create=create,
                 )
             )
             return handler
@@ -235,7 +285,7 @@ class Declarations:
     def watch(
         self,
         bucket: str,
-        keys: str = ">",
+        keys: str | Sequence[str] = ">",
         *,
         data_type: Any = None,
         initial: bool = True,
@@ -248,7 +298,8 @@ class Declarations:
 
         Args:
             bucket: the bucket's name. The app declares the bucket, or it exists at the start.
-            keys: the pattern of the keys to watch, such as "user.*".
+            keys: the pattern of the keys to watch, such as "user.*", or a list of patterns, of
+                which no two match the same key.
             data_type: the type of `entry.value`. None uses the type in the signature,
                 `entry: Entry[T]`, else the type of the declared bucket, else dict. An argument that
                 is annotated with `T` itself gets the value; it is None for a deletion.
@@ -279,7 +330,7 @@ class Declarations:
                 WatchSpec(
                     handler=handler,
                     bucket=bucket,
-                    keys=keys,
+                    keys=_hashable(keys),
                     data_type=data_type,
                     initial=initial,
                     timeout=as_seconds(timeout),
@@ -557,6 +608,11 @@ def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
         raise ConfigError(f"task(cron={cron!r}): write @app.task(interval={times.interval:g})")
     next(times.times(datetime.now(UTC)))  # needs the extra, which is missed here and not later
     return times
+
+
+def _hashable(subject: Any) -> Any:
+    """Return a list of subjects as a tuple, and everything else as it is."""
+    return tuple(subject) if isinstance(subject, list) else subject
 
 
 def _delays(backoff: Any) -> tuple[float, ...] | None:

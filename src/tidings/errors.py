@@ -33,9 +33,11 @@ TidingsError
   DrainTimeoutError            work was abandoned at shutdown (also a TimeoutError)
   RequestError                 base of all failures of a request
     RequestTimeoutError        no reply within the timeout (also a TimeoutError)
+      DeadlineExpiredError     the deadline of the work around it has passed
     NoRespondersError          nobody listens on the subject
     ServiceError               the service answered with an error
     StreamAnsweredError        a stream stored the request and answered it
+    FlowError                  a streamed reply or request broke off
   JetStreamError               base of everything that JetStream calls raise
     JetStreamApiError          the server refused a call, with a code
       WrongSequenceError       the last sequence is not the expected one
@@ -511,15 +513,23 @@ class HandlerTimeoutError(TidingsError, TimeoutError):
     Attributes:
         handler: the handler's name.
         timeout: the timeout in seconds.
+        is_expired: whether the time was not limited by `timeout=`, but by the deadline of the
+            request, for a listener with `cancel_expired=True`.
     """
 
-    def __init__(self, handler: str, timeout: float, rest: Any = None) -> None:
+    def __init__(
+        self, handler: str, timeout: float, rest: Any = None, *, is_expired: bool = False
+    ) -> None:
         self.handler = handler
         self.timeout = timeout
+        self.is_expired = is_expired
         self.rest = rest  # the task that still runs; the worker waits for it
         super().__init__(
-            f"{handler} ran for longer than its timeout of {timeout:g} s. Find out what it waits "
-            f"for, or raise timeout="
+            f"{handler} was cancelled because the deadline of its request passed. It had "
+            f"{timeout:g} s"
+            if is_expired
+            else f"{handler} ran for longer than its timeout of {timeout:g} s. Find out what it "
+            f"waits for, or raise timeout="
         )
 
 
@@ -576,6 +586,27 @@ class RequestTimeoutError(RequestError, TimeoutError):
         self.subject = subject
         self.timeout = timeout
         super().__init__(f"no reply to {subject!r} within {timeout:g} s")
+
+
+class DeadlineExpiredError(RequestTimeoutError):
+    """The deadline passed that `deadline()`, or the request that a handler works on, has set.
+
+    Attributes:
+        subject: the request's subject, or the name of the bucket.
+        timeout: always 0.0, because no time was left.
+        has_begun: whether the call had begun. If it had not, nothing was sent.
+    """
+
+    def __init__(self, subject: str, *, has_begun: bool = False) -> None:
+        super().__init__(subject, 0.0)
+        self.has_begun = has_begun
+        if has_begun:
+            text = (
+                f"the deadline passed during the call of {subject!r}; what it wrote may be stored"
+            )
+        else:
+            text = f"the deadline passed before the call of {subject!r}; nothing was sent"
+        self.args = (text,)
 
 
 class NoRespondersError(RequestError):
@@ -681,6 +712,22 @@ class StreamAnsweredError(RequestError):
             f"service, remove the subject from the stream's subjects. To store a message, use "
             f"app.js.publish"
         )
+
+
+class FlowError(RequestError):
+    """A streamed reply or request broke off: items were lost, or the other side is gone.
+
+    Attributes:
+        subject: the request's subject.
+        reason: what happened.
+        items: number of items that were received before.
+    """
+
+    def __init__(self, subject: str, reason: str, items: int = 0) -> None:
+        self.subject = subject
+        self.reason = reason
+        self.items = items
+        super().__init__(f"the flow of items on {subject!r} broke off after {items}: {reason}")
 
 
 class JetStreamError(TidingsError):

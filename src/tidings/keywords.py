@@ -6,7 +6,6 @@ not say which option was meant.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import re
@@ -137,8 +136,10 @@ def unknown_option(shown: str, name: str, known: Iterable[str]) -> str:
     """Return the text of an error: this call has no such option, and what to write instead."""
     if advice := _panini_advice("OPTIONS", shown, name):
         return f"{shown} has no option {name!r}: {advice}"
-    similar = difflib.get_close_matches(name, list(known), n=1)
-    return f"{shown} has no option {name!r}{f'; did you mean {similar[0]!r}?' if similar else ''}"
+    from tidings.similar import similar
+
+    meant = similar(name, known)
+    return f"{shown} has no option {name!r}{f'; did you mean {meant!r}?' if meant else ''}"
 
 
 def former_names(shown: str, *names: str) -> Callable[[C], C]:

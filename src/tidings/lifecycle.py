@@ -5,34 +5,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from tidings.cautions import warn_of_declarations
 from tidings.concurrency.forks import forget_after_fork, release_signals
+from tidings.deadlines import working_until
 from tidings.errors import (
     ConnectionClosedError,
     DisconnectedError,
     DrainTimeoutError,
+    SubscriptionLimitError,
     TidingsError,
 )
 from tidings.handlers.events import ConnectionEvent, EventHooks
+from tidings.handlers.health import HealthCheck
 from tidings.handlers.lifespan import Lifespan
 from tidings.handlers.listener import ListenerSpec
 from tidings.handlers.middleware import MiddlewareSpec
 from tidings.handlers.queue_groups import queue_groups
 from tidings.handlers.tasks import Task, TaskSpec
 from tidings.handlers.watchdog import Watchdog
+from tidings.integrations import find_tracing
+from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.consumers import Consumers
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
+from tidings.jetstream.streams.stream import Stream
 from tidings.link import CurrentLink, Link
 from tidings.log import logger
+from tidings.services.discovery import Discovery
+from tidings.services.endpoints import endpoints_of
+from tidings.services.identity import Identity
 from tidings.stats import (
     AppStats,
     ConnectionStats,
@@ -62,6 +71,16 @@ class State(enum.Enum):
     DRAINING = "draining"  # no new message is taken; what was taken is finished
 
 
+class Observer(Protocol):
+    """What accompanies a run from its first moment to its last, such as its monitor."""
+
+    def close(self) -> None:
+        """End: the run has ended. Must not raise."""
+
+    def forget(self) -> None:
+        """Leave everything to the parent process: this is a forked child. Must not raise."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What an app has declared when it starts.
 
@@ -74,10 +93,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ready: the functions of on_ready.
         shutdown: the functions of on_shutdown.
         events: the hooks of `App.on`.
+        health: the checks of `App.health`.
+        observers: functions that take the run and begin to observe it.
+        is_measured: whether to measure how long handlers and requests take.
     """
 
     service_name: str
     instance_id: str
+    version: str
+    description: str
+    metadata: dict[str, str]
+    discoverable: bool
     queue: str | None
     concurrency: int
     request_timeout: float
@@ -94,11 +120,45 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ready: tuple[Callable[[], Any], ...]
     shutdown: tuple[Callable[[], Any], ...]
     events: EventHooks
+    health: tuple[HealthCheck, ...] = ()
+    observers: tuple[Callable[[Run], Observer], ...] = ()
+    is_measured: bool = False
 
     @property
     def queue_groups(self) -> list[str]:
         """The queue group of each listener, "" for none."""
         return queue_groups(self.service_name, self.queue, self.listeners)
+
+    def patterns(self, streams: Sequence[Stream]) -> list[str]:
+        """The subjects of everything that is declared, which may contain wildcards.
+
+        Args:
+            streams: the declared streams.
+        """
+        found = [subject for spec in self.listeners for subject in spec.subjects]
+        found += [subject for spec in self.consumers for subject in spec.subjects]
+        return found + [subject for stream in streams for subject in stream.subjects]
+
+    @property
+    def identity(self) -> Identity:
+        """What this instance says of itself."""
+        return Identity.of(
+            self.service_name,
+            instance_id=self.instance_id,
+            version=self.version,
+            description=self.description,
+            metadata=self.metadata,
+            consumers=self._consumer_paths,
+        )
+
+    @property
+    def _consumer_paths(self) -> list[str]:
+        names = consumer_names(self.service_name, self.consumers)
+        return [
+            f"{spec.stream}.{name}"
+            for spec, name in zip(self.consumers, names, strict=True)
+            if name is not None
+        ]
 
     def headline(self) -> str:
         """Describe in one line what the app does: `greeter listens on greet and runs report`."""
@@ -129,7 +189,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 for spec, name in zip(self.consumers, names, strict=True)
             ),
             watchers=tuple(
-                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.keys)
+                WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.shown_keys)
                 for spec in self.watches
             ),
         )
@@ -197,10 +257,14 @@ class Run:
         jetstream: JetStreamHost,
         on_end: Callable[[Outcome | None], None],
     ) -> None:
-        middlewares = [spec.make() for spec in plan.middlewares]
+        made = [spec.make() for spec in plan.middlewares]
         self.state = State.STARTING
         self.drain_timeout = plan.drain_timeout
         self.connection = Connection(plan.connection, self._on_event)
+        tracing = find_tracing(
+            lambda: plan.patterns(jetstream.streams), lambda: self.connection.url
+        )
+        middlewares = made if tracing is None else [*tracing.sending, *made]
         self.link = Link(
             self.connection,
             middlewares,
@@ -208,11 +272,13 @@ class Run:
             concurrency=plan.concurrency,
             request_timeout=plan.request_timeout,
             tell=self._on_event,
+            tracing=tracing,
+            is_measured=plan.is_measured,
         )
         self._plan = plan
         self._current = current
         self._host = jetstream
-        self._jetstream = jetstream.make_run(self.connection, middlewares)
+        self._jetstream = jetstream.make_run(self.connection, made, plan.connection.js_api, tracing)
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool
@@ -227,9 +293,15 @@ class Run:
                 if self._crons is None
                 else self._crons.restoring(jetstream.restore_stream)
             ),
+            tracing=tracing,
+            is_measured=plan.is_measured,
         )
-        self.watchers = Watchers(jetstream, pool, middlewares)
+        self.watchers = Watchers(jetstream, pool, middlewares, tracing, plan.is_measured)
+        self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
+        self._discovery = Discovery(
+            self.link, plan.identity, endpoints_of(plan.listeners, plan.queue_groups)
+        )
         self._watchdog = Watchdog()
         self._started, self._stopping = asyncio.Event(), asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
@@ -264,6 +336,8 @@ class Run:
         self._serve()
 
     async def _open(self) -> None:
+        for observe in self._plan.observers:
+            self._observers.append(observe(self))
         await self.connection.open()
         plan = self._plan
         warn_of_declarations(
@@ -286,6 +360,8 @@ class Run:
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
         await self.watchers.start(self._plan.watches, self._host.bucket_types)
         self._watchdog.start()
+        if self._plan.discoverable:
+            await self._discovery.start()
 
     async def _get_ready(self) -> None:
         try:
@@ -328,6 +404,7 @@ class Run:
 
     async def _drain(self, deadline: float) -> int:
         """Take no new work and finish what was taken. Returns how many messages were abandoned."""
+        self._discovery.stop()
         await asyncio.gather(*(task.stop() for task in self._tasks))
         with contextlib.suppress(TimeoutError):  # what is left is counted now
             async with asyncio.timeout_at(deadline):
@@ -342,6 +419,8 @@ class Run:
         self._current.detach()
         self._host.detach()
         self.state = State.IDLE
+        for observer in self._observers:
+            observer.close()
 
     async def _abort(self) -> None:
         """End a start that failed."""
@@ -364,7 +443,8 @@ class Run:
         """Subscribe the listeners, and return when the server has the subscriptions."""
         sids: list[int] = []
         for spec, queue in zip(self._plan.listeners, self._plan.queue_groups, strict=True):
-            sids += self.link.subscribe(spec, queue)
+            is_endpoint = self._plan.discoverable and not spec.no_reply
+            sids += self.link.subscribe(spec, queue, is_endpoint=is_endpoint)
         while True:
             try:
                 await self.link.confirm(sids)
@@ -404,6 +484,8 @@ class Run:
     def _on_event(self, event: str, error: Exception | None) -> None:
         self._plan.events.tell(ConnectionEvent(event, error))
         self._observe()
+        if isinstance(error, SubscriptionLimitError):
+            self._discovery.make_room()
         if event == "closed" and self.state is State.RUNNING:
             self._fatal = ConnectionClosedError("the app", str(error or "given up"))
             self.begin_end()
@@ -416,7 +498,8 @@ class Run:
         During the start, the end begins when the start is complete.
         """
         if self._ending is None:
-            self._ending = asyncio.create_task(self._end(), name="tidings drain")
+            with working_until(None):  # not within the deadline of a handler that ends the app
+                self._ending = asyncio.create_task(self._end(), name="tidings drain")
             self._stopping.set()
         return self._ending
 
@@ -424,6 +507,21 @@ class Run:
     def is_starting(self) -> bool:
         """Whether listeners and tasks are not at work yet."""
         return self.state is State.STARTING
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the end has begun, or is ordered."""
+        return self._ending is not None
+
+    @property
+    def plan(self) -> Plan:
+        """What the app had declared when it started."""
+        return self._plan
+
+    @property
+    def api(self) -> JetStreamApi:
+        """The JetStream API."""
+        return self._jetstream.api
 
     @property
     def is_running(self) -> bool:
@@ -448,6 +546,8 @@ class Run:
         self._current.forget()
         self._host.forget()
         self.link.forget()
+        for observer in self._observers:
+            observer.forget()
         self._on_end(None)
         release_signals()
 
@@ -465,7 +565,7 @@ class Run:
 
     def stats(self) -> AppStats:
         """What was counted up to now."""
-        subscriptions = self.link.subscriptions
+        subscriptions, times = self.link.subscriptions, self.link.request_times
         return AppStats(
             connection=self.connection.snapshot(),
             listeners=tuple(listener.snapshot() for listener in subscriptions.listeners),
@@ -473,6 +573,7 @@ class Run:
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self.consumers.snapshot(),
             watchers=self.watchers.snapshot(),
+            requests=() if times is None else times.snapshot(),
         )
 
     def unfinished(self) -> tuple[int, int]:

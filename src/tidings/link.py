@@ -7,15 +7,17 @@ import typing
 from asyncio import current_task
 from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tidings import codec
 from tidings.checks import MOST_SECONDS, Seconds, check_seconds
 from tidings.concurrency.bridge import FrameBridge
 from tidings.concurrency.home import Home
 from tidings.concurrency.portal import Portal
+from tidings.deadlines import at_most_left, current
 from tidings.errors import (
     BufferFullError,
+    ConfigError,
     ConnectionClosedError,
     DecodeError,
     ForkedError,
@@ -26,15 +28,35 @@ from tidings.handlers.middleware import Middleware, fold_send
 from tidings.handlers.subscriptions import Subscriptions
 from tidings.headers import Headers, HeadersLike
 from tidings.message import Message
+from tidings.protocol.deadlines import HEADER, deadline_pair
 from tidings.protocol.parser import Frame
+from tidings.retries import check_retries, most_seconds, with_retries
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
 
 if TYPE_CHECKING:
+    from tidings.handlers.request_times import RequestTimes
+    from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection, EventHook
 
 T = TypeVar("T")
+
+
+class Opening(Protocol):
+    """A request with several answers that is about to be sent."""
+
+    @property
+    def address(self) -> str:
+        """Its reply subject."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+E = TypeVar("E", bound=Opening)
 
 
 class Link:
@@ -50,6 +72,8 @@ class Link:
         concurrency: handlers of one listener at work at a time, where it names no number.
         request_timeout: default timeout of `request`, in seconds.
         tell: takes the name of an event and its error.
+        tracing: follows the messages; None if nothing does.
+        is_measured: whether to measure how long handlers and requests take.
 
     Attributes:
         outbox: the connection's buffer.
@@ -60,10 +84,13 @@ class Link:
         bridge: the way of published messages from other threads.
         subscriptions: the listeners.
         send_publish: `publish` within the send hooks; None if no middleware has one.
-        send_request: `request` within the send hooks; None if no middleware has one.
+        send_request: `request` within the send hooks and measured; None if no middleware has such a
+            hook and nothing is measured.
+        request_times: how long requests take; None if nothing is measured.
     """
 
     __slots__ = (
+        "_middlewares",
         "bridge",
         "concurrency",
         "connection",
@@ -72,6 +99,7 @@ class Link:
         "outbox",
         "portal",
         "request_timeout",
+        "request_times",
         "send_publish",
         "send_request",
         "service_name",
@@ -89,6 +117,8 @@ class Link:
         concurrency: int,
         request_timeout: float,
         tell: EventHook,
+        tracing: Tracing | None = None,
+        is_measured: bool = False,
     ) -> None:
         self.connection = connection
         self.service_name = service_name
@@ -101,18 +131,28 @@ class Link:
         self.portal = Portal()
         self.bridge = FrameBridge(self.portal, self.outbox.post, self.outbox.make_room)
         self.portal.before = self.bridge.taken
+        self._middlewares = middlewares
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
-        self.send_request = fold_send(middlewares, self.request, "send_request")
-        self.subscriptions = Subscriptions(connection, self.portal, self, middlewares)
+        self.request_times = _request_times() if is_measured else None
+        request = (
+            self.request if self.request_times is None else self.request_times.of(self.request)
+        )
+        self.send_request = fold_send(middlewares, request, "send_request")
+        if is_measured and self.send_request is None:
+            self.send_request = request
+        self.outbox.direct_thread = self.thread if self.send_publish is None else 0
+        self.subscriptions = Subscriptions(
+            connection, self.portal, self, middlewares, tracing, is_measured
+        )
 
     def close(self) -> None:
         """Take no more calls."""
-        self.thread = 0
+        self.thread = self.outbox.direct_thread = 0
         self.portal.close()
 
     def forget(self) -> None:
         """Leave the connection to the parent process: this is a forked child."""
-        self.thread = 0
+        self.thread = self.outbox.direct_thread = 0
         self.connection.forget()
         self.home.end_child_in_loop()
 
@@ -147,9 +187,10 @@ class Link:
         if force:
             connection = self.connection
             connection.require("publish with force")
+            limit = at_most_left(self.request_timeout, subject)
             denials, since = connection.denials, connection.denials.count
             self.outbox.post(frame)
-            await connection.confirm(self.request_timeout)
+            await connection.confirm(limit)
             if denied := denials.of_publish(subject, since):
                 raise denied
         elif self.outbox.post(frame):
@@ -180,9 +221,21 @@ class Link:
         response_data_type: Any = None,
         headers: HeadersLike | None = None,
         data_type: Any = None,
+        retries: int = 0,
+        idempotent: bool = False,
     ) -> Any:
         """`Bus.request` below the middlewares. Without any, `Bus` does the same without this call,
         for one coroutine less."""
+        if retries or idempotent:
+            kept = Headers(headers) if headers else None  # they may be an iterator
+            what = (subject, message, timeout, response_data_type, kept, data_type)
+            return await with_retries(
+                lambda: self.request(*what),
+                retries=check_retries(retries, idempotent),
+                idempotent=idempotent,
+                timeout=self._timeout(timeout),
+                connection=self.connection,
+            )
         token, future, read = self.start_request(
             subject, message, timeout, response_data_type, headers, data_type
         )
@@ -210,13 +263,105 @@ class Link:
     ) -> tuple[str, asyncio.Future[Frame], Callable[[Frame], Any]]:
         """Check a request and send it: its token, what to await, and what reads the answer."""
         limit = self.request_timeout if timeout is None else check_timeout(timeout)
+        if current.get() is not None:
+            limit = at_most_left(limit, subject)
+            headers = with_deadline(headers, limit)
         is_ready = type(message) is bytes and data_type is None
         payload = message if is_ready else codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
         plain = response_data_type is None
-        read = _read_dict if plain else _response_reader(response_data_type)
+        read = _read_dict if plain else response_reader(response_data_type)
         token, future = self.connection.start_request(subject, payload, block, limit)
         return token, future, read
+
+    async def open(
+        self,
+        make: Callable[[str, float | None], E],
+        subject: str,
+        message: Any,
+        *,
+        timeout: float | None,
+        response_data_type: Any,
+        headers: HeadersLike | None,
+        data_type: Any,
+        own_headers: Sequence[tuple[str, str]] = (),
+    ) -> E:
+        """Send a request with several answers, within the send hooks. They get it as the response.
+
+        Args:
+            make: makes what receives the answers, from the subject and the timeout.
+            subject, message, headers, data_type: as in `Bus.request`.
+            timeout: seconds for all answers; None for no limit.
+            response_data_type: what the hooks see.
+            own_headers: headers that are added below the hooks.
+
+        Raises:
+            ConfigError: if a hook returns something else than the answers.
+            DeadlineExpiredError: if the deadline has passed.
+            TidingsError: if the request cannot be sent.
+        """
+        opened: list[E] = []
+
+        async def send(
+            subject: str,
+            message: Any = None,
+            timeout: Seconds | None = None,
+            response_data_type: Any = None,
+            headers: HeadersLike | None = None,
+            data_type: Any = None,
+        ) -> E:
+            limit = None if timeout is None else check_timeout(timeout)
+            if current.get() is not None:
+                limit = at_most_left(MOST_SECONDS if limit is None else limit, subject)
+                headers = with_deadline(headers, limit)
+            payload = codec.encode(message, data_type)
+            pairs = [*Headers(headers or ()).pairs(), *own_headers]
+            block = Headers(pairs).to_block() if pairs else b""
+            opening = make(subject, limit)
+            opened.append(opening)
+            reply = opening.address.encode()
+            frame = self.outbox.frame(subject, payload, reply, block)
+            if self.outbox.post(frame):
+                await self.outbox.make_room()
+            return opening
+
+        call = fold_send(self._middlewares, send, "send_request") or send
+        try:
+            result = await call(
+                subject,
+                message,
+                timeout=timeout,
+                response_data_type=response_data_type,
+                headers=headers,
+                data_type=data_type,
+            )
+            if not any(result is each for each in opened):
+                raise ConfigError(
+                    f"a middleware replaced the answers to the request on {subject!r}: its "
+                    f"send_request or send_any must return what send_func returned"
+                )
+        except BaseException:
+            for each in opened:
+                each.close()
+            raise
+        return result
+
+    def _timeout(self, timeout: Seconds | None) -> float:
+        return self.request_timeout if timeout is None else check_timeout(timeout)
+
+    def longest_wait(
+        self, subject: str, timeout: Seconds | None, retries: int, idempotent: bool
+    ) -> float:
+        """Return the seconds that a request with these options can take at most.
+
+        Raises:
+            ConfigError: an option is wrong.
+            DeadlineExpiredError: the deadline has passed.
+        """
+        limit = self._timeout(timeout)
+        if retries or idempotent:
+            limit = most_seconds(limit, check_retries(retries, idempotent))
+        return at_most_left(limit, subject)
 
     # Answers. No send hook is passed: the answer belongs to the message that is answered.
 
@@ -273,14 +418,17 @@ class Link:
 
     # Subscriptions.
 
-    def subscribe(self, spec: ListenerSpec, queue: str) -> list[int]:
+    def subscribe(self, spec: ListenerSpec, queue: str, *, is_endpoint: bool = False) -> list[int]:
         """Subscribe a listener to its subjects, without waiting. Returns their IDs.
 
         Args:
             spec: the listener.
             queue: the queue group it joins, "" for none.
+            is_endpoint: whether discovery shows its statistics.
         """
-        return self.subscriptions.add(spec, queue=queue, concurrency=self.concurrency)
+        return self.subscriptions.add(
+            spec, queue=queue, concurrency=self.concurrency, is_endpoint=is_endpoint
+        )
 
     async def confirm(self, sids: Sequence[int]) -> None:
         """Return when the server has these subscriptions, if it is connected.
@@ -294,6 +442,12 @@ class Link:
     def unsubscribe(self, sids: list[int]) -> asyncio.Task[None]:
         """End subscriptions; returns what to await for the server's confirmation."""
         return self.subscriptions.end(sids, self.request_timeout)
+
+
+def _request_times() -> RequestTimes:
+    from tidings.handlers.request_times import RequestTimes  # most apps have no monitor
+
+    return RequestTimes()
 
 
 class CurrentLink:
@@ -372,6 +526,15 @@ def check_timeout(timeout: Seconds) -> float:
     return check_seconds("timeout", timeout)
 
 
+def with_deadline(headers: HeadersLike | None, left: float) -> list[tuple[str, str]]:
+    """Return the headers of a request with that many seconds left.
+
+    The deadline replaces that of another request, whose headers a handler may forward.
+    """
+    pairs = Headers(headers or ()).pairs()
+    return [*(pair for pair in pairs if pair[0] != HEADER), deadline_pair(left)]
+
+
 _decode_dict = codec.decoder(dict)
 
 
@@ -379,8 +542,10 @@ def _read_dict(frame: Frame) -> Any:
     return _decode_dict(frame[4])
 
 
-def _response_reader(data_type: Any) -> Callable[[Frame], Any]:
+def response_reader(data_type: Any) -> Callable[[Frame], Any]:
     """What makes the result of a request of its answer."""
+    if data_type is None:
+        return _read_dict
     if data_type is Message or typing.get_origin(data_type) is Message:
         inner = typing.get_args(data_type)
         decode = codec.decoder(inner[0] if inner else dict)

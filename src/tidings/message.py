@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -62,6 +63,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
     _block: bytes | Headers
     _responder: Responder | None
     is_answered: bool = False
+    _deadline: float | None = None
 
     @property
     def sid(self) -> str:
@@ -79,6 +81,17 @@ class Message(msgspec.Struct, Generic[T], eq=False):
     def is_request(self) -> bool:
         """Whether the message has a reply subject, so that its sender expects an answer."""
         return self.reply != ""
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds that are left until the requester stops waiting; 0.0 when they have passed.
+
+        None if the request has no deadline, and for a message that is not a request. Requests of
+        the handler keep to the deadline without it: see `tidings.deadline`.
+        """
+        if self._deadline is None:
+            return None
+        return max(self._deadline - time.monotonic(), 0.0)
 
     async def respond(self, value: object = None, *, headers: HeadersLike | None = None) -> None:
         """Answer the message. A handler may call this several times.

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import msgspec
 
+from tidings.core import NAME
+
 
 class _Record(msgspec.Struct, frozen=True):
     """The common base."""
@@ -21,9 +23,37 @@ class _Record(msgspec.Struct, frozen=True):
         return cls(**dict.fromkeys(required, 0) | known)
 
 
+class Histogram(_Record, frozen=True):
+    """Durations, counted by their length.
+
+    Attributes:
+        bounds: upper bounds of the buckets in seconds, ascending.
+        counts: number of durations in each bucket, and at the end of those above all bounds.
+        total: the sum of all durations, in seconds.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+    @property
+    def count(self) -> int:
+        """Number of durations."""
+        return sum(self.counts)
+
+    def plus(self, other: Histogram) -> Histogram:
+        """Return this record with the counts of another added, which has the same bounds."""
+        counts = tuple(map(sum, zip(self.counts, other.counts, strict=True)))
+        return Histogram(self.bounds, counts, self.total + other.total)
+
+
+def _sum(one: Histogram | None, other: Histogram | None) -> Histogram | None:
+    return one.plus(other) if one and other else one or other
+
+
 class ListenerStats(_Record, frozen=True):
     """The statistics of one listener. Each message is counted exactly once at any time:
-    ``received == handled + failed + dropped + pending + running + abandoned``.
+    ``received == handled + failed + dropped + expired + pending + running + abandoned``.
 
     Attributes:
         name: the handler's name.
@@ -33,12 +63,20 @@ class ListenerStats(_Record, frozen=True):
         handled: number of messages whose handler returned.
         failed: number of messages whose handler raised or exceeded its timeout, or whose body could
             not be decoded.
-        timed_out: number of messages in `failed` whose handler exceeded `timeout=`.
+        timed_out: number of messages in `failed` whose handler exceeded `timeout=`, or was
+            cancelled at the request's deadline (`cancel_expired=True`).
         dropped: number of messages that were dropped because the queue was full (slow consumer).
+        expired: number of requests that were not handled, because their deadline had passed while
+            they were in the queue.
         pending: number of messages in the queue.
         pending_bytes: number of bytes in the queue.
         running: number of messages that a handler is working on.
         abandoned: number of messages that were unfinished when the drain timeout passed.
+        items_sent: number of items that the handler has streamed to requesters.
+        items_received: number of items that requesters have streamed to the handler.
+        dynamic: whether `subscribe_new_subject` added the listener while the app ran.
+        seconds: how long the handler took, with the decoding and the reply; None if the app is not
+            monitored.
     """
 
     name: str
@@ -49,15 +87,20 @@ class ListenerStats(_Record, frozen=True):
     failed: int
     timed_out: int
     dropped: int
+    expired: int
     pending: int
     pending_bytes: int
     running: int
     abandoned: int
+    items_sent: int = 0
+    items_received: int = 0
+    dynamic: bool = False
+    seconds: Histogram | None = None
 
     @classmethod
     def none(cls) -> ListenerStats:
         """Return a record of zeros, to add others to."""
-        return cls("", (), "", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return cls.zero(name="", subjects=(), queue="")
 
     def plus(self, other: ListenerStats) -> ListenerStats:
         """Return this record with the counts of another added."""
@@ -70,10 +113,15 @@ class ListenerStats(_Record, frozen=True):
             failed=self.failed + other.failed,
             timed_out=self.timed_out + other.timed_out,
             dropped=self.dropped + other.dropped,
+            expired=self.expired + other.expired,
             pending=self.pending + other.pending,
             pending_bytes=self.pending_bytes + other.pending_bytes,
             running=self.running + other.running,
             abandoned=self.abandoned + other.abandoned,
+            items_sent=self.items_sent + other.items_sent,
+            items_received=self.items_received + other.items_received,
+            dynamic=self.dynamic,
+            seconds=_sum(self.seconds, other.seconds),
         )
 
 
@@ -113,6 +161,10 @@ class ConsumerStats(_Record, frozen=True):
         recovered: number of times that the consumer started to pull again after a failure.
         foreign: number of messages in the consumer's inbox that the server did not deliver. They
             are not handled and not part of `received`.
+        ordered: whether this is an ordered consumer, which has another name after each failure.
+        recovering: whether the consumer has failed and is trying to pull again.
+        seconds: how long the handler took for a message or a batch, with the decoding and the
+            acknowledgement; None if the app is not monitored.
     """
 
     name: str
@@ -135,6 +187,9 @@ class ConsumerStats(_Record, frozen=True):
     abandoned: int
     recovered: int
     foreign: int
+    ordered: bool = False
+    recovering: bool = False
+    seconds: Histogram | None = None
 
 
 class WatcherStats(_Record, frozen=True):
@@ -154,6 +209,7 @@ class WatcherStats(_Record, frozen=True):
         running: number of entries that a handler is working on.
         abandoned: number of entries that were unfinished when the drain timeout passed.
         recovered: number of times that the watch started to read again after a failure.
+        seconds: how long the handler took, with the decoding; None if the app is not monitored.
     """
 
     name: str
@@ -167,6 +223,7 @@ class WatcherStats(_Record, frozen=True):
     running: int
     abandoned: int
     recovered: int
+    seconds: Histogram | None = None
 
 
 class TaskStats(_Record, frozen=True):
@@ -185,6 +242,7 @@ class TaskStats(_Record, frozen=True):
         timed_out: number of runs in `failed` that exceeded `timeout=`.
         cancelled: number of runs that were cancelled when the app ended.
         overrun: number of runs that took longer than the interval.
+        last_seconds: how long the last run took that has ended; None if none has.
     """
 
     name: str
@@ -197,6 +255,20 @@ class TaskStats(_Record, frozen=True):
     timed_out: int
     cancelled: int
     overrun: int
+    last_seconds: float | None = None
+
+
+class RequestStats(_Record, frozen=True):
+    """The requests that ended in the same way, while the app was monitored.
+
+    Attributes:
+        result: "ok", "service_error", "no_responders", "timeout", "disconnected", "cancelled", or
+            "error" for any other error.
+        seconds: how long they took, from the call to the decoded answer.
+    """
+
+    result: str
+    seconds: Histogram
 
 
 class ConnectionStats(_Record, frozen=True):
@@ -254,6 +326,9 @@ class AppStats(_Record, frozen=True):
         tasks: the statistics of each task.
         consumers: the statistics of each stream consumer.
         watchers: the statistics of each watch of a bucket.
+        requests: how long requests took, by their result; empty if the app is not monitored.
+        core: what handles the messages: "compiled" for the compiled core, "pure" for the Python
+            modules.
     """
 
     connection: ConnectionStats
@@ -262,3 +337,5 @@ class AppStats(_Record, frozen=True):
     tasks: tuple[TaskStats, ...]
     consumers: tuple[ConsumerStats, ...] = ()
     watchers: tuple[WatcherStats, ...] = ()
+    requests: tuple[RequestStats, ...] = ()
+    core: str = NAME

@@ -1,17 +1,15 @@
-"""`tidings pub`, `req` and `sub`, against a real server and against each other."""
+"""`tidings pub` and `tidings req`, against a real server."""
 
 from __future__ import annotations
 
-import os
-import pty
-import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.command import FULL, FULL_DISK
+from support.terminal import on_terminal
 from tidings import App, ServiceError
 
 if TYPE_CHECKING:
@@ -148,67 +146,6 @@ def test_publish_sends_as_often_as_told(call: Call, service: list[Any], subject:
     assert [msg.body for msg in service] == [b"hello"] * 3 + [b"last"]
 
 
-def test_sub_prints_a_line_a_message_and_ends_after_its_count(
-    start: Start, subject: str, nats_server: Any
-) -> None:
-    process = start("sub", f"{subject}.>", "--count", "3")
-    process.wait_for(f"^listening on {subject}.>")
-    with App("test", servers=nats_server.url) as client:
-        client.publish_sync(f"{subject}.a", {"n": 1})
-        client.publish_sync(f"{subject}.b", b"two\nlines \x1b[2J\xff")
-        client.publish_sync(f"{subject}.c", b"")
-        for _ in range(50):
-            client.publish_sync(f"{subject}.d", b"after the end", force=True)
-    assert process.wait() == 0
-    assert process.out == [
-        f'{subject}.a {{"n":1}}',
-        f"{subject}.b two\\nlines \\x1b[2J\\xff",
-        f"{subject}.c",
-    ]
-
-
-def test_the_members_of_a_queue_group_share_the_messages(
-    start: Start, subject: str, nats_server: Any
-) -> None:
-    both = [start("sub", subject, "--queue", "readers") for _ in range(2)]
-    for process in both:
-        process.wait_for("^listening")
-    with App("test", servers=nats_server.url) as client:
-        for number in range(40):
-            client.publish_sync(subject, str(number))
-        client.publish_sync(f"{subject}.end", force=True)
-    assert [process.stop() for process in both] == [0, 0]
-    lines = both[0].out + both[1].out
-    assert sorted(lines) == sorted(f"{subject} {number}" for number in range(40))
-
-
-def test_ctrl_c_ends_sub(start: Start, subject: str) -> None:
-    process = start("sub", subject)
-    process.wait_for("^listening")
-    process.signal(signal.SIGINT)
-    assert process.wait() == 0
-    assert len(process.err) == 1
-
-
-def test_sub_ends_when_its_reader_is_gone(start: Start, subject: str, nats_server: Any) -> None:
-    reading, writing = os.pipe()
-    process = start("sub", subject, stdout=writing)
-    os.close(writing)
-    process.wait_for("^listening")
-    os.close(reading)
-    with App("test", servers=nats_server.url) as client:
-        client.publish_sync(subject, b"x" * 100_000, force=True)
-    assert process.wait() == 0
-    assert len(process.err) == 1
-
-
-FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-FULL_DISK = (
-    "tidings: standard output cannot be written (No space left on device): redirect it to another "
-    "place"
-)
-
-
 @FULL
 @pytest.mark.parametrize("command", [["--version"], ["pub", "SUBJECT", "x"], ["req", "SUBJECT"]])
 def test_output_that_cannot_be_written_is_an_error_without_traceback(
@@ -221,65 +158,9 @@ def test_output_that_cannot_be_written_is_an_error_without_traceback(
     assert process.err == [FULL_DISK]
 
 
-@FULL
-def test_sub_ends_when_its_output_cannot_be_written(
-    start: Start, subject: str, nats_server: Any
-) -> None:
-    with open("/dev/full", "wb") as full:
-        process = start("sub", subject, stdout=full)
-    process.wait_for("^listening")
-    with App("test", servers=nats_server.url) as client:
-        client.publish_sync(subject, b"x", force=True)
-    assert process.wait() == 1
-    assert process.err[1:] == [FULL_DISK]
-
-
-def on_terminal(start: Start, *arguments: str, **env: str) -> tuple[int, str]:
-    """Runs a command on a pseudo-terminal; returns its exit code and what the terminal got."""
-    ours, theirs = pty.openpty()
-    process = start(*arguments, stdout=theirs, env={"TERM": "xterm", "COLUMNS": "80", **env})
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(ours, 4096)
-        except OSError:  # Linux says EIO at the end of a terminal
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(ours)
-    return process.wait(), shown.decode().replace("\r\n", "\n")
-
-
 def test_on_a_terminal_an_answer_is_indented_and_cannot_steer_it(
     start: Start, service: list[Any], subject: str
 ) -> None:
     body = '{"a": "\x9b2J"}'
     code, shown = on_terminal(start, "req", f"{subject}.echo", body, PYTHONUTF8="1")
     assert (code, shown) == (0, '{\n  "a": "\\x9b2J"\n}\n')
-
-
-@pytest.mark.parametrize("no_color", ["", "1"])
-def test_colours_are_for_terminals_that_want_them(
-    start: Start, subject: str, nats_server: Any, no_color: str
-) -> None:
-    app = App("test", servers=nats_server.url)
-    ended = threading.Event()
-
-    def publish() -> None:
-        with app:
-            while not ended.wait(0.05):
-                app.publish_sync(subject, {"n": 1}, headers={"Tag": "a"}, force=True)
-
-    publisher = threading.Thread(target=publish)
-    publisher.start()
-    try:
-        code, shown = on_terminal(start, "sub", subject, "--count", "1", NO_COLOR=no_color)
-    finally:
-        ended.set()
-        publisher.join()
-    assert code == 0
-    assert ("\x1b[1;36m" in shown) == (not no_color)
-    assert "Tag: a" in shown
-    assert '{\n  "n": 1\n}\n' in shown

@@ -32,7 +32,7 @@ def in_bash(script: str, home: Path) -> str:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["tidings", "ser"], {"server"}),
+        (["tidings", "serve"], {"server"}),
         (["tidings", "streams", ""], {"plan", "apply"}),
         (["tidings", "run", "--log"], {"--log-level", "--log-format", "--log-config"}),
         (["tidings", "run", "--log-format", ""], {"text", "json"}),

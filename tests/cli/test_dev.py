@@ -156,6 +156,8 @@ def test_no_credentials_of_an_app_are_left_for_the_server() -> None:
         {"user": "ada", "password": "lovelace"},
         {"token": "t"},
         {"tls": ssl.create_default_context(), "tls_hostname": "h", "tls_handshake_first": True},
+        {"js_domain": "leaf"},
+        {"js_prefix": "owner.API"},
     ]
     plain = App("own", servers="nats://127.0.0.1:1", connect_timeout=3)
     for login in logins:

@@ -128,11 +128,11 @@ def test_one_rotating_file_for_several_processes_is_refused(
 def test_a_formatter_can_name_service_version_and_instance(
     start: Start, write: Write, tmp_path: Path
 ) -> None:
-    write("from tidings import App\napp = App('named', version='3')")
+    write("from tidings import App\napp = App('named', version='3.0.0')")
     (tmp_path / "logging.toml").write_text(ON_STDERR)
     process = start("run", "service", "--log-config", "logging.toml", "--workers", "2")
-    process.wait_for(r"^named 3 [0-9a-f]{22}: named listens", 2)
-    process.wait_for(r"^named 3 : process 2 \(pid \d+\) started$")  # no instance
+    process.wait_for(r"^named 3\.0\.0 [0-9a-f]{22}: named listens", 2)
+    process.wait_for(r"^named 3\.0\.0 : process 2 \(pid \d+\) started$")  # no instance
     assert process.stop() == 0
 
 

@@ -107,7 +107,7 @@ def test_a_long_name_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_name_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    app = App("a\x1b[2Jb\nc", version="1\x1b")
+    app = App("a\x1b[2Jb\nc", version="1\x1b", discoverable=False)
     app.listen("in\u202eva")(handler)
     shown = "\n".join(lines_of(app, capsys))
     assert "a\\x1b[2Jb\\nc 1\\x1b" in shown

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tidings
+from tidings import core
 from tidings.cli.bodies import one_line, pretty
 from tidings.text import printable
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from support.command import Call, Start
 
 ADVICE = "tidings: The command `tidings` needs an optional dependency: pip install 'tidings[cli]'\n"
-COMMANDS = ["run", "demo", "new", "server", "pub", "req", "sub"]
+VERSION = f"tidings {tidings.__version__} ({core.NAME} core: {core.REASON})\n"
+COMMANDS = ["run", "demo", "new", "server", "pub", "req", "sub", "trace"]
 
 
-def test_the_version_is_that_of_the_package(call: Call) -> None:
-    assert call("--version") == (0, f"tidings {tidings.__version__}\n", "")
+def test_the_version_is_that_of_the_package_and_names_the_core(call: Call) -> None:
+    assert call("--version") == (0, VERSION, "")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_the_command_is_installed(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    assert done.stdout == f"tidings {tidings.__version__}\n"
+    assert done.stdout == VERSION
 
 
 def test_the_help_names_every_command_in_plain_text(call: Call) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -165,3 +166,20 @@ def test_a_portal_whose_loop_has_ended_refuses_calls() -> None:
     assert portal.is_over
     with concurrent.futures.ThreadPoolExecutor(1) as threads, pytest.raises(NotStartedError):
         threads.submit(run, portal, value_of(7)).result(PATIENCE)
+
+
+async def test_a_coroutine_runs_in_the_context_of_the_thread_that_called() -> None:
+    portal = Portal()
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
+    barrier = threading.Barrier(4)
+
+    async def read() -> str:
+        return name.get()
+
+    def call(number: int) -> str:
+        name.set(f"thread {number}")
+        barrier.wait(PATIENCE)  # so that one wake-up serves several calls
+        return portal.run(read(), "read", "await read()")
+
+    found = await asyncio.gather(*(asyncio.to_thread(call, number) for number in range(4)))
+    assert found == [f"thread {number}" for number in range(4)]

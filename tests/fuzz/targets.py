@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pydantic
 
+from tidings import core
 from tidings.codec import decoder, encode
 from tidings.errors import (
     DecodeError,
@@ -32,14 +33,19 @@ from tidings.protocol.info import read_error, read_info
 from tidings.protocol.parser import CONTROL, Frame, Parser
 from tidings.service_errors import raise_remote_error
 from tidings.subject import check_pattern, check_queue, check_subject, matches
+from tidings.transport.frame_queue import FrameQueue
 
-INBOX_SID, INBOX = 7, b"_INBOX."
+INBOX_SID, INBOX = 7, "_INBOX."
+# The Python form, and the compiled one if it runs.
+PURE: type[Parser] = core.PURE["Parser"]
+PARSERS: list[type[Parser]] = [PURE, *([Parser] if Parser is not PURE else [])]
+QUEUES: list[type[FrameQueue]] = [core.PURE["FrameQueue"], FrameQueue]
 
 
-def new_parser() -> Parser:
+def new_parser(form: type[Parser]) -> Parser:
     """A parser that admits some messages and not others, with an inbox."""
-    parser = Parser(lambda sid, subject: matches("a.>", subject) or sid != 2)
-    parser.expect_new_subjects(INBOX_SID, INBOX)
+    parser = form(lambda sid, subject: matches("a.>", subject) or sid != 2)
+    parser.expect_new_subjects(INBOX_SID, INBOX.encode())
     return parser
 
 
@@ -55,38 +61,110 @@ def feed(parser: Parser, chunks: list[bytes]) -> list[Frame]:
     return frames
 
 
-def feed_forgetful(data: bytes) -> tuple[list[Frame], int]:
+def feed_forgetful(form: type[Parser], data: bytes) -> tuple[list[Frame], int]:
     """The same by parsers that have seen nothing before: a new one after every frame."""
     frames: list[Frame] = []
     malformed = start = 0
-    parser = new_parser()
+    parser = new_parser(form)
     for end in range(1, len(data) + 1):
         found = feed(parser, [data[end - 1 : end]])
         if found or parser.malformed:
             frames += found
             malformed += parser.malformed
-            parser, start = new_parser(), end
+            parser, start = new_parser(form), end
     assert start <= len(data)
     return frames, malformed
 
 
 def wire(data: bytes) -> None:
-    """However the bytes are split, and whatever the parser has seen, the frames are the same."""
+    """However the bytes are split, whatever the parser has seen, and whether it is the Python form
+    or the compiled one: the frames are the same."""
     if not data:
         return
-    step, stream = data[0] % 13 + 1, data[1:]
+    step, stream = data[0] % 13 + 1, data[1:] + b"\r\nPING\r\n"
     chunks = [stream[at : at + step] for at in range(0, len(stream), step)]
-    whole, pieces = new_parser(), new_parser()
-    frames = feed(whole, [stream, b"\r\nPING\r\n"])
-    assert feed(pieces, [*chunks, b"\r\nPING\r\n"]) == frames
-    assert whole.malformed == pieces.malformed
-    expected, malformed = feed_forgetful(stream + b"\r\nPING\r\n")
-    assert frames == expected
-    assert whole.malformed == malformed
-    for sid, subject, _, block, _ in frames:
+    expected = feed_forgetful(PURE, stream)
+    for form in PARSERS:
+        whole, pieces = new_parser(form), new_parser(form)
+        assert (feed(whole, [stream]), whole.malformed) == expected
+        assert (feed(pieces, chunks), pieces.malformed) == expected
+        assert feed_forgetful(form, stream) == expected
+        whole.reset()
+        assert (feed(whole, [stream])) == expected[0]
+    for sid, subject, _, block, _ in expected[0]:
         assert sid < 0 or sid != 2 or subject.startswith("a.")
         if block:
             Headers.from_block(block)
+
+
+class Loop:
+    """What a queue of frames needs of an event loop."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.calls += 1
+
+
+def new_queue(form: type[FrameQueue]) -> FrameQueue:
+    """A small queue of frames. It empties itself when it is crowded."""
+
+    class Queue(form):  # type: ignore[valid-type,misc]  # the form is a class
+        written = b""
+
+        def _begin(self, subject: str) -> bytes:
+            begin = self._begins[subject] = b"PUB %b " % check_subject(subject)
+            return begin
+
+        def _refuse_reply(self, reply: str) -> None:
+            self.refused += 1
+
+        def _on_crowded(self) -> bool:
+            self.written += b"".join(self._frames)
+            self._frames, self.size, self.is_scheduled = [], 0, False
+            return True
+
+        def write(self) -> None:
+            pass
+
+    queue = Queue(Loop(), 100)
+    queue.max_payload = 20
+    return queue
+
+
+def outcome(call: Callable[..., bool], *args: object) -> object:
+    """What a call returned, or its error."""
+    try:
+        return call(*args)
+    except Exception as error:  # any of both forms: they have to be the same
+        return type(error), str(error)
+
+
+def outgoing(data: bytes) -> None:
+    """Both forms of the queue write the same frames, count the same and raise the same errors."""
+    queues = [new_queue(form) for form in QUEUES]
+    words = data.split(b"|")
+    for kind, name, payload in zip(words[::3], words[1::3], words[2::3], strict=False):
+        text = name.decode("utf-8", "surrogateescape")
+        calls: list[tuple[str, tuple[object, ...]]] = [
+            ("publish", (text, payload)),
+            ("request", (text, payload, INBOX.encode() * len(kind), text)),
+            ("reply", (text, payload)),
+            ("reply", (text, payload, kind)),
+            ("ack", (text, payload)),
+            ("post", (payload,)),
+            ("publish", (name, payload)),
+            ("publish", (text, text)),
+        ]
+        call, args = calls[sum(kind) % len(calls)]
+        outcomes = [outcome(getattr(queue, call), *args) for queue in queues]
+        states = [
+            (q.size, q.refused, q.is_scheduled, q._frames, q._begins, q.written, q._loop.calls)
+            for q in queues
+        ]
+        assert outcomes == outcomes[:1] * len(queues)
+        assert states == states[:1] * len(queues)
 
 
 def subject(data: bytes) -> None:
@@ -211,7 +289,8 @@ def server_text(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (wire, subject, headers, batch, body, server_text)
+    function.__name__: function
+    for function in (wire, outgoing, subject, headers, batch, body, server_text)
 }
 
 SEEDS: dict[str, list[bytes]] = {
@@ -224,6 +303,12 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x03MSG a 1 re.ply  2\r\nhi\r\nMSG a  1 re.ply 2\r\nhi\r\nMSG a 1 r x 2\r\nhi\r\n",
         b"\x0bMSG a 1 2 \r\nhi\r\nMSG a 1 r 2\r\nhi\r\nMSG a 1 x \r\nhi\r\nPING\r\n",
         b"\x02MSG a 1 -1\r\nMSG a 1 99999999999\r\nHMSG a 1 0 0\r\n\r\nMSG \xff 1 0\r\n\r\n",
+    ],
+    "outgoing": [
+        b"\x08|a.b|hi|\x08|a.b|hi|\x08|a.b|hello hello hello hello|\x08|a b|x",
+        b"\x01|a.b|hi|\x08|a.b|hi|\x01|a.b|hi|\x02|re.ply|ok|\x02|$JS.API|ok|\x02||ok",
+        b"\x03|re.ply|ok|\x04|$JS.ACK.1|+ACK|\x05||PUB a 0\r\n\r\n|\x06|a|x|\x07|a|x",
+        b"\x02|" + b"long." * 500 + b"|ok|\x02|\xff|ok|\x04|\xff|ok",
     ],
     "subject": [
         b"a.b",

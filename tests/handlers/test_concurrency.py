@@ -41,6 +41,7 @@ def balance(stats: ListenerStats) -> int:
         stats.handled
         + stats.failed
         + stats.dropped
+        + stats.expired
         + stats.pending
         + stats.running
         + stats.abandoned

@@ -382,12 +382,14 @@ def test_a_handler_that_does_not_take_the_message_is_a_config_error(app: App, ha
         app.listen("a")(handler)
 
 
-def test_a_generator_is_no_handler(app: App) -> None:
+def test_a_generator_handles_no_stream_and_is_no_task(app: App) -> None:
     async def stream(msg):
         yield 1
 
     with pytest.raises(ConfigError, match="yield"):
-        app.listen("a")(stream)
+        app.consume("WORK")(stream)
+    with pytest.raises(ConfigError, match="yield"):
+        app.task()(stream)
 
 
 def test_listen_without_subject_is_a_config_error_that_says_so(app: App) -> None:

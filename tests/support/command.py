@@ -24,6 +24,12 @@ async def echo(msg):
 """
 
 
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+FULL_DISK = (
+    "tidings: standard output cannot be written (No space left on device): redirect it to another "
+    "place"
+)
+
 Start = Callable[..., Process]
 Call = Callable[..., tuple[int, str, str]]
 

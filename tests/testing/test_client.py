@@ -23,6 +23,7 @@ from tidings import (
     NoRespondersError,
     RequestTimeoutError,
     ServiceError,
+    Stream,
     SubjectError,
     TidingsError,
 )
@@ -552,6 +553,14 @@ def test_it_can_be_imported_without_pytest() -> None:
 
 def test_every_public_name_is_there() -> None:
     assert all(hasattr(tidings.testing, name) for name in tidings.testing.__all__)
+
+
+def test_the_clients_own_server_has_the_streams_of_an_app_with_a_domain() -> None:
+    app = App("edge", js_domain="leaf", streams=[Stream("SENSORS", subjects=["from.>"])])
+    for _ in range(2):
+        with TestClient(app):
+            assert app.js.publish_sync("from.a", 1).sequence == 1
+    assert app._settings.resolve().js_api == "$JS.leaf.API"
 
 
 def test_a_client_is_ready_soon(billing: App) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -56,9 +57,17 @@ async def test_a_server_that_several_tests_use_has_no_pulls_of_the_last_one(
 
 
 async def test_a_run_that_does_not_end_in_time_fails_the_test(test_client: MakeClient) -> None:
-    async with test_client(reporting()) as client:
-        with pytest.raises(JobFailedError, match="did not end within 0 s"):
-            await client.run_cron("report", timeout=0)
+    app = App("reporting")
+    released = asyncio.Event()
+
+    @app.cron("0 9 29 feb *")
+    async def report():
+        await released.wait()
+
+    async with test_client(app) as client:
+        with pytest.raises(JobFailedError, match=r"did not end within 0\.05 s"):
+            await client.run_cron("report", timeout=0.05)
+        released.set()
 
 
 async def test_a_job_that_is_none_is_told(test_client: MakeClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from support.fake_peer import FakePeer, info_line
 from support.inbox import Inbox
 from support.waits import until
-from tidings import App
+from tidings import App, NoRespondersError
 from tidings.server import NATSCluster, NATSServer
 from tidings.transport.handover import Handover, Once
 
@@ -41,6 +42,15 @@ def pair() -> Iterator[tuple[NATSServer, NATSServer]]:
 def make_lame(server: NATSServer) -> None:
     """What a rolling restart does: `nats-server --signal ldm`."""
     os.kill(server.pid, signal.SIGUSR2)
+
+
+async def heard_through_the_cluster(other: App) -> None:
+    """Wait until the other server of the cluster knows the listeners. Then each loss is ours."""
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(NoRespondersError):
+                await other.request("echo", -1, response_data_type=int)
+                return
 
 
 async def test_an_app_moves_and_every_message_is_handled_once(
@@ -75,6 +85,7 @@ async def test_an_app_moves_and_every_message_is_handled_once(
             await asyncio.sleep(0.001)
 
     async with app, other:
+        await heard_through_the_cluster(other)
         loading = asyncio.create_task(load())
         await plain.has(50)
         make_lame(old)

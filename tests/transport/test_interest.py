@@ -114,6 +114,31 @@ async def test_a_new_connection_is_asked_for_everything(interest: Interest) -> N
     assert interest.refusal(sid) is None
 
 
+async def test_an_optional_subscription_is_asked_for_again_only_on_the_next_connection(
+    interest: Interest,
+) -> None:
+    sid = interest.add(b"a", b"", optional=True)
+    error = SubjectPermissionError("subscription", "a")
+    assert interest.refuse(error, sid) == ([sid], True)
+    assert interest.refusal(sid) is error
+    assert interest.refused_subjects == ()
+    assert interest._timer is None
+    assert interest.begin() == [b"SUB a 1\r\n"]
+    assert interest.refusal(sid) is None
+
+
+async def test_of_two_refused_subscriptions_only_the_needed_one_is_asked_for(
+    interest: Interest,
+) -> None:
+    needed = interest.add(b"a", b"")
+    interest.add(b"a", b"", optional=True)
+    interest.refuse(SubjectPermissionError("subscription", "a"), 0)
+    assert interest.refused_subjects == ("a",)
+    interest._retry()
+    assert interest._retried == {needed}
+    interest.end()
+
+
 # With a real server.
 
 LIMIT = "max_subscriptions: 3\n"

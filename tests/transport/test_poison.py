@@ -209,7 +209,7 @@ async def test_an_info_that_changes_max_payload_holds_for_the_next_publish(
     assert caught.value.limit == 50
 
 
-@pytest.mark.parametrize("value", ["none", -1, True, [], {}, 1.5, 0])
+@pytest.mark.parametrize("value", ["none", -1, True, [], {}, 1.5, 0, 2**31, 2**70])
 async def test_an_info_with_a_max_payload_that_is_none_changes_nothing(
     peer: FakePeer, app: App, value: object
 ) -> None:

@@ -24,9 +24,7 @@ OTHER = {"user": "bob", "password": "b"}
 def app_of(flags: dict[str, str] | None = None, *, client: bool = False, **arguments: Any) -> App:
     """An app as a command with these flags runs it."""
     app = App("configured", **arguments)
-    app._settings = app._settings.with_flags(
-        from_flags(flags or {}), may_use_selected=client, uses_jetstream=not client
-    )
+    app._settings = app._settings.with_flags(from_flags(flags or {}), may_use_selected=client)
     return app
 
 
@@ -383,8 +381,9 @@ def test_a_bad_flag_and_a_bad_field_say_where_they_came_from(write_context: Writ
         ({"socks_proxy": "socks5://ada:SECRET@h"}, "does not support socks_proxy"),
         ({"user_jwt": "SECRET"}, "does not support user_jwt: write JWT and seed to a cred"),
         ({"windows_cert_store": "user"}, "does not support windows_cert_store"),
-        ({"jetstream_domain": "hub"}, "does not support jetstream_domain"),
-        ({"jetstream_api_prefix": "x.API"}, "does not support jetstream_api_prefix"),
+        ({"jetstream_domain": "a b"}, "jetstream_domain of context 'c'"),
+        ({"jetstream_api_prefix": "x.*"}, "jetstream_api_prefix of context 'c'"),
+        ({"jetstream_api_prefix": "x", "jetstream_domain": "y"}, "exclude each other"),
         ({"password": "env://SECRET", "user": "ada"}, "password of .* begins with env://"),
         ({"creds": "op://SECRET"}, "creds of .* begins with op://"),
         ({"nkey": "DATA:;base64,SECRET"}, "nkey of .* begins with data:"),
@@ -404,9 +403,9 @@ def test_a_field_that_cannot_be_honoured_is_refused(
 def test_a_field_that_does_not_matter_is_not_refused(
     write_context: WriteContext, certificates: Any
 ) -> None:
-    write_context("c", url="c:1", user_jwt="x", jetstream_domain="hub", windows_cert_store="user")
+    write_context("c", url="c:1", user_jwt="x", windows_cert_store="user")
     flags = {"context": "c", "token": "t", "tls_ca": str(certificates.ca)}
-    assert resolved(app_of(flags, client=True)).token == "t"  # and no JetStream
+    assert resolved(app_of(flags, client=True)).token == "t"
     write_context("c", url="c:1", password="env://X", user="ada")
     assert resolved(app_of({"context": "c", "token": "t"})).token == "t"
     write_context("c", url="c:1", nsc="nsc://o/a/u", creds=str(certificates.ca))

@@ -68,6 +68,9 @@ async def every_call(app: App, bus: Bus, client: TestClient, sync_client: SyncTe
     assert_type(await bus.request("a"), dict[str, Any])
     assert_type(await bus.request("a", response_data_type=Order), Order)
     assert_type(await bus.request("a", response_data_type="str"), str)
+    assert_type(await bus.request("a", retries=2, idempotent=True), dict[str, Any])
+    assert_type(await bus.request("a", response_data_type=Order, retries=2), Order)
+    assert_type(app.request_sync("a", response_data_type=Order, retries=2), Order)
     assert_type(await app.nats.request("a", response_data_type=Message[Order]), Message[Order])
 
     assert_type(app.request_sync("a"), dict[str, Any])
@@ -81,6 +84,7 @@ async def every_call(app: App, bus: Bus, client: TestClient, sync_client: SyncTe
     assert_type(await thread("a", {}, 2, {"Trace": "1"}, response_data_type=Order), Order)
     assert_type(await thread("a", response_data_type=Message[Order]), Message[Order])
     assert_type(await thread("a", response_data_type="str"), str)
+    assert_type(await thread("a", response_data_type="str", retries=2), str)
     assert_type(await app.nats.request_from_another_thread("a", response_data_type=int), int)
 
     assert_type(await client.request("a"), dict[str, Any])
@@ -89,6 +93,23 @@ async def every_call(app: App, bus: Bus, client: TestClient, sync_client: SyncTe
     assert_type(sync_client.request("a"), dict[str, Any])
     assert_type(sync_client.request("a", response_data_type=Message[Order]), Message[Order])
     assert_type(sync_client.request("a", response_data_type="list"), list[Any])
+
+
+async def several_answers_have_a_type(app: App) -> None:
+    async for answer in app.request_many("a"):
+        assert_type(answer, dict[str, Any])
+    async for order in app.request_many("a", count=3, response_data_type=Order):
+        assert_type(order, Order)
+    for each in app.nats.request_many_sync("a", response_data_type=int):
+        assert_type(each, int)
+    async with app.stream("a", {}, response_data_type=Message[Order]) as orders:
+        async for message in orders:
+            assert_type(message, Message[Order])
+        assert_type(await orders.one(), Message[Order])
+    async with app.stream("a", items=[Order(1)]) as answers:
+        assert_type(await answers.one(), dict[str, Any])
+    with app.stream_sync("a", response_data_type=Order | None) as optional:
+        assert_type(optional.one(), Any)
 
 
 def handlers_keep_their_types(app: App) -> None:

@@ -33,6 +33,7 @@ from .dev import use_dev_server
 from .foreground import foreground
 from .loading import load_app
 from .log_level import switch
+from .monitoring import VARIABLES, observe_child
 from .overview import overview_of
 
 # Environment variables of a child. URLs and flags may contain passwords, so they are not passed as
@@ -46,6 +47,7 @@ BEAT = "TIDINGS_BEAT"  # seconds between two keep-alives; not set if nobody watc
 
 LOADED = b"loaded"  # followed by the drain timeout, in seconds
 OVERVIEW = b"overview"  # followed by the overview of the app, as JSON
+MONITOR = b"monitor"  # followed by the address of the app's own monitor
 RUNNING = b"running"
 ALIVE = b"alive"
 STOP = b"stop"
@@ -61,7 +63,7 @@ def take_orders() -> dict[str, str]:
     They are removed from the environment, so that the app's own subprocesses do not take
     themselves for children of the supervisor.
     """
-    names = (BEAT, DEV, FLAGS, LIFELINE, SERVERS, WORKER)
+    names = (BEAT, DEV, FLAGS, LIFELINE, SERVERS, WORKER, *VARIABLES)
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
@@ -78,6 +80,8 @@ def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | Non
             use_dev_server(app, servers)
         else:
             app.set_servers(servers)
+    if (address := observe_child(app, orders)) is not None:
+        child.say(b"%b %b\n" % (MONITOR, str(address).encode()))
     return child.run(app)
 
 

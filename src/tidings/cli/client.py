@@ -1,4 +1,4 @@
-"""`tidings pub`, `tidings req` and `tidings sub`: send and receive messages from the shell."""
+"""`tidings pub` and `tidings req`: send messages from the shell."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from tidings.app import App
 from tidings.checks import check_seconds
 from tidings.errors import HeaderError
 from tidings.headers import Headers
-from tidings.message import Message
-from tidings.subject import check_pattern, check_queue, check_subject
+from tidings.subject import check_subject
 from tidings.text import printable
 
 from . import logs
-from .bodies import one_line, pretty
-from .console import OutputError, give_up_stdout, on_terminal, output_errors, say
+from .bodies import pretty
+from .console import on_terminal, output_errors, say
 from .flags import Flags, client, connects
-from .foreground import foreground
 
 Subject = Annotated[str, typer.Argument(help="Subject, such as orders.created.")]
 Body = Annotated[
@@ -52,7 +50,7 @@ def pub(
     check_subject(subject)
     headers = parse_headers(header or ())
     app = _client("tidings-pub", flags)
-    asyncio.run(_publish(app, subject, _read(body), headers, count))
+    asyncio.run(_publish(app, subject, read_body(body), headers, count))
     say(f"published {count} message{'s' if count > 1 else ''} on {printable(subject)}")
 
 
@@ -79,7 +77,7 @@ def req(
     check_seconds("--timeout", timeout)
     headers = parse_headers(header or ())
     app = _client("tidings-req", flags)
-    show_answer(asyncio.run(_request(app, subject, _read(body), headers, timeout)))
+    show_answer(asyncio.run(_request(app, subject, read_body(body), headers, timeout)))
 
 
 async def _request(app: App, subject: str, body: bytes, headers: Headers, timeout: float) -> bytes:
@@ -98,87 +96,6 @@ def show_answer(body: bytes) -> None:
     with output_errors():
         sys.stdout.buffer.write(body + b"\n")
         sys.stdout.buffer.flush()
-
-
-@connects
-def sub(
-    subject: Annotated[
-        str, typer.Argument(help="Subject to listen on; `*` and `>` are wildcards.")
-    ],
-    count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Exit after this many messages.")
-    ] = None,
-    queue: Annotated[str, typer.Option("--queue", help="Queue group to join.")] = "",
-    *,
-    flags: Flags,
-) -> None:
-    """Print messages, one line each, until Ctrl-C."""
-    check_pattern(subject)
-    check_queue(queue)
-    app = _client("tidings-sub", flags)
-    printer = Printer(app, count)
-    # A `def` handler prints in a thread, so that a slow reader does not block the connection.
-    app.listen(subject, queue=queue, data_type=bytes, concurrency=1, no_reply=True)(printer.show)
-
-    @app.task()
-    async def announce() -> None:
-        print(f"listening on {printable(subject)}; Ctrl-C to stop", file=sys.stderr, flush=True)
-
-    foreground(app).run()
-    if printer.failure is not None:
-        raise printer.failure
-
-
-class Printer:
-    """Prints messages, and disconnects the app after the last one.
-
-    Args:
-        app: the app.
-        count: number of messages to print; None for no limit.
-
-    Attributes:
-        failure: the error that ended the output early, if any.
-    """
-
-    def __init__(self, app: App, count: int | None) -> None:
-        self._app = app
-        self._left = count
-        self._ended = False
-        self.failure: OutputError | None = None
-
-    def show(self, msg: Message[bytes]) -> None:
-        """Print one message. Ignores messages that arrive after the last one."""
-        if self._ended:
-            return
-        try:
-            self._print(msg)
-        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-            give_up_stdout()
-            self._end()
-            return
-        except OutputError as error:
-            self.failure = error
-            self._end()
-            return
-        if self._left is not None:
-            self._left -= 1
-            if self._left == 0:
-                self._end()
-
-    def _print(self, msg: Message[bytes]) -> None:
-        subject = printable(msg.subject)
-        if not on_terminal():
-            say(f"{subject} {one_line(msg.body)}".rstrip(" "))
-            return
-        say(subject, style="bold cyan")
-        for name, value in msg.headers.pairs():
-            say(f"{printable(name)}: {printable(value)}", style="dim")
-        if msg.body:
-            say(pretty(msg.body))
-
-    def _end(self) -> None:
-        self._ended = True
-        self._app.disconnect_sync()
 
 
 def parse_headers(lines: Sequence[str]) -> Headers:
@@ -202,7 +119,8 @@ def _client(name: str, flags: Flags) -> App:
     return client(name, flags)
 
 
-def _read(body: str | None) -> bytes:
+def read_body(body: str | None) -> bytes:
+    """Return the body that the arguments of a command name, or what is piped into it."""
     if body == "-" or (body is None and _is_piped()):
         return sys.stdin.buffer.read()
     # Python decodes arguments that are not valid UTF-8 to surrogates; this restores their bytes.

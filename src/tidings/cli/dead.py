@@ -340,8 +340,8 @@ def _wanted(
     return Wanted(subject=subject, before=before, error=error, sequences=frozenset(sequences or ()))
 
 
-def parse_age(text: str) -> timedelta:
-    """Parse an age such as 90s, 30m, 12h or 7d.
+def parse_age(text: str, option: str = "--older-than") -> timedelta:
+    """Parse an age such as 90s, 30m, 12h or 7d, which an option got.
 
     Raises:
         ConfigError: the text has another form.
@@ -349,7 +349,7 @@ def parse_age(text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smhd])", text)
     if match is None:
         raise ConfigError(
-            f"--older-than {text!r} is not an age: write 90s, 30m, 12h or 7d, for example"
+            f"{option} {text!r} is not an age: write 90s, 30m, 12h or 7d, for example"
         )
     return timedelta(**{_UNITS[match[2]]: float(match[1])})
 

@@ -92,7 +92,7 @@ async def _demo(example: Example) -> None:
         say(f"nats-server   {server.url}, with JetStream in a temporary folder")
         async with _service(example, server.url_with_token) as service:
             say(f"service       tidings run {example.target}, process {service.pid}")
-            app = App("demo-client")
+            app = App("demo-client", discoverable=False)
             app.set_servers(server.url_with_token)  # and no credentials of the environment
             async with app:
                 client = Client(app)

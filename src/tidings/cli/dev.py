@@ -24,8 +24,10 @@ _CONNECTION = (
     *("NATS_URL", TOKEN, "NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD"),
     *("NATS_CA", "NATS_CERT", "NATS_KEY", "NATS_CONTEXT"),
 )
-# The options of an app that log in to another server, without which it logs in to this one.
+# The options of an app that log in to another server, without which it logs in to this one. Its
+# JetStream has no domain.
 _NO_LOGIN = {
+    **dict.fromkeys(("js_domain", "js_prefix")),
     **dict.fromkeys(("user", "password", "token", "credentials", "nkey_seed")),
     **dict.fromkeys(("tls", "tls_hostname", "tls_cert", "tls_key", "tls_ca")),
     "tls_handshake_first": False,

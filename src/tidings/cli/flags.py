@@ -65,16 +65,14 @@ def connects(command: Callable[..., T]) -> Callable[..., T]:
     return with_options
 
 
-def client(name: str, flags: Flags, *, uses_jetstream: bool = False) -> App:
+def client(name: str, flags: Flags) -> App:
     """Create the app of a command that belongs to no service.
 
     As the command line `nats` does, it may connect to the context that `nats context select` has
     selected. It says so, because the services of `tidings run` do not.
     """
-    app = App(name)
-    app._settings = app._settings.with_flags(
-        flags, may_use_selected=True, uses_jetstream=uses_jetstream
-    )
+    app = App(name, discoverable=False)
+    app._settings = app._settings.with_flags(flags, may_use_selected=True)
     if (selected := app._settings.selected()) is not None:
         print(f"tidings: using the selected context {printable(repr(selected))}", file=sys.stderr)
     return app

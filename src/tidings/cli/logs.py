@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+from tidings.contrib.tracing.logs import TraceFilter
 from tidings.log import logger
 from tidings.text import printable
 
@@ -43,7 +44,8 @@ def configure(level: LogLevel, form: LogFormat, worker: str = "") -> None:
 
     Args:
         level: lowest level that is logged.
-        form: text, or one JSON object a line, which includes the record's `extra` fields.
+        form: text, or one JSON object a line, which includes the record's `extra` fields
+            and, inside a span, the ids of the trace.
         worker: number of this process, shown in each record; "" for the only process.
     """
     logging.config.dictConfig(
@@ -78,7 +80,7 @@ class Identity(logging.Filter):
         return True
 
 
-_identity = Identity()
+_identity, _trace = Identity(), TraceFilter()
 
 
 def identify(service: str, version: str, instance: str = "") -> None:
@@ -93,9 +95,11 @@ def identify(service: str, version: str, instance: str = "") -> None:
 
 
 def add_identity() -> None:
-    """Let every handler add the service, version and instance to its records."""
+    """Let every handler add the service, version and instance to its records, and the ids of the
+    trace."""
     for handler in _handlers():
         handler.addFilter(_identity)
+        handler.addFilter(_trace)
 
 
 def _handlers() -> Iterator[logging.Handler]:

@@ -80,7 +80,8 @@ def overview_of(app: App) -> Overview:
             ],
         ),
         *_cut(
-            "watch", [(f"{spec.bucket} {spec.keys}", "", spec.name) for spec in app._watch_specs]
+            "watch",
+            [(f"{spec.bucket} {spec.shown_keys}", "", spec.name) for spec in app._watch_specs],
         ),
         *_cut("task", [(_times(spec), "", spec.name) for spec in app._task_specs]),
         *_cut(
@@ -110,7 +111,7 @@ def _cell(text: str) -> str:
 
 
 def _source(spec: ConsumerSpec) -> str:
-    return " ".join(filter(None, (spec.stream, spec.subject)))
+    return " ".join((spec.stream, *spec.subjects))
 
 
 def _times(spec: TaskSpec) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tidings import __version__
+from tidings import __version__, core
 
 from .console import on_terminal, say
 
@@ -21,11 +21,17 @@ COMMANDS = {
     "server": "server",
     "pub": "client",
     "req": "client",
-    "sub": "client",
+    "sub": "sub",
+    "trace": "trace",
+    "health": "health",
+    "exporter": "exporter",
     "streams": "streams",
+    "consumers": "consumers",
     "dead": "dead",
     "cron": "cron",
     "objects": "objects",
+    "services": "services",
+    "top": "top",
     "context": "context",
 }
 _SETTINGS: dict[str, Any] = {
@@ -72,7 +78,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"tidings {__version__}")
+        say(f"tidings {__version__} ({core.NAME} core: {core.REASON})")
         raise typer.Exit
 
 

@@ -25,6 +25,7 @@ from .foreground import foreground
 from .loading import load_app, split_target
 from .log_config import use_log_config
 from .log_level import handle_level_signal, leave_level_signal
+from .monitoring import Monitoring
 from .overview import Overview, overview_of
 from .reload import Reloader
 from .supervisor import ChildCommand, Supervisor
@@ -76,6 +77,22 @@ def run(
             " --log-level and --log-format.",
         ),
     ] = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option(
+            "--monitor",
+            metavar="ADDRESS",
+            help="Serve metrics and health over HTTP on this address, such as 127.0.0.1:9464.",
+        ),
+    ] = None,
+    health_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--health-file",
+            help="Write the health of the service to this file while it lives; see"
+            " `tidings health`.",
+        ),
+    ] = None,
     *,
     flags: Flags,
 ) -> None:
@@ -95,6 +112,7 @@ def run(
     if drain_timeout is not None:
         check_seconds("--drain-timeout", drain_timeout)
     split_target(target)
+    monitoring = Monitoring.of(monitor, health_file)
     if reload and workers > 1:
         raise ConfigError(
             f"--reload runs one process, but --workers is {workers}: leave out one of the two"
@@ -107,7 +125,7 @@ def run(
     with _dev_server(dev) as own:
         start = _Start(dev=own, shows_table=not log.is_json)
         if not reload and workers == 1:
-            _run_here(target, flags, start, drain_timeout)
+            _run_here(target, flags, start, drain_timeout, monitoring)
             return
         options = log.arguments()
         if drain_timeout is not None:
@@ -118,6 +136,7 @@ def run(
             servers="" if own is None else own.url,
             flags=flags,
             is_dev=own is not None,
+            monitoring=monitoring,
         )
         code = asyncio.run(
             Reloader(command, os.getcwd(), start.present).run()
@@ -200,8 +219,15 @@ def _dev_server(dev: bool) -> contextlib.AbstractContextManager[DevServer | None
     return dev_server() if dev else contextlib.nullcontext()
 
 
-def _run_here(target: str, flags: Flags, start: _Start, drain_timeout: float | None) -> None:
+def _run_here(
+    target: str,
+    flags: Flags,
+    start: _Start,
+    drain_timeout: float | None,
+    monitoring: Monitoring,
+) -> None:
     app = load_app(target)
+    monitoring.apply(app)
     logs.identify(app.service_name, app.version, app.instance_id)
     if drain_timeout is not None:
         app.drain_timeout = drain_timeout

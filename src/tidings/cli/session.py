@@ -15,6 +15,7 @@ from tidings.app import App
 from tidings.errors import ConfigError, TidingsError
 from tidings.jetstream.api import JetStreamApi
 from tidings.transport.connection import Connection
+from tidings.transport.options import ConnectionOptions
 
 from . import logs
 from .flags import Flags, client
@@ -31,26 +32,37 @@ def app_of(target: str | None, flags: Flags) -> App:
     """Load the app that a target names, or create an empty one, with the command's flags."""
     logs.configure(logs.LogLevel.WARNING, logs.LogFormat.TEXT)
     if target is None:
-        return client("tidings", flags, uses_jetstream=True)
+        return client("tidings", flags)
     app = load_app(target)
     app._settings = app._settings.with_flags(flags)
     return app
 
 
 def run_with_api(app: App, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
+    """`run_with_connection` for work with JetStream."""
+    return _run(
+        app,
+        lambda connection, options: work(JetStreamApi(connection, API_TIMEOUT, options.js_api)),
+    )
+
+
+def run_with_connection(app: App, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Connect as the app does, without running it, do one piece of work, and disconnect.
 
     Raises:
         ConfigError: the environment or a context has a value that cannot work.
         ConnectError: no server answers.
     """
+    return _run(app, lambda connection, options: work(connection))
 
+
+def _run(app: App, work: Callable[[Connection, ConnectionOptions], Awaitable[T]]) -> T:
     async def connected() -> T:
         options = msgspec.structs.replace(app._settings.resolve(), wait_for_server=False)
         connection = Connection(options, lambda event, error: None)
         await connection.open()
         try:
-            return await work(JetStreamApi(connection, API_TIMEOUT))
+            return await work(connection, options)
         finally:
             with contextlib.suppress(TidingsError):
                 await connection.confirm(API_TIMEOUT)  # else the last request counts as lost

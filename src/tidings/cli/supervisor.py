@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from tidings.concurrency.backoff import Backoff
+from tidings.contrib.monitor.pipe import PipeClient
+from tidings.errors import ConfigError
 from tidings.log import logger
 from tidings.process.runner import END_GRACE
 from tidings.process.signals import Request, StopRequests, stop_signals
@@ -32,6 +34,7 @@ from .child import (
     LEVEL_DEBUG,
     LIFELINE,
     LOADED,
+    MONITOR,
     OVERVIEW,
     RUNNING,
     SERVERS,
@@ -39,6 +42,7 @@ from .child import (
     WORKER,
 )
 from .log_level import switch
+from .monitoring import NOTHING, Monitoring, ProcessesMonitor
 from .overview import Overview
 
 # Gets the overview of an app from each of its processes that has started.
@@ -70,6 +74,7 @@ class ChildCommand:
         is_dev: the servers are the one of --dev.
         cwd: working directory of the child; None for the current one.
         beat: seconds between two keep-alives of the child; 0 for none.
+        monitoring: what the supervisor will ask the child about.
     """
 
     target: str
@@ -79,6 +84,7 @@ class ChildCommand:
     is_dev: bool = False
     cwd: str | os.PathLike[str] | None = None
     beat: float = 0.0
+    monitoring: Monitoring = NOTHING
 
     @property
     def arguments(self) -> list[str]:
@@ -86,9 +92,10 @@ class ChildCommand:
         import a user's `signal.py` instead of Python's."""
         return [sys.executable, "-P", "-m", "tidings", "run", self.target, *self.options]
 
-    def environment(self, lifeline: int, number: int) -> dict[str, str]:
+    def environment(self, lifeline: int, pipe: socket.socket, number: int) -> dict[str, str]:
         """Build the child's environment; `number` is 0 for the only child."""
         own = {LIFELINE: str(lifeline)}
+        self.monitoring.tell(own, pipe)
         if self.servers:
             own[SERVERS] = self.servers
         if self.flags is not None:
@@ -108,18 +115,22 @@ class Worker:
     Args:
         process: the process.
         lifeline: the parent's end of the socket that parent and child share.
+        pipe: asks the child about its health and metrics.
         number: number of the child, from 1; 0 for the only child.
         present: gets the overview of the app when it runs.
         on_running: called when the app runs.
+        on_monitor: gets the address of the app's own monitor.
     """
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
         lifeline: socket.socket,
+        pipe: PipeClient,
         number: int,
         present: Present | None,
         on_running: Callable[[], object],
+        on_monitor: Callable[[str], object],
     ) -> None:
         self._process = process
         self._present = present
@@ -128,11 +139,11 @@ class Worker:
         self._exit = asyncio.ensure_future(process.wait())
         self._listening = asyncio.ensure_future(self._listen())
         self._runs = asyncio.Event()
-        self._on_running = on_running
+        self._on_running, self._on_monitor = on_running, on_monitor
         self._missing = 0  # keep-alives in a row that did not arrive
         self._drain_timeout = 0.0  # until the child reports it, it has nothing to drain
         self._killing: asyncio.TimerHandle | None = None
-        self.number = number
+        self.number, self.pipe = number, pipe
 
     @classmethod
     async def start(
@@ -142,6 +153,7 @@ class Worker:
         stderr: int | None = None,
         present: Present | None = None,
         on_running: Callable[[], object] = bool,
+        on_monitor: Callable[[str], object] = str,
     ) -> Worker:
         """Start a child in its own session, so that Ctrl-C in a terminal reaches only the parent.
 
@@ -151,20 +163,22 @@ class Worker:
             stderr: file descriptor for the child's log.
             present: gets the overview of the app when it runs.
             on_running: called when the child's app runs.
+            on_monitor: gets the address of the app's own monitor.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
+        asking, answering = socket.socketpair()
+        with theirs, answering:
             process = await asyncio.create_subprocess_exec(
                 *command.arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=stderr,
-                env=command.environment(theirs.fileno(), number),
+                env=command.environment(theirs.fileno(), answering, number),
                 cwd=command.cwd,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), answering.fileno()],
                 start_new_session=True,
             )
         ours.setblocking(False)
-        return cls(process, ours, number, present, on_running)
+        return cls(process, ours, PipeClient(asking), number, present, on_running, on_monitor)
 
     async def _listen(self) -> None:
         loop, said = asyncio.get_running_loop(), b""
@@ -179,6 +193,8 @@ class Worker:
             self._drain_timeout = float(line.removeprefix(LOADED))
         elif line.startswith(OVERVIEW) and self._present is not None:
             self._present(msgspec.json.decode(line.removeprefix(OVERVIEW), type=Overview))
+        elif line.startswith(MONITOR):
+            self._on_monitor(line.removeprefix(MONITOR).decode().strip())
         elif line == RUNNING:
             self._runs.set()
             self._on_running()
@@ -241,6 +257,7 @@ class Worker:
         # The loop must release the socket before it is closed, because its number can be reused.
         await asyncio.wait([self._listening])
         self._lifeline.close()
+        self.pipe.close()
         return code
 
     async def wait_stopped(self) -> int:
@@ -298,10 +315,37 @@ class Supervision:
         self._stopping = asyncio.Event()
         self._requests = StopRequests()
         self._killed_by = 0
+        self._has_wrong_monitor = False
+        self._monitor = ProcessesMonitor(self, command.monitoring)
+
+    # What the monitor asks, in threads of its own.
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the processes have been told to end."""
+        return self._stopping.is_set()
+
+    @property
+    def has_started(self) -> bool:
+        """Whether all processes have run at the same time."""
+        return self._is_ready
+
+    @property
+    def count(self) -> int:
+        """How many processes there should be."""
+        return self._count
+
+    def all(self) -> list[Worker]:
+        """Return the processes."""
+        return list(self._workers.values())
 
     async def _launch(self, number: int) -> Worker:
         worker = await Worker.start(
-            self._command, number, present=self._present_once, on_running=self._notify
+            self._command,
+            number,
+            present=self._present_once,
+            on_running=self._notify,
+            on_monitor=self._serve_monitor,
         )
         self._workers[number] = worker
         if switch.is_debug:
@@ -320,10 +364,21 @@ class Supervision:
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGUSR1, self._on_level_signal)
         try:
+            self._monitor.open()
             yield
         finally:
+            self._monitor.close()
             for number in (*handled, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
+
+    def _serve_monitor(self, address: str) -> None:
+        """Serve all processes on the address that the app names."""
+        try:
+            self._monitor.use(address)
+        except ConfigError as error:
+            logger.error("%s", error)
+            self._has_wrong_monitor = True
+            self._stop()
 
     def _present_once(self, overview: Overview) -> None:
         if overview != self._presented:
@@ -372,7 +427,7 @@ class Supervision:
     def _exit_code(self, codes: Sequence[int]) -> int:
         if self._killed_by:
             return 128 + self._killed_by
-        if USAGE in codes:
+        if USAGE in codes or self._has_wrong_monitor:
             return USAGE
         return 1 if any(code not in (0, ENDED) for code in codes) else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import types
 import typing
@@ -43,6 +42,11 @@ def function_name(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+def is_dataclass(kind: object) -> bool:
+    """`dataclasses.is_dataclass`, without the import of that module, for classes."""
+    return hasattr(kind, "__dataclass_fields__")
 
 
 def is_pydantic(data_type: Any) -> bool:
@@ -90,7 +94,7 @@ def _is_record(kind: Any) -> bool:
     """Return whether a class has fields with types: a dataclass, Struct, attrs class, TypedDict or
     NamedTuple."""
     return isinstance(kind, type) and (
-        dataclasses.is_dataclass(kind)
+        is_dataclass(kind)
         or typing.is_typeddict(kind)
         or any(hasattr(kind, name) for name in ("__struct_fields__", "__attrs_attrs__"))
         or (issubclass(kind, tuple) and hasattr(kind, "_fields"))

@@ -8,7 +8,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +23,7 @@ from tidings.codec.models import (
     raised_text,
     without_dataclasses,
 )
+from tidings.core import replaceable
 from tidings.errors import ConfigError, DecodeError, EncodeError
 
 DataType = Any  # a type, a name in NAMED, or a callable that gets the decoded JSON
@@ -43,6 +44,7 @@ _WAYS_OUT = (
 )
 
 
+@replaceable
 def encode(value: object, data_type: DataType = None) -> bytes:
     """Encode a value as a body: bytes unchanged, a str as UTF-8, None as an empty body, and any
     other value as JSON.
@@ -160,14 +162,33 @@ def _json_decoder(decode: Decoder, data_type: DataType) -> Decoder:
     empty = b"{}" if data_type is dict else b"[]" if data_type is list else b"null"
     name = type_name(data_type)
 
+    return json_decoder(decode, empty, _fault_of, partial(DecodeError, name))
+
+
+@replaceable
+def json_decoder(
+    decode: Decoder,
+    empty: bytes,
+    fault_of: Callable[[bytes, Exception], str],
+    error_of: Callable[[str], DecodeError],
+) -> Decoder:
+    """Return a function that decodes a body.
+
+    Args:
+        decode: decodes JSON.
+        empty: the JSON that an empty body stands for.
+        fault_of: describes the error of a body, without any value of it.
+        error_of: makes the error for a wrong body from this description.
+    """
+
     def decode_json(body: bytes) -> Any:
         try:
             return decode(body or empty)
         except Exception as error:  # msgspec's, or one of the user's own class
-            reason = _fault_of(body, error)
-        # Raise outside the except clause: otherwise ours would carry this error as its context,
-        # and its text may contain the body.
-        raise DecodeError(name, reason)
+            reason = fault_of(body, error)
+        # Outside the except clause: otherwise ours would carry this error as its context, and its
+        # text may contain the body.
+        raise error_of(reason)
 
     return decode_json
 

@@ -5,7 +5,6 @@ pydantic is imported only when a declared type needs it.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import sys
@@ -13,11 +12,11 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from types import ModuleType, NoneType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from tidings.codec.forms import is_pydantic, parts_of, type_name
+from tidings.codec.forms import is_dataclass, is_pydantic, parts_of, type_name
 from tidings.errors import DecodeError, EncodeError
 from tidings.text import printable
 
@@ -53,7 +52,7 @@ def is_needed(data_type: Any) -> bool:
     """Return whether msgspec would leave a part unchecked: a pydantic dataclass, or a constraint of
     pydantic in `Annotated[...]`."""
     return any(
-        _is_constrained(part) or (is_pydantic(part) and dataclasses.is_dataclass(part))
+        _is_constrained(part) or (is_pydantic(part) and is_dataclass(part))
         for part in parts_of(data_type)
     )
 
@@ -234,6 +233,29 @@ def _schemas(data_type: Any) -> Iterator[dict[str, Any]]:
             waiting += each
 
 
+# Describe.
+
+
+def schema(data_type: Any, mode: Literal["validation", "serialization"]) -> dict[str, Any] | None:
+    """Return the JSON Schema of a type, or None if pydantic is not installed or cannot describe it.
+
+    Args:
+        data_type: the type.
+        mode: whether to describe what pydantic reads or what it writes.
+    """
+    adapter = _adapter(data_type)
+    if adapter is None:
+        return None
+    by_alias = mode == "validation" or not is_pydantic(data_type)
+    try:
+        found: dict[str, Any] = adapter.json_schema(
+            mode=mode, by_alias=by_alias or _dump_options(data_type)["by_alias"]
+        )
+    except Exception:  # pydantic raises several kinds, and the model may have methods of its own
+        return None
+    return found
+
+
 # Encode.
 
 
@@ -241,7 +263,7 @@ def _schemas(data_type: Any) -> Iterator[dict[str, Any]]:
 def dumper(kind: Any) -> Callable[[Any], bytes] | None:
     """Return a function that writes an instance of a class as JSON, or None if pydantic does not
     write this class."""
-    if not is_pydantic(kind) and not (dataclasses.is_dataclass(kind) and is_needed(kind)):
+    if not is_pydantic(kind) and not (is_dataclass(kind) and is_needed(kind)):
         return None
     options = _dump_options(kind)
     texts = _vocabulary(kind)
@@ -343,12 +365,12 @@ def without_dataclasses(value: Any) -> Any:
     If there is no such dataclass, this returns the same object. There can be none before the module
     `PYDANTIC_DATACLASSES` is imported.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind is dict:
         changed = {key: without_dataclasses(each) for key, each in value.items()}
         return changed if any(changed[key] is not value[key] for key in value) else value
     if kind in (list, tuple, set, frozenset):
         items = [without_dataclasses(each) for each in value]
         return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-    dump = dumper(kind) if dataclasses.is_dataclass(kind) else None
+    dump = dumper(kind) if is_dataclass(kind) else None
     return value if dump is None else msgspec.Raw(dump(value))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class Backoff:
     """Waits that double from try to try, up to a bound. It does not sleep and reads no clock.
@@ -40,6 +42,12 @@ class Backoff:
         """Begin with the first wait again."""
         self.tries = 0
         self.wait = self._first
+
+
+def jittered(wait: float) -> float:
+    """Shorten a wait at random, by up to a half, so that many clients do not all try at once."""
+    # Not the module `random`, whose import takes longer than all of tidings.concurrency.
+    return wait * (0.5 + int.from_bytes(os.urandom(4)) / 2**33)
 
 
 def is_rare(number: int) -> bool:

@@ -20,7 +20,10 @@ INSTEAD = {
 }
 INSTEAD |= {
     call: f"app.{call}_sync(...)"
-    for call in ("subscribe_new_subject", "unsubscribe_subject", "unsubscribe_ssid", "disconnect")
+    for call in (
+        *("request_many", "stream", "subscribe_new_subject"),
+        *("unsubscribe_subject", "unsubscribe_ssid", "disconnect"),
+    )
 }
 RUN_SYNC = "app.js.run_sync(...)"  # for all other calls, which are JetStream's
 

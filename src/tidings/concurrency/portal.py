@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -79,12 +80,16 @@ class Portal:
     def submit(self, work: Coroutine[Any, Any, T], call: str) -> concurrent.futures.Future[T]:
         """Run a coroutine in the loop and return a thread-safe future for its outcome.
 
+        The coroutine runs in the caller's context, and so has its deadline.
+
         Raises:
             NotStartedError: if the loop has ended.
         """
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
-            self.post(lambda: self._start(work, outcome))
+            # Not in that of the thread that woke the loop.
+            context = contextvars.copy_context()
+            self.post(lambda: self._start(work, outcome, context))
         except RuntimeError:  # the loop is closed
             work.close()
             raise NotStartedError(call) from None
@@ -105,10 +110,17 @@ class Portal:
             self._woken = True
         self._loop.call_soon_threadsafe(self._run_calls)
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def spawn(
+        self, work: Coroutine[Any, Any, Any], context: contextvars.Context | None = None
+    ) -> asyncio.Task[Any]:
         """Run a coroutine as a task and keep a reference until it ends. Call it only on the loop's
-        own thread."""
-        task = self._loop.create_task(work)
+        own thread.
+
+        Args:
+            work: the coroutine.
+            context: the context to run it in; None for a copy of the current one.
+        """
+        task = self._loop.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -135,11 +147,16 @@ class Portal:
         for function in calls:
             function()
 
-    def _start(self, work: Coroutine[Any, Any, T], outcome: concurrent.futures.Future[T]) -> None:
+    def _start(
+        self,
+        work: Coroutine[Any, Any, T],
+        outcome: concurrent.futures.Future[T],
+        context: contextvars.Context,
+    ) -> None:
         if outcome.cancelled():
             work.close()
             return
-        task = self.spawn(self._in_turn(work))
+        task = self.spawn(self._in_turn(work), context)
         task.add_done_callback(lambda done: copy_outcome(done, outcome))
         task.add_done_callback(lambda done: work.close())  # if cancelled before it started
         outcome.add_done_callback(lambda ended: self._pass_cancellation(ended, task))

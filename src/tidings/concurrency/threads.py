@@ -63,9 +63,13 @@ class WorkerThreads:
     Args:
         limit: the largest number of threads.
         name: the prefix of the threads' names, which debuggers show.
+
+    Attributes:
+        is_closed: whether the threads end, so that nothing further would run.
     """
 
     def __init__(self, limit: int, name: str) -> None:
+        self.is_closed = False
         self._limit = limit
         self._name = name
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -109,6 +113,7 @@ class WorkerThreads:
 
     def close(self) -> None:
         """Let each thread end after its current work."""
+        self.is_closed = True
         for _ in range(self._threads):
             self._jobs.put(None)
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidings.checks import check_seconds
+from tidings.deadlines import time_left
 from tidings.errors import HandlerTimeoutError
 
 # The message of the cancellation that ends a run after its timeout. `WorkerThreads.run` recognizes
@@ -44,22 +45,53 @@ def bounded(
         return call
 
     async def run(*args: Any) -> Any:
-        job = asyncio.create_task(_outcome(call, args), name=f"tidings {name}")
-        try:
-            await asyncio.wait([job], timeout=timeout)
-        except BaseException:
-            job.cancel()
-            await asyncio.wait([job])
-            raise
-        if job.done():
-            value, error = job.result()
-            if error is not None:
-                raise error
-            return value
-        job.cancel(EXPIRED)
-        raise HandlerTimeoutError(name, timeout, job)
+        return await _limited(call, args, timeout, name)
 
     return run
+
+
+def bounded_by_deadline(
+    call: Callable[..., Awaitable[Any]], timeout: float | None, name: str
+) -> Callable[..., Awaitable[Any]]:
+    """Return a function that does the same, and also cancels `call` when the deadline passes.
+
+    Call it only within a deadline.
+
+    Args:
+        call, timeout, name: as for `bounded`.
+    """
+
+    async def run(*args: Any) -> Any:
+        left = max(time_left() or 0.0, 0.0)
+        if timeout is not None and timeout <= left:
+            return await _limited(call, args, timeout, name)
+        return await _limited(call, args, left, name, is_deadline=True)
+
+    return run
+
+
+async def _limited(
+    call: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
+    limit: float,
+    name: str,
+    *,
+    is_deadline: bool = False,
+) -> Any:
+    job = asyncio.create_task(_outcome(call, args), name=f"tidings {name}")
+    try:
+        await asyncio.wait([job], timeout=limit)
+    except BaseException:
+        job.cancel()
+        await asyncio.wait([job])
+        raise
+    if job.done():
+        value, error = job.result()
+        if error is not None:
+            raise error
+        return value
+    job.cancel(EXPIRED)
+    raise HandlerTimeoutError(name, limit, job, is_expired=is_deadline)
 
 
 async def _outcome(

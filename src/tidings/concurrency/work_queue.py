@@ -9,12 +9,15 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Generic, TypeVar
 
+from tidings.concurrency.durations import Durations
 from tidings.concurrency.failure_log import FailureLog
 from tidings.concurrency.long_runs import LONG, NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import WorkerThreads
+from tidings.core import replaceable
 from tidings.errors import HandlerTimeoutError
 from tidings.log import logger
+from tidings.stats import Histogram
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -24,7 +27,24 @@ Item = TypeVar("Item")
 END_GRACE = 1.0
 
 
-class WorkQueue(ABC, Generic[T, S]):
+@replaceable
+class Counts:
+    """The counts that change with every message. They have a class of their own because the
+    compiled core changes them too.
+
+    Attributes:
+        _handled: number of messages whose handler returned.
+        _pending_bytes: number of bytes in the queue; only listeners count them.
+    """
+
+    __slots__ = ("_handled", "_pending_bytes")
+
+    def __init__(self) -> None:
+        self._handled = 0
+        self._pending_bytes = 0
+
+
+class WorkQueue(Counts, ABC, Generic[T, S]):
     """The queue of one handler, with at most `concurrency` workers at a time.
 
     Each message is counted exactly once: ``received == handled + failed + set_aside + pending +
@@ -45,9 +65,9 @@ class WorkQueue(ABC, Generic[T, S]):
         "_busy",
         "_concurrency",
         "_counted",
+        "_durations",
         "_failed",
         "_finished",
-        "_handled",
         "_lingering",
         "_log",
         "_loop",
@@ -62,6 +82,7 @@ class WorkQueue(ABC, Generic[T, S]):
     )
 
     def __init__(self, name: str, pool: WorkerPool, concurrency: int) -> None:
+        super().__init__()
         self.name = name
         self._pool = pool
         self._concurrency = concurrency
@@ -73,10 +94,15 @@ class WorkQueue(ABC, Generic[T, S]):
         self._lingering = 0  # those of them that wait for the end of a run after its timeout
         self._waking = False  # whether another worker has been called
         self._finished: asyncio.Future[None] | None = None
-        self._received = self._handled = self._failed = self._timed_out = 0
+        self._received = self._failed = self._timed_out = 0
         self._set_aside = 0  # messages that the handler never gets
         self._abandoned = 0
         self._counted: S | None = None  # the final statistics, after `abandon`
+        self._durations: Durations | None = None
+
+    def measure(self) -> None:
+        """Measure from now on how long the handler takes. Call it before the first message."""
+        self._durations = Durations()
 
     # Workers.
 
@@ -155,6 +181,11 @@ class WorkQueue(ABC, Generic[T, S]):
         return self._received - ended - len(self._queue)
 
     @property
+    def _seconds(self) -> Histogram | None:
+        """How long the handler took for each item; None if it is not measured."""
+        return None if self._durations is None else self._durations.histogram()
+
+    @property
     def is_quiet(self) -> bool:
         """Whether the queue is empty and no worker is here, except for runs after their timeout."""
         return self._busy == self._lingering and not self._queue
@@ -217,13 +248,15 @@ class HandlerQueue(WorkQueue[T, S], Generic[T, Item, S]):
                 if self._is_ready() and not self._waking:
                     self._waking = True
                     self._loop.call_soon(self._call_next)
-                started = time.monotonic()
+                started = begun = time.monotonic()
                 try:
                     rest = await self._handle_safely(item)
                     if rest is not None:
                         started = NEVER  # noqa: F841 - LongRuns reads it in this frame
                         await self._outlast(rest)
                 finally:
+                    if self._durations is not None:
+                        self._durations.add(time.monotonic() - begun)
                     self._done(item)
                 if end_cancellation() or surroundings.differ_from(context):
                     return False

@@ -43,6 +43,7 @@ class Given(msgspec.Struct, frozen=True):
         attribute: the name of the decoded data in a message.
         is_batch: whether a handler gets a list of messages.
         may_be_none: whether a message may have no data. `T | None` then means `T`.
+        may_stream: whether a handler may be a generator.
     """
 
     call: str
@@ -50,6 +51,7 @@ class Given(msgspec.Struct, frozen=True):
     attribute: str = "data"
     is_batch: bool = False
     may_be_none: bool = False
+    may_stream: bool = False
 
     @property
     def noun(self) -> str:
@@ -154,6 +156,24 @@ def evaluated(handler: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     own = {each.__name__: each for each in getattr(function, "__type_params__", ())}
     hints = typing.get_type_hints(alone, _names_around(function), own, include_extras=True)
     return _target(hints[parameter.name])
+
+
+def returned(handler: Callable[..., Any]) -> Any:
+    """Return the type that a handler's annotation names for its answer, without None, or None if
+    it names none or cannot be evaluated. No answer is checked against it."""
+    try:
+        signature = inspect.signature(handler)
+        if signature.return_annotation is signature.empty:
+            return None
+        parameter = inspect.Parameter(
+            "answer",
+            inspect.Parameter.POSITIONAL_ONLY,
+            annotation=signature.return_annotation,
+        )
+        hint = without_none(evaluated(handler, parameter))
+    except Exception:  # a builtin, or a name that is imported for type checkers only
+        return None
+    return None if hint is types.NoneType else hint
 
 
 def _names_around(function: Callable[..., Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import dis
 import inspect
 import itertools
@@ -14,7 +13,10 @@ from tidings.functions import is_async
 
 # The calls that each hook must accept: the number of positional arguments, and the keywords.
 _PUBLISH = (3, ("reply_to", "force", "headers", "data_type"))
-_REQUEST = (3, ("timeout", "response_data_type", "headers", "data_type"))
+_REQUEST = (
+    3,
+    ("timeout", "response_data_type", "headers", "data_type", "retries", "idempotent"),
+)
 _STREAM = (
     3,
     (
@@ -105,10 +107,12 @@ def _own_names(cls: type, base: type) -> Iterator[str]:
 
 
 def _refuse_lookalike(cls: type, name: str) -> None:
-    meant = difflib.get_close_matches(name.lower(), HOOKS, n=1, cutoff=CLOSE)
+    from tidings.similar import similar
+
+    meant = similar(name.lower(), HOOKS, cutoff=CLOSE)
     if not meant and not name.startswith(_PREFIXES):
         return
-    advice = f"did you mean {meant[0]}?" if meant else f"the hooks are {', '.join(HOOKS)}."
+    advice = f"did you mean {meant}?" if meant else f"the hooks are {', '.join(HOOKS)}."
     raise ConfigError(
         f"{cls.__qualname__}.{name} looks like a hook of a middleware but is none, so it would "
         f"never run: {advice} Give a method of your own another name, such as _{name}"

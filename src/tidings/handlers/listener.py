@@ -2,58 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import logging
 import os
+import re
+import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from tidings import codec
-from tidings.checks import check_flag, check_whole
+from tidings.checks import check_flag, check_name, check_whole
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
-from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.concurrency.time_limit import bounded, bounded_by_deadline, check_timeout
 from tidings.concurrency.work_queue import WorkQueue, rest_of
+from tidings.deadlines import working_until
 from tidings.errors import (
     ConfigError,
     DecodeError,
     EncodeError,
+    HandlerTimeoutError,
     ServiceError,
     SlowConsumerError,
     ThreadStartError,
     TidingsError,
 )
-from tidings.functions import function_name
+from tidings.functions import function_name, function_place, is_async
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
-from tidings.handlers.parameters import Parameters, read_parameters
+from tidings.handlers.parameters import Form, Parameters, read_parameters
+from tidings.handlers.shapes import Answers, Shape, read_shape
+from tidings.handlers.timing import Timing
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
 from tidings.message import Message
+from tidings.protocol.deadlines import DeadlineBlock
 from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
 from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
+if TYPE_CHECKING:
+    from tidings.handlers.serving import Serving
+    from tidings.handlers.tracing import HandlerTrace
+    from tidings.transport.connection import Connection
+
 DEFAULT_PENDING_MSGS = 65_536
 DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
 
-GIVEN = Given("listen()", Message)
+GIVEN = Given("listen()", Message, may_stream=True)
+
+Deliver = Callable[[int, list[Frame]], None]
+
+# What NATS ADR-32 allows as the name of an endpoint.
+ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9_-]+")
+
+# Of all listeners that are no endpoints, since a Timing keeps room for its samples.
+_UNTIMED = Timing()
 
 # The answers to requests that no handler gets, so that their requesters need not wait.
 OVERLOADED = ServiceError(503, "overloaded: too many messages wait here")
 CUT_OFF = ServiceError(503, "the service stopped before it answered")
+EXPIRED = ServiceError(504, "the deadline passed before the request was handled")
 
 
 class Sender(Protocol):
     """The methods of the bus that a listener uses to send replies and report events."""
 
     service_name: str
+    connection: Connection
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
@@ -70,8 +93,10 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     The attributes are the arguments of `App.listen`, and two of the listener's `Group`.
 
     Attributes:
+        endpoint: the option `name=`, the name of the listener's endpoint.
         group_queue: the group's `queue`.
         prefix: the group's prefix; `subjects` already start with it.
+        dynamic: whether it is subscribed while the app runs, not declared.
 
     Raises:
         ConfigError: if the handler has the wrong signature, an option has a wrong value or the data
@@ -81,6 +106,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     handler: Callable[..., Any]
     subjects: tuple[str, ...]
+    endpoint: str | None = None
     queue: str | None = None
     group_queue: str | None = None
     prefix: str = ""
@@ -90,7 +116,9 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     pending_msgs_limit: int = DEFAULT_PENDING_MSGS
     pending_bytes_limit: int = DEFAULT_PENDING_BYTES
     timeout: float | None = None
+    cancel_expired: bool = False
     middlewares: tuple[Middleware, ...] = ()
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         if not self.subjects:
@@ -98,13 +126,40 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         for subject in self.subjects:
             check_pattern(subject)
         check_queue(self.queue or "")
+        if self.endpoint is not None:
+            check_name("name", self.endpoint, ENDPOINT_NAME, "letters, digits, - and _")
         for name in ("concurrency", "pending_msgs_limit", "pending_bytes_limit"):
             value = getattr(self, name)
             if value is not None:
                 check_whole(name, value)
         check_flag("no_reply", self.no_reply)
         check_timeout(self.timeout)
-        read_parameters(self.handler, self.data_type, GIVEN)
+        shape = self.shape
+        self._check_shape(shape)
+        can_be_cancelled = is_async(self.handler) or shape.answers is Answers.ASYNC_GENERATOR
+        if check_flag("cancel_expired", self.cancel_expired) and not can_be_cancelled:
+            raise ConfigError(
+                f"cancel_expired=True requires an `async def` handler, because a thread cannot be "
+                f"stopped: make {self.name} async, or let it look at msg.deadline"
+            )
+        read_parameters(self.handler, self.data_type, GIVEN, shape.items_name)
+
+    def _check_shape(self, shape: Shape) -> None:
+        if self.no_reply and not shape.is_plain:
+            what = "streams its reply" if shape.streams else "takes items, and answers after them"
+            raise ConfigError(
+                f"{function_place(self.handler)} {what}, and no_reply=True forbids it to reply. "
+                f"Remove no_reply=True"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """Whether the handler streams: its `request_item_type` and `response_item_type`.
+
+        Raises:
+            ConfigError: see `read_shape`.
+        """
+        return read_shape(self.handler)
 
     @property
     def name(self) -> str:
@@ -114,8 +169,7 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wanted_type(self) -> Any:
         """The type of `msg.data`: `data_type=`, else the type in the signature, else dict."""
-        wanted = self.parameters.wanted_type
-        return dict if wanted is None else wanted
+        return _wanted_type(self.parameters)
 
     @property
     def parameters(self) -> Parameters:
@@ -124,7 +178,27 @@ class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: see `read_parameters`.
         """
-        return read_parameters(self.handler, self.data_type, GIVEN)
+        return read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
+
+
+def _wanted_type(parameters: Parameters) -> Any:
+    if parameters.form is Form.NOTHING:
+        return bytes  # the body is the first item, if it is not empty
+    return dict if parameters.wanted_type is None else parameters.wanted_type
+
+
+class SubjectCounts(msgspec.Struct):
+    """The counts of one of several subjects of an endpoint.
+
+    Attributes:
+        received: number of messages that arrived.
+        errors: number of messages that were dropped, that expired or whose handler failed.
+        last_error: the class and the id of the last error of the handler; "" if there was none.
+    """
+
+    received: int = 0
+    errors: int = 0
+    last_error: str = ""
 
 
 class Listener(WorkQueue[Frame, ListenerStats]):
@@ -132,23 +206,42 @@ class Listener(WorkQueue[Frame, ListenerStats]):
 
     Messages start in the order of arrival. While the handler is suspended, another worker starts
     the next message, up to `concurrency` at a time.
+
+    Attributes:
+        spec: the declaration.
+        queue_group: the queue group; "" for none.
+        sids: the IDs of its subscriptions.
+        last_error: the class and the id of the last error of the handler; "" if there was none.
+        timing: how long the handler takes. It stays empty if the listener is no endpoint.
+        counts: the counts of each subscription, by its ID. They are kept only for an endpoint with
+            several subjects.
     """
 
     __slots__ = (
         "_around",
         "_bytes_limit",
+        "_calls",
         "_decode",
+        "_expired",
         "_log_dropped_at",
         "_logged_dropped",
+        "_measure_at",
         "_msgs_limit",
+        "_on_deadline",
         "_on_publish",
         "_on_request",
-        "_pending_bytes",
         "_sender",
+        "_serving",
+        "_timed",
+        "_trace",
         "_warn_on_none",
+        "_worked",
+        "counts",
+        "last_error",
         "queue_group",
         "sids",
         "spec",
+        "timing",
     )
 
     def __init__(
@@ -160,28 +253,70 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         queue: str,
         concurrency: int,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
+        is_endpoint: bool = False,
     ) -> None:
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
+        self._trace = trace
         self.queue_group = queue
         self.sids: list[int] = []
+        self.last_error = ""
+        self.timing = Timing() if is_endpoint else _UNTIMED
+        self.counts: dict[int, SubjectCounts] = {}
+        self._worked = 0.0
         self._sender = sender
-        data_type = spec.wanted_type
+        shape, parameters = spec.shape, spec.parameters
+        data_type = _wanted_type(parameters)
         self._decode = None if data_type is bytes else codec.decoder(data_type)
-        handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
+        self._serving = None if shape.is_plain else self._make_serving(shape, parameters)
+        if self._serving is None:
+            handler = parameters.adapt(as_async(spec.handler, self._threads))
+        else:
+            handler = self._serving.run
         self._around = around = (*spec.middlewares, *middlewares)
         for_publish = fold_listen(around, handler, request=False)
         for_request = fold_listen(around, handler, request=True)
+        if self._serving is not None:
+            for_publish = self._serving.around(for_publish)
+            for_request = self._serving.around(for_request)
         self._on_publish = bounded(for_publish, spec.timeout, spec.name)
         self._on_request = bounded(for_request, spec.timeout, spec.name)
-        self._warn_on_none = not spec.no_reply and not any(map(has_wildcard, spec.subjects))
+        self._on_deadline = self._on_request  # for a request that has a deadline
+        if spec.cancel_expired:
+            self._on_deadline = bounded_by_deadline(for_request, spec.timeout, spec.name)
+        if trace is not None:
+            self._on_publish = trace.around_handler(self._on_publish)
+            self._on_request = trace.around_handler(self._on_request)
+            self._on_deadline = trace.around_handler(self._on_deadline)
+        self._measure_at = sys.maxsize
+        if is_endpoint:
+            self._measure_at = 1
+            self._calls = self._on_publish, self._on_request, self._on_deadline
+            self._timed = tuple(
+                self.timing.around(call, self._end_measuring) for call in self._calls
+            )
+        may_be_none = spec.no_reply or self._serving is not None
+        self._warn_on_none = not may_be_none and not any(map(has_wildcard, spec.subjects))
         self._msgs_limit = spec.pending_msgs_limit
         self._bytes_limit = spec.pending_bytes_limit
-        self._pending_bytes = 0
+        self._expired = 0  # counted in `_set_aside`, too
         self._logged_dropped = 0
         self._log_dropped_at = 0.0
 
+    def _make_serving(self, shape: Shape, parameters: Parameters) -> Serving:
+        """Return what runs a handler that streams. Most services have none."""
+        from tidings.handlers.serving import Serving
+
+        spec = self.spec
+        return Serving(spec.handler, spec.name, shape, parameters, self._threads, self._sender)
+
     # Arrival.
+
+    def deliver_counted(self, size: int, frames: list[Frame]) -> None:
+        """`deliver` for an endpoint with several subjects: counts the messages by subject."""
+        self.counts[frames[0][0]].received += len(frames)
+        self.deliver(size, frames)
 
     def deliver(self, size: int, frames: list[Frame]) -> None:
         """Queue messages that arrived together. If the queue is full, drop and count them.
@@ -191,6 +326,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             frames: the messages.
         """
         self._received += len(frames)
+        if self._received >= self._measure_at:
+            self._measure_next(len(frames))
         queue = self._queue
         crowded = len(queue) + len(frames) > self._msgs_limit
         if crowded or self._pending_bytes + size > self._bytes_limit:
@@ -203,6 +340,20 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._waking = True
             self._pool.offer(self)
 
+    def traced(self, deliver: Deliver) -> Deliver:
+        """Return `deliver` in a wrapper of the tracing, or itself if there is none."""
+        return deliver if self._trace is None else self._trace.around_arrival(deliver, self._queue)
+
+    def _measure_next(self, arrived: int) -> None:
+        """Measure the next run of the handler. The compiled core handles all messages that arrived
+        together with the function that measures one of them, so that after many it is a longer way
+        to the next measurement."""
+        self._measure_at = self._received + self.timing.begin() * arrived
+        self._on_publish, self._on_request, self._on_deadline = self._timed
+
+    def _end_measuring(self) -> None:
+        self._on_publish, self._on_request, self._on_deadline = self._calls
+
     def _deliver_crowded(self, frames: list[Frame]) -> None:
         """Queue as many messages as there is room for, and drop the newest ones."""
         dropped = ""  # the subject of a dropped message
@@ -214,11 +365,17 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 self._pending_bytes += size
             else:
                 self._set_aside += 1
+                if counts := self.counts.get(frame[0]):
+                    counts.errors += 1
                 self._refuse(frame, OVERLOADED)
                 dropped = frame[1]
         if dropped and time.monotonic() >= self._log_dropped_at:
             self._log_dropped_at = time.monotonic() + 1
             self._loop.call_soon(self._log_dropped, dropped)
+
+    @property
+    def _dropped(self) -> int:
+        return self._set_aside - self._expired
 
     def _refuse(self, frame: Frame, error: ServiceError) -> None:
         """Answer a request that is not handled, or not completely."""
@@ -228,12 +385,12 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 self._sender.reply(frame[2], body, headers)
 
     def _log_dropped(self, subject: str) -> None:
-        news, self._logged_dropped = self._set_aside - self._logged_dropped, self._set_aside
-        error = SlowConsumerError(self.spec.name, subject, self._set_aside, len(self._queue))
+        news, self._logged_dropped = self._dropped - self._logged_dropped, self._dropped
+        error = SlowConsumerError(self.spec.name, subject, self._dropped, len(self._queue))
         logger.warning(
             "%s; %d since the last warning. Raise concurrency, or add instances to the queue group",
             *(error, news),
-            extra={"listener": self.spec.name, "subject": subject, "dropped": self._set_aside},
+            extra={"listener": self.spec.name, "subject": subject, "dropped": self._dropped},
         )
         self._sender.tell("slow_consumer", error)
 
@@ -251,6 +408,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         monotonic = time.monotonic
         self._waking = False
         self._busy += 1
+        self._worked -= monotonic()
         try:
             while queue:
                 item = queue.popleft()
@@ -262,25 +420,26 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     self._waking = True
                     self._loop.call_soon(self._call_next)
                 started = monotonic()
+                # Few messages have headers, so the first test is all that most of them pay.
+                if block and type(block) is DeadlineBlock and self._has_expired(item, started):
+                    continue
                 message: Message[Any] | None = None  # None while its body is not decoded
                 try:
                     data = body if decode is None else decode(body)
                     message = Message(subject, data, body, reply, sid, block, sender)
                     if reply:
-                        value = await self._on_request(message)
+                        if block and type(block) is DeadlineBlock:
+                            value = await self._handle_in_time(message, block)
+                        else:
+                            value = await self._on_request(message)
                         if not self.spec.no_reply:
                             self._answer(message, value)
                     else:
                         await self._on_publish(message)
                     self._handled += 1
                 except BaseException as error:
-                    if self._is_end(error):
-                        if self._pool.is_abandoning:
-                            self._refuse(item, CUT_OFF)
-                        raise
-                    is_bad_body = message is None and isinstance(error, DecodeError)
-                    self._on_failure(item, error, monotonic() - started, is_bad_body=is_bad_body)
-                    if (rest := rest_of(error)) is not None:
+                    rest = self._fail(item, message, error, monotonic() - started)
+                    if rest is not None:
                         started = NEVER
                         await self._outlast(rest)
                     if end_cancellation():
@@ -288,12 +447,64 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 if len(context) != size and surroundings.differ_from(context):
                     return False
         finally:  # `_leave` written out
+            self._worked += monotonic()
             self._busy -= 1
             if queue:
                 self._call_worker()
             if self._finished is not None:
                 self._check_finished()
         return True
+
+    @property
+    def worked(self) -> float:
+        """Seconds that the workers have spent on messages, including those at work now."""
+        return self._worked + self._busy * time.monotonic()
+
+    # Requests with a deadline.
+
+    def _has_expired(self, item: Frame, now: float) -> bool:
+        """Whether this is a request whose deadline passed in the queue. It is then counted, logged
+        and answered."""
+        _, _, reply, block, _ = item
+        assert isinstance(block, DeadlineBlock)
+        late = now - block.deadline
+        if late < 0 or not reply:
+            return False
+        self._set_aside += 1
+        self._expired += 1
+        if counts := self.counts.get(item[0]):
+            counts.errors += 1
+        self._log.log(
+            logging.WARNING,
+            "%s did not handle a request on %r: its deadline passed %.3f s ago, in the queue",
+            *(self.name, item[1], late),
+            extra={
+                "listener": self.name,
+                "subject": item[1],
+                "expired": self._expired,
+                **self._trace_failure(item, EXPIRED),
+            },
+        )
+        self._refuse(item, EXPIRED)
+        return True
+
+    def _make_message(self, item: Frame) -> Message[Any]:
+        sid, subject, reply, block, body = item
+        data = body if self._decode is None else self._decode(body)
+        return Message(subject, data, body, reply, sid, block, self._sender)
+
+    def _begin_timed(self, message: Message[Any], item: Frame) -> Awaitable[Any]:
+        """Return what handles a message that has a deadline. Only requests have to keep it."""
+        _, _, reply, block, _ = item
+        if reply and isinstance(block, DeadlineBlock):
+            return self._handle_in_time(message, block)
+        return self._on_publish(message)
+
+    async def _handle_in_time(self, message: Message[Any], block: DeadlineBlock) -> Any:
+        """Handle a request within its deadline, which the handler's own calls inherit."""
+        message._deadline = block.deadline
+        with working_until(block.deadline):
+            return await self._on_deadline(message)
 
     def _answer(self, message: Message[Any], value: Any) -> None:
         if value is not None:
@@ -316,14 +527,41 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 extra={"listener": self.name, "subject": message.subject},
             )
 
+    def _fail(
+        self, item: Frame, message: Message[Any] | None, error: BaseException, duration: float
+    ) -> asyncio.Task[Any] | None:
+        """Handle an error of the handler, or raise it again if it ends the worker.
+
+        Args:
+            item: the frame.
+            message: the message; None if its body could not be decoded.
+            error: the error.
+            duration: seconds since the start of the run.
+
+        Returns:
+            The task that still runs if the handler exceeded its timeout, else None.
+        """
+        if self._is_end(error):
+            if self._pool.is_abandoning:
+                self._refuse(item, CUT_OFF)
+            raise error
+        is_bad_body = message is None and isinstance(error, DecodeError)
+        self._on_failure(item, error, duration, is_bad_body=is_bad_body)
+        return rest_of(error)
+
     def _on_failure(
         self, item: Frame, error: BaseException, duration: float, *, is_bad_body: bool
     ) -> None:
         """Count, log and answer an error of the handler. Never raises."""
         self._count_failure(error)
-        error_id = os.urandom(6).hex()
+        traced = self._trace_failure(item, error)
+        error_id = traced.get("error_id") or os.urandom(6).hex()
+        self.last_error = f"{type(error).__name__} (error id {error_id})"
+        if counts := self.counts.get(item[0]):
+            counts.errors += 1
+            counts.last_error = self.last_error
         try:
-            self._log_failure(item, error, duration, error_id, is_bad_body)
+            self._log_failure(item, error, duration, error_id, is_bad_body, traced)
             self._answer_failure(item, error, error_id, is_bad_body)
         except TidingsError as refusal:
             self._log.error(
@@ -339,6 +577,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             )
             self._refuse(item, ServiceError(500, type(error).__name__))
 
+    def _trace_failure(self, item: Frame, error: BaseException) -> Mapping[str, str]:
+        """Return the fields that the tracing adds to the log record of a failure."""
+        if self._trace is None:
+            return {}
+        sid, subject, reply, block, body = item
+        return self._trace.failed(error, [Message(subject, None, body, reply, sid, block, None)])
+
     def _log_failure(
         self,
         item: Frame,
@@ -346,6 +591,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         duration: float,
         error_id: str,
         is_bad_body: bool,
+        traced: Mapping[str, str],
     ) -> None:
         # A traceback would not help here: tidings raised the error, or it is meant for the caller.
         is_plain = rest_of(error) is not None or isinstance(error, ThreadStartError)
@@ -361,6 +607,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 "subject": item[1],
                 "duration": duration,
                 "error_id": error_id,
+                **traced,
                 **failed_request(error),
             },
         )
@@ -370,14 +617,22 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     ) -> None:
         if not item[2] or self.spec.no_reply:
             return
-        if rest_of(error) is not None:
-            error = ServiceError(504, f"the handler took longer than {self.spec.timeout:g} s")
+        if rest_of(error) is not None and isinstance(error, HandlerTimeoutError):
+            what = f"took longer than {error.timeout:g} s"
+            if error.is_expired:
+                what = "was cancelled, because the deadline of the request passed"
+            error = ServiceError(504, f"the handler {what}")
         elif isinstance(error, ThreadStartError):
             error = ServiceError(503, "overloaded: no thread is left to handle the request")
         body, headers = error_reply(
             error, error_id, self._sender.service_name, is_bad_body=is_bad_body
         )
         self._sender.reply(item[2], body, headers)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a warning reports a run. A stream may take any time."""
+        return super().patience if self._serving is None else NEVER
 
     def on_long_run(self, item: Frame, seconds: float) -> None:
         """Log a warning: the handler has been working on a message for `seconds` seconds."""
@@ -403,9 +658,14 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             handled=self._handled,
             failed=self._failed,
             timed_out=self._timed_out,
-            dropped=self._set_aside,
+            dropped=self._dropped,
+            expired=self._expired,
             pending=len(self._queue),
             pending_bytes=self._pending_bytes,
             running=self._running,
             abandoned=self._abandoned,
+            items_sent=0 if self._serving is None else self._serving.items_sent,
+            items_received=0 if self._serving is None else self._serving.items_received,
+            dynamic=self.spec.dynamic,
+            seconds=self._seconds,
         )

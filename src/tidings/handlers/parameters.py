@@ -34,6 +34,7 @@ class Form(enum.Enum):
     DATA = "data"  # handler(order)
     DATA_FIRST = "data and message"  # handler(order, msg)
     DATA_LAST = "message and data"  # handler(msg, order)
+    NOTHING = "nothing"  # handler(items): what it takes besides is no part of this
 
 
 class Parameters(msgspec.Struct, frozen=True):
@@ -63,6 +64,8 @@ class Parameters(msgspec.Struct, frozen=True):
             return lambda msg: call(data_of(msg), msg)
         if self.form is Form.DATA_LAST:
             return lambda msg: call(msg, data_of(msg))
+        if self.form is Form.NOTHING:
+            return lambda msg: call()
         return call
 
 
@@ -74,7 +77,9 @@ class _Role(msgspec.Struct, frozen=True):
     data_type: Any = None  # None if the annotation names none
 
 
-def read_parameters(handler: Callable[..., Any], data_type: Any, given: Given) -> Parameters:
+def read_parameters(
+    handler: Callable[..., Any], data_type: Any, given: Given, items: str = ""
+) -> Parameters:
     """Read from a handler's signature what it is called with, and the type of its data.
 
     A parameter that is annotated with the class of the messages, or not at all, gets the message.
@@ -85,18 +90,22 @@ def read_parameters(handler: Callable[..., Any], data_type: Any, given: Given) -
         handler: the handler.
         data_type: the option `data_type=`, or None.
         given: what the decorator has for its handlers.
+        items: the parameter that takes a stream of items, which is left out; "" for none.
 
     Raises:
         ConfigError: if the handler takes something else, if its signature can be read in two ways
             or not at all, if it contradicts `data_type`, or if the type cannot be checked.
     """
     try:
-        signature = signature_of(handler)
+        signature = signature_of(handler, may_stream=given.may_stream)
     except NameError as error:  # Python 3.14 evaluates annotations only now
         _not_found(handler, "an annotation", error)
     if signature is None:
         roles = [_Role("", is_data=False)]
+    elif list(signature.parameters) == [items]:
+        roles = []
     else:
+        signature = _without(signature, items)
         taken, rest = _taken(handler, signature, given)
         roles = [_role(handler, each, given, data_type) for each in taken]
         _check_roles(handler, signature, roles, rest, given)
@@ -105,7 +114,16 @@ def read_parameters(handler: Callable[..., Any], data_type: Any, given: Given) -
     return Parameters(_form(roles), wanted, given)
 
 
+def _without(signature: inspect.Signature, items: str) -> inspect.Signature:
+    if not items:
+        return signature
+    rest = [each for each in signature.parameters.values() if each.name != items]
+    return signature.replace(parameters=rest)
+
+
 def _form(roles: list[_Role]) -> Form:
+    if not roles:
+        return Form.NOTHING
     if not any(role.is_data for role in roles):
         return Form.MESSAGE
     if len(roles) == 1:

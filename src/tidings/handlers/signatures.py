@@ -38,18 +38,25 @@ def check_handler(handler: Callable[..., Any], argument: str) -> None:
         raise ConfigError(f"{name}{signature} must take {takes}") from None
 
 
-def signature_of(handler: Callable[..., Any]) -> inspect.Signature | None:
+def signature_of(
+    handler: Callable[..., Any], *, may_stream: bool = False
+) -> inspect.Signature | None:
     """Return the signature of a user's function; None for a builtin that has none.
 
+    Args:
+        handler: the function.
+        may_stream: whether it may be a generator, which streams its reply.
+
     Raises:
-        ConfigError: if it is not callable, or if it is a generator.
+        ConfigError: if it is not callable, or if it is a generator and must not be.
     """
     if not callable(handler):
         raise ConfigError(f"{handler!r} is not callable: decorate a function")
-    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+    is_generator = inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler)
+    if is_generator and not may_stream:
         raise ConfigError(
-            f"{handler.__qualname__} is a generator, because it contains `yield`. A handler "
-            f"returns its answer: write `return`"
+            f"{handler.__qualname__} is a generator, because it contains `yield`. Only a handler "
+            f"of listen() may stream its answer: write `return`"
         )
     try:
         return inspect.signature(handler)

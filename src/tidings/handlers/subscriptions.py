@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING
 
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.portal import Portal
+from tidings.core import choose
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
-from tidings.handlers.listener import Listener, ListenerSpec, Sender
+from tidings.handlers.bursts import BurstListener
+from tidings.handlers.listener import Listener, ListenerSpec, Sender, SubjectCounts
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
 from tidings.stats import ListenerStats
 
 if TYPE_CHECKING:
+    from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection
+
+_make_listener = choose(Listener, BurstListener)
+
+
+def _measured_listener() -> type[Listener]:
+    from tidings.handlers.measured import MeasuredListener  # most apps have no monitor
+
+    return MeasuredListener
 
 
 class Subscriptions:
@@ -26,6 +37,8 @@ class Subscriptions:
         portal: runs the end of a subscription in the background.
         sender: sends the replies of the listeners.
         middlewares: the app's middlewares, innermost first.
+        tracing: follows the messages; None if nothing does.
+        is_measured: whether to measure how long handlers take.
 
     Attributes:
         listeners: the running listeners, in the order in which they were added.
@@ -39,6 +52,8 @@ class Subscriptions:
         portal: Portal,
         sender: Sender,
         middlewares: Sequence[Middleware],
+        tracing: Tracing | None = None,
+        is_measured: bool = False,
     ) -> None:
         self.listeners: list[Listener] = []
         self.ended = ListenerStats.none()
@@ -46,31 +61,45 @@ class Subscriptions:
         self._portal = portal
         self._sender = sender
         self._middlewares = middlewares
+        self._tracing = tracing
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
+        self._make_listener = _measured_listener() if is_measured else _make_listener
 
-    def add(self, spec: ListenerSpec, *, queue: str, concurrency: int) -> list[int]:
+    def add(
+        self, spec: ListenerSpec, *, queue: str, concurrency: int, is_endpoint: bool = False
+    ) -> list[int]:
         """Subscribe a listener to its subjects, without waiting for the server.
 
         Args:
             spec: the listener.
             queue: the queue group to join; "" for no group.
             concurrency: the concurrency to use if the listener sets none.
+            is_endpoint: whether discovery shows its statistics.
 
         Returns:
             The ID of each subscription.
         """
-        listener = Listener(
+        trace = None
+        if self._tracing is not None:
+            trace = self._tracing.of_handler(spec.name, spec.subjects, group=queue)
+        listener = self._make_listener(
             spec,
             self._sender,
             self.pool,
             queue=queue,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
+            trace=trace,
+            is_endpoint=is_endpoint,
         )
         self.listeners.append(listener)
+        by_subject = is_endpoint and len(spec.subjects) > 1
+        deliver = listener.traced(listener.deliver_counted if by_subject else listener.deliver)
         for subject in spec.subjects:
-            sid = self._connection.subscribe_route(subject, listener.queue_group, listener.deliver)
+            sid = self._connection.subscribe_route(subject, listener.queue_group, deliver)
+            if by_subject:
+                listener.counts[sid] = SubjectCounts()
             listener.sids.append(sid)
             self._subscribed[sid] = (subject, listener)
         return list(listener.sids)
@@ -95,6 +124,11 @@ class Subscriptions:
         for sid in sids:
             if denied := self._connection.denials.take_subscription(sid):
                 raise denied
+
+    @property
+    def subscribed(self) -> dict[int, tuple[str, Listener]]:
+        """The subject and the listener of each subscription, by its ID."""
+        return self._subscribed
 
     def on_subject(self, subject: str) -> list[int]:
         """Return the IDs of the subscriptions on exactly this subject.

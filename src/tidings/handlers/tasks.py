@@ -82,6 +82,7 @@ class Task:
         self._stopping = False
         self._begun = self._returned = self._failed = self._timed_out = self._cancelled = 0
         self._overrun = 0
+        self._last_seconds: float | None = None
 
     def start(self) -> None:
         """Start the task. The first run starts immediately."""
@@ -158,6 +159,13 @@ class Task:
 
     async def _run_once(self) -> None:
         self._begun += 1
+        began = time.monotonic()
+        try:
+            await self._call_and_count()
+        finally:
+            self._last_seconds = time.monotonic() - began
+
+    async def _call_and_count(self) -> None:
         try:
             await self._call()
         except asyncio.CancelledError:
@@ -206,6 +214,7 @@ class Task:
             timed_out=self._timed_out,
             cancelled=self._cancelled,
             overrun=self._overrun,
+            last_seconds=self._last_seconds,
         )
 
 

@@ -1,5 +1,6 @@
 """JetStream: streams, consumers, publishing with acknowledgement, key-value and objects."""
 
+from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.kv.entry import Entry, Operation
 from tidings.jetstream.kv.key_value import KeyValue
@@ -11,9 +12,12 @@ from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
-from tidings.jetstream.streams.stream import Stream, days
+from tidings.jetstream.streams.source import StreamSource
+from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, days
+from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "ConsumerLimits",
     "Entry",
     "JetStream",
     "KeyValue",
@@ -21,15 +25,21 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "Operation",
+    "Overflow",
+    "Pinned",
+    "Placement",
+    "Prioritized",
     "Pruned",
     "PublishAck",
     "PublishFailure",
     "PublishWindow",
+    "Republish",
     "Settlement",
     "Stream",
     "StreamChange",
     "StreamMessage",
     "StreamPlan",
+    "StreamSource",
     "Watch",
     "days",
 ]

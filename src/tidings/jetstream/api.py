@@ -13,6 +13,7 @@ from tidings.errors import (
     DisconnectedError,
     JetStreamApiError,
     JetStreamUnavailableError,
+    SubjectPermissionError,
     WrongSequenceError,
 )
 from tidings.headers import Headers
@@ -20,8 +21,9 @@ from tidings.jetstream.status import Status
 from tidings.log import logger
 from tidings.subject import has_wildcard, matches
 from tidings.transport.connection import Connection
+from tidings.transport.options import JS_API
 
-PREFIX = "$JS.API"
+PREFIX = JS_API
 # An answer takes at least so many round trips to the server.
 LEAST_TRIPS = 3
 
@@ -83,6 +85,23 @@ class JetStreamApi:
         raise_refusal(answer, operation)
         return answer
 
+    async def call_if_allowed(
+        self, operation: str, payload: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any] | None:
+        """Call an operation that the user need not have the permission for.
+
+        Returns:
+            The answer; None if the server denies the call, which is not logged.
+
+        Raises:
+            TidingsError: as `call`.
+        """
+        with self.connection.denials.expecting(f"{self.prefix}.{operation}"):
+            try:
+                return await self.call(operation, payload, timeout)
+            except SubjectPermissionError:
+                return None
+
     async def _ask(self, subject: str, body: bytes, timeout: float) -> dict[str, Any]:
         """Send a request. If the app waits for a server at its start, send it again on the next
         connection."""
@@ -131,7 +150,7 @@ class JetStreamApi:
         return [
             name
             for name, config in self.declared.items()
-            if any(matches(pattern, subject) for pattern in config["subjects"])
+            if any(matches(pattern, subject) for pattern in config.get("subjects") or ())
         ]
 
     async def restore_stream(self, name: str) -> bool:

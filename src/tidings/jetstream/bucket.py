@@ -14,6 +14,7 @@ from tidings.checks import (
     check_text,
     check_whole,
 )
+from tidings.deadlines import in_time
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
     BucketChangeError,
@@ -21,7 +22,7 @@ from tidings.errors import (
     JetStreamApiError,
     NoStreamError,
 )
-from tidings.jetstream.api import JetStreamApi, nanoseconds
+from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
@@ -86,7 +87,7 @@ class Bucket:
             **said,
         }
         self._opened: JetStreamApi | None = None
-        self._origin = Origin.plain(root, name, self._stream)
+        self._origin = Origin.plain(root, name, self._stream, api_prefix=PREFIX)
 
     async def open(self) -> JetStreamApi:
         """Find the bucket or create it, once in a run of the app.
@@ -97,12 +98,15 @@ class Bucket:
             JetStreamUnavailableError: no JetStream answers.
             NotStartedError: the app is not running.
         """
+        return await in_time(self._open(), self.name)
+
+    async def _open(self) -> JetStreamApi:
         api = self._host.api
         if self._opened is not api:
             info = await through_election(lambda: self._find_or_make(api))
             config = info["config"]
             self._compare(config)
-            self._origin = Origin.of(self._root, self.name, config)
+            self._origin = Origin.of(self._root, self.name, config, api.prefix)
             if self._create and not config.get("mirror"):  # a mirror is not created again
                 api.declared[self._stream] = self._config
             self._opened = api
@@ -115,9 +119,13 @@ class Bucket:
 
         Raises:
             BucketNotFoundError: the bucket is gone.
+            DeadlineExpiredError: the deadline passed before the end of the work.
             TidingsError: whatever `open` and `work` raise.
         """
-        api = await self.open()
+        return await in_time(self._use(work), self.name)
+
+    async def _use(self, work: Callable[[JetStreamApi], Awaitable[T]]) -> T:
+        api = await self._open()
         try:
             with self._must_exist():
                 return await work(api)

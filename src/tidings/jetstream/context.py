@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.checks import Seconds, check_seconds
+from tidings.deadlines import time_left
 from tidings.errors import LoopTimeoutError, PublishTimeoutError, WrongSequenceError
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi
@@ -18,6 +19,7 @@ from tidings.jetstream.get import stored_message
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
+from tidings.jetstream.pauses import pause_consumer, resume_consumer
 from tidings.jetstream.publish import (
     LEAST_CHECK,
     PUBLISH_TIMEOUT,
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 # Seconds that a thread waits past the timeout of a publish, which may be late by its last question.
 PUBLISH_LATE = 2 * LEAST_CHECK
+# Seconds that a thread waits past a deadline.
+LATE = 0.2
 
 
 @known_as("JetStream")
@@ -85,6 +89,63 @@ class JetStream:
             JetStreamUnavailableError: no JetStream answers.
         """
         return await self._host.apply(force=force)
+
+    # Consumers.
+
+    async def pause(
+        self,
+        stream: str,
+        consumer: str,
+        *,
+        until: datetime | None = None,
+        duration: Seconds | None = None,
+    ) -> datetime:
+        """Let the server deliver no message of a consumer until a time. Returns that time.
+
+        All instances get no messages meanwhile, and go on by themselves afterwards. Messages that
+        were delivered before are still handled. It needs nats-server 2.11.
+
+        Args:
+            stream: the stream's name.
+            consumer: the consumer's name, which is its `durable`.
+            until: the end of the pause, as a `datetime` with a time zone.
+            duration: the length of the pause in seconds, instead of `until`.
+
+        Raises:
+            ConfigError: a name, `until` or `duration` is wrong, or not exactly one of the two is
+                given.
+            JetStreamApiError: there is no such consumer, or the server refuses.
+            TidingsError: the server does not answer.
+
+        Example:
+            ```python
+            @app.consume("ORDERS", durable="mailing")
+            async def mail(msg):
+                print(msg.sequence)
+
+            async def close_for_an_hour():
+                await app.js.pause("ORDERS", "mailing", duration=3600)
+
+            async def open_again():
+                await app.js.resume("ORDERS", "mailing")
+            ```
+        """
+        api = self._host.here("js.pause").api
+        return await pause_consumer(api, stream, consumer, until=until, duration=duration)
+
+    async def resume(self, stream: str, consumer: str) -> None:
+        """End the pause of a consumer. Of a consumer that is not paused, this changes nothing.
+
+        Args:
+            stream: the stream's name.
+            consumer: the consumer's name, which is its `durable`.
+
+        Raises:
+            ConfigError: a name is wrong.
+            JetStreamApiError: there is no such consumer, or the server refuses.
+            TidingsError: the server does not answer.
+        """
+        await resume_consumer(self._host.here("js.resume").api, stream, consumer)
 
     # Buckets.
 
@@ -216,7 +277,7 @@ class JetStream:
         Args:
             work: the call, not awaited.
             timeout: seconds to wait, even while a handler blocks the event loop; None to wait for
-                as long as the call takes.
+                as long as the call takes, or until the deadline.
 
         Raises:
             LoopThreadError: on the event loop's own thread.
@@ -234,6 +295,10 @@ class JetStream:
             ```
         """
         limit = None if timeout is None else check_seconds("timeout", timeout)
+        left = time_left()
+        if left is not None:  # a bit longer, since the call itself keeps to the deadline
+            left = max(left, 0.0) + LATE
+            limit = left if limit is None else min(limit, left)
         return self._host.current.run(work, "js.run_sync", "await ...", limit)
 
     # Publishing.
@@ -275,13 +340,14 @@ class JetStream:
                 needs nats-server 2.12. The message comes up to a second late. (NATS ADR-51)
             at: when the stream delivers the message, an aware datetime, instead of `delay`. If it
                 has passed, the message is delivered at once.
-            timeout: seconds.
+            timeout: seconds; inside a `deadline`, at most what is left.
 
         Raises:
             ConfigError: an option is wrong, or the server or the stream cannot keep a message until
                 it is due, or would lose it.
             NoStreamError: no stream takes the subject.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
             WrongSequenceError: an expected sequence was not met: someone wrote first.
             JetStreamUnavailableError: there is no JetStream on the server.
             JetStreamError: the stream refuses it otherwise.

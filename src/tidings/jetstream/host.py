@@ -11,6 +11,7 @@ import msgspec
 
 from tidings.errors import ConfigError
 from tidings.handlers.middleware import Middleware, Send, fold_send
+from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Bucket
 from tidings.jetstream.election import through_election
@@ -33,10 +34,13 @@ class JetStreamRun(msgspec.Struct, frozen=True):
     Attributes:
         api: the API of the server.
         send: `JetStream.publish` within the send hooks; None if no middleware has one.
+        window_trace: what follows the publishes of windows, if the only hooks are those of the
+            tracing. A hook needs a task for each message, and batches exclude it.
     """
 
     api: JetStreamApi
     send: Send | None
+    window_trace: Tracing | None = None
 
 
 class JetStreamHost:
@@ -62,15 +66,32 @@ class JetStreamHost:
         self._buckets: list[Bucket] = []
         self._run: JetStreamRun | None = None
 
-    def make_run(self, connection: Connection, middlewares: Sequence[Middleware]) -> JetStreamRun:
-        """JetStream for a run. The send hooks of the middlewares are folded here, once."""
-        api = JetStreamApi(connection, API_TIMEOUT)
+    def make_run(
+        self,
+        connection: Connection,
+        middlewares: Sequence[Middleware],
+        prefix: str,
+        tracing: Tracing | None = None,
+    ) -> JetStreamRun:
+        """JetStream for a run. The send hooks of the middlewares are folded here, once.
+
+        Args:
+            connection: the connection.
+            middlewares: the middlewares of the run.
+            prefix: the prefix of the API's subjects.
+            tracing: the tracing of the run; None for none.
+        """
+        api = JetStreamApi(connection, API_TIMEOUT, prefix)
         api.declared.update({stream.name: stream.config() for stream in self.streams})
 
         async def publish(subject: str, message: Any = None, **options: Any) -> PublishAck:
             return await prepare(subject, message, **options).send(api)
 
-        return JetStreamRun(api, fold_send(middlewares, publish, "send_stream"))
+        send = fold_send(middlewares, publish, "send_stream")
+        if tracing is None:
+            return JetStreamRun(api, send)
+        traced = fold_send([*tracing.sending, *middlewares], publish, "send_stream")
+        return JetStreamRun(api, traced, tracing if send is None else None)
 
     def attach(self, run: JetStreamRun) -> None:
         """Let calls through to a run."""
@@ -185,5 +206,6 @@ def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
             raise ConfigError(
                 f"streams= has two streams with the name {stream.name!r}; give each its own name"
             )
+        stream.check_mirror()
         names.add(stream.name)
     return tuple(streams)

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -20,15 +20,17 @@ from tidings.errors import (
     TidingsError,
 )
 from tidings.headers import Headers
-from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
+from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import unmatched
 from tidings.jetstream.message import ACK_PREFIX, Settlement, StreamMessage
 from tidings.jetstream.position import BEGINNING, Position
+from tidings.jetstream.start import Start, beginning
 from tidings.jetstream.status import Status, ends_pull
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
+from tidings.subject import as_subjects
 
 # Messages that are read ahead.
 READ_AHEAD = 256
@@ -55,18 +57,24 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         stream: the stream's name.
-        subject: read only messages on this subject, wildcards allowed; None for all messages.
+        subject: read only messages on this subject, or on one of these subjects, wildcards allowed;
+            None for all messages.
         begin: begin with "all" messages, with the "last" one, with the "last_per_subject", with
-            "new" ones, or with a sequence. New messages follow in each case.
+            "new" ones, with a sequence or with a time. New messages follow in each case.
         headers_only: read no bodies.
         purpose: what the messages are for, in logs.
     """
 
     stream: str
-    subject: str | None
-    begin: Literal["all", "last", "last_per_subject", "new"] | int = "all"
+    subject: str | tuple[str, ...] | None
+    begin: Start = "all"
     headers_only: bool = False
     purpose: str
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The subjects that are read; empty for all."""
+        return () if self.subject is None else as_subjects(self.subject)
 
     def config(self, name: str, after: int, *, begins: bool) -> dict[str, Any]:
         """Return the configuration of an ordered consumer. (NATS ADR-17)
@@ -85,21 +93,28 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             "inactive_threshold": nanoseconds(INACTIVE_THRESHOLD),
             "headers_only": self.headers_only,
         }
-        if self.subject is not None:
-            config["filter_subject"] = self.subject
+        subjects = self.subjects
+        if self.begin == "last_per_subject":
+            subjects = subjects or (">",)  # the server requires a filter for this start
+        if len(subjects) == 1:
+            config["filter_subject"] = subjects[0]
+        elif subjects:
+            config["filter_subjects"] = list(subjects)
         if after:
             return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
         if self.begin == "last_per_subject" or (self.begin == "last" and begins):
             return {**config, "deliver_policy": self.begin}
+        if isinstance(self.begin, datetime):
+            return config | beginning(self.begin)
         # In a stream that was empty, every message is new.
         return {**config, "deliver_policy": "all"}
 
-    def create(self, name: str) -> str:
+    def create(self, name: str, config: dict[str, Any]) -> str:
         """Return the operation that creates the consumer.
 
-        It names the filter if there is one, as permissions for a part of a stream demand.
+        It names a single filter, as permissions for a part of a stream demand.
         """
-        filtered = "" if self.subject is None else f".{self.subject}"
+        filtered = f".{config['filter_subject']}" if "filter_subject" in config else ""
         return f"CONSUMER.CREATE.{self.stream}.{name}{filtered}"
 
 
@@ -119,6 +134,7 @@ class OrderedConsumer:
     Attributes:
         consumer: the consumer's name on the server.
         recovered: how often reading began again.
+        is_recovering: whether it failed and has not begun again.
     """
 
     def __init__(
@@ -132,6 +148,7 @@ class OrderedConsumer:
     ) -> None:
         self.consumer = ""
         self.recovered = 0
+        self.is_recovering = False
         self._reading = reading
         self._api = api
         self._connection = api.connection
@@ -217,14 +234,15 @@ class OrderedConsumer:
         reading = self._reading
         info = await self._api.call(f"STREAM.INFO.{reading.stream}", timeout=timeout)
         begins = not self._created
-        if begins and (reason := unmatched(reading.subject or ">", info["config"])):
-            logger.warning("%s: %s", reading.purpose, reason)
+        for subject in (reading.subjects or (">",)) if begins else ():
+            if reason := unmatched(subject, info["config"]):
+                logger.warning("%s: %s", reading.purpose, reason)
         self._find_place(info)
         former, self.consumer = self.consumer, f"tidings-{secrets.token_hex(8)}"
         self._delivered = 0
         config = reading.config(self.consumer, max(self._first, self._last), begins=begins)
         made = await self._api.call(
-            reading.create(self.consumer),
+            reading.create(self.consumer, config),
             {"stream_name": reading.stream, "config": config, "action": "create"},
             timeout,
         )
@@ -253,7 +271,12 @@ class OrderedConsumer:
                 await self._api.call(operation, timeout=CLOSE_TIMEOUT)
 
     async def _run(self) -> None:
-        while await self._begin_again(await self._read()):
+        while True:
+            reason = await self._read()
+            self.is_recovering = True
+            if not await self._begin_again(reason):
+                return
+            self.is_recovering = False
             self.recovered += 1
 
     # Reading.
@@ -291,7 +314,7 @@ class OrderedConsumer:
             "expires": nanoseconds(EXPIRES),
             "idle_heartbeat": nanoseconds(HEARTBEAT),
         }
-        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self._reading.stream}.{self.consumer}"
+        subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._reading.stream}.{self.consumer}"
         frame = publish_frame(subject.encode(), inbox.encode(), msgspec.json.encode(body))
         with contextlib.suppress(TidingsError):  # the buffer is full: the next look tries again
             self._connection.outbox.post(frame)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.work_queue import HandlerQueue, rest_of
 from tidings.errors import DecodeError
+from tidings.handlers.tracing import Handler, HandlerTrace
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered import OrderedConsumer, Reading
@@ -29,13 +30,25 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
         reading: what to read.
         api: the JetStream API.
         pool: where workers come from.
+        trace: follows the messages; None if nothing does.
     """
 
-    def __init__(self, name: str, reading: Reading, api: JetStreamApi, pool: WorkerPool) -> None:
+    def __init__(
+        self,
+        name: str,
+        reading: Reading,
+        api: JetStreamApi,
+        pool: WorkerPool,
+        trace: HandlerTrace | None = None,
+    ) -> None:
         super().__init__(name, pool, 1)
-        self._consumer = OrderedConsumer(
-            reading, api, take=self._take, waiting=lambda: len(self._queue)
-        )
+        self._trace = trace
+        take = self._take if trace is None else trace.around_arrival(self._take, self._queue)
+        self._consumer = OrderedConsumer(reading, api, take=take, waiting=lambda: len(self._queue))
+
+    def _traced(self, handler: Handler) -> Handler:
+        """Return the handler, followed by the tracing if there is one."""
+        return handler if self._trace is None else self._trace.around_handler(handler)
 
     def _take(self, messages: list[StreamMessage[Any]]) -> None:
         self._received += len(messages)
@@ -85,7 +98,8 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
     def _log_failure(
         self, message: StreamMessage[Any], error: BaseException, *, is_decoded: bool
     ) -> None:
-        error_id = secrets.token_hex(6)
+        traced = {} if self._trace is None else self._trace.failed(error, [message])
+        error_id = traced.get("error_id") or secrets.token_hex(6)
         what: object = failure_text(error, is_bad_body=False)
         shown: BaseException | None = error
         if not is_decoded and isinstance(error, DecodeError):
@@ -97,7 +111,13 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
             "%s failed on %s: %s (error id %s)",
             *(self.name, words, what, error_id),
             exc_info=shown,
-            extra={"listener": self.name, "error_id": error_id, **failed_request(error), **fields},
+            extra={
+                "listener": self.name,
+                "error_id": error_id,
+                **traced,
+                **failed_request(error),
+                **fields,
+            },
         )
 
     def on_long_run(self, item: StreamMessage[Any], seconds: float) -> None:

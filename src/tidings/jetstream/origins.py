@@ -30,28 +30,45 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     read: str
     source: str
     stream: str
-    api_prefix: str = PREFIX
+    api_prefix: str
     is_replicated: bool = False
 
     @classmethod
-    def plain(cls, root: str, name: str, stream: str, *, is_replicated: bool = False) -> Origin:
+    def plain(
+        cls, root: str, name: str, stream: str, *, api_prefix: str, is_replicated: bool = False
+    ) -> Origin:
         """Return the origin of a bucket that is not a mirror."""
         subjects = f"{root}.{name}."
-        return cls(read=subjects, source=subjects, stream=stream, is_replicated=is_replicated)
+        return cls(
+            read=subjects,
+            source=subjects,
+            stream=stream,
+            api_prefix=api_prefix,
+            is_replicated=is_replicated,
+        )
 
     @classmethod
-    def of(cls, root: str, name: str, config: Mapping[str, Any]) -> Origin:
-        """Read the origin of a bucket from the configuration of its stream."""
+    def of(cls, root: str, name: str, config: Mapping[str, Any], api_prefix: str) -> Origin:
+        """Read the origin of a bucket from the configuration of its stream.
+
+        Args:
+            root: the first word of the bucket's subjects.
+            name: the bucket's name.
+            config: the configuration of its stream.
+            api_prefix: the prefix of the API where the bucket is.
+        """
         mirror = config.get("mirror")
         if not mirror:
             several = config.get("num_replicas", 1) > 1
-            return cls.plain(root, name, config["name"], is_replicated=several)
+            return cls.plain(
+                root, name, config["name"], api_prefix=api_prefix, is_replicated=several
+            )
         source = f"{root}.{mirror['name'].removeprefix(KIND_PREFIXES[root])}."
         return cls(
             read=_transformed(source, mirror.get("subject_transforms") or ()),
             source=source,
             stream=mirror["name"],
-            api_prefix=(mirror.get("external") or {}).get("api") or PREFIX,
+            api_prefix=(mirror.get("external") or {}).get("api") or api_prefix,
             is_replicated=True,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +14,11 @@ import msgspec
 from tidings import codec
 from tidings.checks import Seconds, check_seconds, check_text
 from tidings.concurrency.backoff import Backoff
+from tidings.deadlines import at_most_left, current, in_time
 from tidings.error_codes import PASSING
 from tidings.errors import (
     ConfigError,
+    DeadlineExpiredError,
     DisconnectedError,
     HeaderError,
     JetStreamApiError,
@@ -33,6 +36,7 @@ from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
 from tidings.keywords import known_as
+from tidings.protocol.deadlines import HEADER as DEADLINE
 from tidings.protocol.headers import header_block, header_problem
 from tidings.protocol.parser import Frame
 from tidings.subject import check_subject
@@ -99,15 +103,30 @@ class Publication(msgspec.Struct, frozen=True):
     timeout: float
     due: datetime | None = None  # None for at once
 
-    async def send(self, api: JetStreamApi, first: FirstTry | None = None) -> PublishAck:
+    def send(
+        self, api: JetStreamApi, first: FirstTry | None = None
+    ) -> Coroutine[Any, Any, PublishAck]:
         """Publish it until it is acknowledged: see `publish_stored`.
 
         Args:
             api: the API.
             first: the first try, if it has been made already.
         """
-        if self.due is not None:
-            return await self._send_later(api, self.due)
+        work = self._send(api, first) if self.due is None else self._send_later(api, self.due)
+        return work if current.get() is None else self._send_in_time(work, first)
+
+    async def _send_in_time(
+        self, work: Coroutine[Any, Any, PublishAck], first: FirstTry | None
+    ) -> PublishAck:
+        # The questions after the last try may take longer than the timeout, but not than this.
+        try:
+            return await in_time(work, self.subject)
+        except DeadlineExpiredError as error:
+            if not error.has_begun and first is None:
+                raise
+            raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from None
+
+    async def _send(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
         doubt: TidingsError | None = None
         streams = _StreamCheck(api, self.subject)
         deadline = (time.monotonic() if first is None else first.began) + self.timeout
@@ -175,9 +194,10 @@ def prepare(
 
     Raises:
         SubjectError, HeaderError, EncodeError, ConfigError: it cannot be sent.
+        DeadlineExpiredError: the deadline has passed.
     """
     check_subject(subject)
-    limit = check_seconds("timeout", timeout)
+    limit = at_most_left(check_seconds("timeout", timeout), subject)
     pairs = Headers(headers).pairs() if headers else []
     own = [value for name, value in pairs if name == MSG_ID]
     if msg_id is not None and own:
@@ -197,7 +217,9 @@ def prepare(
             subject_sequence=expected_subject_sequence,
             msg_id=expected_msg_id,
         )
-    others = [pair for pair in pairs if pair[0] != MSG_ID] if own else pairs
+    # A deadline would be over when a consumer reads the message. A handler may forward it here with
+    # the other headers of its request.
+    others = [pair for pair in pairs if pair[0] != MSG_ID and pair[0] != DEADLINE]
     due = due_time(delay, at)
     if due is not None:
         _check_delayed(pairs, wishes[1:])
@@ -303,6 +325,8 @@ class _StreamCheck:
     def __init__(self, api: JetStreamApi, subject: str) -> None:
         self._api = api
         self._subject = subject
+        # The streams of another domain take the subject without the prefix that leads there.
+        self._stored_subject = subject.removeprefix(f"{api.prefix}.")
         self._off_since: float | None = None
 
     async def check(self, timeout: float) -> None:
@@ -315,10 +339,8 @@ class _StreamCheck:
             JetStreamUnavailableError: nobody has listened on the API for `OFF_AFTER` seconds.
             JetStreamApiError: the server refuses to create the declared stream.
         """
-        # The streams of another domain take the subject without the prefix that leads there.
-        subject = self._subject.removeprefix(f"{self._api.prefix}.")
         try:
-            names = await self._api.streams_taking(subject, timeout)
+            names = await self._api.streams_taking(self._stored_subject, timeout)
         except JetStreamUnavailableError:
             now = time.monotonic()
             self._off_since = self._off_since or now
@@ -337,7 +359,7 @@ class _StreamCheck:
         Returns:
             Whether to publish again.
         """
-        for name in self._api.declared_for(self._subject):
+        for name in self._api.declared_for(self._stored_subject):
             try:
                 async with asyncio.timeout(timeout):
                     if await self._api.restore_stream(name):

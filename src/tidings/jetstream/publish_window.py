@@ -16,6 +16,7 @@ from tidings import codec
 from tidings.checks import check_flag, check_whole
 from tidings.errors import SubjectError, TidingsError
 from tidings.handlers.middleware import Send
+from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.fast_ingest import Batch, FastIngest
 from tidings.jetstream.publish import (
@@ -45,6 +46,9 @@ class Run(Protocol):
 
     @property
     def send(self) -> Send | None: ...
+
+    @property
+    def window_trace(self) -> Tracing | None: ...
 
 
 class PublishFailure(msgspec.Struct, frozen=True):
@@ -122,13 +126,18 @@ class PublishWindow:
             ```
         """
         run = self._here()
+        trace, follow = run.window_trace, None
+        if trace is not None:
+            options, follow = trace.begin_publish(subject, options)
         if options or run.send is not None:
             publication = prepare(subject, message, **options)
-            if run.send is not None or publication.due is not None:
+            if (run.send is not None and trace is None) or publication.due is not None:
                 await self._make_room()
                 work = self._begin(publication, message, options)
                 return self._in_task(self._prepared(run.api, publication, message), work)
             pending = self._prepared(run.api, publication, message)
+            if follow is not None:
+                pending.future.add_done_callback(follow)
         else:
             body = message if type(message) is bytes else codec.encode(message)
             pending = self._numbered(run.api, subject, message, body)

@@ -94,7 +94,8 @@ class Reader:
                 async with asyncio.timeout(timeout):
                     await self._changed.wait()
             except TimeoutError:
-                raise RequestTimeoutError(self._reading.subject or ">", timeout or 0.0) from None
+                subjects = ", ".join(self._reading.subjects) or ">"
+                raise RequestTimeoutError(subjects, timeout or 0.0) from None
         message = self._messages.popleft()
         self._consumer.resume()
         return message

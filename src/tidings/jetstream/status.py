@@ -14,6 +14,7 @@ class Status(enum.IntEnum):
     HEARTBEAT = 100  # the pull still waits at the server
     NOT_FOUND = 404  # there are no messages, or there is no such message
     TIMEOUT = 408  # the pull has expired
+    PIN_ID_MISMATCH = 423  # the server has pinned another instance
     NO_RESPONDERS = 503  # nobody listens on the subject
 
 

@@ -15,6 +15,8 @@ from tidings.errors import (
     TransportError,
 )
 
+# The largest max_payload that an INFO can name: the server's own number has 32 bits.
+_MOST_PAYLOAD = 2**31 - 1
 # A quoted word as the server writes it, with backslashes as escapes.
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _DENIED = re.compile(rf"{_QUOTED}(?: using queue {_QUOTED})?")
@@ -28,7 +30,7 @@ def read_info(text: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):  # msgspec's DecodeError is a ValueError
         return None
     limit = info.get("max_payload")
-    if type(limit) is not int or limit < 1:
+    if type(limit) is not int or not 1 <= limit <= _MOST_PAYLOAD:
         info.pop("max_payload", None)
     urls = info.get("connect_urls")
     info["connect_urls"] = list(filter(member_address, urls)) if isinstance(urls, list) else []

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from tidings.core import replaceable
+from tidings.protocol.deadlines import MARK, read_deadline
 from tidings.protocol.headers import CRLF, HEADER_VERSION
 
 # The largest max_payload that a server allows. A larger size is not from a message.
@@ -37,6 +39,7 @@ def _admit_all(sid: int, subject: str) -> bool:
     return True
 
 
+@replaceable
 class Parser:
     """Turns bytes into frames. The frames do not depend on how the bytes are split into chunks.
 
@@ -133,7 +136,10 @@ class Parser:
                 parsed = self._known.get(line) or self._parse_line(line)
                 body = stop + 2
                 if parsed is None:
-                    if control := self._parse_control(line):
+                    control = _parse_control(line)
+                    if control is None:
+                        self.malformed += 1
+                    else:
                         if frames:
                             batches.append((batch_sid, batch_size, frames))
                             frames, batch_size = [], 0
@@ -160,6 +166,8 @@ class Parser:
                 after = body + header_size
                 block = data[body:after]
                 if header_size <= size and _is_header_block(block):
+                    if MARK in block:
+                        block = read_deadline(block)
                     frames.append((sid, subject, reply, block, data[after:stop]))
                     batch_size += size
                 else:
@@ -248,19 +256,33 @@ class Parser:
         elif not parsed[3] and words[0].count(b" ") == 2:
             self._heads[words[0]] = parsed[:2]
 
-    def _parse_control(self, line: bytes) -> Frame | None:
-        word, _, argument = line.replace(b"\t", b" ").partition(b" ")
-        operation = _CONTROL_OPS.get(word.upper())
-        if operation is None:
-            self.malformed += 1
-            return None
-        return CONTROL, operation, "", argument.strip(), b""
-
     def _skip_endless(self, start: int, end: int) -> int:
         if end - start <= MAX_LINE:
             return start
         self.malformed += 1
         return end
+
+
+def parse_line(line: bytes) -> _Line | Frame | None:
+    """Parse any line, without remembering it. Return None if it is malformed.
+
+    The compiled parser passes the lines to it that are not plain.
+    """
+    operation = line[:4]
+    if operation == b"MSG " or operation == b"HMSG":
+        try:
+            return _message_line(line, headers=operation == b"HMSG")
+        except ValueError:
+            return None
+    return _parse_control(line)
+
+
+def _parse_control(line: bytes) -> Frame | None:
+    word, _, argument = line.replace(b"\t", b" ").partition(b" ")
+    operation = _CONTROL_OPS.get(word.upper())
+    if operation is None:
+        return None
+    return CONTROL, operation, "", argument.strip(), b""
 
 
 def _message_line(line: bytes, *, headers: bool) -> _Line:

@@ -67,7 +67,7 @@ class Stage:
 
     def __init__(self, app: App, server: Server | None) -> None:
         self.app = app
-        self.inner = App("test-client", queue="", drain_timeout=5.0)
+        self.inner = App("test-client", queue="", drain_timeout=5.0, discoverable=False)
         self.record = Record()
         self.server: Server = NATSServer(jetstream=True) if server is None else server
         self._owns_server = server is None
@@ -92,6 +92,11 @@ class Stage:
         yield self.inner
         at_exit(setattr, self.app, "_settings", self.app._settings)
         self.app.set_servers(self._beside_inner(urls))
+        if self._owns_server:
+            self.app._settings = self.app._settings.without_domain()
+        # The port belongs to the service: it may run on this machine, and tests in parallel.
+        at_exit(setattr, self.app, "_monitor", self.app._monitor)
+        self.app._monitor = None
         yield self.app
 
     def _urls(self) -> list[str]:

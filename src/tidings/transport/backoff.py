@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tidings.concurrency.backoff import Backoff
+from tidings.concurrency.backoff import Backoff, jittered
 
 # Seconds before the first attempt. Not zero: a thousand clients may have lost the same server.
 FIRST = 0.1
@@ -54,4 +54,4 @@ class ConnectBackoff:
         """Return the number of seconds to wait now."""
         if self._failed:
             return self._most * random.uniform(0.9, 1.0)  # noqa: S311 - not a secret
-        return self._growing.wait * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        return jittered(self._growing.wait)

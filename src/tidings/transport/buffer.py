@@ -17,6 +17,7 @@ from tidings.errors import (
 from tidings.log import logger
 from tidings.protocol.commands import PING, publish_frame, publish_headers_frame
 from tidings.subject import MAX_SUBJECT_BYTES, check_pattern, check_subject
+from tidings.transport.frame_queue import DOLLAR, SERVERS_INBOX, FrameQueue
 from tidings.transport.permissions import News
 from tidings.transport.tcp import SocketTransport
 
@@ -25,17 +26,11 @@ from tidings.transport.tcp import SocketTransport
 WRITE_THRESHOLD = 128 * 1024
 # The number of subjects whose checked and encoded form is remembered.
 MAX_KNOWN_SUBJECTS = 4096
-# The ends of the first lines of messages, by the size of the body.
-SIZES = tuple(b"%d\r\n" % size for size in range(1024))
 # Seconds between two PINGs while the server has not confirmed everything that was written.
 CONFIRM_INTERVAL = 0.5
-# The only subjects with `$` that may get a reply: the server sends requests from there, such as
-# those of an authentication callout.
-SERVERS_INBOX = b"$SYS._INBOX."
-DOLLAR = ord("$")
 
 
-class Buffer:
+class Buffer(FrameQueue):
     """The frames that wait to be sent, and the counts of those that were sent.
 
     Every message is counted once: as written, waiting or refused with an error. A PONG confirms all
@@ -47,53 +42,36 @@ class Buffer:
         limit: the largest number of bytes that may wait.
 
     Attributes:
-        max_payload: the server's limit for headers and body together, in bytes.
         limit: the largest number of bytes that may wait.
-        size: number of bytes that wait now.
-        is_scheduled: whether a write is scheduled, or there is no connection to write to.
         written: number of messages passed to a socket.
         written_bytes: number of bytes passed to a socket, including control lines.
         possibly_lost: number of messages that were unconfirmed when their connection dropped.
-        refused: number of messages that were refused with an error.
     """
 
     __slots__ = (
         "_astray",
-        "_begins",
         "_closed",
         "_confirmed",
         "_controls",
-        "_frames",
         "_held",
         "_last_ping",
-        "_loop",
         "_pings",
         "_socket",
         "_subjects",
-        "_threshold",
-        "is_scheduled",
         "limit",
-        "max_payload",
         "possibly_lost",
-        "refused",
-        "size",
         "written",
         "written_bytes",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        super().__init__(loop, min(WRITE_THRESHOLD, limit))
         self.limit = limit
-        self.max_payload = 1024 * 1024
-        self.size = self.written = self.written_bytes = self.possibly_lost = self.refused = 0
-        self._loop = loop
+        self.written = self.written_bytes = self.possibly_lost = 0
         self._astray = News()
         self._subjects: dict[str, bytes] = {}
-        self._begins: dict[str, bytes] = {}
-        self._frames: list[bytes] = []
         self._controls = 0  # the number of frames that are not messages
-        self._threshold = min(WRITE_THRESHOLD, limit)
         self._socket: SocketTransport | None = None
-        self.is_scheduled = True  # also while there is no socket, so that nothing schedules a write
         self._held = False  # whether `hold` stops all writes
         self._closed = False
         self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
@@ -142,8 +120,6 @@ class Buffer:
             raise PayloadTooLargeError(size, self.max_payload)
         if block:
             return publish_headers_frame(subject_bytes, reply, block, payload)
-        if reply:  # inlined for requests, to save a call
-            return b"PUB %b %b %d\r\n%b\r\n" % (subject_bytes, reply, size, payload)
         return publish_frame(subject_bytes, reply, payload)
 
     def take_pattern(self, subject: str) -> None:
@@ -172,58 +148,6 @@ class Buffer:
         self._begins[subject] = begin
         return begin
 
-    def publish(self, subject: str, payload: bytes) -> bool:
-        """Send a message without headers and reply subject.
-
-        This is `post(frame(subject, payload))` with the calls written out, since most messages come
-        this way.
-        """
-        try:
-            begin = self._begins[subject]
-        except KeyError:
-            begin = self._begin(subject)
-        size = len(payload)
-        if size > self.max_payload:
-            self.refused += 1
-            raise PayloadTooLargeError(size, self.max_payload)
-        if size < len(SIZES):  # by far the fastest way to build the line
-            frame = b"".join((begin, SIZES[size], payload, b"\r\n"))
-        else:
-            frame = b"%b%d\r\n%b\r\n" % (begin, size, payload)
-        self._frames.append(frame)
-        self.size = size = self.size + len(frame)
-        if size >= self._threshold:
-            return self._on_crowded()
-        if not self.is_scheduled:
-            self.is_scheduled = True
-            self._loop.call_soon(self.write)
-        return False
-
-    def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
-        """Send an answer to the reply subject of a message.
-
-        This is `post(reply_frame(...))` with the calls written out, since each request is answered
-        this way.
-
-        Raises:
-            SubjectError: if the subject is so long that the server would close the connection.
-            PayloadTooLargeError: if headers and body exceed the server's limit.
-        """
-        size = len(payload) + len(block)
-        if size > self.max_payload:
-            self.refused += 1
-            raise PayloadTooLargeError(size, self.max_payload)
-        subject = reply.encode()
-        if subject[0] == DOLLAR and not subject.startswith(SERVERS_INBOX):
-            self._refuse_reply(reply)
-            return False
-        if len(subject) > MAX_SUBJECT_BYTES:
-            self.refused += 1
-            raise SubjectError(reply, "the reply subject of the request is too long")
-        if block:
-            return self.post(publish_headers_frame(subject, b"", block, payload))
-        return self.post(b"PUB %b %d\r\n%b\r\n" % (subject, size, payload))
-
     def reply_frame(self, reply: str, payload: bytes, block: bytes = b"") -> bytes | None:
         """Check an answer and return its frame. Any thread may call this.
 
@@ -250,10 +174,6 @@ class Buffer:
             return publish_headers_frame(subject, b"", block, payload)
         return publish_frame(subject, b"", payload)
 
-    def ack(self, reply: str, payload: bytes) -> bool:
-        """Acknowledge a message of a stream. The server chose the reply subject."""
-        return self.post(b"PUB %b %d\r\n%b\r\n" % (reply.encode(), len(payload), payload))
-
     def _refuse_reply(self, reply: str) -> None:
         self.refused += 1
         if news := self._astray.add():
@@ -262,25 +182,6 @@ class Buffer:
                 "belong to the server (%d since the last warning)",
                 *(reply[:100], news),
             )
-
-    def post(self, frame: bytes) -> bool:
-        """Queue the frame of a message. It is written in the next loop iteration.
-
-        Returns:
-            Whether the buffer is crowded. If it is, the caller should await `make_room()`.
-
-        Raises:
-            BufferFullError: if the buffer is full. The frame was not queued.
-            ConnectionClosedError: if the connection is closed.
-        """
-        self._frames.append(frame)
-        self.size += len(frame)
-        if self.size >= self._threshold:
-            return self._on_crowded()
-        if not self.is_scheduled:
-            self.is_scheduled = True
-            self._loop.call_soon(self.write)
-        return False
 
     def _on_crowded(self) -> bool:
         if not self._closed:

@@ -29,6 +29,7 @@ from tidings.subject import check_pattern, check_queue
 from tidings.transport.buffer import Buffer
 from tidings.transport.dial import Accepted
 from tidings.transport.dispatch import Deliver, Dispatch
+from tidings.transport.exchanges import Exchanges
 from tidings.transport.handover import Handover
 from tidings.transport.inbox import Inbox
 from tidings.transport.interest import Interest
@@ -41,6 +42,7 @@ from tidings.transport.seeker import Seeker
 from tidings.transport.servers import ServerPool
 
 EventHook = Callable[[str, Exception | None], None]
+RefusedHook = Callable[[TransportError], None]
 
 
 class State(enum.StrEnum):
@@ -64,6 +66,7 @@ class Connection:
         denials: the publishes and subscriptions that the server has denied.
         reconnects: number of times that the connection was re-established.
         server_version: major and minor version of the server; (0, 0) if the server sends none.
+        exchanges: the open requests with several answers.
         waits: whether calls during the app's start wait for the next connection when this one is
             lost.
     """
@@ -93,7 +96,9 @@ class Connection:
             options, self._servers, handover=self._handover, on_moved=self._on_moved
         )
         self._interest = Interest(loop, self.outbox)
+        self._on_refused: dict[int, RefusedHook] = {}  # of optional subscriptions
         self.denials = Permissions(self._interest.refusal)
+        self.exchanges = Exchanges(self._interest.refusal)
         self._dispatch = Dispatch(self._on_control)
         self._requests = RequestTable(loop)
         self._inbox = Inbox(
@@ -157,6 +162,7 @@ class Connection:
             )
         self.outbox.close()
         self._requests.fail_all(ConnectionClosedError)
+        self.exchanges.fail_all(ConnectionClosedError)
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
             transport = accepted.transport
@@ -210,6 +216,7 @@ class Connection:
         self._seeker.lost(self._loop.time() - self._began, error)
         lost = self.outbox.disconnect(ConnectionLostError)
         self._requests.fail_all(ConnectionLostError)
+        self.exchanges.fail_all(ConnectionLostError)
         logger.warning(
             "lost the connection to %s%s; reconnecting (%d messages possibly lost, %d waiting)",
             accepted.server.url,
@@ -287,6 +294,9 @@ class Connection:
         connection: see `_on_lost`."""
         if isinstance(error, SubjectPermissionError) and error.operation == "publish":
             self._requests.fail_subject(error.subject, error)
+            self.exchanges.fail_subject(error.subject, error)
+            if self.denials.is_expected(error.subject):
+                return
             if news := self.denials.add_publish(error):
                 logger.error("the server reported: %s (%d messages denied)", error, news)
         elif isinstance(error, (SubjectPermissionError, SubscriptionLimitError)):
@@ -299,11 +309,15 @@ class Connection:
         self._emit("error", error)
 
     def _on_refused_subscription(self, error: TransportError, named: int) -> bool:
-        """Record a refused subscription. Returns False if it was refused before: tidings asks for
-        refused subscriptions repeatedly."""
+        """Record a refused subscription. Returns False if there is no error to report: the app can
+        do without the subscription, or it was refused before, because tidings asks repeatedly."""
         sids, is_news = self._interest.refuse(error, named)
         self._inbox.refuse(sids)
-        return is_news
+        self.exchanges.refuse(sids)
+        hooks = [self._on_refused[sid] for sid in sids if sid in self._on_refused]
+        for hook in hooks:
+            hook(error)
+        return is_news and (not sids or len(hooks) < len(sids))
 
     # Outgoing.
 
@@ -372,7 +386,13 @@ class Connection:
         return f"{self._options.inbox_prefix}.{os.urandom(11).hex()}"
 
     def subscribe_route(
-        self, pattern: str, queue: str, deliver: Deliver, *, any_subject: bool = False
+        self,
+        pattern: str,
+        queue: str,
+        deliver: Deliver,
+        *,
+        any_subject: bool = False,
+        on_refused: RefusedHook | None = None,
     ) -> int:
         """Subscribe, and pass messages to `deliver`.
 
@@ -382,6 +402,9 @@ class Connection:
             deliver: a function that gets the messages.
             any_subject: whether to accept messages on other subjects. The messages of a stream
                 arrive at an inbox with the subject that they were published to.
+            on_refused: a function that gets the error if the server refuses the subscription. With
+                it, the app can do without the subscription: a refusal is no error of the
+                connection.
 
         Returns:
             The subscription's ID.
@@ -389,7 +412,10 @@ class Connection:
         Raises:
             SubjectError: if NATS does not allow the pattern or the queue group.
         """
-        sid = self._interest.add(check_pattern(pattern), check_queue(queue))
+        subject, group = check_pattern(pattern), check_queue(queue)
+        sid = self._interest.add(subject, group, optional=on_refused is not None)
+        if on_refused is not None:
+            self._on_refused[sid] = on_refused
         self._dispatch.add_route(sid, deliver, None if any_subject else pattern)
         return sid
 
@@ -397,6 +423,7 @@ class Connection:
         """End a subscription. With `keep_route`, messages that the server has already sent are
         still delivered."""
         self._interest.remove(sid)
+        self._on_refused.pop(sid, None)
         if not keep_route:
             self.drop_route(sid)
 

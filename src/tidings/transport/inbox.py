@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from tidings.errors import TidingsError, TransportError
+from tidings.protocol.flow import CANCEL_BLOCK, is_address
 from tidings.protocol.parser import Frame
 from tidings.transport.buffer import Buffer
 from tidings.transport.dispatch import Dispatch
 from tidings.transport.interest import Interest
-from tidings.transport.requests import RequestTable, Waiter
+from tidings.transport.pending_requests import Waiter
+from tidings.transport.requests import RequestTable
 
 
 class Inbox:
@@ -74,14 +77,17 @@ class Inbox:
         Raises:
             DisconnectedError: if the connection is down. Requests are not buffered: the requester
                 would no longer wait when the request is sent.
-            TidingsError: as raised by `Buffer.frame` and `Buffer.post`.
+            TidingsError: as raised by `Buffer.frame` and `Buffer.request`.
         """
         if not self._works:
             self._begin(subject)
         token, future = self._requests.add(subject, timeout)
         try:
-            reply = b"%b%b" % (self._prefix, token.encode())
-            self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+            if block:
+                reply = b"%b%b" % (self._prefix, token.encode())
+                self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+            else:
+                self._buffer.request(subject, payload, self._prefix, token)
         except TidingsError:
             self._requests.discard(token)
             raise
@@ -140,4 +146,17 @@ class Inbox:
         self._requests.fail_all(lambda request: error)
 
     def _on_replies(self, size: int, frames: list[Frame]) -> None:
-        self._requests.deliver(frames, self._skipped)
+        requests = self._requests
+        late = requests.late
+        requests.deliver(frames, self._skipped)
+        if requests.late != late:
+            self._stop_streams(frames)
+
+    def _stop_streams(self, frames: list[Frame]) -> None:
+        """Tell services that stream an answer to a request that nobody reads on.
+
+        The server does not: it sees this subscription, whose requests have ended.
+        """
+        for address in {frame[2] for frame in frames if is_address(frame[2])}:
+            with contextlib.suppress(TidingsError):  # the service goes on until it asks again
+                self._buffer.reply(address, b"", CANCEL_BLOCK)

@@ -32,6 +32,7 @@ class Interest:
         self._buffer = buffer
         self._last_sid = 0
         self._wanted: dict[int, tuple[bytes, bytes]] = {}
+        self._optional: set[int] = set()  # those that the app can do without
         self._refused: dict[int, TransportError] = {}
         self._asked: dict[int, None] = {}  # those not refused, in the order of the last SUB
         self._retried: set[int] = set()  # asked for again, and not refused since
@@ -40,14 +41,28 @@ class Interest:
 
     @property
     def refused_subjects(self) -> tuple[str, ...]:
-        """The subjects whose subscriptions the server refuses at the moment."""
-        subjects = (self._wanted[sid][0].decode() for sid in self._refused)
+        """The subjects whose subscriptions the server refuses at the moment, without those that
+        the app can do without."""
+        missing = [sid for sid in self._refused if sid not in self._optional]
+        subjects = (self._wanted[sid][0].decode() for sid in missing)
         return tuple(dict.fromkeys(subjects))
 
-    def add(self, subject: bytes, queue: bytes) -> int:
-        """Add a subscription and send it to the server. Returns its ID."""
+    def add(self, subject: bytes, queue: bytes, *, optional: bool = False) -> int:
+        """Add a subscription and send it to the server.
+
+        Args:
+            subject: the subject.
+            queue: the queue group; b"" for none.
+            optional: whether the app can do without it. If the server refuses it, tidings asks
+                again only on the next connection.
+
+        Returns:
+            The subscription's ID.
+        """
         self._last_sid = sid = self._last_sid + 1
         self._wanted[sid] = (subject, queue)
+        if optional:
+            self._optional.add(sid)
         self.ask(sid)
         return sid
 
@@ -63,6 +78,7 @@ class Interest:
         self._refused.pop(sid, None)
         self._asked.pop(sid, None)
         self._retried.discard(sid)
+        self._optional.discard(sid)
         self._buffer.control(unsubscribe_frame(sid))
 
     def refusal(self, sid: int) -> TransportError | None:
@@ -112,9 +128,14 @@ class Interest:
             self._refused[sid] = self._with_subject(error, sid)
             self._asked.pop(sid, None)
             self._retried.discard(sid)
-        if sids and self._timer is None:
+        if self._timer is None and not self._optional.issuperset(sids):
             self._timer = self._loop.call_later(self._backoff.wait, self._retry)
         return sids, bool(news) or not sids
+
+    @property
+    def _missing(self) -> set[int]:
+        """The refused subscriptions that tidings asks for again."""
+        return self._refused.keys() - self._optional
 
     def _refused_by(self, error: TransportError, named: int) -> Iterable[int]:
         if named:
@@ -133,7 +154,7 @@ class Interest:
     def _retry(self) -> None:
         self._timer = None
         self._backoff.next()
-        self._retried = set(self._refused)
+        self._retried = self._missing
         for sid in self._retried:
             self.ask(sid)
         answer = self._loop.create_future()
@@ -148,7 +169,7 @@ class Interest:
             subject = self._wanted[sid][0].decode()
             logger.info("the server accepts the subscription to %r again", subject)
         self._retried.clear()
-        if not self._refused:
+        if not self._missing:
             self._backoff.reset()
         elif self._timer is None:
             self._timer = self._loop.call_later(self._backoff.wait, self._retry)

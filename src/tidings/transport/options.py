@@ -12,7 +12,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from tidings.checks import Seconds, check_flag, check_seconds, check_text, check_whole
+from tidings.checks import (
+    Seconds,
+    check_flag,
+    check_name,
+    check_seconds,
+    check_text,
+    check_whole,
+)
 from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import (
     find_seed,
@@ -27,7 +34,11 @@ from tidings.transport.tls import load_context
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 SCHEMES = ("nats", "tls", "ws", "wss")
+# The prefix of the JetStream API's subjects, without a domain.
+JS_API = "$JS.API"
 DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
+
+_DOMAIN = re.compile(r"[^\s\x00-\x1f\x7f.*>]{1,255}")
 
 # Options that are never shown. Even the path of a file may be the secret itself by mistake.
 _SECRETS = ("password", "token", "credentials", "nkey_seed", "tls_key")
@@ -50,6 +61,8 @@ class ConnectionKeywords(TypedDict, total=False):
     ignore_discovered_servers: bool
     randomize_servers: bool
     inbox_prefix: str
+    js_domain: str | None
+    js_prefix: str | None
     connect_timeout: Seconds
     reconnect_time_wait: Seconds
     max_reconnect_attempts: int
@@ -87,6 +100,8 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     ignore_discovered_servers: bool = False
     randomize_servers: bool = True
     inbox_prefix: str = "_INBOX"
+    js_domain: str | None = None
+    js_prefix: str | None = None
     connect_timeout: float = 5.0
     reconnect_time_wait: float = 2.0
     max_reconnect_attempts: int = -1
@@ -112,6 +127,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
             hint="where -1 never gives up",
         )
         check_subject(self.inbox_prefix)
+        self._check_jetstream()
         if any(url.startswith(("ws://", "wss://")) for url in self.servers):
             _require_websockets()
 
@@ -120,6 +136,24 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an option requires TLS, regardless of the URL's scheme."""
         asked = (self.tls, self.tls_cert, self.tls_ca)
         return self.tls_handshake_first or any(each is not None for each in asked)
+
+    @property
+    def js_api(self) -> str:
+        """The prefix of the subjects of the JetStream API."""
+        if self.js_domain is not None:
+            return f"$JS.{self.js_domain}.API"
+        return JS_API if self.js_prefix is None else self.js_prefix
+
+    def _check_jetstream(self) -> None:
+        if self.js_domain is not None:
+            check_name("js_domain", self.js_domain, _DOMAIN, "signs other than . * >, in one word")
+        if self.js_prefix is not None:
+            check_subject(self.js_prefix)
+        if self.js_domain is not None and self.js_prefix is not None:
+            raise ConfigError(
+                "js_domain and js_prefix exclude each other: a domain has the prefix "
+                f"{self.js_api!r}"
+            )
 
     def _check_login(self) -> None:
         if self.user is not None:
@@ -161,6 +195,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         shown = {name: getattr(self, name) for name in names}
         shown["servers"] = tuple(redact(url) for url in self.servers)
         return f"ConnectionOptions({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def has_login(url: str) -> bool:
+    """Whether a URL of a server has a user or a token."""
+    return bool(urlsplit(url).username)
 
 
 def server_urls(

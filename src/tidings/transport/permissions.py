@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 from tidings.errors import SubjectPermissionError, TransportError
 
@@ -53,6 +55,23 @@ class Permissions:
         self._refusal = refusal
         self._denied = News()
         self._publishes: dict[str, tuple[int, SubjectPermissionError]] = {}
+        self._expected: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def expecting(self, *subjects: str) -> Iterator[None]:
+        """Within this context, a denial of a request to one of the subjects is no news.
+
+        The caller has another way, and handles the `SubjectPermissionError`.
+        """
+        self._expected.update(subjects)
+        try:
+            yield
+        finally:
+            self._expected.subtract(subjects)
+
+    def is_expected(self, subject: str) -> bool:
+        """Whether the caller of a request expects that it may be denied."""
+        return self._expected[subject] > 0
 
     @property
     def count(self) -> int:

@@ -23,6 +23,7 @@ from tidings.transport.contexts import folder, read_context, selected_context
 from tidings.transport.options import DEFAULT_URL, ConnectionOptions, server_urls
 from tidings.transport.sources import (
     ARGUMENTS,
+    EXTRAS,
     FLAGS,
     LOGIN,
     PLACE,
@@ -31,6 +32,8 @@ from tidings.transport.sources import (
     from_context,
     from_variables,
 )
+
+_JETSTREAM = ("js_domain", "js_prefix")
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +45,6 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         flags: what the flags of the command say.
         is_alone: whether the arguments are everything, and no other source counts.
         may_use_selected: whether the context that `nats` has selected counts, as the last source.
-        uses_jetstream: whether the connection will use JetStream.
     """
 
     arguments: ConnectionOptions
@@ -50,20 +52,20 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     flags: Source = Source(names=FLAGS)
     is_alone: bool = False
     may_use_selected: bool = False
-    uses_jetstream: bool = True
 
     def with_servers(self, servers: tuple[str, ...]) -> Self:
         """Return the same arguments for other servers, and without any other source."""
         arguments = msgspec.structs.replace(self.arguments, servers=servers)
         return msgspec.structs.replace(self, arguments=arguments, is_alone=True)
 
-    def with_flags(
-        self, flags: Source, *, may_use_selected: bool = False, uses_jetstream: bool = True
-    ) -> Self:
+    def without_domain(self) -> Self:
+        """Return the same settings for a server whose JetStream is in no domain."""
+        arguments = msgspec.structs.replace(self.arguments, js_domain=None, js_prefix=None)
+        return msgspec.structs.replace(self, arguments=arguments)
+
+    def with_flags(self, flags: Source, *, may_use_selected: bool = False) -> Self:
         """Return the settings of a command with these flags."""
-        return msgspec.structs.replace(
-            self, flags=flags, may_use_selected=may_use_selected, uses_jetstream=uses_jetstream
-        )
+        return msgspec.structs.replace(self, flags=flags, may_use_selected=may_use_selected)
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -161,21 +163,21 @@ class _Sources:
         """Return the options that only a context has, unless the code passes them."""
         extras: dict[str, Any] = {
             name: self.place.options[name]
-            for name in ("tls_handshake_first", "inbox_prefix")
+            for name in ("tls_handshake_first", *EXTRAS)
             if name in self.place.options and name not in self._arguments.options
         }
-        if "inbox_prefix" in extras:
+        if self._arguments.first(_JETSTREAM) is not None:  # the two are one choice
+            extras = {name: value for name, value in extras.items() if name not in _JETSTREAM}
+        for name in extras.keys() & EXTRAS.keys():
             try:
-                check_subject(extras["inbox_prefix"])
+                check_subject(extras[name])
             except SubjectError as error:
-                raise ConfigError(f"{self.place.names['inbox_prefix']}: {error}") from None
+                raise ConfigError(f"{self.place.names[name]}: {error}") from None
         return extras
 
     def _check_place(self) -> None:
-        groups = ["servers", "jetstream"] if self._settings.uses_jetstream else ["servers"]
-        for group in groups:
-            if group in self.place.unsupported:
-                raise ConfigError(self.place.unsupported[group])
+        if "servers" in self.place.unsupported:
+            raise ConfigError(self.place.unsupported["servers"])
 
     def _check_flags(self, verb: str, group: Sequence[str]) -> None:
         """Refuse a flag that the code would override: it would have no effect."""

@@ -14,8 +14,7 @@ from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import is_credentials_text, is_seed_text
 from tidings.transport.contexts import Context, ContextFile
 from tidings.transport.credentials import shown_path
-from tidings.transport.options import DEFAULT_URL, ConnectionOptions, server_urls
-from tidings.transport.servers import Server
+from tidings.transport.options import DEFAULT_URL, ConnectionOptions, has_login, server_urls
 
 LOGIN = ("user", "password", "token", "credentials", "nkey_seed")
 LITERAL = ("user", "password", "token")  # the others are paths
@@ -46,7 +45,7 @@ FLAGS = {
     "tls_key": "--tlskey",
     "context": "--context",
 }
-ARGUMENTS = {name: f"{name}=" for name in (*PLACE, *LOGIN, *TLS, "tls")}
+ARGUMENTS = {name: f"{name}=" for name in (*PLACE, *LOGIN, *TLS, "tls", "js_domain", "js_prefix")}
 # The fields of a context's file for the options.
 FIELDS = {
     "user": "user",
@@ -57,6 +56,12 @@ FIELDS = {
     "tls_ca": "ca",
     "tls_cert": "cert",
     "tls_key": "key",
+}
+# The fields for the options that no variable and no flag has.
+EXTRAS = {
+    "inbox_prefix": "inbox_prefix",
+    "js_domain": "jetstream_domain",
+    "js_prefix": "jetstream_api_prefix",
 }
 # Fields that tidings does not support, by what they change, and the way to do without them.
 UNSUPPORTED = {
@@ -69,10 +74,6 @@ UNSUPPORTED = {
         "user_seed": "write JWT and seed to a credentials file, and its path to creds",
     },
     "tls": {"windows_cert_store": "write the paths of files to cert, key and ca"},
-    "jetstream": {
-        "jetstream_domain": "connect to a server of that domain",
-        "jetstream_api_prefix": "connect to the account that owns the streams",
-    },
 }
 # Forms in which `nats` finds a secret elsewhere. Taken literally, they would be wrong secrets.
 FOREIGN_SCHEMES = ("op://", "nsc://", "env://", "data:")
@@ -102,7 +103,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Return what this source logs in with: the name of an option, or of the URLs."""
         if (found := self.first(LOGIN)) is not None:
             return found
-        if any(Server.from_url(url).login for url in self.urls()):
+        if any(map(has_login, self.urls())):
             return f"the login in {self.names['servers']}"
         return None
 
@@ -186,7 +187,7 @@ def from_context(context: Context) -> Source:
     """Return what a context says."""
     file = context.file
     names = {name: f"{field} of {context}" for name, field in FIELDS.items()}
-    names |= {"servers": f"url of {context}", "inbox_prefix": f"inbox_prefix of {context}"}
+    names |= {name: f"{field} of {context}" for name, field in {"servers": "url", **EXTRAS}.items()}
     options: dict[str, Any] = {"servers": file.url or DEFAULT_URL}
     for name, field in FIELDS.items():
         if value := getattr(file, field):
@@ -195,8 +196,9 @@ def from_context(context: Context) -> Source:
         options.setdefault("password", "")
     if file.tls_first:
         options["tls_handshake_first"] = True
-    if file.inbox_prefix:
-        options["inbox_prefix"] = file.inbox_prefix
+    for name, field in EXTRAS.items():
+        if value := getattr(file, field):
+            options[name] = value
     return Source(names=names, options=options, unsupported=_unsupported(context))
 
 

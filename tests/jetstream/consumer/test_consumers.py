@@ -350,7 +350,7 @@ async def test_an_app_that_cannot_start_handles_nothing(make_app: MakeApp, strea
         ({"double_ack": 1}, "double_ack must be True or False, got 1"),
         (
             {"start": "first"},
-            "start must be a whole number above 0, or 'all', 'new' or 'last', got 'first'",
+            "start must be a whole number above 0, one of 'all', 'new', 'last'",
         ),
         ({"start": 0}, "start must be .*, got 0"),
         ({"start": True}, "start must be .*, got True"),

@@ -13,6 +13,7 @@ import pytest
 from support.waits import until
 from tidings.errors import BufferFullError, ConnectionClosedError, RequestTimeoutError
 from tidings.jetstream.consumer import pull as pull_module
+from tidings.jetstream.consumer.priority import Pinned
 from tidings.jetstream.consumer.pull import GRACE, HEARTBEAT, Puller
 from tidings.jetstream.consumer.terms import Terms
 from tidings.protocol.parser import Frame
@@ -82,12 +83,14 @@ class FakeConnection:
 class FakeRemote:
     """A consumer on a server that answers as it is told."""
 
-    spec = SimpleNamespace(name="handler", stream="S")
     name = "d"
+    unchecked: tuple[str, ...] = ()
     prefixes = (PREFIX,)
     last_reply = ""
 
-    def __init__(self) -> None:
+    def __init__(self, **declared: Any) -> None:
+        options = {"priority": None, "rate_limit": None, **declared}
+        self.spec = SimpleNamespace(name="handler", stream="S", **options)
         self.terms = Terms()
         self.restored = self.refreshed = 0
         self.errors: list[Exception] = []
@@ -107,13 +110,13 @@ class FakeRemote:
 class Rig:
     """A puller and what stands around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **declared: Any) -> None:
         self.connection = FakeConnection()
-        self.remote = FakeRemote()
+        self.remote = FakeRemote(**declared)
         self.room, self.seconds = CAPACITY, 30.0
         self.taken: list[Frame] = []
         self.ends = 0
-        api: Any = SimpleNamespace(connection=self.connection, timeout=1.0)
+        api: Any = SimpleNamespace(connection=self.connection, timeout=1.0, prefix="$JS.API")
         remote: Any = self.remote
         self.puller = Puller(
             remote,
@@ -420,3 +423,60 @@ async def test_a_stop_takes_what_the_server_had_sent(
     monkeypatch.setattr(rig.connection, "confirm", confirm)
     await rig.puller.stop(1.0)
     assert len(rig.taken) == 2
+
+
+# Priority groups, a limit of messages per second, and filters that nobody could check.
+
+
+@pytest.fixture
+async def make_rig(rig: Rig) -> AsyncIterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def make(**declared: Any) -> Rig:
+        rigs.append(Rig(**declared))
+        rigs[-1].puller.start()
+        return rigs[-1]
+
+    yield make
+    for each in rigs:
+        each.puller.close()
+
+
+async def test_a_pull_names_the_group_and_the_pin_until_the_server_pins_another(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(priority=Pinned(group="g"))
+    block = b"NATS/1.0\r\nNats-Pin-Id: first\r\n\r\n"
+    rig.frames([(1, "a", f"{PREFIX}1.1.1.1.0", block, b"")] * CAPACITY)
+    await turn()
+    rig.status("423 Nats-Pin-Id mismatch", CAPACITY)
+    await turn()
+    pulls = [(pull["group"], pull.get("id")) for pull in rig.connection.pulls]
+    assert pulls == [("g", None), ("g", "first"), ("g", None)]
+    assert rig.remote.restored == 0
+
+
+async def test_a_wrong_pin_is_a_fault_of_a_consumer_without_groups(rig: Rig) -> None:
+    rig.status("423 Nats-Pin-Id mismatch")
+    await until(lambda: rig.remote.restored == 1)
+
+
+async def test_no_more_is_asked_for_than_the_rate_allows_and_more_after_a_while(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(rate_limit=50)
+    assert rig.asked == [5]
+    rig.deliver(5)
+    await until(lambda: len(rig.asked) == 2)
+    assert rig.asked == [5, 5]
+
+
+async def test_messages_beyond_unchecked_filters_are_counted_and_not_taken(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.remote.unchecked = ("a", "b.*")
+    subjects = ("a", "c", "b.x", "b.x.y")
+    rig.frames([(1, subject, f"{PREFIX}1.1.1.1.0", b"", b"") for subject in subjects])
+    assert [frame[1] for frame in rig.taken] == ["a", "b.x"]
+    assert (rig.puller.foreign, rig.puller.owed) == (2, CAPACITY - 4)
+    assert caplog.text.count("delivers other messages than subject= declares (a, b.*)") == 1

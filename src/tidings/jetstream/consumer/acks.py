@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +49,10 @@ CONFIRM_TRY = 2.0
 CONFIRM_FIRST, CONFIRM_MOST = 0.1, 0.5
 # Messages given up whose dead letters cannot be stored: for so many the reason is remembered.
 MOST_VERDICTS = 1024
+
+# What the tracing adds to the log record of a failure; nothing without tracing.
+Fields = Mapping[str, str]
+NO_FIELDS: Fields = {}
 
 
 class Acks:
@@ -97,27 +102,35 @@ class Acks:
             message.settlement = Settlement.ACKED
             self.acked += 1
 
-    async def raised(self, message: StreamMessage[Any], error: BaseException) -> None:
-        """Give back a message whose handler raised, or give it up."""
+    async def raised(
+        self, message: StreamMessage[Any], error: BaseException, traced: Fields = NO_FIELDS
+    ) -> None:
+        """Give back a message whose handler raised, or give it up.
+
+        Args:
+            message: the message.
+            error: the error.
+            traced: the fields that the tracing adds to the log record.
+        """
         delivered = message.delivered
         asked = isinstance(error, (Reject, Retry))
-        error_id = secrets.token_hex(6)
+        error_id = traced.get("error_id") or secrets.token_hex(6)
         if not asked:
-            self._log_failure(message, error, error_id)
+            self._log_failure(message, error, error_id, traced)
         if message.settlement is not Settlement.OPEN:
             return
         limit = self._remote.limit
         if isinstance(error, Reject):
-            await self.bury(message, "Reject", safe_text(error.reason), error_id)
+            await self.bury(message, "Reject", safe_text(error.reason), error_id, traced)
         elif self.spec.once and not asked:
             await self._end(message, error)
         elif limit is None or delivered < limit:
             delay = error.delay if isinstance(error, Retry) else self._backoff(delivered)
             await self._give_back(message, delay)
         elif self.spec.dead_letter is None:
-            await self._leave_to_server(message, error, error_id)
+            await self._leave_to_server(message, error, error_id, traced)
         else:
-            await self.bury(message, type(error).__name__, "deliveries used up", error_id)
+            await self.bury(message, type(error).__name__, "deliveries used up", error_id, traced)
 
     async def _end(self, message: StreamMessage[Any], error: BaseException) -> None:
         """End the deliveries of a message that is handled once, however that ends."""
@@ -233,12 +246,16 @@ class Acks:
 
     # Given up.
 
-    async def undecodable(self, message: StreamMessage[Any], error: BaseException) -> None:
-        """Give up a message whose body is not of the wanted type."""
+    async def undecodable(
+        self, message: StreamMessage[Any], error: BaseException, traced: Fields = NO_FIELDS
+    ) -> None:
+        """Give up a message whose body is not of the wanted type. The arguments are those of
+        `raised`."""
         reason = "it does not decode"
         if isinstance(error, DecodeError):
             reason = f"not a valid {error.wanted}: {error.reason}"
-        await self.bury(message, type(error).__name__, reason, secrets.token_hex(6))
+        error_id = traced.get("error_id") or secrets.token_hex(6)
+        await self.bury(message, type(error).__name__, reason, error_id, traced)
 
     async def used_up(self, message: StreamMessage[Any]) -> None:
         """Give up a message that was delivered more often than `max_deliver`.
@@ -251,7 +268,12 @@ class Acks:
         await self.bury(message, *(known or crash))
 
     async def bury(
-        self, message: StreamMessage[Any], error: str, reason: str, error_id: str
+        self,
+        message: StreamMessage[Any],
+        error: str,
+        reason: str,
+        error_id: str,
+        traced: Fields = NO_FIELDS,
     ) -> None:
         """Store the dead letter of a message, and then end its deliveries.
 
@@ -263,7 +285,9 @@ class Acks:
             return
         self._verdicts.pop((message.sequence, message.timestamp), None)
         where = f"dead letter on {target!r}" if target else "dropped: it is not delivered again"
-        self._log_end(message, f"{error}, {reason} (error id {error_id}); {where}", error_id)
+        self._log_end(
+            message, f"{error}, {reason} (error id {error_id}); {where}", error_id, traced
+        )
         try:
             await self.settle(message, Settlement.TERMED, TERM + b" " + error.encode())
         except TidingsError as failure:
@@ -305,25 +329,32 @@ class Acks:
         return most is not None and message.delivered >= most
 
     async def _leave_to_server(
-        self, message: StreamMessage[Any], error: BaseException, error_id: str
+        self, message: StreamMessage[Any], error: BaseException, error_id: str, traced: Fields
     ) -> None:
         """Give back a message in the last delivery that the server makes, if no dead letter was
         declared. The server then does what its configuration asks, such as sending an advisory."""
         words = f"{type(error).__name__} in the last of {self._remote.limit} deliveries that the"
         words += f" server makes (error id {error_id}); dropped: it is not delivered again"
-        self._log_end(message, words, error_id)
+        self._log_end(message, words, error_id, traced)
         await self._give_back(message, 0)
 
     # Logged.
 
-    def _log_end(self, message: StreamMessage[Any], words: str, error_id: str) -> None:
+    def _log_end(
+        self, message: StreamMessage[Any], words: str, error_id: str, traced: Fields
+    ) -> None:
         self.dead += 1
         self.dropped += self.spec.dead_letter_subject is None
         self._log.error(
             "%s gave up on %r (%s, sequence %d): %s",
             *(self.spec.name, message.subject, message.stream, message.sequence),
             printable(words),
-            extra={"listener": self.spec.name, "subject": message.subject, "error_id": error_id},
+            extra={
+                "listener": self.spec.name,
+                "subject": message.subject,
+                "error_id": error_id,
+                **traced,
+            },
         )
 
     def _log_unsettled(self, message: StreamMessage[Any], what: str, error: TidingsError) -> None:
@@ -334,7 +365,7 @@ class Acks:
         )
 
     def _log_failure(
-        self, message: StreamMessage[Any], error: BaseException, error_id: str
+        self, message: StreamMessage[Any], error: BaseException, error_id: str, traced: Fields
     ) -> None:
         metadata = message.metadata
         is_timeout = rest_of(error) is not None  # whose text is our own and complete
@@ -349,6 +380,7 @@ class Acks:
                 "stream": metadata.stream,
                 "sequence": metadata.sequence,
                 "error_id": error_id,
+                **traced,
                 **failed_request(error),
             },
         )

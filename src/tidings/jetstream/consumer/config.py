@@ -19,7 +19,7 @@ MAX_ACK_PENDING = 65_536
 
 _BEGINNING = ("deliver_policy", "opt_start_seq", "opt_start_time")
 _FILTERS = ("filter_subject", "filter_subjects")
-_DURATIONS = ("ack_wait", "inactive_threshold", "max_expires")
+_DURATIONS = ("ack_wait", "inactive_threshold", "max_expires", "priority_timeout")
 
 
 def new_config(spec: ConsumerSpec, name: str, stream: Config) -> Config:
@@ -35,11 +35,13 @@ def new_config(spec: ConsumerSpec, name: str, stream: Config) -> Config:
         stream: the configuration of its stream.
     """
     config: Config = {"name": name, **spec.beginning(), **spec.declared()}
-    if spec.durable is None:
+    if spec.durable is None and spec.inactive_threshold is None:
         most = (stream.get("consumer_limits") or {}).get("inactive_threshold") or math.inf
         config["inactive_threshold"] = min(nanoseconds(INACTIVE_THRESHOLD), most)
-    else:
+    if spec.durable is not None:
         config["durable_name"] = name
+    if spec.start == "last_per_subject" and not spec.subjects:
+        config["filter_subject"] = ">"  # the server requires a filter for this start
     return {"max_ack_pending": MAX_ACK_PENDING, **config, "ack_policy": "explicit"}
 
 
@@ -69,26 +71,39 @@ def updated_config(spec: ConsumerSpec, current: Config) -> Config:
     wanted = dict(current)
     if current.get("backoff"):
         declared.pop("ack_wait", None)
-    if spec.subject is None or filters_of(current) == (spec.subject,):
-        declared.pop("filter_subject", None)
+    if not spec.subjects or set(filters_of(current)) == set(spec.subjects):
+        for option in _FILTERS:
+            declared.pop(option, None)
     else:
         for option in _FILTERS:
             wanted.pop(option, None)
     if spec.max_deliver is not None and 0 < current.get("max_deliver", -1) <= spec.max_deliver:
         wanted["max_deliver"] = -1
+    if "metadata" in declared:
+        declared["metadata"] = (current.get("metadata") or {}) | declared["metadata"]
+    if spec.priority is not None and spec.priority.group in _groups(current):
+        declared["priority_groups"] = _groups(current)  # instances of others may be in them
+    for option, value in list(declared.items()):
+        if not value and not current.get(option):
+            del declared[option]  # the server leaves out what is empty
     return wanted | declared
 
 
-def unusable(config: Config) -> str:
+def _groups(config: Config) -> list[str]:
+    return list(config.get("priority_groups") or ())
+
+
+def unusable(spec: ConsumerSpec, config: Config) -> str:
     """Return why tidings cannot handle the messages of a consumer; "" if it can."""
     if config.get("deliver_subject"):
         return "is a push consumer, and tidings pulls"
     if (policy := config.get("ack_policy")) != "explicit":
         return f"has ack_policy {policy!r}, and tidings acknowledges each message by itself"
-    if config.get("priority_groups"):
-        return "has priority_groups, which tidings does not join"
-    if config.get("headers_only"):
-        return "has headers_only, so that no body arrives"
+    groups = _groups(config)
+    if groups and spec.priority is None:
+        return f"has priority_groups ({', '.join(groups)}), and priority= is not declared"
+    if config.get("headers_only") and spec.headers_only is None:
+        return "has headers_only, so that no body arrives, and headers_only=True is not declared"
     return ""
 
 
@@ -103,12 +118,19 @@ def create_operation(stream: str, name: str, config: Config) -> str:
 
 def differences(before: Config, after: Config) -> list[str]:
     """Describe the options that an update changed, except the metadata of the server."""
-    options = sorted((set(before) | set(after)) - {"metadata"})
+    before, after = _own(before), _own(after)
+    options = sorted(set(before) | set(after))
     return [
         f"{option} {_words(option, before.get(option))} -> {_words(option, after.get(option))}"
         for option in options
         if before.get(option) != after.get(option)
     ]
+
+
+def _own(config: Config) -> Config:
+    metadata = config.get("metadata") or {}
+    own = {key: value for key, value in metadata.items() if not key.startswith("_nats.")}
+    return {**config, "metadata": own or None}
 
 
 def _words(option: str, value: Any) -> str:

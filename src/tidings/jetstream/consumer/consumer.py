@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-from tidings import codec
 from tidings.concurrency.pool import WorkerPool, cancellation_put_off
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded
@@ -15,6 +14,7 @@ from tidings.concurrency.work_queue import HandlerQueue, rest_of
 from tidings.errors import TidingsError
 from tidings.functions import is_async
 from tidings.handlers.middleware import Middleware, fold_stream
+from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.acks import Acks
 from tidings.jetstream.consumer.batch import Batch
@@ -47,6 +47,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         *,
         concurrency: int,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
         spec = remote.spec
         super().__init__(spec.name, pool, concurrency)
@@ -54,10 +55,15 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._remote = remote
         self._api = api
         self._acks = Acks(remote, api, self._log)
-        self._decode = codec.decoder(spec.wanted_type)
+        self._decode = spec.decoder
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream(_around(spec, middlewares), handler)
         self._handler = bounded(around, spec.timeout, spec.name)
+        take = self._take
+        self._trace = trace
+        if trace is not None:
+            self._handler = trace.around_handler(self._handler)
+            take = trace.around_arrival(take, self._queue)
         self._is_async = is_async(spec.handler)
         self._batch = Batch(spec.batch, spec.batch_timeout, concurrency) if spec.batch else None
         self._prefetch = Prefetch(_declared_prefetch(spec, concurrency), self._loop.time())
@@ -67,7 +73,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             remote,
             api,
             wanted=self._wanted,
-            take=self._take,
+            take=take,
             ended=self._on_pull_end,
             capacity=self._in_work + self._prefetch.size,
         )
@@ -77,14 +83,6 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._timer: asyncio.TimerHandle | None = None  # for the batch's deadline
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
-
-    async def ensure(self, *, keeps_dead_letters: bool) -> None:
-        """Create the consumer on the server, or update it: see `RemoteConsumer`.
-
-        Raises:
-            ConfigError, JetStreamApiError: as `RemoteConsumer.ensure`.
-        """
-        await self._remote.ensure(keeps_dead_letters=keeps_dead_letters)
 
     def start(self) -> None:
         """Begin to pull."""
@@ -249,7 +247,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             message.data = self._decode(message.body)
         except BaseException as error:
             self._failed += 1
-            await self._settle(message, self._acks.undecodable(message, error))
+            traced = self._trace_failure(error, [message])
+            await self._settle(message, self._acks.undecodable(message, error, traced))
             return False
         if self.spec.skip is not None and await self.spec.skip(self._api, message):
             self._set_aside += 1
@@ -282,6 +281,12 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
                 await self._settle(message, self._acks.succeeded(message))
         return None
 
+    def _trace_failure(
+        self, error: BaseException, messages: Sequence[StreamMessage[Any]]
+    ) -> Mapping[str, str]:
+        """Return the fields that the tracing adds to the log record of a failure."""
+        return {} if self._trace is None else self._trace.failed(error, messages)
+
     def _abandon(self, messages: list[StreamMessage[Any]]) -> None:
         """Give back the messages of a handler that was cancelled at the end."""
         if self._is_async:  # a thread cannot be stopped, and may be done in a moment
@@ -297,9 +302,10 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             The task that still runs if the handler exceeded its timeout, else None.
         """
         self._count_failure(error, len(messages))
+        traced = self._trace_failure(error, messages)
         with cancellation_put_off():
             for message in messages:
-                await self._settle(message, self._acks.raised(message, error))
+                await self._settle(message, self._acks.raised(message, error, traced))
         return rest_of(error)
 
     async def _settle(self, message: StreamMessage[Any], outcome: Awaitable[None]) -> None:
@@ -386,6 +392,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
     async def finish(self) -> None:
         """Wait until every message that is here is done."""
         await super().finish()
+        if pin := self._puller.pin:
+            await self._remote.unpin(pin)
         await self._remote.release()
 
     def abandon(self) -> int:
@@ -427,6 +435,8 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             abandoned=self._abandoned,
             recovered=self._puller.recovered,
             foreign=self._puller.foreign,
+            recovering=self._puller.is_recovering,
+            seconds=self._seconds,
         )
 
 

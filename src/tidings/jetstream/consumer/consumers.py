@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Sequence
 
 from tidings.concurrency.pool import WorkerPool
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, SubjectPermissionError
 from tidings.handlers.middleware import Middleware
+from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.consumer.bound import BoundConsumer
 from tidings.jetstream.consumer.consumer import Consumer
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.ordered import OrderedHandler
@@ -16,6 +18,7 @@ from tidings.jetstream.consumer.remote import RemoteConsumer, RestoreStream
 from tidings.jetstream.consumer.single import SingleConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.election import through_election
+from tidings.log import logger
 from tidings.stats import ConsumerStats
 
 
@@ -28,6 +31,8 @@ class Consumers:
         middlewares: middlewares around every handler.
         service: the service's name, which all instances share.
         restore_stream: creates a declared stream that is gone; returns whether it is there.
+        tracing: follows the messages; None if nothing does.
+        is_measured: whether to measure how long handlers take.
     """
 
     def __init__(
@@ -38,12 +43,16 @@ class Consumers:
         *,
         service: str,
         restore_stream: RestoreStream,
+        tracing: Tracing | None = None,
+        is_measured: bool = False,
     ) -> None:
+        self._is_measured = is_measured
         self._api = api
         self._pool = pool
         self._middlewares = middlewares
         self._service = service
         self._restore_stream = restore_stream
+        self._tracing = tracing
         self._consumers: list[Consumer | OrderedHandler] = []
 
     async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
@@ -59,28 +68,68 @@ class Consumers:
             JetStreamApiError: the server refuses a consumer.
         """
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
-            keeps_dead_letters = await self._keeps_dead_letters(spec)
-            consumer = self._make(spec, name, concurrency)
+            consumer = await self._make(spec, name, concurrency)
+            if self._is_measured:
+                consumer.measure()
             self._consumers.append(consumer)
-            await consumer.ensure(keeps_dead_letters=keeps_dead_letters)
         for consumer in self._consumers:
             consumer.start()  # only now: an app that fails to start handles no message
 
-    def _make(
+    async def _make(
         self, spec: ConsumerSpec, name: str | None, concurrency: int
     ) -> Consumer | OrderedHandler:
+        """Return a consumer that exists on the server."""
+        trace = None
+        if self._tracing is not None:
+            trace = self._tracing.of_handler(
+                spec.name,
+                spec.subjects,
+                group=name or "",
+                stream=spec.stream,
+                is_batch=spec.batch is not None,
+            )
         if name is None:
-            return OrderedHandler(spec, self._api, self._pool, self._middlewares)
+            ordered = OrderedHandler(spec, self._api, self._pool, self._middlewares, trace)
+            await ordered.ensure()
+            return ordered
         is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
         is_single = is_single and spec.skip is None
         kind = SingleConsumer if is_single else Consumer
         return kind(
-            RemoteConsumer(spec, self._api, name, self._restore_stream),
+            await self._ensured(spec, name),
             self._api,
             self._pool,
             concurrency=spec.concurrency or concurrency,
             middlewares=self._middlewares,
+            trace=trace,
         )
+
+    async def _ensured(self, spec: ConsumerSpec, name: str) -> RemoteConsumer:
+        """Create the consumer on the server, or update or find it.
+
+        A user who may not even read what is there can still pull from an existing consumer.
+        """
+        keeps_dead_letters = await self._keeps_dead_letters(spec)
+        if spec.create:
+            remote = RemoteConsumer(spec, self._api, name, self._restore_stream)
+            infos = (f"STREAM.INFO.{spec.stream}", f"CONSUMER.INFO.{spec.stream}.{name}")
+            subjects = tuple(f"{self._api.prefix}.{info}" for info in infos)
+            try:
+                with self._api.connection.denials.expecting(*subjects):
+                    await remote.ensure(keeps_dead_letters=keeps_dead_letters)
+            except SubjectPermissionError as error:
+                if spec.durable is None or error.subject not in subjects:
+                    raise
+                logger.warning(
+                    "%s: the server denies %r, so the app uses the consumer %r of %s as it is. "
+                    "Declare create=False if that is what you want",
+                    *(spec.name, error.subject, name, spec.stream),
+                )
+            else:
+                return remote
+        bound = BoundConsumer(spec, self._api, name, self._restore_stream)
+        await bound.ensure(keeps_dead_letters=keeps_dead_letters)
+        return bound
 
     async def _keeps_dead_letters(self, spec: ConsumerSpec) -> bool:
         """Whether a consumer's own stream takes its dead letters.
@@ -91,7 +140,14 @@ class Consumers:
         if spec.dead_letter_subject is None:
             return False
         asked = {"subject": spec.dead_letter_subject}
-        found = await through_election(lambda: self._api.call("STREAM.NAMES", asked))
+        found = await through_election(lambda: self._api.call_if_allowed("STREAM.NAMES", asked))
+        if found is None:
+            logger.info(
+                "%s: the user may not ask which stream takes dead_letter=%r. If none does, the "
+                "consumer keeps its messages, and logs an error for each",
+                *(spec.name, spec.dead_letter_subject),
+            )
+            return False
         streams = found.get("streams") or ()
         if not streams:
             raise ConfigError(

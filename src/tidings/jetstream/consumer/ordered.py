@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any
 
-from tidings import codec
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded
 from tidings.error_codes import ErrorCode
 from tidings.errors import JetStreamApiError, TidingsError
 from tidings.handlers.middleware import Middleware, fold_stream
+from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.remote import no_such_stream, refuse_waiting
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -30,6 +30,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         api: the JetStream API.
         pool: where workers come from.
         middlewares: middlewares around every handler.
+        trace: follows the messages; None if nothing does.
     """
 
     def __init__(
@@ -38,22 +39,24 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         api: JetStreamApi,
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
         reading = Reading(
             stream=spec.stream,
             subject=spec.subject,
-            begin=cast("Literal['all', 'last', 'new'] | int", spec.start or "all"),
+            begin="all" if spec.start is None else spec.start,
+            headers_only=bool(spec.headers_only),
             purpose=f"{spec.name} of {spec.stream}",
         )
-        super().__init__(spec.name, reading, api, pool)
+        super().__init__(spec.name, reading, api, pool, trace)
         self.spec = spec
         self._declared = api.declared
-        self._decoder = codec.decoder(spec.wanted_type)
+        self._decoder = spec.decoder
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), handler)
-        self._handler = bounded(around, spec.timeout, spec.name)
+        self._handler = self._traced(bounded(around, spec.timeout, spec.name))
 
-    async def ensure(self, *, keeps_dead_letters: bool) -> None:
+    async def ensure(self) -> None:
         """Create the consumer on the server.
 
         Raises:
@@ -62,7 +65,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
             TidingsError: the server refuses it, or does not answer.
         """
         if (declared := self._declared.get(self.spec.stream)) is not None:
-            refuse_waiting(self.spec, declared, (self.spec.subject,) if self.spec.subject else ())
+            refuse_waiting(self.spec, declared, self.spec.subjects)
         try:
             await self._consumer.make()
         except JetStreamApiError as error:
@@ -120,4 +123,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
             abandoned=self._abandoned,
             recovered=self._consumer.recovered,
             foreign=0,
+            ordered=True,
+            recovering=self._consumer.is_recovering,
+            seconds=self._seconds,
         )

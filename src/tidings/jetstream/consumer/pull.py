@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from tidings.concurrency.backoff import Backoff, is_rare
 from tidings.errors import ConnectionClosedError, TidingsError
 from tidings.headers import Headers
-from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
+from tidings.jetstream.api import JetStreamApi, nanoseconds
+from tidings.jetstream.consumer.priority import Membership
+from tidings.jetstream.consumer.rate import Rate
 from tidings.jetstream.consumer.remote import RemoteConsumer
 from tidings.jetstream.status import Status, ends_pull
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
+from tidings.subject import matches
 from tidings.text import printable
 from tidings.transport.connection import Connection
 
@@ -114,11 +118,15 @@ class Puller:
         ended: Callable[[], None],
         capacity: int,
     ) -> None:
-        self.spec = remote.spec
+        self.spec = spec = remote.spec
         self.remote = remote
         self.recovered = self.foreign = 0
         self._foreign_logged_at = -FOREIGN_INTERVAL
         self._connection: Connection = api.connection
+        self._prefix = api.prefix
+        self._membership = None if spec.priority is None else Membership(spec.priority)
+        self._rate: Rate | None = None
+        self._rate_timer: asyncio.TimerHandle | None = None
         self._timeout = api.timeout
         self._loop = asyncio.get_running_loop()
         self._wanted = wanted
@@ -127,6 +135,8 @@ class Puller:
         self.capacity = capacity
         self._inboxes: list[Inbox] = []  # the last one is in use, the others run out
         self._heard_at = self._loop.time()  # anything, from the server
+        if spec.rate_limit is not None:
+            self._rate = Rate(spec.rate_limit, self._heard_at)
         self._asked_floor_at = self._heard_at
         self._flows = True  # whether a message or heartbeat came since pulling began again
         self._scheduled = False
@@ -148,6 +158,16 @@ class Puller:
         """Messages that were asked for and have not come."""
         return sum(inbox.owed for inbox in self._inboxes)
 
+    @property
+    def pin(self) -> str:
+        """The id under which the server has pinned this instance; "" if it has not."""
+        return "" if self._membership is None else self._membership.pin
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the pulls are lost and have not begun again."""
+        return self._recovering is not None
+
     def pull_soon(self) -> None:
         """Call `pull` once for everything that happens in this turn of the loop."""
         if not self._scheduled:
@@ -168,14 +188,18 @@ class Puller:
             wanted = min(wanted, terms.max_batch)
         if terms.max_expires is not None:
             seconds = min(seconds, terms.max_expires)
+        if self._rate is not None:
+            wanted = min(wanted, self._allowed(self._rate, owed))
         count = wanted - owed
         if count <= 0 or (owed and count < self.capacity // 2):
             return
-        body = {"batch": count, "expires": nanoseconds(seconds)}
+        body: dict[str, Any] = {"batch": count, "expires": nanoseconds(seconds)}
+        if self._membership is not None:
+            body |= self._membership.of_pull()
         if seconds > 2 * HEARTBEAT:
             body["idle_heartbeat"] = nanoseconds(HEARTBEAT)
         inbox = self._inboxes[-1]
-        subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.remote.name}"
+        subject = f"{self._prefix}.CONSUMER.MSG.NEXT.{self.spec.stream}.{self.remote.name}"
         frame = publish_frame(subject.encode(), inbox.subject.encode(), msgspec.json.encode(body))
         try:
             self._connection.outbox.post(frame)
@@ -183,6 +207,18 @@ class Puller:
             return  # the buffer is full: the next look tries again
         self._heard_at = self._loop.time()
         inbox.asked(count, self._heard_at + seconds)
+
+    def _allowed(self, rate: Rate, owed: int) -> int:
+        """Return how many messages the rate allows, and pull again when it allows more."""
+        now = self._loop.time()
+        room = rate.room(now)
+        if room <= owed and self._rate_timer is None and (wait := rate.wait(now)):
+            self._rate_timer = self._loop.call_later(wait, self._on_room)
+        return room
+
+    def _on_room(self) -> None:
+        self._rate_timer = None
+        self.pull()
 
     def withdraw(self) -> None:
         """Take back the pulls under way. What the server has sent by then is still taken."""
@@ -210,6 +246,12 @@ class Puller:
             self._flows = True
             self.remote.last_reply = messages[-1][2]
             inbox.came(len(messages))
+            if self._rate is not None:
+                self._rate.came(len(messages), self._heard_at)
+            if self._membership is not None:
+                self._membership.read(messages[-1][3])
+            if self.remote.unchecked:
+                messages = self._matching(messages)
             self._take(messages)
         for headers in statuses:
             self._on_status(inbox, headers)
@@ -228,12 +270,33 @@ class Puller:
                 self.drop_foreign()
         return messages, statuses
 
+    def _matching(self, frames: list[Frame]) -> list[Frame]:
+        """Return the deliveries that match the declared subjects, which nobody could check."""
+        patterns = self.remote.unchecked
+        found = [each for each in frames if any(matches(one, each[1]) for one in patterns)]
+        if others := len(frames) - len(found):
+            self.foreign += others
+            if self._is_time_for_foreign():
+                logger.error(
+                    "%s: consumer %s of %s delivers other messages than subject= declares (%s). "
+                    "They are not handled, and the server delivers them again: declare the "
+                    "consumer's filter, or use another consumer",
+                    *(self.spec.name, self.remote.name, self.spec.stream, ", ".join(patterns)),
+                    extra={"listener": self.spec.name, "stream": self.spec.stream},
+                )
+        return found
+
+    def _is_time_for_foreign(self) -> bool:
+        now = self._loop.time()
+        if now - self._foreign_logged_at < FOREIGN_INTERVAL:
+            return False
+        self._foreign_logged_at = now
+        return True
+
     def drop_foreign(self) -> None:
         """Count a message that is not a delivery of this consumer. It is not handled."""
         self.foreign += 1
-        now = self._loop.time()
-        if now - self._foreign_logged_at >= FOREIGN_INTERVAL:
-            self._foreign_logged_at = now
+        if self._is_time_for_foreign():
             logger.warning(
                 "%s: a message that consumer %s of %s did not deliver came to its inbox and is not "
                 "handled (%d so far)",
@@ -247,7 +310,10 @@ class Puller:
             self._flows = True
             return
         inbox.ended(headers)
-        if ends_pull(headers):
+        if headers.status == Status.PIN_ID_MISMATCH and self._membership is not None:
+            self._membership.lose_pin()
+            self._ended()
+        elif ends_pull(headers):
             self._flows = True
             self._ended()
         else:  # consumer deleted, leader changed, server shut down, pull refused; 503: no consumer
@@ -388,6 +454,8 @@ class Puller:
 
     def _cancel(self) -> None:
         self._stopped = True
+        if self._rate_timer is not None:
+            self._rate_timer.cancel()
         for task in (self._monitor, self._recovering):
             if task is not None:
                 task.cancel()

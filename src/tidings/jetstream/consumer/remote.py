@@ -60,6 +60,8 @@ class RemoteConsumer:
             whichever is lower; None for no limit.
         floor: the stream's sequence up to which everything is done. A consumer that is created
             again begins after it.
+        unchecked: the declared subjects, if nobody could check that the consumer has them as its
+            filters. Each message is checked then.
         prefixes: what the reply subject of each of its deliveries begins with.
         last_reply: the reply subject of the last delivery.
     """
@@ -73,6 +75,7 @@ class RemoteConsumer:
         self.limit = spec.max_deliver
         self.floor = 0
         self.last_reply = ""
+        self.unchecked: tuple[str, ...] = ()
         self.prefixes: tuple[str, ...] = (ack_prefix(spec.stream, self.name),)
         self.is_first_delivery = first_delivery(spec.stream, self.name)
         self._api = api
@@ -107,8 +110,17 @@ class RemoteConsumer:
             stream = await through_election(lambda: self._find_or_create(keeps_dead_letters))
         except JetStreamApiError as error:
             raise self._refusal(error) from None
+        self._warn_of_surprises(stream)
+
+    def _warn_of_surprises(self, stream: Config | None) -> None:
+        """Warn of what the consumer's terms change.
+
+        Raises:
+            ConfigError: `batch_timeout` is not shorter than `ack_wait`.
+        """
         self.spec.check_batch_timeout(self.terms.ack_wait)
-        without_match = (unmatched(pattern, stream) for pattern in self.terms.filters)
+        filters = self.terms.filters if stream is not None else ()
+        without_match = (unmatched(pattern, stream or {}) for pattern in filters)
         for surprise in (*surprises(self.spec, self.terms, self._called), *without_match):
             if surprise:
                 logger.warning("%s: %s", self.spec.name, surprise)
@@ -132,7 +144,7 @@ class RemoteConsumer:
 
     def _refuse_own_dead_letters(self, info: dict[str, Any] | None) -> None:
         spec, subject = self.spec, self.spec.dead_letter_subject
-        filters = (spec.subject,) if spec.subject else filters_of(info["config"]) if info else ()
+        filters = spec.subjects or (filters_of(info["config"]) if info else ())
         if subject is not None and any(matches(each, subject) for each in filters or (">",)):
             raise ConfigError(
                 f"{spec.name} would consume its own dead letters: dead_letter={subject!r} goes to "
@@ -141,7 +153,7 @@ class RemoteConsumer:
 
     def _refuse_waiting(self, stream: Config, info: dict[str, Any] | None) -> None:
         spec = self.spec
-        filters = (spec.subject,) if spec.subject else filters_of(info["config"]) if info else ()
+        filters = spec.subjects or (filters_of(info["config"]) if info else ())
         refuse_waiting(spec, stream, filters)
 
     async def _update(self, current: Config) -> None:
@@ -210,6 +222,25 @@ class RemoteConsumer:
 
     # At the end.
 
+    async def unpin(self, pin: str) -> None:
+        """Let another instance get the messages at once, and not after the timeout of the pin.
+
+        The pin may have moved already: then this changes nothing. The same goes for a user without
+        the permissions for it.
+
+        Args:
+            pin: the id of this instance's pin.
+        """
+        if self.spec.priority is None or self._api.connection.state != "connected":
+            return
+        group = self.spec.priority.group
+        with contextlib.suppress(TidingsError):
+            ask = self._api.call_if_allowed
+            info = await ask(f"CONSUMER.INFO.{self._path}", timeout=ANSWER) or {}
+            for state in info.get("priority_groups") or ():
+                if state.get("group") == group and state.get("pinned_client_id") == pin:
+                    await ask(f"CONSUMER.UNPIN.{self._path}", {"group": group}, ANSWER)
+
     async def release(self) -> None:
         """Delete a consumer without a durable name, unless another instance uses it.
 
@@ -233,7 +264,7 @@ class RemoteConsumer:
 
     def _take(self, info: dict[str, Any]) -> None:
         config: Config = info["config"]
-        if reason := unusable(config):
+        if reason := unusable(self.spec, config):
             raise ConfigError(
                 f"{self.spec.name}: {self._called} {reason}. Use another durable=, or delete the "
                 f"consumer and let the app create it"
@@ -322,7 +353,9 @@ class RemoteConsumer:
         try:
             return await self._call_create(config, "create")
         except JetStreamApiError as error:
-            if error.err_code == ErrorCode.MAX_ACK_PENDING_EXCEEDED and "max_ack_pending" in config:
+            is_too_much = error.err_code == ErrorCode.MAX_ACK_PENDING_EXCEEDED
+            is_declared = self.spec.max_ack_pending is not None
+            if is_too_much and not is_declared and "max_ack_pending" in config:
                 kept = {name: value for name, value in config.items() if name != "max_ack_pending"}
                 return await self._create(kept)  # the server's own limit holds then
             found = await self._info() if error.err_code == ErrorCode.CONSUMER_EXISTS else None
@@ -383,7 +416,8 @@ def no_such_stream(spec: ConsumerSpec) -> ConfigError:
     """Return the error of a consumer whose stream does not exist."""
     return ConfigError(
         f"{spec.name}: there is no stream {spec.stream!r}. Declare it: "
-        f"App(streams=[Stream({spec.stream!r}, subjects=[...])])"
+        f"App(streams=[Stream({spec.stream!r}, subjects=[...])]). If it is in another JetStream "
+        f"domain, pass js_domain= to App"
     )
 
 

@@ -29,6 +29,8 @@ class SingleConsumer(Consumer):
         """
         queue, in_hand, acks, decode = self._queue, self._in_hand, self._acks, self._decode
         handler, pull_soon = self._handler, self._puller.pull_soon
+        if self._durations is not None:
+            pull_soon = self._durations.between(pull_soon)
         is_first = self._remote.is_first_delivery
         surroundings = self._pool.surroundings
         size = surroundings.size

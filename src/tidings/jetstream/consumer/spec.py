@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Iterable
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import combinations
 from typing import Any
 
 import msgspec
 
-from tidings.checks import check_flag, check_seconds, check_whole
+from tidings import codec
+from tidings.checks import (
+    check_choice,
+    check_flag,
+    check_metadata,
+    check_seconds,
+    check_text,
+    check_whole,
+)
 from tidings.concurrency.time_limit import check_timeout
 from tidings.errors import ConfigError
 from tidings.functions import function_name
@@ -16,9 +26,12 @@ from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.jetstream.api import JetStreamApi, nanoseconds
+from tidings.jetstream.bucket import MOST_REPLICAS, Storage
+from tidings.jetstream.consumer.priority import Priority, check_priority
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.names import check_existing_name
-from tidings.subject import check_pattern, check_subject
+from tidings.jetstream.start import Start, beginning, check_start
+from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
 
 # The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
@@ -32,13 +45,26 @@ LEAST_BATCH_TIMEOUT = 0.001
 GIVEN = Given("consume()", StreamMessage)
 GIVEN_BATCH = Given("consume(batch=)", StreamMessage, is_batch=True)
 
-_STARTS = ("all", "new", "last")
-_FLAGS = ("double_ack", "manual_ack", "ordered")
+_FLAGS = ("double_ack", "manual_ack", "ordered", "headers_only", "create")
 
 # Options about acknowledging, which an ordered consumer does not do.
 _NOT_ORDERED = (
     *("durable", "max_deliver", "dead_letter", "double_ack", "manual_ack"),
-    *("batch", "ack_wait", "backoff", "prefetch"),
+    *("batch", "ack_wait", "backoff", "prefetch", "max_ack_pending", "priority"),
+    *(
+        "rate_limit",
+        "description",
+        "metadata",
+        "replicas",
+        "storage",
+        "inactive_threshold",
+        "create",
+    ),
+)
+# Options of a consumer that the app creates. With create=False, the app changes nothing.
+_CREATED = (
+    *("start", "max_ack_pending", "description", "metadata", "replicas", "storage"),
+    "inactive_threshold",
 )
 
 
@@ -73,7 +99,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     handler: Callable[..., Any]
     stream: str
     durable: str | None = None
-    subject: str | None = None
+    subject: str | tuple[str, ...] | None = None
     data_type: Any = None
     concurrency: int | None = None
     prefetch: int | None = None
@@ -86,9 +112,18 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = False
     batch: int | None = None
     batch_timeout: float = 0.5
-    start: str | int | None = None
+    start: Start | None = None
     timeout: float | None = None
     max_ack_pending: int | None = None
+    priority: Priority | None = None
+    rate_limit: float | None = None
+    description: str | None = None
+    metadata: Mapping[str, str] | None = None
+    headers_only: bool | None = None
+    replicas: int | None = None
+    storage: Storage | None = None
+    inactive_threshold: float | None = None
+    create: bool = True
     once: bool = False  # a message whose handler raised is not delivered again
     skip: Skip | None = None  # acknowledges a message without calling the handler
     middlewares: tuple[Middleware, ...] = ()
@@ -97,19 +132,32 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_existing_name(self.stream, "stream")
         if self.durable is not None:
             check_existing_name(self.durable, "durable")  # a new one is checked at its creation
-        if self.subject is not None:
-            check_pattern(self.subject)
+        check_filters(self.subject)
         if self.dead_letter_subject is not None:
             check_subject(self.dead_letter_subject)
         read_parameters(self.handler, self.data_type, self._given)
         check_timeout(self.timeout)
         self._check_numbers()
+        self._check_words()
         self._check_combinations()
 
-    def _check_numbers(self) -> None:
+    def _check_words(self) -> None:
         for name in _FLAGS:
-            check_flag(name, getattr(self, name))
-        for name in ("concurrency", "max_deliver", "batch"):
+            if self._says(name):
+                check_flag(name, getattr(self, name))
+        if self.start is not None:
+            check_start(self.start)
+        if self.priority is not None:
+            check_priority(self.priority)
+        if self.description is not None:
+            check_text("description", self.description, may_be_empty=True)
+        if self.metadata is not None:
+            check_metadata("metadata", self.metadata)
+        if self.storage is not None:
+            check_choice("storage", self.storage, ("file", "memory"))
+
+    def _check_numbers(self) -> None:
+        for name in ("concurrency", "max_deliver", "batch", "max_ack_pending"):
             value = getattr(self, name)
             if value is not None:
                 check_whole(name, value)
@@ -122,8 +170,12 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("backoff must be a list of at least one delay, got []")
         for index, delay in enumerate(self.backoff or ()):
             check_seconds(f"backoff[{index}]", delay, least=0)
-        if self.start is not None and self.start not in _STARTS:
-            check_whole("start", self.start, hint="or 'all', 'new' or 'last'")
+        if self.replicas is not None:
+            check_whole("replicas", self.replicas, most=MOST_REPLICAS)
+        if self.inactive_threshold is not None:
+            check_seconds("inactive_threshold", self.inactive_threshold)
+        if self.rate_limit is not None:
+            _check_rate(self.rate_limit)
 
     def _check_combinations(self) -> None:
         if self.max_deliver is not None and self.dead_letter is None:
@@ -144,8 +196,37 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 "max_deliver=1 excludes batch=: the last delivery of a message comes alone"
             )
+        if self.headers_only and self.parameters.wanted_type not in (None, Any):
+            raise ConfigError(
+                "headers_only=True excludes a type for the data: no body arrives, and msg.data is "
+                "None"
+            )
+        if self.headers_only and self.dead_letter_subject is not None:
+            raise ConfigError(
+                "dead_letter cannot be combined with headers_only=True: no body arrives to be "
+                "kept. Write dead_letter=DROP"
+            )
         if self.ordered:
             self._check_ordered()
+        if not self.create:
+            self._check_created()
+
+    def _check_created(self) -> None:
+        if self.durable is None:
+            raise ConfigError("create=False requires durable=, the name of the existing consumer")
+        for name in _CREATED:
+            if self._says(name):
+                raise ConfigError(
+                    f"{name} cannot be combined with create=False: the app neither creates nor "
+                    f"changes the consumer"
+                )
+
+    def created_options(self) -> list[str]:
+        """Return the declared options that only the creation or a change of a consumer applies.
+
+        Where a new consumer starts is not one of them: an existing one goes on where it was.
+        """
+        return [name for name in _CREATED if name != "start" and self._says(name)]
 
     def check_unique(self, declared: Iterable[ConsumerSpec]) -> None:
         """Check that no other consumer of the app has the same durable name on the same stream.
@@ -204,6 +285,16 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return dict if wanted is None else wanted
 
     @property
+    def decoder(self) -> Callable[[bytes], Any]:
+        """What makes `msg.data` of a body."""
+        return _no_data if self.headers_only else codec.decoder(self.wanted_type)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The filter subjects; empty if none is declared."""
+        return () if self.subject is None else as_subjects(self.subject)
+
+    @property
     def parameters(self) -> Parameters:
         """What the handler is called with.
 
@@ -226,19 +317,59 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         options: dict[str, Any] = {}
         if self.ack_wait is not None:
             options["ack_wait"] = nanoseconds(self.ack_wait)
-        if self.subject is not None:
-            options["filter_subject"] = self.subject
-        if self.max_ack_pending is not None:
-            options["max_ack_pending"] = self.max_ack_pending
-        return options
+        if len(self.subjects) == 1:
+            options["filter_subject"] = self.subjects[0]
+        elif self.subjects:
+            options["filter_subjects"] = list(self.subjects)
+        if self.priority is not None:
+            options |= {"priority_groups": [self.priority.group], **self.priority.config()}
+        threshold = self.inactive_threshold
+        plain = {
+            "description": self.description,
+            "metadata": None if self.metadata is None else dict(self.metadata),
+            "headers_only": self.headers_only,
+            "num_replicas": self.replicas,
+            "mem_storage": None if self.storage is None else self.storage == "memory",
+            "max_ack_pending": self.max_ack_pending,
+            "inactive_threshold": None if threshold is None else nanoseconds(threshold),
+        }
+        return options | {name: value for name, value in plain.items() if value is not None}
 
     def beginning(self) -> dict[str, Any]:
         """Return where a new consumer begins, with the server's names."""
-        if self.start is None:
-            return {}
-        if self.start in _STARTS:
-            return {"deliver_policy": self.start}
-        return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.start}
+        return {} if self.start is None else beginning(self.start)
+
+
+def _no_data(body: bytes) -> None:
+    """Decode a body that the server has left out."""
+
+
+def _check_rate(value: object) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return
+    raise ConfigError(f"rate_limit must be a positive number of messages per second, got {value!r}")
+
+
+def check_filters(subject: object) -> None:
+    """Check the subjects that a consumer filters, if there are any.
+
+    Raises:
+        SubjectError: one of them is not a pattern.
+        ConfigError: there is none in the list, or two match the same subject.
+    """
+    if subject is None:
+        return
+    subjects = as_subjects(subject)
+    if not subjects:
+        raise ConfigError("subject must be a subject or a list of at least one, got an empty list")
+    for each in subjects:
+        check_pattern(each)
+    for first, second in combinations(subjects, 2):
+        if overlaps(first, second):
+            raise ConfigError(
+                f"subject has {first!r} and {second!r}, which match the same messages: leave out "
+                f"one of the two"
+            )
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}

@@ -13,6 +13,7 @@ from tidings.jetstream.filters import filters_of
 SECOND = 1_000_000_000  # in nanoseconds, as the server counts
 # The server's own default.
 ACK_WAIT = 30 * SECOND
+PRIORITY_TIMEOUT = 120 * SECOND
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,14 +40,17 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, config: dict[str, Any]) -> Terms:
         """Read the terms from a consumer's configuration."""
         backoff = tuple(step / SECOND for step in config.get("backoff") or ())
-        expires = config.get("max_expires") or 0
+        limits = [config.get("max_expires") or 0]
+        if config.get("priority_policy") == "pinned_client":
+            # Each pull keeps the pin for so long.
+            limits.append((config.get("priority_timeout") or PRIORITY_TIMEOUT) // 2)
         return cls(
             ack_wait=min(backoff, default=(config.get("ack_wait") or ACK_WAIT) / SECOND),
             backoff=backoff,
             max_deliver=_limit(config.get("max_deliver")),
             filters=filters_of(config),
             max_batch=_limit(config.get("max_batch")),
-            max_expires=expires / SECOND if expires > 0 else None,
+            max_expires=min((each / SECOND for each in limits if each > 0), default=None),
         )
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, Generic, TypedDict, TypeVar, overload
 
 from tidings import codec
 from tidings.checks import Seconds, check_whole
+from tidings.deadlines import current
 from tidings.errors import (
     KeyExistsError,
     KeyNotFoundError,
@@ -34,7 +36,7 @@ from tidings.jetstream.ordered import Reading
 from tidings.jetstream.publish import FirstTry, publish_stored
 from tidings.jetstream.reader import Host, Reader, read_all
 from tidings.protocol.parser import Frame
-from tidings.subject import check_pattern, check_subject
+from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -50,16 +52,23 @@ _NEW_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
 
 
 def check_keys(keys: object) -> None:
-    """Check a pattern of keys, such as "user.*".
+    """Check a pattern of keys, such as "user.*", or several.
 
     The pattern may contain any characters, because other clients may write keys with them.
 
     Raises:
-        SubjectError: if no key can match the pattern.
+        SubjectError: if no key can match a pattern, or if two patterns match the same key.
     """
-    if not isinstance(keys, str):
-        raise SubjectError(keys, "a pattern of keys must be a str")
-    check_pattern(keys)
+    patterns = as_subjects(keys)
+    if not patterns:
+        raise SubjectError(keys, "there must be at least one pattern of keys")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise SubjectError(pattern, "a pattern of keys must be a str")
+        check_pattern(pattern)
+    for first, second in combinations(patterns, 2):
+        if overlaps(first, second):
+            raise SubjectError(first, f"it matches the same keys as {second!r}: leave one out")
 
 
 def _check_key(key: object, *, new: bool) -> None:
@@ -177,7 +186,7 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         answers: list[Frame] = []
-        if revision is None and is_plain(key):
+        if revision is None and is_plain(key) and current.get() is None:  # no deadline
             api = await self.open()
             subject = f"{self._origin.read}{key}"
             frame = await ask_once(api, self._stream, subject)
@@ -248,7 +257,7 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         body = codec.encode(value, self.type)
-        if not is_plain(key):
+        if not is_plain(key) or current.get() is not None:  # there is a deadline
             return await self._write(key, body)
         msg_id = secrets.token_hex(16)
         api = self._origin_api(await self.open())
@@ -406,7 +415,7 @@ class KeyValue(Bucket, Generic[T]):
 
     def watch(
         self,
-        keys: str = ">",
+        keys: str | Sequence[str] = ">",
         *,
         initial: bool = True,
         history: bool = False,
@@ -418,7 +427,8 @@ class KeyValue(Bucket, Generic[T]):
         stops.
 
         Args:
-            keys: watch only the keys that match this pattern, such as "user.*".
+            keys: watch only the keys that match this pattern, such as "user.*", or one of these
+                patterns.
             initial: start with the bucket's current entries. If False, yield only changes.
             history: start with every revision that the bucket keeps, not only the current entries.
             deletes: also yield the entries of deleted keys.
@@ -445,11 +455,13 @@ class KeyValue(Bucket, Generic[T]):
 
         return Watch(lambda: self.use(begin), self.entry, deletes=deletes)
 
-    def reading(self, keys: str, *, initial: bool, history: bool = False) -> Reading:
+    def reading(
+        self, keys: str | Sequence[str], *, initial: bool, history: bool = False
+    ) -> Reading:
         """Return what a watch reads from the stream. The bucket must be open."""
         return Reading(
             stream=self._stream,
-            subject=f"{self._origin.read}{keys}",
+            subject=tuple(f"{self._origin.read}{each}" for each in as_subjects(keys)),
             begin="new" if not initial else "all" if history else "last_per_subject",
             purpose=f"watch of {self.name}",
         )
@@ -527,12 +539,12 @@ class KeyValue(Bucket, Generic[T]):
         return await read_from(api, origin.stream, f"{origin.source}{key}", at_least)
 
     async def _read_all(
-        self, keys: str, *, purpose: str, only_keys: bool = False
+        self, keys: str | Sequence[str], *, purpose: str, only_keys: bool = False
     ) -> list[StreamMessage[Any]]:
         async def read(api: JetStreamApi) -> list[StreamMessage[Any]]:
             reading = Reading(
                 stream=self._stream,
-                subject=f"{self._origin.read}{keys}",
+                subject=tuple(f"{self._origin.read}{each}" for each in as_subjects(keys)),
                 begin="last_per_subject" if only_keys else "all",
                 headers_only=only_keys,
                 purpose=f"{purpose} of {self.name}",

@@ -17,6 +17,7 @@ from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_stream
 from tidings.handlers.parameters import Parameters, read_parameters
+from tidings.handlers.tracing import HandlerTrace, Tracing
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import check_bucket
 from tidings.jetstream.kv.entry import Entry
@@ -25,6 +26,7 @@ from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered_queue import OrderedQueue
 from tidings.jetstream.reader import Host
 from tidings.stats import WatcherStats
+from tidings.subject import as_subjects
 
 GIVEN = Given("watch()", Entry, attribute="value", may_be_none=True)
 
@@ -39,7 +41,7 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     handler: Callable[..., Any]
     bucket: str
-    keys: str = ">"
+    keys: str | tuple[str, ...] = ">"
     data_type: Any = None
     initial: bool = True
     timeout: float | None = None
@@ -51,6 +53,11 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
         read_parameters(self.handler, self.data_type, GIVEN)
+
+    @property
+    def shown_keys(self) -> str:
+        """The patterns of keys, for logs and statistics."""
+        return ", ".join(as_subjects(self.keys))
 
     @property
     def name(self) -> str:
@@ -89,13 +96,15 @@ class Watcher(OrderedQueue[WatcherStats]):
         api: JetStreamApi,
         pool: WorkerPool,
         middlewares: Sequence[Middleware],
+        trace: HandlerTrace | None = None,
     ) -> None:
-        super().__init__(spec.name, bucket.reading(spec.keys, initial=spec.initial), api, pool)
+        reading = bucket.reading(spec.keys, initial=spec.initial)
+        super().__init__(spec.name, reading, api, pool, trace)
         self.spec = spec
         self._bucket = bucket
         self._call = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), self._call_with_entry)
-        self._handler = bounded(around, spec.timeout, spec.name)
+        self._handler = self._traced(bounded(around, spec.timeout, spec.name))
 
     async def start(self) -> None:
         """Start to read the bucket.
@@ -129,7 +138,7 @@ class Watcher(OrderedQueue[WatcherStats]):
         return WatcherStats(
             name=self.name,
             bucket=self.spec.bucket,
-            keys=self.spec.keys,
+            keys=self.spec.shown_keys,
             received=self._received,
             handled=self._handled,
             failed=self._failed,
@@ -138,16 +147,26 @@ class Watcher(OrderedQueue[WatcherStats]):
             running=self._running,
             abandoned=self._abandoned,
             recovered=self._consumer.recovered,
+            seconds=self._seconds,
         )
 
 
 class Watchers:
     """The watchers of one run of an app."""
 
-    def __init__(self, host: Host, pool: WorkerPool, middlewares: Sequence[Middleware]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        pool: WorkerPool,
+        middlewares: Sequence[Middleware],
+        tracing: Tracing | None = None,
+        is_measured: bool = False,
+    ) -> None:
+        self._is_measured = is_measured
         self._host = host
         self._pool = pool
         self._middlewares = middlewares
+        self._tracing = tracing
         self._watchers: list[Watcher] = []
 
     async def start(self, specs: Sequence[WatchSpec], types: Mapping[str, Any]) -> None:
@@ -168,7 +187,14 @@ class Watchers:
                 wanted = types.get(spec.bucket, dict)
             bucket: KeyValue[Any] = KeyValue(self._host, spec.bucket, type=wanted, create=False)
             api = await bucket.open()
-            watcher = Watcher(spec, bucket, api, self._pool, self._middlewares)
+            trace = None
+            if self._tracing is not None:
+                reading = bucket.reading(spec.keys, initial=spec.initial)
+                patterns = as_subjects(reading.subject) if reading.subject else ()
+                trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
+            watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
+            if self._is_measured:
+                watcher.measure()
             self._watchers.append(watcher)
             await watcher.start()
 

@@ -35,6 +35,10 @@ def drop_of(info: Mapping[str, Any], wanted: Mapping[str, Any], option: str) -> 
     """
     if option == "subjects":
         return _of_subjects(info["config"].get("subjects") or [], wanted["subjects"])
+    if option == "sources":
+        return _of_sources(info["config"].get("sources") or [], wanted["sources"])
+    if option == "sealed":
+        return Drop(0, "for good: it stores no more messages, and none can be deleted")
     state = info["state"]
     held = int(state["messages"])
     count = min(held, _most_dropped(info, wanted, option))
@@ -79,6 +83,14 @@ def _of_subjects(old: list[str], new: list[str]) -> Drop | None:
     if not gone:
         return None
     return Drop(0, f"no longer stores all of {', '.join(gone)}; keeps its messages")
+
+
+def _of_sources(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Drop | None:
+    kept = {each["name"] for each in new}
+    gone = [each["name"] for each in old if each["name"] not in kept]
+    if not gone:
+        return None
+    return Drop(0, f"no longer copies {', '.join(gone)}; keeps its messages")
 
 
 def covers(wide: str, narrow: str) -> bool:

@@ -12,6 +12,7 @@ from tidings.errors import JetStreamApiError, JetStreamUnavailableError, StreamC
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.election import through_election
 from tidings.jetstream.streams.drops import Drop, drop_of
+from tidings.jetstream.streams.forms import absent, comparable, in_words
 from tidings.jetstream.streams.stream import Stream
 from tidings.log import logger
 from tidings.text import printable
@@ -86,7 +87,12 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
 
 def _creation(stream: Stream) -> str:
-    return f"create with subjects {', '.join(stream.subjects)}"
+    if stream.subjects:
+        return f"create with subjects {', '.join(stream.subjects)}"
+    config = stream.declared()
+    if "mirror" in config:
+        return f"create as a mirror of {in_words('mirror', config['mirror'])}"
+    return f"create from {in_words('sources', config['sources'])}"
 
 
 async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
@@ -113,10 +119,11 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
 
 
 def _change(info: dict[str, Any], wanted: dict[str, Any], option: str) -> StreamChange:
-    old, new = info["config"].get(option, _ABSENT.get(option)), wanted[option]
+    new = wanted[option]
+    old = info["config"].get(option, absent(option, new))
     is_impossible = _is_impossible(option, old, new)
     drop = None if is_impossible else drop_of(info, wanted, option)
-    return StreamChange(option, _words(option, old), _words(option, new), drop, is_impossible)
+    return StreamChange(option, in_words(option, old), in_words(option, new), drop, is_impossible)
 
 
 def differences(current: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -124,7 +131,7 @@ def differences(current: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [
         option
         for option, new in wanted.items()
-        if _comparable(option, current.get(option, _ABSENT.get(option))) != _comparable(option, new)
+        if comparable(option, current.get(option, absent(option, new))) != comparable(option, new)
     ]
 
 
@@ -153,6 +160,13 @@ async def apply_streams(
 
 
 def _check(plan: StreamPlan, force: bool) -> None:
+    if plan.stream.sealed and not plan.exists:
+        raise StreamChangeError(
+            plan.stream.name,
+            (_creation(plan.stream),),
+            "a new stream cannot be sealed, because it could never store a message. Create it "
+            "without sealed=True, and seal it later",
+        )
     if plan.impossible:
         raise StreamChangeError(
             plan.stream.name,
@@ -189,41 +203,50 @@ async def _create_or_update(api: JetStreamApi, plan: StreamPlan) -> bool:
     """Create or update the stream. Return False if another instance has already done it."""
     stream = plan.stream
     if not plan.exists:
-        await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
+        made = await api.call(f"STREAM.CREATE.{stream.name}", stream.config())
+        _check_kept(stream, made["config"])
         return True
     current = (await api.call(f"STREAM.INFO.{stream.name}"))["config"]
     wanted = stream.changed(current)
     if not differences(current, wanted):
         return False
-    await api.call(f"STREAM.UPDATE.{stream.name}", wanted)
+    changed = await api.call(f"STREAM.UPDATE.{stream.name}", wanted)
+    _check_kept(stream, changed["config"])
     return True
 
 
-# The values of the options that the server leaves out of its answer.
-_ABSENT: dict[str, Any] = {
-    "description": "",
-    "subjects": (),
-    "max_age": 0,
-    "allow_direct": False,
-    "allow_msg_ttl": False,
-    "allow_msg_schedules": False,
-    "discard_new_per_subject": False,
+# The options that need a server of some version or newer, with the server's names.
+_SINCE = {
+    "allow_msg_ttl": "2.11",
+    "subject_delete_marker_ttl": "2.11",
+    "allow_atomic": "2.12",
+    "allow_msg_counter": "2.12",
+    "allow_msg_schedules": "2.12",
+    "allow_batched": "2.14",
 }
+# The options that can be switched on, but not off again.
+_FOR_GOOD = ("allow_msg_ttl", "allow_msg_schedules", "deny_delete", "deny_purge", "sealed")
 
 
-def _comparable(option: str, value: Any) -> Any:
-    return sorted(value or ()) if option == "subjects" else value
+def _check_kept(stream: Stream, config: dict[str, Any]) -> None:
+    """Check that the server took the declaration: an older one ignores options that it lacks.
+
+    Raises:
+        StreamChangeError: an option is not as declared.
+    """
+    ignored = differences(config, stream.changed(config))
+    if ignored:
+        versions = [f" (nats-server {_SINCE[each]})" if each in _SINCE else "" for each in ignored]
+        raise StreamChangeError(
+            stream.name,
+            tuple(f"{each}{needs}" for each, needs in zip(ignored, versions, strict=True)),
+            "the server ignores these options. Use a newer nats-server, or leave them out",
+        )
 
 
 def _is_impossible(option: str, old: Any, new: Any) -> bool:
-    return option == "storage" or (option == "retention" and "workqueue" in (old, new))
-
-
-def _words(option: str, value: Any) -> str:
-    if option in ("max_age", "duplicate_window"):
-        return f"{value / 1e9:g} s" if value else "no limit"
-    if option == "subjects":
-        return ", ".join(value or ()) or "none"
-    if option == "description":
-        return repr(value)
-    return "no limit" if value == -1 else str(value)
+    if option in _FOR_GOOD:
+        return not new
+    if option == "retention":
+        return "workqueue" in (old, new)
+    return option in ("storage", "mirror", "allow_msg_counter")

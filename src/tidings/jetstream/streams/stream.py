@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
+from typing import Any, Literal, TypedDict
 
 from tidings.checks import (
     Seconds,
     as_seconds,
     check_choice,
     check_flag,
+    check_metadata,
     check_seconds,
     check_text,
     check_whole,
@@ -18,6 +19,8 @@ from tidings.checks import (
 from tidings.errors import ConfigError
 from tidings.jetstream.api import nanoseconds
 from tidings.jetstream.names import check_new_name
+from tidings.jetstream.streams.source import StreamSource, as_source
+from tidings.jetstream.streams.transform import Republish, Transform, check_transform
 from tidings.keywords import called
 from tidings.subject import check_pattern
 
@@ -31,12 +34,57 @@ _CHOICES = {
     "retention": ("limits", "interest", "workqueue"),
     "storage": ("file", "memory"),
     "discard": ("old", "new"),
+    "compression": ("none", "s2"),
 }
 MOST_REPLICAS = 5
 # The first token of the subjects on which a stream keeps messages that are not due.
 SCHEDULE_PREFIX = "_schedule"
 UNLIMITED = "unlimited"
-_LIMITS = ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject")
+_LIMITS = ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject", "max_consumers")
+# The options that are True or False, with the server's names.
+_FLAGS = {
+    "allow_direct": "allow_direct",
+    "mirror_direct": "mirror_direct",
+    "ttl": "allow_msg_ttl",
+    "counters": "allow_msg_counter",
+    "schedules": "allow_msg_schedules",
+    "atomic": "allow_atomic",
+    "batched": "allow_batched",
+    "allow_rollup_hdrs": "allow_rollup_hdrs",
+    "deny_delete": "deny_delete",
+    "deny_purge": "deny_purge",
+    "sealed": "sealed",
+}
+# Options of several values, of which each is declared by itself: the others stay as they are.
+MERGED = ("metadata", "placement", "consumer_limits")
+# The shortest time for a marker, in seconds.
+SHORTEST_MARKER = 1.0
+
+
+class Placement(TypedDict, total=False):
+    """Where the servers of a stream are.
+
+    Attributes:
+        cluster: the name of the cluster.
+        tags: tags that each server of the stream has.
+        preferred: the name of the server that should lead.
+    """
+
+    cluster: str
+    tags: Sequence[str]
+    preferred: str
+
+
+class ConsumerLimits(TypedDict, total=False):
+    """Limits and defaults for the consumers of a stream.
+
+    Attributes:
+        inactive_threshold: seconds without a pull after which the server deletes a consumer.
+        max_ack_pending: largest number of unacknowledged messages.
+    """
+
+    inactive_threshold: Seconds
+    max_ack_pending: int
 
 
 def days(count: float) -> float:
@@ -54,7 +102,8 @@ class Stream:
 
     Args:
         name: the stream's name: letters, digits, `_`, `-` and `=`.
-        subjects: the subjects that the stream stores. They can contain wildcards.
+        subjects: the subjects that the stream stores. They can contain wildcards. A mirror stores
+            none, and a stream with `sources` may leave them out.
         description: what the stream is for.
         retention: "limits" keeps messages until a limit is reached, "interest" until every consumer
             has acknowledged them, "workqueue" until one has.
@@ -69,13 +118,39 @@ class Stream:
             refused.
         duplicate_window: seconds for which the stream recognises a message id, or a `timedelta`.
         allow_direct: let every replica answer reads. A new stream allows it unless you pass False.
+        mirror: the stream that this one copies: its name, or a `StreamSource`. Only a new stream
+            can become a mirror.
+        sources: streams whose messages are added: names, or `StreamSource`s.
+        subject_transform: a pattern, and the subject to store its messages under.
+        republish: what to publish again after it is stored: a pattern and a subject, or a
+            `Republish`.
+        compression: "s2" compresses the stored messages, "none" does not.
+        placement: where the servers of the stream are: a dict with `cluster`, `tags` and
+            `preferred`.
+        metadata: texts by name. Others that the stream has are kept.
+        max_consumers: largest number of consumers, or "unlimited".
+        consumer_limits: a dict with `inactive_threshold` in seconds, and `max_ack_pending`, which
+            no consumer may exceed.
+        mirror_direct: let a mirror answer direct reads of the stream that it copies.
+        ttl: let each message have a time to live of its own. It cannot be switched off again.
+            It needs nats-server 2.11. (NATS ADR-43)
+        marker_ttl: seconds that a marker is kept for a subject whose last message has expired, at
+            least 1. (NATS ADR-43)
+        counters: make each subject a counter, which only a new stream can do. It needs nats-server
+            2.12. (NATS ADR-49)
+        schedules: take messages to be published later. It cannot be switched off again. It needs
+            nats-server 2.12. (NATS ADR-51)
+        atomic: let publishers send batches that are stored as a whole or not at all. It needs
+            nats-server 2.12. (NATS ADR-50)
         batched: let publishers send batches that the stream acknowledges together: see
             `JetStream.publish_window`. It needs nats-server 2.14. (NATS ADR-50)
-        ttl: let publishers limit how long a message is kept. It needs nats-server 2.11, and cannot
-            be undone. (NATS ADR-43)
-        schedules: let publishers delay messages: see `JetStream.publish`. With True, the stream
-            also stores `_schedule.<name>.>`, where it keeps them until they are due. It needs
-            nats-server 2.12, and cannot be undone. (NATS ADR-51)
+        allow_rollup_hdrs: let a message replace those before it.
+        deny_delete: let nobody delete a message. It cannot be switched off again.
+        deny_purge: let nobody purge the stream. It cannot be switched off again.
+        sealed: let nobody store or delete a message any more, for good. Only an existing stream can
+            be sealed.
+        first_sequence: the sequence of the first message of a new stream.
+        allow_msg_ttl: the server's name for `ttl`.
 
     Raises:
         ConfigError: if the name is not valid, or if the server would refuse an option.
@@ -105,12 +180,43 @@ class Stream:
     duplicate_window: Seconds | None = None
     allow_direct: bool | None = None
     batched: bool | None = None
+    mirror: str | StreamSource | None = None
+    sources: Sequence[str | StreamSource] | None = None
+    subject_transform: Transform | None = None
+    republish: Transform | Republish | None = None
+    compression: Literal["none", "s2"] | None = None
+    placement: Placement | None = None
+    metadata: Mapping[str, str] | None = None
+    max_consumers: int | Unlimited | None = None
+    consumer_limits: ConsumerLimits | None = None
+    mirror_direct: bool | None = None
     ttl: bool | None = None
+    marker_ttl: Seconds | None = None
+    counters: bool | None = None
     schedules: bool | None = None
+    atomic: bool | None = None
+    allow_rollup_hdrs: bool | None = None
+    deny_delete: bool | None = None
+    deny_purge: bool | None = None
+    sealed: bool | None = None
+    first_sequence: int | None = None
+    allow_msg_ttl: InitVar[bool | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, allow_msg_ttl: bool | None) -> None:
         check_new_name(self.name, "stream")
-        if isinstance(self.subjects, str) or not self.subjects:
+        if allow_msg_ttl is not None:
+            if self.ttl is not None:
+                raise ConfigError(f"stream {self.name}: ttl and allow_msg_ttl are one option")
+            object.__setattr__(self, "ttl", allow_msg_ttl)
+        self._check_subjects()
+        self._check_copies()
+        self._check_options()
+        self._check_parts()
+        self._check_combinations()
+
+    def _check_subjects(self) -> None:
+        copies = self.mirror is not None or self.sources
+        if isinstance(self.subjects, str) or not (self.subjects or copies):
             raise ConfigError(
                 f"stream {self.name}: subjects must be a list of at least one subject, "
                 f"got {self.subjects!r}"
@@ -118,8 +224,54 @@ class Stream:
         for subject in self.subjects:
             check_pattern(subject)
         object.__setattr__(self, "subjects", tuple(self.subjects))
-        self._check_options()
-        self._check_combinations()
+
+    def _check_copies(self) -> None:
+        """Check where messages are copied from, and turn names into sources."""
+        called_as = f"stream {self.name}"
+        if self.mirror is not None:
+            object.__setattr__(self, "mirror", as_source(f"{called_as}: mirror", self.mirror))
+        if self.sources is not None:
+            if isinstance(self.sources, str) or not isinstance(self.sources, Iterable):
+                raise ConfigError(
+                    f"{called_as}: sources must be a list of streams, got {self.sources!r}"
+                )
+            found = tuple(as_source(f"{called_as}: sources", each) for each in self.sources)
+            object.__setattr__(self, "sources", found)
+        if self.subject_transform is not None:
+            check_transform(f"{called_as}: subject_transform", self.subject_transform)
+        if self.republish is not None and not isinstance(self.republish, Republish):
+            check_transform(f"{called_as}: republish", self.republish)
+            object.__setattr__(self, "republish", Republish(*self.republish))
+
+    def check_mirror(self) -> None:
+        """Check that a mirror stores nothing of its own.
+
+        Raises:
+            ConfigError: it is declared with subjects, too.
+        """
+        if self.mirror is not None and self.subjects:
+            raise ConfigError(
+                f"stream {self.name}: a mirror stores only what it copies: leave out subjects=, or "
+                f"use sources= instead of mirror="
+            )
+
+    def _check_parts(self) -> None:
+        """Check the options of several values."""
+        called_as = f"stream {self.name}"
+        if self.metadata is not None:
+            check_metadata(f"{called_as}: metadata", self.metadata)
+        _check_keys(f"{called_as}: placement", self.placement, Placement)
+        _check_keys(f"{called_as}: consumer_limits", self.consumer_limits, ConsumerLimits)
+        for name, text in (self.placement or {}).items():
+            if name != "tags":
+                check_text(f"{called_as}: placement[{name!r}]", text)
+            elif isinstance(text, str) or not all(isinstance(tag, str) for tag in text):  # type: ignore[attr-defined]  # checked here
+                raise ConfigError(f"{called_as}: placement['tags'] must be a list of tags")
+        limits = self.consumer_limits or {}
+        if "max_ack_pending" in limits:
+            check_whole(f"{called_as}: max_ack_pending", limits["max_ack_pending"])
+        if "inactive_threshold" in limits:
+            check_seconds(f"{called_as}: inactive_threshold", limits["inactive_threshold"])
 
     def _check_options(self) -> None:
         for option, allowed in _CHOICES.items():
@@ -132,10 +284,10 @@ class Stream:
         self._check("duplicate_window", check_seconds, least=SHORTEST)
         self._check("replicas", check_whole, most=MOST_REPLICAS)
         self._check("description", check_text, may_be_empty=True)
-        self._check("allow_direct", check_flag)
-        self._check("batched", check_flag)
-        self._check("ttl", check_flag)
-        self._check("schedules", check_flag)
+        self._check("marker_ttl", check_seconds, least=SHORTEST_MARKER)
+        self._check("first_sequence", check_whole)
+        for flag in _FLAGS:
+            self._check(flag, check_flag)
 
     def _check(self, option: str, check: Callable[..., object], *args: Any, **bounds: Any) -> None:
         """Apply one of the checks to an option, if it is declared."""
@@ -158,6 +310,35 @@ class Stream:
                 f"stream {self.name}: duplicate_window={window:g} s is longer than "
                 f"max_age={age:g} s: a message id is known no longer than messages are kept"
             )
+        if self.mirror is not None and (self.sources or self.subject_transform):
+            raise ConfigError(
+                f"stream {self.name}: mirror excludes sources and subject_transform; a mirror "
+                f"renames subjects with StreamSource(..., subject_transforms=)"
+            )
+        if self.schedules and self.allow_rollup_hdrs is False:
+            raise ConfigError(
+                f"stream {self.name}: schedules=True requires allow_rollup_hdrs, so do not pass "
+                f"allow_rollup_hdrs=False"
+            )
+        self._check_sealed()
+
+    def _check_sealed(self) -> None:
+        """Refuse what the server changes when it seals a stream."""
+        if not self.sealed:
+            return
+        changed = {
+            "max_age": self.max_age not in (None, UNLIMITED),
+            "discard": self.discard == "old",
+            "allow_rollup_hdrs": bool(self.allow_rollup_hdrs),
+            "deny_delete": self.deny_delete is False,
+            "deny_purge": self.deny_purge is False,
+        }
+        for option, is_changed in changed.items():
+            if is_changed:
+                raise ConfigError(
+                    f"stream {self.name}: sealed=True excludes {option}={getattr(self, option)!r}, "
+                    f"because a sealed stream keeps its messages for good"
+                )
 
     def _check_schedules(self) -> None:
         if self.discard == "new":
@@ -181,8 +362,8 @@ class Stream:
 
     def declared(self) -> dict[str, Any]:
         """Return the declared options, with the server's names and values."""
-        options = {
-            "subjects": self.stored_subjects,
+        options: dict[str, Any] = {
+            "subjects": self.stored_subjects or None,
             "description": self.description,
             "retention": self.retention,
             "storage": self.storage,
@@ -190,19 +371,50 @@ class Stream:
             "max_age": _nanoseconds(self.max_age),
             "discard": self.discard,
             "duplicate_window": _nanoseconds(self.duplicate_window),
-            "allow_direct": self.allow_direct,
-            "allow_batched": self.batched,
-            "allow_msg_ttl": self.ttl,
-            "allow_msg_schedules": self.schedules,
+            "compression": self.compression,
+            "metadata": None if self.metadata is None else dict(self.metadata),
+            "subject_delete_marker_ttl": _nanoseconds(self.marker_ttl),
+            **self._copies(),
+            **self._parts(),
+            **{name: getattr(self, option) for option, name in _FLAGS.items()},
             **{option: _limit(getattr(self, option)) for option in _LIMITS},
         }
         if self.discard == "new" and isinstance(self.max_msgs_per_subject, int):
             options["discard_new_per_subject"] = True
         return {option: value for option, value in options.items() if value is not None}
 
+    def _copies(self) -> dict[str, Any]:
+        """Return what is copied, renamed and published again, with the server's names."""
+        options: dict[str, Any] = {}
+        if isinstance(self.mirror, StreamSource):
+            options["mirror"] = self.mirror.config()
+        if self.sources is not None:
+            options["sources"] = [as_source("sources", each).config() for each in self.sources]
+        if self.subject_transform is not None:
+            src, dest = self.subject_transform
+            options["subject_transform"] = {"src": src, "dest": dest}
+        if isinstance(self.republish, Republish):
+            options["republish"] = self.republish.config()
+        return options
+
+    def _parts(self) -> dict[str, Any]:
+        """Return placement and consumer limits, with the server's names."""
+        options: dict[str, Any] = {}
+        if self.placement is not None:
+            options["placement"] = {**self.placement}
+            if "tags" in self.placement:
+                options["placement"]["tags"] = list(self.placement["tags"])
+        if self.consumer_limits is not None:
+            limits: dict[str, Any] = dict(self.consumer_limits)
+            if "inactive_threshold" in limits:
+                limits["inactive_threshold"] = _nanoseconds(limits["inactive_threshold"])
+            options["consumer_limits"] = limits
+        return options
+
     def config(self) -> dict[str, Any]:
         """Return the configuration of a new stream."""
-        return {"name": self.name, "allow_direct": True, **self.declared()}
+        first = {} if self.first_sequence is None else {"first_seq": self.first_sequence}
+        return {"name": self.name, "allow_direct": True, **first, **self.declared()}
 
     def changed(self, current: Mapping[str, Any]) -> dict[str, Any]:
         """Return the configuration of the server's stream, with the declared options applied.
@@ -210,12 +422,19 @@ class Stream:
         The server accepts some options only together, so two options can change without being
         declared. The duplicate window becomes at most as long as `max_age`. The server's option
         `discard_new_per_subject` becomes False if the stream has no limit for each subject, or if
-        `discard` is not "new".
+        `discard` is not "new". The subject of delayed messages stays.
 
         Args:
             current: the configuration on the server.
         """
         declared = self.declared()
+        for option in MERGED:
+            if option in declared:
+                declared[option] = {**(current.get(option) or {}), **declared[option]}
+        own = schedules_of(self.name)
+        if self.schedules is None and own in current.get("subjects", ()):
+            # Another service delays messages of this stream.
+            declared["subjects"] = [*declared.get("subjects", ()), own]
         wanted = {**declared, **current, **declared}  # a plan lists the declared options first
         age = wanted.get("max_age", 0)
         if age and self.duplicate_window is None and wanted.get("duplicate_window", 0) > age:
@@ -231,6 +450,18 @@ class Stream:
 def schedules_of(stream: str) -> str:
     """Return the subjects on which a stream keeps messages that are not due."""
     return f"{SCHEDULE_PREFIX}.{stream}.>"
+
+
+def _check_keys(option: str, value: object, kind: type) -> None:
+    """Check that a value is a dict with known keys only."""
+    if value is None:
+        return
+    known = kind.__annotations__
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{option} must be a dict with {', '.join(known)}, got {value!r}")
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{option} has no {key!r}: it has {', '.join(known)}")
 
 
 def _nanoseconds(span: Seconds | str | None) -> int | None:

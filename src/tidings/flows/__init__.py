@@ -1,0 +1,1 @@
+"""Flows: requests with several answers, streamed replies and streamed requests."""
