@@ -26,6 +26,7 @@ FLOORS = {
         "error_codes",
         "errors",
         "checks",
+        "cron",
         "addresses",
         "panini",
         "similar",
@@ -150,6 +151,8 @@ INSIDE = {
         "origins",
         "streams",
         "expected",
+        "capability",
+        "delay",
         "latest",
         "ordered_queue",
         "reader",
@@ -162,6 +165,7 @@ INSIDE = {
         "fast_ingest",
         "publish_window",
         "consumer",
+        "schedule",
         "host",
         "context",
         "dead_letters",
@@ -187,6 +191,7 @@ INSIDE = {
     ],
     "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
+    "jetstream/schedule": ["late", "spec", "plan", "crons", "jobs"],
     "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "plan"],
     "services": [
         "protocol",
@@ -200,7 +205,7 @@ INSIDE = {
     ],
     "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
     "server": ["subprocess", "nats_server"],
-    "testing": ["consumed", "record", "stage", "client", "plugin"],
+    "testing": ["consumed", "jobs", "record", "stage", "client", "plugin"],
     "cli": [
         "bodies",
         "console",
@@ -238,6 +243,7 @@ INSIDE = {
         "exporter",
         "health",
         "streams",
+        "cron",
         "trace",
         "supervisor",
         "demo",
@@ -253,6 +259,7 @@ CORE = [module for floor, modules in FLOORS.items() if floor != "edges" for modu
 REQUIRED = {"msgspec"}
 OPTIONAL = {
     "aiohttp",
+    "cronsim",
     "nats_server",
     "nkeys",
     "opentelemetry",
@@ -277,10 +284,11 @@ LATE = {
     "app": {"jetstream", "lifecycle", "process", "services"},
     "blocking": {"flows"},
     "bus": {"flows"},
-    "declarations": {"jetstream"},
+    "declarations": {"cron", "jetstream"},
     "handlers": {"handlers", "similar"},
     "link": {"handlers"},
     "keywords": {"panini", "similar"},
+    "lifecycle": {"jetstream"},
 }
 
 

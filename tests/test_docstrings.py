@@ -39,7 +39,10 @@ EXAMPLES = [example for path in sorted(SOURCE.rglob("*.py")) for example in exam
 
 def example_app() -> App:
     """The app that the examples of methods speak of, with the services that they call."""
-    app = App("example", streams=[Stream("ORDERS", subjects=["orders.created"])])
+    app = App(
+        "example",
+        streams=[Stream("ORDERS", subjects=["orders.created", "orders.remind"], schedules=True)],
+    )
 
     @app.listen("greet")
     async def greet(msg: Any) -> Any:

@@ -185,3 +185,21 @@ def test_every_example_is_tested() -> None:
         if path.name != "__init__.py":
             project = path.relative_to(ROOT / "examples").parts[0]
             assert path.stem in mentioned or project == "django_project"
+
+
+def test_reports_remind_of_an_invoice_that_is_not_paid_in_time(
+    test_client: MakeClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = app_of("reports")
+    monkeypatch.setitem(vars(importlib.import_module("examples.reports")), "REMIND_AFTER", 1.0)
+    with test_client(app) as client:
+        client.request("invoices.sent", {"id": "I-1"})
+        client.request("invoices.sent", {"id": "I-2"})
+        assert client.request("invoices.paid", {"id": "I-2"}) == {"in_time": True}
+        client.wait_for_acked("reminders")
+        client.run_cron("report")
+        assert client.request("invoices.paid", {"id": "I-1"}) == {"in_time": False}
+    shown = capsys.readouterr().out
+    assert "invoice I-1 is not paid" in shown
+    assert "I-2" not in shown
+    assert "open invoices: 1" in shown

@@ -22,6 +22,7 @@ def app(nats_server: NATSServer) -> App:
 DECLARING = {
     "add_middleware",
     "consume",
+    "cron",
     "health",
     "include",
     "listen",
@@ -37,6 +38,7 @@ RUNNING = {"connect", "disconnect", "disconnect_sync", "run", "start", "wait_sto
 ASKING = {
     "connected_url",
     "consumers",
+    "crons",
     "description",
     "discoverable",
     "drain_timeout",
@@ -78,6 +80,7 @@ SENDING = {
 STREAMS = {
     "api",
     "apply",
+    "cancel",
     "key_value",
     "object_store",
     "pause",

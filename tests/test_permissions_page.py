@@ -246,7 +246,8 @@ async def test_a_feature_needs_the_permissions_of_its_list_and_no_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     user = user_of(title, missing)
-    app = App("billing", servers=server.url, user=user, password="x", drain_timeout=0.5)
+    options: dict[str, Any] = {"drain_timeout": 0.5, "discoverable": False}
+    app = App("billing", servers=server.url, user=user, password="x", **options)
     use = asyncio.ensure_future(FEATURES[title](app, ops))
     if missing is None:
         async with asyncio.timeout(20):

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import ConsumerSpec
     from tidings.jetstream.context import JetStream
     from tidings.jetstream.host import JetStreamHost
+    from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
@@ -295,11 +296,11 @@ class App(Declarations):
 
     @called("include()", hint="app.include(group)")
     def include(self, group: Group) -> None:
-        """Add the listeners of a group, under its prefix, its consumers, watches and tasks.
+        """Add the listeners of a group, under its prefix, its consumers, watches, tasks and jobs.
 
         Raises:
-            ConfigError: this is not a Group, the app runs already, or another consumer has the
-                same stream and durable name as one of the group.
+            ConfigError: this is not a Group, the app runs already, another consumer has the same
+                stream and durable name as one of the group, or another job has the same name.
         """
         if not isinstance(group, Group):
             raise ConfigError(
@@ -310,10 +311,13 @@ class App(Declarations):
         self._warn_of_second_include(group)
         for spec in group.consumers:
             spec.check_unique(self._consumer_specs)
+        for cron in group.crons:
+            cron.check_unique(self._cron_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
         self._task_specs.extend(group.tasks)
+        self._cron_specs.extend(group.crons)
         group.include_done()
 
     def _warn_of_second_include(self, group: Group) -> None:
@@ -712,7 +716,11 @@ class App(Declarations):
             connection=connection,
             middlewares=tuple(self._middleware_specs),
             listeners=tuple(self._listener_specs),
-            consumers=tuple(self._consumer_specs),
+            consumers=(
+                *self._consumer_specs,
+                *(spec.consumer(self.service_name) for spec in self._cron_specs),
+            ),
+            crons=tuple(self._cron_specs),
             watches=tuple(self._watch_specs),
             tasks=tuple(self._task_specs),
             lifespan=None if lifespan is None else functools.partial(lifespan, self),
@@ -773,6 +781,11 @@ class App(Declarations):
     def consumers(self) -> tuple[ConsumerSpec, ...]:
         """The declared consumers, also those of included groups. For command lines."""
         return tuple(self._consumer_specs)
+
+    @property
+    def crons(self) -> tuple[CronSpec, ...]:
+        """The declared jobs, also those of included groups. For command lines."""
+        return tuple(self._cron_specs)
 
     @property
     def connected_url(self) -> str | None:

@@ -4,6 +4,7 @@ module, with a common prefix."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -19,10 +20,12 @@ from tidings.subject import as_subjects, check_pattern, check_queue
 
 # Most services use no stream. What is for streams is imported where it is first declared.
 if TYPE_CHECKING:
+    from tidings.cron import CronExpression
     from tidings.jetstream.bucket import Storage
     from tidings.jetstream.consumer.priority import Priority
     from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
     from tidings.jetstream.kv.watchers import WatchSpec
+    from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.start import Start
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,6 +39,7 @@ class Declarations:
         self._task_specs: list[TaskSpec] = []
         self._consumer_specs: list[ConsumerSpec] = []
         self._watch_specs: list[WatchSpec] = []
+        self._cron_specs: list[CronSpec] = []
 
     @called("listen()", hint='@app.listen("some.subject")')
     def listen(
@@ -338,9 +342,17 @@ class Declarations:
 
     @called("task()")
     def task(
-        self, interval: Seconds | None = None, *, timeout: Seconds | None = None
+        self,
+        interval: Seconds | None = None,
+        *,
+        cron: str | None = None,
+        tz: str | None = None,
+        timeout: Seconds | None = None,
     ) -> Callable[[F], F]:
-        """Run the decorated function once at start, or at an interval.
+        """Run the decorated function once at start, at an interval, or at certain times.
+
+        Every instance of the service runs its own tasks. For one run however many instances there
+        are, use `cron`.
 
         If a run takes longer than the interval, the next one starts immediately after it. Runs
         never overlap, and missed runs are not repeated. If a run raises, tidings logs and counts
@@ -350,13 +362,17 @@ class Declarations:
         Args:
             interval: seconds from the start of one run to the start of the next, or a `timedelta`;
                 None to run once.
+            cron: the times of the runs, instead of `interval`, as in `cron`. It needs the extra
+                `cron`.
+            tz: the time zone of `cron`, such as "Europe/Berlin"; None for UTC.
             timeout: the limit of one run in seconds; None for no limit. After it, an `async def`
                 function is cancelled, and the run has failed. A `def` function cannot be stopped:
                 the next run waits for its end.
 
         Raises:
-            ConfigError: if the interval or the timeout is not a positive number, or if the function
-                takes arguments.
+            ConfigError: if the interval or the timeout is not a positive number, if the expression
+                is not valid, or if the function takes arguments.
+            MissingExtraError: if the extra `cron` is not installed.
 
         Example:
             ```python
@@ -368,10 +384,78 @@ class Declarations:
         if callable(interval):
             raise ConfigError("task needs parentheses: @app.task() or @app.task(interval=2)")
         every, limit = as_seconds(interval), as_seconds(timeout)
+        times = _times(interval, cron, tz)
         TaskSpec(function=_nothing, interval=every, timeout=limit)
 
         def declare(function: F) -> F:
-            self._add_task(TaskSpec(function=function, interval=every, timeout=limit))
+            self._add_task(TaskSpec(function=function, interval=every, cron=times, timeout=limit))
+            return function
+
+        return declare
+
+    @called("cron()", hint='@app.cron("0 9 * * mon-fri")')
+    def cron(
+        self,
+        schedule: str,
+        *,
+        name: str | None = None,
+        tz: str | None = None,
+        overlap: bool = False,
+        ttl: Seconds | None = None,
+        timeout: Seconds | None = None,
+    ) -> Callable[[F], F]:
+        """Run the decorated function at certain times, once for all instances of the service.
+
+        The server holds the schedule, in a stream that the app creates when it starts. It needs
+        nats-server 2.14. Each time a run is due, one instance gets it. If the server or all
+        instances are away at that time, the run takes place when they are back; several that were
+        missed become one. A run that raises is logged and counted, and not repeated; raise
+        `Retry(delay)` to repeat it. If the process dies during a run, another instance runs it
+        again. `def` functions run in a worker thread. (NATS ADR-51)
+
+        Args:
+            schedule: five fields, `minute hour day-of-month month day-of-week`, or six with the
+                second before them; `@hourly`, `@daily`, `@weekly`, `@monthly` or `@yearly`; or
+                `@every 90s`, which counts from its first declaration.
+            name: the name of the job on the server; None for the function's name. If you rename a
+                job, its old schedule stays until `tidings cron apply --prune` removes it.
+            tz: the time zone of the fields, such as "Europe/Berlin"; None for UTC.
+            overlap: whether a run may begin while an earlier one goes on. With False, it begins
+                after that; several that become due meanwhile become one.
+            ttl: seconds that a run may begin late, or a `timedelta`. A run that could not begin in
+                this time is skipped. None for no limit.
+            timeout: the limit of one run in seconds; None for no limit. A longer run has failed: an
+                `async def` function is cancelled. A `def` function cannot be stopped.
+
+        Raises:
+            ConfigError: if the expression is not valid, naming the field; if the function takes
+                anything but nothing or one message; or if the app has a job of this name.
+
+        Example:
+            ```python
+            @app.cron("0 9 * * mon-fri", tz="Europe/Berlin", ttl=3600)
+            async def morning_report():
+                await app.publish("reports.morning", {})
+            ```
+        """
+        from tidings.cron import parse_cron
+        from tidings.jetstream.schedule.spec import CronSpec
+
+        if callable(schedule):
+            raise ConfigError('cron needs a schedule: @app.cron("0 9 * * mon-fri")')
+        expression = parse_cron(schedule, tz)
+
+        def declare(function: F) -> F:
+            self._add_cron(
+                CronSpec(
+                    function=function,
+                    schedule=expression,
+                    given_name=name,
+                    overlap=overlap,
+                    ttl=as_seconds(ttl),
+                    timeout=as_seconds(timeout),
+                )
+            )
             return function
 
         return declare
@@ -395,6 +479,11 @@ class Declarations:
     def _add_task(self, spec: TaskSpec) -> None:
         self._declaring("task")
         self._task_specs.append(spec)
+
+    def _add_cron(self, spec: CronSpec) -> None:
+        self._declaring("cron")
+        spec.check_unique(self._cron_specs)
+        self._cron_specs.append(spec)
 
 
 @called("Group", hint='Group("orders")')
@@ -483,6 +572,14 @@ class Group(Declarations):
         """The group's tasks."""
         return tuple(self._task_specs)
 
+    @property
+    def crons(self) -> tuple[CronSpec, ...]:
+        """The group's scheduled jobs. The prefix does not apply to their names."""
+        return tuple(
+            msgspec.structs.replace(spec, middlewares=self._middlewares)
+            for spec in self._cron_specs
+        )
+
     def _placed(self, spec: ListenerSpec) -> ListenerSpec:
         dot = f"{self.prefix}." if self.prefix else ""
         return msgspec.structs.replace(
@@ -492,6 +589,25 @@ class Group(Declarations):
             prefix=self.prefix,
             middlewares=self._middlewares,
         )
+
+
+def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
+    """Return the times of a task's runs, if it has any."""
+    if cron is None:
+        if tz is not None:
+            raise ConfigError(f"tz={tz!r} requires cron=: an interval has no time zone")
+        return None
+    if interval is not None:
+        raise ConfigError(
+            f"task has interval={interval!r} and cron={cron!r}: leave out one of them"
+        )
+    from tidings.cron import parse_cron
+
+    times = parse_cron(cron, tz, what="task(cron=)")
+    if times.interval is not None:
+        raise ConfigError(f"task(cron={cron!r}): write @app.task(interval={times.interval:g})")
+    next(times.times(datetime.now(UTC)))  # needs the extra, which is missed here and not later
+    return times
 
 
 def _hashable(subject: Any) -> Any:

@@ -7,7 +7,7 @@ import contextlib
 import enum
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -54,6 +54,11 @@ from tidings.text import printable
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
+# Few services have scheduled jobs, so that the others need not wait for their import.
+if TYPE_CHECKING:
+    from tidings.jetstream.schedule.crons import Crons
+    from tidings.jetstream.schedule.spec import CronSpec
+
 SHOWN = 3  # subjects, streams, buckets or tasks that a headline names
 
 
@@ -84,6 +89,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         connection: how to connect.
         lifespan: makes the lifespan's context manager; None if there is none.
         startup: the functions of on_startup.
+        crons: the scheduled jobs. Their consumers are among `consumers`.
         ready: the functions of on_ready.
         shutdown: the functions of on_shutdown.
         events: the hooks of `App.on`.
@@ -108,6 +114,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerSpec, ...]
     watches: tuple[WatchSpec, ...]
     tasks: tuple[TaskSpec, ...]
+    crons: tuple[CronSpec, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     startup: tuple[Callable[[], Any], ...]
     ready: tuple[Callable[[], Any], ...]
@@ -157,9 +164,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Describe in one line what the app does: `greeter listens on greet and runs report`."""
         parts = {
             "listens on": [subject for spec in self.listeners for subject in spec.subjects],
-            "consumes": [spec.stream for spec in self.consumers],
+            "consumes": [spec.stream for spec in self.consumers if spec.skip is None],
             "watches": [spec.bucket for spec in self.watches],
-            "runs": [spec.name for spec in self.tasks],
+            "runs": [*(spec.name for spec in self.tasks), *(spec.name for spec in self.crons)],
         }
         done = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
         return printable(f"{self.service_name} {', '.join(done) or 'runs'}")
@@ -275,12 +282,17 @@ class Run:
         self._on_end = on_end
         self._lifespan = Lifespan(plan.lifespan, plan.startup, plan.ready, plan.shutdown)
         pool = self.link.subscriptions.pool
+        self._crons = self._make_crons()
         self.consumers = Consumers(
             self._jetstream.api,
             pool,
             middlewares,
             service=plan.service_name,
-            restore_stream=jetstream.restore_stream,
+            restore_stream=(
+                jetstream.restore_stream
+                if self._crons is None
+                else self._crons.restoring(jetstream.restore_stream)
+            ),
             tracing=tracing,
             is_measured=plan.is_measured,
         )
@@ -296,6 +308,14 @@ class Run:
         self._fatal: TidingsError | None = None
         self._observe: Callable[[], object] = bool
         forget_after_fork(self)
+
+    def _make_crons(self) -> Crons | None:
+        if not self._plan.crons:
+            return None
+        from tidings.jetstream.schedule.crons import Crons
+
+        plan, api = self._plan, self._jetstream.api
+        return Crons(api, plan.service_name, plan.crons, self._host.streams)
 
     # The phases.
 
@@ -332,6 +352,8 @@ class Run:
 
     async def _start(self) -> None:
         await self._host.apply()
+        if self._crons is not None:
+            await self._crons.apply()
         await self._host.open_buckets()
         await self._lifespan.enter()
         await self._subscribe()

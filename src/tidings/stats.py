@@ -142,7 +142,8 @@ class ConsumerStats(_Record, frozen=True):
             not be decoded, or whose message had no deliveries left.
         timed_out: number of deliveries in `failed` whose handler exceeded `timeout=`.
         copies: number of deliveries of a message whose handler was still running here. The result
-            of that handler counts for both deliveries.
+            of that handler counts for both deliveries. Also the runs of a scheduled job that were
+            skipped.
         returned: number of deliveries that were given back without having been handled, because
             they waited for a worker when the app stopped, or for too long. See `prefetch` of
             `App.consume`.

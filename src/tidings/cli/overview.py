@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from tidings.app import App
+from tidings.functions import function_name
 from tidings.handlers.listener import ListenerSpec
 from tidings.handlers.queue_groups import queue_groups
+from tidings.handlers.tasks import TaskSpec
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.subject import has_wildcard
@@ -81,7 +83,11 @@ def overview_of(app: App) -> Overview:
             "watch",
             [(f"{spec.bucket} {spec.shown_keys}", "", spec.name) for spec in app._watch_specs],
         ),
-        *_cut("task", [(_interval(spec.interval), "", spec.name) for spec in app._task_specs]),
+        *_cut("task", [(_times(spec), "", spec.name) for spec in app._task_specs]),
+        *_cut(
+            "cron",
+            [(str(spec.schedule), spec.name, function_name(spec.function)) for spec in app.crons],
+        ),
     ]
     return Overview(
         service=app.service_name,
@@ -108,8 +114,10 @@ def _source(spec: ConsumerSpec) -> str:
     return " ".join((spec.stream, *spec.subjects))
 
 
-def _interval(seconds: float | None) -> str:
-    return "once" if seconds is None else f"every {seconds:g} s"
+def _times(spec: TaskSpec) -> str:
+    if spec.cron is not None:
+        return str(spec.cron)
+    return "once" if spec.interval is None else f"every {spec.interval:g} s"
 
 
 def _request_subject(listeners: Sequence[ListenerSpec]) -> str | None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "streams": "streams",
     "consumers": "consumers",
     "dead": "dead",
+    "cron": "cron",
     "objects": "objects",
     "services": "services",
     "top": "top",

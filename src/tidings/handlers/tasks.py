@@ -1,11 +1,12 @@
-"""Task: runs a function once at start, or at an interval."""
+"""Task: runs a function once at start, at an interval, or at the times of an expression."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,8 +22,13 @@ from tidings.handlers.signatures import check_handler
 from tidings.log import logger
 from tidings.stats import TaskStats
 
+if TYPE_CHECKING:
+    from tidings.cron import CronExpression
+
 # A run of a periodic task counts as long after this many intervals, but not before LONG seconds.
 LONG_INTERVALS = 3
+# The longest sleep before a time of the clock, in seconds, which someone may set meanwhile.
+LONGEST_SLEEP = 20.0
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +37,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         function: the function to run.
         interval: seconds from the start of one run to the start of the next; None to run once.
+        cron: the times of the runs, instead of `interval`.
         timeout: the limit of one run in seconds; None for no limit.
 
     Raises:
@@ -40,6 +47,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     function: Callable[[], Any]
     interval: float | None = None
+    cron: CronExpression | None = None
     timeout: float | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +55,11 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_timeout(self.timeout)
         if self.interval is not None:
             check_seconds("interval", self.interval, hint="or None to run once")
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether it runs again and again."""
+        return self.interval is not None or self.cron is not None
 
     @property
     def name(self) -> str:
@@ -81,7 +94,7 @@ class Task:
         self._task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        if self._stopping or self.spec.interval is None:
+        if self._stopping or not self.spec.is_periodic:
             return
         if task.cancelled() or task.exception() is not None:
             self._begin()  # someone else cancelled this run; the next runs take place anyway
@@ -99,6 +112,9 @@ class Task:
     async def _run(self) -> None:
         inside.set(True)
         interval = self.spec.interval
+        if self.spec.cron is not None:
+            await self._run_at_times(self.spec.cron)
+            return
         if interval is None:
             await self._run_once()
             return
@@ -110,6 +126,19 @@ class Task:
                 # The run took longer than the interval: start the next run now, skip missed ones.
                 self._overrun += 1
                 self._due = self._loop.time()
+
+    async def _run_at_times(self, cron: CronExpression) -> None:
+        due = datetime.now(UTC)
+        while True:
+            due = next(cron.times(due))
+            await _sleep_until(due)
+            following = next(cron.times(due))
+            gap = (following - due).total_seconds()
+            await self._run_watched(max(LONG, LONG_INTERVALS * gap))
+            now = datetime.now(UTC)
+            if now > following:  # as with an interval, missed runs are not repeated
+                self._overrun += 1
+                due = now
 
     async def _run_watched(self, patience: float) -> None:
         """Run once, with a warning if the run takes longer than `patience` seconds."""
@@ -187,3 +216,9 @@ class Task:
             overrun=self._overrun,
             last_seconds=self._last_seconds,
         )
+
+
+async def _sleep_until(due: datetime) -> None:
+    """Sleep until a time of the clock. A suspended machine and a clock that is set count, too."""
+    while (left := (due - datetime.now(UTC)).total_seconds()) > 0:  # noqa: ASYNC110 - a time, not an event
+        await asyncio.sleep(min(left, LONGEST_SLEEP))

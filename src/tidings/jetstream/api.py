@@ -55,6 +55,9 @@ class JetStreamApi:
         self.timeout = timeout
         self.prefix = prefix
         self.declared: dict[str, dict[str, Any]] = {}
+        # The streams that can deliver messages later, by subject: when they were looked at, their
+        # name and their configuration.
+        self.schedule_streams: dict[str, tuple[float, str, dict[str, Any]]] = {}
         self._restoring: dict[str, asyncio.Task[bool]] = {}
         self.home = Home()
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Awaitable, Coroutine
 from datetime import datetime
 from typing import Any, TypeVar, Unpack, overload
 
 from tidings.checks import Seconds, check_seconds
 from tidings.deadlines import time_left
-from tidings.errors import LoopTimeoutError, PublishTimeoutError
-from tidings.headers import HeadersLike
+from tidings.errors import LoopTimeoutError, PublishTimeoutError, WrongSequenceError
+from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
+from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
+from tidings.jetstream.get import stored_message
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
@@ -23,6 +26,7 @@ from tidings.jetstream.publish import (
     Publication,
     PublishAck,
     prepare,
+    publish_stored,
 )
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.jetstream.streams.plan import StreamPlan
@@ -311,6 +315,8 @@ class JetStream:
         expected_sequence: int | None = None,
         expected_subject_sequence: int | None = None,
         expected_msg_id: str | None = None,
+        delay: Seconds | None = None,
+        at: datetime | None = None,
         timeout: Seconds = PUBLISH_TIMEOUT,
     ) -> PublishAck:
         """Store a message in the stream that takes its subject, and return its place there.
@@ -329,9 +335,16 @@ class JetStream:
             expected_sequence: refuse unless this is the stream's last sequence.
             expected_subject_sequence: refuse unless this is the subject's last sequence.
             expected_msg_id: refuse unless this is the id of the stream's last message.
+            delay: seconds after which the stream delivers the message, or a `timedelta`. The
+                stream is declared with `schedules=True`, and keeps the message until then. It
+                needs nats-server 2.12. The message comes up to a second late. (NATS ADR-51)
+            at: when the stream delivers the message, an aware datetime, instead of `delay`. If it
+                has passed, the message is delivered at once.
             timeout: seconds; inside a `deadline`, at most what is left.
 
         Raises:
+            ConfigError: an option is wrong, or the server or the stream cannot keep a message until
+                it is due, or would lose it.
             NoStreamError: no stream takes the subject.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
             DeadlineExpiredError: the deadline had passed before. Nothing was sent.
@@ -356,6 +369,8 @@ class JetStream:
             "expected_msg_id": expected_msg_id,
             "timeout": timeout,
         }
+        if delay is not None or at is not None:
+            options |= {"delay": delay, "at": at}
         publication = prepare(subject, message, **options)
         return await self._begin(publication, message, options)
 
@@ -394,6 +409,46 @@ class JetStream:
         self, publication: Publication, message: Any, options: dict[str, Any]
     ) -> PublishAck:
         return await self._begin(publication, message, options)
+
+    async def cancel(self, schedule: str) -> bool:
+        """Cancel a message that is not due yet.
+
+        The server does it in one step: the message is either cancelled or delivered.
+
+        Args:
+            schedule: `PublishAck.schedule` of the message.
+
+        Returns:
+            Whether the message was still waiting. False if it was delivered or cancelled before.
+
+        Raises:
+            ConfigError: this is not the schedule of a message.
+            PublishTimeoutError: no acknowledgement in time; it may be cancelled.
+            JetStreamError: the stream does not exist, or refuses.
+
+        Example:
+            ```python
+            reminder = await app.js.publish("orders.remind", {"id": 7}, delay=3600)
+            print(await app.js.cancel(reminder.schedule))    # True
+            ```
+        """
+        stream = stream_of_schedule(schedule)
+        api = self._host.here("js.cancel").api
+        found = await stored_message(api, stream, last_on=schedule)
+        if found is None:
+            return False
+        try:
+            await publish_stored(
+                api,
+                cancel_subject(stream),
+                b"",
+                Headers(cancel_headers(schedule, found.sequence)),
+                msg_id=secrets.token_hex(16),
+                timeout=PUBLISH_TIMEOUT,
+            )
+        except WrongSequenceError:  # it was delivered a moment ago
+            return False
+        return True
 
     def publish_window(self, size: int, *, batched: bool = False) -> PublishWindow:
         """Publish with up to `size` messages unacknowledged in flight.

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Coroutine
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi, raise_refusal, read_answer
+from tidings.jetstream.delay import due_time, schedule_block
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
@@ -61,11 +63,14 @@ class PublishAck(msgspec.Struct, frozen=True):
             stream does not name it.
         duplicate: whether the stream already had a message with this id, and stored nothing. Always
             False in a batch.
+        schedule: what `JetStream.cancel` takes, for a message with `delay` or `at`; otherwise
+            None. The sequence is then that of the waiting message.
     """
 
     stream: str
     sequence: int
     duplicate: bool = False
+    schedule: str | None = None
 
 
 class FirstTry(msgspec.Struct, frozen=True):
@@ -96,6 +101,7 @@ class Publication(msgspec.Struct, frozen=True):
     msg_id: str
     id_is_known: bool  # given by the caller, who may have published it before
     timeout: float
+    due: datetime | None = None  # None for at once
 
     def send(
         self, api: JetStreamApi, first: FirstTry | None = None
@@ -106,14 +112,15 @@ class Publication(msgspec.Struct, frozen=True):
             api: the API.
             first: the first try, if it has been made already.
         """
-        if current.get() is None:
-            return self._send(api, first)
-        return self._send_in_time(api, first)
+        work = self._send(api, first) if self.due is None else self._send_later(api, self.due)
+        return work if current.get() is None else self._send_in_time(work, first)
 
-    async def _send_in_time(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
+    async def _send_in_time(
+        self, work: Coroutine[Any, Any, PublishAck], first: FirstTry | None
+    ) -> PublishAck:
         # The questions after the last try may take longer than the timeout, but not than this.
         try:
-            return await in_time(self._send(api, first), self.subject)
+            return await in_time(work, self.subject)
         except DeadlineExpiredError as error:
             if not error.has_begun and first is None:
                 raise
@@ -157,6 +164,15 @@ class Publication(msgspec.Struct, frozen=True):
             await asyncio.sleep(backoff.next())
         raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from doubt
 
+    async def _send_later(self, api: JetStreamApi, due: datetime) -> PublishAck:
+        """Publish it to where its stream keeps it until it is due."""
+        patience = min(self.timeout, TRY_TIMEOUT)
+        place, block = await schedule_block(
+            api, self.subject, self.block, due, self.msg_id, patience
+        )
+        later = msgspec.structs.replace(self, subject=place, block=block, due=None)
+        return msgspec.structs.replace(await later.send(api), schedule=place)
+
 
 @known_as("JetStream.publish")  # `publish_sync` and the window pass their options on
 def prepare(
@@ -170,6 +186,8 @@ def prepare(
     expected_sequence: int | None = None,
     expected_subject_sequence: int | None = None,
     expected_msg_id: str | None = None,
+    delay: Seconds | None = None,
+    at: datetime | None = None,
     timeout: Seconds = PUBLISH_TIMEOUT,
 ) -> Publication:
     """Check and encode the arguments of `JetStream.publish`.
@@ -202,6 +220,9 @@ def prepare(
     # A deadline would be over when a consumer reads the message. A handler may forward it here with
     # the other headers of its request.
     others = [pair for pair in pairs if pair[0] != MSG_ID and pair[0] != DEADLINE]
+    due = due_time(delay, at)
+    if due is not None:
+        _check_delayed(pairs, wishes[1:])
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
@@ -210,7 +231,23 @@ def prepare(
         msg_id=chosen,
         id_is_known=given is not None,
         timeout=limit,
+        due=due,
     )
+
+
+def _check_delayed(pairs: list[tuple[str, str]], expected: tuple[object, ...]) -> None:
+    """Refuse what a delayed message cannot have."""
+    if any(each is not None for each in expected):
+        raise ConfigError(
+            "delay= and at= cannot be combined with an expected sequence or message id: it would "
+            "be checked now, and not when the message is due"
+        )
+    for name, _ in pairs:
+        if name.lower() == "nats-ttl" or name.lower().startswith("nats-schedule"):
+            raise ConfigError(
+                f"delay= and at= cannot be combined with the header {name}, which would apply to "
+                f"the waiting message: leave it out"
+            )
 
 
 def _block(pairs: list[tuple[str, str]], expected: Expected, msg_id: str) -> bytes:

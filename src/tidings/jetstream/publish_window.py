@@ -131,7 +131,7 @@ class PublishWindow:
             options, follow = trace.begin_publish(subject, options)
         if options or run.send is not None:
             publication = prepare(subject, message, **options)
-            if run.send is not None and trace is None:
+            if (run.send is not None and trace is None) or publication.due is not None:
                 await self._make_room()
                 work = self._begin(publication, message, options)
                 return self._in_task(self._prepared(run.api, publication, message), work)

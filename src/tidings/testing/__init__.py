@@ -15,9 +15,11 @@ import contextlib
 from tidings.server import NATSCluster, NATSServer
 from tidings.testing.client import SyncTestClient, TestClient
 from tidings.testing.consumed import NotAckedError
+from tidings.testing.jobs import JobFailedError
 from tidings.testing.record import NotSeenError
 
 __all__ = [
+    "JobFailedError",
     "NATSCluster",
     "NATSServer",
     "NotAckedError",

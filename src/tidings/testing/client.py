@@ -14,6 +14,7 @@ from tidings.headers import HeadersLike
 from tidings.server import NATSServer
 from tidings.stats import ConsumerStats
 from tidings.testing import consumed
+from tidings.testing.jobs import JobRun
 from tidings.testing.record import Messages
 from tidings.testing.stage import Server, Stage
 
@@ -209,6 +210,12 @@ class SyncTestClient(_Face):
     ) -> ConsumerStats:
         """Wait for acknowledgements, like `TestClient.wait_for_acked`."""
         return consumed.wait_for_acked_sync(self.app, consumer, count, timeout)
+
+    def run_cron(self, job: str, *, timeout: Seconds = 5.0) -> None:
+        """Run a scheduled job now and wait for its end, like `TestClient.run_cron`."""
+        run = JobRun(self.app, job, timeout)
+        self._stage.inner.js.publish_sync(run.subject)
+        run.ended_sync()
 
 
 class TestClient(_Face):
@@ -433,6 +440,23 @@ class TestClient(_Face):
                 or if `timeout` is not a number of seconds.
         """
         return await consumed.wait_for_acked(self.app, consumer, count, timeout)
+
+    async def run_cron(self, job: str, *, timeout: Seconds = 5.0) -> None:
+        """Run a scheduled job of the app now, as if it were due, and wait until the run has ended.
+
+        Args:
+            job: the job's name: that of its function, or the argument `name` of `App.cron`.
+            timeout: seconds to wait, or a `timedelta`.
+
+        Raises:
+            JobFailedError: if the run raised, or did not end in time. It is an AssertionError.
+            ConfigError: if the app has no job of this name, or if `timeout` is not a number of
+                seconds.
+        """
+        await self._confirm()
+        run = JobRun(self.app, job, timeout)
+        await self._stage.inner.js.publish(run.subject)
+        await run.ended()
 
     async def _confirm(self) -> None:
         """Wait until the server has the subscriptions of new stand-ins, before a message can make

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tidings.app import App
-from tidings.errors import TransportError
+from tidings.errors import JetStreamApiError, TidingsError, TransportError
 from tidings.message import Message
 from tidings.server import NATSCluster, NATSServer
 from tidings.subject import matches
@@ -29,6 +29,7 @@ NOT_WATCHED = ("_INBOX.", "$")
 DELIVERY = "$JS.ACK."
 MOST_ASKED = 10_000  # requests that are checked for listeners at a time
 DRAIN_POLL = 0.01  # seconds
+ANSWER = 1.0  # seconds to wait for an answer about a consumer
 NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 
 # A server that is asked for a trace says who would get a message, and delivers it to nobody. An
@@ -78,6 +79,7 @@ class Stage:
             self._traces, data_type=_Trace, concurrency=MOST_ASKED, no_reply=True
         )
         refuse(self._refuse)
+        self.inner.on_shutdown(self._end_pulls)
 
     def parts(self, at_exit: Callable[..., Any]) -> Iterator[Any]:
         """Yield the context managers to enter in this order. Exit them in reverse order."""
@@ -121,6 +123,21 @@ class Stage:
         self.record.add(message)
         if message.is_request and not self._is_known(message.subject):
             await self._ask_who_listens(message)
+
+    async def _end_pulls(self) -> None:
+        """Let the server forget the pulls of the app's consumers, which has ended.
+
+        The server does so when it is asked about a consumer and nobody listens to the answer of a
+        pull. The next watcher listens to everything, and a message for such a pull would be lost
+        until its redelivery.
+        """
+        with contextlib.suppress(TidingsError):  # the server is gone, or the app never started
+            for consumer in self.app.stats().consumers:
+                if consumer.consumer:
+                    with contextlib.suppress(JetStreamApiError):  # the consumer was deleted
+                        await self.inner.js.api.call(
+                            f"CONSUMER.INFO.{consumer.stream}.{consumer.consumer}", timeout=ANSWER
+                        )
 
     def _is_known(self, subject: str) -> bool:
         """Whether the app or a stand-in listens, so that the server need not be asked."""

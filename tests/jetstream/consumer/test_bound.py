@@ -32,7 +32,8 @@ class Place:
         self.ops = ops
 
     def app(self, user: str) -> App:
-        return App("billing", servers=self.server.url, user=user, password="x", drain_timeout=2)
+        options: dict[str, Any] = {"drain_timeout": 2, "discoverable": False}
+        return App("billing", servers=self.server.url, user=user, password="x", **options)
 
     async def make_consumer(self, **options: Any) -> None:
         config = {"name": "billing", "durable_name": "billing", "ack_policy": "explicit"}

@@ -51,7 +51,9 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[[str], App]]:
         ops.js.key_value("rates", type=int, history=5)
         ops.js.object_store("files")
         async with ops:
-            yield lambda user: App(user, servers=server.url, user=user, password="x")
+            yield lambda user: App(
+                user, servers=server.url, user=user, password="x", discoverable=False
+            )
 
 
 async def test_keys_are_read_written_listed_and_watched_with_permissions_for_them_alone(

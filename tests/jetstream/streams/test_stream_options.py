@@ -90,7 +90,6 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ({"atomic": True}, {"allow_atomic": True}, {"atomic": False}, "allow_atomic True -> False"),
     ({"batched": True}, {"allow_batched": True}, {"batched": False}, "allow_batched True -> False"),
     ({"ttl": False}, {}, {"ttl": True}, "allow_msg_ttl False -> True"),
-    ({"schedules": False}, {}, {"schedules": True}, "allow_msg_schedules False -> True"),
     ({"deny_delete": False}, {}, {"deny_delete": True}, "deny_delete False -> True"),
     ({"deny_purge": False}, {}, {"deny_purge": True}, "deny_purge False -> True"),
     (
@@ -148,6 +147,25 @@ async def test_an_option_is_created_kept_planned_and_changed(
         assert [str(change) for change in plan.changes] == [named(words, name)]
         await applied(make_app, after)
         assert (await planned(make_app, after)).is_done
+
+
+async def test_a_stream_takes_delayed_messages_and_a_service_that_delays_none_leaves_it_so(
+    make_app: MakeApp, name: str
+) -> None:
+    plain = Stream(name, subjects=[f"{name}.>"])
+    delaying = Stream(name, subjects=[f"{name}.>"], schedules=True)
+    await applied(make_app, plain)
+    plan = await planned(make_app, delaying)
+    assert [str(change) for change in plan.changes] == [
+        f"subjects {name}.> -> {name}.>, _schedule.{name}.>",
+        "allow_msg_schedules False -> True",
+    ]
+    await applied(make_app, delaying)
+    async with make_app() as app:
+        made = await config_of(app, name)
+        assert (await planned(make_app, plain)).is_done
+        await applied(make_app, plain)
+        assert await config_of(app, name) == made
 
 
 async def test_metadata_and_limits_of_others_are_kept(make_app: MakeApp, name: str) -> None:

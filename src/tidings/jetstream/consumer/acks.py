@@ -122,6 +122,8 @@ class Acks:
         limit = self._remote.limit
         if isinstance(error, Reject):
             await self.bury(message, "Reject", safe_text(error.reason), error_id, traced)
+        elif self.spec.once and not asked:
+            await self._end(message, error)
         elif limit is None or delivered < limit:
             delay = error.delay if isinstance(error, Retry) else self._backoff(delivered)
             await self._give_back(message, delay)
@@ -129,6 +131,15 @@ class Acks:
             await self._leave_to_server(message, error, error_id, traced)
         else:
             await self.bury(message, type(error).__name__, "deliveries used up", error_id, traced)
+
+    async def _end(self, message: StreamMessage[Any], error: BaseException) -> None:
+        """End the deliveries of a message that is handled once, however that ends."""
+        try:
+            await self.settle(
+                message, Settlement.TERMED, TERM + b" " + type(error).__name__.encode()
+            )
+        except TidingsError as failure:
+            self._log_unsettled(message, "failed, but its deliveries go on", failure)
 
     def abandoned(self, message: StreamMessage[Any]) -> None:
         """Give back a message whose handler was cancelled at the end.

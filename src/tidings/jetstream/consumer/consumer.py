@@ -53,6 +53,7 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         super().__init__(spec.name, pool, concurrency)
         self.spec = spec
         self._remote = remote
+        self._api = api
         self._acks = Acks(remote, api, self._log)
         self._decode = spec.decoder
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
@@ -248,6 +249,10 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
             self._failed += 1
             traced = self._trace_failure(error, [message])
             await self._settle(message, self._acks.undecodable(message, error, traced))
+            return False
+        if self.spec.skip is not None and await self.spec.skip(self._api, message):
+            self._set_aside += 1
+            await self._settle(message, self._acks.succeeded(message))
             return False
         return True
 

@@ -93,6 +93,7 @@ class Consumers:
             await ordered.ensure()
             return ordered
         is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
+        is_single = is_single and spec.skip is None
         kind = SingleConsumer if is_single else Consumer
         return kind(
             await self._ensured(spec, name),

@@ -13,7 +13,7 @@ from tidings.errors import JetStreamApiError, TidingsError
 from tidings.handlers.middleware import Middleware, fold_stream
 from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.consumer.remote import no_such_stream
+from tidings.jetstream.consumer.remote import no_such_stream, refuse_waiting
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered import Reading
@@ -50,6 +50,7 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         )
         super().__init__(spec.name, reading, api, pool, trace)
         self.spec = spec
+        self._declared = api.declared
         self._decoder = spec.decoder
         handler = spec.parameters.adapt(as_async(spec.handler, self._threads))
         around = fold_stream((*spec.middlewares, *middlewares), handler)
@@ -59,9 +60,12 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         """Create the consumer on the server.
 
         Raises:
-            ConfigError: there is no such stream.
+            ConfigError: there is no such stream, or it keeps messages that are not due, and the
+                consumer would get them.
             TidingsError: the server refuses it, or does not answer.
         """
+        if (declared := self._declared.get(self.spec.stream)) is not None:
+            refuse_waiting(self.spec, declared, self.spec.subjects)
         try:
             await self._consumer.make()
         except JetStreamApiError as error:

@@ -24,6 +24,7 @@ from tidings.jetstream.consumer.config import (
 from tidings.jetstream.consumer.losses import most_lost
 from tidings.jetstream.consumer.spec import LEAST_ACK_WAIT, ConsumerSpec
 from tidings.jetstream.consumer.terms import Terms, surprises
+from tidings.jetstream.delay import takes_waiting
 from tidings.jetstream.election import through_election
 from tidings.jetstream.filters import filters_of, unmatched
 from tidings.jetstream.message import ack_prefix, delivery, first_delivery, other_ack_prefix
@@ -132,6 +133,7 @@ class RemoteConsumer:
         info = await self._info()
         if keeps_dead_letters:
             self._refuse_own_dead_letters(info)
+        self._refuse_waiting(config, info)
         if info is None:
             check_new_name(self.name, "durable")
             info = await self._create(new_config(self.spec, self.name, config))
@@ -148,6 +150,11 @@ class RemoteConsumer:
                 f"{spec.name} would consume its own dead letters: dead_letter={subject!r} goes to "
                 f"{spec.stream}; take a subject of another stream"
             )
+
+    def _refuse_waiting(self, stream: Config, info: dict[str, Any] | None) -> None:
+        spec = self.spec
+        filters = spec.subjects or (filters_of(info["config"]) if info else ())
+        refuse_waiting(spec, stream, filters)
 
     async def _update(self, current: Config) -> None:
         wanted = updated_config(self.spec, current)
@@ -385,6 +392,24 @@ class RemoteConsumer:
 def _begins_late(info: dict[str, Any]) -> bool:
     """Whether a consumer skips the first messages of its stream."""
     return int(info["config"].get("opt_start_seq", 0)) > 1
+
+
+def refuse_waiting(spec: ConsumerSpec, stream: Config, filters: tuple[str, ...]) -> None:
+    """Refuse a consumer that would get the messages of its stream that are not due.
+
+    Args:
+        spec: the consumer as it is declared.
+        stream: the configuration of its stream.
+        filters: the filter subjects of the consumer; empty for the whole stream.
+
+    Raises:
+        ConfigError: it would.
+    """
+    if takes_waiting(stream, filters):
+        raise ConfigError(
+            f"{spec.name} would also get the messages of {spec.stream} that are not due, and a "
+            f"work queue would lose them: declare the subject= that it handles"
+        )
 
 
 def no_such_stream(spec: ConsumerSpec) -> ConfigError:

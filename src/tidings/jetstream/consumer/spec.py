@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -25,7 +25,7 @@ from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.parameters import Parameters, read_parameters
-from tidings.jetstream.api import nanoseconds
+from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.bucket import MOST_REPLICAS, Storage
 from tidings.jetstream.consumer.priority import Priority, check_priority
 from tidings.jetstream.message import StreamMessage
@@ -66,6 +66,9 @@ _CREATED = (
     *("start", "max_ack_pending", "description", "metadata", "replicas", "storage"),
     "inactive_threshold",
 )
+
+
+Skip = Callable[[JetStreamApi, StreamMessage[Any]], Awaitable[bool]]
 
 
 class Drop(enum.Enum):
@@ -121,6 +124,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     storage: Storage | None = None
     inactive_threshold: float | None = None
     create: bool = True
+    once: bool = False  # a message whose handler raised is not delivered again
+    skip: Skip | None = None  # acknowledges a message without calling the handler
     middlewares: tuple[Middleware, ...] = ()
 
     def __post_init__(self) -> None:

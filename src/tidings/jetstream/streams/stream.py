@@ -37,6 +37,8 @@ _CHOICES = {
     "compression": ("none", "s2"),
 }
 MOST_REPLICAS = 5
+# The first token of the subjects on which a stream keeps messages that are not due.
+SCHEDULE_PREFIX = "_schedule"
 UNLIMITED = "unlimited"
 _LIMITS = ("max_msgs", "max_bytes", "max_msg_size", "max_msgs_per_subject", "max_consumers")
 # The options that are True or False, with the server's names.
@@ -300,6 +302,8 @@ class Stream:
                 f"stream {self.name}: discard='new' refuses messages at a limit, and there is "
                 f"none: give max_msgs, max_bytes or max_msgs_per_subject"
             )
+        if self.schedules:
+            self._check_schedules()
         window, age = as_seconds(self.duplicate_window), as_seconds(self.max_age)
         if window is not None and isinstance(age, int | float) and window > age:
             raise ConfigError(
@@ -336,10 +340,30 @@ class Stream:
                     f"because a sealed stream keeps its messages for good"
                 )
 
+    def _check_schedules(self) -> None:
+        if self.discard == "new":
+            raise ConfigError(
+                f"stream {self.name}: schedules=True excludes discard='new': the server could not "
+                f"store a message when it is due"
+            )
+        if self.retention == "interest":
+            raise ConfigError(
+                f"stream {self.name}: schedules=True excludes retention='interest', which removes "
+                f"a message that is not due at once, because no consumer waits for it"
+            )
+
+    @property
+    def stored_subjects(self) -> list[str]:
+        """The subjects on the server: those declared, and the one of messages that are not due."""
+        own = schedules_of(self.name)
+        if not self.schedules or own in self.subjects:
+            return list(self.subjects)
+        return [*self.subjects, own]
+
     def declared(self) -> dict[str, Any]:
         """Return the declared options, with the server's names and values."""
         options: dict[str, Any] = {
-            "subjects": list(self.subjects) or None,
+            "subjects": self.stored_subjects or None,
             "description": self.description,
             "retention": self.retention,
             "storage": self.storage,
@@ -398,7 +422,7 @@ class Stream:
         The server accepts some options only together, so two options can change without being
         declared. The duplicate window becomes at most as long as `max_age`. The server's option
         `discard_new_per_subject` becomes False if the stream has no limit for each subject, or if
-        `discard` is not "new".
+        `discard` is not "new". The subject of delayed messages stays.
 
         Args:
             current: the configuration on the server.
@@ -407,6 +431,10 @@ class Stream:
         for option in MERGED:
             if option in declared:
                 declared[option] = {**(current.get(option) or {}), **declared[option]}
+        own = schedules_of(self.name)
+        if self.schedules is None and own in current.get("subjects", ()):
+            # Another service delays messages of this stream.
+            declared["subjects"] = [*declared.get("subjects", ()), own]
         wanted = {**declared, **current, **declared}  # a plan lists the declared options first
         age = wanted.get("max_age", 0)
         if age and self.duplicate_window is None and wanted.get("duplicate_window", 0) > age:
@@ -417,6 +445,11 @@ class Stream:
         ):
             wanted["discard_new_per_subject"] = False
         return wanted
+
+
+def schedules_of(stream: str) -> str:
+    """Return the subjects on which a stream keeps messages that are not due."""
+    return f"{SCHEDULE_PREFIX}.{stream}.>"
 
 
 def _check_keys(option: str, value: object, kind: type) -> None:
