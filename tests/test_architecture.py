@@ -289,6 +289,7 @@ LATE = {
     "link": {"handlers"},
     "keywords": {"panini", "similar"},
     "lifecycle": {"jetstream"},
+    "transport": {"transport"},
 }
 
 

@@ -19,7 +19,6 @@ from tidings.checks import check_text
 from tidings.errors import ConfigError, MissingExtraError, SubjectError
 from tidings.log import logger
 from tidings.subject import check_subject
-from tidings.transport.contexts import folder, read_context, selected_context
 from tidings.transport.options import DEFAULT_URL, ConnectionOptions, server_urls
 from tidings.transport.sources import (
     ARGUMENTS,
@@ -113,6 +112,8 @@ class _Sources:
         self.place = self._find_place()
 
     def _find_place(self) -> Source:
+        from tidings.transport.contexts import folder, read_context, selected_context
+
         namer = self._namer
         if namer is None:
             if self._settings.may_use_selected and (name := selected_context()) is not None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tidings.checks import check_text
 from tidings.errors import ConfigError, MissingExtraError
 from tidings.protocol.auth import is_credentials_text, is_seed_text
-from tidings.transport.contexts import Context, ContextFile
 from tidings.transport.credentials import shown_path
 from tidings.transport.options import DEFAULT_URL, ConnectionOptions, has_login, server_urls
+
+if TYPE_CHECKING:
+    from tidings.transport.contexts import Context, ContextFile
 
 LOGIN = ("user", "password", "token", "credentials", "nkey_seed")
 LITERAL = ("user", "password", "token")  # the others are paths
