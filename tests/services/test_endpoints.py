@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,26 @@ async def test_the_schemas_of_msgspec_types_are_in_the_metadata(
     request, response = json.loads(metadata[REQUEST]), json.loads(metadata[RESPONSE])
     assert request["$defs"]["Order"]["required"] == ["id"]
     assert response["$defs"]["Price"]["properties"] == {"total": {"type": "number"}}
+
+
+async def test_the_schemas_of_items_are_in_the_metadata(
+    nats_server: Any, make_app: MakeApp, asker: Asker, name: str, subject: str
+) -> None:
+    app = make_app(nats_server, name)
+
+    @app.listen(subject)
+    async def prices(orders: AsyncIterator[Order]) -> AsyncIterator[Price]:
+        async for order in orders:
+            yield Price(2.0 * order.id)
+
+    async with app:
+        endpoint = await asker.endpoint(f"$SRV.INFO.{name}", "prices")
+    metadata = endpoint["metadata"]
+    taken = json.loads(metadata["tidings.schema.request_item"])
+    streamed = json.loads(metadata["tidings.schema.response_item"])
+    assert taken["$defs"]["Order"]["required"] == ["id"]
+    assert streamed["$defs"]["Price"]["properties"] == {"total": {"type": "number"}}
+    assert not {REQUEST, RESPONSE} & set(metadata)
 
 
 async def test_the_schemas_of_pydantic_models_name_their_aliases(

@@ -17,6 +17,8 @@ from tidings.handlers.listener import ListenerSpec
 from tidings.services.protocol import protocol_name
 
 REQUEST, RESPONSE = "io.nats.schema.request", "io.nats.schema.response"
+# Of each item, where requests or replies are streams of items.
+REQUEST_ITEM, RESPONSE_ITEM = "tidings.schema.request_item", "tidings.schema.response_item"
 DIGEST = ".digest"  # the end of the key of a schema's digest
 
 
@@ -87,12 +89,16 @@ def _longer(name: str, subject: str) -> Iterator[str]:
 
 
 def schemas_of(spec: ListenerSpec) -> dict[str, str]:
-    """Return the JSON Schemas of a listener's requests and responses, with a digest of each, as
-    metadata of its endpoints. A type that is not annotated has none."""
-    return {
-        **_described(REQUEST, spec.parameters.wanted_type, "validation"),
-        **_described(RESPONSE, returned(spec.handler), "serialization"),
-    }
+    """Return the JSON Schemas of a listener's requests and responses, and of the items that it
+    takes or streams, with a digest of each, as metadata of its endpoints. A type that is not
+    annotated has none."""
+    shape = spec.shape
+    found = _described(REQUEST, spec.parameters.wanted_type, "validation")
+    if shape.takes_items:
+        found |= _described(REQUEST_ITEM, shape.request_item_type, "validation")
+    if shape.streams:
+        return found | _described(RESPONSE_ITEM, shape.response_item_type, "serialization")
+    return found | _described(RESPONSE, returned(spec.handler), "serialization")
 
 
 def digests_only(metadata: dict[str, str]) -> dict[str, str]:
