@@ -26,7 +26,7 @@ class Pinned(msgspec.Struct, frozen=True, kw_only=True):
     If the pinned instance sends no pull for `timeout`, the server pins another one. The first one
     may still be working on the messages that it has then.
 
-    Args:
+    Attributes:
         group: the priority group, at most 16 letters, digits and the signs `/ _ = -`.
         timeout: seconds of silence until another instance is pinned, at least 1. With None, an
             existing consumer keeps its value, and a new one gets the server's default.
@@ -67,7 +67,7 @@ class Pinned(msgspec.Struct, frozen=True, kw_only=True):
 class Overflow(msgspec.Struct, frozen=True, kw_only=True):
     """An instance gets messages only while the others do not keep up. It needs nats-server 2.11.
 
-    Args:
+    Attributes:
         min_pending: it gets messages if at least so many wait for the consumer.
         min_ack_pending: it gets messages if at least so many are delivered and unacknowledged.
         group: the priority group, as for `Pinned`.
@@ -112,7 +112,7 @@ class Overflow(msgspec.Struct, frozen=True, kw_only=True):
 class Prioritized(msgspec.Struct, frozen=True, kw_only=True):
     """Instances with a lower number get messages first. It needs nats-server 2.12.
 
-    Args:
+    Attributes:
         priority: the number of this instance, 0 to 9. An instance gets messages only while no
             instance with a lower number waits for them.
         group: the priority group, as for `Pinned`.
@@ -173,7 +173,7 @@ def _check_group(group: object) -> None:
 class Membership:
     """What an instance adds to each of its pulls as a member of a priority group.
 
-    Args:
+    Attributes:
         priority: what is declared.
 
     Attributes:
