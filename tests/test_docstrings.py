@@ -41,7 +41,10 @@ def example_app() -> App:
     """The app that the examples of methods speak of, with the services that they call."""
     app = App(
         "example",
-        streams=[Stream("ORDERS", subjects=["orders.created", "orders.remind"], schedules=True)],
+        streams=[
+            Stream("ORDERS", subjects=["orders.created"]),
+            Stream("REMINDERS", subjects=["orders.remind"], schedules=True),
+        ],
     )
 
     @app.listen("greet")

@@ -173,7 +173,7 @@ def _check_group(group: object) -> None:
 class Membership:
     """What an instance adds to each of its pulls as a member of a priority group.
 
-    Attributes:
+    Args:
         priority: what is declared.
 
     Attributes:
