@@ -168,12 +168,13 @@ app = App("shop")
 
 @app.consume("STREAM", data_type=int, concurrency=1)
 async def handle(msg):
-    print(f"handled {msg.data} in {os.getpid()}", flush=True)
+    # In one write, also with $PYTHONUNBUFFERED: the processes share the output.
+    os.write(1, f"handled {msg.data} in {os.getpid()}\\n".encode())
 
 
 @app.consume("STREAM", data_type=int, ordered=True)
 async def follow(msg):
-    print(f"followed {msg.data} in {os.getpid()}", flush=True)
+    os.write(1, f"followed {msg.data} in {os.getpid()}\\n".encode())
 """
 
 
