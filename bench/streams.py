@@ -29,7 +29,7 @@ class Streams:
             "name": STREAM,
             "subjects": [f"{LOAD}.>"],
             "storage": "memory",
-            "allow_batched": True,  # only who asks for batches publishes in batches
+            "allow_batched": True,  # used only by publishers that ask for batches
         }
         self._call(f"STREAM.CREATE.{STREAM}", config)
 

@@ -122,7 +122,7 @@ class _Reports:
 
 
 def report(text: str) -> bool:
-    """Log why a command failed, if failures belong into the log.
+    """Log why a command failed, if the log is meant to hold failures.
 
     Returns:
         False if the text must also be written to standard error.

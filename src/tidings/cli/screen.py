@@ -1,4 +1,4 @@
-"""Screen: the whole terminal, drawn anew on demand, and restored at the end."""
+"""Screen: the whole terminal, redrawn on demand, and restored at the end."""
 
 from __future__ import annotations
 
