@@ -322,7 +322,7 @@ class Supervision:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the processes have been told to end."""
+        """Whether the processes were asked to end."""
         return self._stopping.is_set()
 
     @property

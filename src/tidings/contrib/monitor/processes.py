@@ -38,7 +38,7 @@ class Processes(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether they have been told to end."""
+        """Whether they were asked to end."""
 
     @property
     def has_started(self) -> bool:

@@ -28,7 +28,7 @@ class AppTracing:
         self, tracer: Tracer, patterns: Iterable[str], url: Callable[[], str | None]
     ) -> None:
         self._spans = spans = Spans(tracer)
-        # To be told that a message went to `>` is of no use.
+        # A span name with the pattern `>` says nothing about the message.
         self._templates = Templates(each for each in patterns if each != ">")
         self._url = url
         sends = SendTraces(spans, self._templates, url)

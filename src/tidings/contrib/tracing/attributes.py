@@ -49,7 +49,7 @@ def server(url: str | None) -> Mapping[str, Value]:
 
 def of_error(error: BaseException) -> dict[str, Value]:
     """Return the attributes of an error: its class, and the id under which another service logged
-    it. Its text may contain what belongs into no trace."""
+    it. Its text may contain data that a trace must not show."""
     found: dict[str, Value] = {ERROR_TYPE: class_name(type(error))}
     if isinstance(error, ServiceError) and error.is_received and error.error_id:
         found[ERROR_ID] = error.error_id[:MOST_ID]
