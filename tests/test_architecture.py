@@ -40,6 +40,7 @@ FLOORS = {
         "headers",
         "codec",
         "message",
+        "responses",
         "service_errors",
     ],
     "transport": ["transport", "stream_answers", "retries"],
@@ -47,6 +48,7 @@ FLOORS = {
         "flows",
         "handlers",
         "link",
+        "current_link",
         "bus",
         "blocking",
         "jetstream",
@@ -125,7 +127,9 @@ INSIDE = {
         "events",
         "middleware",
         "tracing",
+        "task_spec",
         "tasks",
+        "listener_spec",
         "timing",
         "serving",
         "listener",
@@ -143,6 +147,7 @@ INSIDE = {
         "election",
         "filters",
         "message",
+        "responses",
         "names",
         "position",
         "pauses",
@@ -281,7 +286,7 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 # What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
 # requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
-    "app": {"jetstream", "lifecycle", "process", "services"},
+    "app": {"jetstream", "lifecycle", "process", "services", "transport"},
     "blocking": {"flows"},
     "bus": {"flows"},
     "declarations": {"cron", "jetstream"},

@@ -27,6 +27,7 @@ from tidings.checks import (
 from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
+from tidings.current_link import CurrentLink
 from tidings.deadlines import working_until
 from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
@@ -36,11 +37,8 @@ from tidings.handlers.health import DEFAULT_TIMEOUT, HealthCheck
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
 from tidings.keywords import add_hint, called, former_names, refuse_options
-from tidings.link import CurrentLink
 from tidings.log import logger
 from tidings.subject import check_queue
-from tidings.transport.options import ConnectionKeywords, ConnectionOptions, server_urls
-from tidings.transport.settings import settings_of
 
 # `import tidings` is quick: what runs an app and what is for streams is imported at the first use.
 if TYPE_CHECKING:
@@ -53,6 +51,7 @@ if TYPE_CHECKING:
     from tidings.process.runner import BackgroundRun
     from tidings.services import AppServices
     from tidings.stats import AppStats
+    from tidings.transport.options import ConnectionKeywords, ConnectionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -190,6 +189,9 @@ class App(Declarations):
         monitor: str | int | None = None,
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
+        from tidings.transport.options import ConnectionKeywords
+        from tidings.transport.settings import settings_of
+
         super().__init__()
         refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
         if not isinstance(service_name, str) or not service_name.strip():
@@ -508,6 +510,8 @@ class App(Declarations):
         Raises:
             ConfigError: the app runs already, or this is not a URL.
         """
+        from tidings.transport.options import server_urls
+
         self._declaring("set_servers")
         self._settings = self._settings.with_servers(server_urls(servers))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tidings.functions import function_place
 from tidings.handlers.hook_checks import silent_hooks
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.queue_groups import competing
 from tidings.jetstream.consumer.spec import ConsumerSpec

@@ -12,9 +12,13 @@ import msgspec
 from tidings.checks import Seconds, as_seconds
 from tidings.errors import ConfigError
 from tidings.handlers.hook_checks import check_hooks, check_instance
-from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
+from tidings.handlers.listener_spec import (
+    DEFAULT_PENDING_BYTES,
+    DEFAULT_PENDING_MSGS,
+    ListenerSpec,
+)
 from tidings.handlers.middleware import Middleware
-from tidings.handlers.tasks import TaskSpec
+from tidings.handlers.task_spec import TaskSpec
 from tidings.keywords import called
 from tidings.subject import as_subjects, check_pattern, check_queue
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tidings.current_link import CurrentLink
 from tidings.errors import ConfigError
 from tidings.handlers.middleware import Middleware, Send, fold_send
 from tidings.handlers.tracing import Tracing
@@ -20,7 +21,6 @@ from tidings.jetstream.publish import PublishAck, prepare
 from tidings.jetstream.reader import Reader
 from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.streams.stream import Stream
-from tidings.link import CurrentLink
 from tidings.transport.connection import Connection
 
 B = TypeVar("B", bound=Bucket)
