@@ -513,7 +513,8 @@ def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     late = (
         *("tidings.jetstream", "tidings.lifecycle", "tidings.process", "tidings.services"),
-        *("tidings.flows.", "tidings.handlers.serving", "tidings.transport.conn"),
+        *("tidings.flows.", "tidings.handlers.serving", "tidings.transport", "tidings.link"),
+        *("tidings.concurrency.work_queue", "pathlib", "urllib"),
         *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
     )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
