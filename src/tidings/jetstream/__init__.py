@@ -1,5 +1,6 @@
 """JetStream: streams, consumers, publishing with acknowledgement, key-value and objects."""
 
+from tidings.jetstream.atomic_batch import BatchAck
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
@@ -10,6 +11,7 @@ from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
@@ -17,6 +19,7 @@ from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, 
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "BatchAck",
     "ConsumerLimits",
     "Entry",
     "JetStream",
@@ -32,6 +35,7 @@ __all__ = [
     "Prioritized",
     "Pruned",
     "PublishAck",
+    "PublishBatch",
     "PublishFailure",
     "PublishWindow",
     "Republish",

@@ -28,6 +28,7 @@ from tidings.jetstream.publish import (
     prepare,
     publish_stored,
 )
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
@@ -490,3 +491,38 @@ class JetStream:
         """
         here = functools.partial(self._host.here, "js.publish")
         return PublishWindow(here, self._begin, size, batched=batched)
+
+    def batch(self, *, timeout: Seconds = PUBLISH_TIMEOUT) -> PublishBatch:
+        """Publish messages that their stream stores all, or none of them. (NATS ADR-50)
+
+        The block collects up to 1000 messages, and its end stores them. If the block raises,
+        nothing is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The stream is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the batch, at the end of the block; inside a `deadline`, at
+                most what is left.
+
+        Raises:
+            ConfigError: `timeout` is wrong. At the end of the block: the stream or the server takes
+                no atomic batches, or the messages are for several streams.
+            WrongSequenceError: at the end of the block: an expected sequence was not met.
+            DuplicateMessageError: at the end of the block: the stream has a message with one of the
+                ids.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all messages may
+                be stored, or none.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
+            NoStreamError: at the end of the block: no stream takes the messages.
+            JetStreamError: at the end of the block: the stream refuses the batch otherwise.
+            PayloadTooLargeError: at the end of the block: a message is too large.
+
+        Example:
+            ```python
+            async with app.js.batch() as batch:
+                batch.add("ledger.ada", {"amount": -10})
+                batch.add("ledger.bob", {"amount": 10})
+            print(batch.ack.stream, batch.ack.count)
+            ```
+        """
+        return PublishBatch(self._host.here, self._host.current.run, timeout)
