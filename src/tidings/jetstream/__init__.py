@@ -5,6 +5,7 @@ from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.kv.transaction import Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
 from tidings.jetstream.objects.info import ObjectInfo
@@ -45,6 +46,7 @@ __all__ = [
     "StreamMessage",
     "StreamPlan",
     "StreamSource",
+    "Transaction",
     "Watch",
     "days",
 ]

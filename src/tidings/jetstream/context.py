@@ -175,6 +175,7 @@ class JetStream:
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
@@ -197,6 +198,7 @@ class JetStream:
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
+            atomic: allow `KeyValue.transaction`. It needs nats-server 2.12. (NATS ADR-50)
             create: create the bucket if there is none; with False that is an error.
 
         Raises:
@@ -228,7 +230,9 @@ class JetStream:
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
                 create=create,
+                current=self._host.current,
             )
         )
 

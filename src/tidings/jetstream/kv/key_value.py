@@ -26,27 +26,31 @@ from tidings.errors import (
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.atomic_batch import AtomicBatch, BatchAck
 from tidings.jetstream.bucket import Bucket, Storage, declared_options
 from tidings.jetstream.capability import FIRST_WITH_TTL, check_server
+from tidings.jetstream.commit import commit
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
 from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, MarkerReason, Operation
 from tidings.jetstream.kv.plain import ask_once, is_plain, put_once, stored_value
+from tidings.jetstream.kv.transaction import CALL as TRANSACTION
+from tidings.jetstream.kv.transaction import ROLLUP, Change, Target, Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.latest import ask_last, last_in, read_from, read_sequence
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered import Reading
-from tidings.jetstream.publish import FirstTry, PublishAck, publish_stored
+from tidings.jetstream.publish import FirstTry, PublishAck, publication_of, publish_stored
 from tidings.jetstream.reader import Host, Reader, read_all
 from tidings.jetstream.ttl import HEADER as TTL
 from tidings.jetstream.ttl import Never, seconds_of, ttl_text
+from tidings.link import CurrentLink
 from tidings.protocol.parser import Frame
 from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-ROLLUP = ("Nats-Rollup", "sub")
 # Seconds that a write may take, including a leader election.
 WRITE_TIMEOUT = 10.0
 
@@ -91,6 +95,15 @@ def _check_revision(revision: Any) -> None:
     )
 
 
+def _with_ttl(headers: Sequence[tuple[str, str]], lifetime: str | None) -> Headers:
+    """Return the headers of a write. A value that expires replaces those before it, which would
+    come back."""
+    if lifetime is None:
+        return Headers(headers)
+    rollup = [] if ROLLUP in headers else [ROLLUP]
+    return Headers([*headers, (TTL, lifetime), *rollup])
+
+
 class KeyValueOptions(TypedDict, total=False):
     """The options of `JetStream.key_value`, except `type`, for type checkers."""
 
@@ -102,6 +115,7 @@ class KeyValueOptions(TypedDict, total=False):
     replicas: int | None
     max_bytes: int | None
     max_value_size: int | None
+    atomic: bool | None
     create: bool
 
 
@@ -140,7 +154,9 @@ class KeyValue(Bucket, Generic[T]):
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
+        current: CurrentLink | None = None,
     ) -> None:
         super().__init__(
             host,
@@ -156,6 +172,7 @@ class KeyValue(Bucket, Generic[T]):
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
             ),
             base={
                 "subjects": [f"$KV.{name}.>"],
@@ -163,6 +180,7 @@ class KeyValue(Bucket, Generic[T]):
                 "deny_delete": True,
             },
         )
+        self._current = current or CurrentLink()  # where transactions find the run of the app
         self.type = codec.resolve(type)
         self._decode = codec.decoder(self.type)
 
@@ -435,6 +453,48 @@ class KeyValue(Bucket, Generic[T]):
         entries = {entry.key: entry for entry in map(self.entry, messages)}
         return [key for key, entry in entries.items() if not entry.is_deleted]
 
+    def transaction(self, *, timeout: Seconds = WRITE_TIMEOUT) -> Transaction[T]:
+        """Change several keys together: the bucket stores all changes, or none. (NATS ADR-50)
+
+        The block collects up to 1000 changes, and its end stores them. If the block raises, nothing
+        is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The bucket is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the changes, at the end of the block.
+
+        Raises:
+            ConfigError: if `timeout` is wrong. At the end of the block: if the bucket or the server
+                allows no transactions, or a `ttl` is not possible.
+            WrongRevisionError: at the end of the block: a key is not at its revision;
+                KeyExistsError if a key to create has a value. Nothing is stored.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all changes are
+                stored, or none.
+            TidingsError: at the end of the block: as `put` does.
+
+        Example:
+            ```python
+            accounts = app.js.key_value("accounts", type=int, atomic=True)
+            await accounts.put("ada", 100)
+            ada = await accounts.get("ada")
+
+            async with accounts.transaction() as changes:
+                changes.update("ada", ada.value - 10, ada.revision)
+                changes.create("bob", 10)
+            print(changes.revisions["bob"])
+            ```
+        """
+        target = Target(
+            bucket=self.name,
+            encode=lambda value: codec.encode(value, self.type),
+            check_key=lambda key, new: _check_key(key, new=new),
+            check_revision=_check_revision,
+            store=self._store,
+            newest=lambda key: self.use(lambda api: self._newest(api, key, None)),
+        )
+        return Transaction(target, self._current.here, self._current.run, timeout)
+
     def watch(
         self,
         keys: str | Sequence[str] = ">",
@@ -526,9 +586,7 @@ class KeyValue(Bucket, Generic[T]):
         if revision is not None:
             _check_revision(revision)
         lifetime = None if ttl is None else ttl_text(ttl)
-        pairs = list(headers)
-        if lifetime is not None:
-            pairs += [(TTL, lifetime), *([] if ROLLUP in pairs else [ROLLUP])]
+        pairs = _with_ttl(headers, lifetime)
 
         async def write(api: JetStreamApi) -> PublishAck:
             if lifetime is not None:
@@ -537,7 +595,7 @@ class KeyValue(Bucket, Generic[T]):
                 self._origin_api(api),
                 f"{self._origin.write}{key}",
                 body,
-                Headers(pairs),
+                pairs,
                 msg_id=msg_id or secrets.token_hex(16),
                 timeout=WRITE_TIMEOUT,
                 expected=Expected(subject_sequence=revision),
@@ -551,6 +609,28 @@ class KeyValue(Bucket, Generic[T]):
             last = int(said[1]) if said else None
             raise WrongRevisionError(self.name, key, revision or 0, last) from None
         return ack.sequence
+
+    async def _store(self, changes: Sequence[Change], timeout: float) -> BatchAck:
+        """Store changes as a whole."""
+
+        async def write(api: JetStreamApi) -> BatchAck:
+            batch = AtomicBatch()
+            for change in changes:
+                if change.ttl is not None:
+                    self._check_ttl(api, change.ttl)
+                batch.add(
+                    publication_of(
+                        f"{self._origin.write}{change.key}",
+                        change.body,
+                        _with_ttl(change.headers, change.ttl),
+                        msg_id=secrets.token_hex(16),
+                        timeout=timeout,
+                        expected=Expected(subject_sequence=change.revision),
+                    )
+                )
+            return await commit(self._origin_api(api), batch, timeout, TRANSACTION)
+
+        return await self.use(write)
 
     def _check_ttl(self, api: JetStreamApi, lifetime: str) -> None:
         """Check that the server lets a value expire, and when it should.
