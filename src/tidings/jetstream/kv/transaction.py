@@ -211,14 +211,18 @@ class Transaction(Atomic, Generic[T]):
         Raises:
             WrongRevisionError: a key has another revision; KeyExistsError if it was to be created.
         """
-        return list(await asyncio.gather(*map(self._as_it_is, changes)))
+        keys = [change.key for change in changes if change.revision is not None]
+        found = await asyncio.gather(*map(self._target.newest, keys))
+        newest = dict(zip(keys, found, strict=True))
+        # In the order of the changes, so that the same key is named each time.
+        return [
+            self._at(newest[change.key], change) if change.key in newest else change
+            for change in changes
+        ]
 
-    async def _as_it_is(self, change: Change) -> Change:
-        if change.revision is None:
-            return change
-        last = await self._target.newest(change.key)
+    def _at(self, last: Stored | None, change: Change) -> Change:
         revision = 0 if last is None else last.sequence
-        if revision == change.revision:
+        if revision == change.revision or change.revision is None:
             return change
         if not change.creates:
             raise WrongRevisionError(self._target.bucket, change.key, change.revision, revision)
