@@ -1,15 +1,18 @@
 """JetStream: streams, consumers, publishing with acknowledgement, key-value and objects."""
 
+from tidings.jetstream.atomic_batch import BatchAck
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.kv.entry import Entry, Operation
+from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.kv.transaction import Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
@@ -17,10 +20,12 @@ from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, 
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "BatchAck",
     "ConsumerLimits",
     "Entry",
     "JetStream",
     "KeyValue",
+    "MarkerReason",
     "Metadata",
     "ObjectInfo",
     "ObjectStore",
@@ -31,6 +36,7 @@ __all__ = [
     "Prioritized",
     "Pruned",
     "PublishAck",
+    "PublishBatch",
     "PublishFailure",
     "PublishWindow",
     "Republish",
@@ -40,6 +46,7 @@ __all__ = [
     "StreamMessage",
     "StreamPlan",
     "StreamSource",
+    "Transaction",
     "Watch",
     "days",
 ]

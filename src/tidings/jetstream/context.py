@@ -28,9 +28,11 @@ from tidings.jetstream.publish import (
     prepare,
     publish_stored,
 )
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
+from tidings.jetstream.ttl import Never
 from tidings.keywords import called, known_as
 
 T = TypeVar("T")
@@ -166,12 +168,14 @@ class JetStream:
         *,
         type: Any = dict,  # noqa: A002 - the word of the interface
         ttl: Seconds | None = None,
+        marker_ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
@@ -185,12 +189,16 @@ class JetStream:
             type: what values are: as `data_type` of `App.listen`, dict by default. What is put is
                 checked, too.
             ttl: seconds that a value is kept after it was written.
+            marker_ttl: let a value have a `ttl` of its own, and watchers get an entry when a value
+                expires. The bucket keeps the marker of an expired key for so many seconds, at least
+                1. It needs nats-server 2.11. (NATS ADR-48)
             history: revisions of a key that are kept, 1 to 64; 1 where a bucket is made without.
             description: what it is for.
             storage: "file" or "memory".
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
+            atomic: allow `KeyValue.transaction`. It needs nats-server 2.12. (NATS ADR-50)
             create: create the bucket if there is none; with False that is an error.
 
         Raises:
@@ -215,13 +223,16 @@ class JetStream:
                 bucket,
                 type=type,
                 ttl=ttl,
+                marker_ttl=marker_ttl,
                 history=history,
                 description=description,
                 storage=storage,
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
                 create=create,
+                current=self._host.current,
             )
         )
 
@@ -317,6 +328,7 @@ class JetStream:
         expected_msg_id: str | None = None,
         delay: Seconds | None = None,
         at: datetime | None = None,
+        ttl: Seconds | Never | None = None,
         timeout: Seconds = PUBLISH_TIMEOUT,
     ) -> PublishAck:
         """Store a message in the stream that takes its subject, and return its place there.
@@ -340,11 +352,16 @@ class JetStream:
                 needs nats-server 2.12. The message comes up to a second late. (NATS ADR-51)
             at: when the stream delivers the message, an aware datetime, instead of `delay`. If it
                 has passed, the message is delivered at once.
+            ttl: seconds after which the stream removes the message, a second or more, or a
+                `timedelta`. The server counts whole seconds; a fraction is rounded up. "never"
+                keeps the message beyond the stream's `max_age`. With `delay` or `at`, it begins
+                when the message is due. The stream is declared with `ttl=True`. It needs
+                nats-server 2.11. (NATS ADR-43)
             timeout: seconds; inside a `deadline`, at most what is left.
 
         Raises:
             ConfigError: an option is wrong, or the server or the stream cannot keep a message until
-                it is due, or would lose it.
+                it is due, or would lose it, or does not know `ttl`.
             NoStreamError: no stream takes the subject.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
             DeadlineExpiredError: the deadline had passed before. Nothing was sent.
@@ -371,6 +388,8 @@ class JetStream:
         }
         if delay is not None or at is not None:
             options |= {"delay": delay, "at": at}
+        if ttl is not None:
+            options["ttl"] = ttl
         publication = prepare(subject, message, **options)
         return await self._begin(publication, message, options)
 
@@ -476,3 +495,38 @@ class JetStream:
         """
         here = functools.partial(self._host.here, "js.publish")
         return PublishWindow(here, self._begin, size, batched=batched)
+
+    def batch(self, *, timeout: Seconds = PUBLISH_TIMEOUT) -> PublishBatch:
+        """Publish messages that their stream stores all, or none of them. (NATS ADR-50)
+
+        The block collects up to 1000 messages, and its end stores them. If the block raises,
+        nothing is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The stream is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the batch, at the end of the block; inside a `deadline`, at
+                most what is left.
+
+        Raises:
+            ConfigError: `timeout` is wrong. At the end of the block: the stream or the server takes
+                no atomic batches, or the messages are for several streams.
+            WrongSequenceError: at the end of the block: an expected sequence was not met.
+            DuplicateMessageError: at the end of the block: the stream has a message with one of the
+                ids.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all messages may
+                be stored, or none.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
+            NoStreamError: at the end of the block: no stream takes the messages.
+            JetStreamError: at the end of the block: the stream refuses the batch otherwise.
+            PayloadTooLargeError: at the end of the block: a message is too large.
+
+        Example:
+            ```python
+            async with app.js.batch() as batch:
+                batch.add("ledger.ada", {"amount": -10})
+                batch.add("ledger.bob", {"amount": 10})
+            print(batch.ack.stream, batch.ack.count)
+            ```
+        """
+        return PublishBatch(self._host.here, self._host.current.run, timeout)

@@ -6,6 +6,7 @@ so the server stores it once. A watch continues after the server restarts.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from tidings import codec
 from tidings.checks import Seconds, check_whole
 from tidings.deadlines import current
 from tidings.errors import (
+    ConfigError,
     KeyExistsError,
     KeyNotFoundError,
     SubjectError,
@@ -24,24 +26,31 @@ from tidings.errors import (
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.atomic_batch import AtomicBatch, BatchAck
 from tidings.jetstream.bucket import Bucket, Storage, declared_options
+from tidings.jetstream.capability import FIRST_WITH_TTL, check_server
+from tidings.jetstream.commit import commit
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
-from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, Operation
+from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, MarkerReason, Operation
 from tidings.jetstream.kv.plain import ask_once, is_plain, put_once, stored_value
+from tidings.jetstream.kv.transaction import CALL as TRANSACTION
+from tidings.jetstream.kv.transaction import ROLLUP, Change, Target, Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.latest import ask_last, last_in, read_from, read_sequence
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered import Reading
-from tidings.jetstream.publish import FirstTry, publish_stored
+from tidings.jetstream.publish import FirstTry, PublishAck, publication_of, publish_stored
 from tidings.jetstream.reader import Host, Reader, read_all
+from tidings.jetstream.ttl import HEADER as TTL
+from tidings.jetstream.ttl import Never, seconds_of, ttl_text
+from tidings.link import CurrentLink
 from tidings.protocol.parser import Frame
 from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-ROLLUP = ("Nats-Rollup", "sub")
 # Seconds that a write may take, including a leader election.
 WRITE_TIMEOUT = 10.0
 
@@ -86,16 +95,27 @@ def _check_revision(revision: Any) -> None:
     )
 
 
+def _with_ttl(headers: Sequence[tuple[str, str]], lifetime: str | None) -> Headers:
+    """Return the headers of a write. A value that expires replaces those before it, which would
+    come back."""
+    if lifetime is None:
+        return Headers(headers)
+    rollup = [] if ROLLUP in headers else [ROLLUP]
+    return Headers([*headers, (TTL, lifetime), *rollup])
+
+
 class KeyValueOptions(TypedDict, total=False):
     """The options of `JetStream.key_value`, except `type`, for type checkers."""
 
     ttl: Seconds | None
+    marker_ttl: Seconds | None
     history: int | None
     description: str | None
     storage: Storage | None
     replicas: int | None
     max_bytes: int | None
     max_value_size: int | None
+    atomic: bool | None
     create: bool
 
 
@@ -127,13 +147,16 @@ class KeyValue(Bucket, Generic[T]):
         *,
         type: Any = dict,  # noqa: A002 - the interface's word
         ttl: Seconds | None = None,
+        marker_ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
+        current: CurrentLink | None = None,
     ) -> None:
         super().__init__(
             host,
@@ -142,12 +165,14 @@ class KeyValue(Bucket, Generic[T]):
             create=create,
             said=declared_options(
                 ttl=ttl,
+                marker_ttl=marker_ttl,
                 history=history,
                 description=description,
                 storage=storage,
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
             ),
             base={
                 "subjects": [f"$KV.{name}.>"],
@@ -155,6 +180,7 @@ class KeyValue(Bucket, Generic[T]):
                 "deny_delete": True,
             },
         )
+        self._current = current or CurrentLink()  # where transactions find the run of the app
         self.type = codec.resolve(type)
         self._decode = codec.decoder(self.type)
 
@@ -234,14 +260,20 @@ class KeyValue(Bucket, Generic[T]):
         except KeyNotFoundError:
             return default
 
-    async def put(self, key: str, value: T) -> int:
+    async def put(self, key: str, value: T, *, ttl: Seconds | Never | None = None) -> int:
         """Set the value of a key, whether or not it has one, and return the new revision.
 
         Args:
             key: the key, of letters, digits and the characters `-`, `/`, `_`, `=` and `.`.
             value: the value, of the bucket's type.
+            ttl: seconds until this value expires, a second or more, or a `timedelta`. The server
+                counts whole seconds; a fraction is rounded up. "never" keeps the value beyond the
+                bucket's `ttl`. The bucket is declared with `marker_ttl`. The value replaces the
+                history of its key, so that no older value comes back when it expires.
+                (NATS ADR-48)
 
         Raises:
+            ConfigError: if `ttl` is wrong, or the bucket or the server cannot let one key expire.
             EncodeError: if the value is not of the bucket's type.
             SubjectError: if NATS does not allow the key.
             PublishTimeoutError: if no acknowledgement arrives in time. The value may be stored.
@@ -257,8 +289,8 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         body = codec.encode(value, self.type)
-        if not is_plain(key) or current.get() is not None:  # there is a deadline
-            return await self._write(key, body)
+        if ttl is not None or not is_plain(key) or current.get() is not None:  # a deadline
+            return await self._write(key, body, ttl=ttl)
         msg_id = secrets.token_hex(16)
         api = self._origin_api(await self.open())
         outcome = await put_once(api, f"{self._origin.write}{key}", body, msg_id)
@@ -266,7 +298,7 @@ class KeyValue(Bucket, Generic[T]):
             return outcome
         return await self._write(key, body, msg_id=msg_id, tries=[outcome])
 
-    async def create(self, key: str, value: T) -> int:
+    async def create(self, key: str, value: T, *, ttl: Seconds | Never | None = None) -> int:
         """Set the value of a key that has none, and return the new revision.
 
         If several instances create the same key at the same time, only one of them succeeds.
@@ -274,6 +306,7 @@ class KeyValue(Bucket, Generic[T]):
         Args:
             key: the key.
             value: the value, of the bucket's type.
+            ttl: seconds until this value expires, or a `timedelta`: see `put`.
 
         Raises:
             KeyExistsError: if the key already has a value.
@@ -293,24 +326,28 @@ class KeyValue(Bucket, Generic[T]):
         """
         body = codec.encode(value, self.type)
         try:
-            return await self._write(key, body, revision=0)
+            return await self._write(key, body, revision=0, ttl=ttl)
         except WrongRevisionError as error:
             at_least = error.last
             last = await self.use(lambda api: self._newest(api, key, at_least))
             if last is not None and Operation.of(last.headers) is Operation.PUT:
                 raise KeyExistsError(self.name, key) from None
         try:  # a deleted key has a revision too: that of its deletion marker
-            return await self._write(key, body, revision=0 if last is None else last.sequence)
+            known = 0 if last is None else last.sequence
+            return await self._write(key, body, revision=known, ttl=ttl)
         except WrongRevisionError:
             raise KeyExistsError(self.name, key) from None
 
-    async def update(self, key: str, value: T, revision: int) -> int:
+    async def update(
+        self, key: str, value: T, revision: int, *, ttl: Seconds | Never | None = None
+    ) -> int:
         """Set the value of a key if it is still at `revision`, and return the new revision.
 
         Args:
             key: the key.
             value: the new value, of the bucket's type.
             revision: the key's revision that you have read, or 0 if the key was never set.
+            ttl: seconds until the new value expires, or a `timedelta`: see `put`.
 
         Raises:
             WrongRevisionError: if someone changed or deleted the key since that revision.
@@ -326,7 +363,7 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         _check_revision(revision)
-        return await self._write(key, codec.encode(value, self.type), revision=revision)
+        return await self._write(key, codec.encode(value, self.type), revision=revision, ttl=ttl)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Delete a key, but keep its history. A key without a value is no error.
@@ -349,12 +386,15 @@ class KeyValue(Bucket, Generic[T]):
         """
         await self._write(key, b"", [(OPERATION, DELETE)], revision)
 
-    async def purge(self, key: str, *, revision: int | None = None) -> None:
+    async def purge(
+        self, key: str, *, revision: int | None = None, ttl: Seconds | Never | None = None
+    ) -> None:
         """Delete a key and its history. A key without a value is no error.
 
         Args:
             key: the key.
             revision: purge the key only if it is still at this revision.
+            ttl: seconds after which the bucket forgets the deletion, too: see `put`.
 
         Raises:
             WrongRevisionError: if the key is not at `revision`.
@@ -368,7 +408,7 @@ class KeyValue(Bucket, Generic[T]):
             assert [entry.is_deleted for entry in await drafts.history("intro")] == [True]
             ```
         """
-        await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
+        await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision, ttl=ttl)
 
     async def history(self, key: str) -> list[Entry[T]]:
         """Return all revisions of a key that the bucket keeps, including deletions, oldest first.
@@ -412,6 +452,48 @@ class KeyValue(Bucket, Generic[T]):
         # A key that is written during the reading appears several times: the last entry counts.
         entries = {entry.key: entry for entry in map(self.entry, messages)}
         return [key for key, entry in entries.items() if not entry.is_deleted]
+
+    def transaction(self, *, timeout: Seconds = WRITE_TIMEOUT) -> Transaction[T]:
+        """Change several keys together: the bucket stores all changes, or none. (NATS ADR-50)
+
+        The block collects up to 1000 changes, and its end stores them. If the block raises, nothing
+        is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The bucket is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the changes, at the end of the block.
+
+        Raises:
+            ConfigError: if `timeout` is wrong. At the end of the block: if the bucket or the server
+                allows no transactions, or a `ttl` is not possible.
+            WrongRevisionError: at the end of the block: a key is not at its revision;
+                KeyExistsError if a key to create has a value. Nothing is stored.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all changes are
+                stored, or none.
+            TidingsError: at the end of the block: as `put` does.
+
+        Example:
+            ```python
+            accounts = app.js.key_value("accounts", type=int, atomic=True)
+            await accounts.put("ada", 100)
+            ada = await accounts.get("ada")
+
+            async with accounts.transaction() as changes:
+                changes.update("ada", ada.value - 10, ada.revision)
+                changes.create("bob", 10)
+            print(changes.revisions["bob"])
+            ```
+        """
+        target = Target(
+            bucket=self.name,
+            encode=lambda value: codec.encode(value, self.type),
+            check_key=lambda key, new: _check_key(key, new=new),
+            check_revision=_check_revision,
+            store=self._store,
+            newest=lambda key: self.use(lambda api: self._newest(api, key, None)),
+        )
+        return Transaction(target, self._current.here, self._current.run, timeout)
 
     def watch(
         self,
@@ -485,7 +567,8 @@ class KeyValue(Bucket, Generic[T]):
     ) -> Entry[T]:
         key = subject.removeprefix(self._origin.read)
         operation = Operation.of(headers)
-        return Entry(self.name, key, body, revision, created, operation, self._decode)
+        reason = MarkerReason.of(headers)
+        return Entry(self.name, key, body, revision, created, operation, self._decode, reason)
 
     async def _write(
         self,
@@ -494,6 +577,7 @@ class KeyValue(Bucket, Generic[T]):
         headers: Sequence[tuple[str, str]] = (),
         revision: int | None = None,
         *,
+        ttl: Seconds | Never | None = None,
         msg_id: str = "",
         tries: list[FirstTry] | None = None,
     ) -> int:
@@ -501,24 +585,72 @@ class KeyValue(Bucket, Generic[T]):
         _check_key(key, new=not headers and not revision)
         if revision is not None:
             _check_revision(revision)
-        try:
-            ack = await self.use(
-                lambda api: publish_stored(
-                    self._origin_api(api),
-                    f"{self._origin.write}{key}",
-                    body,
-                    Headers(headers),
-                    msg_id=msg_id or secrets.token_hex(16),
-                    timeout=WRITE_TIMEOUT,
-                    expected=Expected(subject_sequence=revision),
-                    first=tries.pop() if tries else None,
-                )
+        lifetime = None if ttl is None else ttl_text(ttl)
+        pairs = _with_ttl(headers, lifetime)
+
+        async def write(api: JetStreamApi) -> PublishAck:
+            if lifetime is not None:
+                self._check_ttl(api, lifetime)
+            return await publish_stored(
+                self._origin_api(api),
+                f"{self._origin.write}{key}",
+                body,
+                pairs,
+                msg_id=msg_id or secrets.token_hex(16),
+                timeout=WRITE_TIMEOUT,
+                expected=Expected(subject_sequence=revision),
+                first=tries.pop() if tries else None,
             )
+
+        try:
+            ack = await self.use(write)
         except WrongSequenceError as error:
             said = _LAST.search(error.description)
             last = int(said[1]) if said else None
             raise WrongRevisionError(self.name, key, revision or 0, last) from None
         return ack.sequence
+
+    async def _store(self, changes: Sequence[Change], timeout: float) -> BatchAck:
+        """Store changes as a whole."""
+
+        async def write(api: JetStreamApi) -> BatchAck:
+            batch = AtomicBatch()
+            for change in changes:
+                if change.ttl is not None:
+                    self._check_ttl(api, change.ttl)
+                batch.add(
+                    publication_of(
+                        f"{self._origin.write}{change.key}",
+                        change.body,
+                        _with_ttl(change.headers, change.ttl),
+                        msg_id=secrets.token_hex(16),
+                        timeout=timeout,
+                        expected=Expected(subject_sequence=change.revision),
+                    )
+                )
+            return await commit(self._origin_api(api), batch, timeout, TRANSACTION)
+
+        return await self.use(write)
+
+    def _check_ttl(self, api: JetStreamApi, lifetime: str) -> None:
+        """Check that the server lets a value expire, and when it should.
+
+        Raises:
+            ConfigError: it is too old, or would keep the value for longer.
+        """
+        check_server(api, FIRST_WITH_TTL, "ttl=")
+        shortest, longest = self._ttl_bounds
+        if seconds_of(lifetime) < shortest:
+            raise ConfigError(
+                f"ttl={lifetime.removesuffix('s')} is shorter than marker_ttl={shortest:g} of the "
+                f"bucket {self.name!r}, and the server would keep the value that long: use a "
+                f"longer ttl, or a bucket with history=1"
+            )
+        if longest < seconds_of(lifetime) < math.inf:
+            raise ConfigError(
+                f"ttl={lifetime.removesuffix('s')} is longer than ttl={longest:g} of the bucket "
+                f"{self.name!r}, after which every value expires: use a shorter ttl, or 'never'"
+            )
 
     async def _stored(
         self, api: JetStreamApi, key: str, revision: int | None, answers: list[Frame]
