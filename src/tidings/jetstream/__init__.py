@@ -11,6 +11,7 @@ from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
 from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, days
@@ -35,6 +36,7 @@ __all__ = [
     "PublishWindow",
     "Republish",
     "Settlement",
+    "StoredMessage",
     "Stream",
     "StreamChange",
     "StreamMessage",
