@@ -169,6 +169,7 @@ INSIDE = {
         "consumer",
         "schedule",
         "host",
+        "messages",
         "reads",
         "context",
         "dead_letters",

@@ -6,6 +6,7 @@ from tidings.jetstream.kv.entry import Entry, Operation
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
+from tidings.jetstream.messages import Messages
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
@@ -22,6 +23,7 @@ __all__ = [
     "Entry",
     "JetStream",
     "KeyValue",
+    "Messages",
     "Metadata",
     "ObjectInfo",
     "ObjectStore",
