@@ -8,12 +8,14 @@ from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.transaction import Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
+from tidings.jetstream.messages import Messages
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
 from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, days
@@ -26,6 +28,7 @@ __all__ = [
     "JetStream",
     "KeyValue",
     "MarkerReason",
+    "Messages",
     "Metadata",
     "ObjectInfo",
     "ObjectStore",
@@ -41,6 +44,7 @@ __all__ = [
     "PublishWindow",
     "Republish",
     "Settlement",
+    "StoredMessage",
     "Stream",
     "StreamChange",
     "StreamMessage",
