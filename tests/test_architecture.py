@@ -192,7 +192,7 @@ INSIDE = {
     "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/schedule": ["late", "spec", "plan", "crons", "jobs"],
-    "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "plan"],
+    "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "bucket", "plan"],
     "services": [
         "protocol",
         "records",

@@ -11,17 +11,20 @@ from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
 from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, days
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "Bucket",
     "ConsumerLimits",
     "Entry",
     "JetStream",
     "KeyValue",
     "Metadata",
+    "ObjectBucket",
     "ObjectInfo",
     "ObjectStore",
     "Operation",

@@ -24,7 +24,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.bucket import Bucket, Storage, declared_options
+from tidings.jetstream.bucket import AnyBucket, Storage, declared_options
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
 from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, Operation
@@ -99,7 +99,7 @@ class KeyValueOptions(TypedDict, total=False):
     create: bool
 
 
-class KeyValue(Bucket, Generic[T]):
+class KeyValue(AnyBucket, Generic[T]):
     """A key-value bucket. Create it with `app.js.key_value`.
 
     Attributes:
@@ -149,11 +149,6 @@ class KeyValue(Bucket, Generic[T]):
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
             ),
-            base={
-                "subjects": [f"$KV.{name}.>"],
-                "max_msgs_per_subject": 1,
-                "deny_delete": True,
-            },
         )
         self.type = codec.resolve(type)
         self._decode = codec.decoder(self.type)
