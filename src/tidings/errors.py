@@ -49,6 +49,7 @@ TidingsError
     StreamChangeError          a declared stream cannot be created or changed
     BucketChangeError          a declared bucket differs from the one on the server
     BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
+    MessageNotFoundError       no such message in the stream (also a LookupError)
     KeyNotFoundError           no such key in the bucket (also a LookupError)
     ObjectNotFoundError        no such object in the store (also a LookupError)
     DigestError                an object's content differs from what was stored
@@ -925,6 +926,23 @@ class BucketChangeError(JetStreamError):
             f"{'; '.join(differences)}. Declare the same options, or declare the bucket in "
             f"App(buckets=[Bucket(...)]), which changes it"
         )
+
+
+class MessageNotFoundError(JetStreamError, LookupError):
+    """The stream has no such message: it was never stored, or it was deleted, or it expired.
+
+    Attributes:
+        stream: the stream's name.
+        sequence: the sequence that was asked for; None if a subject was.
+        subject: the subject that was asked for; "" if a sequence was.
+    """
+
+    def __init__(self, stream: str, *, sequence: int | None = None, subject: str = "") -> None:
+        self.stream = stream
+        self.sequence = sequence
+        self.subject = subject
+        wanted = f"on {subject!r}" if sequence is None else f"with sequence {sequence}"
+        super().__init__(f"the stream {stream!r} has no message {wanted}")
 
 
 class KeyNotFoundError(JetStreamError, LookupError):

@@ -11,6 +11,7 @@ from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
@@ -39,6 +40,7 @@ __all__ = [
     "PublishWindow",
     "Republish",
     "Settlement",
+    "StoredMessage",
     "Stream",
     "StreamChange",
     "StreamMessage",

@@ -16,7 +16,6 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
 from tidings.jetstream.get import stored_message
-from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.pauses import pause_consumer, resume_consumer
@@ -29,6 +28,7 @@ from tidings.jetstream.publish import (
     publish_stored,
 )
 from tidings.jetstream.publish_window import PublishWindow
+from tidings.jetstream.reads import Reads
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
 from tidings.jetstream.ttl import Never
@@ -43,15 +43,12 @@ LATE = 0.2
 
 
 @known_as("JetStream")
-class JetStream:
-    """Streams: publish with acknowledgement, key-value buckets, object stores.
+class JetStream(Reads):
+    """Streams: publish with acknowledgement, read, key-value buckets, object stores.
 
     Args:
         host: what the app declares, and where its run is found.
     """
-
-    def __init__(self, host: JetStreamHost) -> None:
-        self._host = host
 
     @property
     def streams(self) -> tuple[Stream, ...]:

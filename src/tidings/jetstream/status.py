@@ -12,8 +12,10 @@ class Status(enum.IntEnum):
 
     NONE = 0  # the message is not a status
     HEARTBEAT = 100  # the pull still waits at the server
+    END_OF_BATCH = 204  # every message of a batched read was sent
     NOT_FOUND = 404  # there are no messages, or there is no such message
     TIMEOUT = 408  # the pull has expired
+    TOO_MANY_RESULTS = 413  # a batched read matches more subjects than an answer can have
     PIN_ID_MISMATCH = 423  # the server has pinned another instance
     NO_RESPONDERS = 503  # nobody listens on the subject
 
