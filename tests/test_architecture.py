@@ -193,7 +193,7 @@ INSIDE = {
         "single",
         "consumers",
     ],
-    "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
+    "jetstream/kv": ["codecs", "entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/schedule": ["late", "spec", "plan", "crons", "jobs"],
     "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "bucket", "plan"],

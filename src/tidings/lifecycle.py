@@ -358,7 +358,7 @@ class Run:
         await self._lifespan.enter()
         await self._subscribe()
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
-        await self.watchers.start(self._plan.watches, self._host.bucket_types)
+        await self.watchers.start(self._plan.watches, self._host.key_values)
         self._watchdog.start()
         if self._plan.discoverable:
             await self._discovery.start()

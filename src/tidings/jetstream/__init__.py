@@ -2,6 +2,13 @@
 
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
+from tidings.jetstream.kv.codecs import (
+    Base64Codec,
+    ChainCodec,
+    KeyCodec,
+    PathCodec,
+    ValueCodec,
+)
 from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.watch import Watch
@@ -19,10 +26,13 @@ from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, 
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "Base64Codec",
     "Bucket",
+    "ChainCodec",
     "ConsumerLimits",
     "Entry",
     "JetStream",
+    "KeyCodec",
     "KeyValue",
     "MarkerReason",
     "Metadata",
@@ -31,6 +41,7 @@ __all__ = [
     "ObjectStore",
     "Operation",
     "Overflow",
+    "PathCodec",
     "Pinned",
     "Placement",
     "Prioritized",
@@ -46,6 +57,7 @@ __all__ = [
     "StreamMessage",
     "StreamPlan",
     "StreamSource",
+    "ValueCodec",
     "Watch",
     "days",
 ]

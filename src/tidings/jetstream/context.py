@@ -16,6 +16,7 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
 from tidings.jetstream.get import stored_message
+from tidings.jetstream.kv.codecs import KeyCodec, ValueCodec
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.pauses import pause_consumer, resume_consumer
@@ -172,6 +173,8 @@ class JetStream(Reads):
         max_bytes: int | None = None,
         max_value_size: int | None = None,
         create: bool = True,
+        key_codec: KeyCodec | None = None,
+        value_codec: ValueCodec | None = None,
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
@@ -194,6 +197,9 @@ class JetStream(Reads):
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
             create: create the bucket if there is none; with False that is an error.
+            key_codec: how keys are stored, such as `Base64Codec()` for keys of any characters; None
+                as they are.
+            value_codec: how encoded values are stored; None as they are.
 
         Raises:
             ConfigError: a bad name or option.
@@ -225,6 +231,8 @@ class JetStream(Reads):
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
                 create=create,
+                key_codec=key_codec,
+                value_codec=value_codec,
             )
         )
 

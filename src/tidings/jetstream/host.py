@@ -192,9 +192,9 @@ class JetStreamHost:
             await bucket.open()
 
     @property
-    def bucket_types(self) -> dict[str, Any]:
-        """The types of the declared key-value buckets, by name."""
-        return {kv.name: kv.type for kv in self._buckets if isinstance(kv, KeyValue)}
+    def key_values(self) -> dict[str, KeyValue[Any]]:
+        """The declared key-value buckets, by name."""
+        return {kv.name: kv for kv in self._buckets if isinstance(kv, KeyValue)}
 
     def end_watches(self) -> None:
         """End every `async for` over a watch, as if there were no more."""
