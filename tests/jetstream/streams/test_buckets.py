@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,7 +13,12 @@ import pytest
 
 from support.streams import MakeApp
 from tidings import App, Bucket, ConfigError, StreamChangeError, SubjectError
-from tidings.errors import BucketChangeError
+from tidings.errors import (
+    BucketChangeError,
+    JetStreamUnavailableError,
+    RequestTimeoutError,
+    TransportError,
+)
 from tidings.jetstream import (
     KeyValue,
     ObjectBucket,
@@ -21,9 +27,12 @@ from tidings.jetstream import (
     StreamPlan,
     StreamSource,
 )
+from tidings.server import NATSCluster
 
 SECOND = 1_000_000_000
 PATIENCE = 15.0
+# What a read can raise while there is no leader.
+UNAVAILABLE = (TransportError, RequestTimeoutError, JetStreamUnavailableError)
 _numbers = itertools.count(1)
 
 AnyBucket = Bucket | ObjectBucket
@@ -101,7 +110,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
         {"marker_ttl": 90},
         "marker_ttl 60 s -> 90 s",
     ),
-    ({"atomic": True}, {"allow_atomic": True}, {"atomic": False}, "allow_atomic True -> False"),
+    ({"atomic": True}, {"allow_atomic": True}, {"atomic": False}, "atomic True -> False"),
 ]
 
 
@@ -349,3 +358,33 @@ def test_what_is_no_bucket_and_a_second_one_of_a_name_are_refused(make_app: Make
         make_app(streams=[Bucket("a")])
     with pytest.raises(ConfigError, match="two streams with the name 'KV_a'"):
         make_app(buckets=[Bucket("a"), Bucket("a", history=2)])
+
+
+# Three servers.
+
+
+async def test_a_bucket_is_scaled_in_a_cluster_and_read_after_its_leader_is_killed() -> None:
+    one = Bucket("rates", history=2)
+    three = Bucket("rates", replicas=3, metadata={"tier": "1"})
+    with NATSCluster(3) as cluster:
+        async with App("first", servers=cluster.urls, buckets=[one]):
+            pass
+        async with App("second", servers=cluster.urls, buckets=[three]) as app:
+            rates = app.js.key_value("rates", type=int)
+            for number in range(20):
+                await rates.put(f"eu.{number}", number)
+            info = await app.js.api.call("STREAM.INFO.KV_rates")
+            assert info["config"]["num_replicas"] == 3
+            assert info["config"]["max_msgs_per_subject"] == 2  # not declared, so as it was
+            async with asyncio.timeout(40):
+                while not info["cluster"].get("leader"):
+                    info = await app.js.api.call("STREAM.INFO.KV_rates")
+            leader = int(info["cluster"]["leader"].removeprefix("server-"))
+            cluster.servers[leader - 1].kill()
+            await rates.put("eu.0", -1)
+            values: list[int] = []
+            async with asyncio.timeout(40):
+                while values != [*range(1, 20), -1]:  # a replica may be a moment behind
+                    with contextlib.suppress(*UNAVAILABLE):
+                        values = [entry.value for entry in await rates.entries("eu.*")]
+                    await asyncio.sleep(0.01)

@@ -32,6 +32,7 @@ _WORDS = {
     "num_replicas": "replicas",
     "subject_delete_marker_ttl": "marker_ttl",
     "allow_msg_ttl": "ttl of single keys",
+    "allow_atomic": "atomic",
 }
 
 
