@@ -343,7 +343,7 @@ class Run:
         warn_of_declarations(
             plan.listeners,
             plan.consumers,
-            plan.watches,
+            [watch.bound_to(self._host.key_values) for watch in plan.watches],
             self._host.streams,
             [spec.cls for spec in plan.middlewares],
         )

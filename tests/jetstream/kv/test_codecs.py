@@ -195,6 +195,19 @@ async def test_a_watch_of_a_bucket_takes_its_type_and_its_codecs(
         assert app.stats().watchers[0].bucket == bucket
 
 
+async def test_a_pattern_of_paths_is_no_doubtful_declaration(
+    make_app: MakeApp, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app()
+    paths = app.js.key_value(bucket, type=int, key_codec=PathCodec())
+    seen = Inbox()
+    app.watch(bucket, "/app/*")(seen)
+    async with app:
+        await paths.put("/app/port", 1)
+        assert (await seen.next()).key == "/app/port"
+    assert "literally" not in caplog.text
+
+
 # Keys that a codec cannot decode.
 
 

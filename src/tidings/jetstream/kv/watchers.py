@@ -53,10 +53,30 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_bucket(self.bucket)
-        check_keys(self.keys, None if self.declared is None else self.declared.key_codec)
+        self.stored_keys  # noqa: B018 - refuses bad patterns where they are written
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
         read_parameters(self.handler, self.data_type, GIVEN)
+
+    @property
+    def stored_keys(self) -> tuple[str, ...]:
+        """The patterns of keys, as the bucket stores keys.
+
+        Raises:
+            ConfigError: if the bucket's codec allows no patterns.
+            SubjectError: if NATS does not allow a pattern.
+        """
+        return check_keys(self.keys, None if self.declared is None else self.declared.key_codec)
+
+    def bound_to(self, declared: Mapping[str, KeyValue[Any]]) -> WatchSpec:
+        """Return the declaration with its bucket, if the app declares that.
+
+        Args:
+            declared: the buckets that the app declares, by name.
+        """
+        if self.declared is not None or self.bucket not in declared:
+            return self
+        return msgspec.structs.replace(self, declared=declared[self.bucket])
 
     @property
     def shown_keys(self) -> str:
@@ -186,8 +206,9 @@ class Watchers:
             BucketNotFoundError: if a bucket does not exist.
             JetStreamApiError: if the server refuses a consumer.
         """
-        for spec in specs:
-            bucket = self._bucket(spec, spec.declared or declared.get(spec.bucket))
+        for each in specs:
+            spec = each.bound_to(declared)
+            bucket = self._bucket(spec)
             api = await bucket.open()
             trace = None
             if self._tracing is not None:
@@ -200,9 +221,9 @@ class Watchers:
             self._watchers.append(watcher)
             await watcher.start()
 
-    def _bucket(self, spec: WatchSpec, declared: KeyValue[Any] | None) -> KeyValue[Any]:
+    def _bucket(self, spec: WatchSpec) -> KeyValue[Any]:
         """Return the bucket of a watch, with its type and its codecs."""
-        wanted = spec.wanted_type
+        wanted, declared = spec.wanted_type, spec.declared
         if declared is None:
             kind = dict if wanted is None else wanted
             return KeyValue(self._host, spec.bucket, type=kind, create=False)
