@@ -203,10 +203,10 @@ INSIDE = {
         "single",
         "consumers",
     ],
-    "jetstream/kv": ["entry", "plain", "transaction", "watch", "key_value", "watchers"],
+    "jetstream/kv": ["codecs", "entry", "plain", "transaction", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/schedule": ["late", "spec", "plan", "crons", "jobs"],
-    "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "plan"],
+    "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "bucket", "plan"],
     "services": [
         "protocol",
         "records",

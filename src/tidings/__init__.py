@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import DROP
     from tidings.jetstream.message import StreamMessage
     from tidings.jetstream.publish import PublishAck
+    from tidings.jetstream.streams.bucket import Bucket
     from tidings.jetstream.streams.stream import Stream, days
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "AppStats",
     "AuthError",
     "BatchTimeoutError",
+    "Bucket",
     "BucketChangeError",
     "BucketNotFoundError",
     "BufferFullError",
@@ -185,6 +187,7 @@ __all__ = [
 
 # The names that are imported at their first use, because most services use no stream.
 _LATE = {
+    "Bucket": "tidings.jetstream.streams.bucket",
     "DROP": "tidings.jetstream.consumer.spec",
     "Ended": "tidings.flows.many",
     "ItemStream": "tidings.flows.item_stream",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.context import JetStream
     from tidings.jetstream.host import JetStreamHost
     from tidings.jetstream.schedule.spec import CronSpec
+    from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
@@ -105,6 +106,8 @@ class App(Declarations):
         lifespan: a function that takes the app and returns an async context manager. The app enters
             it before the first message and leaves it after the last one.
         streams: streams to create at start, or to change to what is declared.
+        buckets: key-value buckets and object stores to create or change likewise, each a `Bucket`
+            or an `ObjectBucket`.
         user: the user name, with `password`.
         password: the password, or a function that returns it, called at each connect.
         token: a token instead of user and password, or a function that returns it.
@@ -185,6 +188,7 @@ class App(Declarations):
         drain_timeout: Seconds = 8.0,
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
+        buckets: Sequence[Bucket | ObjectBucket] = (),
         use_uvloop: bool = True,
         monitor: str | int | None = None,
         **connection: Unpack[ConnectionKeywords],
@@ -245,7 +249,8 @@ class App(Declarations):
         self._events = EventHooks()
         self._current = CurrentLink()
         self._streams = streams
-        if streams:
+        self._buckets = buckets
+        if streams or buckets:
             self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
         self._instance = _new_instance()
@@ -283,7 +288,7 @@ class App(Declarations):
     def _host(self) -> JetStreamHost:
         from tidings.jetstream.host import JetStreamHost
 
-        return JetStreamHost(self._current, self._streams)
+        return JetStreamHost(self._current, self._streams, self._buckets)
 
     # Other services.
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.bucket import Storage
     from tidings.jetstream.consumer.priority import Priority
     from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
+    from tidings.jetstream.kv.key_value import KeyValue
     from tidings.jetstream.kv.watchers import WatchSpec
     from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.start import Start
@@ -288,7 +289,7 @@ class Declarations:
     @called("watch()", hint='@app.watch("sessions", "user.*")')
     def watch(
         self,
-        bucket: str,
+        bucket: str | KeyValue[Any],
         keys: str | Sequence[str] = ">",
         *,
         data_type: Any = None,
@@ -301,7 +302,8 @@ class Declarations:
         another. If it raises, tidings logs and counts the error, and the next entry follows.
 
         Args:
-            bucket: the bucket's name. The app declares the bucket, or it exists at the start.
+            bucket: the bucket's name, or the bucket that `app.js.key_value` has returned. The app
+                declares the bucket, or it exists at the start.
             keys: the pattern of the keys to watch, such as "user.*", or a list of patterns, of
                 which no two match the same key.
             data_type: the type of `entry.value`. None uses the type in the signature,
@@ -324,8 +326,10 @@ class Declarations:
                 print(entry.key, "ended" if entry.is_deleted else entry.value)
             ```
         """
+        from tidings.jetstream.kv.key_value import KeyValue
         from tidings.jetstream.kv.watchers import WatchSpec
 
+        declared = bucket if isinstance(bucket, KeyValue) else None
         if callable(bucket):
             raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
 
@@ -333,7 +337,8 @@ class Declarations:
             self._add_watch(
                 WatchSpec(
                     handler=handler,
-                    bucket=bucket,
+                    bucket=bucket.name if isinstance(bucket, KeyValue) else bucket,
+                    declared=declared,
                     keys=_hashable(keys),
                     data_type=data_type,
                     initial=initial,

@@ -948,8 +948,8 @@ class BucketChangeError(JetStreamError):
         self.differences = differences
         super().__init__(
             f"the bucket {bucket!r} already exists with other options: "
-            f"{'; '.join(differences)}. Declare the same options, or change the bucket with the "
-            f"nats command"
+            f"{'; '.join(differences)}. Declare the same options, or declare the bucket in "
+            f"App(buckets=[Bucket(...)]), which changes it"
         )
 
 

@@ -345,7 +345,7 @@ class Run:
         warn_of_declarations(
             plan.listeners,
             plan.consumers,
-            plan.watches,
+            [watch.bound_to(self._host.key_values) for watch in plan.watches],
             self._host.streams,
             [spec.cls for spec in plan.middlewares],
         )
@@ -360,7 +360,7 @@ class Run:
         await self._lifespan.enter()
         await self._subscribe()
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
-        await self.watchers.start(self._plan.watches, self._host.bucket_types)
+        await self.watchers.start(self._plan.watches, self._host.key_values)
         self._watchdog.start()
         if self._plan.discoverable:
             await self._discovery.start()

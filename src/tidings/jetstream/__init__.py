@@ -3,6 +3,13 @@
 from tidings.jetstream.atomic_batch import BatchAck
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
+from tidings.jetstream.kv.codecs import (
+    Base64Codec,
+    ChainCodec,
+    KeyCodec,
+    PathCodec,
+    ValueCodec,
+)
 from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.transaction import Transaction
@@ -16,24 +23,31 @@ from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
 from tidings.jetstream.stored import StoredMessage
+from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
 from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, days
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "Base64Codec",
     "BatchAck",
+    "Bucket",
+    "ChainCodec",
     "ConsumerLimits",
     "Entry",
     "JetStream",
+    "KeyCodec",
     "KeyValue",
     "MarkerReason",
     "Messages",
     "Metadata",
+    "ObjectBucket",
     "ObjectInfo",
     "ObjectStore",
     "Operation",
     "Overflow",
+    "PathCodec",
     "Pinned",
     "Placement",
     "Prioritized",
@@ -51,6 +65,7 @@ __all__ = [
     "StreamPlan",
     "StreamSource",
     "Transaction",
+    "ValueCodec",
     "Watch",
     "days",
 ]

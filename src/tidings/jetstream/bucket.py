@@ -1,4 +1,4 @@
-"""Bucket: the stream behind a key-value bucket or an object store."""
+"""AnyBucket: the stream behind a key-value bucket or an object store."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
 from tidings.jetstream.reader import Host
+from tidings.jetstream.streams.bucket import MOST_HISTORY, bucket_subjects, new_config
 from tidings.jetstream.ttl import SHORTEST
 
 T = TypeVar("T")
@@ -47,13 +48,12 @@ _OPTIONS = {
     "num_replicas": "replicas",
 }
 # What the server allows.
-MOST_HISTORY = 64
 MOST_REPLICAS = 5
 # Values that the server leaves out of a configuration.
 _ABSENT = {"description": "", "max_age": 0, MARKER_TTL: 0, ATOMIC: False}
 
 
-class Bucket:
+class AnyBucket:
     """A stream that is used as a bucket.
 
     Args:
@@ -62,7 +62,6 @@ class Bucket:
         root: the first word of its subjects, "$KV" or "$O".
         create: whether to create the bucket if it does not exist.
         said: the options that were declared, which an existing bucket must have.
-        base: the configuration that all buckets of this kind have.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Bucket:
         *,
         create: bool,
         said: dict[str, Any],
-        base: dict[str, Any],
     ) -> None:
         if create:
             check_new_bucket(name)
@@ -87,10 +85,8 @@ class Bucket:
         self._said = said
         self._config = {
             "name": self._stream,
-            "discard": "new",
-            "allow_rollup_hdrs": True,
-            "allow_direct": True,
-            **base,
+            "subjects": bucket_subjects(root, name),
+            **new_config(root),
             **said,
         }
         if MARKER_TTL in said:
@@ -119,7 +115,9 @@ class Bucket:
             self._ttl_bounds = _ttl_bounds(config)
             self._origin = Origin.of(self._root, self.name, config, api.prefix)
             if self._create and not config.get("mirror"):  # a mirror is not created again
-                api.declared[self._stream] = self._config
+                # What `App(buckets=)` or another `key_value` declares of it counts as well.
+                others = api.declared.get(self._stream, {})
+                api.declared[self._stream] = {**self._config, **others, **self._said}
             self._opened = api
         return api
 

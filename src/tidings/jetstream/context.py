@@ -16,6 +16,7 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
 from tidings.jetstream.get import stored_message
+from tidings.jetstream.kv.codecs import KeyCodec, ValueCodec
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.pauses import pause_consumer, resume_consumer
@@ -174,6 +175,8 @@ class JetStream(Reads):
         max_value_size: int | None = None,
         atomic: bool | None = None,
         create: bool = True,
+        key_codec: KeyCodec | None = None,
+        value_codec: ValueCodec | None = None,
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
@@ -197,6 +200,9 @@ class JetStream(Reads):
             max_value_size: bytes of one value.
             atomic: allow `KeyValue.transaction`. It needs nats-server 2.12. (NATS ADR-50)
             create: create the bucket if there is none; with False that is an error.
+            key_codec: how keys are stored, such as `Base64Codec()` for keys of any characters; None
+                as they are.
+            value_codec: how encoded values are stored; None as they are.
 
         Raises:
             ConfigError: a bad name or option.
@@ -230,6 +236,8 @@ class JetStream(Reads):
                 atomic=atomic,
                 create=create,
                 current=self._host.current,
+                key_codec=key_codec,
+                value_codec=value_codec,
             )
         )
 

@@ -21,7 +21,7 @@ from tidings.errors import (
     RequestTimeoutError,
     WrongRevisionError,
 )
-from tidings.jetstream import KeyValue, ObjectStore
+from tidings.jetstream import Base64Codec, KeyValue, ObjectStore
 from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
@@ -81,6 +81,7 @@ async def works(origin: KeyValue[int], edge: KeyValue[int]) -> None:
     assert (await edge.get("limit")).revision == revision
     assert (await edge.get("limit", revision=revision)).value == 7
     assert await edge.keys() == ["limit"]
+    assert [(entry.key, entry.value) for entry in await edge.entries()] == [("limit", 7)]
     assert [entry.key for entry in await edge.history("limit")] == ["limit"]
     async with edge.watch("limit") as watch:
         assert (await anext(aiter(watch))).value == 7
@@ -122,6 +123,18 @@ async def test_a_mirror_that_renames_its_subjects_is_read_by_the_new_names(
     renaming = {"src": f"$KV.{name}.>", "dest": f"$KV.{name}-edge.>"}
     await mirror(app, "KV_", name, subject_transforms=[renaming])
     await works(origin, app.js.key_value(f"{name}-edge", type=int, create=False))
+
+
+async def test_a_mirror_is_read_and_written_with_a_codec(app: App, name: str) -> None:
+    origin = app.js.key_value(name, type=int, key_codec=Base64Codec())
+    await origin.put("Acme Inc.limit", 7)
+    await mirror(app, "KV_", name)
+    edge = app.js.key_value(f"{name}-edge", type=int, create=False, key_codec=Base64Codec())
+    await arrives(edge, "Acme Inc.limit", 7)
+    assert [entry.key for entry in await edge.entries("Acme Inc.*")] == ["Acme Inc.limit"]
+    await edge.delete("Acme Inc.limit")
+    await edge.create("Acme Inc.limit", 8)  # though the mirror may not have the deletion yet
+    assert await last(origin, "Acme Inc.limit") == 8
 
 
 async def test_a_watch_handler_sees_the_keys_of_a_mirror(
