@@ -9,9 +9,10 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tidings.errors import TidingsError
+from tidings.text import printable
 
 
 class OutputError(TidingsError):
@@ -132,6 +133,14 @@ def table(
         Console().print(shown)
         return
     say("\n".join(plain_table(columns, rows, numbers)))
+
+
+def show_facts(facts: Mapping[str, object]) -> None:
+    """Print a line for each fact. Leaves out facts that are empty, and escapes the others."""
+    shown = {name: printable(str(value)) for name, value in facts.items() if value}
+    width = max(map(len, shown), default=0) + 2
+    for name, value in shown.items():
+        say(f"{name + ':':<{width}}{value}")
 
 
 def plain_table(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, TypeVar
 
 import msgspec
 import typer
 
 from tidings.app import App
-from tidings.errors import ConfigError, TidingsError
+from tidings.errors import BucketNotFoundError, ConfigError, TidingsError
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.context import JetStream
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 API_TIMEOUT = 5.0
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
@@ -69,6 +72,34 @@ def _run(app: App, work: Callable[[Connection, ConnectionOptions], Awaitable[T]]
             await connection.close()
 
     return asyncio.run(connected())
+
+
+def run_with_app(app: App, work: Callable[[JetStream], Awaitable[T]]) -> T:
+    """Run the app of a command for one piece of work with `app.js`.
+
+    Raises:
+        ConfigError, ConnectError: as `run_with_connection`.
+        BucketNotFoundError: the work names a bucket that does not exist. The text says how to find
+            those that do.
+    """
+
+    async def connected() -> T:
+        async with app:
+            return await work(app.js)
+
+    with explained():
+        return asyncio.run(connected())
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Let the error for a missing bucket say what helps on the command line."""
+    try:
+        yield
+    except BucketNotFoundError as error:
+        text = f"there is no bucket {error.bucket!r}: `tidings kv ls` and `tidings objects ls` show"
+        error.args = (f"{text} those that exist",)
+        raise
 
 
 def confirm(question: str, yes: bool) -> None:
