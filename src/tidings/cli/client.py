@@ -19,7 +19,7 @@ from tidings.text import printable
 
 from . import logs
 from .bodies import pretty
-from .console import on_terminal, output_errors, say
+from .console import on_terminal, say, write_bytes
 from .flags import Flags, client, connects
 from .piped import is_piped
 
@@ -93,9 +93,7 @@ def show_answer(body: bytes) -> None:
     if on_terminal():
         say(pretty(body))
         return
-    with output_errors():
-        sys.stdout.buffer.write(body + b"\n")
-        sys.stdout.buffer.flush()
+    write_bytes(body + b"\n")
 
 
 def parse_headers(lines: Sequence[str]) -> Headers:

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 
+from tidings.errors import ConfigError
+
 PART_SIZE = 128 * 1024
 
 
@@ -20,6 +22,21 @@ def is_piped() -> bool:
     except (OSError, ValueError, AttributeError):
         return False  # standard input is closed
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def read_piped(most: int) -> bytes:
+    """Return standard input as a whole, which must not be longer than `most` bytes.
+
+    Raises:
+        ConfigError: it is longer.
+    """
+    data = sys.stdin.buffer.read(most + 1)
+    if len(data) > most:
+        raise ConfigError(
+            f"standard input has more than {most} bytes, which no message can hold: put it into an "
+            f"object store with `tidings objects put`"
+        )
+    return data
 
 
 async def piped_parts() -> AsyncIterator[bytes]:

@@ -14,7 +14,7 @@ import typer
 from tidings.app import App
 from tidings.errors import BucketNotFoundError, ConfigError, TidingsError
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.context import JetStream
+from tidings.jetstream.reader import Reader
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
@@ -28,6 +28,7 @@ API_TIMEOUT = 5.0
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.")]
+BucketName = Annotated[str, typer.Argument(metavar="BUCKET", help="Name of the bucket.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
@@ -74,21 +75,28 @@ def _run(app: App, work: Callable[[Connection, ConnectionOptions], Awaitable[T]]
     return asyncio.run(connected())
 
 
-def run_with_app(app: App, work: Callable[[JetStream], Awaitable[T]]) -> T:
-    """Run the app of a command for one piece of work with `app.js`.
+class Host:
+    """Owns the buckets of a command while it is connected.
+
+    Attributes:
+        api: the JetStream API.
+        readers: the reads under way.
+    """
+
+    def __init__(self, api: JetStreamApi) -> None:
+        self.api = api
+        self.readers: set[Reader] = set()
+
+
+def run_with_host(app: App, work: Callable[[Host], Awaitable[T]]) -> T:
+    """`run_with_api` for work with buckets.
 
     Raises:
-        ConfigError, ConnectError: as `run_with_connection`.
         BucketNotFoundError: the work names a bucket that does not exist. The text says how to find
             those that do.
     """
-
-    async def connected() -> T:
-        async with app:
-            return await work(app.js)
-
     with explained():
-        return asyncio.run(connected())
+        return run_with_api(app, lambda api: work(Host(api)))
 
 
 @contextlib.contextmanager
