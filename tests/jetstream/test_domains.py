@@ -235,6 +235,24 @@ async def test_a_declared_mirror_copies_a_bucket_of_another_domain(
                 assert [plan.is_done for plan in await app.js.plan()] == [True]
 
 
+@pytest.mark.parametrize(
+    "flag", [("--js-domain", "leaf"), ("--js-prefix", "$JS.leaf.API")], ids=str
+)
+async def test_a_flag_names_the_domain_of_a_command(
+    hub: tuple[NATSServer, NATSServer], call: Call, flag: tuple[str, str]
+) -> None:
+    here, leaf = hub
+    async with App("owner", servers=leaf.url) as owner:
+        files = owner.js.object_store("far")
+        await files.put("a", b"1")
+    arguments = ("objects", "prune", "far", "--servers", here.url)
+    code, shown, failed = await asyncio.to_thread(call, *arguments, *flag)
+    assert (code, failed) == (0, "")
+    assert shown == "deleted: 0 chunks of 0 puts, 0 bytes\n"
+    code, _, failed = await asyncio.to_thread(call, *arguments)
+    assert (code, "there is no bucket 'far'" in failed) == (1, True)
+
+
 async def test_an_argument_stands_above_the_domain_of_a_context(
     write_context: Callable[..., Path],
 ) -> None:

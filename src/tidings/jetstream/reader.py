@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from tidings.errors import ConnectionClosedError, RequestTimeoutError
@@ -135,6 +136,27 @@ class Reader:
             await self._consumer.forget()
 
 
+async def read_each(reading: Reading, host: Host) -> AsyncGenerator[StreamMessage[Any], None]:
+    """Yield every message that is there now, with a bounded number of them in memory.
+
+    Raises:
+        TidingsError: as `read_all`.
+    """
+    reader = Reader(reading, host)
+    try:
+        pending = await reader.start()
+        while pending:
+            message = await _next(reader, host.api.timeout)
+            if message is None:
+                break
+            yield message
+            pending = message.pending
+        if reader.is_ended:
+            raise ConnectionClosedError(reading.purpose)
+    finally:
+        await reader.close()
+
+
 async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
     """Return every message that is there now.
 
@@ -143,21 +165,8 @@ async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
         RequestTimeoutError: the server does not answer any more.
         ConnectionClosedError: the app has ended.
     """
-    reader = Reader(reading, host)
-    messages: list[StreamMessage[Any]] = []
-    try:
-        pending = await reader.start()
-        while pending:
-            message = await _next(reader, host.api.timeout)
-            if message is None:
-                break
-            messages.append(message)
-            pending = message.pending
-        if reader.is_ended:
-            raise ConnectionClosedError(reading.purpose)
-    finally:
-        await reader.close()
-    return messages
+    async with contextlib.aclosing(read_each(reading, host)) as messages:
+        return [message async for message in messages]
 
 
 async def _next(reader: Reader, timeout: float) -> StreamMessage[Any] | None:
