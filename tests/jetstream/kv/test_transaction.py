@@ -26,13 +26,21 @@ from tidings.errors import (
     SubjectError,
     WrongRevisionError,
 )
-from tidings.jetstream import KeyValue
+from tidings.jetstream import Base64Codec, KeyValue
 from tidings.jetstream.kv import key_value as key_value_module
 from tidings.transport.connection import Connection
 
 PATIENCE = 15
 
 _numbers = itertools.count(1)
+
+
+class Backwards:
+    def encode_value(self, value: bytes) -> bytes:
+        return value[::-1]
+
+    def decode_value(self, value: bytes) -> bytes:
+        return value[::-1]
 
 
 @pytest.fixture
@@ -369,3 +377,22 @@ def test_the_rollup_of_a_purge_is_sent_once() -> None:
     headers = [("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")]
     pairs = key_value_module._with_ttl(headers, "5s").pairs()
     assert sorted(pairs) == sorted([*headers, ("Nats-TTL", "5s")])
+
+
+async def test_a_transaction_stores_keys_and_values_with_the_codecs_of_the_bucket(
+    app: App, bucket: str
+) -> None:
+    codecs: dict[str, Any] = {"key_codec": Base64Codec(), "value_codec": Backwards()}
+    coded = app.js.key_value(bucket, type=str, atomic=True, storage="memory", **codecs)
+    plain = app.js.key_value(bucket, type=str)
+    async with app:
+        async with coded.transaction() as changes:
+            changes.put("ada lovelace", "one")
+            changes.create("a", "two")
+        assert [await coded.value("ada lovelace"), await coded.value("a")] == ["one", "two"]
+        assert (await plain.get("YQ")).value == "owt"
+        assert await plain.keys() == ["YWRhIGxvdmVsYWNl", "YQ"]
+        assert set(changes.revisions) == {"ada lovelace", "a"}
+        with pytest.raises(KeyExistsError, match="'a'"):
+            async with coded.transaction() as changes:
+                changes.create("a", "three")

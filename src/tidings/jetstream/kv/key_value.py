@@ -570,11 +570,13 @@ class KeyValue(AnyBucket, Generic[T]):
         """
         target = Target(
             bucket=self.name,
-            encode=lambda value: codec.encode(value, self.type),
-            check_key=lambda key, new: _check_key(key, new=new),
+            encode=self._encode,
+            check_key=lambda key, new: self._stored_name(key, new=new),
             check_revision=_check_revision,
             store=self._store,
-            newest=lambda key: self.use(lambda api: self._newest(api, key, None)),
+            newest=lambda key: self.use(
+                lambda api: self._newest(api, self._stored_name(key), None)
+            ),
         )
         return Transaction(target, self._current.here, self._current.run, timeout)
 
@@ -756,7 +758,7 @@ class KeyValue(AnyBucket, Generic[T]):
                     self._check_ttl(api, change.ttl)
                 batch.add(
                     publication_of(
-                        f"{self._origin.write}{change.key}",
+                        f"{self._origin.write}{self._stored_name(change.key)}",
                         change.body,
                         _with_ttl(change.headers, change.ttl),
                         msg_id=secrets.token_hex(16),
