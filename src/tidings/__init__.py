@@ -12,6 +12,7 @@ from tidings.deadlines import deadline
 from tidings.declarations import Group
 from tidings.errors import (
     AuthError,
+    BatchTimeoutError,
     BucketChangeError,
     BucketNotFoundError,
     BufferFullError,
@@ -24,6 +25,7 @@ from tidings.errors import (
     DigestError,
     DisconnectedError,
     DrainTimeoutError,
+    DuplicateMessageError,
     EncodeError,
     FlowError,
     FlushTimeoutError,
@@ -101,6 +103,7 @@ __all__ = [
     "App",
     "AppStats",
     "AuthError",
+    "BatchTimeoutError",
     "Bucket",
     "BucketChangeError",
     "BucketNotFoundError",
@@ -118,6 +121,7 @@ __all__ = [
     "DigestError",
     "DisconnectedError",
     "DrainTimeoutError",
+    "DuplicateMessageError",
     "EncodeError",
     "Ended",
     "ErrorMiddleware",

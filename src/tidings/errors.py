@@ -43,9 +43,11 @@ TidingsError
       WrongSequenceError       the last sequence is not the expected one
         WrongRevisionError     the revision of a key is not the expected one
           KeyExistsError       the key to create already has a value
+      DuplicateMessageError    a message id of an atomic batch is in the stream already
     JetStreamUnavailableError  JetStream does not answer
     NoStreamError              no stream stores the subject (nothing was stored)
     PublishTimeoutError        a publish was not acknowledged in time (also a TimeoutError)
+      BatchTimeoutError        an atomic batch was not acknowledged in time
     StreamChangeError          a declared stream cannot be created or changed
     BucketChangeError          a declared bucket differs from the one on the server
     BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
@@ -819,6 +821,29 @@ class PublishTimeoutError(JetStreamError, TimeoutError):
             f"no acknowledgement for {subject!r} within {timeout:g} s; it may be stored. Publish "
             f"it again with msg_id={msg_id!r}"
         )
+
+
+class BatchTimeoutError(PublishTimeoutError):
+    """An atomic batch or a transaction was not acknowledged in time. Either all of its messages are
+    stored, or none.
+
+    Attributes:
+        subject: the subject of the first message.
+        msg_id: the Nats-Msg-Id of the first message.
+        count: number of messages.
+    """
+
+    def __init__(self, subject: str, msg_id: str, timeout: float, count: int) -> None:
+        super().__init__(subject, msg_id, timeout)
+        self.count = count
+        text = f"no acknowledgement for the batch of {count} messages within {timeout:g} s"
+        advice = "Either all of them are stored, or none: look before you try again"
+        self.args = (f"{text}, the first on {subject!r}. {advice}",)
+
+
+class DuplicateMessageError(JetStreamApiError):
+    """The stream already has a message with a message id of the atomic batch, so it stored nothing
+    of the batch. (NATS ADR-50)"""
 
 
 class WrongSequenceError(JetStreamApiError):

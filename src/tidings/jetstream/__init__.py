@@ -1,5 +1,6 @@
 """JetStream: streams, consumers, publishing with acknowledgement, key-value and objects."""
 
+from tidings.jetstream.atomic_batch import BatchAck
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
 from tidings.jetstream.kv.codecs import (
@@ -11,12 +12,14 @@ from tidings.jetstream.kv.codecs import (
 )
 from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.kv.transaction import Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
 from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
@@ -27,6 +30,7 @@ from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
     "Base64Codec",
+    "BatchAck",
     "Bucket",
     "ChainCodec",
     "ConsumerLimits",
@@ -47,6 +51,7 @@ __all__ = [
     "Prioritized",
     "Pruned",
     "PublishAck",
+    "PublishBatch",
     "PublishFailure",
     "PublishWindow",
     "Republish",
@@ -57,6 +62,7 @@ __all__ = [
     "StreamMessage",
     "StreamPlan",
     "StreamSource",
+    "Transaction",
     "ValueCodec",
     "Watch",
     "days",

@@ -11,6 +11,7 @@ from tidings.checks import (
     MOST_WHOLE,
     Seconds,
     check_choice,
+    check_flag,
     check_seconds,
     check_text,
     check_whole,
@@ -24,7 +25,7 @@ from tidings.errors import (
     NoStreamError,
 )
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
-from tidings.jetstream.capability import FIRST_WITH_TTL, check_server
+from tidings.jetstream.capability import FIRST_WITH_ATOMIC, FIRST_WITH_TTL, check_server
 from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
@@ -36,19 +37,20 @@ T = TypeVar("T")
 
 Storage = Literal["file", "memory"]
 
-MARKER_TTL = "subject_delete_marker_ttl"
+MARKER_TTL, ATOMIC = "subject_delete_marker_ttl", "allow_atomic"
 # The server's names of options, and what they are called here.
 _OPTIONS = {
     "max_age": "ttl",
     "max_msgs_per_subject": "history",
     "max_msg_size": "max_value_size",
     MARKER_TTL: "marker_ttl",
+    ATOMIC: "atomic",
     "num_replicas": "replicas",
 }
 # What the server allows.
 MOST_REPLICAS = 5
 # Values that the server leaves out of a configuration.
-_ABSENT = {"description": "", "max_age": 0, MARKER_TTL: 0}
+_ABSENT = {"description": "", "max_age": 0, MARKER_TTL: 0, ATOMIC: False}
 
 
 class AnyBucket:
@@ -169,6 +171,8 @@ class AnyBucket:
             raise BucketNotFoundError(self.name)
         if MARKER_TTL in self._said:  # an older server would leave the option out
             check_server(api, FIRST_WITH_TTL, "marker_ttl=")
+        if self._said.get(ATOMIC):
+            check_server(api, FIRST_WITH_ATOMIC, "atomic=")
         try:
             return await api.call(f"STREAM.CREATE.{self._stream}", self._config)
         except JetStreamApiError as error:
@@ -226,6 +230,7 @@ def declared_options(
     marker_ttl: Seconds | None = None,
     history: int | None = None,
     max_value_size: int | None = None,
+    atomic: bool | None = None,
 ) -> dict[str, Any]:
     """Check the options that were declared and return them with the server's names.
 
@@ -238,6 +243,8 @@ def declared_options(
         check_choice("storage", storage, ("file", "memory"))
     if description is not None:
         check_text("description", description, may_be_empty=True)
+    if atomic is not None:
+        check_flag("atomic", atomic)
     whole = {
         "history": (history, MOST_HISTORY),
         "replicas": (replicas, MOST_REPLICAS),
@@ -256,6 +263,7 @@ def declared_options(
         "max_bytes": max_bytes,
         "max_msgs_per_subject": history,
         "max_msg_size": max_value_size,
+        ATOMIC: atomic,
     }
     return {option: value for option, value in options.items() if value is not None}
 
@@ -275,4 +283,6 @@ def _marker_ttl(seconds: Seconds) -> int:
 def _words(option: str, value: Any) -> str:
     if option in ("max_age", MARKER_TTL):
         return f"{value / 1e9:g} s" if value else "none"
+    if isinstance(value, bool):
+        return repr(value)
     return "without limit" if value == -1 else repr(value) if value else "none"

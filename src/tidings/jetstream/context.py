@@ -28,6 +28,7 @@ from tidings.jetstream.publish import (
     prepare,
     publish_stored,
 )
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.jetstream.reads import Reads
 from tidings.jetstream.streams.plan import StreamPlan
@@ -172,6 +173,7 @@ class JetStream(Reads):
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
         key_codec: KeyCodec | None = None,
         value_codec: ValueCodec | None = None,
@@ -196,6 +198,7 @@ class JetStream(Reads):
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
+            atomic: allow `KeyValue.transaction`. It needs nats-server 2.12. (NATS ADR-50)
             create: create the bucket if there is none; with False that is an error.
             key_codec: how keys are stored, such as `Base64Codec()` for keys of any characters; None
                 as they are.
@@ -230,9 +233,11 @@ class JetStream(Reads):
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
                 create=create,
                 key_codec=key_codec,
                 value_codec=value_codec,
+                current=self._host.current,
             )
         )
 
@@ -495,3 +500,38 @@ class JetStream(Reads):
         """
         here = functools.partial(self._host.here, "js.publish")
         return PublishWindow(here, self._begin, size, batched=batched)
+
+    def batch(self, *, timeout: Seconds = PUBLISH_TIMEOUT) -> PublishBatch:
+        """Publish messages that their stream stores all, or none of them. (NATS ADR-50)
+
+        The block collects up to 1000 messages, and its end stores them. If the block raises,
+        nothing is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The stream is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the batch, at the end of the block; inside a `deadline`, at
+                most what is left.
+
+        Raises:
+            ConfigError: `timeout` is wrong. At the end of the block: the stream or the server takes
+                no atomic batches, or the messages are for several streams.
+            WrongSequenceError: at the end of the block: an expected sequence was not met.
+            DuplicateMessageError: at the end of the block: the stream has a message with one of the
+                ids.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all messages may
+                be stored, or none.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
+            NoStreamError: at the end of the block: no stream takes the messages.
+            JetStreamError: at the end of the block: the stream refuses the batch otherwise.
+            PayloadTooLargeError: at the end of the block: a message is too large.
+
+        Example:
+            ```python
+            async with app.js.batch() as batch:
+                batch.add("ledger.ada", {"amount": -10})
+                batch.add("ledger.bob", {"amount": 10})
+            print(batch.ack.stream, batch.ack.count)
+            ```
+        """
+        return PublishBatch(self._host.here, self._host.current.run, timeout)

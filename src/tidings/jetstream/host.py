@@ -37,11 +37,13 @@ class JetStreamRun(msgspec.Struct, frozen=True):
         send: `JetStream.publish` within the send hooks; None if no middleware has one.
         window_trace: what follows the publishes of windows, if the only hooks are those of the
             tracing. A hook needs a task for each message, and batches exclude it.
+        hooks: the middlewares, of which some may have send hooks.
     """
 
     api: JetStreamApi
     send: Send | None
     window_trace: Tracing | None = None
+    hooks: Sequence[Middleware] = ()
 
 
 class JetStreamHost:
@@ -96,9 +98,10 @@ class JetStreamHost:
 
         send = fold_send(middlewares, publish, "send_stream")
         if tracing is None:
-            return JetStreamRun(api, send)
-        traced = fold_send([*tracing.sending, *middlewares], publish, "send_stream")
-        return JetStreamRun(api, traced, tracing if send is None else None)
+            return JetStreamRun(api, send, hooks=middlewares)
+        hooks = [*tracing.sending, *middlewares]
+        traced = fold_send(hooks, publish, "send_stream")
+        return JetStreamRun(api, traced, tracing if send is None else None, hooks)
 
     def attach(self, run: JetStreamRun) -> None:
         """Let calls through to a run."""

@@ -67,6 +67,13 @@ async def last(origin: KeyValue[int], key: str) -> int | None:
     return (await origin.history(key))[-1].value
 
 
+async def in_one(edge: KeyValue[int], *keys: str) -> None:
+    """Create keys in one transaction."""
+    async with edge.transaction() as changes:
+        for key in keys:
+            changes.create(key, 1)
+
+
 async def works(origin: KeyValue[int], edge: KeyValue[int]) -> None:
     """Everything that a bucket can do, through a mirror."""
     revision = await origin.put("limit", 7)
@@ -93,10 +100,16 @@ async def works(origin: KeyValue[int], edge: KeyValue[int]) -> None:
     await arrives(edge, "limit", 11)
     await edge.purge("limit")
     assert await last(origin, "limit") is None
+    async with edge.transaction() as changes:
+        changes.create("limit", 12)
+        changes.put("other", 1)
+    assert [await last(origin, key) for key in ("limit", "other")] == [12, 1]
+    with pytest.raises(KeyExistsError, match="limit"):
+        await in_one(edge, "limit", "other")
 
 
 async def test_a_mirrored_bucket_reads_here_and_writes_to_its_origin(app: App, name: str) -> None:
-    origin = app.js.key_value(name, type=int, history=5)
+    origin = app.js.key_value(name, type=int, history=5, atomic=True)
     await origin.open()
     await mirror(app, "KV_", name)
     await works(origin, app.js.key_value(f"{name}-edge", type=int, create=False))
@@ -105,7 +118,7 @@ async def test_a_mirrored_bucket_reads_here_and_writes_to_its_origin(app: App, n
 async def test_a_mirror_that_renames_its_subjects_is_read_by_the_new_names(
     app: App, name: str
 ) -> None:
-    origin = app.js.key_value(name, type=int, history=5)
+    origin = app.js.key_value(name, type=int, history=5, atomic=True)
     await origin.open()
     renaming = {"src": f"$KV.{name}.>", "dest": f"$KV.{name}-edge.>"}
     await mirror(app, "KV_", name, subject_transforms=[renaming])
@@ -205,7 +218,7 @@ async def test_keys_of_a_mirror_are_written_in_the_domain_of_its_origin(
     hub_and_leaf: tuple[App, App], name: str
 ) -> None:
     hub, leaf = hub_and_leaf
-    origin = hub.js.key_value(name, type=int, history=5)
+    origin = hub.js.key_value(name, type=int, history=5, atomic=True)
     await origin.open()
     await connected(leaf)
     await mirror(leaf, "KV_", name, external=HUB)

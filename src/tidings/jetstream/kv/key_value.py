@@ -27,9 +27,11 @@ from tidings.errors import (
 )
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.atomic_batch import AtomicBatch, BatchAck
 from tidings.jetstream.batch_get import read_last_for
 from tidings.jetstream.bucket import AnyBucket, Storage, declared_options
 from tidings.jetstream.capability import FIRST_WITH_TTL, check_server
+from tidings.jetstream.commit import commit
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
 from tidings.jetstream.kv.codecs import (
@@ -46,15 +48,18 @@ from tidings.jetstream.kv.codecs import (
 )
 from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, MarkerReason, Operation
 from tidings.jetstream.kv.plain import ask_once, is_plain, put_once, stored_value
+from tidings.jetstream.kv.transaction import CALL as TRANSACTION
+from tidings.jetstream.kv.transaction import ROLLUP, Change, Target, Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.latest import ask_last, last_in, read_from, read_sequence
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered import Reading
-from tidings.jetstream.publish import FirstTry, PublishAck, publish_stored
+from tidings.jetstream.publish import FirstTry, PublishAck, publication_of, publish_stored
 from tidings.jetstream.reader import Host, Reader, read_all
 from tidings.jetstream.start import Start
 from tidings.jetstream.ttl import HEADER as TTL
 from tidings.jetstream.ttl import Never, seconds_of, ttl_text
+from tidings.link import CurrentLink
 from tidings.log import logger
 from tidings.protocol.parser import Frame
 from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
@@ -64,7 +69,6 @@ T = TypeVar("T")
 D = TypeVar("D")
 M = TypeVar("M")
 
-ROLLUP = ("Nats-Rollup", "sub")
 # Seconds that a write may take, including a leader election.
 WRITE_TIMEOUT = 10.0
 
@@ -113,6 +117,15 @@ def _check_revision(revision: Any) -> None:
     )
 
 
+def _with_ttl(headers: Sequence[tuple[str, str]], lifetime: str | None) -> Headers:
+    """Return the headers of a write. A value that expires replaces those before it, which would
+    come back."""
+    if lifetime is None:
+        return Headers(headers)
+    rollup = [] if ROLLUP in headers else [ROLLUP]
+    return Headers([*headers, (TTL, lifetime), *rollup])
+
+
 class KeyValueOptions(TypedDict, total=False):
     """The options of `JetStream.key_value`, except `type`, for type checkers."""
 
@@ -124,6 +137,7 @@ class KeyValueOptions(TypedDict, total=False):
     replicas: int | None
     max_bytes: int | None
     max_value_size: int | None
+    atomic: bool | None
     create: bool
     key_codec: KeyCodec | None
     value_codec: ValueCodec | None
@@ -166,9 +180,11 @@ class KeyValue(AnyBucket, Generic[T]):
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
         key_codec: KeyCodec | None = None,
         value_codec: ValueCodec | None = None,
+        current: CurrentLink | None = None,
     ) -> None:
         super().__init__(
             host,
@@ -184,8 +200,10 @@ class KeyValue(AnyBucket, Generic[T]):
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
             ),
         )
+        self._current = current or CurrentLink()  # where transactions find the run of the app
         self.type = codec.resolve(type)
         self.key_codec = key_codec
         self.value_codec = value_codec
@@ -518,6 +536,48 @@ class KeyValue(AnyBucket, Generic[T]):
             entries = self._readable(self._stored_entry, stored)
         return [entry for entry in entries if not entry.is_deleted]
 
+    def transaction(self, *, timeout: Seconds = WRITE_TIMEOUT) -> Transaction[T]:
+        """Change several keys together: the bucket stores all changes, or none. (NATS ADR-50)
+
+        The block collects up to 1000 changes, and its end stores them. If the block raises, nothing
+        is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The bucket is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the changes, at the end of the block.
+
+        Raises:
+            ConfigError: if `timeout` is wrong. At the end of the block: if the bucket or the server
+                allows no transactions, or a `ttl` is not possible.
+            WrongRevisionError: at the end of the block: a key is not at its revision;
+                KeyExistsError if a key to create has a value. Nothing is stored.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all changes are
+                stored, or none.
+            TidingsError: at the end of the block: as `put` does.
+
+        Example:
+            ```python
+            accounts = app.js.key_value("accounts", type=int, atomic=True)
+            await accounts.put("ada", 100)
+            ada = await accounts.get("ada")
+
+            async with accounts.transaction() as changes:
+                changes.update("ada", ada.value - 10, ada.revision)
+                changes.create("bob", 10)
+            print(changes.revisions["bob"])
+            ```
+        """
+        target = Target(
+            bucket=self.name,
+            encode=self._encode,
+            check_key=lambda key, new: self._stored_name(key, new=new),
+            check_revision=_check_revision,
+            store=self._store,
+            newest=self._newest_of,
+        )
+        return Transaction(target, self._current.here, self._current.run, timeout)
+
     def watch(
         self,
         keys: str | Sequence[str] = ">",
@@ -576,11 +636,11 @@ class KeyValue(AnyBucket, Generic[T]):
     def _subjects(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{self._origin.read}{name}" for name in names)
 
-    def _stored_name(self, key: str, *, new: bool = False) -> str:
+    def _stored_name(self, key: Any, *, new: bool = False) -> str:
         """Return a key as the bucket stores it."""
         if self.key_codec is None:
             _check_key(key, new=new)
-            return key
+            return str(key)
         name = stored_key(self.key_codec, key)
         try:
             _check_key(name, new=new)
@@ -662,9 +722,7 @@ class KeyValue(AnyBucket, Generic[T]):
         if revision is not None:
             _check_revision(revision)
         lifetime = None if ttl is None else ttl_text(ttl)
-        pairs = list(headers)
-        if lifetime is not None:
-            pairs += [(TTL, lifetime), *([] if ROLLUP in pairs else [ROLLUP])]
+        pairs = _with_ttl(headers, lifetime)
 
         async def write(api: JetStreamApi) -> PublishAck:
             if lifetime is not None:
@@ -673,7 +731,7 @@ class KeyValue(AnyBucket, Generic[T]):
                 self._origin_api(api),
                 f"{self._origin.write}{name}",
                 body,
-                Headers(pairs),
+                pairs,
                 msg_id=msg_id or secrets.token_hex(16),
                 timeout=WRITE_TIMEOUT,
                 expected=Expected(subject_sequence=revision),
@@ -687,6 +745,28 @@ class KeyValue(AnyBucket, Generic[T]):
             last = int(said[1]) if said else None
             raise WrongRevisionError(self.name, key, revision or 0, last) from None
         return ack.sequence
+
+    async def _store(self, changes: Sequence[Change], timeout: float) -> BatchAck:
+        """Store changes as a whole."""
+
+        async def write(api: JetStreamApi) -> BatchAck:
+            batch = AtomicBatch()
+            for change in changes:
+                if change.ttl is not None:
+                    self._check_ttl(api, change.ttl)
+                batch.add(
+                    publication_of(
+                        f"{self._origin.write}{self._stored_name(change.key)}",
+                        change.body,
+                        _with_ttl(change.headers, change.ttl),
+                        msg_id=secrets.token_hex(16),
+                        timeout=timeout,
+                        expected=Expected(subject_sequence=change.revision),
+                    )
+                )
+            return await commit(self._origin_api(api), batch, timeout, TRANSACTION)
+
+        return await self.use(write)
 
     def _check_ttl(self, api: JetStreamApi, lifetime: str) -> None:
         """Check that the server lets a value expire, and when it should.
@@ -725,6 +805,10 @@ class KeyValue(AnyBucket, Generic[T]):
         """
         origin, api = self._origin, self._origin_api(api)
         return await read_from(api, origin.stream, f"{origin.source}{name}", at_least)
+
+    async def _newest_of(self, key: str) -> Stored | None:
+        name = self._stored_name(key)
+        return await self.use(lambda api: self._newest(api, name, None))
 
     async def _read_all(
         self,
