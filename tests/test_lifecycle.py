@@ -78,10 +78,17 @@ SENDING = {
     "unsubscribe_subject_sync",
 }
 STREAMS = {
+    "add_consumer",
+    "add_watch",
     "api",
     "apply",
     "cancel",
+    "get",
+    "get_batch",
+    "get_last",
+    "get_last_for",
     "key_value",
+    "messages",
     "object_store",
     "pause",
     "plan",

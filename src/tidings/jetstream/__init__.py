@@ -12,6 +12,7 @@ from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.roster import AddedHandler
 from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
 from tidings.jetstream.streams.source import StreamSource
@@ -19,6 +20,7 @@ from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, 
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "AddedHandler",
     "ConsumerLimits",
     "Entry",
     "JetStream",
