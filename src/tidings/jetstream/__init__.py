@@ -15,12 +15,14 @@ from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.transaction import Transaction
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
+from tidings.jetstream.messages import Messages
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.objects.prune import Pruned
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.roster import AddedHandler
 from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
@@ -29,6 +31,7 @@ from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, 
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "AddedHandler",
     "Base64Codec",
     "BatchAck",
     "Bucket",
@@ -39,6 +42,7 @@ __all__ = [
     "KeyCodec",
     "KeyValue",
     "MarkerReason",
+    "Messages",
     "Metadata",
     "ObjectBucket",
     "ObjectInfo",

@@ -7,24 +7,30 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from tidings import codec
-from tidings.checks import check_whole
+from tidings.checks import check_flag, check_whole
 from tidings.deadlines import in_time
 from tidings.errors import ConfigError, JetStreamApiError, MessageNotFoundError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.batch_get import read_batch, read_last_for
+from tidings.jetstream.filters import check_filters
 from tidings.jetstream.get import Stored
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.latest import read_from, read_stored
+from tidings.jetstream.message import no_data
+from tidings.jetstream.messages import Messages
 from tidings.jetstream.names import check_existing_name
-from tidings.jetstream.start import check_time
+from tidings.jetstream.ordered import READ_AHEAD, Reading
+from tidings.jetstream.start import Start, check_start, check_time
 from tidings.jetstream.stored import StoredMessage
-from tidings.keywords import known_as
+from tidings.keywords import called, known_as
 from tidings.subject import as_subjects, check_pattern, has_wildcard, matches
 
 T = TypeVar("T")
 
 # Bytes of bodies that `get_batch` returns at most, unless it is told otherwise.
 MAX_BYTES = 64 * 1024 * 1024
+# The largest `prefetch` of `messages`.
+MOST_PREFETCHED = 65_536
 
 
 @known_as("JetStream")
@@ -271,6 +277,96 @@ class Reads:
         api = self._host.here("js.get_last_for").api
         found = await in_time(read_last_for(api, stream, wanted, up_to=up_to), stream)
         return [StoredMessage(stream, each, decode) for each in found]
+
+    # Messages as they come.
+
+    @overload
+    def messages(
+        self,
+        stream: str,
+        *,
+        subject: str | Sequence[str] | None = ...,
+        start: Start = ...,
+        data_type: type[T],
+        headers_only: bool = ...,
+        prefetch: int = ...,
+    ) -> Messages[T]: ...
+
+    @overload
+    def messages(
+        self,
+        stream: str,
+        *,
+        subject: str | Sequence[str] | None = ...,
+        start: Start = ...,
+        data_type: Any = ...,
+        headers_only: bool = ...,
+        prefetch: int = ...,
+    ) -> Messages[Any]: ...
+
+    @called("messages()")
+    def messages(
+        self,
+        stream: str,
+        *,
+        subject: str | Sequence[str] | None = None,
+        start: Start = "all",
+        data_type: Any = dict,
+        headers_only: bool = False,
+        prefetch: int = READ_AHEAD,
+    ) -> Messages[Any]:
+        """Read a stream in order while the app runs, for as long as a web socket lives, say.
+
+        Each message comes once and in order, through reconnections and restarts of the server. No
+        more than `prefetch` messages and about 8 MiB wait here: the server keeps the others until
+        the loop gets to them. The loop ends when the app stops. Nothing is acknowledged, and
+        nothing is left on the server. (NATS ADR-17)
+
+        A body that cannot be decoded is logged and counted, and the next message follows.
+
+        Args:
+            stream: the stream's name.
+            subject: read only messages on this subject, or on one of a list of subjects, of which
+                no two match the same message. They may contain wildcards.
+            start: "all", "new", "last", "last_per_subject" (the last message of each subject), the
+                sequence of the first message, or a `datetime` with a time zone. New messages follow
+                in each case.
+            data_type: the type of `msg.data`, as in `App.consume`.
+            headers_only: whether the server leaves out the bodies. `msg.data` is None then.
+            prefetch: the most messages that wait here.
+
+        Returns:
+            What to use as `async with ... as messages`, with `async for` inside.
+
+        Raises:
+            ConfigError: an option is wrong.
+            SubjectError: a subject is not valid.
+
+        Example:
+            ```python
+            await app.js.publish("orders.created", {"id": 7})
+            async with app.js.messages("ORDERS", start="last") as messages:
+                async for msg in messages:
+                    print(msg.sequence, msg.data["id"])
+                    break
+            ```
+        """
+        check_existing_name(stream, "stream")
+        check_filters(subject)
+        check_start(start)
+        check_flag("headers_only", headers_only)
+        check_whole("prefetch", prefetch, most=MOST_PREFETCHED)
+        if headers_only and data_type is not dict:
+            raise ConfigError("headers_only=True excludes data_type: no body arrives")
+        reading = Reading(
+            stream=stream,
+            subject=None if subject is None else as_subjects(subject),
+            begin=start,
+            headers_only=headers_only,
+            purpose=f"messages of {stream}",
+        )
+        decode = no_data if headers_only else codec.decoder(data_type)
+        return Messages(self._host, reading, decode, prefetch)
 
 
 async def _last(api: JetStreamApi, stream: str, subject: str) -> Stored | None:

@@ -23,4 +23,9 @@ class Status(enum.IntEnum):
 def ends_pull(headers: Headers) -> bool:
     """Whether a status says that a pull has ended in the ordinary way, with the consumer intact."""
     ended = headers.status in (Status.NOT_FOUND, Status.TIMEOUT)
-    return ended or "batch completed" in headers.description.lower()
+    return ended or "batch completed" in headers.description.lower() or exceeds_bytes(headers)
+
+
+def exceeds_bytes(headers: Headers) -> bool:
+    """Whether a status says that the next message is larger than what is left of `max_bytes`."""
+    return "exceeds maxbytes" in headers.description.lower()

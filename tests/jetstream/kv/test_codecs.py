@@ -214,6 +214,20 @@ async def test_a_watch_of_a_bucket_takes_its_type_and_its_codecs(
         assert app.stats().watchers[0].bucket == bucket
 
 
+async def test_a_watch_that_is_added_while_the_app_runs_takes_the_codecs(
+    app: App, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Inbox()
+    async with app:
+        paths = app.js.key_value(bucket, type=int, key_codec=PathCodec())
+        await paths.put("/app/port", 1)
+        watch = await app.js.add_watch(seen, paths, "/app/*")
+        entry = await seen.next()
+        assert (entry.key, entry.value) == ("/app/port", 1)
+        await watch.stop()
+    assert "literally" not in caplog.text
+
+
 async def test_a_pattern_of_paths_is_no_doubtful_declaration(
     make_app: MakeApp, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
