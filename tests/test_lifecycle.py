@@ -78,11 +78,18 @@ SENDING = {
     "unsubscribe_subject_sync",
 }
 STREAMS = {
+    "add_consumer",
+    "add_watch",
     "api",
     "apply",
     "batch",
     "cancel",
+    "get",
+    "get_batch",
+    "get_last",
+    "get_last_for",
     "key_value",
+    "messages",
     "object_store",
     "pause",
     "plan",

@@ -244,32 +244,32 @@ class Declarations:
                 print(msg.sequence, msg.data)
             ```
         """
-        from tidings.jetstream.consumer.spec import ConsumerSpec
+        from tidings.jetstream.consumer.spec import consumer_spec
 
         if callable(stream):
             raise ConfigError('consume needs a stream: @app.consume("ORDERS", durable="billing")')
 
         def declare(handler: F) -> F:
             self._add_consumer(
-                ConsumerSpec(
-                    handler=handler,
-                    stream=stream,
+                consumer_spec(
+                    handler,
+                    stream,
                     durable=durable,
-                    subject=_hashable(subject),
+                    subject=subject,
                     data_type=data_type,
                     concurrency=concurrency,
                     prefetch=prefetch,
-                    ack_wait=as_seconds(ack_wait),
+                    ack_wait=ack_wait,
                     max_deliver=max_deliver,
-                    backoff=_delays(backoff),
+                    backoff=backoff,
                     dead_letter=dead_letter,
                     double_ack=double_ack,
                     manual_ack=manual_ack,
                     ordered=ordered,
                     batch=batch,
-                    batch_timeout=as_seconds(batch_timeout),
+                    batch_timeout=batch_timeout,
                     start=start,
-                    timeout=as_seconds(timeout),
+                    timeout=timeout,
                     max_ack_pending=max_ack_pending,
                     priority=priority,
                     rate_limit=rate_limit,
@@ -278,7 +278,7 @@ class Declarations:
                     headers_only=headers_only,
                     replicas=replicas,
                     storage=storage,
-                    inactive_threshold=as_seconds(inactive_threshold),
+                    inactive_threshold=inactive_threshold,
                     create=create,
                 )
             )
@@ -326,23 +326,15 @@ class Declarations:
                 print(entry.key, "ended" if entry.is_deleted else entry.value)
             ```
         """
-        from tidings.jetstream.kv.key_value import KeyValue
-        from tidings.jetstream.kv.watchers import WatchSpec
+        from tidings.jetstream.kv.watchers import watch_spec
 
-        declared = bucket if isinstance(bucket, KeyValue) else None
         if callable(bucket):
             raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
 
         def declare(handler: F) -> F:
             self._add_watch(
-                WatchSpec(
-                    handler=handler,
-                    bucket=bucket.name if isinstance(bucket, KeyValue) else bucket,
-                    declared=declared,
-                    keys=_hashable(keys),
-                    data_type=data_type,
-                    initial=initial,
-                    timeout=as_seconds(timeout),
+                watch_spec(
+                    handler, bucket, keys, data_type=data_type, initial=initial, timeout=timeout
                 )
             )
             return handler
@@ -617,21 +609,6 @@ def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
         raise ConfigError(f"task(cron={cron!r}): write @app.task(interval={times.interval:g})")
     next(times.times(datetime.now(UTC)))  # needs the extra, which is missed here and not later
     return times
-
-
-def _hashable(subject: Any) -> Any:
-    """Return a list of subjects as a tuple, and everything else as it is."""
-    return tuple(subject) if isinstance(subject, list) else subject
-
-
-def _delays(backoff: Any) -> tuple[float, ...] | None:
-    if backoff is None:
-        return None
-    if not isinstance(backoff, (list, tuple)):
-        raise ConfigError(
-            f"backoff must be a list of seconds, one for each redelivery, got {backoff!r}"
-        )
-    return tuple(map(as_seconds, backoff))
 
 
 def _instance(middleware: Middleware | type[Middleware]) -> Middleware:

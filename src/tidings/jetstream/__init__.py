@@ -22,6 +22,7 @@ from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.roster import AddedHandler
 from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
@@ -30,6 +31,7 @@ from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, 
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "AddedHandler",
     "Base64Codec",
     "BatchAck",
     "Bucket",

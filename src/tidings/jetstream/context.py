@@ -12,6 +12,7 @@ from tidings.checks import Seconds, check_seconds
 from tidings.deadlines import time_left
 from tidings.errors import LoopTimeoutError, PublishTimeoutError, WrongSequenceError
 from tidings.headers import Headers, HeadersLike
+from tidings.jetstream.additions import Additions
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
@@ -45,7 +46,7 @@ LATE = 0.2
 
 
 @known_as("JetStream")
-class JetStream(Reads):
+class JetStream(Reads, Additions):
     """Streams: publish with acknowledgement, read, key-value buckets, object stores.
 
     Args:
@@ -235,9 +236,9 @@ class JetStream(Reads):
                 max_value_size=max_value_size,
                 atomic=atomic,
                 create=create,
-                current=self._host.current,
                 key_codec=key_codec,
                 value_codec=value_codec,
+                current=self._host.current,
             )
         )
 
