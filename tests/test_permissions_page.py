@@ -178,6 +178,17 @@ async def follow(app: App, ops: App) -> None:
     async with app:
         await ops.js.publish("orders.created", 1)
         assert await seen.has(1) == [1]
+        async with app.js.messages("ORDERS", subject="orders.created", data_type=int) as messages:
+            assert (await anext(messages)).data == 1
+
+
+async def read(app: App, ops: App) -> None:
+    await ops.js.publish("orders.created", {"id": 1})
+    async with app:
+        assert (await app.js.get("ORDERS", 1)).sequence == 1
+        assert (await app.js.get_last("ORDERS", "orders.created")).sequence == 1
+        assert len(await app.js.get_batch("ORDERS", 5)) == 1
+        assert len(await app.js.get_last_for("ORDERS", "orders.*")) == 1
 
 
 async def declare(app: App, ops: App) -> None:
@@ -226,6 +237,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Consume without creating the consumer": consume_only,
     "Dead letters": dead_letter,
     "Follow a stream in order": follow,
+    "Read messages": read,
     "Declare a stream": declare,
     "Pause and resume a consumer": pause,
     "Keys of a bucket": keys,
