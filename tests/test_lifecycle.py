@@ -82,6 +82,7 @@ STREAMS = {
     "apply",
     "batch",
     "cancel",
+    "counters",
     "key_value",
     "object_store",
     "pause",

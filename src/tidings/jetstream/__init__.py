@@ -3,6 +3,7 @@
 from tidings.jetstream.atomic_batch import BatchAck
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
+from tidings.jetstream.counters import CounterEntry, Counters
 from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.transaction import Transaction
@@ -22,6 +23,8 @@ from tidings.jetstream.streams.transform import Republish
 __all__ = [
     "BatchAck",
     "ConsumerLimits",
+    "CounterEntry",
+    "Counters",
     "Entry",
     "JetStream",
     "KeyValue",
