@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -328,27 +329,53 @@ async def test_a_message_that_the_stream_refuses_refuses_the_batch(
         assert await subjects(app, full) == []
 
 
-async def test_a_subject_that_the_user_may_not_publish_is_named(
-    make_app: MakeApp, tmp_path: Any
-) -> None:
+@pytest.fixture
+def restricted(tmp_path: Path) -> Iterator[NATSServer]:
+    """A server whose user "app" may publish to two subjects of the streams B and C only, and whose
+    user "api" may also use the API."""
     config = tmp_path / "server.conf"
-    config.write_text(
-        "jetstream {}\nauthorization { users = [\n"
-        "{ user: ops, password: x }\n{ user: app, password: x, permissions: { publish: { allow: "
-        '["$JS.API.>", "b.ok"] } } }\n] }\n'
-    )
+    users = ['{ user: ops, password: "x" }']
+    for name, more in (("app", ""), ("api", '"$JS.API.>"')):
+        allowed = f'publish: {{ allow: ["b.ok", "c.ok", {more}] }}'
+        users.append(f'{{ user: {name}, password: "x", permissions: {{ {allowed} }} }}')
+    lines = "\n".join(users)
+    config.write_text(f"jetstream {{}}\nauthorization {{ users = [\n{lines}\n] }}\n")
     with NATSServer(config=config, store_dir=tmp_path / "store") as server:
-        streams = [Stream("B", subjects=["b.>"], atomic=True)]
-        async with App("ops", servers=server.url, user="ops", password="x", streams=streams):
-            pass
-        async with App("app", servers=server.url, user="app", password="x") as app:
-            with pytest.raises(SubjectPermissionError, match=r"b\.no"):
-                async with app.js.batch() as batch:
-                    for end in ("ok", "no", "ok"):
-                        batch.add(f"b.{end}", 1)
+        yield server
+
+
+async def declare_in(server: NATSServer) -> None:
+    streams = [Stream(name.upper(), subjects=[f"{name}.>"], atomic=True) for name in "bc"]
+    async with App("ops", servers=server.url, user="ops", password="x", streams=streams):
+        pass
+
+
+@pytest.mark.parametrize("user", ["app", "api"])
+async def test_a_subject_that_the_user_may_not_publish_is_named(
+    restricted: NATSServer, user: str
+) -> None:
+    await declare_in(restricted)
+    async with App("app", servers=restricted.url, user=user, password="x") as app:
+        with pytest.raises(SubjectPermissionError, match=r"b\.no"):
             async with app.js.batch() as batch:
+                for end in ("ok", "no", "ok"):
+                    batch.add(f"b.{end}", 1)
+        async with app.js.batch() as batch:
+            batch.add("b.ok", 1)
+        assert batch.ack is not None
+        assert batch.ack.sequence == 1
+
+
+async def test_a_user_who_may_not_ask_for_streams_learns_that_the_batch_was_incomplete(
+    restricted: NATSServer,
+) -> None:
+    await declare_in(restricted)
+    async with App("app", servers=restricted.url, user="app", password="x") as app:
+        with pytest.raises(BatchTimeoutError) as raised:
+            async with app.js.batch(timeout=0.5) as batch:
                 batch.add("b.ok", 1)
-            assert batch.ack is not None
+                batch.add("c.ok", 1)
+        assert "incomplete" in str(raised.value.__cause__)
 
 
 # Answers that are lost.

@@ -22,6 +22,7 @@ from tidings.errors import (
     NoStreamError,
     PayloadTooLargeError,
     RequestTimeoutError,
+    SubjectPermissionError,
     TidingsError,
     TransportError,
     WrongSequenceError,
@@ -223,7 +224,8 @@ class Commit:
             if denied is not None:
                 raise denied
         with contextlib.suppress(TransportError, RequestTimeoutError, JetStreamApiError):
-            await self._check_streams(list(subjects))
+            with contextlib.suppress(SubjectPermissionError):  # the user may not ask, ever
+                await self._check_streams(list(subjects))
             self._gap_is_known = True
 
     async def _check_streams(self, subjects: list[str]) -> None:

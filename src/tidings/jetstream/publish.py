@@ -128,11 +128,7 @@ class Publication(msgspec.Struct, frozen=True):
         Args:
             api: the API.
             first: the first try, if it has been made already.
-
-        Raises:
-            ConfigError: as `check`.
         """
-        self.check(api)
         work = self._send(api, first) if self.due is None else self._send_later(api, self.due)
         return work if current.get() is None else self._send_in_time(work, first)
 
@@ -148,6 +144,7 @@ class Publication(msgspec.Struct, frozen=True):
             raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from None
 
     async def _send(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
+        self.check(api)
         doubt: TidingsError | None = None
         streams = StreamCheck(api, self.subject)
         deadline = (time.monotonic() if first is None else first.began) + self.timeout
