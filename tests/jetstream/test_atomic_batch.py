@@ -53,11 +53,11 @@ def test_sizes_are_those_of_what_is_sent() -> None:
     assert list(batch.sizes()) == sent
 
 
-@pytest.mark.parametrize(("options", "own"), [({}, True), ({"msg_id": "known"}, False)])
-def test_a_batch_knows_whether_only_itself_can_be_the_duplicate(
-    options: dict[str, Any], own: bool
-) -> None:
-    assert batch_of("a", **options).has_own_id is own
+def test_a_batch_knows_whether_only_itself_can_be_the_duplicate() -> None:
+    batch = batch_of("a", "b")
+    assert batch.has_own_ids
+    batch.add(prepare("c", 1, msg_id="known"))
+    assert not batch.has_own_ids
 
 
 def test_a_message_that_is_refused_is_not_in_the_batch() -> None:

@@ -436,6 +436,31 @@ async def test_a_batch_that_was_overwritten_after_its_answer_was_lost_is_acknowl
     assert list(batch.ack.sequences) == []
 
 
+async def test_a_batch_with_ids_of_the_caller_whose_answer_is_lost_is_found_again(
+    app: App, atomic: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_answers(monkeypatch, atomic, 1, arrives=True)
+    async with app.js.batch() as batch:
+        batch.add(f"{atomic.name}.a", 1, msg_id="one")
+        batch.add(f"{atomic.name}.b", 1)
+    assert await subjects(app, atomic) == ["a", "b"]
+    assert batch.ack is not None
+    assert batch.ack.sequence == 2
+
+
+async def test_an_id_that_somebody_else_used_is_not_taken_for_a_stored_batch(
+    app: App, atomic: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await app.js.publish(f"{atomic.name}.c", 1, msg_id="one")
+    lose_answers(monkeypatch, atomic, 1, arrives=False)
+    with pytest.raises(BatchTimeoutError) as raised:
+        async with app.js.batch() as batch:
+            batch.add(f"{atomic.name}.a", 1, msg_id="one")
+            batch.add(f"{atomic.name}.b", 1)
+    assert isinstance(raised.value.__cause__, DuplicateMessageError)
+    assert (await subjects(app, atomic), batch.ack) == (["c"], None)
+
+
 async def test_somebody_else_who_wrote_first_is_told_after_a_lost_request(
     app: App, atomic: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,6 +595,24 @@ async def test_a_send_hook_that_raises_stores_nothing(make_app: MakeApp, atomic:
                 for message in ("good", "bad", "good"):
                     batch.add(f"{atomic.name}.a", message)
         assert await subjects(app, atomic) == []
+
+
+async def test_a_send_hook_cannot_send_a_message_of_a_batch_again(
+    make_app: MakeApp, atomic: Stream
+) -> None:
+    class Twice(Middleware):
+        async def send_stream(self, subject: str, message: Any, send: Any, **options: Any) -> Any:
+            await send(subject, message, **options)
+            return await send(subject, message, **options)
+
+    app = make_app(streams=[atomic])
+    app.add_middleware(Twice)
+    async with app:
+        with pytest.raises(ConfigError, match="later, or again"):
+            async with app.js.batch() as batch:
+                batch.add(f"{atomic.name}.a", 1)
+        assert await subjects(app, atomic) == ["a"]
+        assert batch.ack is not None  # stored, before the hook went on
 
 
 async def test_send_hooks_get_the_error_of_the_batch(make_app: MakeApp, atomic: Stream) -> None:
