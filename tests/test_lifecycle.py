@@ -84,6 +84,7 @@ STREAMS = {
     "apply",
     "batch",
     "cancel",
+    "counters",
     "get",
     "get_batch",
     "get_last",

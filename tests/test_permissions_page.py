@@ -94,13 +94,14 @@ async def ops(server: NATSServer) -> AsyncIterator[App]:
         streams=[
             Stream("ORDERS", subjects=["orders.>"]),
             Stream("DEAD", subjects=["dead.>"]),
+            Stream("VISITS", subjects=["visits.>"], counters=True),
         ],
     )
-    app.js.key_value("rates", type=int)
+    app.js.key_value("rates", type=int, atomic=True, marker_ttl=60)
     app.js.object_store("files")
     async with app:
         names = await app.js.api.call("STREAM.NAMES")
-        for stream in set(names["streams"]) - {"DEAD", "KV_rates", "OBJ_files"}:
+        for stream in set(names["streams"]) - {"DEAD", "VISITS", "KV_rates", "OBJ_files"}:
             await app.js.api.call(f"STREAM.DELETE.{stream}")
         await app.js.apply()
         yield app
@@ -141,6 +142,13 @@ async def publish_and_request(app: App, ops: App) -> None:
 async def publish_to_a_stream(app: App, ops: App) -> None:
     async with app:
         assert (await app.js.publish("orders.created", 1)).sequence == 1
+
+
+async def count(app: App, ops: App) -> None:
+    counters = app.js.counters("VISITS")
+    async with app:
+        before = await counters.load("visits.eu.home")
+        assert await counters.add("visits.eu.home", 2) == before + 2
 
 
 async def consume(app: App, ops: App, **options: Any) -> None:
@@ -216,7 +224,9 @@ async def keys(app: App, ops: App) -> None:
         assert await rates.keys("eu.>") == ["eu.vat"]
         assert [entry.value for entry in await rates.entries("eu.>")] == [21]
         assert await seen.has(2) == [20, 21]
-        await rates.delete("eu.vat")
+        async with rates.transaction() as changes:
+            changes.delete("eu.vat")
+            changes.put("eu.duty", 5, ttl=60)
 
 
 async def objects(app: App, ops: App) -> None:
@@ -233,6 +243,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Listen and answer": listen,
     "Publish and request": publish_and_request,
     "Publish to a stream": publish_to_a_stream,
+    "Count": count,
     "Consume a stream": consume,
     "Consume without creating the consumer": consume_only,
     "Dead letters": dead_letter,

@@ -565,6 +565,25 @@ async def test_each_publish_of_a_window_has_a_span_and_batches_stay_batches(
     assert {span.parent.span_id for span in handlers if span.parent} == span_ids(spans)
 
 
+async def test_each_message_of_an_atomic_batch_has_a_span_that_its_handler_follows(
+    traces: Traces, app: App, stream: Stream
+) -> None:
+    whole = Stream(f"{stream.name}A", subjects=[f"{stream.name}a.>"], atomic=True)
+    app = App("shop", servers=app.servers, streams=[whole])
+    seen = Inbox()
+    app.consume(whole.name, durable="work")(seen)
+    async with app:
+        async with app.js.batch() as batch:
+            for number in range(3):
+                batch.add(f"{stream.name}a.{number}", {})
+        await seen.has(3)
+        spans = await traces.wait("publish", 3)
+        handlers = await traces.wait("process", 3)
+    assert batch.ack is not None
+    assert {attributes(span)["tidings.stream_sequence"] for span in spans} == {1, 2, 3}
+    assert {span.parent.span_id for span in handlers if span.parent} == span_ids(spans)
+
+
 async def test_a_publish_of_a_window_that_fails_is_a_failed_span(
     traces: Traces, app: App, subject: str
 ) -> None:

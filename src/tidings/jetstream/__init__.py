@@ -3,6 +3,7 @@
 from tidings.jetstream.atomic_batch import BatchAck
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
+from tidings.jetstream.counters import CounterEntry, Counters
 from tidings.jetstream.kv.codecs import (
     Base64Codec,
     ChainCodec,
@@ -37,6 +38,8 @@ __all__ = [
     "Bucket",
     "ChainCodec",
     "ConsumerLimits",
+    "CounterEntry",
+    "Counters",
     "Entry",
     "JetStream",
     "KeyCodec",

@@ -15,6 +15,7 @@ from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.additions import Additions
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
+from tidings.jetstream.counters import Counters
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
 from tidings.jetstream.get import stored_message
 from tidings.jetstream.kv.codecs import KeyCodec, ValueCodec
@@ -287,6 +288,26 @@ class JetStream(Reads, Additions):
                 create=create,
             )
         )
+
+    def counters(self, stream: str) -> Counters:
+        """The counters of a stream: numbers that the server adds up, one for each subject.
+
+        The stream is declared with `counters=True`. It needs nats-server 2.12. (NATS ADR-49)
+
+        Args:
+            stream: the stream's name.
+
+        Raises:
+            ConfigError: no stream can have that name.
+
+        Example:
+            ```python
+            hits = app.js.counters("HITS")
+            await hits.add("hits.home", 2)
+            print(await hits.load("hits.home"))
+            ```
+        """
+        return Counters(self._host, stream)
 
     def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: Seconds | None = None) -> T:
         """Wait for a call of a bucket, a store or of `app.js` from synchronous code.
