@@ -51,6 +51,7 @@ TidingsError
     BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
     KeyNotFoundError           no such key in the bucket (also a LookupError)
     ObjectNotFoundError        no such object in the store (also a LookupError)
+    ObjectExistsError          a link would replace an object
     DigestError                an object's content differs from what was stored
     RedriveError               a dead letter does not match the message that it stands for
 """
@@ -982,6 +983,24 @@ class ObjectNotFoundError(JetStreamError, LookupError):
         self.bucket = bucket
         self.name = name
         super().__init__(f"the object store {bucket!r} has no object {name!r}")
+
+
+class ObjectExistsError(JetStreamError):
+    """A link would replace an object of that name. Delete the object first, or give the link
+    another name.
+
+    Attributes:
+        bucket: the name of the object store.
+        name: the name of the object.
+    """
+
+    def __init__(self, bucket: str, name: str) -> None:
+        self.bucket = bucket
+        self.name = name
+        super().__init__(
+            f"the object store {bucket!r} has an object {name!r}, which a link would replace: "
+            f"delete the object first, or give the link another name"
+        )
 
 
 class DigestError(JetStreamError):
