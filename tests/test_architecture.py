@@ -152,6 +152,7 @@ INSIDE = {
         "streams",
         "expected",
         "capability",
+        "ttl",
         "delay",
         "latest",
         "ordered_queue",

@@ -29,6 +29,7 @@ class ErrorCode(enum.IntEnum):
     DUPLICATE_IN_PROCESS = 10158  # the same message id is being stored
     EXPECTED_SEQUENCE_NOT_READY = 10163
     WRONG_LAST_SEQUENCE_CONSTANT = 10164  # the same, where the server does not say the sequence
+    MESSAGE_TTL_DISABLED = 10166
     TOO_MANY_REQUESTS = 10167
     BATCHES_DISABLED = 10205
 

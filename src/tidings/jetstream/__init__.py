@@ -2,7 +2,7 @@
 
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
-from tidings.jetstream.kv.entry import Entry, Operation
+from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
@@ -21,6 +21,7 @@ __all__ = [
     "Entry",
     "JetStream",
     "KeyValue",
+    "MarkerReason",
     "Metadata",
     "ObjectInfo",
     "ObjectStore",

@@ -31,6 +31,7 @@ from tidings.jetstream.publish import (
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
+from tidings.jetstream.ttl import Never
 from tidings.keywords import called, known_as
 
 T = TypeVar("T")
@@ -166,6 +167,7 @@ class JetStream:
         *,
         type: Any = dict,  # noqa: A002 - the word of the interface
         ttl: Seconds | None = None,
+        marker_ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
@@ -185,6 +187,9 @@ class JetStream:
             type: what values are: as `data_type` of `App.listen`, dict by default. What is put is
                 checked, too.
             ttl: seconds that a value is kept after it was written.
+            marker_ttl: let a value have a `ttl` of its own, and watchers get an entry when a value
+                expires. The bucket keeps the marker of an expired key for so many seconds, at least
+                1. It needs nats-server 2.11. (NATS ADR-48)
             history: revisions of a key that are kept, 1 to 64; 1 where a bucket is made without.
             description: what it is for.
             storage: "file" or "memory".
@@ -215,6 +220,7 @@ class JetStream:
                 bucket,
                 type=type,
                 ttl=ttl,
+                marker_ttl=marker_ttl,
                 history=history,
                 description=description,
                 storage=storage,
@@ -317,6 +323,7 @@ class JetStream:
         expected_msg_id: str | None = None,
         delay: Seconds | None = None,
         at: datetime | None = None,
+        ttl: Seconds | Never | None = None,
         timeout: Seconds = PUBLISH_TIMEOUT,
     ) -> PublishAck:
         """Store a message in the stream that takes its subject, and return its place there.
@@ -340,11 +347,16 @@ class JetStream:
                 needs nats-server 2.12. The message comes up to a second late. (NATS ADR-51)
             at: when the stream delivers the message, an aware datetime, instead of `delay`. If it
                 has passed, the message is delivered at once.
+            ttl: seconds after which the stream removes the message, a second or more, or a
+                `timedelta`. The server counts whole seconds; a fraction is rounded up. "never"
+                keeps the message beyond the stream's `max_age`. With `delay` or `at`, it begins
+                when the message is due. The stream is declared with `ttl=True`. It needs
+                nats-server 2.11. (NATS ADR-43)
             timeout: seconds; inside a `deadline`, at most what is left.
 
         Raises:
             ConfigError: an option is wrong, or the server or the stream cannot keep a message until
-                it is due, or would lose it.
+                it is due, or would lose it, or does not know `ttl`.
             NoStreamError: no stream takes the subject.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
             DeadlineExpiredError: the deadline had passed before. Nothing was sent.
@@ -371,6 +383,8 @@ class JetStream:
         }
         if delay is not None or at is not None:
             options |= {"delay": delay, "at": at}
+        if ttl is not None:
+            options["ttl"] = ttl
         publication = prepare(subject, message, **options)
         return await self._begin(publication, message, options)
 

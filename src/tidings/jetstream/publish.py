@@ -31,10 +31,14 @@ from tidings.errors import (
 )
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi, raise_refusal, read_answer
+from tidings.jetstream.capability import FIRST_WITH_TTL, check_server, switched_off
 from tidings.jetstream.delay import due_time, schedule_block
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
+from tidings.jetstream.ttl import HEADER as TTL
+from tidings.jetstream.ttl import SCHEDULED as SCHEDULED_TTL
+from tidings.jetstream.ttl import Never, ttl_text
 from tidings.keywords import known_as
 from tidings.protocol.deadlines import HEADER as DEADLINE
 from tidings.protocol.headers import header_block, header_problem
@@ -102,6 +106,16 @@ class Publication(msgspec.Struct, frozen=True):
     id_is_known: bool  # given by the caller, who may have published it before
     timeout: float
     due: datetime | None = None  # None for at once
+    has_ttl: bool = False
+
+    def check(self, api: JetStreamApi) -> None:
+        """Check that the server can do what the message asks for: an older one would ignore it.
+
+        Raises:
+            ConfigError: it is too old.
+        """
+        if self.has_ttl:
+            check_server(api, FIRST_WITH_TTL, "ttl=")
 
     def send(
         self, api: JetStreamApi, first: FirstTry | None = None
@@ -111,7 +125,11 @@ class Publication(msgspec.Struct, frozen=True):
         Args:
             api: the API.
             first: the first try, if it has been made already.
+
+        Raises:
+            ConfigError: as `check`.
         """
+        self.check(api)
         work = self._send(api, first) if self.due is None else self._send_later(api, self.due)
         return work if current.get() is None else self._send_in_time(work, first)
 
@@ -188,6 +206,7 @@ def prepare(
     expected_msg_id: str | None = None,
     delay: Seconds | None = None,
     at: datetime | None = None,
+    ttl: Seconds | Never | None = None,
     timeout: Seconds = PUBLISH_TIMEOUT,
 ) -> Publication:
     """Check and encode the arguments of `JetStream.publish`.
@@ -223,6 +242,8 @@ def prepare(
     due = due_time(delay, at)
     if due is not None:
         _check_delayed(pairs, wishes[1:])
+    if ttl is not None:
+        others = [*others, _ttl_pair(ttl, pairs, is_delayed=due is not None)]
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
@@ -232,7 +253,18 @@ def prepare(
         id_is_known=given is not None,
         timeout=limit,
         due=due,
+        has_ttl=ttl is not None,
     )
+
+
+def _ttl_pair(
+    ttl: Seconds | Never, pairs: list[tuple[str, str]], *, is_delayed: bool
+) -> tuple[str, str]:
+    """Return the header of a time to live. It must not be among the other headers, too."""
+    text = ttl_text(ttl)
+    if any(name.lower() == TTL.lower() for name, _ in pairs):
+        raise ConfigError(f"ttl={ttl!r} and the header {TTL}: leave one out")
+    return SCHEDULED_TTL if is_delayed else TTL, text
 
 
 def _check_delayed(pairs: list[tuple[str, str]], expected: tuple[object, ...]) -> None:
@@ -246,7 +278,7 @@ def _check_delayed(pairs: list[tuple[str, str]], expected: tuple[object, ...]) -
         if name.lower() == "nats-ttl" or name.lower().startswith("nats-schedule"):
             raise ConfigError(
                 f"delay= and at= cannot be combined with the header {name}, which would apply to "
-                f"the waiting message: leave it out"
+                f"the waiting message: leave it out, and use ttl= for a time to live"
             )
 
 
@@ -299,11 +331,18 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
     """Read the acknowledgement of a publish.
 
     Raises:
+        ConfigError: the stream does not have a feature switched on that the message needs.
         JetStreamApiError: the stream refused the message, or the answer is not an acknowledgement.
         JetStreamUnavailableError: there is no JetStream.
     """
-    raise_refusal(answer, f"publish to {subject!r}")
     stream, sequence = answer.get("stream"), answer.get("seq")
+    try:
+        raise_refusal(answer, f"publish to {subject!r}")
+    except JetStreamApiError as error:
+        problem = switched_off(error.err_code, stream)
+        if problem is not None:
+            raise problem from None
+        raise
     if not isinstance(stream, str) or type(sequence) is not int or sequence < 1:
         raise JetStreamApiError(
             500,

@@ -6,6 +6,7 @@ so the server stores it once. A watch continues after the server restarts.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from tidings import codec
 from tidings.checks import Seconds, check_whole
 from tidings.deadlines import current
 from tidings.errors import (
+    ConfigError,
     KeyExistsError,
     KeyNotFoundError,
     SubjectError,
@@ -25,16 +27,19 @@ from tidings.errors import (
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Bucket, Storage, declared_options
+from tidings.jetstream.capability import FIRST_WITH_TTL, check_server
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
-from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, Operation
+from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, MarkerReason, Operation
 from tidings.jetstream.kv.plain import ask_once, is_plain, put_once, stored_value
 from tidings.jetstream.kv.watch import Watch
 from tidings.jetstream.latest import ask_last, last_in, read_from, read_sequence
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered import Reading
-from tidings.jetstream.publish import FirstTry, publish_stored
+from tidings.jetstream.publish import FirstTry, PublishAck, publish_stored
 from tidings.jetstream.reader import Host, Reader, read_all
+from tidings.jetstream.ttl import HEADER as TTL
+from tidings.jetstream.ttl import Never, seconds_of, ttl_text
 from tidings.protocol.parser import Frame
 from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
 
@@ -90,6 +95,7 @@ class KeyValueOptions(TypedDict, total=False):
     """The options of `JetStream.key_value`, except `type`, for type checkers."""
 
     ttl: Seconds | None
+    marker_ttl: Seconds | None
     history: int | None
     description: str | None
     storage: Storage | None
@@ -127,6 +133,7 @@ class KeyValue(Bucket, Generic[T]):
         *,
         type: Any = dict,  # noqa: A002 - the interface's word
         ttl: Seconds | None = None,
+        marker_ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
@@ -142,6 +149,7 @@ class KeyValue(Bucket, Generic[T]):
             create=create,
             said=declared_options(
                 ttl=ttl,
+                marker_ttl=marker_ttl,
                 history=history,
                 description=description,
                 storage=storage,
@@ -234,14 +242,20 @@ class KeyValue(Bucket, Generic[T]):
         except KeyNotFoundError:
             return default
 
-    async def put(self, key: str, value: T) -> int:
+    async def put(self, key: str, value: T, *, ttl: Seconds | Never | None = None) -> int:
         """Set the value of a key, whether or not it has one, and return the new revision.
 
         Args:
             key: the key, of letters, digits and the characters `-`, `/`, `_`, `=` and `.`.
             value: the value, of the bucket's type.
+            ttl: seconds until this value expires, a second or more, or a `timedelta`. The server
+                counts whole seconds; a fraction is rounded up. "never" keeps the value beyond the
+                bucket's `ttl`. The bucket is declared with `marker_ttl`. The value replaces the
+                history of its key, so that no older value comes back when it expires.
+                (NATS ADR-48)
 
         Raises:
+            ConfigError: if `ttl` is wrong, or the bucket or the server cannot let one key expire.
             EncodeError: if the value is not of the bucket's type.
             SubjectError: if NATS does not allow the key.
             PublishTimeoutError: if no acknowledgement arrives in time. The value may be stored.
@@ -257,8 +271,8 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         body = codec.encode(value, self.type)
-        if not is_plain(key) or current.get() is not None:  # there is a deadline
-            return await self._write(key, body)
+        if ttl is not None or not is_plain(key) or current.get() is not None:  # a deadline
+            return await self._write(key, body, ttl=ttl)
         msg_id = secrets.token_hex(16)
         api = self._origin_api(await self.open())
         outcome = await put_once(api, f"{self._origin.write}{key}", body, msg_id)
@@ -266,7 +280,7 @@ class KeyValue(Bucket, Generic[T]):
             return outcome
         return await self._write(key, body, msg_id=msg_id, tries=[outcome])
 
-    async def create(self, key: str, value: T) -> int:
+    async def create(self, key: str, value: T, *, ttl: Seconds | Never | None = None) -> int:
         """Set the value of a key that has none, and return the new revision.
 
         If several instances create the same key at the same time, only one of them succeeds.
@@ -274,6 +288,7 @@ class KeyValue(Bucket, Generic[T]):
         Args:
             key: the key.
             value: the value, of the bucket's type.
+            ttl: seconds until this value expires, or a `timedelta`: see `put`.
 
         Raises:
             KeyExistsError: if the key already has a value.
@@ -293,24 +308,28 @@ class KeyValue(Bucket, Generic[T]):
         """
         body = codec.encode(value, self.type)
         try:
-            return await self._write(key, body, revision=0)
+            return await self._write(key, body, revision=0, ttl=ttl)
         except WrongRevisionError as error:
             at_least = error.last
             last = await self.use(lambda api: self._newest(api, key, at_least))
             if last is not None and Operation.of(last.headers) is Operation.PUT:
                 raise KeyExistsError(self.name, key) from None
         try:  # a deleted key has a revision too: that of its deletion marker
-            return await self._write(key, body, revision=0 if last is None else last.sequence)
+            known = 0 if last is None else last.sequence
+            return await self._write(key, body, revision=known, ttl=ttl)
         except WrongRevisionError:
             raise KeyExistsError(self.name, key) from None
 
-    async def update(self, key: str, value: T, revision: int) -> int:
+    async def update(
+        self, key: str, value: T, revision: int, *, ttl: Seconds | Never | None = None
+    ) -> int:
         """Set the value of a key if it is still at `revision`, and return the new revision.
 
         Args:
             key: the key.
             value: the new value, of the bucket's type.
             revision: the key's revision that you have read, or 0 if the key was never set.
+            ttl: seconds until the new value expires, or a `timedelta`: see `put`.
 
         Raises:
             WrongRevisionError: if someone changed or deleted the key since that revision.
@@ -326,7 +345,7 @@ class KeyValue(Bucket, Generic[T]):
             ```
         """
         _check_revision(revision)
-        return await self._write(key, codec.encode(value, self.type), revision=revision)
+        return await self._write(key, codec.encode(value, self.type), revision=revision, ttl=ttl)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Delete a key, but keep its history. A key without a value is no error.
@@ -349,12 +368,15 @@ class KeyValue(Bucket, Generic[T]):
         """
         await self._write(key, b"", [(OPERATION, DELETE)], revision)
 
-    async def purge(self, key: str, *, revision: int | None = None) -> None:
+    async def purge(
+        self, key: str, *, revision: int | None = None, ttl: Seconds | Never | None = None
+    ) -> None:
         """Delete a key and its history. A key without a value is no error.
 
         Args:
             key: the key.
             revision: purge the key only if it is still at this revision.
+            ttl: seconds after which the bucket forgets the deletion, too: see `put`.
 
         Raises:
             WrongRevisionError: if the key is not at `revision`.
@@ -368,7 +390,7 @@ class KeyValue(Bucket, Generic[T]):
             assert [entry.is_deleted for entry in await drafts.history("intro")] == [True]
             ```
         """
-        await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision)
+        await self._write(key, b"", [(OPERATION, PURGE), ROLLUP], revision, ttl=ttl)
 
     async def history(self, key: str) -> list[Entry[T]]:
         """Return all revisions of a key that the bucket keeps, including deletions, oldest first.
@@ -485,7 +507,8 @@ class KeyValue(Bucket, Generic[T]):
     ) -> Entry[T]:
         key = subject.removeprefix(self._origin.read)
         operation = Operation.of(headers)
-        return Entry(self.name, key, body, revision, created, operation, self._decode)
+        reason = MarkerReason.of(headers)
+        return Entry(self.name, key, body, revision, created, operation, self._decode, reason)
 
     async def _write(
         self,
@@ -494,6 +517,7 @@ class KeyValue(Bucket, Generic[T]):
         headers: Sequence[tuple[str, str]] = (),
         revision: int | None = None,
         *,
+        ttl: Seconds | Never | None = None,
         msg_id: str = "",
         tries: list[FirstTry] | None = None,
     ) -> int:
@@ -501,24 +525,52 @@ class KeyValue(Bucket, Generic[T]):
         _check_key(key, new=not headers and not revision)
         if revision is not None:
             _check_revision(revision)
-        try:
-            ack = await self.use(
-                lambda api: publish_stored(
-                    self._origin_api(api),
-                    f"{self._origin.write}{key}",
-                    body,
-                    Headers(headers),
-                    msg_id=msg_id or secrets.token_hex(16),
-                    timeout=WRITE_TIMEOUT,
-                    expected=Expected(subject_sequence=revision),
-                    first=tries.pop() if tries else None,
-                )
+        lifetime = None if ttl is None else ttl_text(ttl)
+        pairs = list(headers)
+        if lifetime is not None:
+            pairs += [(TTL, lifetime), *([] if ROLLUP in pairs else [ROLLUP])]
+
+        async def write(api: JetStreamApi) -> PublishAck:
+            if lifetime is not None:
+                self._check_ttl(api, lifetime)
+            return await publish_stored(
+                self._origin_api(api),
+                f"{self._origin.write}{key}",
+                body,
+                Headers(pairs),
+                msg_id=msg_id or secrets.token_hex(16),
+                timeout=WRITE_TIMEOUT,
+                expected=Expected(subject_sequence=revision),
+                first=tries.pop() if tries else None,
             )
+
+        try:
+            ack = await self.use(write)
         except WrongSequenceError as error:
             said = _LAST.search(error.description)
             last = int(said[1]) if said else None
             raise WrongRevisionError(self.name, key, revision or 0, last) from None
         return ack.sequence
+
+    def _check_ttl(self, api: JetStreamApi, lifetime: str) -> None:
+        """Check that the server lets a value expire, and when it should.
+
+        Raises:
+            ConfigError: it is too old, or would keep the value for longer.
+        """
+        check_server(api, FIRST_WITH_TTL, "ttl=")
+        shortest, longest = self._ttl_bounds
+        if seconds_of(lifetime) < shortest:
+            raise ConfigError(
+                f"ttl={lifetime.removesuffix('s')} is shorter than marker_ttl={shortest:g} of the "
+                f"bucket {self.name!r}, and the server would keep the value that long: use a "
+                f"longer ttl, or a bucket with history=1"
+            )
+        if longest < seconds_of(lifetime) < math.inf:
+            raise ConfigError(
+                f"ttl={lifetime.removesuffix('s')} is longer than ttl={longest:g} of the bucket "
+                f"{self.name!r}, after which every value expires: use a shorter ttl, or 'never'"
+            )
 
     async def _stored(
         self, api: JetStreamApi, key: str, revision: int | None, answers: list[Frame]
