@@ -46,6 +46,7 @@ from tidings.stats import (
     AppStats,
     ConnectionStats,
     ConsumerStats,
+    LeaderStats,
     ListenerStats,
     TaskStats,
     WatcherStats,
@@ -54,8 +55,9 @@ from tidings.text import printable
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
-# Few services have scheduled jobs, so that the others need not wait for their import.
+# Few services have scheduled jobs or leaders, so that the others need not wait for their import.
 if TYPE_CHECKING:
+    from tidings.jetstream.locks.leader import Leader, LeaderSpec
     from tidings.jetstream.schedule.crons import Crons
     from tidings.jetstream.schedule.spec import CronSpec
 
@@ -115,6 +117,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     watches: tuple[WatchSpec, ...]
     tasks: tuple[TaskSpec, ...]
     crons: tuple[CronSpec, ...]
+    leaders: tuple[LeaderSpec, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     startup: tuple[Callable[[], Any], ...]
     ready: tuple[Callable[[], Any], ...]
@@ -167,6 +170,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             "consumes": [spec.stream for spec in self.consumers if spec.skip is None],
             "watches": [spec.bucket for spec in self.watches],
             "runs": [*(spec.name for spec in self.tasks), *(spec.name for spec in self.crons)],
+            "may lead": [spec.name for spec in self.leaders],
         }
         done = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
         return printable(f"{self.service_name} {', '.join(done) or 'runs'}")
@@ -191,6 +195,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             watchers=tuple(
                 WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.shown_keys)
                 for spec in self.watches
+            ),
+            leaders=tuple(
+                LeaderStats.zero(
+                    name=spec.name, lock=spec.lock_name(self.service_name), is_leading=False
+                )
+                for spec in self.leaders
             ),
         )
 
@@ -299,6 +309,7 @@ class Run:
         self.watchers = Watchers(jetstream, pool, middlewares, tracing, plan.is_measured)
         self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
+        self._leaders = self._make_leaders()
         self._discovery = Discovery(
             self.link, plan.identity, endpoints_of(plan.listeners, plan.queue_groups)
         )
@@ -316,6 +327,14 @@ class Run:
 
         plan, api = self._plan, self._jetstream.api
         return Crons(api, plan.service_name, plan.crons, self._host.streams)
+
+    def _make_leaders(self) -> list[Leader]:
+        if not self._plan.leaders:
+            return []
+        from tidings.jetstream.locks.leader import Leader
+
+        plan, host = self._plan, self._host
+        return [Leader(spec, host, plan.service_name, plan.instance_id) for spec in plan.leaders]
 
     # The phases.
 
@@ -355,6 +374,8 @@ class Run:
         if self._crons is not None:
             await self._crons.apply()
         await self._host.open_buckets()
+        for leader in self._leaders:
+            await leader.open()
         await self._lifespan.enter()
         await self._subscribe()
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
@@ -378,6 +399,8 @@ class Run:
         self.state = State.RUNNING
         for task in self._tasks:
             task.start()
+        for leader in self._leaders:
+            leader.start()
         self._started.set()
         parts = [f"listens ({len(self._plan.listeners)})"]
         if self._plan.consumers:
@@ -405,7 +428,8 @@ class Run:
     async def _drain(self, deadline: float) -> int:
         """Take no new work and finish what was taken. Returns how many messages were abandoned."""
         self._discovery.stop()
-        await asyncio.gather(*(task.stop() for task in self._tasks))
+        stops = [task.stop() for task in self._tasks]
+        await asyncio.gather(*stops, *(leader.stop() for leader in self._leaders))
         with contextlib.suppress(TimeoutError):  # what is left is counted now
             async with asyncio.timeout_at(deadline):
                 await self._finish_work()
@@ -414,6 +438,7 @@ class Run:
 
     async def _close(self) -> None:
         await self.connection.close()
+        self._jetstream.locks.abandon()
         self._watchdog.stop()
         self.link.close()
         self._current.detach()
@@ -467,6 +492,7 @@ class Run:
         await self.consumers.finish()
         await self.watchers.finish()
         await self.link.portal.finish()
+        await self._jetstream.locks.finish()
 
     async def _send_rest(self, deadline: float) -> int:
         """Have the server confirm what is sent, and wait if it is away. Returns bytes left."""
@@ -573,6 +599,8 @@ class Run:
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self.consumers.snapshot(),
             watchers=self.watchers.snapshot(),
+            leaders=tuple(leader.snapshot() for leader in self._leaders),
+            locks=self._jetstream.locks.snapshot(),
             requests=() if times is None else times.snapshot(),
         )
 

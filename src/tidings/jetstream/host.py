@@ -16,6 +16,7 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Bucket
 from tidings.jetstream.election import through_election
 from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.locks.locks import Locks
 from tidings.jetstream.publish import PublishAck, prepare
 from tidings.jetstream.reader import Reader
 from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
@@ -34,12 +35,14 @@ class JetStreamRun(msgspec.Struct, frozen=True):
     Attributes:
         api: the API of the server.
         send: `JetStream.publish` within the send hooks; None if no middleware has one.
+        locks: its locks.
         window_trace: what follows the publishes of windows, if the only hooks are those of the
             tracing. A hook needs a task for each message, and batches exclude it.
     """
 
     api: JetStreamApi
     send: Send | None
+    locks: Locks
     window_trace: Tracing | None = None
 
 
@@ -89,9 +92,9 @@ class JetStreamHost:
 
         send = fold_send(middlewares, publish, "send_stream")
         if tracing is None:
-            return JetStreamRun(api, send)
+            return JetStreamRun(api, send, Locks(self))
         traced = fold_send([*tracing.sending, *middlewares], publish, "send_stream")
-        return JetStreamRun(api, traced, tracing if send is None else None)
+        return JetStreamRun(api, traced, Locks(self), tracing if send is None else None)
 
     def attach(self, run: JetStreamRun) -> None:
         """Let calls through to a run."""
@@ -135,6 +138,10 @@ class JetStreamHost:
     def check(self, call: str) -> None:
         """Raise unless the app runs, and the caller is in its event loop: see `here`."""
         self.here(call)
+
+    def locks(self, call: str) -> Locks:
+        """Return the locks of the run that goes on: see `here`."""
+        return self.here(call).locks
 
     # Streams.
 
