@@ -5,6 +5,7 @@ from tidings.jetstream.context import JetStream
 from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.watch import Watch
+from tidings.jetstream.locks.lock import Lock
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.objects.prune import Pruned
@@ -21,6 +22,7 @@ __all__ = [
     "Entry",
     "JetStream",
     "KeyValue",
+    "Lock",
     "MarkerReason",
     "Metadata",
     "ObjectInfo",

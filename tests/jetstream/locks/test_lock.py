@@ -729,6 +729,20 @@ async def test_without_jetstream_a_lock_fails_soon(tmp_path: Path) -> None:
                     pass
 
 
+async def test_a_released_lock_leaves_nothing_behind_for_long(
+    own: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("lease", "leases"):
+        monkeypatch.setattr(f"tidings.jetstream.locks.{module}.MARKER", 1)
+    async with own:
+        await enter(own, "x")
+        info = f"STREAM.INFO.KV_{BUCKET}"
+        while (state := (await own.js.api.call(info))["state"])["messages"]:  # noqa: ASYNC110 - of the server
+            await asyncio.sleep(0.05)
+        assert not state["consumer_count"]
+        await enter(own, "x", timeout=5)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a.*", ".a", "a..b", "a" * 201, 7, None])
 def test_a_name_that_no_key_can_have_is_refused(app: App, name: Any) -> None:
     with pytest.raises(ConfigError, match="the name of a lock"):
