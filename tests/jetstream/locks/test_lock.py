@@ -269,6 +269,17 @@ async def test_a_lock_that_is_not_acquired_in_time_names_its_holder(
         assert other.stats().locks == LockStats(timed_out=1)
 
 
+async def test_the_holder_is_named_to_each_task_that_waits_in_this_process(
+    app: App, subject: str
+) -> None:
+    async with app, app.lock(subject, lease=LONG):
+        tries = [asyncio.create_task(enter(app, subject, timeout=0.2)) for _ in range(2)]
+        for each in tries:
+            with pytest.raises(LockTimeoutError) as caught:
+                await each
+            assert caught.value.holder == f"first/{app.instance_id}"
+
+
 async def test_the_deadline_ends_the_waiting_but_not_the_lease(
     app: App, other: App, subject: str
 ) -> None:

@@ -23,6 +23,7 @@ from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.locks.lease import Lease, may_pass
 from tidings.jetstream.locks.leases import Leases
 from tidings.jetstream.locks.locks import BUCKET, Locks
+from tidings.jetstream.locks.turns import Turn
 from tidings.jetstream.names import check_new_bucket
 from tidings.link import CurrentLink
 from tidings.log import logger
@@ -84,9 +85,10 @@ class Lock:
         self.token = 0
         self._timeout = None if timeout is None else check_seconds("timeout", timeout)
         self._bucket = bucket
+        self._place = (bucket, name)
         self._host = host
         self._holder = holder
-        self._seen = ""  # who held it when this lock waited for it
+        self._turn: Turn
         self._is_entered = False
         self._locks: Locks
         self._taken: Lease | None = None
@@ -206,16 +208,20 @@ class Lock:
             if not limit.expired():
                 raise
             self._locks.timed_out += 1
-            raise LockTimeoutError(self.name, self._timeout, self._seen) from None
+            raise LockTimeoutError(self.name, self._timeout, self._turn.holder) from None
 
     async def _acquire(self) -> Lease:
         """Wait for a turn in this process, and then for the lease."""
-        turn = (self._bucket, self.name)
-        await self._locks.turns.take(turn, self._task, self.name)
+        turn = self._turn = self._locks.turns.join(self._place)
         try:
-            return await self._contend_through_outages()
+            await turn.take(self._task, self.name)
+            try:
+                return await self._contend_through_outages()
+            except BaseException:
+                turn.give()
+                raise
         except BaseException:
-            self._locks.turns.give(turn)
+            self._locks.turns.quit(self._place)
             raise
 
     async def _contend_through_outages(self) -> Lease:
@@ -244,8 +250,9 @@ class Lock:
         reader = None
         try:
             while True:
-                self._seen = "" if place.is_free else place.holder.holder
+                self._turn.holder = "" if place.is_free else place.holder.holder
                 if place.is_free and (taken := await self._take(leases, place.sequence)):
+                    self._turn.holder = self._holder
                     return taken
                 if reader is None:
                     reader, place = await leases.watch(self.name)
@@ -307,7 +314,8 @@ class Lock:
         try:
             await asyncio.wait([release], timeout=RELEASE_TIMEOUT)
         finally:
-            self._locks.turns.give((self._bucket, self.name))
+            self._turn.give()
+            self._locks.turns.quit(self._place)
             self._is_entered = False
 
 
