@@ -80,6 +80,7 @@ SENDING = {
 STREAMS = {
     "api",
     "apply",
+    "batch",
     "cancel",
     "key_value",
     "object_store",

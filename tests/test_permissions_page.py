@@ -204,6 +204,7 @@ async def keys(app: App, ops: App) -> None:
         await rates.update("eu.vat", 21, revision)
         assert (await rates.get("eu.vat")).value == 21
         assert await rates.keys("eu.>") == ["eu.vat"]
+        assert [entry.value for entry in await rates.entries("eu.>")] == [21]
         assert await seen.has(2) == [20, 21]
         await rates.delete("eu.vat")
 

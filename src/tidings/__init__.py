@@ -12,6 +12,7 @@ from tidings.deadlines import deadline
 from tidings.declarations import Group
 from tidings.errors import (
     AuthError,
+    BatchTimeoutError,
     BucketChangeError,
     BucketNotFoundError,
     BufferFullError,
@@ -24,6 +25,7 @@ from tidings.errors import (
     DigestError,
     DisconnectedError,
     DrainTimeoutError,
+    DuplicateMessageError,
     EncodeError,
     FlowError,
     FlushTimeoutError,
@@ -39,6 +41,7 @@ from tidings.errors import (
     LockTimeoutError,
     LoopThreadError,
     LoopTimeoutError,
+    MessageNotFoundError,
     MissingExtraError,
     NoRespondersError,
     NoStreamError,
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import DROP
     from tidings.jetstream.message import StreamMessage
     from tidings.jetstream.publish import PublishAck
+    from tidings.jetstream.streams.bucket import Bucket
     from tidings.jetstream.streams.stream import Stream, days
 
 __all__ = [
@@ -104,6 +108,8 @@ __all__ = [
     "App",
     "AppStats",
     "AuthError",
+    "BatchTimeoutError",
+    "Bucket",
     "BucketChangeError",
     "BucketNotFoundError",
     "BufferFullError",
@@ -120,6 +126,7 @@ __all__ = [
     "DigestError",
     "DisconnectedError",
     "DrainTimeoutError",
+    "DuplicateMessageError",
     "EncodeError",
     "Ended",
     "ErrorMiddleware",
@@ -144,6 +151,7 @@ __all__ = [
     "LoopThreadError",
     "LoopTimeoutError",
     "Message",
+    "MessageNotFoundError",
     "Middleware",
     "MissingExtraError",
     "NoRespondersError",
@@ -189,6 +197,7 @@ __all__ = [
 
 # The names that are imported at their first use, because most services use no stream.
 _LATE = {
+    "Bucket": "tidings.jetstream.streams.bucket",
     "DROP": "tidings.jetstream.consumer.spec",
     "Ended": "tidings.flows.many",
     "ItemStream": "tidings.flows.item_stream",

@@ -27,6 +27,7 @@ from tidings.checks import (
 from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
+from tidings.current_link import CurrentLink
 from tidings.deadlines import working_until
 from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
@@ -36,11 +37,8 @@ from tidings.handlers.health import DEFAULT_TIMEOUT, HealthCheck
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
 from tidings.keywords import add_hint, called, former_names, refuse_options
-from tidings.link import CurrentLink
 from tidings.log import logger
 from tidings.subject import check_queue
-from tidings.transport.options import ConnectionKeywords, ConnectionOptions, server_urls
-from tidings.transport.settings import settings_of
 
 # `import tidings` is quick: what runs an app and what is for streams is imported at the first use.
 if TYPE_CHECKING:
@@ -49,11 +47,13 @@ if TYPE_CHECKING:
     from tidings.jetstream.host import JetStreamHost
     from tidings.jetstream.locks.lock import Lock
     from tidings.jetstream.schedule.spec import CronSpec
+    from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
     from tidings.services import AppServices
     from tidings.stats import AppStats
+    from tidings.transport.options import ConnectionKeywords, ConnectionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -107,6 +107,8 @@ class App(Declarations):
         lifespan: a function that takes the app and returns an async context manager. The app enters
             it before the first message and leaves it after the last one.
         streams: streams to create at start, or to change to what is declared.
+        buckets: key-value buckets and object stores to create or change likewise, each a `Bucket`
+            or an `ObjectBucket`.
         user: the user name, with `password`.
         password: the password, or a function that returns it, called at each connect.
         token: a token instead of user and password, or a function that returns it.
@@ -187,10 +189,14 @@ class App(Declarations):
         drain_timeout: Seconds = 8.0,
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
+        buckets: Sequence[Bucket | ObjectBucket] = (),
         use_uvloop: bool = True,
         monitor: str | int | None = None,
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
+        from tidings.transport.options import ConnectionKeywords
+        from tidings.transport.settings import settings_of
+
         super().__init__()
         refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
         if not isinstance(service_name, str) or not service_name.strip():
@@ -244,7 +250,8 @@ class App(Declarations):
         self._events = EventHooks()
         self._current = CurrentLink()
         self._streams = streams
-        if streams:
+        self._buckets = buckets
+        if streams or buckets:
             self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
         self._instance = _new_instance()
@@ -282,7 +289,7 @@ class App(Declarations):
     def _host(self) -> JetStreamHost:
         from tidings.jetstream.host import JetStreamHost
 
-        return JetStreamHost(self._current, self._streams)
+        return JetStreamHost(self._current, self._streams, self._buckets)
 
     @called("lock()")
     def lock(
@@ -561,6 +568,8 @@ class App(Declarations):
         Raises:
             ConfigError: the app runs already, or this is not a URL.
         """
+        from tidings.transport.options import server_urls
+
         self._declaring("set_servers")
         self._settings = self._settings.with_servers(server_urls(servers))
 

@@ -12,9 +12,13 @@ import msgspec
 from tidings.checks import Seconds, as_seconds
 from tidings.errors import ConfigError
 from tidings.handlers.hook_checks import check_hooks, check_instance
-from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
+from tidings.handlers.listener_spec import (
+    DEFAULT_PENDING_BYTES,
+    DEFAULT_PENDING_MSGS,
+    ListenerSpec,
+)
 from tidings.handlers.middleware import Middleware
-from tidings.handlers.tasks import TaskSpec
+from tidings.handlers.task_spec import TaskSpec
 from tidings.keywords import called
 from tidings.subject import as_subjects, check_pattern, check_queue
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.bucket import Storage
     from tidings.jetstream.consumer.priority import Priority
     from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
+    from tidings.jetstream.kv.key_value import KeyValue
     from tidings.jetstream.kv.watchers import WatchSpec
     from tidings.jetstream.locks.leader import LeaderSpec
     from tidings.jetstream.schedule.spec import CronSpec
@@ -286,7 +291,7 @@ class Declarations:
     @called("watch()", hint='@app.watch("sessions", "user.*")')
     def watch(
         self,
-        bucket: str,
+        bucket: str | KeyValue[Any],
         keys: str | Sequence[str] = ">",
         *,
         data_type: Any = None,
@@ -299,7 +304,8 @@ class Declarations:
         another. If it raises, tidings logs and counts the error, and the next entry follows.
 
         Args:
-            bucket: the bucket's name. The app declares the bucket, or it exists at the start.
+            bucket: the bucket's name, or the bucket that `app.js.key_value` has returned. The app
+                declares the bucket, or it exists at the start.
             keys: the pattern of the keys to watch, such as "user.*", or a list of patterns, of
                 which no two match the same key.
             data_type: the type of `entry.value`. None uses the type in the signature,
@@ -322,8 +328,10 @@ class Declarations:
                 print(entry.key, "ended" if entry.is_deleted else entry.value)
             ```
         """
+        from tidings.jetstream.kv.key_value import KeyValue
         from tidings.jetstream.kv.watchers import WatchSpec
 
+        declared = bucket if isinstance(bucket, KeyValue) else None
         if callable(bucket):
             raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
 
@@ -331,7 +339,8 @@ class Declarations:
             self._add_watch(
                 WatchSpec(
                     handler=handler,
-                    bucket=bucket,
+                    bucket=bucket.name if isinstance(bucket, KeyValue) else bucket,
+                    declared=declared,
                     keys=_hashable(keys),
                     data_type=data_type,
                     initial=initial,

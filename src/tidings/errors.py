@@ -43,12 +43,15 @@ TidingsError
       WrongSequenceError       the last sequence is not the expected one
         WrongRevisionError     the revision of a key is not the expected one
           KeyExistsError       the key to create already has a value
+      DuplicateMessageError    a message id of an atomic batch is in the stream already
     JetStreamUnavailableError  JetStream does not answer
     NoStreamError              no stream stores the subject (nothing was stored)
     PublishTimeoutError        a publish was not acknowledged in time (also a TimeoutError)
+      BatchTimeoutError        an atomic batch was not acknowledged in time
     StreamChangeError          a declared stream cannot be created or changed
     BucketChangeError          a declared bucket differs from the one on the server
     BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
+    MessageNotFoundError       no such message in the stream (also a LookupError)
     KeyNotFoundError           no such key in the bucket (also a LookupError)
     ObjectNotFoundError        no such object in the store (also a LookupError)
     ObjectExistsError          a link would replace an object
@@ -823,6 +826,29 @@ class PublishTimeoutError(JetStreamError, TimeoutError):
         )
 
 
+class BatchTimeoutError(PublishTimeoutError):
+    """An atomic batch or a transaction was not acknowledged in time. Either all of its messages are
+    stored, or none.
+
+    Attributes:
+        subject: the subject of the first message.
+        msg_id: the Nats-Msg-Id of the first message.
+        count: number of messages.
+    """
+
+    def __init__(self, subject: str, msg_id: str, timeout: float, count: int) -> None:
+        super().__init__(subject, msg_id, timeout)
+        self.count = count
+        text = f"no acknowledgement for the batch of {count} messages within {timeout:g} s"
+        advice = "Either all of them are stored, or none: look before you try again"
+        self.args = (f"{text}, the first on {subject!r}. {advice}",)
+
+
+class DuplicateMessageError(JetStreamApiError):
+    """The stream already has a message with a message id of the atomic batch, so it stored nothing
+    of the batch. (NATS ADR-50)"""
+
+
 class WrongSequenceError(JetStreamApiError):
     """The stream's last sequence or message id is not the expected one: someone else wrote first.
 
@@ -925,9 +951,26 @@ class BucketChangeError(JetStreamError):
         self.differences = differences
         super().__init__(
             f"the bucket {bucket!r} already exists with other options: "
-            f"{'; '.join(differences)}. Declare the same options, or change the bucket with the "
-            f"nats command"
+            f"{'; '.join(differences)}. Declare the same options, or declare the bucket in "
+            f"App(buckets=[Bucket(...)]), which changes it"
         )
+
+
+class MessageNotFoundError(JetStreamError, LookupError):
+    """The stream has no such message: it was never stored, or it was deleted, or it expired.
+
+    Attributes:
+        stream: the stream's name.
+        sequence: the sequence that was asked for; None if a subject was.
+        subject: the subject that was asked for; "" if a sequence was.
+    """
+
+    def __init__(self, stream: str, *, sequence: int | None = None, subject: str = "") -> None:
+        self.stream = stream
+        self.sequence = sequence
+        self.subject = subject
+        wanted = f"on {subject!r}" if sequence is None else f"with sequence {sequence}"
+        super().__init__(f"the stream {stream!r} has no message {wanted}")
 
 
 class KeyNotFoundError(JetStreamError, LookupError):

@@ -13,6 +13,7 @@ import msgspec
 
 from tidings.cautions import warn_of_declarations
 from tidings.concurrency.forks import forget_after_fork, release_signals
+from tidings.current_link import CurrentLink
 from tidings.deadlines import working_until
 from tidings.errors import (
     ConnectionClosedError,
@@ -24,10 +25,11 @@ from tidings.errors import (
 from tidings.handlers.events import ConnectionEvent, EventHooks
 from tidings.handlers.health import HealthCheck
 from tidings.handlers.lifespan import Lifespan
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import MiddlewareSpec
 from tidings.handlers.queue_groups import queue_groups
-from tidings.handlers.tasks import Task, TaskSpec
+from tidings.handlers.task_spec import TaskSpec
+from tidings.handlers.tasks import Task
 from tidings.handlers.watchdog import Watchdog
 from tidings.integrations import find_tracing
 from tidings.jetstream.api import JetStreamApi
@@ -37,7 +39,7 @@ from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
 from tidings.jetstream.streams.stream import Stream
-from tidings.link import CurrentLink, Link
+from tidings.link import Link
 from tidings.log import logger
 from tidings.services.discovery import Discovery
 from tidings.services.endpoints import endpoints_of
@@ -362,7 +364,7 @@ class Run:
         warn_of_declarations(
             plan.listeners,
             plan.consumers,
-            plan.watches,
+            [watch.bound_to(self._host.key_values) for watch in plan.watches],
             self._host.streams,
             [spec.cls for spec in plan.middlewares],
         )
@@ -379,7 +381,7 @@ class Run:
         await self._lifespan.enter()
         await self._subscribe()
         await self.consumers.start(self._plan.consumers, self._plan.concurrency)
-        await self.watchers.start(self._plan.watches, self._host.bucket_types)
+        await self.watchers.start(self._plan.watches, self._host.key_values)
         self._watchdog.start()
         if self._plan.discoverable:
             await self._discovery.start()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import typing
 from asyncio import current_task
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tidings import codec
-from tidings.checks import MOST_SECONDS, Seconds, check_seconds
+from tidings.checks import MOST_SECONDS, Seconds, check_timeout
 from tidings.concurrency.bridge import FrameBridge
 from tidings.concurrency.home import Home
 from tidings.concurrency.portal import Portal
@@ -23,13 +22,13 @@ from tidings.errors import (
     ForkedError,
     NotStartedError,
 )
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import Middleware, fold_send
 from tidings.handlers.subscriptions import Subscriptions
 from tidings.headers import Headers, HeadersLike
-from tidings.message import Message
 from tidings.protocol.deadlines import HEADER, deadline_pair
 from tidings.protocol.parser import Frame
+from tidings.responses import read_dict, response_reader
 from tidings.retries import check_retries, most_seconds, with_retries
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
@@ -270,7 +269,7 @@ class Link:
         payload = message if is_ready else codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
         plain = response_data_type is None
-        read = _read_dict if plain else response_reader(response_data_type)
+        read = read_dict if plain else response_reader(response_data_type)
         token, future = self.connection.start_request(subject, payload, block, limit)
         return token, future, read
 
@@ -450,82 +449,6 @@ def _request_times() -> RequestTimes:
     return RequestTimes()
 
 
-class CurrentLink:
-    """Where the calls of an app find the link of the run that goes on.
-
-    Attributes:
-        link: the link; None while the app does not run.
-    """
-
-    __slots__ = ("is_forked", "link")
-
-    def __init__(self) -> None:
-        self.link: Link | None = None
-        self.is_forked = False  # the app ran when this process was forked, and not since then
-
-    def attach(self, link: Link) -> None:
-        """Let calls through to a run."""
-        self.link, self.is_forked = link, False
-
-    def detach(self) -> None:
-        """Let no more calls through."""
-        self.link = None
-
-    def forget(self) -> None:
-        """Let no more calls through, because this process is a forked child."""
-        self.link, self.is_forked = None, True
-
-    def error(self, call: str) -> NotStartedError:
-        """The error of a call that needs a running app."""
-        return ForkedError(call) if self.is_forked else NotStartedError(call)
-
-    def get(self, call: str) -> Link:
-        """The link, for a caller in any thread.
-
-        Raises:
-            NotStartedError: the app is not running.
-            ForkedError: it runs in the process from which this one was forked.
-        """
-        if self.link is None:
-            raise self.error(call)
-        return self.link
-
-    def here(self, call: str) -> Link:
-        """The link, for a caller in the app's event loop.
-
-        Raises:
-            NotStartedError, ForkedError: as `get`.
-            WrongLoopError: the caller is in another event loop.
-        """
-        link = self.get(call)
-        link.home.check(call)
-        return link
-
-    def run(
-        self, work: Coroutine[Any, Any, T], call: str, instead: str, timeout: float | None = None
-    ) -> T:
-        """Run a coroutine in the app's event loop and block until it ends: see `Portal.run`.
-
-        Raises:
-            NotStartedError: the app is not running.
-        """
-        if self.link is None:
-            work.close()
-            raise self.error(call)
-        return self.link.portal.run(work, call, instead, timeout)
-
-
-def check_timeout(timeout: Seconds) -> float:
-    """Check the timeout of a request, and return it in seconds.
-
-    Raises:
-        ConfigError: it is not a positive number of seconds.
-    """
-    if type(timeout) is float and 0 < timeout <= MOST_SECONDS:  # without a call
-        return timeout
-    return check_seconds("timeout", timeout)
-
-
 def with_deadline(headers: HeadersLike | None, left: float) -> list[tuple[str, str]]:
     """Return the headers of a request with that many seconds left.
 
@@ -533,24 +456,3 @@ def with_deadline(headers: HeadersLike | None, left: float) -> list[tuple[str, s
     """
     pairs = Headers(headers or ()).pairs()
     return [*(pair for pair in pairs if pair[0] != HEADER), deadline_pair(left)]
-
-
-_decode_dict = codec.decoder(dict)
-
-
-def _read_dict(frame: Frame) -> Any:
-    return _decode_dict(frame[4])
-
-
-def response_reader(data_type: Any) -> Callable[[Frame], Any]:
-    """What makes the result of a request of its answer."""
-    if data_type is None:
-        return _read_dict
-    if data_type is Message or typing.get_origin(data_type) is Message:
-        inner = typing.get_args(data_type)
-        decode = codec.decoder(inner[0] if inner else dict)
-        return lambda frame: Message(
-            frame[1], decode(frame[4]), frame[4], frame[2], frame[0], frame[3], None
-        )
-    decode = codec.decoder(data_type)
-    return lambda frame: decode(frame[4])

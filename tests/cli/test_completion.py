@@ -33,7 +33,7 @@ def in_bash(script: str, home: Path) -> str:
     ("words", "found"),
     [
         (["tidings", "serve"], {"server"}),
-        (["tidings", "streams", ""], {"plan", "apply"}),
+        (["tidings", "streams", ""], {"ls", "info", "purge", "plan", "apply"}),
         (["tidings", "run", "--log"], {"--log-level", "--log-format", "--log-config"}),
         (["tidings", "run", "--log-format", ""], {"text", "json"}),
     ],

@@ -24,7 +24,10 @@ Write = Callable[..., Path]
 CONNECTING = [
     *(["run"], ["pub"], ["req"], ["sub"], ["streams", "plan"], ["streams", "apply"]),
     *(["dead", "list"], ["dead", "show"], ["dead", "redrive"], ["dead", "drop"]),
-    ["objects", "prune"],
+    *(["streams", each] for each in ("ls", "info", "purge")),
+    *(["consumers", each] for each in ("ls", "info", "lag", "pause", "resume", "reset")),
+    *(["kv", each] for each in ("ls", "get", "put", "del", "watch", "history")),
+    *(["objects", each] for each in ("ls", "get", "put", "rm", "prune")),
 ]
 
 

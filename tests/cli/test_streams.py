@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
-import pty
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.terminal import answer_on_terminal
 from tidings import App
 from tidings.cli.dead import parse_age
 from tidings.errors import ConfigError
 from tidings.jetstream import Stream
+from tidings.server import NATSServer
 
 if TYPE_CHECKING:
     from support.command import Call, Start
@@ -102,6 +104,31 @@ def test_a_plan_shows_what_would_be_created_and_creates_nothing(
         )
 
 
+def test_buckets_are_planned_and_applied_as_streams_are_in_the_words_of_buckets(
+    call: Call, declare: Declare, name: str, client: App
+) -> None:
+    declared = "from tidings import Bucket\napp = App('shop', buckets=[Bucket('NAME', OPTIONS)])\n"
+    short = declare(rest=declared.replace("OPTIONS", "history=5"))
+    assert call("streams", "plan", short) == (0, f"bucket {name}: create\n", "")
+    code, shown, _ = call("streams", "apply", short)
+    assert (code, shown) == (0, f"bucket {name}: create\napplied: 1 stream\n")
+    for number in range(5):
+        client.js.publish_sync(f"$KV.{name}.key", {"number": number})
+    changed = declare(rest=declared.replace("OPTIONS", "history=1, ttl=3600"))
+    _, shown, _ = call("streams", "plan", changed)
+    assert shown.splitlines() == [
+        f"bucket {name}: change, holding 5 messages",
+        "  ttl no limit -> 3600 s",
+        "  history 5 -> 1 (can drop up to 4 of 5 messages)",
+    ]
+    code, _, failed = call("streams", "apply", changed)
+    assert code == 1
+    assert "--force" in failed
+    assert call("streams", "apply", changed, "--force", "--yes")[0] == 0
+    assert info(client, f"KV_{name}")["config"]["max_msgs_per_subject"] == 1
+    assert held(client, f"KV_{name}") == 1
+
+
 def test_an_app_is_neither_started_nor_its_streams_created_by_a_plan(
     call: Call, declare: Declare
 ) -> None:
@@ -156,12 +183,12 @@ def test_force_asks_where_there_is_a_terminal_and_wants_yes_where_there_is_none(
     code, _, failed = call("streams", "apply", target, "--force")
     assert code == 2
     assert "lose up to 7 messages? There is no terminal to ask on; add --yes" in failed
-    code, shown = on_terminal(start, "n\n", "streams", "apply", target, "--force")
+    code, shown = answer_on_terminal(start, "n\n", "streams", "apply", target, "--force")
     assert code == 1
     assert "Apply and lose up to 7 messages? [y/N]" in shown
     assert "nothing was done" in shown
     assert held(client, name) == 12
-    code, shown = on_terminal(start, "y\n", "streams", "apply", target, "--force")
+    code, shown = answer_on_terminal(start, "y\n", "streams", "apply", target, "--force")
     assert code == 0
     assert "applied: 1 stream" in shown
     assert held(client, name) == 5
@@ -194,10 +221,137 @@ def test_what_no_server_changes_is_refused_even_with_force(
     assert "cannot be changed to what is declared" in failed
 
 
+# What the server has.
+
+
+def test_streams_are_listed_without_those_of_buckets(
+    call: Call, client: App, name: str, nats_server: Any
+) -> None:
+    make(client, Stream(name, subjects=[f"{name}.>"]))
+    fill(client, name, 3)
+    client.js.run_sync(client.js.key_value(name).put("a", {}))
+    code, shown, _ = call("streams", "ls")
+    lines = {line.split()[0]: line for line in shown.splitlines()}
+    assert code == 0
+    assert f"KV_{name}" not in lines
+    assert lines[name].split()[1:3] == [f"{name}.>", "file"]
+    assert lines[name].split()[5:7] == ["0", "3"]
+    assert "of buckets not shown: add --all" in shown
+    assert f"KV_{name} " in call("streams", "ls", "--all")[1]
+
+
+def test_streams_are_listed_in_json(call: Call, client: App, name: str) -> None:
+    make(client, Stream(name, subjects=[f"{name}.>"], description="all\x1b[2J"))
+    fill(client, name, 3)
+    code, shown, _ = call("streams", "ls", "--json")
+    assert (code, "\x1b" in shown) == (0, False)
+    [found] = [each for each in json.loads(shown) if each["name"] == name]
+    assert (found["subjects"], found["messages"], found["last_sequence"]) == ([f"{name}.>"], 3, 3)
+    assert found["description"] == "all\x1b[2J"
+
+
+def test_more_streams_than_a_page_are_listed(
+    call: Call,
+) -> None:
+    with NATSServer(jetstream=True) as server, App("many", servers=server.url) as app:
+        make(app, *(Stream(f"M{n}", subjects=[f"m.{n}"], storage="memory") for n in range(300)))
+        code, shown, _ = call("streams", "ls", "--json", "--servers", server.url)
+        assert code == 0
+        assert {each["name"] for each in json.loads(shown)} == {f"M{n}" for n in range(300)}
+
+
+def test_info_shows_what_a_stream_is_and_holds(call: Call, client: App, name: str) -> None:
+    make(
+        client,
+        Stream(name, subjects=[f"{name}.>"], description="all\x1b[2J", max_age=90, max_msgs=5),
+    )
+    fill(client, name, 7)
+    code, shown, _ = call("streams", "info", name)
+    facts = dict(line.split(":", 1) for line in shown.splitlines())
+    facts = {fact: value.strip() for fact, value in facts.items()}
+    assert code == 0
+    assert facts["description"] == "all\\x1b[2J"
+    assert (facts["max age"], facts["max messages"]) == ("1m 30s", "5")
+    assert (facts["messages"], facts["first sequence"][:2]) == ("5", "3,")
+    code, shown, _ = call("streams", "info", name, "--json")
+    assert json.loads(shown)["config"]["max_age"] == 90_000_000_000
+
+
+def test_purge_asks_with_the_number_and_leaves_later_messages_alone(
+    call: Call, client: App, name: str, start: Start
+) -> None:
+    make(client, Stream(name, subjects=[f"{name}.>"]))
+    fill(client, name, 6)
+    code, _, failed = call("streams", "purge", name)
+    assert code == 2
+    question = f"Delete 6 messages of the stream {name} for good?"
+    assert f"{question} There is no terminal to ask on; add --yes" in failed
+    code, shown = answer_on_terminal(start, "n\n", "streams", "purge", name)
+    assert (code, held(client, name)) == (1, 6)
+    assert f"{question} [y/N]" in shown
+    code, shown = answer_on_terminal(start, "y\n", "streams", "purge", name)
+    assert (code, held(client, name)) == (0, 0)
+    assert "deleted: 6 messages" in shown
+    assert call("streams", "purge", name)[:2] == (0, "there is nothing to delete\n")
+
+
+def test_a_message_stored_after_the_question_is_not_purged(
+    call: Call, client: App, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(client, Stream(name, subjects=[f"{name}.>"]))
+    fill(client, name, 4)
+    monkeypatch.setattr("tidings.cli.streams.confirm", lambda *asked: fill(client, name, 3))
+    assert call("streams", "purge", name)[:2] == (0, "deleted: 4 messages\n")
+    assert held(client, name) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "question", "left"),
+    [
+        (["--subject", "NAME.1"], "Delete 4 messages on NAME.1 of", 8),
+        (["--subject", "NAME.*", "--keep", "5"], "Delete 7 messages on NAME.* of", 5),
+        (["--keep", "2"], "Delete 10 messages of", 2),
+        (["--before", "4"], "Delete 3 messages of", 9),
+        (["--before", "1000"], "Delete 12 messages of", 0),
+        (["--before", "6", "--subject", "NAME.0"], "Delete up to 4 messages on NAME.0 of", 10),
+    ],
+    ids=str,
+)
+def test_purge_deletes_a_part(
+    call: Call, client: App, name: str, options: list[str], question: str, left: int
+) -> None:
+    make(client, Stream(name, subjects=[f"{name}.>"]))
+    fill(client, name, 12)
+    options = [option.replace("NAME", name) for option in options]
+    code, _, failed = call("streams", "purge", name, *options)
+    assert (code, question.replace("NAME", name) in failed) == (2, True)
+    assert call("streams", "purge", name, *options, "--yes")[0] == 0
+    assert held(client, name) == left
+
+
+def test_a_stream_that_refuses_to_be_purged_keeps_its_messages(
+    call: Call, client: App, name: str
+) -> None:
+    config = {"name": name, "subjects": [f"{name}.>"], "deny_purge": True}
+    client.js.run_sync(client.js.api.call(f"STREAM.CREATE.{name}", config))
+    fill(client, name, 2)
+    code, _, failed = call("streams", "purge", name, "--yes")
+    assert (code, held(client, name)) == (1, 2)
+    assert "JetStream:" in failed
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["streams", "apply", "APP", "--yes"], "--yes has no effect without --force"),
+        (
+            ["streams", "info", "NOWHERE"],
+            "there is no stream 'NOWHERE': `tidings streams ls --all`",
+        ),
+        (["streams", "info", "two words"], "letters, digits"),
+        (["streams", "purge", "NOWHERE"], "there is no stream 'NOWHERE'"),
+        (["streams", "purge", "A", "--subject", "a..b"], "empty token"),
+        (["streams", "purge", "A", "--keep", "1", "--before", "2"], "leave out one of the two"),
         (["streams", "plan", "BARE"], "the app declares no streams"),
         (["streams", "plan", "nowhere:app"], "there is no module 'nowhere'"),
         (["streams", "plan", "APP", "--servers", "http://a"], "the scheme is nats://"),
@@ -407,9 +561,11 @@ def test_a_drop_asks_and_without_a_terminal_wants_yes(
     assert code == 2
     assert shown == f"6 dead letters in {dead} (5 ValueError, 1 KeyError)\n"
     assert "Delete 6 messages for good? There is no terminal to ask on; add --yes" in failed
-    assert on_terminal(start, "n\n", "dead", "drop", "--stream", dead)[0] == 1
+    assert answer_on_terminal(start, "n\n", "dead", "drop", "--stream", dead)[0] == 1
     assert held(client, dead) == 7
-    code, shown = on_terminal(start, "y\n", "dead", "drop", "--stream", dead, "--sequence", "1")
+    code, shown = answer_on_terminal(
+        start, "y\n", "dead", "drop", "--stream", dead, "--sequence", "1"
+    )
     assert code == 0
     assert "Delete 1 message for good? [y/N]" in shown
     assert held(client, dead) == 6
@@ -478,22 +634,3 @@ def test_an_age_has_a_unit(text: str, seconds: float) -> None:
 def test_an_age_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an age: write 90s"):
         parse_age(text)
-
-
-def on_terminal(start: Start, typed: str, *arguments: str) -> tuple[int, str]:
-    """Runs a command on a pseudo-terminal, into which an answer is typed."""
-    ours, theirs = pty.openpty()
-    process = start(*arguments, stdin=theirs, stdout=theirs, env={"TERM": "dumb", "NO_COLOR": "1"})
-    os.close(theirs)
-    os.write(ours, typed.encode())
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(ours, 4096)
-        except OSError:  # Linux says EIO at the end of a terminal
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(ours)
-    return process.wait(), shown.decode().replace("\r\n", "\n")

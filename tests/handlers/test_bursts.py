@@ -17,7 +17,8 @@ from tidings import Message, core
 from tidings.concurrency.pool import WorkerPool
 from tidings.errors import ServiceError
 from tidings.handlers.bursts import BurstListener
-from tidings.handlers.listener import Listener, ListenerSpec, Sender
+from tidings.handlers.listener import Listener, Sender
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.protocol.parser import Frame
 

@@ -121,3 +121,27 @@ def on_terminal(start: Any, *arguments: str, **env: str) -> tuple[int, str]:
         shown += chunk
     os.close(ours)
     return process.wait(), shown.decode().replace("\r\n", "\n")
+
+
+def answer_on_terminal(start: Any, typed: str, *arguments: str) -> tuple[int, str]:
+    """Run a command on a pseudo-terminal, into which an answer is typed.
+
+    Returns its exit code and its output.
+    """
+    ours, theirs = pty.openpty()
+    process: Process = start(
+        *arguments, stdin=theirs, stdout=theirs, env={"TERM": "dumb", "NO_COLOR": "1"}
+    )
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 4096)
+        except OSError:  # Linux says EIO at the end of a terminal
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    return process.wait(), shown.decode().replace("\r\n", "\n")

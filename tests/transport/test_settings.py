@@ -358,6 +358,31 @@ async def test_a_bad_value_says_where_it_came_from(
     assert not app.is_running
 
 
+def test_a_flag_stands_above_the_domain_of_the_code_and_of_the_context(
+    write_context: WriteContext,
+) -> None:
+    write_context("leaf", url=LOCAL, jetstream_domain="leaf")
+    for arguments in ({}, {"js_domain": "code"}, {"js_prefix": "code.API"}, {"context": "leaf"}):
+        assert resolved(app_of({"js_domain": "hub"}, **arguments)).js_api == "$JS.hub.API"
+        assert resolved(app_of({"js_prefix": "own.API"}, **arguments)).js_api == "own.API"
+    assert resolved(app_of({"context": "leaf", "js_domain": "hub"})).js_api == "$JS.hub.API"
+    assert resolved(app_of({"context": "leaf"})).js_api == "$JS.leaf.API"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"js_domain": "a.b"}, "--js-domain: js_domain must be a name"),
+        ({"js_prefix": "a.*"}, "--js-prefix: .*without wildcards"),
+        ({"js_prefix": "a", "js_domain": "b"}, "--js-domain: .*exclude each other"),
+    ],
+    ids=str,
+)
+def test_a_domain_of_a_flag_that_cannot_be_is_refused(flags: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolved(app_of(flags))
+
+
 def test_a_bad_flag_and_a_bad_field_say_where_they_came_from(write_context: WriteContext) -> None:
     with pytest.raises(ConfigError, match=r"^--creds names a file that does not exist: 'x.creds'"):
         resolved(app_of({"credentials": "x.creds"}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,8 +19,9 @@ from tidings.text import printable
 
 from . import logs
 from .bodies import pretty
-from .console import on_terminal, output_errors, say
+from .console import on_terminal, say, write_bytes
 from .flags import Flags, client, connects
+from .piped import is_piped
 
 Subject = Annotated[str, typer.Argument(help="Subject, such as orders.created.")]
 Body = Annotated[
@@ -93,9 +93,7 @@ def show_answer(body: bytes) -> None:
     if on_terminal():
         say(pretty(body))
         return
-    with output_errors():
-        sys.stdout.buffer.write(body + b"\n")
-        sys.stdout.buffer.flush()
+    write_bytes(body + b"\n")
 
 
 def parse_headers(lines: Sequence[str]) -> Headers:
@@ -121,16 +119,7 @@ def _client(name: str, flags: Flags) -> App:
 
 def read_body(body: str | None) -> bytes:
     """Return the body that the arguments of a command name, or what is piped into it."""
-    if body == "-" or (body is None and _is_piped()):
+    if body == "-" or (body is None and is_piped()):
         return sys.stdin.buffer.read()
     # Python decodes arguments that are not valid UTF-8 to surrogates; this restores their bytes.
     return os.fsencode(body or "")
-
-
-def _is_piped() -> bool:
-    """Whether standard input is a pipe, a socket or a file, and not a terminal or /dev/null."""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):
-        return False  # standard input is closed
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from tidings.errors import TidingsError
+from tidings.text import printable
 
 
 class OutputError(TidingsError):
@@ -42,6 +44,39 @@ def say(text: str = "", style: str = "") -> None:
             Console(highlight=False, soft_wrap=True).print(Text(text, style=style))
         else:
             _write(text)
+
+
+def write_bytes(data: bytes) -> None:
+    """Write bytes as they are. Standard output is no terminal, which they could control.
+
+    Raises:
+        BrokenPipeError, OutputError: as `say`.
+    """
+    with output_errors():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+async def say_json_array(items: AsyncIterator[object]) -> None:
+    """Print a JSON array with an item on each line, while the items arrive.
+
+    Raises:
+        BrokenPipeError, OutputError: as `say`.
+    """
+    last = ""
+    async for item in items:
+        say(f"{last}," if last else "[")
+        last = json.dumps(item)
+    say(f"{last}\n]" if last else "[]")
+
+
+@contextlib.contextmanager
+def until_reader_is_gone() -> Iterator[None]:
+    """End the work inside without an error when the reader of a pipe, such as `head`, is gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        give_up_stdout()
 
 
 @contextlib.contextmanager
@@ -132,6 +167,14 @@ def table(
         Console().print(shown)
         return
     say("\n".join(plain_table(columns, rows, numbers)))
+
+
+def show_facts(facts: Mapping[str, object]) -> None:
+    """Print a line for each fact. Leaves out facts that are empty, and escapes the others."""
+    shown = {name: printable(str(value)) for name, value in facts.items() if value}
+    width = max(map(len, shown), default=0) + 2
+    for name, value in shown.items():
+        say(f"{name + ':':<{width}}{value}")
 
 
 def plain_table(

@@ -21,7 +21,7 @@ from tidings.transport.contexts import (
 from tidings.transport.credentials import shown_path
 from tidings.transport.options import redact
 
-from .console import mention, say, table
+from .console import mention, say, show_facts, table
 
 context = typer.Typer(no_args_is_help=True)
 
@@ -88,9 +88,7 @@ def show(
         say(json.dumps(facts, indent=2))
         return
     facts["selected"] = "yes" if facts["selected"] else "no"
-    width = max(map(len, facts)) + 2
-    for field, value in facts.items():
-        say(f"{field + ':':<{width}}{printable(str(value))}")
+    show_facts(facts)
 
 
 def _row(name: str, *, is_selected: bool) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from tidings.subject import check_pattern
 from tidings.text import printable
 
 from .bodies import pretty
-from .console import give_up_stdout, mention, say
+from .console import mention, say, until_reader_is_gone
 from .flags import Flags, connects
 from .session import Yes, app_of, confirm, counted, run_with_api
 
@@ -131,12 +131,9 @@ def list_letters(
                 count += 1
         return count
 
-    try:
+    with until_reader_is_gone():
         count = _on_places(_app(source, stream, flags), stream, wanted, show)
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        give_up_stdout()
-        return
-    mention(counted(count, "dead letter"))
+        mention(counted(count, "dead letter"))
 
 
 @dead.command()

@@ -22,7 +22,7 @@ Flags = Source
 def _option(name: str, *spellings: str, text: str) -> inspect.Parameter:
     option = typer.Option(
         *spellings,
-        help=f"{text} Default: {VARIABLES[name]}.",
+        help=f"{text} Default: {VARIABLES.get(name, 'what the app or the context says')}.",
         rich_help_panel=PANEL,
         show_default=False,
     )
@@ -42,6 +42,8 @@ OPTIONS = [
     _option("tls_ca", "--tlsca", text="File of the authorities that sign the server."),
     _option("tls_cert", "--tlscert", text="Certificate file of the client."),
     _option("tls_key", "--tlskey", text="Key file of that certificate."),
+    _option("js_domain", "--js-domain", text="JetStream domain of the streams."),
+    _option("js_prefix", "--js-prefix", text="Prefix of the JetStream API, instead of a domain."),
 ]
 
 

@@ -8,9 +8,9 @@ import msgspec
 
 from tidings.app import App
 from tidings.functions import function_name
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.queue_groups import queue_groups
-from tidings.handlers.tasks import TaskSpec
+from tidings.handlers.task_spec import TaskSpec
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.subject import has_wildcard

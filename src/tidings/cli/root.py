@@ -29,6 +29,7 @@ COMMANDS = {
     "consumers": "consumers",
     "dead": "dead",
     "cron": "cron",
+    "kv": "kv",
     "objects": "objects",
     "services": "services",
     "top": "top",

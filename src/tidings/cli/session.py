@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, TypeVar
 
 import msgspec
 import typer
 
 from tidings.app import App
-from tidings.errors import ConfigError, TidingsError
+from tidings.errors import BucketNotFoundError, ConfigError, TidingsError
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.reader import Reader
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 API_TIMEOUT = 5.0
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.")]
+BucketName = Annotated[str, typer.Argument(metavar="BUCKET", help="Name of the bucket.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
@@ -69,6 +73,41 @@ def _run(app: App, work: Callable[[Connection, ConnectionOptions], Awaitable[T]]
             await connection.close()
 
     return asyncio.run(connected())
+
+
+class Host:
+    """Owns the buckets of a command while it is connected.
+
+    Attributes:
+        api: the JetStream API.
+        readers: the reads under way.
+    """
+
+    def __init__(self, api: JetStreamApi) -> None:
+        self.api = api
+        self.readers: set[Reader] = set()
+
+
+def run_with_host(app: App, work: Callable[[Host], Awaitable[T]]) -> T:
+    """`run_with_api` for work with buckets.
+
+    Raises:
+        BucketNotFoundError: the work names a bucket that does not exist. The text says how to find
+            those that do.
+    """
+    with explained():
+        return run_with_api(app, lambda api: work(Host(api)))
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Let the error for a missing bucket say what helps on the command line."""
+    try:
+        yield
+    except BucketNotFoundError as error:
+        text = f"there is no bucket {error.bucket!r}: `tidings kv ls` and `tidings objects ls` show"
+        error.args = (f"{text} those that exist",)
+        raise
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -11,7 +11,8 @@ from tidings.concurrency.portal import Portal
 from tidings.core import choose
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
 from tidings.handlers.bursts import BurstListener
-from tidings.handlers.listener import Listener, ListenerSpec, Sender, SubjectCounts
+from tidings.handlers.listener import Listener, Sender, SubjectCounts
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
 from tidings.stats import ListenerStats

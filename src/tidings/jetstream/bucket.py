@@ -1,4 +1,4 @@
-"""Bucket: the stream behind a key-value bucket or an object store."""
+"""AnyBucket: the stream behind a key-value bucket or an object store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tidings.checks import (
     MOST_WHOLE,
     Seconds,
     check_choice,
+    check_flag,
     check_seconds,
     check_text,
     check_whole,
@@ -24,34 +25,35 @@ from tidings.errors import (
     NoStreamError,
 )
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
-from tidings.jetstream.capability import FIRST_WITH_TTL, check_server
+from tidings.jetstream.capability import FIRST_WITH_ATOMIC, FIRST_WITH_TTL, check_server
 from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
 from tidings.jetstream.reader import Host
+from tidings.jetstream.streams.bucket import MOST_HISTORY, bucket_subjects, new_config
 from tidings.jetstream.ttl import SHORTEST
 
 T = TypeVar("T")
 
 Storage = Literal["file", "memory"]
 
-MARKER_TTL = "subject_delete_marker_ttl"
+MARKER_TTL, ATOMIC = "subject_delete_marker_ttl", "allow_atomic"
 # The server's names of options, and what they are called here.
 _OPTIONS = {
     "max_age": "ttl",
     "max_msgs_per_subject": "history",
     "max_msg_size": "max_value_size",
     MARKER_TTL: "marker_ttl",
+    ATOMIC: "atomic",
     "num_replicas": "replicas",
 }
 # What the server allows.
-MOST_HISTORY = 64
 MOST_REPLICAS = 5
 # Values that the server leaves out of a configuration.
-_ABSENT = {"description": "", "max_age": 0, MARKER_TTL: 0}
+_ABSENT = {"description": "", "max_age": 0, MARKER_TTL: 0, ATOMIC: False}
 
 
-class Bucket:
+class AnyBucket:
     """A stream that is used as a bucket.
 
     Args:
@@ -60,7 +62,6 @@ class Bucket:
         root: the first word of its subjects, "$KV" or "$O".
         create: whether to create the bucket if it does not exist.
         said: the options that were declared, which an existing bucket must have.
-        base: the configuration that all buckets of this kind have.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class Bucket:
         *,
         create: bool,
         said: dict[str, Any],
-        base: dict[str, Any],
     ) -> None:
         if create:
             check_new_bucket(name)
@@ -85,10 +85,8 @@ class Bucket:
         self._said = said
         self._config = {
             "name": self._stream,
-            "discard": "new",
-            "allow_rollup_hdrs": True,
-            "allow_direct": True,
-            **base,
+            "subjects": bucket_subjects(root, name),
+            **new_config(root),
             **said,
         }
         if MARKER_TTL in said:
@@ -117,7 +115,9 @@ class Bucket:
             self._ttl_bounds = _ttl_bounds(config)
             self._origin = Origin.of(self._root, self.name, config, api.prefix)
             if self._create and not config.get("mirror"):  # a mirror is not created again
-                api.declared[self._stream] = self._config
+                # What `App(buckets=)` or another `key_value` declares of it counts as well.
+                others = api.declared.get(self._stream, {})
+                api.declared[self._stream] = {**self._config, **others, **self._said}
             self._opened = api
         return api
 
@@ -171,6 +171,8 @@ class Bucket:
             raise BucketNotFoundError(self.name)
         if MARKER_TTL in self._said:  # an older server would leave the option out
             check_server(api, FIRST_WITH_TTL, "marker_ttl=")
+        if self._said.get(ATOMIC):
+            check_server(api, FIRST_WITH_ATOMIC, "atomic=")
         try:
             return await api.call(f"STREAM.CREATE.{self._stream}", self._config)
         except JetStreamApiError as error:
@@ -228,6 +230,7 @@ def declared_options(
     marker_ttl: Seconds | None = None,
     history: int | None = None,
     max_value_size: int | None = None,
+    atomic: bool | None = None,
 ) -> dict[str, Any]:
     """Check the options that were declared and return them with the server's names.
 
@@ -240,6 +243,8 @@ def declared_options(
         check_choice("storage", storage, ("file", "memory"))
     if description is not None:
         check_text("description", description, may_be_empty=True)
+    if atomic is not None:
+        check_flag("atomic", atomic)
     whole = {
         "history": (history, MOST_HISTORY),
         "replicas": (replicas, MOST_REPLICAS),
@@ -258,6 +263,7 @@ def declared_options(
         "max_bytes": max_bytes,
         "max_msgs_per_subject": history,
         "max_msg_size": max_value_size,
+        ATOMIC: atomic,
     }
     return {option: value for option, value in options.items() if value is not None}
 
@@ -277,4 +283,6 @@ def _marker_ttl(seconds: Seconds) -> int:
 def _words(option: str, value: Any) -> str:
     if option in ("max_age", MARKER_TTL):
         return f"{value / 1e9:g} s" if value else "none"
+    if isinstance(value, bool):
+        return repr(value)
     return "without limit" if value == -1 else repr(value) if value else "none"

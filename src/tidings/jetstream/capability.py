@@ -8,9 +8,11 @@ from tidings.error_codes import ErrorCode
 from tidings.errors import ConfigError
 from tidings.jetstream.api import JetStreamApi
 
-# The first server with a time to live for each message, the first that delivers a message later,
-# and the first that repeats it.
+# The first server with a time to live for each message, the first with atomic batches and counters,
+# the first that delivers a message later, and the first that repeats it.
 FIRST_WITH_TTL = (2, 11)
+FIRST_WITH_ATOMIC = (2, 12)
+FIRST_WITH_COUNTERS = (2, 12)
 FIRST_WITH_DELAYS = (2, 12)
 FIRST_WITH_CRON = (2, 14)
 
@@ -36,6 +38,10 @@ _SWITCHES: dict[int, _Switch] = {
     ErrorCode.MESSAGE_TTL_DISABLED: _Switch(
         "messages with a ttl of their own", stream="ttl=True", bucket="marker_ttl=60"
     ),
+    ErrorCode.ATOMIC_DISABLED: _Switch(
+        "atomic batches", stream="atomic=True", bucket="atomic=True"
+    ),
+    ErrorCode.COUNTERS_DISABLED: _Switch("counts", stream="counters=True", bucket=""),
 }
 
 
@@ -72,7 +78,7 @@ def switched_off(err_code: int, stream: object) -> ConfigError | None:
     if switch is None:
         return None
     name = stream if isinstance(stream, str) else ""
-    if name.startswith(BUCKET_PREFIX):
+    if name.startswith(BUCKET_PREFIX) and switch.bucket:
         bucket = name.removeprefix(BUCKET_PREFIX)
         return ConfigError(
             f"the bucket {bucket!r} takes no {switch.feature}: declare it with "

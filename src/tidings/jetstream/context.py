@@ -16,7 +16,7 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
 from tidings.jetstream.get import stored_message
-from tidings.jetstream.host import JetStreamHost
+from tidings.jetstream.kv.codecs import KeyCodec, ValueCodec
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.pauses import pause_consumer, resume_consumer
@@ -28,7 +28,9 @@ from tidings.jetstream.publish import (
     prepare,
     publish_stored,
 )
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishWindow
+from tidings.jetstream.reads import Reads
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
 from tidings.jetstream.ttl import Never
@@ -43,15 +45,12 @@ LATE = 0.2
 
 
 @known_as("JetStream")
-class JetStream:
-    """Streams: publish with acknowledgement, key-value buckets, object stores.
+class JetStream(Reads):
+    """Streams: publish with acknowledgement, read, key-value buckets, object stores.
 
     Args:
         host: what the app declares, and where its run is found.
     """
-
-    def __init__(self, host: JetStreamHost) -> None:
-        self._host = host
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -174,7 +173,10 @@ class JetStream:
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
+        key_codec: KeyCodec | None = None,
+        value_codec: ValueCodec | None = None,
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
@@ -196,7 +198,11 @@ class JetStream:
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
+            atomic: allow `KeyValue.transaction`. It needs nats-server 2.12. (NATS ADR-50)
             create: create the bucket if there is none; with False that is an error.
+            key_codec: how keys are stored, such as `Base64Codec()` for keys of any characters; None
+                as they are.
+            value_codec: how encoded values are stored; None as they are.
 
         Raises:
             ConfigError: a bad name or option.
@@ -227,7 +233,11 @@ class JetStream:
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
                 create=create,
+                current=self._host.current,
+                key_codec=key_codec,
+                value_codec=value_codec,
             )
         )
 
@@ -490,3 +500,38 @@ class JetStream:
         """
         here = functools.partial(self._host.here, "js.publish")
         return PublishWindow(here, self._begin, size, batched=batched)
+
+    def batch(self, *, timeout: Seconds = PUBLISH_TIMEOUT) -> PublishBatch:
+        """Publish messages that their stream stores all, or none of them. (NATS ADR-50)
+
+        The block collects up to 1000 messages, and its end stores them. If the block raises,
+        nothing is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The stream is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the batch, at the end of the block; inside a `deadline`, at
+                most what is left.
+
+        Raises:
+            ConfigError: `timeout` is wrong. At the end of the block: the stream or the server takes
+                no atomic batches, or the messages are for several streams.
+            WrongSequenceError: at the end of the block: an expected sequence was not met.
+            DuplicateMessageError: at the end of the block: the stream has a message with one of the
+                ids.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all messages may
+                be stored, or none.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
+            NoStreamError: at the end of the block: no stream takes the messages.
+            JetStreamError: at the end of the block: the stream refuses the batch otherwise.
+            PayloadTooLargeError: at the end of the block: a message is too large.
+
+        Example:
+            ```python
+            async with app.js.batch() as batch:
+                batch.add("ledger.ada", {"amount": -10})
+                batch.add("ledger.bob", {"amount": 10})
+            print(batch.ack.stream, batch.ack.count)
+            ```
+        """
+        return PublishBatch(self._host.here, self._host.current.run, timeout)

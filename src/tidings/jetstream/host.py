@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import functools
 from asyncio import _get_running_loop
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from tidings.current_link import CurrentLink
 from tidings.errors import ConfigError
 from tidings.handlers.middleware import Middleware, Send, fold_send
 from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.bucket import Bucket
+from tidings.jetstream.bucket import AnyBucket
 from tidings.jetstream.election import through_election
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.locks.locks import Locks
 from tidings.jetstream.publish import PublishAck, prepare
 from tidings.jetstream.reader import Reader
+from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.streams.stream import Stream
-from tidings.link import CurrentLink
 from tidings.transport.connection import Connection
 
-B = TypeVar("B", bound=Bucket)
+B = TypeVar("B", bound=AnyBucket)
 
 API_TIMEOUT = 5.0
 
@@ -38,12 +39,14 @@ class JetStreamRun(msgspec.Struct, frozen=True):
         locks: its locks.
         window_trace: what follows the publishes of windows, if the only hooks are those of the
             tracing. A hook needs a task for each message, and batches exclude it.
+        hooks: the middlewares, of which some may have send hooks.
     """
 
     api: JetStreamApi
     send: Send | None
     locks: Locks
     window_trace: Tracing | None = None
+    hooks: Sequence[Middleware] = ()
 
 
 class JetStreamHost:
@@ -52,21 +55,27 @@ class JetStreamHost:
     Args:
         current: where the run of the app is found.
         streams: the streams that the app declares.
+        buckets: the buckets that it declares with all their options.
 
     Attributes:
         current: as above.
-        streams: as above.
+        streams: the declared streams, and those of the declared buckets.
         readers: the watches and reads under way.
 
     Raises:
-        ConfigError: something is not a Stream, or two have one name.
+        ConfigError: something is not a Stream or a bucket, or two have one name.
     """
 
-    def __init__(self, current: CurrentLink, streams: Sequence[Stream]) -> None:
+    def __init__(
+        self,
+        current: CurrentLink,
+        streams: Sequence[Stream],
+        buckets: Sequence[Bucket | ObjectBucket] = (),
+    ) -> None:
         self.current = current
-        self.streams = _checked(streams)
+        self.streams = _checked([*_of_kind(streams), *_streams_of(buckets)])
         self.readers: set[Reader] = set()
-        self._buckets: list[Bucket] = []
+        self._buckets: list[AnyBucket] = []
         self._run: JetStreamRun | None = None
 
     def make_run(
@@ -92,9 +101,11 @@ class JetStreamHost:
 
         send = fold_send(middlewares, publish, "send_stream")
         if tracing is None:
-            return JetStreamRun(api, send, Locks(self))
-        traced = fold_send([*tracing.sending, *middlewares], publish, "send_stream")
-        return JetStreamRun(api, traced, Locks(self), tracing if send is None else None)
+            return JetStreamRun(api, send, Locks(self), hooks=middlewares)
+        hooks = [*tracing.sending, *middlewares]
+        traced = fold_send(hooks, publish, "send_stream")
+        followed = tracing if send is None else None
+        return JetStreamRun(api, traced, Locks(self), followed, hooks)
 
     def attach(self, run: JetStreamRun) -> None:
         """Let calls through to a run."""
@@ -192,9 +203,9 @@ class JetStreamHost:
             await bucket.open()
 
     @property
-    def bucket_types(self) -> dict[str, Any]:
-        """The types of the declared key-value buckets, by name."""
-        return {kv.name: kv.type for kv in self._buckets if isinstance(kv, KeyValue)}
+    def key_values(self) -> dict[str, KeyValue[Any]]:
+        """The declared key-value buckets, by name."""
+        return {kv.name: kv for kv in self._buckets if isinstance(kv, KeyValue)}
 
     def end_watches(self) -> None:
         """End every `async for` over a watch, as if there were no more."""
@@ -202,13 +213,29 @@ class JetStreamHost:
             reader.end()
 
 
-def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
-    names = set()
+def _of_kind(streams: Sequence[Stream]) -> Sequence[Stream]:
     for stream in streams:
         if not isinstance(stream, Stream):
             raise ConfigError(
-                f"streams= must be a list of Stream(...), got a {type(stream).__name__} in it"
+                f"streams= must be a list of Stream(...), got a {type(stream).__name__} in it; a "
+                f"Bucket or an ObjectBucket belongs into buckets="
             )
+    return streams
+
+
+def _streams_of(buckets: Sequence[Bucket | ObjectBucket]) -> Iterator[Stream]:
+    for bucket in buckets:
+        if not isinstance(bucket, Bucket | ObjectBucket):
+            raise ConfigError(
+                f"buckets= must be a list of Bucket(...) and ObjectBucket(...), got a "
+                f"{type(bucket).__name__} in it"
+            )
+        yield bucket.stream
+
+
+def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
+    names = set()
+    for stream in streams:
         if stream.name in names:
             raise ConfigError(
                 f"streams= has two streams with the name {stream.name!r}; give each its own name"

@@ -146,7 +146,7 @@ class Publication(msgspec.Struct, frozen=True):
 
     async def _send(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
         doubt: TidingsError | None = None
-        streams = _StreamCheck(api, self.subject)
+        streams = StreamCheck(api, self.subject)
         deadline = (time.monotonic() if first is None else first.began) + self.timeout
         backoff = Backoff(TRY_FIRST, TRY_MOST)
         while (left := deadline - time.monotonic()) > 0 or first is not None:
@@ -170,7 +170,7 @@ class Publication(msgspec.Struct, frozen=True):
                         raise
                     return PublishAck(*place, duplicate=True)
             except JetStreamApiError as error:
-                if not _passes(error):
+                if not passes(error):
                     raise
                 doubt = error
             except (JetStreamUnavailableError, RequestTimeoutError) as error:
@@ -289,6 +289,29 @@ def _block(pairs: list[tuple[str, str]], expected: Expected, msg_id: str) -> byt
     return header_block([*pairs, *wanted, (MSG_ID, msg_id)])
 
 
+def publication_of(
+    subject: str,
+    body: bytes,
+    headers: Headers,
+    *,
+    msg_id: str,
+    timeout: float,
+    expected: Expected | None = None,
+    id_is_known: bool = False,
+) -> Publication:
+    """Return a message of our own, which needs no check."""
+    expected = expected or NOTHING
+    return Publication(
+        subject=subject,
+        body=body,
+        block=_block(headers.pairs(), expected, msg_id),
+        expected=expected,
+        msg_id=msg_id,
+        id_is_known=id_is_known,
+        timeout=timeout,
+    )
+
+
 async def publish_stored(
     api: JetStreamApi,
     subject: str,
@@ -314,15 +337,14 @@ async def publish_stored(
             not met.
         TidingsError: it cannot be sent.
     """
-    expected = expected or NOTHING
-    publication = Publication(
-        subject=subject,
-        body=body,
-        block=_block(headers.pairs(), expected, msg_id),
-        expected=expected,
+    publication = publication_of(
+        subject,
+        body,
+        headers,
         msg_id=msg_id,
-        id_is_known=id_is_known,
         timeout=timeout,
+        expected=expected,
+        id_is_known=id_is_known,
     )
     return await publication.send(api, first)
 
@@ -353,17 +375,21 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
     return PublishAck(stream, sequence, bool(answer.get("duplicate")))
 
 
-def _passes(error: JetStreamApiError) -> bool:
+def passes(error: JetStreamApiError) -> bool:
     """Whether the same publish can succeed a moment later, for example after an election."""
     return error.err_code in PASSING or (error.code == 503 and not error.err_code)
 
 
-class _StreamCheck:
-    """Finds out why no acknowledgement comes: an election passes, a missing stream does not."""
+class StreamCheck:
+    """Finds out why no acknowledgement comes: an election passes, a missing stream does not.
+
+    Attributes:
+        subject: the subject that was published to.
+    """
 
     def __init__(self, api: JetStreamApi, subject: str) -> None:
         self._api = api
-        self._subject = subject
+        self.subject = subject
         # The streams of another domain take the subject without the prefix that leads there.
         self._stored_subject = subject.removeprefix(f"{api.prefix}.")
         self._off_since: float | None = None
@@ -390,7 +416,7 @@ class _StreamCheck:
         else:
             self._off_since = None
             if not names and not await self._restore(timeout):
-                raise NoStreamError(self._subject) from None
+                raise NoStreamError(self.subject) from None
 
     async def _restore(self, timeout: float) -> bool:
         """Create the declared stream again that takes the subject.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from tidings.errors import ConnectionClosedError, RequestTimeoutError
@@ -37,6 +39,8 @@ class Reader:
         host: the app's JetStream.
         read_ahead: messages that may wait here.
         endless: whether it waits for new messages. If so, it ends when the app begins to drain.
+        is_bounded: whether the bytes of the messages that wait here are bounded as well.
+        on_gap: see `OrderedConsumer`.
 
     Attributes:
         is_ended: whether it was ended.
@@ -49,19 +53,24 @@ class Reader:
         *,
         read_ahead: int = READ_AHEAD,
         endless: bool = False,
+        is_bounded: bool = False,
+        on_gap: Callable[[int | None], None] | None = None,
     ) -> None:
         self.endless = endless
         self._reading = reading
         self._host = host
         self._messages: deque[StreamMessage[Any]] = deque()
+        self._bytes = 0
         self._changed = asyncio.Event()
-        self.is_ended = False
+        self.is_ended = self._is_forgotten = False
         self._consumer = OrderedConsumer(
             reading,
             host.api,
             take=self._on_messages,
             waiting=lambda: len(self._messages),
             read_ahead=read_ahead,
+            waiting_bytes=(lambda: self._bytes) if is_bounded else None,
+            on_gap=on_gap,
         )
 
     async def start(self) -> int:
@@ -76,6 +85,7 @@ class Reader:
 
     def _on_messages(self, messages: list[StreamMessage[Any]]) -> None:
         self._messages.extend(messages)
+        self._bytes += sum(len(each.body) for each in messages)
         self._changed.set()
 
     async def next(self, timeout: float | None = None) -> StreamMessage[Any] | None:
@@ -97,6 +107,7 @@ class Reader:
                 subjects = ", ".join(self._reading.subjects) or ">"
                 raise RequestTimeoutError(subjects, timeout or 0.0) from None
         message = self._messages.popleft()
+        self._bytes -= len(message.body)
         self._consumer.resume()
         return message
 
@@ -110,6 +121,8 @@ class Reader:
 
     def end(self) -> None:
         """Read no more, without waiting. `next` returns what is here, and then None."""
+        if self.is_ended:
+            return
         self.is_ended = True
         self._consumer.abandon()
         self._changed.set()
@@ -117,9 +130,31 @@ class Reader:
 
     async def close(self) -> None:
         """Read no more, and delete the consumer on the server."""
-        if not self.is_ended:
-            self.end()
+        self.end()
+        if not self._is_forgotten:
+            self._is_forgotten = True
             await self._consumer.forget()
+
+
+async def read_each(reading: Reading, host: Host) -> AsyncGenerator[StreamMessage[Any], None]:
+    """Yield every message that is there now, with a bounded number of them in memory.
+
+    Raises:
+        TidingsError: as `read_all`.
+    """
+    reader = Reader(reading, host)
+    try:
+        pending = await reader.start()
+        while pending:
+            message = await _next(reader, host.api.timeout)
+            if message is None:
+                break
+            yield message
+            pending = message.pending
+        if reader.is_ended:
+            raise ConnectionClosedError(reading.purpose)
+    finally:
+        await reader.close()
 
 
 async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
@@ -130,21 +165,8 @@ async def read_all(reading: Reading, host: Host) -> list[StreamMessage[Any]]:
         RequestTimeoutError: the server does not answer any more.
         ConnectionClosedError: the app has ended.
     """
-    reader = Reader(reading, host)
-    messages: list[StreamMessage[Any]] = []
-    try:
-        pending = await reader.start()
-        while pending:
-            message = await _next(reader, host.api.timeout)
-            if message is None:
-                break
-            messages.append(message)
-            pending = message.pending
-        if reader.is_ended:
-            raise ConnectionClosedError(reading.purpose)
-    finally:
-        await reader.close()
-    return messages
+    async with contextlib.aclosing(read_each(reading, host)) as messages:
+        return [message async for message in messages]
 
 
 async def _next(reader: Reader, timeout: float) -> StreamMessage[Any] | None:

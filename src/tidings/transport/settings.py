@@ -24,6 +24,7 @@ from tidings.transport.sources import (
     ARGUMENTS,
     EXTRAS,
     FLAGS,
+    JETSTREAM,
     LOGIN,
     PLACE,
     TLS,
@@ -31,8 +32,6 @@ from tidings.transport.sources import (
     from_context,
     from_variables,
 )
-
-_JETSTREAM = ("js_domain", "js_prefix")
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,19 +160,22 @@ class _Sources:
             )
 
     def _extras(self) -> dict[str, Any]:
-        """Return the options that only a context has, unless the code passes them."""
+        """Return the options that no variable has, unless the code passes them."""
         extras: dict[str, Any] = {
             name: self.place.options[name]
             for name in ("tls_handshake_first", *EXTRAS)
             if name in self.place.options and name not in self._arguments.options
         }
-        if self._arguments.first(_JETSTREAM) is not None:  # the two are one choice
-            extras = {name: value for name, value in extras.items() if name not in _JETSTREAM}
+        is_flagged = self._flags.first(JETSTREAM) is not None
+        if is_flagged or self._arguments.first(JETSTREAM) is not None:  # the two are one choice
+            extras = {name: value for name, value in extras.items() if name not in JETSTREAM}
         for name in extras.keys() & EXTRAS.keys():
             try:
                 check_subject(extras[name])
             except SubjectError as error:
                 raise ConfigError(f"{self.place.names[name]}: {error}") from None
+        if is_flagged:  # a flag says where JetStream is now, and stands above the code
+            extras |= dict.fromkeys(JETSTREAM) | self._flags.taken("jetstream", JETSTREAM)
         return extras
 
     def _check_place(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidings.checks import check_text
-from tidings.errors import ConfigError, MissingExtraError
+from tidings.errors import ConfigError, MissingExtraError, SubjectError
 from tidings.protocol.auth import is_credentials_text, is_seed_text
 from tidings.transport.credentials import shown_path
 from tidings.transport.options import DEFAULT_URL, ConnectionOptions, has_login, server_urls
@@ -22,6 +22,7 @@ LOGIN = ("user", "password", "token", "credentials", "nkey_seed")
 LITERAL = ("user", "password", "token")  # the others are paths
 TLS = ("tls_ca", "tls_cert", "tls_key")
 PLACE = ("servers", "context")
+JETSTREAM = ("js_domain", "js_prefix")
 
 VARIABLES = {
     "servers": "$NATS_URL",
@@ -46,8 +47,10 @@ FLAGS = {
     "tls_cert": "--tlscert",
     "tls_key": "--tlskey",
     "context": "--context",
+    "js_domain": "--js-domain",
+    "js_prefix": "--js-prefix",
 }
-ARGUMENTS = {name: f"{name}=" for name in (*PLACE, *LOGIN, *TLS, "tls", "js_domain", "js_prefix")}
+ARGUMENTS = {name: f"{name}=" for name in (*PLACE, *LOGIN, *TLS, "tls", *JETSTREAM)}
 # The fields of a context's file for the options.
 FIELDS = {
     "user": "user",
@@ -59,7 +62,7 @@ FIELDS = {
     "tls_cert": "cert",
     "tls_key": "key",
 }
-# The fields for the options that no variable and no flag has.
+# The fields for the options that no variable has.
 EXTRAS = {
     "inbox_prefix": "inbox_prefix",
     "js_domain": "jetstream_domain",
@@ -147,7 +150,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             ConnectionOptions(servers=(DEFAULT_URL,), **options)  # checks what is in the files
         except MissingExtraError:
             raise
-        except ConfigError as error:
+        except (ConfigError, SubjectError) as error:
             raise ConfigError(f"{self.first(names)}: {error}") from None
         return options
 

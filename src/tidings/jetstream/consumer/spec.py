@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -28,10 +27,11 @@ from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.bucket import MOST_REPLICAS, Storage
 from tidings.jetstream.consumer.priority import Priority, check_priority
-from tidings.jetstream.message import StreamMessage
+from tidings.jetstream.filters import check_filters
+from tidings.jetstream.message import StreamMessage, no_data
 from tidings.jetstream.names import check_existing_name
 from tidings.jetstream.start import Start, beginning, check_start
-from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
+from tidings.subject import as_subjects, check_subject
 
 # The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
@@ -287,7 +287,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def decoder(self) -> Callable[[bytes], Any]:
         """What makes `msg.data` of a body."""
-        return _no_data if self.headers_only else codec.decoder(self.wanted_type)
+        return no_data if self.headers_only else codec.decoder(self.wanted_type)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -340,36 +340,10 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return {} if self.start is None else beginning(self.start)
 
 
-def _no_data(body: bytes) -> None:
-    """Decode a body that the server has left out."""
-
-
 def _check_rate(value: object) -> None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return
     raise ConfigError(f"rate_limit must be a positive number of messages per second, got {value!r}")
-
-
-def check_filters(subject: object) -> None:
-    """Check the subjects that a consumer filters, if there are any.
-
-    Raises:
-        SubjectError: one of them is not a pattern.
-        ConfigError: there is none in the list, or two match the same subject.
-    """
-    if subject is None:
-        return
-    subjects = as_subjects(subject)
-    if not subjects:
-        raise ConfigError("subject must be a subject or a list of at least one, got an empty list")
-    for each in subjects:
-        check_pattern(each)
-    for first, second in combinations(subjects, 2):
-        if overlaps(first, second):
-            raise ConfigError(
-                f"subject has {first!r} and {second!r}, which match the same messages: leave out "
-                f"one of the two"
-            )
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}

@@ -13,6 +13,7 @@ from tidings.checks import check_flag
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.errors import SubjectError
 from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_stream
@@ -34,6 +35,8 @@ GIVEN = Given("watch()", Entry, attribute="value", may_be_none=True)
 class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The declaration of one watch. Its attributes are the arguments of `App.watch`.
 
+    `declared` is the bucket as the app declares it, if the argument is that and not its name.
+
     Raises:
         ConfigError: if an option is not valid.
         SubjectError: if NATS does not allow the pattern of keys.
@@ -46,13 +49,34 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     initial: bool = True
     timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
+    declared: KeyValue[Any] | None = None
 
     def __post_init__(self) -> None:
         check_bucket(self.bucket)
-        check_keys(self.keys)
+        self.stored_keys  # noqa: B018 - refuses bad patterns where they are written
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
         read_parameters(self.handler, self.data_type, GIVEN)
+
+    @property
+    def stored_keys(self) -> tuple[str, ...]:
+        """The patterns of keys, as the bucket stores keys.
+
+        Raises:
+            ConfigError: if the bucket's codec allows no patterns.
+            SubjectError: if NATS does not allow a pattern.
+        """
+        return check_keys(self.keys, None if self.declared is None else self.declared.key_codec)
+
+    def bound_to(self, declared: Mapping[str, KeyValue[Any]]) -> WatchSpec:
+        """Return the declaration with its bucket, if the app declares that.
+
+        Args:
+            declared: the buckets that the app declares, by name.
+        """
+        if self.declared is not None or self.bucket not in declared:
+            return self
+        return msgspec.structs.replace(self, declared=declared[self.bucket])
 
     @property
     def shown_keys(self) -> str:
@@ -125,14 +149,13 @@ class Watcher(OrderedQueue[WatcherStats]):
         return await self._call(replace(self._bucket.entry(message), _decode=lambda body: data))
 
     def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
-        entry = self._bucket.entry(message)
-        words = f"key {entry.key!r} of bucket {entry.bucket!r} (revision {entry.revision})"
-        fields: dict[str, object] = {
-            "bucket": entry.bucket,
-            "key": entry.key,
-            "revision": entry.revision,
-        }
-        return words, fields
+        bucket, revision = self._bucket.name, message.metadata.sequence
+        try:
+            key = self._bucket.entry(message).key
+        except SubjectError:  # the codec cannot decode it, which is the failure
+            key = self._bucket.stored_name(message)
+        words = f"key {key!r} of bucket {bucket!r} (revision {revision})"
+        return words, {"bucket": bucket, "key": key, "revision": revision}
 
     def _count(self) -> WatcherStats:
         return WatcherStats(
@@ -169,23 +192,23 @@ class Watchers:
         self._tracing = tracing
         self._watchers: list[Watcher] = []
 
-    async def start(self, specs: Sequence[WatchSpec], types: Mapping[str, Any]) -> None:
+    async def start(
+        self, specs: Sequence[WatchSpec], declared: Mapping[str, KeyValue[Any]]
+    ) -> None:
         """Start all watches.
 
         Args:
             specs: the declared watches.
-            types: the types of the declared buckets, by the bucket's name. They apply to handlers
-                that name no type.
+            declared: the buckets that the app declares, by name. Their codecs apply, and to
+                handlers that name no type their types.
 
         Raises:
             BucketNotFoundError: if a bucket does not exist.
             JetStreamApiError: if the server refuses a consumer.
         """
-        for spec in specs:
-            wanted = spec.wanted_type
-            if wanted is None:
-                wanted = types.get(spec.bucket, dict)
-            bucket: KeyValue[Any] = KeyValue(self._host, spec.bucket, type=wanted, create=False)
+        for each in specs:
+            spec = each.bound_to(declared)
+            bucket = self._bucket(spec)
             api = await bucket.open()
             trace = None
             if self._tracing is not None:
@@ -197,6 +220,21 @@ class Watchers:
                 watcher.measure()
             self._watchers.append(watcher)
             await watcher.start()
+
+    def _bucket(self, spec: WatchSpec) -> KeyValue[Any]:
+        """Return the bucket of a watch, with its type and its codecs."""
+        wanted, declared = spec.wanted_type, spec.declared
+        if declared is None:
+            kind = dict if wanted is None else wanted
+            return KeyValue(self._host, spec.bucket, type=kind, create=False)
+        return KeyValue(
+            self._host,
+            spec.bucket,
+            type=declared.type if wanted is None else wanted,
+            create=False,
+            key_codec=declared.key_codec,
+            value_codec=declared.value_codec,
+        )
 
     async def stop(self, timeout: float) -> None:
         """Stop taking changes from the server.

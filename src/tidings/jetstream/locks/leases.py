@@ -16,7 +16,7 @@ from tidings.error_codes import ErrorCode
 from tidings.errors import BucketNotFoundError, ConfigError, JetStreamApiError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi, nanoseconds
-from tidings.jetstream.bucket import MARKER_TTL, Bucket
+from tidings.jetstream.bucket import MARKER_TTL, AnyBucket
 from tidings.jetstream.capability import FIRST_WITH_TTL, check_server
 from tidings.jetstream.expected import SUBJECT_SEQUENCE
 from tidings.jetstream.latest import read_newest
@@ -77,7 +77,7 @@ class Holder(msgspec.Struct, frozen=True):
     lease: float = 0.0
 
 
-class Leases(Bucket):
+class Leases(AnyBucket):
     """A bucket of leases. It is created if it does not exist.
 
     Args:
@@ -95,13 +95,8 @@ class Leases(Bucket):
             name,
             "$KV",
             create=False,  # it is created here: see `_make`
-            said={},
-            base={
-                "subjects": [f"$KV.{name}.>"],
+            said={
                 "description": "leases of locks and leaders",
-                "max_msgs_per_subject": 1,
-                "deny_delete": True,
-                "allow_msg_ttl": True,
                 MARKER_TTL: nanoseconds(MARKER),
             },
         )

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 
 from tidings.checks import Seconds, check_name, check_seconds
 from tidings.concurrency.backoff import Backoff, is_rare
+from tidings.current_link import CurrentLink
 from tidings.deadlines import in_time
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
@@ -25,7 +26,6 @@ from tidings.jetstream.locks.leases import Leases
 from tidings.jetstream.locks.locks import BUCKET, Locks
 from tidings.jetstream.locks.turns import Turn
 from tidings.jetstream.names import check_new_bucket
-from tidings.link import CurrentLink
 from tidings.log import logger
 
 LEASE = 10

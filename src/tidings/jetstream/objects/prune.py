@@ -129,7 +129,7 @@ class Pruner:
             purpose=f"prune of {self._stream}",
         )
         chunks = await read_all(reading, self._host)
-        size = sum(_size_of(chunk.headers) for chunk in chunks)
+        size = sum(stored_size(chunk.headers) for chunk in chunks)
         return _Orphan(subject, count, size, last.sequence)
 
     async def _delete(self, orphan: _Orphan) -> None:
@@ -137,7 +137,7 @@ class Pruner:
         await self._api.call(f"STREAM.PURGE.{self._stream}", body)
 
 
-def _size_of(headers: Headers) -> int:
+def stored_size(headers: Headers) -> int:
     """Return the size of a message that was read without its body, in bytes.
 
     If the header appears several times, the server wrote the last one.

@@ -34,7 +34,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.bucket import Bucket, Storage, declared_options
+from tidings.jetstream.bucket import AnyBucket, Storage, declared_options
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
 from tidings.jetstream.latest import read_newest
@@ -63,7 +63,7 @@ HEADER_ROOM = 1024
 PRUNE_AGE = 3600.0
 
 
-class ObjectStore(Bucket):
+class ObjectStore(AnyBucket):
     """An object store. Create it with `app.js.object_store`.
 
     Attributes:
@@ -106,7 +106,6 @@ class ObjectStore(Bucket):
                 replicas=replicas,
                 max_bytes=max_bytes,
             ),
-            base={"subjects": [f"$O.{name}.C.>", f"$O.{name}.M.>"]},
         )
 
     # Putting.
