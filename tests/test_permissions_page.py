@@ -99,9 +99,10 @@ async def ops(server: NATSServer) -> AsyncIterator[App]:
     )
     app.js.key_value("rates", type=int, atomic=True, marker_ttl=60)
     app.js.object_store("files")
-    async with app:
+    async with app, app.lock("any"):  # it creates the bucket of the locks
         names = await app.js.api.call("STREAM.NAMES")
-        for stream in set(names["streams"]) - {"DEAD", "VISITS", "KV_rates", "OBJ_files"}:
+        kept = {"DEAD", "VISITS", "KV_rates", "KV_tidings-locks", "OBJ_files"}
+        for stream in set(names["streams"]) - kept:
             await app.js.api.call(f"STREAM.DELETE.{stream}")
         await app.js.apply()
         yield app
@@ -229,6 +230,27 @@ async def keys(app: App, ops: App) -> None:
             changes.put("eu.duty", 5, ttl=60)
 
 
+async def locks(app: App, ops: App) -> None:
+    @app.leader(name="billing.leader")
+    async def lead() -> None:
+        leads.set()
+
+    async def wait() -> None:
+        async with app.lock("billing.report"):
+            pass
+
+    leads = asyncio.Event()
+    async with app:
+        await leads.wait()
+        async with ops.lock("billing.report"):
+            waiting = asyncio.create_task(wait())
+            await until(lambda: app.stats().locks.waiting or waiting.done())
+            consumers = "STREAM.INFO.KV_tidings-locks"
+            while not (await ops.js.api.call(consumers))["state"]["consumer_count"]:  # noqa: ASYNC110 - of another app
+                await asyncio.sleep(0.01)
+        await waiting
+
+
 async def objects(app: App, ops: App) -> None:
     files = app.js.object_store("files", create=False)
     async with app:
@@ -252,6 +274,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Declare a stream": declare,
     "Pause and resume a consumer": pause,
     "Keys of a bucket": keys,
+    "Locks and leaders": locks,
     "Objects of a store": objects,
 }
 

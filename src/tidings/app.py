@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.context import JetStream
     from tidings.jetstream.host import JetStreamHost
     from tidings.jetstream.kv.watchers import WatchSpec
+    from tidings.jetstream.locks.lock import Lock
     from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
     from tidings.jetstream.streams.stream import Stream
@@ -291,6 +292,54 @@ class App(Declarations):
 
         return JetStreamHost(self._current, self._streams, self._buckets)
 
+    @called("lock()")
+    def lock(
+        self,
+        name: str,
+        *,
+        lease: Seconds = 10,
+        timeout: Seconds | None = None,
+        bucket: str = "tidings-locks",
+    ) -> Lock:
+        """A lock that one task of all instances and services holds at a time.
+
+        Use it in `async with`, or in a thread in `with`, once for each block. The holder has a
+        lease in a key-value bucket, which the app renews while the block runs. The end of the block
+        releases the lock, and the next one gets it at once. If the process is killed, the next one
+        gets it when the lease has ended. It needs nats-server 2.11. (NATS ADR-8, ADR-48)
+
+        If the lease cannot be renewed in time, the block is cancelled, and raises `LockLostError`.
+        A process that was stopped, or whose event loop is blocked, learns that too late. Where two
+        writers would do harm, pass `lock.token` on: it is larger for each holder than for all
+        before it.
+
+        Args:
+            name: the name of the lock: letters, digits and the signs `-`, `_`, `=`, `/`, in words
+                that dots separate.
+            lease: seconds after which another task gets the lock when this process is gone; whole
+                seconds, or a `timedelta`. It is renewed three times as often.
+            timeout: seconds to wait for the lock; None to wait as long as it takes, or until the
+                deadline.
+            bucket: the name of the bucket. It is created if it does not exist.
+
+        Raises:
+            ConfigError: an option is wrong; or, when the block begins, the server or the bucket
+                cannot hold leases, or this task holds the lock already.
+            LockTimeoutError: when the block begins: the lock was not acquired within `timeout`.
+            LockLostError: when the block ends: the lock was lost.
+            TidingsError: when the block begins: JetStream is off, or refuses.
+
+        Example:
+            ```python
+            async with app.lock("report", timeout=5) as lock:
+                await app.publish("reports.begin", {"token": lock.token})
+            ```
+        """
+        from tidings.jetstream.locks.lock import Lock
+
+        holder = f"{self.service_name}/{self.instance_id}"
+        return Lock(self._host, name, holder=holder, lease=lease, timeout=timeout, bucket=bucket)
+
     # Other services.
 
     @functools.cached_property
@@ -304,11 +353,12 @@ class App(Declarations):
 
     @called("include()", hint="app.include(group)")
     def include(self, group: Group) -> None:
-        """Add the listeners of a group, under its prefix, its consumers, watches, tasks and jobs.
+        """Add the listeners of a group, under its prefix, and everything else that it declares.
 
         Raises:
             ConfigError: this is not a Group, the app runs already, another consumer has the same
-                stream and durable name as one of the group, or another job has the same name.
+                stream and durable name as one of the group, or another job or leader has the same
+                name.
         """
         if not isinstance(group, Group):
             raise ConfigError(
@@ -321,11 +371,14 @@ class App(Declarations):
             spec.check_unique(self._consumer_specs)
         for cron in group.crons:
             cron.check_unique(self._cron_specs)
+        for leader in group.leaders:
+            leader.check_unique(self._leader_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
         self._task_specs.extend(group.tasks)
         self._cron_specs.extend(group.crons)
+        self._leader_specs.extend(group.leaders)
         group.include_done()
 
     def _warn_of_second_include(self, group: Group) -> None:
@@ -745,6 +798,7 @@ class App(Declarations):
             crons=tuple(self._cron_specs),
             watches=tuple(self._watch_specs),
             tasks=tuple(self._task_specs),
+            leaders=tuple(self._leader_specs),
             lifespan=None if lifespan is None else functools.partial(lifespan, self),
             startup=tuple(self._startup_hooks),
             ready=tuple(self._ready_hooks),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
     from tidings.jetstream.kv.key_value import KeyValue
     from tidings.jetstream.kv.watchers import WatchSpec
+    from tidings.jetstream.locks.leader import LeaderSpec
     from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.start import Start
 
@@ -45,6 +46,7 @@ class Declarations:
         self._consumer_specs: list[ConsumerSpec] = []
         self._watch_specs: list[WatchSpec] = []
         self._cron_specs: list[CronSpec] = []
+        self._leader_specs: list[LeaderSpec] = []
 
     @called("listen()", hint='@app.listen("some.subject")')
     def listen(
@@ -468,6 +470,68 @@ class Declarations:
 
         return declare
 
+    @overload
+    def leader(self, function: F, /) -> F: ...
+
+    @overload
+    def leader(
+        self, /, *, name: str | None = None, lease: Seconds = ..., bucket: str = ...
+    ) -> Callable[[F], F]: ...
+
+    @called("leader()", hint="@app.leader")
+    def leader(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        lease: Seconds = 10,
+        bucket: str = "tidings-locks",
+    ) -> Any:
+        """Run the decorated function in one instance of the service at a time: in the leader.
+
+        Each instance waits until it leads. The function is cancelled when the instance leads no
+        longer, because it could not renew its lease in time, or because the app ends. A clean end
+        lets the next instance lead at once; after a kill, it leads when the lease has ended. If the
+        function raises, the error is logged, and the instance gives the lead up and tries again
+        after a pause. If it returns, the instance keeps the lead, and the function does not run
+        again before another one leads. It needs nats-server 2.11.
+
+        Args:
+            function: an `async def` function, without arguments or with one, the `Lock`. Pass its
+                `token` on with what you write.
+            name: the name of the lock; None for one of the service and the function.
+            lease: seconds after which another instance leads when this one is gone; whole seconds,
+                or a `timedelta`.
+            bucket: the key-value bucket of the lease. It is created if it does not exist.
+
+        Raises:
+            ConfigError: the function cannot be cancelled or called, an option is wrong, the app has
+                a leader of this name, or it runs already.
+
+        Example:
+            ```python
+            @app.leader
+            async def poll_the_bank():
+                while True:
+                    await app.publish("bank.polled", {})
+                    await asyncio.sleep(5)
+            ```
+        """
+        from tidings.jetstream.locks.leader import LeaderSpec
+        from tidings.jetstream.locks.lock import check_lease
+
+        def declare(function: F) -> F:
+            spec = LeaderSpec(
+                function=function, given_name=name, lease=check_lease(lease), bucket=bucket
+            )
+            self._declaring("leader")
+            spec.check_unique(self._leader_specs)
+            self._leader_specs.append(spec)
+            return function
+
+        return declare if function is None else declare(function)
+
     def _declaring(self, call: str) -> None:
         """Raise ConfigError if it is too late for a declaration."""
 
@@ -587,6 +651,11 @@ class Group(Declarations):
             msgspec.structs.replace(spec, middlewares=self._middlewares)
             for spec in self._cron_specs
         )
+
+    @property
+    def leaders(self) -> tuple[LeaderSpec, ...]:
+        """The group's leaders."""
+        return tuple(self._leader_specs)
 
     def _placed(self, spec: ListenerSpec) -> ListenerSpec:
         dot = f"{self.prefix}." if self.prefix else ""

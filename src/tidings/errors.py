@@ -54,7 +54,10 @@ TidingsError
     MessageNotFoundError       no such message in the stream (also a LookupError)
     KeyNotFoundError           no such key in the bucket (also a LookupError)
     ObjectNotFoundError        no such object in the store (also a LookupError)
+    ObjectExistsError          a link would replace an object
     DigestError                an object's content differs from what was stored
+    LockTimeoutError           a lock was not acquired in time (also a TimeoutError)
+    LockLostError              a lock was lost while it was held
     RedriveError               a dead letter does not match the message that it stands for
 """
 
@@ -1027,6 +1030,24 @@ class ObjectNotFoundError(JetStreamError, LookupError):
         super().__init__(f"the object store {bucket!r} has no object {name!r}")
 
 
+class ObjectExistsError(JetStreamError):
+    """A link would replace an object of that name. Delete the object first, or give the link
+    another name.
+
+    Attributes:
+        bucket: the name of the object store.
+        name: the name of the object.
+    """
+
+    def __init__(self, bucket: str, name: str) -> None:
+        self.bucket = bucket
+        self.name = name
+        super().__init__(
+            f"the object store {bucket!r} has an object {name!r}, which a link would replace: "
+            f"delete the object first, or give the link another name"
+        )
+
+
 class DigestError(JetStreamError):
     """The content that was read of an object differs from what was stored. An incomplete file is
     removed.
@@ -1042,6 +1063,40 @@ class DigestError(JetStreamError):
         self.name = name
         self.reason = reason
         super().__init__(f"the object {name!r} of {bucket!r} cannot be read completely: {reason}")
+
+
+class LockTimeoutError(JetStreamError, TimeoutError):
+    """`app.lock` did not acquire the lock within its `timeout`.
+
+    Attributes:
+        name: the name of the lock.
+        timeout: the timeout in seconds.
+        holder: the service and the ID of the instance that holds the lock; "" if it is not known.
+    """
+
+    def __init__(self, name: str, timeout: float, holder: str = "") -> None:
+        self.name = name
+        self.timeout = timeout
+        self.holder = holder
+        who = f": {_clipped(holder)} holds it" if holder else ""
+        super().__init__(f"the lock {name!r} was not acquired within {timeout:g} s{who}")
+
+
+class LockLostError(JetStreamError):
+    """A lock was lost while it was held, so the block was cancelled. Another instance may hold it.
+
+    What the block has done up to now stays done. Whatever it wrote with the token of the lock can
+    be told from what the next holder writes.
+
+    Attributes:
+        name: the name of the lock.
+        reason: why it was lost.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"the lock {name!r} is lost: {reason}")
 
 
 class RedriveError(JetStreamError):

@@ -48,6 +48,7 @@ from tidings.stats import (
     AppStats,
     ConnectionStats,
     ConsumerStats,
+    LeaderStats,
     ListenerStats,
     TaskStats,
     WatcherStats,
@@ -56,8 +57,9 @@ from tidings.text import printable
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
-# Few services have scheduled jobs, so that the others need not wait for their import.
+# Few services have scheduled jobs or leaders, so that the others need not wait for their import.
 if TYPE_CHECKING:
+    from tidings.jetstream.locks.leader import Leader, LeaderSpec
     from tidings.jetstream.schedule.crons import Crons
     from tidings.jetstream.schedule.spec import CronSpec
 
@@ -117,6 +119,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     watches: tuple[WatchSpec, ...]
     tasks: tuple[TaskSpec, ...]
     crons: tuple[CronSpec, ...]
+    leaders: tuple[LeaderSpec, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     startup: tuple[Callable[[], Any], ...]
     ready: tuple[Callable[[], Any], ...]
@@ -173,6 +176,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             "consumes": [spec.stream for spec in self.consumers if spec.skip is None],
             "watches": [spec.bucket for spec in self.watches],
             "runs": [*(spec.name for spec in self.tasks), *(spec.name for spec in self.crons)],
+            "may lead": [spec.name for spec in self.leaders],
         }
         done = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
         return printable(f"{self.service_name} {', '.join(done) or 'runs'}")
@@ -197,6 +201,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             watchers=tuple(
                 WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.shown_keys)
                 for spec in self.watches
+            ),
+            leaders=tuple(
+                LeaderStats.zero(
+                    name=spec.name, lock=spec.lock_name(self.service_name), is_leading=False
+                )
+                for spec in self.leaders
             ),
         )
 
@@ -314,6 +324,7 @@ class Run:
         )
         self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
+        self._leaders = self._make_leaders()
         self._discovery = Discovery(
             self.link, plan.identity, endpoints_of(plan.listeners, plan.queue_groups)
         )
@@ -331,6 +342,14 @@ class Run:
 
         plan, api = self._plan, self._jetstream.api
         return Crons(api, plan.service_name, plan.crons, self._host.streams)
+
+    def _make_leaders(self) -> list[Leader]:
+        if not self._plan.leaders:
+            return []
+        from tidings.jetstream.locks.leader import Leader
+
+        plan, host = self._plan, self._host
+        return [Leader(spec, host, plan.service_name, plan.instance_id) for spec in plan.leaders]
 
     # The phases.
 
@@ -370,6 +389,8 @@ class Run:
         if self._crons is not None:
             await self._crons.apply()
         await self._host.open_buckets()
+        for leader in self._leaders:
+            await leader.open()
         await self._lifespan.enter()
         await self._subscribe()
         await self.consumers.start(self._plan.consumers)
@@ -399,6 +420,8 @@ class Run:
         self.state = State.RUNNING
         for task in self._tasks:
             task.start()
+        for leader in self._leaders:
+            leader.start()
         self._started.set()
         parts = [f"listens ({len(self._plan.listeners)})"]
         if self._plan.consumers:
@@ -426,7 +449,8 @@ class Run:
     async def _drain(self, deadline: float) -> int:
         """Take no new work and finish what was taken. Returns how many messages were abandoned."""
         self._discovery.stop()
-        await asyncio.gather(*(task.stop() for task in self._tasks))
+        stops = [task.stop() for task in self._tasks]
+        await asyncio.gather(*stops, *(leader.stop() for leader in self._leaders))
         with contextlib.suppress(TimeoutError):  # what is left is counted now
             async with asyncio.timeout_at(deadline):
                 await self._finish_work()
@@ -435,6 +459,7 @@ class Run:
 
     async def _close(self) -> None:
         await self.connection.close()
+        self._jetstream.locks.abandon()
         self._watchdog.stop()
         self.link.close()
         self._current.detach()
@@ -488,6 +513,7 @@ class Run:
         await self.consumers.finish()
         await self.watchers.finish()
         await self.link.portal.finish()
+        await self._jetstream.locks.finish()
 
     async def _send_rest(self, deadline: float) -> int:
         """Have the server confirm what is sent, and wait if it is away. Returns bytes left."""
@@ -596,6 +622,8 @@ class Run:
             watchers=self.watchers.snapshot(),
             ended_consumers=self.consumers.roster.ended,
             ended_watchers=self.watchers.roster.ended,
+            leaders=tuple(leader.snapshot() for leader in self._leaders),
+            locks=self._jetstream.locks.snapshot(),
             requests=() if times is None else times.snapshot(),
         )
 

@@ -269,6 +269,49 @@ class TaskStats(_Record, frozen=True):
     last_seconds: float | None = None
 
 
+class LeaderStats(_Record, frozen=True):
+    """The statistics of one function of `App.leader`. Each term that has ended is counted exactly
+    once: ``terms == failed + lost + cancelled``, and one more during a term.
+
+    Attributes:
+        name: the function's name.
+        lock: the name of its lock.
+        is_leading: whether this instance leads.
+        terms: how often this instance became the leader.
+        failed: number of terms that ended because the function raised.
+        lost: number of terms that ended because the lease was lost.
+        cancelled: number of terms that ended because the app ended.
+        token: the fencing token of the current term; 0 if this instance does not lead.
+    """
+
+    name: str
+    lock: str
+    is_leading: bool
+    terms: int
+    failed: int
+    lost: int
+    cancelled: int
+    token: int = 0
+
+
+class LockStats(_Record, frozen=True):
+    """The locks of an app, those of its leaders included.
+
+    Attributes:
+        held: number of locks that are held.
+        waiting: number of tasks and threads that wait for a lock.
+        acquired: how often a lock was acquired.
+        lost: number of locks that were lost before they were released.
+        timed_out: how often a lock was not acquired within its `timeout=`.
+    """
+
+    held: int = 0
+    waiting: int = 0
+    acquired: int = 0
+    lost: int = 0
+    timed_out: int = 0
+
+
 class RequestStats(_Record, frozen=True):
     """The requests that ended in the same way, while the app was monitored.
 
@@ -340,6 +383,8 @@ class AppStats(_Record, frozen=True):
         ended_consumers: the statistics of the consumers that were added while the app ran, and
             stopped. Those with the same handler, stream and name are summed.
         ended_watchers: the same, of watches.
+        leaders: the statistics of each function of `App.leader`.
+        locks: the locks of the app.
         requests: how long requests took, by their result; empty if the app is not monitored.
         core: what handles the messages: "compiled" for the compiled core, "pure" for the Python
             modules.
@@ -353,5 +398,7 @@ class AppStats(_Record, frozen=True):
     watchers: tuple[WatcherStats, ...] = ()
     ended_consumers: tuple[ConsumerStats, ...] = ()
     ended_watchers: tuple[WatcherStats, ...] = ()
+    leaders: tuple[LeaderStats, ...] = ()
+    locks: LockStats = LockStats()
     requests: tuple[RequestStats, ...] = ()
     core: str = NAME

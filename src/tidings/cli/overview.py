@@ -88,6 +88,10 @@ def overview_of(app: App) -> Overview:
             "cron",
             [(str(spec.schedule), spec.name, function_name(spec.function)) for spec in app.crons],
         ),
+        *_cut(
+            "leader",
+            [(spec.lock_name(app.service_name), "", spec.name) for spec in app._leader_specs],
+        ),
     ]
     return Overview(
         service=app.service_name,

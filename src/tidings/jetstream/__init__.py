@@ -15,6 +15,7 @@ from tidings.jetstream.kv.entry import Entry, MarkerReason, Operation
 from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.kv.transaction import Transaction
 from tidings.jetstream.kv.watch import Watch
+from tidings.jetstream.locks.lock import Lock
 from tidings.jetstream.message import Metadata, Settlement, StreamMessage
 from tidings.jetstream.messages import Messages
 from tidings.jetstream.objects.info import ObjectInfo
@@ -44,6 +45,7 @@ __all__ = [
     "JetStream",
     "KeyCodec",
     "KeyValue",
+    "Lock",
     "MarkerReason",
     "Messages",
     "Metadata",

@@ -18,6 +18,7 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import AnyBucket
 from tidings.jetstream.election import through_election
 from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.locks.locks import Locks
 from tidings.jetstream.publish import PublishAck, prepare
 from tidings.jetstream.reader import Reader
 from tidings.jetstream.roster import AddedHandler
@@ -45,6 +46,7 @@ class JetStreamRun(msgspec.Struct, frozen=True):
     Attributes:
         api: the API of the server.
         send: `JetStream.publish` within the send hooks; None if no middleware has one.
+        locks: its locks.
         window_trace: what follows the publishes of windows, if the only hooks are those of the
             tracing. A hook needs a task for each message, and batches exclude it.
         hooks: the middlewares, of which some may have send hooks.
@@ -52,6 +54,7 @@ class JetStreamRun(msgspec.Struct, frozen=True):
 
     api: JetStreamApi
     send: Send | None
+    locks: Locks
     window_trace: Tracing | None = None
     hooks: Sequence[Middleware] = ()
 
@@ -110,10 +113,11 @@ class JetStreamHost:
 
         send = fold_send(middlewares, publish, "send_stream")
         if tracing is None:
-            return JetStreamRun(api, send, hooks=middlewares)
+            return JetStreamRun(api, send, Locks(self), hooks=middlewares)
         hooks = [*tracing.sending, *middlewares]
         traced = fold_send(hooks, publish, "send_stream")
-        return JetStreamRun(api, traced, tracing if send is None else None, hooks)
+        followed = tracing if send is None else None
+        return JetStreamRun(api, traced, Locks(self), followed, hooks)
 
     def attach(self, run: JetStreamRun, consumers: Consumers, watchers: Watchers) -> None:
         """Let calls through to a run."""
@@ -157,6 +161,10 @@ class JetStreamHost:
     def check(self, call: str) -> None:
         """Raise unless the app runs, and the caller is in its event loop: see `here`."""
         self.here(call)
+
+    def locks(self, call: str) -> Locks:
+        """Return the locks of the run that goes on: see `here`."""
+        return self.here(call).locks
 
     # Handlers that are added while the app runs.
 

@@ -119,6 +119,27 @@ async def test_every_number_of_the_statistics_is_a_metric(
         end.set()
 
 
+async def test_leaders_and_locks_are_metrics(
+    nats_server: NATSServer, subject: str, port: int
+) -> None:
+    app = App("metered", servers=nats_server.url, monitor=port)
+
+    @app.leader(name=subject)
+    async def lead() -> None:
+        pass
+
+    async with app:
+        await until(lambda: app.stats().leaders[0].is_leading)
+        async with app.lock(f"{subject}.x"):
+            value = (await scrape(port)).value
+        assert value("tidings_leader", leader="lead", lock=subject) == 1
+        assert value("tidings_leader_terms_total", leader="lead", result="failed") == 0
+        assert value("tidings_locks_held") == 2
+        assert value("tidings_locks_waiting") == 0
+        assert value("tidings_locks_acquired_total") == 2
+        assert value("tidings_locks_lost_total") == value("tidings_locks_timed_out_total") == 0
+
+
 async def test_names_types_and_help_follow_the_conventions_of_prometheus(
     nats_server: NATSServer, subject: str, stream: Stream, port: int
 ) -> None:
