@@ -230,12 +230,12 @@ INSIDE = {
     "cli": [
         "bodies",
         "console",
-        "context",
         "demo_client",
         "logs",
         "message_trace",
         "failures",
         "flags",
+        "context",
         "log_config",
         "log_level",
         "loading",
