@@ -108,6 +108,7 @@ INSIDE = {
         "wire",
         "window",
         "channel",
+        "lookout",
         "sources",
         "many",
         "item_stream",

@@ -186,6 +186,11 @@ class Channel:
         return self
 
     @property
+    def peer(self) -> bytes:
+        """The subject of the other end; b"" before it is known."""
+        return self._peer
+
+    @property
     def address(self) -> str:
         """The subject for answers, with the number of items that were sent up to now."""
         return f"{self._inbox}.{self.sent}"
@@ -428,6 +433,11 @@ class Channel:
         other = "requester" if self._is_service else "service"
         how = "has left" if kind is Kind.CANCEL else "is gone"
         self.fail(self._broken(f"the {other} {how}"))
+
+    def depart(self) -> None:
+        """End the flow, because the server says that nobody listens at the other end any more."""
+        if not self._is_closed:
+            self._on_gone(Kind.GONE)
 
     def fail(self, error: BaseException) -> None:
         """End the flow with an error. Its reader gets the error after the items that

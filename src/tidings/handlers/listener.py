@@ -49,6 +49,7 @@ from tidings.stats import ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
 if TYPE_CHECKING:
+    from tidings.flows.lookout import Lookout
     from tidings.handlers.serving import Serving
     from tidings.handlers.tracing import HandlerTrace
     from tidings.transport.connection import Connection
@@ -77,6 +78,7 @@ class Sender(Protocol):
 
     service_name: str
     connection: Connection
+    lookout: Lookout | None
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
