@@ -1,8 +1,9 @@
 """Lookout: a stream notices within milliseconds that its requester left without a word."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
+from support.ports import free_port
 from support.process import Program
 from support.waits import PATIENCE, until
 from tidings import App
@@ -162,12 +164,33 @@ async def test_a_plain_client_gets_items_only_and_its_limit_of_messages_counts_t
         assert [(msg.data, msg.headers) for msg in got] == [(b"1", None), (b"2", None), (b"", None)]
 
 
-async def test_a_requester_behind_another_server_is_seen_and_missed(subject: str) -> None:
-    with NATSCluster(2, jetstream=False) as cluster:
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, str]]:
+    with NATSCluster(2, jetstream=False) as both:
+        yield both.urls[0], both.urls[1]
+
+
+@contextlib.contextmanager
+def leaf_node(folder: Path) -> Iterator[tuple[str, str]]:
+    port = free_port()
+    hub, leaf = folder / "hub.conf", folder / "leaf.conf"
+    hub.write_text(f'leafnodes {{ host: "127.0.0.1", port: {port} }}\n')
+    leaf.write_text(f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}" }}] }}\n')
+    with NATSServer(config=hub) as above, NATSServer(config=leaf) as below:
+        yield above.url, below.url
+
+
+@pytest.mark.parametrize("servers", [cluster, leaf_node])
+async def test_a_requester_behind_another_server_is_seen_and_missed(
+    tmp_path: Path,
+    subject: str,
+    servers: Callable[[Path], contextlib.AbstractContextManager[tuple[str, str]]],
+) -> None:
+    with servers(tmp_path) as (one, other):
         rows = Rows()
-        service = App("rows", servers=cluster.urls[0], ignore_discovered_servers=True)
+        service = App("rows", servers=one, ignore_discovered_servers=True)
         service.listen(subject)(rows)
-        requester = await nats.connect(cluster.urls[1], allow_reconnect=False)
+        requester = await nats.connect(other, allow_reconnect=False)
         async with service:
             inbox = requester.new_inbox()
             answers = await requester.subscribe(inbox)
