@@ -45,7 +45,7 @@ from tidings.message import Message
 from tidings.protocol.deadlines import DeadlineBlock
 from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
-from tidings.stats import ListenerStats
+from tidings.stats import Histogram, ListenerStats
 from tidings.subject import check_pattern, check_queue, has_wildcard
 
 if TYPE_CHECKING:
@@ -461,6 +461,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     def worked(self) -> float:
         """Seconds that the workers have spent on messages, including those at work now."""
         return self._worked + self._busy * time.monotonic()
+
+    @property
+    def _seconds(self) -> Histogram | None:
+        if self._durations is None:
+            return None
+        ended = self._handled + self._failed - self._lingering
+        return self._durations.rest_of(ended, self.worked)
 
     # Requests with a deadline.
 
