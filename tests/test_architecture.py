@@ -104,6 +104,7 @@ INSIDE = {
         "connection",
     ],
     "flows": [
+        "follower",
         "limits",
         "wire",
         "window",

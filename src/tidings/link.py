@@ -348,6 +348,9 @@ class Link:
             for each in opened:
                 each.close()
             raise
+        for each in opened:
+            if each is not result:  # a hook has sent the request again
+                each.close()
         return result
 
     def _timeout(self, timeout: Seconds | None) -> float:

@@ -15,6 +15,7 @@ from tidings.errors import (
     RequestTimeoutError,
     TidingsError,
 )
+from tidings.flows.follower import Followed
 from tidings.flows.limits import Limits
 from tidings.flows.window import Window
 from tidings.flows.wire import Kind, read
@@ -47,7 +48,7 @@ PROBE, SILENCE = 2.0, 30.0
 MOST_ITEMS, MOST_BYTES = 65_536, 64 * 1024 * 1024
 
 
-class Channel:
+class Channel(Followed):
     """One end of a flow, with an inbox of its own.
 
     Create it with `to_service` or `to_requester`.
@@ -97,6 +98,7 @@ class Channel:
     )
 
     def __init__(self, connection: Connection, subject: str, *, is_service: bool) -> None:
+        super().__init__()
         self.subject = self.target = subject
         self.sent = 0
         self.is_gone = self.knows_credit = self.was_allowed = False
@@ -467,6 +469,7 @@ class Channel:
         """
         if self._is_closed:
             return
+        self.report("closed")
         self._is_closed = self.is_gone = True
         if self._timer is not None:
             self._timer.cancel()
