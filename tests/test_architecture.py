@@ -106,10 +106,12 @@ INSIDE = {
         "connection",
     ],
     "flows": [
+        "follower",
         "limits",
         "wire",
         "window",
         "channel",
+        "lookout",
         "sources",
         "many",
         "item_stream",

@@ -129,6 +129,16 @@ async def listen(app: App, ops: App) -> None:
         assert await ops.request("prices.get", {"a": 1}, timeout=2) == {"a": 1}
 
 
+async def stream_a_reply(app: App, ops: App) -> None:
+    @app.listen("prices.all")
+    async def prices(msg: Any) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async with app, ops.stream("prices.all", response_data_type=int, timeout=2) as got:
+        assert [price async for price in got] == [1, 2]
+
+
 async def publish_and_request(app: App, ops: App) -> None:
     async def answer(msg: Any) -> Any:
         return msg.data
@@ -263,6 +273,7 @@ async def objects(app: App, ops: App) -> None:
 
 FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Listen and answer": listen,
+    "Stream a reply": stream_a_reply,
     "Publish and request": publish_and_request,
     "Publish to a stream": publish_to_a_stream,
     "Count": count,
