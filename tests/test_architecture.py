@@ -173,6 +173,7 @@ INSIDE = {
     "jetstream/consumer": [
         "batch",
         "losses",
+        "layout",
         "priority",
         "rate",
         "spec",
@@ -187,8 +188,10 @@ INSIDE = {
         "pull",
         "consumer",
         "single",
+        "partitions",
         "consumers",
     ],
+    "jetstream/consumer/partitions": ["members", "group", "seat", "lanes", "assignment", "member"],
     "jetstream/kv": ["entry", "plain", "watch", "key_value", "watchers"],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/schedule": ["late", "spec", "plan", "crons", "jobs"],

@@ -163,6 +163,8 @@ class ConsumerStats(_Record, frozen=True):
             are not handled and not part of `received`.
         ordered: whether this is an ordered consumer, which has another name after each failure.
         recovering: whether the consumer has failed and is trying to pull again.
+        partitions: number of partitions that this instance has; None without `partitions=`.
+        blocked_keys: number of keys whose messages wait for one that has failed.
         seconds: how long the handler took for a message or a batch, with the decoding and the
             acknowledgement; None if the app is not monitored.
     """
@@ -189,7 +191,24 @@ class ConsumerStats(_Record, frozen=True):
     foreign: int
     ordered: bool = False
     recovering: bool = False
+    partitions: int | None = None
+    blocked_keys: int = 0
     seconds: Histogram | None = None
+
+    def plus(self, ended: ConsumerStats) -> ConsumerStats:
+        """Return this record with the counts of one that has ended before it."""
+        return msgspec.structs.replace(
+            self,
+            **{name: getattr(self, name) + getattr(ended, name) for name in _CONSUMER_COUNTS},
+            seconds=_sum(self.seconds, ended.seconds),
+        )
+
+
+_CONSUMER_COUNTS = (
+    *("received", "handled", "failed", "timed_out", "copies", "returned", "acked", "nacked"),
+    *("termed", "dead", "dropped", "redelivered", "pending", "running", "abandoned", "recovered"),
+    "foreign",
+)
 
 
 class WatcherStats(_Record, frozen=True):

@@ -14,6 +14,7 @@ from tidings.jetstream.consumer.bound import BoundConsumer
 from tidings.jetstream.consumer.consumer import Consumer
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.ordered import OrderedHandler
+from tidings.jetstream.consumer.partitions.member import Member
 from tidings.jetstream.consumer.remote import RemoteConsumer, RestoreStream
 from tidings.jetstream.consumer.single import SingleConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -53,7 +54,7 @@ class Consumers:
         self._service = service
         self._restore_stream = restore_stream
         self._tracing = tracing
-        self._consumers: list[Consumer | OrderedHandler] = []
+        self._consumers: list[Consumer | OrderedHandler | Member] = []
 
     async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
         """Create the consumers and begin to pull.
@@ -77,7 +78,7 @@ class Consumers:
 
     async def _make(
         self, spec: ConsumerSpec, name: str | None, concurrency: int
-    ) -> Consumer | OrderedHandler:
+    ) -> Consumer | OrderedHandler | Member:
         """Return a consumer that exists on the server."""
         trace = None
         if self._tracing is not None:
@@ -92,6 +93,18 @@ class Consumers:
             ordered = OrderedHandler(spec, self._api, self._pool, self._middlewares, trace)
             await ordered.ensure()
             return ordered
+        if spec.partitions is not None:
+            member = Member(
+                spec,
+                self._api,
+                self._pool,
+                concurrency=spec.concurrency or concurrency,
+                middlewares=self._middlewares,
+                service=self._service,
+                trace=trace,
+            )
+            await member.ensure(keeps_dead_letters=await self._keeps_dead_letters(spec))
+            return member
         is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
         is_single = is_single and spec.skip is None
         kind = SingleConsumer if is_single else Consumer
