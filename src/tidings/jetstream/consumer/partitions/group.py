@@ -13,10 +13,12 @@ from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.capability import check_server
 from tidings.jetstream.consumer.layout import BUCKET
+from tidings.jetstream.consumer.partitions.leases import Activity
 from tidings.jetstream.consumer.partitions.members import GroupConfig
 from tidings.jetstream.consumer.remote import no_such_stream
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.expected import Expected
+from tidings.jetstream.filters import filters_of
 from tidings.jetstream.get import stored_message
 from tidings.jetstream.origins import Origin
 from tidings.jetstream.publish import PUBLISH_TIMEOUT, publish_stored
@@ -39,10 +41,12 @@ class Others(msgspec.Struct, frozen=True):
 
     Attributes:
         filters: the filters of each consumer, by its name.
+        activity: what each one has done, by its name.
         is_complete: whether all of them are there. In a cluster, the answer of one can be missing.
     """
 
     filters: dict[str, frozenset[str]]
+    activity: dict[str, Activity]
     is_complete: bool
 
 
@@ -231,7 +235,8 @@ class PartitionGroup:
             TidingsError: the server does not answer, or refuses.
         """
         filters: dict[str, frozenset[str]] = {}
-        is_complete = True
+        activity: dict[str, Activity] = {}
+        seen, is_complete = 0, True
         for page in range(MOST_PAGES):
             asked = {"offset": page * PAGE}
             answer = await self._api.call(
@@ -239,12 +244,28 @@ class PartitionGroup:
             )
             found = answer.get("consumers") or []
             for each in found:
-                filters[each["name"]] = _filters(each.get("config") or {})
+                if each["name"] != member:
+                    filters[each["name"]] = frozenset(filters_of(each.get("config") or {}))
+                    activity[each["name"]] = _activity(each)
+            seen += len(found)
             is_complete = is_complete and not answer.get("missing")
-            if len(filters) >= answer.get("total", 0) or not found:
+            if seen >= answer.get("total", 0) or not found:
                 break
-        filters.pop(member, None)
-        return Others(filters, is_complete)
+        return Others(filters, activity, is_complete)
+
+    async def remove(self, member: str) -> None:
+        """Delete the consumer of a member whose lease is over.
+
+        Raises:
+            TidingsError: the server does not answer, or refuses.
+        """
+        try:
+            await self._api.call(
+                f"CONSUMER.DELETE.{self.layout.work_queue}.{member}", timeout=ANSWER
+            )
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.CONSUMER_NOT_FOUND:
+                raise
 
     async def has(self, sequence: int) -> bool:
         """Whether a message is still in the work queue.
@@ -256,6 +277,10 @@ class PartitionGroup:
         return found is not None
 
 
-def _filters(config: dict[str, Any]) -> frozenset[str]:
-    one = config.get("filter_subject")
-    return frozenset([*(config.get("filter_subjects") or ()), *([one] if one else ())])
+def _activity(info: dict[str, Any]) -> Activity:
+    return Activity(
+        waiting=info["num_waiting"],
+        delivered=info["delivered"]["consumer_seq"],
+        acked=info["ack_floor"]["consumer_seq"],
+        created=info["created"],
+    )

@@ -18,6 +18,7 @@ from tidings.jetstream.consumer.instances import fitted
 from tidings.jetstream.consumer.layout import Keys
 from tidings.jetstream.consumer.partitions.assignment import RENEWALS, Assignment
 from tidings.jetstream.consumer.partitions.group import Others, PartitionGroup
+from tidings.jetstream.consumer.partitions.leases import Leases
 from tidings.jetstream.consumer.partitions.members import OWN, GroupConfig
 from tidings.jetstream.consumer.partitions.seat import Seat, seat_spec
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -41,7 +42,7 @@ class Member:
     """One instance of a group of partitions.
 
     The members are listed in the group's configuration, from which each one calculates its
-    partitions. Its lease is its consumer, which the server deletes if no pulls come. A member
+    partitions. Its lease is its consumer, which the others delete if it sends no pulls. A member
     without partitions has a consumer, too, which gets no messages.
 
     When its partitions change, a member begins no more runs, waits for those that have begun, and
@@ -57,7 +58,8 @@ class Member:
         trace: follows the messages; None if nothing does.
 
     Attributes:
-        name: the member's name, which no other process has.
+        name: the member's name, which no other process has. It is another one after each loss of
+            the lease.
     """
 
     def __init__(
@@ -72,7 +74,8 @@ class Member:
         trace: HandlerTrace | None = None,
     ) -> None:
         self.spec = spec
-        self.name = f"{OWN}{fitted(service)}-{secrets.token_hex(4)}"
+        self._prefix = f"{OWN}{fitted(service)}"
+        self.name = self._new_name()
         self._api = api
         self._pool = pool
         self._concurrency = concurrency
@@ -85,6 +88,7 @@ class Member:
         self._loop = asyncio.get_running_loop()
         self._assignment: Assignment | None = None
         self._ended: ConsumerStats | None = None  # the counts of the assignments before
+        self._leases = Leases(self._lease)
         self._absent: dict[str, float] = {}  # members without a consumer, and since when
         self._is_measured = False
         self._is_standing_by = False
@@ -110,6 +114,9 @@ class Member:
                 f"{spec.stream}; take a subject of another stream"
             )
         await through_election(self._group.ensure)
+
+    def _new_name(self) -> str:
+        return f"{self._prefix}-{secrets.token_hex(4)}"
 
     def measure(self) -> None:
         """Measure how long the handler takes. Called before `start`."""
@@ -170,6 +177,7 @@ class Member:
         now = self._assignment
         if now is not None and now.lost.is_set():
             await self._leave()
+            self.name = self._new_name()  # somebody may still be about to delete the old consumer
         config = await self._group.read()
         if config is None:
             await self._group.ensure()  # somebody has deleted it
@@ -177,8 +185,9 @@ class Member:
         await self._check(config)
         if self._assignment is None and not await self._sit(()):
             return HAND_OVER
+        asked_at = self._loop.time()
         others = await self._group.others(self.name)
-        if await self._tidy(config, others):
+        if await self._tidy(config, others, asked_at):
             return 0
         return await self._follow(config.partitions_of(self.name), config, others)
 
@@ -190,25 +199,30 @@ class Member:
             await self._leave()
             raise
 
-    async def _tidy(self, config: GroupConfig, others: Others) -> bool:
+    async def _tidy(self, config: GroupConfig, others: Others, now: float) -> bool:
         """Add this member, and remove those whose lease is over. Returns whether that was needed.
 
         A member that tidings has not added is an operator's, and stays.
         """
-        now = self._loop.time()
+        activity = {name: each for name, each in others.activity.items() if name.startswith(OWN)}
+        over = self._leases.look(activity, now)
+        for name in over:
+            await self._group.remove(name)
         found = [each for each in config.members if each.startswith(OWN) and each != self.name]
         missing = [each for each in found if each not in others.filters]
         self._absent = {each: self._absent.get(each, now) for each in missing if others.is_complete}
-        gone = tuple(each for each, since in self._absent.items() if now - since >= ABSENT)
-        wanted = config.changed(add=(self.name,), remove=gone)
-        if wanted is None:
-            return False
-        if gone:
+        gone = [each for each, since in self._absent.items() if now - since >= ABSENT]
+        removed = tuple(dict.fromkeys([*gone, *over]))
+        if removed:
             logger.warning(
-                "%s: %d members of the group %s of %s have let their lease end, and are removed",
-                *(self.spec.name, len(gone), self._layout.group, self._layout.stream),
+                "%s: the lease of %d members of the group %s of %s is over, so others get their "
+                "partitions",
+                *(self.spec.name, len(removed), self._layout.group, self._layout.stream),
+                extra={"listener": self.spec.name, "stream": self.spec.stream},
             )
-        await self._group.change(add=(self.name,), remove=gone)
+        if config.changed(add=(self.name,), remove=removed) is None:
+            return bool(over)
+        await self._group.change(add=(self.name,), remove=removed)
         return True
 
     async def _follow(self, wanted: tuple[int, ...], config: GroupConfig, others: Others) -> float:
