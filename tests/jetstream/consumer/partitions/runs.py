@@ -14,7 +14,7 @@ from support.waits import until
 from tidings import App, Stream
 
 KEYS = 24
-LEASE = 2
+LEASE = 3
 
 MEMBER = """
     import asyncio, logging, os, time
