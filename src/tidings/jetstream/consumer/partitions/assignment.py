@@ -328,7 +328,10 @@ class Assignment(Consumer):
         key, sequence, _ = self._current.pop(reply)
         if reply in self._comes_again:
             self._comes_again.discard(reply)
-            self._lanes.failed(key, sequence, self._loop.time())
+            is_here, back = self._lanes.failed(key, sequence, self._loop.time())
+            self._set_aside -= is_here  # it waits here again
+            for frame, seconds in back:
+                self._give_back_for(frame, seconds)
         else:
             self._lanes.done(key, sequence)
         if self._is_ready():

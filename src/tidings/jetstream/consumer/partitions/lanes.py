@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from tidings.protocol.parser import Frame
 
-# Messages that wait here behind a message of their key that has failed. More are given back.
-MOST_BEHIND_FAILED = 16
-# Seconds for which messages are given back: so long as their key has been blocked, within these.
+# Messages that wait here behind a message of their key that comes again. More are given back.
+MOST_BEHIND = 16
+# Seconds for which messages are given back: as long as their key has been failing, within these.
 LEAST_AWAY, MOST_AWAY = 1.0, 30.0
 # Seconds after which a message that should have come again is looked for in the stream.
 OVERDUE = 30.0
@@ -23,7 +23,11 @@ class Arrival(enum.Enum):
 
     KEPT = "kept"  # it waits for its turn
     COPY = "copy"  # another delivery of it is here
-    BACK = "back"  # too many wait behind a message that failed: give it back
+    BACK = "back"  # too many wait behind a message that comes again: give it back
+
+
+Back = list[tuple[Frame, float]]
+"""Messages to give back, each with the seconds until it comes again."""
 
 
 class Lane:
@@ -34,18 +38,19 @@ class Lane:
         away: the messages that come again, with the time at which to look for them.
         given_back: how often each message was given back without having been handled.
         running: the sequence of the message that a handler has; 0 for none.
-        blocked_since: when a message of the key failed or was given back; None if nothing is away.
+        again: another delivery of the message that a handler has.
+        failing_since: when a message of the key failed that is not handled yet; None for none.
     """
 
-    __slots__ = ("_order", "away", "blocked_since", "given_back", "held", "is_failed", "running")
+    __slots__ = ("_order", "again", "away", "failing_since", "given_back", "held", "running")
 
     def __init__(self) -> None:
         self.held: list[tuple[int, Frame]] = []
         self.away: dict[int, float] = {}
         self.given_back: dict[int, int] = {}
         self.running = 0
-        self.blocked_since: float | None = None
-        self.is_failed = False  # rather than only behind messages that were given back
+        self.again: Frame | None = None
+        self.failing_since: float | None = None
         self._order: list[int] = []  # a heap of `away`, with some that are not away any more
 
     @property
@@ -70,21 +75,18 @@ class Lane:
 
     def leave(self, sequence: int, now: float) -> None:
         """A message is given back, or has failed, and comes again."""
-        if not self.away:
-            self.blocked_since = now
         if sequence not in self.away:
             heapq.heappush(self._order, sequence)
         self.away[sequence] = now + OVERDUE
 
     def come(self, sequence: int) -> None:
         """A message is here again, or does not come any more."""
-        if self.away.pop(sequence, None) is not None and not self.away:
-            self.blocked_since, self.is_failed = None, False
+        self.away.pop(sequence, None)
 
     def seconds_away(self, now: float) -> float:
         """Return for how long to give a message back."""
-        blocked = 0.0 if self.blocked_since is None else now - self.blocked_since
-        return min(max(blocked, LEAST_AWAY), MOST_AWAY)
+        failing = 0.0 if self.failing_since is None else now - self.failing_since
+        return min(max(failing, LEAST_AWAY), MOST_AWAY)
 
 
 class Lanes:
@@ -123,7 +125,7 @@ class Lanes:
     @property
     def blocked(self) -> int:
         """The number of keys whose messages wait for one that has failed."""
-        return sum(lane.is_failed for lane in self._lanes.values())
+        return sum(lane.failing_since is not None for lane in self._lanes.values())
 
     def arrive(self, key: str, sequence: int, frame: Frame, now: float) -> Arrival:
         """Take a message that has come."""
@@ -131,12 +133,13 @@ class Lanes:
         if lane is None:
             lane = self._lanes[key] = Lane()
         place = bisect.bisect_left(lane.held, sequence, key=_sequence)
-        is_here = place < len(lane.held) and lane.held[place][0] == sequence
-        if is_here or lane.running == sequence:
+        if lane.running == sequence:
+            lane.again = frame
+            return Arrival.COPY
+        if place < len(lane.held) and lane.held[place][0] == sequence:
             return Arrival.COPY
         first = lane.first_away
-        is_behind = lane.is_failed and first and sequence > first
-        if is_behind and len(lane.held) >= MOST_BEHIND_FAILED:
+        if first and sequence > first and len(lane.held) >= MOST_BEHIND:
             self._give_back(lane, sequence, now)
             return Arrival.BACK
         lane.come(sequence)
@@ -161,43 +164,61 @@ class Lanes:
 
     def done(self, key: str, sequence: int) -> None:
         """The message that was taken is settled for good."""
-        self._end(key, sequence, comes_again=False, now=0.0)
+        lane = self._ended(key, sequence)
+        if lane is not None:
+            lane.again = lane.failing_since = None
+            lane.given_back.pop(sequence, None)
+            self._look(key, lane)
 
-    def failed(self, key: str, sequence: int, now: float) -> None:
-        """The message that was taken comes again, and its key waits for it."""
-        self._end(key, sequence, comes_again=True, now=now)
+    def failed(self, key: str, sequence: int, now: float) -> tuple[bool, Back]:
+        """The message that was taken comes again, and its key waits for it.
 
-    def _end(self, key: str, sequence: int, *, comes_again: bool, now: float) -> None:
+        Returns:
+            Whether it has come again already, while its run went on. And messages behind it that
+            take too much room.
+        """
+        lane = self._ended(key, sequence)
+        if lane is None:
+            return False, []
+        if lane.failing_since is None:
+            lane.failing_since = now
+        is_here = lane.again is not None
+        if lane.again is not None:
+            lane.held.insert(0, (sequence, lane.again))
+            lane.again = None
+            self._held += 1
+        else:
+            lane.leave(sequence, now)
+        back = self._give_back_after(lane, MOST_BEHIND + is_here, now)
+        self._look(key, lane)
+        return is_here, back
+
+    def _ended(self, key: str, sequence: int) -> Lane | None:
+        """Return the lane whose run has ended; None if everything was given up meanwhile."""
         lane = self._lanes.get(key)
         if lane is None or lane.running != sequence:
-            return  # everything was given up meanwhile
+            return None
         lane.running = 0
-        if comes_again:
-            lane.leave(sequence, now)
-            lane.is_failed = True
-        else:
-            lane.is_failed = False
-            lane.given_back.pop(sequence, None)
-        self._look(key, lane)
+        return lane
 
     def seconds_away(self, key: str, now: float) -> float:
         """Return for how long to give a message of a key back."""
         lane = self._lanes.get(key)
         return LEAST_AWAY if lane is None else lane.seconds_away(now)
 
-    def relieve(self, now: float) -> list[tuple[Frame, float]]:
+    def relieve(self, now: float) -> Back:
         """Give back the second half of the messages of the key that has most of them here.
 
         Called if a key takes all the room, and its handler is slow: other keys wait for no reason.
-
-        Returns:
-            The messages, and the seconds for which to give each of them back.
         """
         lane = max(self._lanes.values(), key=lambda each: len(each.held), default=None)
         if lane is None or len(lane.held) < 2:
             return []
-        half = (len(lane.held) + 1) // 2
-        given, lane.held = lane.held[half:], lane.held[:half]
+        return self._give_back_after(lane, (len(lane.held) + 1) // 2, now)
+
+    def _give_back_after(self, lane: Lane, count: int, now: float) -> Back:
+        """Give back all messages of a key that are here, but the first ones."""
+        given, lane.held = lane.held[count:], lane.held[:count]
         self._held -= len(given)
         for sequence, _ in given:
             self._give_back(lane, sequence, now)
@@ -225,6 +246,7 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is not None:
             lane.come(sequence)
+            lane.failing_since = None
             lane.given_back.pop(sequence, None)
             self._look(key, lane)
 
