@@ -164,6 +164,8 @@ class ConsumerStats(_Record, frozen=True):
         ordered: whether this is an ordered consumer, which has another name after each failure.
         recovering: whether the consumer has failed and is trying to pull again.
         partitions: number of partitions that this instance has; None without `partitions=`.
+        member: the name of this instance in the group, and of its consumer of the work queue; ""
+            without `partitions=`.
         blocked_keys: number of keys whose messages wait for one that has failed.
         seconds: how long the handler took for a message or a batch, with the decoding and the
             acknowledgement; None if the app is not monitored.
@@ -192,8 +194,16 @@ class ConsumerStats(_Record, frozen=True):
     ordered: bool = False
     recovering: bool = False
     partitions: int | None = None
+    member: str = ""
     blocked_keys: int = 0
     seconds: Histogram | None = None
+
+    @property
+    def on_server(self) -> tuple[str, str]:
+        """The stream and the name of the consumer that delivers the messages."""
+        if self.member:
+            return f"{self.stream}-{self.consumer}", self.member
+        return self.stream, self.consumer
 
     def plus(self, ended: ConsumerStats) -> ConsumerStats:
         """Return this record with the counts of one that has ended before it."""

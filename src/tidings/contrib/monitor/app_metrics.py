@@ -85,7 +85,7 @@ def families_of(report: AppReport) -> list[Family]:
             {"result": request.result},
         )
     for consumer in report.stats.consumers:
-        info = report.consumers.get((consumer.stream, consumer.consumer))
+        info = report.consumers.get(consumer.on_server)
         _add_consumer(families, consumer, info)
     for watcher in report.stats.watchers:
         _add_watcher(families, watcher)

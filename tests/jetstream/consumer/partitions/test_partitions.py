@@ -94,6 +94,9 @@ async def test_the_group_lies_on_the_server_as_the_tool_for_elastic_groups_expec
         await until(lambda: partitions_of(app) == 16)
         config = await group_config(ops, stream)
         (name,) = config.pop("members")
+        stats = app.stats().consumers[0]
+        assert (stats.stream, stats.consumer, stats.member) == (stream.name, "g", name)
+        assert stats.on_server == (f"{stream.name}-g", name)
         assert config == {
             "max_members": 16,
             "partitioning_filters": [{"filter": f"{stream.name}.*", "partitioning_wildcards": [1]}],

@@ -408,5 +408,10 @@ class Assignment(Consumer):
     def _count(self) -> ConsumerStats:
         counted = super()._count()
         return msgspec.structs.replace(
-            counted, partitions=len(self.partitions), blocked_keys=self._lanes.blocked
+            counted,
+            stream=self._layout.stream,
+            consumer=self._layout.group,
+            member=self._seat.name,
+            partitions=len(self.partitions),
+            blocked_keys=self._lanes.blocked,
         )

@@ -332,8 +332,9 @@ class Member:
         else:
             counted = ConsumerStats.zero(
                 name=self.spec.name,
-                stream=self._layout.work_queue,
-                consumer=self.name,
+                stream=self._layout.stream,
+                consumer=self._layout.group,
+                member=self.name,
                 partitions=0,
             )
         return counted if self._ended is None else counted.plus(self._ended)
