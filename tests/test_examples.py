@@ -203,3 +203,13 @@ def test_reports_remind_of_an_invoice_that_is_not_paid_in_time(
     assert "invoice I-1 is not paid" in shown
     assert "I-2" not in shown
     assert "open invoices: 1" in shown
+
+
+async def test_the_bookings_of_an_account_are_added_and_one_too_many_is_a_dead_letter() -> None:
+    accounts = importlib.import_module("examples.accounts")
+    async with NATSServer(jetstream=True) as server, TestClient(accounts.app, server) as client:
+        for amount in (100, -30, -80, 5):
+            await client.app.js.publish("accounts.ada.booked", amount)
+        await client.wait_for_acked("ledger", count=3)
+        found = await accounts.accounts.get("ada")
+    assert found.value == accounts.Account(balance=75, last=4)
