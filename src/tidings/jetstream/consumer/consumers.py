@@ -101,6 +101,7 @@ class Consumers:
                 concurrency=spec.concurrency or concurrency,
                 middlewares=self._middlewares,
                 service=self._service,
+                restore_stream=self._restore_stream,
                 trace=trace,
             )
             await member.ensure(keeps_dead_letters=await self._keeps_dead_letters(spec))

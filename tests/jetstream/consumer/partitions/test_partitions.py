@@ -440,6 +440,22 @@ async def test_a_group_goes_on_after_a_restart_of_the_server(
     assert list(dict.fromkeys(numbers)) == list(range(10))
 
 
+async def test_a_group_of_a_memory_stream_begins_again_when_its_server_has_lost_the_stream(
+    server: NATSServer,
+) -> None:
+    orders = Stream("ORDERS", subjects=["ORDERS.>"], storage="memory")
+    app = App("svc", servers=server.url, reconnect_time_wait=0.1, streams=[orders])
+    runs = Runs()
+    consume(app, orders, runs)
+    async with app:
+        await publish(app, orders, "a", 0)
+        await runs.has("a", 1)
+        await asyncio.to_thread(server.restart)
+        await until(lambda: app.stats().connection.reconnects == 1)
+        await publish(app, orders, "a", 1)
+        assert await runs.has("a", 2) == [0, 1]
+
+
 async def test_a_group_in_a_cluster_survives_the_loss_of_a_server() -> None:
     orders = Stream("ORDERS", subjects=["ORDERS.>"], replicas=3)
     async with NATSCluster(3) as cluster:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from tidings.concurrency.backoff import Backoff, is_rare
 from tidings.concurrency.pool import WorkerPool
-from tidings.errors import ConfigError, TidingsError
+from tidings.error_codes import ErrorCode
+from tidings.errors import ConfigError, JetStreamApiError, TidingsError
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
@@ -21,6 +22,7 @@ from tidings.jetstream.consumer.partitions.group import Others, PartitionGroup
 from tidings.jetstream.consumer.partitions.leases import Leases
 from tidings.jetstream.consumer.partitions.members import OWN, GroupConfig
 from tidings.jetstream.consumer.partitions.seat import Seat, seat_spec
+from tidings.jetstream.consumer.remote import RestoreStream
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.election import through_election
 from tidings.log import logger
@@ -55,6 +57,7 @@ class Member:
         concurrency: the largest number of workers.
         middlewares: middlewares around the handler.
         service: the service's name.
+        restore_stream: creates a declared stream that is gone; returns whether it is there.
         trace: follows the messages; None if nothing does.
 
     Attributes:
@@ -71,9 +74,11 @@ class Member:
         concurrency: int,
         middlewares: Sequence[Middleware],
         service: str,
+        restore_stream: RestoreStream,
         trace: HandlerTrace | None = None,
     ) -> None:
         self.spec = spec
+        self._restore_stream = restore_stream
         self._prefix = f"{OWN}{fitted(service)}"
         self.name = self._new_name()
         self._api = api
@@ -133,7 +138,7 @@ class Member:
         backoff = Backoff(TRY_FIRST, TRY_MOST)
         while not self._stopping.is_set():
             try:
-                wait = await self._turn()
+                wait = await self._turn_or_restore()
             except Exception as error:
                 wait = backoff.next()
                 if is_rare(backoff.tries):
@@ -163,6 +168,22 @@ class Member:
         finally:
             for each in waits:
                 each.cancel()
+
+    async def _turn_or_restore(self) -> float:
+        """Do what `_turn` says. If the server has lost a stream, create it again.
+
+        Raises:
+            TidingsError: as `_turn`, or the stream is gone and the app does not declare it.
+        """
+        try:
+            return await self._turn()
+        except JetStreamApiError as error:
+            if error.err_code != ErrorCode.STREAM_NOT_FOUND:
+                raise
+        await self._leave()
+        await self._restore_stream(self._layout.stream)
+        await self._group.ensure()
+        return 0
 
     async def _turn(self) -> float:
         """Look at the group, and take or leave partitions.
