@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from tidings.error_codes import ErrorCode
-from tidings.errors import ConfigError, JetStreamApiError, WrongSequenceError
+from tidings.errors import ConfigError, JetStreamApiError, TidingsError, WrongSequenceError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.capability import check_server
@@ -18,7 +18,6 @@ from tidings.jetstream.consumer.partitions.members import GroupConfig
 from tidings.jetstream.consumer.remote import no_such_stream
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.expected import Expected
-from tidings.jetstream.filters import filters_of
 from tidings.jetstream.get import stored_message
 from tidings.jetstream.origins import Origin
 from tidings.jetstream.publish import PUBLISH_TIMEOUT, publish_stored
@@ -30,24 +29,11 @@ FIRST_WITH_PARTITIONS = (2, 11)
 TRIES = 20
 # Seconds to wait for an answer.
 ANSWER = 2.0
-# Consumers that are read in one list, and lists that are read.
-PAGE, MOST_PAGES = 256, 16
+LOOK = 0.5  # where another look follows soon
+# Lists of consumers that are read. Each has up to 1,024.
+MOST_PAGES = 16
 
 _OPERATION = "KV-Operation"
-
-
-class Others(msgspec.Struct, frozen=True):
-    """The consumers of a group.
-
-    Attributes:
-        filters: the filters of each consumer, by its name.
-        activity: what each one has done, by its name.
-        is_complete: whether all of them are there. In a cluster, the answer of one can be missing.
-    """
-
-    filters: dict[str, frozenset[str]]
-    activity: dict[str, Activity]
-    is_complete: bool
 
 
 class PartitionGroup:
@@ -228,41 +214,51 @@ class PartitionGroup:
             return False
         return True
 
-    async def others(self, member: str) -> Others:
-        """Return the consumers of the other members.
+    async def consumers(self) -> frozenset[str]:
+        """Return the names of the consumers of the work queue.
 
         Raises:
             TidingsError: the server does not answer, or refuses.
         """
-        filters: dict[str, frozenset[str]] = {}
-        activity: dict[str, Activity] = {}
-        seen, is_complete = 0, True
-        for page in range(MOST_PAGES):
-            asked = {"offset": page * PAGE}
-            answer = await self._api.call(
-                f"CONSUMER.LIST.{self.layout.work_queue}", asked, timeout=ANSWER
-            )
+        names: set[str] = set()
+        for _ in range(MOST_PAGES):
+            asked = {"offset": len(names)}
+            operation = f"CONSUMER.NAMES.{self.layout.work_queue}"
+            answer = await self._api.call(operation, asked, timeout=ANSWER)
             found = answer.get("consumers") or []
-            for each in found:
-                if each["name"] != member:
-                    filters[each["name"]] = frozenset(filters_of(each.get("config") or {}))
-                    activity[each["name"]] = _activity(each)
-            seen += len(found)
-            is_complete = is_complete and not answer.get("missing")
-            if seen >= answer.get("total", 0) or not found:
+            names.update(found)
+            if len(names) >= answer.get("total", 0) or not found:
                 break
-        return Others(filters, activity, is_complete)
+        return frozenset(names)
 
-    async def remove(self, member: str) -> None:
+    async def activity(self, consumers: Iterable[str]) -> dict[str, Activity]:
+        """Return what consumers have done, without those of which the server says nothing."""
+        names = list(consumers)
+        found = await asyncio.gather(*map(self._activity, names))
+        return {name: each for name, each in zip(names, found, strict=True) if each is not None}
+
+    async def _activity(self, name: str) -> Activity | None:
+        operation = f"CONSUMER.INFO.{self.layout.work_queue}.{name}"
+        try:
+            info = await self._api.call(operation, timeout=LOOK)
+        except TidingsError:  # it is gone, or has no leader: nothing is known
+            return None
+        return Activity(
+            waiting=info["num_waiting"],
+            delivered=info["delivered"]["consumer_seq"],
+            acked=info["ack_floor"]["consumer_seq"],
+            created=info["created"],
+        )
+
+    async def remove(self, consumer: str) -> None:
         """Delete the consumer of a member whose lease is over.
 
         Raises:
             TidingsError: the server does not answer, or refuses.
         """
         try:
-            await self._api.call(
-                f"CONSUMER.DELETE.{self.layout.work_queue}.{member}", timeout=ANSWER
-            )
+            operation = f"CONSUMER.DELETE.{self.layout.work_queue}.{consumer}"
+            await self._api.call(operation, timeout=ANSWER)
         except JetStreamApiError as error:
             if error.err_code != ErrorCode.CONSUMER_NOT_FOUND:
                 raise
@@ -275,12 +271,3 @@ class PartitionGroup:
         """
         found = await stored_message(self._api, self.layout.work_queue, sequence=sequence)
         return found is not None
-
-
-def _activity(info: dict[str, Any]) -> Activity:
-    return Activity(
-        waiting=info["num_waiting"],
-        delivered=info["delivered"]["consumer_seq"],
-        acked=info["ack_floor"]["consumer_seq"],
-        created=info["created"],
-    )

@@ -8,6 +8,8 @@ import logging
 import secrets
 from collections.abc import Sequence
 
+import msgspec
+
 from tidings.concurrency.backoff import Backoff, is_rare
 from tidings.concurrency.pool import WorkerPool
 from tidings.error_codes import ErrorCode
@@ -18,7 +20,7 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.instances import fitted
 from tidings.jetstream.consumer.layout import Keys
 from tidings.jetstream.consumer.partitions.assignment import RENEWALS, Assignment
-from tidings.jetstream.consumer.partitions.group import Others, PartitionGroup
+from tidings.jetstream.consumer.partitions.group import PartitionGroup
 from tidings.jetstream.consumer.partitions.leases import Leases
 from tidings.jetstream.consumer.partitions.members import OWN, GroupConfig
 from tidings.jetstream.consumer.partitions.seat import Seat, seat_spec
@@ -34,10 +36,20 @@ LEASE = 5.0
 # Seconds without a consumer after which a member is removed. A member that takes other partitions
 # has none for a moment.
 ABSENT = 2.0
+# Members that one member watches.
+WATCHED = 3
 # Seconds between two looks whether the partitions that this instance waits for are free.
 HAND_OVER = 0.2
 # Seconds between two tries after an error: the first wait, and the longest.
 TRY_FIRST, TRY_MOST = 0.1, 2.0
+
+
+STANDBY = "-standby"
+
+
+def standby(member: str) -> str:
+    """Return the name of the consumer of a member without partitions."""
+    return f"{member}{STANDBY}"
 
 
 class Member:
@@ -204,13 +216,13 @@ class Member:
             await self._group.ensure()  # somebody has deleted it
             return 0
         await self._check(config)
-        if self._assignment is None and not await self._sit(()):
+        if self._assignment is None:
+            self._assignment = await self._sit(())
+        if self._assignment is None:
             return HAND_OVER
-        asked_at = self._loop.time()
-        others = await self._group.others(self.name)
-        if await self._tidy(config, others, asked_at):
+        if await self._tidy(config):
             return 0
-        return await self._follow(config.partitions_of(self.name), config, others)
+        return await self._follow(self._assignment, config)
 
     async def _check(self, config: GroupConfig) -> None:
         """Leave the partitions if the group is another one now."""
@@ -220,20 +232,22 @@ class Member:
             await self._leave()
             raise
 
-    async def _tidy(self, config: GroupConfig, others: Others, now: float) -> bool:
+    async def _tidy(self, config: GroupConfig) -> bool:
         """Add this member, and remove those whose lease is over. Returns whether that was needed.
 
         A member that tidings has not added is an operator's, and stays.
         """
-        activity = {name: each for name, each in others.activity.items() if name.startswith(OWN)}
-        over = self._leases.look(activity, now)
-        for name in over:
-            await self._group.remove(name)
-        found = [each for each in config.members if each.startswith(OWN) and each != self.name]
-        missing = [each for each in found if each not in others.filters]
-        self._absent = {each: self._absent.get(each, now) for each in missing if others.is_complete}
-        gone = [each for each, since in self._absent.items() if now - since >= ABSENT]
-        removed = tuple(dict.fromkeys([*gone, *over]))
+        now = self._loop.time()
+        consumers = await self._group.consumers()
+        members = [each for each in config.members if each.startswith(OWN) and each != self.name]
+        missing = [each for each in members if not {each, standby(each)} & consumers]
+        self._absent = {each: self._absent.get(each, now) for each in missing}
+        gone = {each for each, since in self._absent.items() if now - since >= ABSENT}
+        watched = self._watched(members, consumers)
+        over = self._leases.look(await self._group.activity(watched), now)
+        for consumer in over:
+            await self._group.remove(consumer)
+        removed = tuple(gone | {each.removesuffix(STANDBY) for each in over})
         if removed:
             logger.warning(
                 "%s: the lease of %d members of the group %s of %s is over, so others get their "
@@ -246,34 +260,51 @@ class Member:
         await self._group.change(add=(self.name,), remove=removed)
         return True
 
-    async def _follow(self, wanted: tuple[int, ...], config: GroupConfig, others: Others) -> float:
+    def _watched(self, members: Sequence[str], consumers: frozenset[str]) -> list[str]:
+        """Return the consumers whose leases this member watches.
+
+        They are those of the next members in the order of the names, so that each is watched by
+        some and none by all; and what is left of members that have gone.
+        """
+        ring = sorted([*members, self.name])
+        place = ring.index(self.name)
+        following = [*ring[place + 1 :], *ring[:place]][:WATCHED]
+        found = {each for name in following for each in (name, standby(name))}
+        own = {self.name, standby(self.name)}
+        known = {each for name in members for each in (name, standby(name))} | own
+        left = {each for each in consumers if each.startswith(OWN)} - known
+        return sorted((found & consumers) | left)
+
+    async def _follow(self, now: Assignment, config: GroupConfig) -> float:
         """Take and leave partitions. Returns the seconds until the next look."""
-        now = self._assignment
-        if now is not None and now.partitions == wanted:
+        wanted = config.partitions_of(self.name)
+        if now.partitions == wanted:
             self._log_standing_by(config, not wanted)
             return self._lease / RENEWALS
-        filters = frozenset(self._layout.filters_of(wanted))
-        is_taken = any(filters & each for each in others.filters.values())
-        if now is not None and not (is_taken and not now.partitions):
+        if now.partitions:
             await self._leave()
         if self._stopping.is_set():
             return 0
-        if not is_taken and await self._sit(wanted):
+        taken = await self._sit(wanted) if wanted else None
+        if taken is not None:
+            await self._leave()  # what stood by
+            self._assignment = taken
             return 0
         if self._assignment is None:
-            await self._sit(())
+            self._assignment = await self._sit(())
         return HAND_OVER
 
-    async def _sit(self, partitions: tuple[int, ...]) -> bool:
-        """Create a consumer, and begin to pull. Returns False if others have the partitions."""
+    async def _sit(self, partitions: tuple[int, ...]) -> Assignment | None:
+        """Create a consumer, and begin to pull. Returns None if others have the partitions."""
         spec = seat_spec(self.spec, self._lease)
         # No message has the subject of a member that stands by.
         filters = self._layout.filters_of(partitions) or [f"_.{self.name}"]
-        seat = Seat(spec, self._api, self.name, filters)
+        name = self.name if partitions else standby(self.name)
+        seat = Seat(spec, self._api, name, filters)
         since = self._loop.time()
         if not await seat.take():
-            return False
-        self._assignment = assignment = Assignment(
+            return None
+        assignment = Assignment(
             seat,
             self._api,
             self._pool,
@@ -296,7 +327,7 @@ class Member:
                 *(self.spec.name, len(partitions), self._layout.partitions, self._layout.stream),
                 extra={"listener": self.spec.name, "stream": self.spec.stream},
             )
-        return True
+        return assignment
 
     async def _leave(self) -> None:
         """Finish the runs that have begun, and delete the consumer."""
@@ -349,7 +380,7 @@ class Member:
     def snapshot(self) -> ConsumerStats:
         """Return what was counted up to now, in all partitions that this instance has had."""
         if self._assignment is not None:
-            counted = self._assignment.snapshot()
+            counted = msgspec.structs.replace(self._assignment.snapshot(), member=self.name)
         else:
             counted = ConsumerStats.zero(
                 name=self.spec.name,

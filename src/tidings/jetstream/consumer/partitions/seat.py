@@ -20,6 +20,8 @@ from tidings.jetstream.consumer.remote import ANSWER, RemoteConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.filters import filters_of
 
+# Seconds to wait for a new consumer. In a cluster, its replicas elect a leader first.
+CREATION = 2.0
 # The server's number for: another consumer of the work queue has one of the filters.
 NOT_UNIQUE = 10100
 
@@ -87,6 +89,7 @@ class Seat(RemoteConsumer):
         return await self._api.call(
             f"CONSUMER.CREATE.{self._path}",
             {"stream_name": self.spec.stream, "config": config, "action": action},
+            timeout=CREATION,
         )
 
     async def is_there(self, timeout: float) -> bool:
