@@ -45,6 +45,7 @@ def example_app() -> App:
             Stream("ORDERS", subjects=["orders.created"]),
             Stream("REMINDERS", subjects=["orders.remind"], schedules=True),
             Stream("LEDGER", subjects=["ledger.*"], atomic=True),
+            Stream("HITS", subjects=["hits.*"], counters=True),
         ],
     )
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import ConsumerSpec
     from tidings.jetstream.context import JetStream
     from tidings.jetstream.host import JetStreamHost
+    from tidings.jetstream.kv.watchers import WatchSpec
     from tidings.jetstream.locks.lock import Lock
     from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
@@ -579,6 +580,18 @@ class App(Declarations):
                 f"{call}: the app runs already; declare before it starts, or subscribe with "
                 f"subscribe_new_subject"
             )
+
+    def _add_consumer(self, spec: ConsumerSpec) -> None:
+        if self._run is None:
+            super()._add_consumer(spec)
+        else:
+            self._host.consume_soon(spec)
+
+    def _add_watch(self, spec: WatchSpec) -> None:
+        if self._run is None:
+            super()._add_watch(spec)
+        else:
+            self._host.watch_soon(spec)
 
     # Running: several ways, one lifecycle.
 

@@ -173,6 +173,10 @@ class Declarations:
         server to wait. The function may run twice for one message after a crash, or when an
         acknowledgement is lost.
 
+        If the app runs already, the consumer starts in the background and ends with the app. It
+        needs `durable` or `ordered=True`. A failure to start it is logged;
+        `app.js.add_consumer` raises it.
+
         Args:
             stream: the stream's name.
             durable: the consumer's name. All instances share the consumer, and it exists longer
@@ -246,32 +250,32 @@ class Declarations:
                 print(msg.sequence, msg.data)
             ```
         """
-        from tidings.jetstream.consumer.spec import ConsumerSpec
+        from tidings.jetstream.consumer.spec import consumer_spec
 
         if callable(stream):
             raise ConfigError('consume needs a stream: @app.consume("ORDERS", durable="billing")')
 
         def declare(handler: F) -> F:
             self._add_consumer(
-                ConsumerSpec(
-                    handler=handler,
-                    stream=stream,
+                consumer_spec(
+                    handler,
+                    stream,
                     durable=durable,
-                    subject=_hashable(subject),
+                    subject=subject,
                     data_type=data_type,
                     concurrency=concurrency,
                     prefetch=prefetch,
-                    ack_wait=as_seconds(ack_wait),
+                    ack_wait=ack_wait,
                     max_deliver=max_deliver,
-                    backoff=_delays(backoff),
+                    backoff=backoff,
                     dead_letter=dead_letter,
                     double_ack=double_ack,
                     manual_ack=manual_ack,
                     ordered=ordered,
                     batch=batch,
-                    batch_timeout=as_seconds(batch_timeout),
+                    batch_timeout=batch_timeout,
                     start=start,
-                    timeout=as_seconds(timeout),
+                    timeout=timeout,
                     max_ack_pending=max_ack_pending,
                     priority=priority,
                     rate_limit=rate_limit,
@@ -280,7 +284,7 @@ class Declarations:
                     headers_only=headers_only,
                     replicas=replicas,
                     storage=storage,
-                    inactive_threshold=as_seconds(inactive_threshold),
+                    inactive_threshold=inactive_threshold,
                     create=create,
                 )
             )
@@ -302,6 +306,9 @@ class Declarations:
 
         It first gets the existing entries, including deletions, and then every change, one after
         another. If it raises, tidings logs and counts the error, and the next entry follows.
+
+        If the app runs already, the watch starts in the background and ends with the app. A failure
+        to start it is logged; `app.js.add_watch` raises it.
 
         Args:
             bucket: the bucket's name, or the bucket that `app.js.key_value` has returned. The app
@@ -328,23 +335,15 @@ class Declarations:
                 print(entry.key, "ended" if entry.is_deleted else entry.value)
             ```
         """
-        from tidings.jetstream.kv.key_value import KeyValue
-        from tidings.jetstream.kv.watchers import WatchSpec
+        from tidings.jetstream.kv.watchers import watch_spec
 
-        declared = bucket if isinstance(bucket, KeyValue) else None
         if callable(bucket):
             raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
 
         def declare(handler: F) -> F:
             self._add_watch(
-                WatchSpec(
-                    handler=handler,
-                    bucket=bucket.name if isinstance(bucket, KeyValue) else bucket,
-                    declared=declared,
-                    keys=_hashable(keys),
-                    data_type=data_type,
-                    initial=initial,
-                    timeout=as_seconds(timeout),
+                watch_spec(
+                    handler, bucket, keys, data_type=data_type, initial=initial, timeout=timeout
                 )
             )
             return handler
@@ -686,21 +685,6 @@ def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
         raise ConfigError(f"task(cron={cron!r}): write @app.task(interval={times.interval:g})")
     next(times.times(datetime.now(UTC)))  # needs the extra, which is missed here and not later
     return times
-
-
-def _hashable(subject: Any) -> Any:
-    """Return a list of subjects as a tuple, and everything else as it is."""
-    return tuple(subject) if isinstance(subject, list) else subject
-
-
-def _delays(backoff: Any) -> tuple[float, ...] | None:
-    if backoff is None:
-        return None
-    if not isinstance(backoff, (list, tuple)):
-        raise ConfigError(
-            f"backoff must be a list of seconds, one for each redelivery, got {backoff!r}"
-        )
-    return tuple(map(as_seconds, backoff))
 
 
 def _instance(middleware: Middleware | type[Middleware]) -> Middleware:

@@ -147,13 +147,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identity(self) -> Identity:
         """What this instance says of itself."""
+        return self.identity_with(self._consumer_paths)
+
+    def identity_with(self, consumers: Sequence[str]) -> Identity:
+        """What this instance says of itself while it has these consumers."""
         return Identity.of(
             self.service_name,
             instance_id=self.instance_id,
             version=self.version,
             description=self.description,
             metadata=self.metadata,
-            consumers=self._consumer_paths,
+            consumers=consumers,
         )
 
     @property
@@ -305,10 +309,19 @@ class Run:
                 if self._crons is None
                 else self._crons.restoring(jetstream.restore_stream)
             ),
+            concurrency=plan.concurrency,
+            confirm_timeout=plan.request_timeout,
             tracing=tracing,
             is_measured=plan.is_measured,
         )
-        self.watchers = Watchers(jetstream, pool, middlewares, tracing, plan.is_measured)
+        self.watchers = Watchers(
+            jetstream,
+            pool,
+            middlewares,
+            tracing,
+            plan.is_measured,
+            confirm_timeout=plan.request_timeout,
+        )
         self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
         self._leaders = self._make_leaders()
@@ -369,7 +382,7 @@ class Run:
             [spec.cls for spec in plan.middlewares],
         )
         self._current.attach(self.link)
-        self._host.attach(self._jetstream)
+        self._host.attach(self._jetstream, self.consumers, self.watchers)
 
     async def _start(self) -> None:
         await self._host.apply()
@@ -380,11 +393,17 @@ class Run:
             await leader.open()
         await self._lifespan.enter()
         await self._subscribe()
-        await self.consumers.start(self._plan.consumers, self._plan.concurrency)
+        await self.consumers.start(self._plan.consumers)
         await self.watchers.start(self._plan.watches, self._host.key_values)
         self._watchdog.start()
         if self._plan.discoverable:
             await self._discovery.start()
+        self.consumers.roster.on_change = self._identify
+        self._identify()
+
+    def _identify(self) -> None:
+        """Let discovery name the consumers that are there now."""
+        self._discovery.identify(self._plan.identity_with(self.consumers.paths))
 
     async def _get_ready(self) -> None:
         try:
@@ -601,6 +620,8 @@ class Run:
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self.consumers.snapshot(),
             watchers=self.watchers.snapshot(),
+            ended_consumers=self.consumers.roster.ended,
+            ended_watchers=self.watchers.roster.ended,
             leaders=tuple(leader.snapshot() for leader in self._leaders),
             locks=self._jetstream.locks.snapshot(),
             requests=() if times is None else times.snapshot(),

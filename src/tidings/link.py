@@ -35,6 +35,7 @@ from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
 
 if TYPE_CHECKING:
+    from tidings.flows.lookout import Lookout
     from tidings.handlers.request_times import RequestTimes
     from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection, EventHook
@@ -82,6 +83,7 @@ class Link:
         portal: the way into the loop from other threads.
         bridge: the way of published messages from other threads.
         subscriptions: the listeners.
+        lookout: looks out for the requesters of streams; None before the first one.
         send_publish: `publish` within the send hooks; None if no middleware has one.
         send_request: `request` within the send hooks and measured; None if no middleware has such a
             hook and nothing is measured.
@@ -94,6 +96,7 @@ class Link:
         "concurrency",
         "connection",
         "home",
+        "lookout",
         "loop",
         "outbox",
         "portal",
@@ -130,6 +133,7 @@ class Link:
         self.portal = Portal()
         self.bridge = FrameBridge(self.portal, self.outbox.post, self.outbox.make_room)
         self.portal.before = self.bridge.taken
+        self.lookout: Lookout | None = None
         self._middlewares = middlewares
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
         self.request_times = _request_times() if is_measured else None
@@ -343,6 +347,9 @@ class Link:
             for each in opened:
                 each.close()
             raise
+        for each in opened:
+            if each is not result:  # a hook has sent the request again
+                each.close()
         return result
 
     def _timeout(self, timeout: Seconds | None) -> float:

@@ -196,6 +196,17 @@ def test_a_value_that_no_message_holds_is_refused(
     process.wait_for("put it into an object store with `tidings objects put`")
 
 
+def test_a_value_that_the_server_does_not_take_is_refused(
+    start: Start, bucket: Bucket, name: str, tmp_path: Any
+) -> None:
+    (tmp_path / "in").write_bytes(bytes(2 << 20))
+    with open(tmp_path / "in", "rb") as file:
+        process = start("kv", "put", name, "a", stdin=file)
+    assert process.wait() == 1
+    process.wait_for("the server accepts 1048576")
+    assert bucket.value("a") is None
+
+
 def test_put_writes_only_if_the_key_is_as_expected(call: Call, bucket: Bucket, name: str) -> None:
     code, _, failed = call("kv", "put", name, "first", "x", "--create")
     assert (code, "already has a value for 'first'" in failed) == (1, True)

@@ -318,6 +318,27 @@ async def test_a_cancelled_task_leaves_nothing_behind(make_app: MakeApp, stream:
         assert await consumer_names(app, stream) == []
 
 
+async def test_a_task_that_is_cancelled_again_and_again_leaves_nothing_behind(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    """As the cancel scopes of anyio do it, so that a task cannot wait for anything any more."""
+    app = make_app(streams=[stream])
+    reading = asyncio.Event()
+
+    async def life() -> None:
+        async with app.js.messages(stream.name) as messages:
+            reading.set()
+            await anext(messages)
+
+    async with app:
+        task = asyncio.create_task(life())
+        await reading.wait()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        await no_consumer(app, stream)
+
+
 async def test_a_cancellation_during_the_start_leaves_nothing_behind(
     make_app: MakeApp, stream: Stream
 ) -> None:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -328,27 +329,53 @@ async def test_a_message_that_the_stream_refuses_refuses_the_batch(
         assert await subjects(app, full) == []
 
 
-async def test_a_subject_that_the_user_may_not_publish_is_named(
-    make_app: MakeApp, tmp_path: Any
-) -> None:
+@pytest.fixture
+def restricted(tmp_path: Path) -> Iterator[NATSServer]:
+    """A server whose user "app" may publish to two subjects of the streams B and C only, and whose
+    user "api" may also use the API."""
     config = tmp_path / "server.conf"
-    config.write_text(
-        "jetstream {}\nauthorization { users = [\n"
-        "{ user: ops, password: x }\n{ user: app, password: x, permissions: { publish: { allow: "
-        '["$JS.API.>", "b.ok"] } } }\n] }\n'
-    )
+    users = ['{ user: ops, password: "x" }']
+    for name, more in (("app", ""), ("api", '"$JS.API.>"')):
+        allowed = f'publish: {{ allow: ["b.ok", "c.ok", {more}] }}'
+        users.append(f'{{ user: {name}, password: "x", permissions: {{ {allowed} }} }}')
+    lines = "\n".join(users)
+    config.write_text(f"jetstream {{}}\nauthorization {{ users = [\n{lines}\n] }}\n")
     with NATSServer(config=config, store_dir=tmp_path / "store") as server:
-        streams = [Stream("B", subjects=["b.>"], atomic=True)]
-        async with App("ops", servers=server.url, user="ops", password="x", streams=streams):
-            pass
-        async with App("app", servers=server.url, user="app", password="x") as app:
-            with pytest.raises(SubjectPermissionError, match=r"b\.no"):
-                async with app.js.batch() as batch:
-                    for end in ("ok", "no", "ok"):
-                        batch.add(f"b.{end}", 1)
+        yield server
+
+
+async def declare_in(server: NATSServer) -> None:
+    streams = [Stream(name.upper(), subjects=[f"{name}.>"], atomic=True) for name in "bc"]
+    async with App("ops", servers=server.url, user="ops", password="x", streams=streams):
+        pass
+
+
+@pytest.mark.parametrize("user", ["app", "api"])
+async def test_a_subject_that_the_user_may_not_publish_is_named(
+    restricted: NATSServer, user: str
+) -> None:
+    await declare_in(restricted)
+    async with App("app", servers=restricted.url, user=user, password="x") as app:
+        with pytest.raises(SubjectPermissionError, match=r"b\.no"):
             async with app.js.batch() as batch:
+                for end in ("ok", "no", "ok"):
+                    batch.add(f"b.{end}", 1)
+        async with app.js.batch() as batch:
+            batch.add("b.ok", 1)
+        assert batch.ack is not None
+        assert batch.ack.sequence == 1
+
+
+async def test_a_user_who_may_not_ask_for_streams_learns_that_the_batch_was_incomplete(
+    restricted: NATSServer,
+) -> None:
+    await declare_in(restricted)
+    async with App("app", servers=restricted.url, user="app", password="x") as app:
+        with pytest.raises(BatchTimeoutError) as raised:
+            async with app.js.batch(timeout=0.5) as batch:
                 batch.add("b.ok", 1)
-            assert batch.ack is not None
+                batch.add("c.ok", 1)
+        assert "incomplete" in str(raised.value.__cause__)
 
 
 # Answers that are lost.
@@ -407,6 +434,31 @@ async def test_a_batch_that_was_overwritten_after_its_answer_was_lost_is_acknowl
     assert batch.ack is not None
     assert (batch.ack.stream, batch.ack.sequence) == (atomic.name, 0)
     assert list(batch.ack.sequences) == []
+
+
+async def test_a_batch_with_ids_of_the_caller_whose_answer_is_lost_is_found_again(
+    app: App, atomic: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_answers(monkeypatch, atomic, 1, arrives=True)
+    async with app.js.batch() as batch:
+        batch.add(f"{atomic.name}.a", 1, msg_id="one")
+        batch.add(f"{atomic.name}.b", 1)
+    assert await subjects(app, atomic) == ["a", "b"]
+    assert batch.ack is not None
+    assert batch.ack.sequence == 2
+
+
+async def test_an_id_that_somebody_else_used_is_not_taken_for_a_stored_batch(
+    app: App, atomic: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await app.js.publish(f"{atomic.name}.c", 1, msg_id="one")
+    lose_answers(monkeypatch, atomic, 1, arrives=False)
+    with pytest.raises(BatchTimeoutError) as raised:
+        async with app.js.batch() as batch:
+            batch.add(f"{atomic.name}.a", 1, msg_id="one")
+            batch.add(f"{atomic.name}.b", 1)
+    assert isinstance(raised.value.__cause__, DuplicateMessageError)
+    assert (await subjects(app, atomic), batch.ack) == (["c"], None)
 
 
 async def test_somebody_else_who_wrote_first_is_told_after_a_lost_request(
@@ -543,6 +595,24 @@ async def test_a_send_hook_that_raises_stores_nothing(make_app: MakeApp, atomic:
                 for message in ("good", "bad", "good"):
                     batch.add(f"{atomic.name}.a", message)
         assert await subjects(app, atomic) == []
+
+
+async def test_a_send_hook_cannot_send_a_message_of_a_batch_again(
+    make_app: MakeApp, atomic: Stream
+) -> None:
+    class Twice(Middleware):
+        async def send_stream(self, subject: str, message: Any, send: Any, **options: Any) -> Any:
+            await send(subject, message, **options)
+            return await send(subject, message, **options)
+
+    app = make_app(streams=[atomic])
+    app.add_middleware(Twice)
+    async with app:
+        with pytest.raises(ConfigError, match="later, or again"):
+            async with app.js.batch() as batch:
+                batch.add(f"{atomic.name}.a", 1)
+        assert await subjects(app, atomic) == ["a"]
+        assert batch.ack is not None  # stored, before the hook went on
 
 
 async def test_send_hooks_get_the_error_of_the_batch(make_app: MakeApp, atomic: Stream) -> None:

@@ -22,6 +22,7 @@ from tidings.transport.credentials import shown_path
 from tidings.transport.options import redact
 
 from .console import mention, say, show_facts, table
+from .flags import complete_context
 
 context = typer.Typer(no_args_is_help=True)
 
@@ -68,7 +69,11 @@ def list_contexts(as_json: AsJson = False) -> None:
 def show(
     name: Annotated[
         str,
-        typer.Argument(metavar="[NAME]", help="Name of the context. Default: the selected one."),
+        typer.Argument(
+            metavar="[NAME]",
+            help="Name of the context. Default: the selected one.",
+            autocompletion=complete_context,
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:

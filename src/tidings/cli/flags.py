@@ -10,7 +10,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from tidings.app import App
+from tidings.errors import ConfigError
 from tidings.text import printable
+from tidings.transport.contexts import context_names
 from tidings.transport.sources import VARIABLES, Source, from_flags
 
 T = TypeVar("T")
@@ -19,9 +21,26 @@ PANEL = "Connection"
 Flags = Source
 
 
-def _option(name: str, *spellings: str, text: str) -> inspect.Parameter:
+def complete_context(incomplete: str) -> list[str]:
+    """Return the names of contexts for the completion in a shell, which must not fail.
+
+    Names on the server are not completed: pressing a key must not log in somewhere.
+    """
+    try:
+        return [name for name in context_names() if name.startswith(incomplete)]
+    except ConfigError:
+        return []
+
+
+def _option(
+    name: str,
+    *spellings: str,
+    text: str,
+    complete: Callable[[str], list[str]] | None = None,
+) -> inspect.Parameter:
     option = typer.Option(
         *spellings,
+        autocompletion=complete,
         help=f"{text} Default: {VARIABLES.get(name, 'what the app or the context says')}.",
         rich_help_panel=PANEL,
         show_default=False,
@@ -33,7 +52,12 @@ def _option(name: str, *spellings: str, text: str) -> inspect.Parameter:
 
 OPTIONS = [
     _option("servers", "--servers", "--server", "-s", text="Server URLs, comma-separated."),
-    _option("context", "--context", text="Context of the command line `nats`."),
+    _option(
+        "context",
+        "--context",
+        text="Context of the command line `nats`.",
+        complete=complete_context,
+    ),
     _option("user", "--user", text="User name."),
     _option("password", "--password", text="Password."),
     _option("token", "--token", text="Token."),

@@ -41,10 +41,11 @@ from tidings.message import Message
 from tidings.protocol.deadlines import DeadlineBlock
 from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
-from tidings.stats import ListenerStats
+from tidings.stats import Histogram, ListenerStats
 from tidings.subject import has_wildcard
 
 if TYPE_CHECKING:
+    from tidings.flows.lookout import Lookout
     from tidings.handlers.serving import Serving
     from tidings.handlers.tracing import HandlerTrace
     from tidings.transport.connection import Connection
@@ -65,6 +66,7 @@ class Sender(Protocol):
 
     service_name: str
     connection: Connection
+    lookout: Lookout | None
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
@@ -347,6 +349,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     def worked(self) -> float:
         """Seconds that the workers have spent on messages, including those at work now."""
         return self._worked + self._busy * time.monotonic()
+
+    @property
+    def _seconds(self) -> Histogram | None:
+        if self._durations is None:
+            return None
+        ended = self._handled + self._failed - self._lingering
+        return self._durations.rest_of(ended, self.worked)
 
     # Requests with a deadline.
 

@@ -3,6 +3,7 @@
 from tidings.jetstream.atomic_batch import BatchAck
 from tidings.jetstream.consumer.priority import Overflow, Pinned, Prioritized
 from tidings.jetstream.context import JetStream
+from tidings.jetstream.counters import CounterEntry, Counters
 from tidings.jetstream.kv.codecs import (
     Base64Codec,
     ChainCodec,
@@ -23,6 +24,7 @@ from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.publish import PublishAck
 from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishFailure, PublishWindow
+from tidings.jetstream.roster import AddedHandler
 from tidings.jetstream.stored import StoredMessage
 from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamChange, StreamPlan
@@ -31,11 +33,14 @@ from tidings.jetstream.streams.stream import ConsumerLimits, Placement, Stream, 
 from tidings.jetstream.streams.transform import Republish
 
 __all__ = [
+    "AddedHandler",
     "Base64Codec",
     "BatchAck",
     "Bucket",
     "ChainCodec",
     "ConsumerLimits",
+    "CounterEntry",
+    "Counters",
     "Entry",
     "JetStream",
     "KeyCodec",

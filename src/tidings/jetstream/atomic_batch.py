@@ -111,9 +111,9 @@ class AtomicBatch:
         return (len(block) + len(each.body) for each, block, _ in self.blocks("x" * 32))
 
     @property
-    def has_own_id(self) -> bool:
-        """Whether the id of a message is random, so that only this batch can have stored it."""
-        return any(not message.id_is_known for message in self.messages)
+    def has_own_ids(self) -> bool:
+        """Whether the id of each message is random, so that nobody else can have stored it."""
+        return not any(message.id_is_known for message in self.messages)
 
 
 def read_ack(answer: dict[str, Any], count: int) -> BatchAck:

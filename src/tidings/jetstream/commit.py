@@ -22,6 +22,7 @@ from tidings.errors import (
     NoStreamError,
     PayloadTooLargeError,
     RequestTimeoutError,
+    SubjectPermissionError,
     TidingsError,
     TransportError,
     WrongSequenceError,
@@ -110,17 +111,15 @@ class Commit:
 
     async def run(self) -> BatchAck:
         """Try until the batch is acknowledged. Raises: as `commit`."""
-        first = self._batch.messages[0]
         deadline = time.monotonic() + self._timeout
         backoff = Backoff(TRY_FIRST, TRY_MOST)
         while (left := deadline - time.monotonic()) > 0:
             try:
                 return await self._try(left)
             except (WrongSequenceError, DuplicateMessageError) as error:
-                ack = None if self._doubt is None else await self._own_ack(error)
-                if ack is None:
+                if self._doubt is None:
                     raise
-                return ack
+                return await self._own_ack(error)
             except JetStreamApiError as error:
                 if error.err_code == ErrorCode.BATCH_INCOMPLETE:
                     await self._explain_gap()
@@ -134,9 +133,11 @@ class Commit:
             except DisconnectedError as error:
                 self._doubt = error
             await asyncio.sleep(backoff.next())
-        raise BatchTimeoutError(
-            first.subject, first.msg_id, self._timeout, len(self._batch)
-        ) from self._doubt
+        raise self._timed_out() from self._doubt
+
+    def _timed_out(self) -> BatchTimeoutError:
+        first = self._batch.messages[0]
+        return BatchTimeoutError(first.subject, first.msg_id, self._timeout, len(self._batch))
 
     async def _try(self, left: float) -> BatchAck:
         """Send the batch once, under an id of its own."""
@@ -181,16 +182,22 @@ class Commit:
             raise
         return answer
 
-    async def _own_ack(self, refusal: JetStreamApiError) -> BatchAck | None:
-        """Return the acknowledgement that was lost, if the refusal comes of an earlier try.
+    async def _own_ack(self, refusal: JetStreamApiError) -> BatchAck:
+        """Return the acknowledgement that was lost, if the refusal comes of an earlier try: the
+        stream refuses a batch that it has stored already.
 
-        The stream refuses a batch that it has stored already. Of the messages with an id of our
-        own, no other batch can be the reason.
+        Raises:
+            WrongSequenceError: somebody else is the reason.
+            BatchTimeoutError: it is not known who is. Others can have used the ids that the caller
+                has chosen.
         """
-        count = len(self._batch)
         sequence = await self._own_sequence()
-        is_own = isinstance(refusal, DuplicateMessageError) and self._batch.has_own_id
-        return BatchAck(self._stream, sequence, count) if sequence or is_own else None
+        is_duplicate = isinstance(refusal, DuplicateMessageError)
+        if sequence or (is_duplicate and self._batch.has_own_ids):
+            return BatchAck(self._stream, sequence, len(self._batch))
+        if is_duplicate:
+            raise self._timed_out() from refusal
+        raise refusal
 
     async def _own_sequence(self) -> int:
         """Return the sequence of the last message, if a message of the batch is still the last one
@@ -198,9 +205,8 @@ class Commit:
         last = self._batch.messages[: -MOST_ASKED - 1 : -1]
         for subject in dict.fromkeys(message.subject for message in last):
             where = subject.removeprefix(f"{self._api.prefix}.")
-            with contextlib.suppress(
-                TidingsError, ValueError
-            ):  # the user may not be allowed to ask
+            # The user may not be allowed to ask.
+            with contextlib.suppress(TidingsError, ValueError):
                 found = await stored_message(self._api, self._stream, last_on=where)
                 if found is not None and found.headers.get(ID) in self._tried:
                     number = int(found.headers.get(NUMBER, ""))
@@ -223,7 +229,8 @@ class Commit:
             if denied is not None:
                 raise denied
         with contextlib.suppress(TransportError, RequestTimeoutError, JetStreamApiError):
-            await self._check_streams(list(subjects))
+            with contextlib.suppress(SubjectPermissionError):  # the user may not ask, ever
+                await self._check_streams(list(subjects))
             self._gap_is_known = True
 
     async def _check_streams(self, subjects: list[str]) -> None:

@@ -12,8 +12,10 @@ from tidings.checks import Seconds, check_seconds
 from tidings.deadlines import time_left
 from tidings.errors import LoopTimeoutError, PublishTimeoutError, WrongSequenceError
 from tidings.headers import Headers, HeadersLike
+from tidings.jetstream.additions import Additions
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
+from tidings.jetstream.counters import Counters
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
 from tidings.jetstream.get import stored_message
 from tidings.jetstream.kv.codecs import KeyCodec, ValueCodec
@@ -45,7 +47,7 @@ LATE = 0.2
 
 
 @known_as("JetStream")
-class JetStream(Reads):
+class JetStream(Reads, Additions):
     """Streams: publish with acknowledgement, read, key-value buckets, object stores.
 
     Args:
@@ -235,9 +237,9 @@ class JetStream(Reads):
                 max_value_size=max_value_size,
                 atomic=atomic,
                 create=create,
-                current=self._host.current,
                 key_codec=key_codec,
                 value_codec=value_codec,
+                current=self._host.current,
             )
         )
 
@@ -286,6 +288,26 @@ class JetStream(Reads):
                 create=create,
             )
         )
+
+    def counters(self, stream: str) -> Counters:
+        """The counters of a stream: numbers that the server adds up, one for each subject.
+
+        The stream is declared with `counters=True`. It needs nats-server 2.12. (NATS ADR-49)
+
+        Args:
+            stream: the stream's name.
+
+        Raises:
+            ConfigError: no stream can have that name.
+
+        Example:
+            ```python
+            hits = app.js.counters("HITS")
+            await hits.add("hits.home", 2)
+            print(await hits.load("hits.home"))
+            ```
+        """
+        return Counters(self._host, stream)
 
     def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: Seconds | None = None) -> T:
         """Wait for a call of a bucket, a store or of `app.js` from synchronous code.

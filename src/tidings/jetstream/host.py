@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from asyncio import _get_running_loop
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from tidings.current_link import CurrentLink
-from tidings.errors import ConfigError
+from tidings.deadlines import working_until
+from tidings.errors import ConfigError, TidingsError
 from tidings.handlers.middleware import Middleware, Send, fold_send
 from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
@@ -20,10 +21,19 @@ from tidings.jetstream.kv.key_value import KeyValue
 from tidings.jetstream.locks.locks import Locks
 from tidings.jetstream.publish import PublishAck, prepare
 from tidings.jetstream.reader import Reader
+from tidings.jetstream.roster import AddedHandler
 from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.streams.stream import Stream
+from tidings.log import logger
 from tidings.transport.connection import Connection
+
+# What runs handlers is imported when an app starts.
+if TYPE_CHECKING:
+    from tidings.jetstream.consumer.consumers import Consumers
+    from tidings.jetstream.consumer.spec import ConsumerSpec
+    from tidings.jetstream.kv.watchers import Watchers, WatchSpec
+    from tidings.stats import ConsumerStats, WatcherStats
 
 B = TypeVar("B", bound=AnyBucket)
 
@@ -77,6 +87,8 @@ class JetStreamHost:
         self.readers: set[Reader] = set()
         self._buckets: list[AnyBucket] = []
         self._run: JetStreamRun | None = None
+        self._consumers: Consumers | None = None
+        self._watchers: Watchers | None = None
 
     def make_run(
         self,
@@ -107,20 +119,20 @@ class JetStreamHost:
         followed = tracing if send is None else None
         return JetStreamRun(api, traced, Locks(self), followed, hooks)
 
-    def attach(self, run: JetStreamRun) -> None:
+    def attach(self, run: JetStreamRun, consumers: Consumers, watchers: Watchers) -> None:
         """Let calls through to a run."""
-        self._run = run
+        self._run, self._consumers, self._watchers = run, consumers, watchers
 
     def detach(self) -> None:
         """End what is read, and let no more calls through."""
         for reader in list(self.readers):
             reader.end()
-        self._run = None
+        self._run = self._consumers = self._watchers = None
 
     def forget(self) -> None:
         """Let no more calls through, because this process is a forked child."""
         self.readers = set()
-        self._run = None
+        self._run = self._consumers = self._watchers = None
 
     @property
     def api(self) -> JetStreamApi:
@@ -153,6 +165,63 @@ class JetStreamHost:
     def locks(self, call: str) -> Locks:
         """Return the locks of the run that goes on: see `here`."""
         return self.here(call).locks
+
+    # Handlers that are added while the app runs.
+
+    async def add_consumer(self, spec: ConsumerSpec) -> AddedHandler[ConsumerStats]:
+        """Create a consumer and begin to pull. See `JetStream.add_consumer`."""
+        self.here("js.add_consumer")
+        consumers = self._consumers
+        assert consumers is not None
+        consumer = await consumers.add(spec)
+        end = functools.partial(consumers.roster.end, consumer)
+        return AddedHandler(consumer, end, self.api.home)
+
+    async def add_watch(self, spec: WatchSpec) -> AddedHandler[WatcherStats]:
+        """Begin a watch. See `JetStream.add_watch`."""
+        self.here("js.add_watch")
+        watchers = self._watchers
+        assert watchers is not None
+        watcher = await watchers.add(spec, self.key_values)
+        end = functools.partial(watchers.roster.end, watcher)
+        return AddedHandler(watcher, end, self.api.home)
+
+    def consume_soon(self, spec: ConsumerSpec) -> None:
+        """Add a consumer that is declared while the app runs. A failure to start it is logged.
+
+        Raises:
+            ConfigError: as `Consumers.check_addition`.
+            NotStartedError, WrongLoopError: as `here`.
+        """
+        self.here("consume")
+        assert self._consumers is not None
+        self._consumers.check_addition(spec)
+        self._add_soon(lambda: self.add_consumer(spec), spec.name)
+
+    def watch_soon(self, spec: WatchSpec) -> None:
+        """Add a watch that is declared while the app runs. A failure to start it is logged.
+
+        Raises:
+            NotStartedError, WrongLoopError: as `here`.
+        """
+        self.here("watch")
+        self._add_soon(lambda: self.add_watch(spec), spec.name)
+
+    def _add_soon(self, add: Callable[[], Awaitable[object]], name: str) -> None:
+        async def try_to_add() -> None:
+            try:
+                await add()
+            except Exception as error:
+                is_bug = not isinstance(error, TidingsError)
+                logger.error(
+                    "%s was not started: %s",
+                    *(name, error),
+                    exc_info=error if is_bug else None,
+                    extra={"listener": name},
+                )
+
+        with working_until(None):  # not within the deadline of a handler that declares it
+            self.current.here("consume").portal.spawn(try_to_add())
 
     # Streams.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
@@ -107,7 +108,20 @@ class Messages(Generic[T]):
         if self._log is not None:
             self._log.close()
         if reader is not None:
+            await self._close(reader)
+
+    async def _close(self, reader: Reader) -> None:
+        """End the reading, and have the server delete the consumer.
+
+        A web framework may cancel everything that a task awaits after its connection was lost. The
+        server is asked all the same.
+        """
+        reader.end()
+        link = self._host.current.link
+        if link is None:  # the app has ended
             await reader.close()
+        else:
+            await asyncio.shield(link.portal.spawn(reader.close()))
 
     def __aiter__(self) -> Self:
         return self

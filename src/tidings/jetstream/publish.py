@@ -32,6 +32,7 @@ from tidings.errors import (
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi, raise_refusal, read_answer
 from tidings.jetstream.capability import FIRST_WITH_TTL, check_server, switched_off
+from tidings.jetstream.counts import read_number
 from tidings.jetstream.delay import due_time, schedule_block
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
@@ -69,12 +70,14 @@ class PublishAck(msgspec.Struct, frozen=True):
             False in a batch.
         schedule: what `JetStream.cancel` takes, for a message with `delay` or `at`; otherwise
             None. The sequence is then that of the waiting message.
+        value: the new value of the counter, in a stream of counters; otherwise None.
     """
 
     stream: str
     sequence: int
     duplicate: bool = False
     schedule: str | None = None
+    value: int | None = None
 
 
 class FirstTry(msgspec.Struct, frozen=True):
@@ -125,11 +128,7 @@ class Publication(msgspec.Struct, frozen=True):
         Args:
             api: the API.
             first: the first try, if it has been made already.
-
-        Raises:
-            ConfigError: as `check`.
         """
-        self.check(api)
         work = self._send(api, first) if self.due is None else self._send_later(api, self.due)
         return work if current.get() is None else self._send_in_time(work, first)
 
@@ -145,6 +144,7 @@ class Publication(msgspec.Struct, frozen=True):
             raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from None
 
     async def _send(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
+        self.check(api)
         doubt: TidingsError | None = None
         streams = StreamCheck(api, self.subject)
         deadline = (time.monotonic() if first is None else first.began) + self.timeout
@@ -356,6 +356,7 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
         ConfigError: the stream does not have a feature switched on that the message needs.
         JetStreamApiError: the stream refused the message, or the answer is not an acknowledgement.
         JetStreamUnavailableError: there is no JetStream.
+        DecodeError: the acknowledgement has a value that is no number.
     """
     stream, sequence = answer.get("stream"), answer.get("seq")
     try:
@@ -372,7 +373,8 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
             f"a listener on {subject!r} answered before the stream, so it is not known whether the "
             f"message is stored: let the listener return None, or declare it with no_reply=True",
         )
-    return PublishAck(stream, sequence, bool(answer.get("duplicate")))
+    value = read_number(answer["val"]) if "val" in answer else None
+    return PublishAck(stream, sequence, bool(answer.get("duplicate")), value=value)
 
 
 def passes(error: JetStreamApiError) -> bool:

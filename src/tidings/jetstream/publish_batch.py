@@ -118,8 +118,9 @@ class PublishBatch(Atomic):
         try:
             for added in self._added:
                 await hooked.add(added)
-            if len(hooked.batch):
-                self.ack = await commit(run.api, hooked.batch, timeout, CALL)
+            batch = hooked.complete()
+            if len(batch):
+                self.ack = await commit(run.api, batch, timeout, CALL)
                 await hooked.succeed(self.ack)
         except BaseException as error:
             await hooked.fail(error)
@@ -136,6 +137,7 @@ class _Hooked:
         self.batch = AtomicBatch()
         self._acked: asyncio.Future[BatchAck] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[Any]] = []
+        self._is_complete = False
         self._arrived = asyncio.Event()
         send = fold_send(hooks, self._collect, "send_stream")
         assert send is not None
@@ -153,12 +155,17 @@ class _Hooked:
             task.result()  # a hook has raised
 
     async def _collect(self, subject: str, message: Any = None, **options: Any) -> PublishAck:
-        if self._acked.done():
-            raise ConfigError("a send hook cannot send a message of a batch again")
+        if self._is_complete:
+            raise ConfigError("a send hook cannot send a message of a batch later, or again")
         number = self.batch.add(prepare(subject, message, **options))
         self._arrived.set()
         ack = await asyncio.shield(self._acked)
         return PublishAck(ack.stream, ack.sequences[number] if ack.sequence else 0)
+
+    def complete(self) -> AtomicBatch:
+        """Take no more messages. Returns those that were sent."""
+        self._is_complete = True
+        return self.batch
 
     async def succeed(self, ack: BatchAck) -> None:
         """Let the hooks go on with the acknowledgements of their messages."""

@@ -212,6 +212,36 @@ async def test_subjects_subscribed_at_run_time_share_one_label(
     assert metrics.value("tidings_handler_duration_seconds_count", listener="(subscribed)") == 5
 
 
+async def test_no_count_goes_down_when_a_consumer_or_a_watch_is_stopped(
+    nats_server: NATSServer, stream: Stream, port: int
+) -> None:
+    app = App("stopping", servers=nats_server.url, monitor=port, streams=[stream])
+    kv = app.js.key_value("STOPPED", type=int)
+
+    async def on_order(msg: Any) -> None:
+        pass
+
+    async def on_limit(entry: Any) -> None:
+        pass
+
+    async with app:
+        await app.js.publish(f"{stream.name}.x", {})
+        await kv.put("a", 1)
+        for count in (1, 2):
+            added = [
+                await app.js.add_consumer(on_order, stream.name, ordered=True),
+                await app.js.add_watch(on_limit, "STOPPED"),
+            ]
+            await until(lambda added=added: all(each.stats().handled for each in added))
+            for handler in added:
+                await handler.stop()
+            metrics = await scrape(port)
+            for name in ("tidings_consumer_deliveries_total", "tidings_watch_entries_total"):
+                assert metrics.value(name, result="handled") == count
+            name = "tidings_consumer_handler_duration_seconds_count"
+            assert metrics.value(name, stream=stream.name) == count
+
+
 async def test_two_handlers_with_the_same_labels_are_added_up(
     nats_server: NATSServer, subject: str, port: int
 ) -> None:

@@ -174,6 +174,25 @@ async def test_paths_are_listed_and_watched_as_paths(app: App, bucket: str) -> N
             assert (await anext(entries)).key == "/app/db/user"
 
 
+async def test_a_transaction_stores_keys_and_values_with_the_codecs(app: App, bucket: str) -> None:
+    codecs: dict[str, Any] = {"key_codec": Base64Codec(), "value_codec": Base64Codec()}
+    profiles = app.js.key_value(bucket, type=int, atomic=True, **codecs)
+    async with app:
+        await profiles.put("Acme Inc.a", 1)
+        await profiles.put("Acme Inc.b", 2)
+        await profiles.delete("Acme Inc.b")
+        async with profiles.transaction() as changes:
+            changes.put("Acme Inc.a", 3)
+            changes.create("Acme Inc.b", 4)
+        assert {entry.key: entry.value for entry in await profiles.entries()} == {
+            "Acme Inc.a": 3,
+            "Acme Inc.b": 4,
+        }
+        with pytest.raises(KeyExistsError, match="Acme Inc"):
+            async with profiles.transaction() as changes:
+                changes.create("Acme Inc.a", 5)
+
+
 async def test_a_watch_of_a_bucket_takes_its_type_and_its_codecs(
     make_app: MakeApp, bucket: str
 ) -> None:
@@ -193,6 +212,20 @@ async def test_a_watch_of_a_bucket_takes_its_type_and_its_codecs(
             entry = await inbox.next()
             assert (entry.key, entry.value) == ("Acme Inc.a", 7)
         assert app.stats().watchers[0].bucket == bucket
+
+
+async def test_a_watch_that_is_added_while_the_app_runs_takes_the_codecs(
+    app: App, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Inbox()
+    async with app:
+        paths = app.js.key_value(bucket, type=int, key_codec=PathCodec())
+        await paths.put("/app/port", 1)
+        watch = await app.js.add_watch(seen, paths, "/app/*")
+        entry = await seen.next()
+        assert (entry.key, entry.value) == ("/app/port", 1)
+        await watch.stop()
+    assert "literally" not in caplog.text
 
 
 async def test_a_pattern_of_paths_is_no_doubtful_declaration(

@@ -89,7 +89,10 @@ def families_of(report: AppReport) -> list[Family]:
     for consumer in report.stats.consumers:
         info = report.consumers.get((consumer.stream, consumer.consumer))
         _add_consumer(families, consumer, info)
-    for watcher in report.stats.watchers:
+    # With those that were stopped, no count goes down.
+    for ended in report.stats.ended_consumers:
+        _add_consumer(families, ended, None)
+    for watcher in (*report.stats.watchers, *report.stats.ended_watchers):
         _add_watcher(families, watcher)
     for task in report.stats.tasks:
         _add_task(families, task)

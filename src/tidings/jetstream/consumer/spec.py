@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
 from tidings import codec
 from tidings.checks import (
+    Seconds,
+    as_seconds,
     check_choice,
     check_flag,
     check_metadata,
@@ -344,6 +346,69 @@ def _check_rate(value: object) -> None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return
     raise ConfigError(f"rate_limit must be a positive number of messages per second, got {value!r}")
+
+
+class ConsumeOptions(TypedDict, total=False):
+    """The options of `App.consume`, beside the stream."""
+
+    durable: str | None
+    subject: str | Sequence[str] | None
+    data_type: Any
+    concurrency: int | None
+    prefetch: int | None
+    ack_wait: Seconds | None
+    max_deliver: int | None
+    backoff: Sequence[Seconds] | None
+    dead_letter: str | Drop | None
+    double_ack: bool
+    manual_ack: bool
+    ordered: bool
+    batch: int | None
+    batch_timeout: Seconds
+    start: Start | None
+    timeout: Seconds | None
+    max_ack_pending: int | None
+    priority: Priority | None
+    rate_limit: float | None
+    description: str | None
+    metadata: Mapping[str, str] | None
+    headers_only: bool | None
+    replicas: int | None
+    storage: Storage | None
+    inactive_threshold: Seconds | None
+    create: bool
+
+
+# The options that may be a `timedelta`.
+_SECONDS = ("ack_wait", "batch_timeout", "timeout", "inactive_threshold")
+
+
+def consumer_spec(
+    handler: Callable[..., Any], stream: str, **options: Unpack[ConsumeOptions]
+) -> ConsumerSpec:
+    """Return the declaration of a consumer, from the options as users write them.
+
+    Raises:
+        ConfigError, SubjectError: see `ConsumerSpec`.
+    """
+    given: dict[str, Any] = dict(options)
+    for name in _SECONDS:
+        if name in given:
+            given[name] = as_seconds(given[name])
+    if isinstance(given.get("subject"), list):  # a spec is compared and kept
+        given["subject"] = tuple(given["subject"])
+    given["backoff"] = _delays(given.get("backoff"))
+    return ConsumerSpec(handler=handler, stream=stream, **given)
+
+
+def _delays(backoff: Any) -> tuple[float, ...] | None:
+    if backoff is None:
+        return None
+    if not isinstance(backoff, (list, tuple)):
+        raise ConfigError(
+            f"backoff must be a list of seconds, one for each redelivery, got {backoff!r}"
+        )
+    return tuple(map(as_seconds, backoff))
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}

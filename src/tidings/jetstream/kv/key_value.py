@@ -182,9 +182,9 @@ class KeyValue(AnyBucket, Generic[T]):
         max_value_size: int | None = None,
         atomic: bool | None = None,
         create: bool = True,
-        current: CurrentLink | None = None,
         key_codec: KeyCodec | None = None,
         value_codec: ValueCodec | None = None,
+        current: CurrentLink | None = None,
     ) -> None:
         super().__init__(
             host,
@@ -574,9 +574,7 @@ class KeyValue(AnyBucket, Generic[T]):
             check_key=lambda key, new: self._stored_name(key, new=new),
             check_revision=_check_revision,
             store=self._store,
-            newest=lambda key: self.use(
-                lambda api: self._newest(api, self._stored_name(key), None)
-            ),
+            newest=self._newest_of,
         )
         return Transaction(target, self._current.here, self._current.run, timeout)
 
@@ -638,11 +636,11 @@ class KeyValue(AnyBucket, Generic[T]):
     def _subjects(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{self._origin.read}{name}" for name in names)
 
-    def _stored_name(self, key: str, *, new: bool = False) -> str:
+    def _stored_name(self, key: Any, *, new: bool = False) -> str:
         """Return a key as the bucket stores it."""
         if self.key_codec is None:
             _check_key(key, new=new)
-            return key
+            return str(key)
         name = stored_key(self.key_codec, key)
         try:
             _check_key(name, new=new)
@@ -807,6 +805,10 @@ class KeyValue(AnyBucket, Generic[T]):
         """
         origin, api = self._origin, self._origin_api(api)
         return await read_from(api, origin.stream, f"{origin.source}{name}", at_least)
+
+    async def _newest_of(self, key: str) -> Stored | None:
+        name = self._stored_name(key)
+        return await self.use(lambda api: self._newest(api, name, None))
 
     async def _read_all(
         self,

@@ -59,7 +59,7 @@ class Target(msgspec.Struct, frozen=True):
 
     bucket: str
     encode: Callable[[Any], bytes]
-    check_key: Callable[[str, bool], object]
+    check_key: Callable[[object, bool], object]
     check_revision: Callable[[Any], None]
     store: Callable[[Sequence[Change], float], Awaitable[BatchAck]]
     newest: Callable[[str], Awaitable[Stored | None]]

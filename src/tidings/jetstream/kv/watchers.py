@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
-from tidings.checks import check_flag
+from tidings.checks import Seconds, as_seconds, check_flag
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
-from tidings.errors import SubjectError
+from tidings.errors import NotStartedError, SubjectError
 from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_stream
@@ -26,8 +26,12 @@ from tidings.jetstream.kv.key_value import KeyValue, check_keys
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered_queue import OrderedQueue
 from tidings.jetstream.reader import Host
+from tidings.jetstream.roster import Roster
 from tidings.stats import WatcherStats
-from tidings.subject import as_subjects
+from tidings.subject import as_subjects, warn_of_literal
+
+# Seconds to wait for the server when a watch is given up that was added too late.
+API_PATIENCE = 1.0
 
 GIVEN = Given("watch()", Entry, attribute="value", may_be_none=True)
 
@@ -107,6 +111,33 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         return read_parameters(self.handler, self.data_type, GIVEN)
 
 
+class WatchOptions(TypedDict, total=False):
+    """The options of `App.watch`, beside the bucket and the keys."""
+
+    data_type: Any
+    initial: bool
+    timeout: Seconds | None
+
+
+def watch_spec(
+    handler: Callable[..., Any],
+    bucket: str | KeyValue[Any],
+    keys: str | Sequence[str],
+    **options: Unpack[WatchOptions],
+) -> WatchSpec:
+    """Return the declaration of a watch, from the options as users write them.
+
+    Raises:
+        ConfigError, SubjectError: see `WatchSpec`.
+    """
+    given: dict[str, Any] = dict(options)
+    if "timeout" in given:
+        given["timeout"] = as_seconds(given["timeout"])
+    patterns: Any = tuple(keys) if isinstance(keys, list) else keys
+    name, declared = (bucket.name, bucket) if isinstance(bucket, KeyValue) else (bucket, None)
+    return WatchSpec(handler=handler, bucket=name, declared=declared, keys=patterns, **given)
+
+
 class Watcher(OrderedQueue[WatcherStats]):
     """Calls one handler with the entries of a bucket, one at a time and in order.
 
@@ -175,7 +206,11 @@ class Watcher(OrderedQueue[WatcherStats]):
 
 
 class Watchers:
-    """The watchers of one run of an app."""
+    """The watchers of one run of an app.
+
+    Attributes:
+        roster: the watchers.
+    """
 
     def __init__(
         self,
@@ -184,6 +219,8 @@ class Watchers:
         middlewares: Sequence[Middleware],
         tracing: Tracing | None = None,
         is_measured: bool = False,
+        *,
+        confirm_timeout: float,
     ) -> None:
         self._is_measured = is_measured
         self._host = host
@@ -191,6 +228,7 @@ class Watchers:
         self._middlewares = middlewares
         self._tracing = tracing
         self._watchers: list[Watcher] = []
+        self.roster: Roster[Watcher, WatcherStats] = Roster(self._watchers, confirm_timeout)
 
     async def start(
         self, specs: Sequence[WatchSpec], declared: Mapping[str, KeyValue[Any]]
@@ -206,20 +244,49 @@ class Watchers:
             BucketNotFoundError: if a bucket does not exist.
             JetStreamApiError: if the server refuses a consumer.
         """
-        for each in specs:
-            spec = each.bound_to(declared)
-            bucket = self._bucket(spec)
-            api = await bucket.open()
-            trace = None
-            if self._tracing is not None:
-                reading = bucket.reading(spec.keys, initial=spec.initial)
-                patterns = as_subjects(reading.subject) if reading.subject else ()
-                trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
-            watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
-            if self._is_measured:
-                watcher.measure()
-            self._watchers.append(watcher)
+        for spec in specs:
+            watcher = await self._make(spec.bound_to(declared))
+            self.roster.add(watcher)
             await watcher.start()
+
+    async def add(self, spec: WatchSpec, declared: Mapping[str, KeyValue[Any]]) -> Watcher:
+        """Add a watch while the app runs.
+
+        Raises:
+            NotStartedError: the app has begun to stop.
+            BucketNotFoundError, JetStreamApiError: as `start`.
+        """
+        spec = spec.bound_to(declared)
+        for keys in spec.stored_keys:
+            warn_of_literal(f"watch {spec.name}", keys)
+        watcher = await self._make(spec)
+        # Its tasks must not have the variables of whoever has added it.
+        context = self._pool.surroundings.copy()
+        starting = asyncio.create_task(watcher.start(), context=context)
+        try:
+            await starting
+        except BaseException:
+            watcher.abandon()
+            raise
+        if self.roster.is_closed:
+            await watcher.stop(API_PATIENCE)
+            watcher.abandon()
+            raise NotStartedError("add_watch")
+        self.roster.add(watcher)
+        return watcher
+
+    async def _make(self, spec: WatchSpec) -> Watcher:
+        bucket = self._bucket(spec)
+        api = await bucket.open()
+        trace = None
+        if self._tracing is not None:
+            reading = bucket.reading(spec.keys, initial=spec.initial)
+            patterns = as_subjects(reading.subject) if reading.subject else ()
+            trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
+        watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
+        if self._is_measured:
+            watcher.measure()
+        return watcher
 
     def _bucket(self, spec: WatchSpec) -> KeyValue[Any]:
         """Return the bucket of a watch, with its type and its codecs."""
@@ -242,16 +309,16 @@ class Watchers:
         Raises:
             TidingsError: if the server does not confirm in time.
         """
-        await asyncio.gather(*(watcher.stop(timeout) for watcher in self._watchers))
+        await self.roster.stop(timeout)
 
     async def finish(self) -> None:
         """Wait until every entry that was taken is handled."""
-        await asyncio.gather(*(watcher.finish() for watcher in self._watchers))
+        await self.roster.finish()
 
     def abandon(self) -> int:
         """Drop the entries that are not handled yet, and return their number."""
-        return sum(watcher.abandon() for watcher in self._watchers)
+        return self.roster.abandon()
 
     def snapshot(self) -> tuple[WatcherStats, ...]:
         """Return the current statistics of each watcher."""
-        return tuple(watcher.snapshot() for watcher in self._watchers)
+        return self.roster.snapshot()

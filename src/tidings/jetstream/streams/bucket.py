@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from tidings.checks import Seconds, check_whole
 from tidings.errors import ConfigError
-from tidings.jetstream.names import check_new_bucket
+from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES
 from tidings.jetstream.streams.source import StreamSource
 from tidings.jetstream.streams.stream import Placement, Stream, Unlimited
@@ -140,7 +140,7 @@ class _AnyBucket:
         """Return the stream of a bucket that is given by its name, or as a StreamSource."""
         prefix = KIND_PREFIXES[self.root]
         if isinstance(value, str):
-            check_new_bucket(value)
+            check_existing_name(value, "bucket")
             return StreamSource(f"{prefix}{value}")
         if not isinstance(value, StreamSource):
             raise ConfigError(
