@@ -91,7 +91,7 @@ fuzz: $(VENV)/.dev  ## run atheris on what reads bytes from outside, FUZZ_SECOND
 	TIDINGS_CORE=compiled $(BIN)/python tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: $(VENV)/.dev  ## run the whole benchmark, with all clients: about 15 minutes
+bench: $(VENV)/.dev  ## run the whole benchmark, with all clients: about 20 minutes
 	$(PIP) install -e '.[bench]'
 	$(BIN)/python -m bench
 

@@ -41,8 +41,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--workloads", type=_names(WORKLOADS), help="workloads to run, separated by commas"
     )
-    parser.add_argument("--rounds", type=int, help="runs of each workload; default: 5, quick: 3")
-    parser.add_argument("--seconds", type=float, help="length of one run; default: 1, quick: 0.4")
+    parser.add_argument(
+        "--rounds", type=int, help="most runs of each workload; default: 5, quick: 3"
+    )
+    parser.add_argument("--seconds", type=float, help="length of one run; default: 0.5, quick: 0.4")
     parser.add_argument(
         "--save",
         nargs="?",
@@ -52,7 +54,7 @@ def _options() -> argparse.Namespace:
     )
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 5)
-    options.seconds = options.seconds or (0.4 if options.quick else 1.0)
+    options.seconds = options.seconds or (0.4 if options.quick else 0.5)
     return options
 
 

@@ -1,4 +1,4 @@
-"""Virtual environments for the Python contenders, and the compiled C client, in bench/.venvs."""
+"""The contenders' environments in bench/.venvs: for Python and Node, and the compiled C client."""
 
 import hashlib
 import importlib.util
@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from tidings import core
 
 from .workloads import Contender
 
@@ -26,10 +28,15 @@ def prepare(contender: Contender, say: Callable[[str], None]) -> list[str]:
     Raises:
         UnavailableError: the contender cannot be installed, compiled or imported here.
     """
+    script = SCRIPTS / contender.script
     if contender.environment == "libnats":
-        return [str(_compile(SCRIPTS / contender.script, say))]
+        return [str(_compile(script, say))]
+    if contender.environment == "node":
+        return _node(script, say)
+    if contender.core == core.NAME:
+        raise UnavailableError(f"`tidings` itself runs without the compiled core: {core.REASON}")
     python = _python(contender, say)
-    return [str(python), str(SCRIPTS / contender.script)]
+    return [str(python), str(script)]
 
 
 def _python(contender: Contender, say: Callable[[str], None]) -> Path:
@@ -54,6 +61,24 @@ def _virtual_environment(name: str, say: Callable[[str], None]) -> Path:
     _call([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
     mark.write_text(wanted)
     return python
+
+
+def _node(script: Path, say: Callable[[str], None]) -> list[str]:
+    """Install the packages if necessary, and copy the script there, where Node finds them."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise UnavailableError("no Node: install Node 20 or newer, with npm")
+    requirements = HERE / "requirements" / "package.json"
+    folder, mark = CACHE / "node", CACHE / "node" / "made-of"
+    wanted = _digest(requirements.read_bytes())
+    if not mark.exists() or mark.read_text() != wanted:
+        say("installing the packages for Node")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        shutil.copy(requirements, folder)
+        _call([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder)])
+        mark.write_text(wanted)
+    return [node, str(shutil.copy(script, folder))]
 
 
 def _compile(source: Path, say: Callable[[str], None]) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .contenders.probe import SLEEP
+from .contenders.probe import PACE, SLEEP
 from .workloads import HEADERS, PREFETCH, SIZES, SUBSCRIPTIONS
 
 Result = dict[str, Any]
@@ -79,6 +79,14 @@ def p99_microseconds(result: Result) -> float:
     return float(result["p99"] * 1_000_000)
 
 
+def milliseconds(result: Result) -> float:
+    return float(result["seconds"] * 1_000)
+
+
+def cpu_milliseconds(result: Result) -> float:
+    return float(result["cpu"] * 1_000)
+
+
 def megabytes(result: Result) -> float:
     return float(result["bytes"] / result["seconds"] / 1_000_000)
 
@@ -94,6 +102,12 @@ def at_a_time(result: Result) -> float:
 def _sizes(kind: str) -> Iterable[Measure]:
     for size in SIZES:
         yield Measure(f"{kind}_{size}", f"{kind}_{size}", f"{kind} {size:,} B", "/s", rate)
+
+
+def _paced() -> Iterable[Measure]:
+    title = f"at {PACE:,} requests a second"
+    for name, value in (("p50", p50_microseconds), ("p99", p99_microseconds)):
+        yield Measure(f"paced_{name}", "request_paced", f"{name} {title}", "us", value, False)
 
 
 def _consumers() -> Iterable[Measure]:
@@ -137,6 +151,7 @@ MEASURES = {
     measure.name: measure
     for measure in (
         Measure("publish", "publish", "publish 128 B, await", "/s", rate),
+        Measure("publish_cpu", "publish", "CPU per 100k published", "s", cpu_per_100k, False),
         Measure("publish_sync", "publish_sync", "publish 128 B, no await", "/s", rate),
         Measure("receive_raw", "receive_raw", "receive 128 B", "/s", rate),
         Measure("receive_cpu", "receive_raw", "CPU per 100k received", "s", cpu_per_100k, False),
@@ -152,8 +167,19 @@ MEASURES = {
             False,
         ),
         Measure("receive_json", "receive_json", "receive JSON as dict", "/s", rate),
+        Measure(
+            "receive_json_cpu",
+            "receive_json",
+            "CPU per 100k JSON received",
+            "s",
+            cpu_per_100k,
+            False,
+        ),
         Measure("receive_validated", "receive_validated", "receive JSON validated", "/s", rate),
         Measure("request_many", "request_many", "requests, 256 in flight", "/s", rate),
+        Measure(
+            "request_many_cpu", "request_many", "CPU per request", "us", cpu_microseconds, False
+        ),
         Measure(
             "request_many_monitored",
             "request_many_monitored",
@@ -163,12 +189,21 @@ MEASURES = {
         ),
         Measure("request_p50", "request_one", "request p50", "us", p50_microseconds, False),
         Measure("request_p99", "request_one", "request p99", "us", p99_microseconds, False),
+        *_paced(),
         Measure("answers", "answers", "requests with 10 answers", "/s", rate),
         Measure("stream", "stream", "items of streamed replies", "/s", rate),
         Measure("stream_cpu", "stream", "CPU per streamed item", "us", cpu_microseconds, False),
         Measure("sleepers", "sleepers", "handlers that await 10 ms", "/s", rate),
         Measure("sleepers_at_a_time", "sleepers", "of these at a time", "", at_a_time),
         Measure("threads", "threads", "publish from 4 threads", "/s", rate),
+        Measure(
+            "threads_cpu",
+            "threads",
+            "CPU per message from 4 threads",
+            "us",
+            cpu_microseconds,
+            False,
+        ),
         *_consumers(),
         Measure("js_publish", "js_publish", "publish to a stream, one by one", "/s", rate),
         Measure(
@@ -207,6 +242,8 @@ MEASURES = {
         ),
         *_sizes("receive"),
         *_sizes("publish"),
+        Measure("start", "start", "start until ready", "ms", milliseconds, False),
+        Measure("start_cpu", "start", "CPU until ready", "ms", cpu_milliseconds, False),
         Measure("memory", "memory", "memory grown by 1M received", "MB", grown_megabytes, False),
     )
 }
@@ -214,62 +251,79 @@ MEASURES = {
 CONCURRENCY = 100
 
 _T = "tidings"
+_P = "tidings-pure"
+_U = "tidings-uvloop"
 _N = "nats-py"
+_C = "libnats"
+
+
+def _least(title: str, measure: str, contender: str, limit: float, other: str) -> Target:
+    """A target for a ratio to another contender: at least so much of its number."""
+    return Target(title, (measure, contender), limit, (measure, other))
+
+
+def _most(title: str, measure: str, contender: str, limit: float, other: str) -> Target:
+    """A target for a ratio to another contender: at most so much of its number."""
+    return Target(title, (measure, contender), limit, (measure, other), at_least=False)
+
 
 TARGETS = (
-    Target("publish, await", ("publish", _T), 1.8, ("publish", _N)),
+    _least("publish, await", "publish", _T, 1.8, _N),
+    _most("CPU per message published", "publish_cpu", _T, 1.25, _C),
+    _most("CPU per message published", "publish_cpu", _P, 5, _C),
     Target("publish, no await", ("publish_sync", _T), 2.5, ("publish", _N)),
-    Target("receive raw", ("receive_raw", _T), 2.4, ("receive_raw", _N)),
-    Target("receive JSON as dict", ("receive_json", _T), 2.4, ("receive_json", _N)),
-    Target("receive JSON as dict", ("receive_json", _T), 4, ("receive_json", "panini")),
-    Target("receive JSON as dict", ("receive_json", _T), 15, ("receive_json", "faststream")),
+    _least("receive raw", "receive_raw", _T, 2.4, _N),
+    _most("CPU per message received", "receive_cpu", _T, 0.8, _C),
+    _most("CPU per message received", "receive_cpu", _P, 1.8, _C),
+    _least("receive JSON as dict", "receive_json", _T, 4, "panini"),
+    _least("receive JSON as dict", "receive_json", _T, 15, "faststream"),
+    _most("CPU per JSON message received", "receive_json_cpu", _T, 0.12, _N),
+    _most("CPU per JSON message received", "receive_json_cpu", _P, 0.2, _N),
     Target("receive JSON validated", ("receive_validated", _T), 1, ("receive_raw", _N)),
-    Target("requests, 256 in flight", ("request_many", _T), 1.8, ("request_many", _N)),
-    Target(
-        "requests, 256 in flight",
-        ("request_many", "tidings-uvloop"),
-        0.7,
-        ("request_many", "libnats"),
-    ),
-    Target("request p50", ("request_p50", _T), 0.5, ("request_p50", _N), at_least=False),
-    Target("publish window", ("js_publish_window", _T), 3, ("js_publish_window", _N)),
-    Target("publish window in batches", ("js_publish_batched", _T), 3, ("js_publish_window", _N)),
-    Target(
-        "CPU per message of 256 KiB",
-        ("receive_large_cpu", _T),
-        0.9,
-        ("receive_large_cpu", _N),
-        at_least=False,
-    ),
-    Target("CPU per 100k received", ("receive_cpu", _T), 0.42, ("receive_cpu", _N), at_least=False),
-    Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", _N)),
-    Target("consume a stream", ("js_consume", _T), 1.5, ("js_consume", "faststream")),
-    Target("consume a stream", ("js_consume", _T), 1.2, ("js_consume", "nats-py-push")),
+    _least("requests, 256 in flight", "request_many", _T, 0.8, _C),
+    _least("requests, 256 in flight", "request_many", _P, 0.55, _C),
+    _least("requests, 256 in flight", "request_many", _U, 0.95, _C),
+    _most("request p50", "request_p50", _P, 0.5, _N),
+    _most("request p50", "request_p50", _U, 0.4, _N),
+    _least("publish window", "js_publish_window", _T, 3.5, _N),
+    _least("publish window", "js_publish_window", _P, 3, _N),
+    Target("publish window in batches", ("js_publish_batched", _T), 7, ("js_publish_window", _N)),
+    _most("CPU per message of 256 KiB", "receive_large_cpu", _T, 0.55, _N),
+    _most("CPU per message of 256 KiB", "receive_large_cpu", _P, 0.9, _N),
+    _least("consume a stream", "js_consume", _T, 1.5, "faststream"),
+    _least("consume a stream", "js_consume", _T, 1.6, "nats-py-push"),
+    _least("consume a stream", "js_consume", _P, 1.2, "nats-py-push"),
+    _least("consume a stream", "js_consume", _T, 0.75, "bare"),
     Target(
         "consume one at a time, with prefetch",
         ("js_consume_one_prefetch", _T),
-        6,
+        15,
         ("js_consume_one", _T),
     ),
-    Target("key-value put", ("key_value_put", _T), 2.5, ("key_value_put", _N)),
-    Target("key-value get", ("key_value_get", _T), 3, ("key_value_get", _N)),
+    Target(
+        "consume one at a time, with prefetch",
+        ("js_consume_one_prefetch", _P),
+        6,
+        ("js_consume_one", _P),
+    ),
+    _least("key-value put", "key_value_put", _T, 2.6, _N),
+    _least("key-value put", "key_value_put", _P, 2.5, _N),
+    _least("key-value get", "key_value_get", _T, 3.8, _N),
+    _least("key-value get", "key_value_get", _P, 3, _N),
     Target("memory grown by 1M received", ("memory", _T), 2, at_least=False, unit="MB"),
+    Target("cost at 1,000 subscriptions", ("subscriptions_1000", _T), 3, at_least=False, unit="us"),
     Target(
         "cost at 1,000 subscriptions",
-        ("subscriptions_1000", _T),
+        ("subscriptions_1000", _P),
         2,
-        ("subscriptions_1", _T),
+        ("subscriptions_1", _P),
         at_least=False,
     ),
     Target("handlers at a time", ("sleepers_at_a_time", _T), CONCURRENCY, unit=""),
     Target("handlers that await 10 ms", ("sleepers", _T), 0.9 * CONCURRENCY / SLEEP, unit="/s"),
-    Target(
-        "handlers that await 10 ms",
-        ("sleepers", "tidings-uvloop"),
-        0.9 * CONCURRENCY / SLEEP,
-        unit="/s",
-    ),
+    Target("handlers that await 10 ms", ("sleepers", _U), 0.9 * CONCURRENCY / SLEEP, unit="/s"),
     Target("publish from 4 threads", ("threads", _T), 100_000, unit="/s"),
+    Target("start until ready", ("start", _T), 450, at_least=False, unit="ms"),
 )
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import platform
+import sys
+import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ def make_report(outcome: Outcome, command: str, rounds: int, seconds: float) -> 
         "seconds": seconds,
         "machine": machine(),
         "versions": versions(outcome),
+        "cores": cores(outcome),
         "measures": {
             name: {contender: dataclasses.asdict(s) for contender, s in of.items()}
             for name, of in summaries.items()
@@ -54,7 +57,21 @@ def machine() -> dict[str, str | int]:
         "system": platform.system(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
+        "build": build(),
     }
+
+
+def build() -> str:
+    """How this Python was compiled, which decides its speed: with PGO and LTO, or without.
+
+    Debian builds its Python with both, and then removes the flags from what it installs.
+    """
+    options = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    has = {"PGO": "--enable-optimizations" in options, "LTO": "--with-lto" in options}
+    if sys.base_prefix == "/usr" and not sysconfig.get_config_var("PGO_PROF_USE_FLAG"):
+        return "Debian's, with PGO and LTO"
+    used = [name for name, is_used in has.items() if is_used]
+    return "with " + " and ".join(used) if used else "without PGO and LTO"
 
 
 def versions(outcome: Outcome) -> dict[str, str]:
@@ -66,7 +83,21 @@ def versions(outcome: Outcome) -> dict[str, str]:
                 found.setdefault("nats-server", result["server"])
                 if result["version"]:
                     found.setdefault(contender.removesuffix("-uvloop"), result["version"])
-    return found
+    return {name: version for name, version in found.items() if name not in _SAME_AS_TIDINGS}
+
+
+_SAME_AS_TIDINGS = ("tidings-pure", "tidings-traced")
+
+
+def cores(outcome: Outcome) -> dict[str, str]:
+    """The core of tidings that ran, by contender: "compiled" or "pure"."""
+    return {
+        contender: result["core"]
+        for by_contender in outcome.results.values()
+        for contender, rounds in by_contender.items()
+        for result in rounds
+        if "core" in result
+    }
 
 
 def verdict(target: Target, summaries: Summaries, failed: Failures) -> dict[str, Any]:
@@ -107,8 +138,10 @@ def _against(target: Target) -> str:
     return f" {contender}'s {MEASURES[measure].title}"
 
 
-def ratios(path: str | os.PathLike[str]) -> dict[str, float]:
+def ratios(path: str | os.PathLike[str], of: str = "tidings") -> dict[str, float]:
     """Read a run's JSON and return tidings' medians divided by each other contender's.
+
+    `of` is the contender to compare: "tidings", "tidings-pure" or "tidings-uvloop".
 
     The keys are `<measure>/<contender>`, for example `receive_raw/nats-py`. If less is better, as
     for `receive_cpu` and `request_p50`, a ratio below 1 is in favour of tidings. Two ratios are
@@ -120,25 +153,25 @@ def ratios(path: str | os.PathLike[str]) -> dict[str, float]:
         name: {contender: float(s["median"]) for contender, s in of.items()}
         for name, of in report["measures"].items()
     }
-    return {**_ratios_by_contender(medians), **_special_ratios(medians)}
+    return {**_ratios_by_contender(medians, of), **_special_ratios(medians, of)}
 
 
-def _ratios_by_contender(medians: dict[str, dict[str, float]]) -> dict[str, float]:
+def _ratios_by_contender(medians: dict[str, dict[str, float]], ours: str) -> dict[str, float]:
     return {
-        f"{measure}/{contender}": of["tidings"] / median
+        f"{measure}/{contender}": of[ours] / median
         for measure, of in medians.items()
-        if "tidings" in of
+        if ours in of
         for contender, median in of.items()
-        if contender != "tidings" and median
+        if contender != ours and median
     }
 
 
-def _special_ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
+def _special_ratios(medians: dict[str, dict[str, float]], ours: str) -> dict[str, float]:
     pairs = {
-        "publish_sync/nats-py": (("publish_sync", "tidings"), ("publish", "nats-py")),
+        "publish_sync/nats-py": (("publish_sync", ours), ("publish", "nats-py")),
         "subscriptions_1000/subscriptions_1": (
-            ("subscriptions_1000", "tidings"),
-            ("subscriptions_1", "tidings"),
+            ("subscriptions_1000", ours),
+            ("subscriptions_1", ours),
         ),
     }
     found = {}
@@ -170,11 +203,20 @@ def _heading(report: Report) -> str:
     return (
         f"`{report['command']}`\n\n"
         f"{facts['cores']} cores, {facts['system']} {facts['architecture']}, loopback, "
-        f"Python {facts['python']}. Medians over {report['rounds']} rounds of about "
-        f"{report['seconds']:g} s, contenders in turn, a fresh server for each run. Compare only "
-        f"the ratios within one run.\n\n"
-        f"Versions: {versions_text}."
+        f"Python {facts['python']} ({facts['build']}). Medians over up to {report['rounds']} "
+        f"rounds of about {report['seconds']:g} s, contenders in turn, a fresh server for each "
+        f"run. Compare only the ratios within one run.\n\n"
+        f"Versions: {versions_text}.{_cores_text(report['cores'])}"
     )
+
+
+def _cores_text(cores: dict[str, str]) -> str:
+    """Say which contenders ran on which core: "On the compiled core: tidings."."""
+    texts = [
+        f" On the {kind} core: {', '.join(name for name in cores if cores[name] == kind)}."
+        for kind in dict.fromkeys(cores.values())
+    ]
+    return "".join(texts)
 
 
 def _results_table(report: Report) -> str:
@@ -215,14 +257,15 @@ def _cell(report: Report, measure: Measure, contender: str) -> str:
 
 def _targets_table(targets: Sequence[dict[str, Any]]) -> str:
     rows = [
-        [t["title"], t["contender"], t["wanted"], _reached(t), t["verdict"]]
+        [t["title"], t["contender"], t["wanted"], reached(t), t["verdict"]]
         for t in targets
         if t["verdict"] != "not measured"
     ]
     return _table(["target", "of", "wanted", "measured", ""], rows) if rows else ""
 
 
-def _reached(target: dict[str, Any]) -> str:
+def reached(target: dict[str, Any]) -> str:
+    """The measured value of a verdict, as a text."""
     if target["value"] is None:
         return "-"
     return f"{target['value']:.2f} x" if target["against"] else number(target["value"])

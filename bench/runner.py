@@ -1,8 +1,10 @@
 """One run: a fresh server, a contender in its own process, and a check that nothing was lost."""
 
 import json
+import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +61,10 @@ class Task:
         options = [str(word) for pair in values.items() for word in pair]
         return [*self.command, action, url, *options, *["--uvloop"] * self.contender.uvloop]
 
+    def environment(self) -> dict[str, str]:
+        """Variables of the contender's process, besides those of this one."""
+        return {"TIDINGS_CORE": self.contender.core} if self.contender.core else {}
+
 
 def plan(contender: Contender, command: list[str], workload: Workload, n: int) -> Task:
     """Plan a run of `n` messages, rounded up to whole blocks, after a warm-up of a tenth."""
@@ -96,16 +102,26 @@ def _check(task: Task, result: Result) -> None:
     if result["n"] != task.n:
         raise RunError(f"{result['n']} messages instead of {task.n}")
     expected = "uvloop" if task.contender.uvloop else "asyncio"
-    if result["loop"] not in (expected, "C"):
+    if result["loop"] not in (expected, "C", "node"):
         raise RunError(f"ran on {result['loop']} instead of {expected}")
+    if task.contender.core and result["core"] != task.contender.core:
+        raise RunError(f"ran on the {result['core']} core instead of {task.contender.core}")
 
 
 class Process:
     """A contender that is running. Its output goes to files, because a pipe could fill up."""
 
-    def __init__(self, command: list[str], out: IO[bytes], err: IO[bytes]) -> None:
+    def __init__(
+        self, command: list[str], environment: dict[str, str], out: IO[bytes], err: IO[bytes]
+    ) -> None:
         self._out, self._err = out, err
-        self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        self._popen = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
 
     def alive(self) -> bool:
         return self._popen.poll() is None
@@ -139,7 +155,7 @@ class Process:
 @contextmanager
 def _process(task: Task, action: str, server: Server) -> Iterator[Process]:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = Process(task.arguments(action, server.url), out, err)
+        process = Process(task.arguments(action, server.url), task.environment(), out, err)
         try:
             yield process
         except LoadError as error:
@@ -183,6 +199,16 @@ def _request(task: Task, server: Server) -> Result:
         wait_for_report(wire, QUIET)
         with _process(task, task.workload.action, server) as requester:
             return requester.result()
+
+
+def _start(task: Task, server: Server) -> Result:
+    with _wire(server, REPORT) as wire:
+        started = time.perf_counter()
+        with _process(task, "start", server) as process:
+            wire.alive = process.alive
+            wait_for_report(wire, QUIET)
+            seconds = time.perf_counter() - started
+            return {**process.result(), "seconds": seconds}
 
 
 def _threads(task: Task, server: Server) -> Result:
@@ -259,4 +285,5 @@ _KINDS: dict[str, Callable[[Task, Server], Result]] = {
     "js_publish": _js_publish,
     "js_key_value": _js_key_value,
     "js_object": _js_object,
+    "start": _start,
 }

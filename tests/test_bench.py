@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bench import environments
 from bench import report as bench_report
 from bench import rounds as bench_rounds
 from bench.contenders import probe
@@ -69,7 +70,7 @@ class TestDefinitions:
         folder = Path(probe.__file__).parent
         for contender in CONTENDERS.values():
             assert (folder / contender.script).is_file()
-            if contender.environment not in ("own", "libnats"):
+            if contender.environment not in ("own", "libnats", "node"):
                 assert (folder.parent / f"requirements/{contender.environment}.txt").is_file()
 
 
@@ -236,6 +237,16 @@ class TestRuns:
         with pytest.raises(RunError, match="asyncio instead of uvloop"):
             _check(planned, result(planned.n))
 
+    def test_a_contender_on_the_wrong_core_is_refused(self):
+        planned = task("tidings-pure")
+        with pytest.raises(RunError, match="on the compiled core instead of pure"):
+            _check(planned, result(planned.n, core="compiled"))
+        _check(planned, result(planned.n, core="pure"))
+
+    def test_only_the_pure_contender_chooses_its_core(self):
+        assert task("tidings-pure").environment() == {"TIDINGS_CORE": "pure"}
+        assert task("tidings").environment() == {}
+
     def test_a_contender_that_reports_an_error_is_refused(self):
         planned = task()
         with pytest.raises(RunError, match="3 wrong answers"):
@@ -255,6 +266,20 @@ class TestEnvironments:
         monkeypatch.setattr(shutil, "which", lambda name: None)
         with pytest.raises(UnavailableError, match="install gcc"):
             prepare(CONTENDERS["libnats"], print)
+
+    def test_no_node_leaves_its_client_out_with_a_hint(self, monkeypatch):
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(UnavailableError, match="install Node 20"):
+            prepare(CONTENDERS["nats.js"], print)
+
+    def test_without_a_compiled_core_the_pure_contender_is_left_out(self, monkeypatch):
+        monkeypatch.setattr(environments.core, "NAME", "pure")
+        with pytest.raises(UnavailableError, match="itself runs without the compiled core"):
+            prepare(CONTENDERS["tidings-pure"], print)
+
+    def test_with_a_compiled_core_the_pure_contender_runs(self, monkeypatch):
+        monkeypatch.setattr(environments.core, "NAME", "compiled")
+        assert prepare(CONTENDERS["tidings-pure"], print)[1].endswith("tidings_app.py")
 
     def test_a_peer_that_cannot_be_installed_is_left_out_and_the_rest_goes_on(self, monkeypatch):
         def prepare_but_one(contender, say):
@@ -327,6 +352,16 @@ class TestReport:
         bench_report.write(report, tmp_path, "full")
         assert bench_report.ratios(tmp_path / "full.json") == {"publish_sync/nats-py": 3.0}
 
+    def test_the_ratios_of_the_pure_core_are_its_own(self, tmp_path):
+        found = Outcome()
+        found.add(task("tidings"), result(3000))
+        found.add(task("tidings-pure"), result(2000))
+        found.add(task("nats-py"), result(1000))
+        report = bench_report.make_report(found, "python -m bench", 1, 1.0)
+        bench_report.write(report, tmp_path, "full")
+        pure = bench_report.ratios(tmp_path / "full.json", "tidings-pure")
+        assert pure["receive_raw/nats-py"] == 2.0
+
     def test_a_failed_contender_shows_as_failed_and_a_missing_one_as_left_out(self, report):
         text = bench_report.to_markdown(report)
         row = next(line for line in text.splitlines() if line.startswith("| receive 128 B"))
@@ -351,8 +386,31 @@ class TestReport:
             found.add(task(name), result(version="2.16.0" if "nats" in name else ""))
         assert bench_report.versions(found) == {"nats-server": "2.15.1", "nats-py": "2.16.0"}
 
+    def test_the_cores_that_ran_are_named(self):
+        found = Outcome()
+        found.add(task("tidings"), result(core="compiled"))
+        found.add(task("tidings-pure"), result(core="pure"))
+        report = bench_report.make_report(found, "python -m bench", 1, 1.0)
+        assert report["cores"] == {"tidings": "compiled", "tidings-pure": "pure"}
+        assert report["versions"] == {"nats-server": "2.15.1", "tidings": "1.0"}
+        text = bench_report.to_markdown(report)
+        assert "On the compiled core: tidings. On the pure core: tidings-pure." in text
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ("'--enable-optimizations' '--with-lto'", "with PGO and LTO"),
+            ("'--enable-optimizations'", "with PGO"),
+            ("'--enable-shared'", "without PGO and LTO"),
+        ],
+    )
+    def test_the_build_of_python_is_named(self, options, words, monkeypatch):
+        monkeypatch.setattr(bench_report.sys, "base_prefix", "/opt/python")
+        monkeypatch.setattr(bench_report.sysconfig, "get_config_var", lambda name: options)
+        assert bench_report.build() == words
+
     def test_nothing_names_the_machine(self, report):
-        assert set(report["machine"]) == {"cores", "system", "architecture", "python"}
+        assert set(report["machine"]) == {"cores", "system", "architecture", "python", "build"}
 
     @pytest.mark.parametrize(
         ("value", "text"),

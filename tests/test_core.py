@@ -96,7 +96,7 @@ def test_the_statistics_say_which_core_runs() -> None:
 @needs_the_extension
 def test_every_compiled_form_has_a_python_form() -> None:
     code = (
-        "import tidings.app, tidings.transport.connection, tidings._core as built\n"
+        "import tidings.link, tidings.transport.connection, tidings._core as built\n"
         "from tidings import core\n"
         "named = {n for n, v in vars(built).items() if callable(v) and n != '__loader__'}\n"
         "print(sorted(named - core.PURE.keys()), sorted(core.PURE.keys() - named))"

@@ -44,6 +44,8 @@ def example_app() -> App:
         streams=[
             Stream("ORDERS", subjects=["orders.created"]),
             Stream("REMINDERS", subjects=["orders.remind"], schedules=True),
+            Stream("LEDGER", subjects=["ledger.*"], atomic=True),
+            Stream("HITS", subjects=["hits.*"], counters=True),
         ],
     )
 

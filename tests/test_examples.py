@@ -203,3 +203,18 @@ def test_reports_remind_of_an_invoice_that_is_not_paid_in_time(
     assert "invoice I-1 is not paid" in shown
     assert "I-2" not in shown
     assert "open invoices: 1" in shown
+
+
+def test_the_bank_is_polled_by_one_instance_and_closes_the_books_one_at_a_time(
+    test_client: MakeClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = app_of("bank")
+    with test_client(app) as client:
+        client.wait_for("bank.balance")
+        first = client.request("books.close", {"month": "2026-07", "seconds": 0})
+        second = client.request("books.close", {"month": "2026-08", "seconds": 0})
+        assert first["closed"] == "2026-07"
+        assert second["token"] > first["token"]
+        with app.lock("books"), pytest.raises(ServiceError, match=r"bank/\w+ is closing the books"):
+            client.request("books.close", {"month": "2026-09"})
+    assert "this instance polls" in capsys.readouterr().out

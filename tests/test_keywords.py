@@ -33,6 +33,7 @@ IN_ORDER = {
     # The one thing that a call is about.
     "watch": ["keys"],
     "keys": ["keys"],
+    "entries": ["keys"],
     "value": ["default"],
     "messages": ["subject"],
     "count": ["subject"],

@@ -94,13 +94,15 @@ async def ops(server: NATSServer) -> AsyncIterator[App]:
         streams=[
             Stream("ORDERS", subjects=["orders.>"]),
             Stream("DEAD", subjects=["dead.>"]),
+            Stream("VISITS", subjects=["visits.>"], counters=True),
         ],
     )
-    app.js.key_value("rates", type=int)
+    app.js.key_value("rates", type=int, atomic=True, marker_ttl=60)
     app.js.object_store("files")
-    async with app:
+    async with app, app.lock("any"):  # it creates the bucket of the locks
         names = await app.js.api.call("STREAM.NAMES")
-        for stream in set(names["streams"]) - {"DEAD", "KV_rates", "OBJ_files"}:
+        kept = {"DEAD", "VISITS", "KV_rates", "KV_tidings-locks", "OBJ_files"}
+        for stream in set(names["streams"]) - kept:
             await app.js.api.call(f"STREAM.DELETE.{stream}")
         await app.js.apply()
         yield app
@@ -127,6 +129,16 @@ async def listen(app: App, ops: App) -> None:
         assert await ops.request("prices.get", {"a": 1}, timeout=2) == {"a": 1}
 
 
+async def stream_a_reply(app: App, ops: App) -> None:
+    @app.listen("prices.all")
+    async def prices(msg: Any) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async with app, ops.stream("prices.all", response_data_type=int, timeout=2) as got:
+        assert [price async for price in got] == [1, 2]
+
+
 async def publish_and_request(app: App, ops: App) -> None:
     async def answer(msg: Any) -> Any:
         return msg.data
@@ -141,6 +153,13 @@ async def publish_and_request(app: App, ops: App) -> None:
 async def publish_to_a_stream(app: App, ops: App) -> None:
     async with app:
         assert (await app.js.publish("orders.created", 1)).sequence == 1
+
+
+async def count(app: App, ops: App) -> None:
+    counters = app.js.counters("VISITS")
+    async with app:
+        before = await counters.load("visits.eu.home")
+        assert await counters.add("visits.eu.home", 2) == before + 2
 
 
 async def consume(app: App, ops: App, **options: Any) -> None:
@@ -178,6 +197,17 @@ async def follow(app: App, ops: App) -> None:
     async with app:
         await ops.js.publish("orders.created", 1)
         assert await seen.has(1) == [1]
+        async with app.js.messages("ORDERS", subject="orders.created", data_type=int) as messages:
+            assert (await anext(messages)).data == 1
+
+
+async def read(app: App, ops: App) -> None:
+    await ops.js.publish("orders.created", {"id": 1})
+    async with app:
+        assert (await app.js.get("ORDERS", 1)).sequence == 1
+        assert (await app.js.get_last("ORDERS", "orders.created")).sequence == 1
+        assert len(await app.js.get_batch("ORDERS", 5)) == 1
+        assert len(await app.js.get_last_for("ORDERS", "orders.*")) == 1
 
 
 async def declare(app: App, ops: App) -> None:
@@ -203,8 +233,32 @@ async def keys(app: App, ops: App) -> None:
         await rates.update("eu.vat", 21, revision)
         assert (await rates.get("eu.vat")).value == 21
         assert await rates.keys("eu.>") == ["eu.vat"]
+        assert [entry.value for entry in await rates.entries("eu.>")] == [21]
         assert await seen.has(2) == [20, 21]
-        await rates.delete("eu.vat")
+        async with rates.transaction() as changes:
+            changes.delete("eu.vat")
+            changes.put("eu.duty", 5, ttl=60)
+
+
+async def locks(app: App, ops: App) -> None:
+    @app.leader(name="billing.leader")
+    async def lead() -> None:
+        leads.set()
+
+    async def wait() -> None:
+        async with app.lock("billing.report"):
+            pass
+
+    leads = asyncio.Event()
+    async with app:
+        await leads.wait()
+        async with ops.lock("billing.report"):
+            waiting = asyncio.create_task(wait())
+            await until(lambda: app.stats().locks.waiting or waiting.done())
+            consumers = "STREAM.INFO.KV_tidings-locks"
+            while not (await ops.js.api.call(consumers))["state"]["consumer_count"]:  # noqa: ASYNC110 - of another app
+                await asyncio.sleep(0.01)
+        await waiting
 
 
 async def objects(app: App, ops: App) -> None:
@@ -219,15 +273,19 @@ async def objects(app: App, ops: App) -> None:
 
 FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Listen and answer": listen,
+    "Stream a reply": stream_a_reply,
     "Publish and request": publish_and_request,
     "Publish to a stream": publish_to_a_stream,
+    "Count": count,
     "Consume a stream": consume,
     "Consume without creating the consumer": consume_only,
     "Dead letters": dead_letter,
     "Follow a stream in order": follow,
+    "Read messages": read,
     "Declare a stream": declare,
     "Pause and resume a consumer": pause,
     "Keys of a bucket": keys,
+    "Locks and leaders": locks,
     "Objects of a store": objects,
 }
 

@@ -42,6 +42,13 @@ SITES = {
 
 
 @pytest.fixture
+def server() -> Iterator[NATSServer]:
+    """A nats-server of the test's own, to kill and restart. One example has a stream."""
+    with NATSServer(jetstream=True) as own:
+        yield own
+
+
+@pytest.fixture
 def service(server: NATSServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     """The service that the examples call, on a server of the test's own."""
     monkeypatch.setenv("NATS_URL", server.url)
@@ -165,3 +172,47 @@ def test_a_management_command_of_django_needs_no_server(service: App) -> None:
     )
     assert process.wait() == 0
     process.wait_for("no issues")
+
+
+def test_a_stream_is_read_by_a_browser_for_as_long_as_it_stays(
+    service: App, serve: Callable[[Site], Process]
+) -> None:
+    command = ["uvicorn", "--timeout-graceful-shutdown", "1", "examples.order_events:api"]
+    process = serve(Site(command))
+    with client_of_one(process) as client:
+        with client.stream("GET", "/events") as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": connected"
+            assert client.post("/orders", json={"id": 7}).json() == {"id": 1}
+            assert events(lines, 1) == [("1", "orders.created", '{"id": 7}')]
+        wait_until(lambda: not consumers(service))  # the browser has left
+        for number in (8, 9):
+            client.post("/orders", json={"id": number})
+        with client.stream("GET", "/events", headers={"Last-Event-ID": "1"}) as response:
+            came = events(response.iter_lines(), 2)
+        assert [each[2] for each in came] == ['{"id": 8}', '{"id": 9}']
+    process.stop()
+    process.wait_for("Application shutdown complete")
+    assert "Traceback" not in process.text
+
+
+def client_of_one(process: Process) -> httpx.Client:
+    url = process.wait_for(r"running on (http://[\w.:]+)")[1]
+    return httpx.Client(base_url=url, timeout=20)
+
+
+def events(lines: Iterator[str], count: int) -> list[tuple[str, ...]]:
+    """Return the id, the name and the data of the next events."""
+    found = []
+    while len(found) < count:
+        line = next(lines)
+        if line.startswith("id: "):
+            found.append(
+                tuple(each.partition(": ")[2] for each in (line, next(lines), next(lines)))
+            )
+    return found
+
+
+def consumers(service: App) -> list[str]:
+    answer = service.js.run_sync(service.js.api.call("CONSUMER.NAMES.ORDERS"))
+    return answer["consumers"] or []

@@ -88,6 +88,10 @@ async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, request)
 
 
+async def start() -> dict[str, Any]:
+    return await probe.start(send, flush)
+
+
 async def on_stream(body: bytes) -> None:  # FastStream acknowledges when it returns, by default
     BLOCKS.left -= 1
     if not BLOCKS.left:
@@ -127,7 +131,7 @@ HANDLERS: dict[str, Any] = {
 
 
 def listen() -> None:
-    if OPTS.action == "respond":
+    if OPTS.action in ("respond", "start"):
         BROKER.subscriber(probe.ECHO)(on_request)
     elif OPTS.action == "js_consume":
         BROKER.subscriber(

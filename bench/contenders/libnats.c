@@ -17,6 +17,9 @@
 #define FIRST_ID 1000000000LL
 #define REPORT "report.count"
 #define ECHO "echo.request"
+#define STREAM "BENCH"
+#define DURABLE "bench"
+#define PACE 2000
 
 typedef struct {
     double clock, cpu;
@@ -25,7 +28,7 @@ typedef struct {
 
 static struct {
     const char *action, *url;
-    long n, warmup, size, block, subscriptions, in_flight;
+    long n, warmup, size, block, subscriptions, in_flight, concurrency;
 } opts = {.n = 1000, .size = 128, .block = 100, .subscriptions = 1, .in_flight = 1};
 
 static natsConnection *nc;
@@ -136,7 +139,8 @@ static void publish(void)
     emit(more);
 }
 
-/* receive: one subscription, whose handler the library runs in one thread */
+/* receive: the library runs the handler of each subscription in a thread of its own, or in one of
+ * its pool if there are many. They share the count. */
 
 static long received;
 
@@ -148,40 +152,71 @@ static bool ends_its_block(const natsMsg *msg)
     return strtoll(data, NULL, 10) - FIRST_ID == received;
 }
 
-static void end_block(const natsMsg *msg)
+static void end_block(long count)
 {
-    if (opts.subscriptions == 1 && !ends_its_block(msg))
-        errors++;
-    if (received == opts.warmup)
+    if (count == opts.warmup)
         started = reading();
-    if (received == opts.warmup + opts.n)
+    if (count == opts.warmup + opts.n)
         stopped = reading();
-    report(received);
-    if (received == opts.warmup + opts.n)
+    report(count);
+    if (count == opts.warmup + opts.n)
         finish();
 }
 
 static void on_raw(natsConnection *c, natsSubscription *sub, natsMsg *msg, void *closure)
 {
     (void)c, (void)sub, (void)closure;
-    if (++received % opts.block == 0)
-        end_block(msg);
+    if (++received % opts.block == 0) {
+        if (!ends_its_block(msg))
+            errors++;
+        end_block(received);
+    }
     natsMsg_Destroy(msg);
 }
 
-static void receive_raw(void)
+static void on_header(natsConnection *c, natsSubscription *sub, natsMsg *msg, void *closure)
 {
-    if (opts.subscriptions != 1) {
-        fprintf(stderr, "one subscription only\n");
-        exit(1);
+    const char *value = NULL;
+    natsStatus status = natsMsgHeader_Get(msg, "Header-0", &value);
+    if (status != NATS_OK && status != NATS_NOT_FOUND)
+        check(status, "header");
+    on_raw(c, sub, msg, closure);
+}
+
+static void on_any(natsConnection *c, natsSubscription *sub, natsMsg *msg, void *closure)
+{
+    (void)c, (void)sub, (void)closure;
+    long count = __atomic_add_fetch(&received, 1, __ATOMIC_RELAXED);
+    if (count % opts.block == 0)
+        end_block(count);
+    natsMsg_Destroy(msg);
+}
+
+static void receive(natsMsgHandler handler)
+{
+    natsSubscription **subs = calloc(opts.subscriptions, sizeof *subs);
+    char subject[32];
+    for (long i = 0; i < opts.subscriptions; i++) {
+        snprintf(subject, sizeof subject, "load.%ld", i);
+        check(natsConnection_Subscribe(&subs[i], nc, subject, handler, NULL), "subscribe");
     }
-    natsSubscription *sub;
-    check(natsConnection_Subscribe(&sub, nc, "load.0", on_raw, NULL), "subscribe");
     report(0);
     wait_until_finished();
     check(natsConnection_FlushTimeout(nc, 10000), "flush");
     emit("");
-    natsSubscription_Destroy(sub);
+    for (long i = 0; i < opts.subscriptions; i++)
+        natsSubscription_Destroy(subs[i]);
+    free(subs);
+}
+
+static void receive_raw(void)
+{
+    receive(opts.subscriptions == 1 ? on_raw : on_any);
+}
+
+static void receive_headers(void)
+{
+    receive(on_header);
 }
 
 /* respond */
@@ -253,7 +288,7 @@ static void on_reply(natsConnection *c, natsSubscription *sub, natsMsg *msg, voi
         send_next();
 }
 
-static void request_many(void)
+static natsSubscription *subscribe_inbox(natsMsgHandler handler)
 {
     natsInbox *inbox;
     natsSubscription *sub;
@@ -261,16 +296,46 @@ static void request_many(void)
     check(natsInbox_Create(&inbox), "inbox");
     snprintf(many.inbox, sizeof many.inbox, "%s", inbox);
     snprintf(wildcard, sizeof wildcard, "%s.*", inbox);
-    many.total = opts.warmup + opts.n;
-    check(natsConnection_Subscribe(&sub, nc, wildcard, on_reply, NULL), "subscribe");
+    natsInbox_Destroy(inbox);
+    check(natsConnection_Subscribe(&sub, nc, wildcard, handler, NULL), "subscribe");
     check(natsConnection_FlushTimeout(nc, 10000), "flush");
+    return sub;
+}
+
+static void request_many(void)
+{
+    natsSubscription *sub = subscribe_inbox(on_reply);
+    many.total = opts.warmup + opts.n;
     long first = many.total < opts.in_flight ? many.total : opts.in_flight;
     for (long i = 0; i < first; i++)
         send_next();
     wait_until_finished();
     emit("");
     natsSubscription_Destroy(sub);
-    natsInbox_Destroy(inbox);
+}
+
+/* paced: at a fixed rate, whether the earlier ones are answered or not */
+
+static double *sent_at, *latencies;
+
+static void sleep_until(double when)
+{
+    double early = when - seconds();
+    if (early <= 0)
+        return;
+    struct timespec wait = {.tv_sec = (time_t)early, .tv_nsec = (early - (time_t)early) * 1e9};
+    nanosleep(&wait, NULL);
+}
+
+static void on_paced_reply(natsConnection *c, natsSubscription *sub, natsMsg *msg, void *closure)
+{
+    (void)c, (void)sub, (void)closure;
+    latencies[many.answered] = seconds() - sent_at[id_in(msg)];
+    if (!answers_its_request(msg))
+        errors++;
+    natsMsg_Destroy(msg);
+    if (++many.answered == opts.n)
+        finish();
 }
 
 static int ascending(const void *a, const void *b)
@@ -279,10 +344,37 @@ static int ascending(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-static void request_one(void)
+static void emit_latencies(void)
 {
     char more[96];
-    double *latencies = calloc(opts.n, sizeof *latencies);
+    qsort(latencies, opts.n, sizeof *latencies, ascending);
+    snprintf(more, sizeof more, ", \"p50\": %.9f, \"p99\": %.9f", latencies[opts.n / 2],
+             latencies[opts.n * 99 / 100]);
+    emit(more);
+    free(latencies);
+}
+
+static void request_paced(void)
+{
+    natsSubscription *sub = subscribe_inbox(on_paced_reply);
+    sent_at = calloc(opts.n, sizeof *sent_at);
+    latencies = calloc(opts.n, sizeof *latencies);
+    started = reading();
+    for (long i = 0; i < opts.n; i++) {
+        sleep_until(started.clock + (double)i / PACE);
+        sent_at[i] = seconds();
+        send_next();
+    }
+    wait_until_finished();
+    stopped = reading();
+    emit_latencies();
+    free(sent_at);
+    natsSubscription_Destroy(sub);
+}
+
+static void request_one(void)
+{
+    latencies = calloc(opts.n, sizeof *latencies);
     for (long i = 0; i < opts.warmup; i++)
         request(i);
     started = reading();
@@ -292,19 +384,106 @@ static void request_one(void)
         latencies[i] = seconds() - before;
     }
     stopped = reading();
-    qsort(latencies, opts.n, sizeof *latencies, ascending);
-    snprintf(more, sizeof more, ", \"p50\": %.9f, \"p99\": %.9f", latencies[opts.n / 2],
-             latencies[opts.n * 99 / 100]);
+    emit_latencies();
+}
+
+/* streams: messages are fetched from a pull consumer, and published without waiting for each */
+
+static jsCtx *jetstream(void)
+{
+    jsOptions options;
+    jsCtx *js;
+    check(jsOptions_Init(&options), "options");
+    options.PublishAsync.MaxPending = opts.in_flight;
+    check(natsConnection_JetStream(&js, nc, &options), "jetstream");
+    return js;
+}
+
+static void on_stream(natsMsg *msg)
+{
+    if (++received == opts.warmup)
+        started = reading();
+    check(natsMsg_Ack(msg, NULL), "ack");
+    natsMsg_Destroy(msg);
+}
+
+static void js_consume(void)
+{
+    jsCtx *js = jetstream();
+    jsSubOptions options;
+    natsSubscription *sub;
+    long held = opts.in_flight > opts.concurrency ? opts.in_flight : opts.concurrency;
+    check(jsSubOptions_Init(&options), "options");
+    options.Stream = STREAM;
+    check(js_PullSubscribe(&sub, js, "load.>", DURABLE, NULL, &options, NULL), "subscribe");
+    while (received < opts.warmup + opts.n) {
+        natsMsgList list;
+        check(natsSubscription_Fetch(&list, sub, held, 30000, NULL), "fetch");
+        for (int i = 0; i < list.Count; i++) {
+            on_stream(list.Msgs[i]);
+            list.Msgs[i] = NULL;
+        }
+        natsMsgList_Destroy(&list);
+    }
+    stopped = reading();
+    check(natsConnection_FlushTimeout(nc, 10000), "flush");
+    emit("");
+    natsSubscription_Destroy(sub);
+    jsCtx_Destroy(js);
+}
+
+static void store_all(jsCtx *js, long n)
+{
+    char *body = malloc(opts.size);
+    memset(body, 'x', opts.size);
+    for (long i = 0; i < n; i++)
+        check(js_PublishAsync(js, "load.0", body, opts.size, NULL), "publish");
+    check(js_PublishAsyncComplete(js, NULL), "publish");
+    free(body);
+}
+
+static void js_publish_window(void)
+{
+    char more[64];
+    jsCtx *js = jetstream();
+    store_all(js, opts.warmup);
+    started = reading();
+    store_all(js, opts.n);
+    stopped = reading();
+    snprintf(more, sizeof more, ", \"sent\": %ld", opts.n + opts.warmup);
     emit(more);
-    free(latencies);
+    jsCtx_Destroy(js);
+}
+
+/* start: ready once a subscription exists */
+
+static void start(void)
+{
+    natsSubscription *sub;
+    opts.n = 1;
+    check(natsConnection_Subscribe(&sub, nc, ECHO, on_request, NULL), "subscribe");
+    report(0);
+    check(natsConnection_FlushTimeout(nc, 10000), "flush");
+    started = stopped = reading();
+    started.cpu = 0;
+    emit("");
+    natsSubscription_Destroy(sub);
 }
 
 static const struct {
     const char *name;
     void (*run)(void);
 } actions[] = {
-    {"publish", publish},           {"receive_raw", receive_raw}, {"respond", respond},
-    {"request_many", request_many}, {"request_one", request_one},
+    {"publish", publish},
+    {"receive_raw", receive_raw},
+    {"receive_headers", receive_headers},
+    {"respond", respond},
+    {"request_many", request_many},
+    {"request_one", request_one},
+    {"request_paced", request_paced},
+    {"js_consume", js_consume},
+    {"js_publish_window", js_publish_window},
+    {"start", start},
 };
 
 static void take_option(const char *name, const char *value)
@@ -316,6 +495,7 @@ static void take_option(const char *name, const char *value)
         {"--n", &opts.n},         {"--warmup", &opts.warmup},
         {"--size", &opts.size},   {"--block", &opts.block},
         {"--in-flight", &opts.in_flight}, {"--subscriptions", &opts.subscriptions},
+        {"--concurrency", &opts.concurrency},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(name, known[i].name) == 0)
@@ -323,11 +503,12 @@ static void take_option(const char *name, const char *value)
 }
 
 /* By default libnats collects what is published for about a millisecond, which is right for
- * throughput and wrong for the reply to a single request. */
+ * throughput and wrong for a single request or its reply. */
 static void connect_to_server(void)
 {
     natsOptions *options;
-    bool at_once = strcmp(opts.action, "respond") == 0 && opts.in_flight == 1;
+    bool at_once = strcmp(opts.action, "request_paced") == 0 ||
+                   (strcmp(opts.action, "respond") == 0 && opts.in_flight == 1);
     check(natsOptions_Create(&options), "options");
     check(natsOptions_SetURL(options, opts.url), "url");
     check(natsOptions_SetSendAsap(options, at_once), "send asap");

@@ -203,6 +203,13 @@ class Contender:
     async def request_one(self) -> dict[str, Any]:
         return await probe.request_one(self.opts, self.request)
 
+    async def request_paced(self) -> dict[str, Any]:
+        return await probe.request_paced(self.opts, self.request)
+
+    async def start(self) -> dict[str, Any]:
+        await self.nc.subscribe(probe.ECHO, cb=self.on_request)
+        return await probe.start(self.nc.publish, self.nc.flush)
+
     async def answers(self) -> dict[str, Any]:
         return await probe.request_answers(self.opts, self.ask_many)
 

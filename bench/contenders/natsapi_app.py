@@ -84,10 +84,13 @@ class Contender:
     async def request_one(self) -> dict[str, Any]:
         return await probe.request_one(OPTS, self.request)
 
+    async def start(self) -> dict[str, Any]:
+        return await probe.start(self.report, self.app.nc.nats.flush)
+
 
 def listen(app: NatsAPI) -> None:
     match OPTS.action:
-        case "respond":
+        case "respond" | "start":
             app.request("request", result=Answer)(on_request)
         case "receive_json":
             app.publish("0", skip_validation=True)(on_json)
@@ -97,7 +100,7 @@ def listen(app: NatsAPI) -> None:
 
 def root_path() -> str:
     """natsapi subscribes to everything below its root path, so a sender needs another one."""
-    if OPTS.action == "respond":
+    if OPTS.action in ("respond", "start"):
         return "echo"
     return probe.LOAD if OPTS.action.startswith("receive_") else "bench"
 

@@ -77,6 +77,10 @@ async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, APP.request)
 
 
+async def start() -> dict[str, Any]:
+    return await probe.start(APP.publish, flush)
+
+
 async def threads() -> dict[str, Any]:
     return await probe.publish_from_threads(OPTS, APP.nats.publish_from_another_thread, flush)
 
@@ -97,7 +101,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    if OPTS.action == "respond":
+    if OPTS.action in ("respond", "start"):
         APP.listen(probe.ECHO)(on_request)
     elif OPTS.action in LISTENERS:
         handler, data_type = LISTENERS[OPTS.action]

@@ -64,6 +64,9 @@ SLEEP = 0.010
 
 THREADS = 4
 
+PACE = 2_000
+"""Requests that the paced workload sends each second, and sends in all."""
+
 Send = Callable[[str, Any], Awaitable[Any]]
 Flush = Callable[[], Awaitable[Any]]
 Request = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -406,6 +409,31 @@ async def request_one(opts: Options, request: Request) -> dict[str, Any]:
     return meter.result(opts.n, **percentiles(latencies), **_wrong(wrong))
 
 
+async def request_paced(opts: Options, request: Request) -> dict[str, Any]:
+    """Send requests at a fixed rate, whether the earlier ones are answered or not.
+
+    Timers are late by up to a millisecond, so some requests leave together.
+    """
+    meter, latencies, wrong = Meter(), [], 0
+
+    async def one(i: int) -> None:
+        nonlocal wrong
+        before = time.perf_counter()
+        reply = await request(ECHO, question(i))
+        latencies.append(time.perf_counter() - before)
+        wrong += not is_answer(reply, i)
+
+    await _request_all(range(opts.warmup), 1, request)
+    meter.start()
+    async with asyncio.TaskGroup() as group:
+        for i in range(opts.n):
+            if (early := meter.clock + i / PACE - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            group.create_task(one(i))
+    meter.stop()
+    return meter.result(opts.n, **percentiles(latencies), **_wrong(wrong))
+
+
 async def request_answers(opts: Options, ask: Callable[[str, Any], Awaitable[list[Any]]]) -> Any:
     """Send one request at a time, each with several answers, and check every answer."""
     meter = Meter()
@@ -472,6 +500,17 @@ async def respond(publish: Send) -> dict[str, Any]:
     await publish(REPORT, report(0))
     await asyncio.Event().wait()
     return {}
+
+
+async def start(publish: Send, flush: Flush) -> dict[str, Any]:
+    """Report that the program is ready. The harness knows when it started the process."""
+    meter = Meter()
+    meter.start()
+    await publish(REPORT, report(0))
+    await flush()
+    meter.stop()
+    meter.cpu = cpu_seconds()
+    return meter.result(1)
 
 
 async def publish_from_threads(

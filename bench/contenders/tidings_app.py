@@ -1,5 +1,6 @@
 """tidings: `@app.listen` with typed handlers, `app.publish`, `publish_sync`, `app.request`."""
 
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -114,6 +115,14 @@ async def request_one() -> dict[str, Any]:
     return await probe.request_one(OPTS, app.request)
 
 
+async def request_paced() -> dict[str, Any]:
+    return await probe.request_paced(OPTS, app.request)
+
+
+async def start() -> dict[str, Any]:
+    return await probe.start(app.publish, app.flush)
+
+
 async def answers() -> dict[str, Any]:
     return await probe.request_answers(OPTS, ask_many)
 
@@ -197,11 +206,22 @@ LISTENERS: dict[str, Any] = {
 @app.task()
 async def main() -> None:
     work = receive if OPTS.action.startswith("receive_") else globals()[OPTS.action]
-    probe.emit(await work(), version("tidings"))
+    probe.emit({**await work(), "core": app.stats().core}, version("tidings"))
     await app.disconnect()
 
 
+def command_line() -> None:
+    """Run the command line, which only one measurement needs."""
+    from tidings.cli import main
+
+    main()
+
+
 def run() -> None:
+    if OPTS.action == "start":
+        app.listen(probe.ECHO)(on_request)
+        sys.argv = ["tidings", "run", "__main__:app"]
+        command_line()  # ends the process
     if OPTS.action == "respond":
         app.listen(probe.ECHO)(on_request)
         app.listen(probe.MANY, no_reply=True)(on_many)

@@ -53,6 +53,8 @@ typedef struct {
     PyObject *context; /* of the worker */
     Py_ssize_t context_size;
     PyObject *differs; /* whether the context has changed, when its size does not say it */
+    PyObject *add;     /* takes the seconds of a long message; None to measure none */
+    double shortest;   /* seconds above which a message is long */
 } Burst;
 
 /* What became of a message. */
@@ -62,7 +64,7 @@ typedef enum {
     SUSPENDED, /* `coroutine` has begun and waits for `awaited` */
     UNSTARTED, /* `coroutine` is no coroutine: it has to be awaited */
     TIMED,     /* the frame has a deadline, and nothing was done with it yet */
-    BROKEN,    /* the queue holds something that is not a frame; with an exception */
+    BROKEN,    /* there is no frame to handle, or measuring failed; with an exception */
 } Outcome;
 
 typedef struct {
@@ -93,8 +95,23 @@ static int is_frame(PyObject *frame)
         && PyBytes_Check(PyTuple_GET_ITEM(frame, 4));
 }
 
-/* Take the next frame from the queue and make its message. */
-static Outcome begin_step(const Burst *burst, PyObject *popleft, Step *step)
+/* Measure the message that began at `began` and has ended now: every message begins when the one
+ * before it has ended. 0 for none. Returns -1 with an exception. */
+static int measure(const Burst *burst, double began, double ended)
+{
+    if (began == 0 || ended - began <= burst->shortest) {
+        return 0;
+    }
+    PyObject *seconds = PyFloat_FromDouble(ended - began);
+    PyObject *added = seconds == NULL ? NULL : PyObject_CallOneArg(burst->add, seconds);
+    Py_XDECREF(seconds);
+    Py_XDECREF(added);
+    return added == NULL ? -1 : 0;
+}
+
+/* Take the next frame from the queue and make its message. `before` is when the message before it
+ * began. */
+static Outcome begin_step(const Burst *burst, PyObject *popleft, Step *step, double *before)
 {
     step->frame = PyObject_CallNoArgs(popleft);
     if (step->frame == NULL) {
@@ -108,6 +125,12 @@ static Outcome begin_step(const Burst *burst, PyObject *popleft, Step *step)
     PyObject *block = frame[3], *body = frame[4], *data;
     burst->counts->pending_bytes -= PyBytes_GET_SIZE(block) + PyBytes_GET_SIZE(body);
     step->began = now();
+    if (burst->add != Py_None) {
+        if (measure(burst, *before, step->began) < 0) {
+            return BROKEN;
+        }
+        *before = step->began;
+    }
     if (!PyBytes_CheckExact(block)) { /* a DeadlineBlock */
         return TIMED;
     }
@@ -210,13 +233,24 @@ static int is_changed(const Burst *burst)
     return changed;
 }
 
+/* The end of a burst without a stop. Takes the reference to the result. */
+static PyObject *end_burst(const Burst *burst, double began, PyObject *result)
+{
+    if (burst->add != Py_None && measure(burst, began, now()) < 0) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    return result;
+}
+
 static PyObject *run_burst(const Burst *burst, PyObject *popleft)
 {
     Py_ssize_t waiting;
+    double before = 0;
     while ((waiting = PyObject_Size(burst->queue)) > 0) {
         Step step = {0};
         PyObject *stop = NULL, *error = NULL;
-        Outcome outcome = begin_step(burst, popleft, &step);
+        Outcome outcome = begin_step(burst, popleft, &step, &before);
         if (outcome == HANDLED) {
             outcome = run_step(burst, &step);
         }
@@ -237,17 +271,17 @@ static PyObject *run_burst(const Burst *burst, PyObject *popleft)
         step_clear(&step);
         int changed = is_changed(burst);
         if (changed) {
-            return changed < 0 ? NULL : Py_NewRef(Py_False);
+            return changed < 0 ? NULL : end_burst(burst, before, Py_NewRef(Py_False));
         }
     }
-    return waiting < 0 ? NULL : Py_NewRef(Py_None);
+    return waiting < 0 ? NULL : end_burst(burst, before, Py_NewRef(Py_None));
 }
 
 PyObject *burst(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     Core *core = PyModule_GetState(module);
-    if (nargs != 12) {
-        return PyErr_Format(PyExc_TypeError, "burst() takes 12 arguments, got %zd", nargs);
+    if (nargs != 14) {
+        return PyErr_Format(PyExc_TypeError, "burst() takes 14 arguments, got %zd", nargs);
     }
     if (!PyObject_TypeCheck(args[0], core->counts)) {
         PyErr_SetString(PyExc_TypeError, "burst() takes a listener first");
@@ -267,8 +301,10 @@ PyObject *burst(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         .context = args[9],
         .context_size = PyLong_AsSsize_t(args[10]),
         .differs = args[11],
+        .add = args[12],
+        .shortest = PyFloat_AsDouble(args[13]),
     };
-    if (burst.context_size == -1 && PyErr_Occurred()) {
+    if ((burst.context_size == -1 || burst.shortest == -1) && PyErr_Occurred()) {
         return NULL;
     }
     PyObject *popleft = PyObject_GetAttr(burst.queue, core->n_popleft);

@@ -12,8 +12,10 @@
 #define MAX_KNOWN_HEADS 4096
 /* A longer line is parsed, but not remembered: 4,096 of them would fill the memory. */
 #define MAX_REMEMBERED 4096
-/* A buffer for an incomplete frame that has grown larger than this is freed after the frame. */
+/* A buffer for an incomplete line that has grown larger than this is freed after the line. */
 #define MAX_IDLE_BUFFER (1024 * 1024)
+/* Memory for a larger body is allocated as its bytes arrive: a claimed size costs nothing. */
+#define MAX_ADVANCE (1024 * 1024)
 
 /* A growing piece of memory. */
 typedef struct {
@@ -27,6 +29,13 @@ typedef struct {
     PyObject *sid_object, *subject, *reply;
     Py_ssize_t header_size, size; /* `size` includes the headers */
 } Line;
+
+/* A message whose end has not arrived. Its bytes are copied once, to where they stay. */
+typedef struct {
+    PyObject *block, *body; /* both NULL if its sizes are malformed and it is only skipped */
+    Py_ssize_t filled;      /* bytes of both and of the line end that have arrived */
+    char is_open;
+} Partial;
 
 /* A subscription whose messages each have a new subject. */
 typedef struct {
@@ -43,8 +52,8 @@ typedef struct {
     Transient *transients;
     Py_ssize_t transient_count;
     Py_ssize_t malformed;
-    Buffer kept;     /* an incomplete frame */
-    Py_ssize_t need; /* its size; 0 while its line is incomplete */
+    Buffer kept;     /* an incomplete line */
+    Partial partial; /* an incomplete message, whose line is `line` */
     Buffer previous; /* the previous line with its line end, parsed in `line` */
     Line line;
     Buffer head; /* the previous `b"subject sid"`, and its pair */
@@ -498,7 +507,7 @@ done:
     return result;
 }
 
-/* Frames. */
+/* Messages. */
 
 /* MARK of src/tidings/protocol/deadlines.py. */
 static const char deadline_mark[] = "\r\nTidings-Deadline-Ms:";
@@ -516,11 +525,11 @@ static int has_deadline(const char *block, Py_ssize_t length)
     return 0;
 }
 
-/* The header block of a message, whose time begins to run if it has a deadline. */
-static PyObject *read_block(Parser *self, const char *at, Py_ssize_t length)
+/* The header block of a message, whose time begins to run if it has a deadline. Takes the reference
+ * of the argument. */
+static PyObject *timed_block(Parser *self, PyObject *block)
 {
-    PyObject *block = PyBytes_FromStringAndSize(at, length);
-    if (block == NULL || !has_deadline(at, length)) {
+    if (!has_deadline(PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))) {
         return block;
     }
     Core *core = self->core;
@@ -535,20 +544,11 @@ static PyObject *read_block(Parser *self, const char *at, Py_ssize_t length)
     return timed;
 }
 
-/* Add the message of `self->line`, whose headers and body start at `at`. */
-static int read_message(Parser *self, Output *output, const char *at)
+/* Add the message of `self->line`. Takes the references of block and body, and fails if one of
+ * them is NULL. */
+static int add_message(Parser *self, Output *output, PyObject *block, PyObject *body)
 {
     const Line *line = &self->line;
-    PyObject *block;
-    if (line->header_size == 0) {
-        block = Py_NewRef(self->core->empty_bytes);
-    } else if (line->header_size <= line->size && is_header_block(at, line->header_size)) {
-        block = read_block(self, at, line->header_size);
-    } else {
-        self->malformed++;
-        return 0;
-    }
-    PyObject *body = PyBytes_FromStringAndSize(at + line->header_size, line->size - line->header_size);
     PyObject *frame = PyTuple_New(5);
     if (block == NULL || body == NULL || frame == NULL
         || open_batch(output, line->sid, line->sid_object) < 0) {
@@ -571,8 +571,131 @@ static int read_message(Parser *self, Output *output, const char *at)
     return result;
 }
 
-/* Parse the frame at `*at`. Returns 1 and moves `*at` behind it; 0 if it is incomplete, with
- * `self->need`; -1 with an exception. */
+/* Add the message of `self->line`, whose headers and body start at `at`. */
+static int read_message(Parser *self, Output *output, const char *at)
+{
+    const Line *line = &self->line;
+    PyObject *block;
+    if (line->header_size == 0) {
+        block = Py_NewRef(self->core->empty_bytes);
+    } else if (line->header_size <= line->size && is_header_block(at, line->header_size)) {
+        block = PyBytes_FromStringAndSize(at, line->header_size);
+        block = block == NULL ? NULL : timed_block(self, block);
+    } else {
+        self->malformed++;
+        return 0;
+    }
+    PyObject *body = PyBytes_FromStringAndSize(at + line->header_size, line->size - line->header_size);
+    return add_message(self, output, block, body);
+}
+
+/* Incomplete messages. */
+
+static void drop_partial(Parser *self)
+{
+    Py_CLEAR(self->partial.block);
+    Py_CLEAR(self->partial.body);
+    self->partial.filled = 0;
+    self->partial.is_open = 0;
+}
+
+/* Begin the message of `self->line`, whose first bytes are in this chunk. */
+static int open_partial(Parser *self)
+{
+    const Line *line = &self->line;
+    self->partial.is_open = 1;
+    if (line->header_size > line->size) {
+        return 0;
+    }
+    Py_ssize_t size = line->size - line->header_size;
+    self->partial.block = line->header_size ? PyBytes_FromStringAndSize(NULL, line->header_size)
+                                            : Py_NewRef(self->core->empty_bytes);
+    self->partial.body = PyBytes_FromStringAndSize(NULL, size < MAX_ADVANCE ? size : MAX_ADVANCE);
+    if (self->partial.block == NULL || self->partial.body == NULL) {
+        drop_partial(self);
+        return -1;
+    }
+    return 0;
+}
+
+/* Make room in the body for so many bytes in all: doubled, up to its size. */
+static int grow_body(Parser *self, Py_ssize_t wanted)
+{
+    Py_ssize_t room = PyBytes_GET_SIZE(self->partial.body);
+    if (wanted <= room) {
+        return 0;
+    }
+    Py_ssize_t size = self->line.size - self->line.header_size;
+    Py_ssize_t doubled = 2 * (wanted > room ? wanted : room); /* both are at most MAX_PAYLOAD */
+    return _PyBytes_Resize(&self->partial.body, doubled < size ? doubled : size);
+}
+
+/* Copy the next bytes of the incomplete message to where they belong. */
+static int fill_partial(Parser *self, const char *at, Py_ssize_t given)
+{
+    Partial *partial = &self->partial;
+    const Line *line = &self->line;
+    Py_ssize_t filled = partial->filled;
+    partial->filled += given;
+    if (partial->body == NULL) {
+        return 0;
+    }
+    if (filled < line->header_size) {
+        Py_ssize_t left = line->header_size - filled, taken = given < left ? given : left;
+        memcpy(PyBytes_AS_STRING(partial->block) + filled, at, (size_t)taken);
+        at += taken;
+        given -= taken;
+        filled += taken;
+    }
+    Py_ssize_t left = line->size - filled, taken = given < left ? given : left;
+    if (taken <= 0) {
+        return 0; /* the line end */
+    }
+    Py_ssize_t start = filled - line->header_size;
+    if (grow_body(self, start + taken) < 0) {
+        return -1;
+    }
+    memcpy(PyBytes_AS_STRING(partial->body) + start, at, (size_t)taken);
+    return 0;
+}
+
+/* Add the message that is now complete. */
+static int close_partial(Parser *self, Output *output)
+{
+    PyObject *block = self->partial.block, *body = self->partial.body;
+    Py_ssize_t header_size = self->line.header_size;
+    self->partial.block = self->partial.body = NULL;
+    drop_partial(self);
+    if (body == NULL
+        || (header_size && !is_header_block(PyBytes_AS_STRING(block), header_size))) {
+        self->malformed++;
+        Py_XDECREF(block);
+        Py_XDECREF(body);
+        return 0;
+    }
+    return add_message(self, output, header_size ? timed_block(self, block) : block, body);
+}
+
+/* Take the bytes of the incomplete message, and move `*at` behind them. */
+static int finish_partial(Parser *self, Output *output, const char **at, const char *end)
+{
+    Py_ssize_t wanted = self->line.size + 2 - self->partial.filled, given = end - *at;
+    Py_ssize_t taken = wanted < given ? wanted : given;
+    int result = fill_partial(self, *at, taken);
+    if (result == 0 && taken == wanted) {
+        result = close_partial(self, output);
+    }
+    if (result < 0) {
+        drop_partial(self);
+    }
+    *at += taken;
+    return result;
+}
+
+/* Frames. */
+
+/* Parse the frame at `*at`, or begin it if its end is missing. Returns 1 and moves `*at` behind its
+ * bytes; 0 if its line is incomplete; -1 with an exception. */
 static int read_frame(Parser *self, Output *output, const char **at, const char *end)
 {
     const char *start = *at, *body;
@@ -583,7 +706,6 @@ static int read_frame(Parser *self, Output *output, const char **at, const char 
     } else {
         const char *stop = find_crlf(start, end);
         if (stop == NULL) {
-            self->need = 0;
             return 0;
         }
         body = stop + 2;
@@ -604,21 +726,18 @@ static int read_frame(Parser *self, Output *output, const char **at, const char 
         }
     }
     Py_ssize_t size = self->line.size;
+    *at = body;
     if (end - body < size + 2) {
-        self->need = (body - start) + size + 2;
-        return 0;
+        return open_partial(self) < 0 || finish_partial(self, output, at, end) < 0 ? -1 : 1;
     }
     *at = body + size + 2;
     return read_message(self, output, body) < 0 ? -1 : 1;
 }
 
-/* How many bytes of a chunk the incomplete frame needs next: up to the end of its line, or all that
- * it misses. More than there are, if the chunk does not complete it. */
+/* How many bytes of a chunk the incomplete line needs. More than there are, if the chunk does not
+ * complete it. */
 static Py_ssize_t missing(Parser *self, const char *at, const char *end)
 {
-    if (self->need) {
-        return self->need - self->kept.length;
-    }
     if (self->kept.bytes[self->kept.length - 1] == '\r' && at < end && *at == '\n') {
         return 1;
     }
@@ -626,11 +745,11 @@ static Py_ssize_t missing(Parser *self, const char *at, const char *end)
     return stop == NULL ? PY_SSIZE_T_MAX : stop + 2 - at;
 }
 
-/* Complete the frame that an earlier chunk began, and move `*at` behind it. If it is still
- * incomplete, the whole chunk is kept. */
+/* Complete what an earlier chunk began, and move `*at` behind it. If it is still incomplete, the
+ * whole chunk is kept. */
 static int finish_kept(Parser *self, Output *output, const char **at, const char *end)
 {
-    while (self->kept.length) {
+    if (self->kept.length) {
         Py_ssize_t wanted = missing(self, *at, end), given = end - *at;
         Py_ssize_t taken = wanted < given ? wanted : given;
         if (buffer_append(&self->kept, *at, taken) < 0) {
@@ -641,15 +760,12 @@ static int finish_kept(Parser *self, Output *output, const char **at, const char
             return 0;
         }
         const char *start = self->kept.bytes;
-        int result = read_frame(self, output, &start, start + self->kept.length);
-        if (result < 0) {
+        if (read_frame(self, output, &start, start + self->kept.length) < 0) {
             return -1;
         }
-        if (result) {
-            buffer_empty(&self->kept);
-        }
+        buffer_empty(&self->kept);
     }
-    return 0;
+    return self->partial.is_open ? finish_partial(self, output, at, end) : 0;
 }
 
 static int feed_bytes(Parser *self, Output *output, const char *at, const char *end)
@@ -669,7 +785,7 @@ static int feed_bytes(Parser *self, Output *output, const char *at, const char *
             break;
         }
     }
-    if (self->kept.length > MAX_LINE && self->need == 0) {
+    if (self->kept.length > MAX_LINE) {
         self->malformed++; /* an endless line */
         buffer_empty(&self->kept);
     }
@@ -698,6 +814,7 @@ static PyObject *parser_feed(Parser *self, PyObject *data)
     Py_XDECREF(output.frames);
     if (result < 0) {
         buffer_empty(&self->kept);
+        drop_partial(self);
         Py_DECREF(output.batches);
         return NULL;
     }
@@ -711,7 +828,7 @@ static PyObject *parser_reset(Parser *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     buffer_empty(&self->kept);
-    self->need = 0;
+    drop_partial(self);
     Py_RETURN_NONE;
 }
 
@@ -774,6 +891,7 @@ static void parser_dealloc(Parser *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     parser_clear(self);
+    drop_partial(self);
     for (Py_ssize_t i = 0; i < self->transient_count; i++) {
         Py_DECREF(self->transients[i].sid_object);
         Py_DECREF(self->transients[i].prefix);

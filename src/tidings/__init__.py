@@ -12,6 +12,7 @@ from tidings.deadlines import deadline
 from tidings.declarations import Group
 from tidings.errors import (
     AuthError,
+    BatchTimeoutError,
     BucketChangeError,
     BucketNotFoundError,
     BufferFullError,
@@ -24,6 +25,7 @@ from tidings.errors import (
     DigestError,
     DisconnectedError,
     DrainTimeoutError,
+    DuplicateMessageError,
     EncodeError,
     FlowError,
     FlushTimeoutError,
@@ -35,12 +37,16 @@ from tidings.errors import (
     JetStreamUnavailableError,
     KeyExistsError,
     KeyNotFoundError,
+    LockLostError,
+    LockTimeoutError,
     LoopThreadError,
     LoopTimeoutError,
+    MessageNotFoundError,
     MissingExtraError,
     NoRespondersError,
     NoStreamError,
     NotStartedError,
+    ObjectExistsError,
     ObjectNotFoundError,
     PayloadTooLargeError,
     ProtocolError,
@@ -80,7 +86,9 @@ from tidings.stats import (
     AppStats,
     ConnectionStats,
     ConsumerStats,
+    LeaderStats,
     ListenerStats,
+    LockStats,
     TaskStats,
     WatcherStats,
 )
@@ -92,6 +100,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import DROP
     from tidings.jetstream.message import StreamMessage
     from tidings.jetstream.publish import PublishAck
+    from tidings.jetstream.streams.bucket import Bucket
     from tidings.jetstream.streams.stream import Stream, days
 
 __all__ = [
@@ -99,6 +108,8 @@ __all__ = [
     "App",
     "AppStats",
     "AuthError",
+    "BatchTimeoutError",
+    "Bucket",
     "BucketChangeError",
     "BucketNotFoundError",
     "BufferFullError",
@@ -115,6 +126,7 @@ __all__ = [
     "DigestError",
     "DisconnectedError",
     "DrainTimeoutError",
+    "DuplicateMessageError",
     "EncodeError",
     "Ended",
     "ErrorMiddleware",
@@ -131,15 +143,21 @@ __all__ = [
     "JetStreamUnavailableError",
     "KeyExistsError",
     "KeyNotFoundError",
+    "LeaderStats",
     "ListenerStats",
+    "LockLostError",
+    "LockStats",
+    "LockTimeoutError",
     "LoopThreadError",
     "LoopTimeoutError",
     "Message",
+    "MessageNotFoundError",
     "Middleware",
     "MissingExtraError",
     "NoRespondersError",
     "NoStreamError",
     "NotStartedError",
+    "ObjectExistsError",
     "ObjectNotFoundError",
     "PayloadTooLargeError",
     "ProtocolError",
@@ -179,6 +197,7 @@ __all__ = [
 
 # The names that are imported at their first use, because most services use no stream.
 _LATE = {
+    "Bucket": "tidings.jetstream.streams.bucket",
     "DROP": "tidings.jetstream.consumer.spec",
     "Ended": "tidings.flows.many",
     "ItemStream": "tidings.flows.item_stream",

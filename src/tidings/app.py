@@ -27,6 +27,7 @@ from tidings.checks import (
 from tidings.concurrency.home import check_asyncio
 from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
+from tidings.current_link import CurrentLink
 from tidings.deadlines import working_until
 from tidings.declarations import Declarations, Group
 from tidings.errors import ConfigError
@@ -36,23 +37,24 @@ from tidings.handlers.health import DEFAULT_TIMEOUT, HealthCheck
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
 from tidings.handlers.signatures import check_handler
 from tidings.keywords import add_hint, called, former_names, refuse_options
-from tidings.link import CurrentLink
 from tidings.log import logger
 from tidings.subject import check_queue
-from tidings.transport.options import ConnectionKeywords, ConnectionOptions, server_urls
-from tidings.transport.settings import settings_of
 
 # `import tidings` is quick: what runs an app and what is for streams is imported at the first use.
 if TYPE_CHECKING:
     from tidings.jetstream.consumer.spec import ConsumerSpec
     from tidings.jetstream.context import JetStream
     from tidings.jetstream.host import JetStreamHost
+    from tidings.jetstream.kv.watchers import WatchSpec
+    from tidings.jetstream.locks.lock import Lock
     from tidings.jetstream.schedule.spec import CronSpec
+    from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Observer, Outcome, Plan, Run
     from tidings.process.runner import BackgroundRun
     from tidings.services import AppServices
     from tidings.stats import AppStats
+    from tidings.transport.options import ConnectionKeywords, ConnectionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -106,6 +108,8 @@ class App(Declarations):
         lifespan: a function that takes the app and returns an async context manager. The app enters
             it before the first message and leaves it after the last one.
         streams: streams to create at start, or to change to what is declared.
+        buckets: key-value buckets and object stores to create or change likewise, each a `Bucket`
+            or an `ObjectBucket`.
         user: the user name, with `password`.
         password: the password, or a function that returns it, called at each connect.
         token: a token instead of user and password, or a function that returns it.
@@ -186,10 +190,14 @@ class App(Declarations):
         drain_timeout: Seconds = 8.0,
         lifespan: Lifespan | None = None,
         streams: Sequence[Stream] = (),
+        buckets: Sequence[Bucket | ObjectBucket] = (),
         use_uvloop: bool = True,
         monitor: str | int | None = None,
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
+        from tidings.transport.options import ConnectionKeywords
+        from tidings.transport.settings import settings_of
+
         super().__init__()
         refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
         if not isinstance(service_name, str) or not service_name.strip():
@@ -243,7 +251,8 @@ class App(Declarations):
         self._events = EventHooks()
         self._current = CurrentLink()
         self._streams = streams
-        if streams:
+        self._buckets = buckets
+        if streams or buckets:
             self._host  # noqa: B018 - refuses what is not a Stream where it is written
         self._last: Outcome | None = None  # what is left of the run before
         self._instance = _new_instance()
@@ -281,7 +290,55 @@ class App(Declarations):
     def _host(self) -> JetStreamHost:
         from tidings.jetstream.host import JetStreamHost
 
-        return JetStreamHost(self._current, self._streams)
+        return JetStreamHost(self._current, self._streams, self._buckets)
+
+    @called("lock()")
+    def lock(
+        self,
+        name: str,
+        *,
+        lease: Seconds = 10,
+        timeout: Seconds | None = None,
+        bucket: str = "tidings-locks",
+    ) -> Lock:
+        """A lock that one task of all instances and services holds at a time.
+
+        Use it in `async with`, or in a thread in `with`, once for each block. The holder has a
+        lease in a key-value bucket, which the app renews while the block runs. The end of the block
+        releases the lock, and the next one gets it at once. If the process is killed, the next one
+        gets it when the lease has ended. It needs nats-server 2.11. (NATS ADR-8, ADR-48)
+
+        If the lease cannot be renewed in time, the block is cancelled, and raises `LockLostError`.
+        A process that was stopped, or whose event loop is blocked, learns that too late. Where two
+        writers would do harm, pass `lock.token` on: it is larger for each holder than for all
+        before it.
+
+        Args:
+            name: the name of the lock: letters, digits and the signs `-`, `_`, `=`, `/`, in words
+                that dots separate.
+            lease: seconds after which another task gets the lock when this process is gone; whole
+                seconds, or a `timedelta`. It is renewed three times as often.
+            timeout: seconds to wait for the lock; None to wait as long as it takes, or until the
+                deadline.
+            bucket: the name of the bucket. It is created if it does not exist.
+
+        Raises:
+            ConfigError: an option is wrong; or, when the block begins, the server or the bucket
+                cannot hold leases, or this task holds the lock already.
+            LockTimeoutError: when the block begins: the lock was not acquired within `timeout`.
+            LockLostError: when the block ends: the lock was lost.
+            TidingsError: when the block begins: JetStream is off, or refuses.
+
+        Example:
+            ```python
+            async with app.lock("report", timeout=5) as lock:
+                await app.publish("reports.begin", {"token": lock.token})
+            ```
+        """
+        from tidings.jetstream.locks.lock import Lock
+
+        holder = f"{self.service_name}/{self.instance_id}"
+        return Lock(self._host, name, holder=holder, lease=lease, timeout=timeout, bucket=bucket)
 
     # Other services.
 
@@ -296,11 +353,12 @@ class App(Declarations):
 
     @called("include()", hint="app.include(group)")
     def include(self, group: Group) -> None:
-        """Add the listeners of a group, under its prefix, its consumers, watches, tasks and jobs.
+        """Add the listeners of a group, under its prefix, and everything else that it declares.
 
         Raises:
             ConfigError: this is not a Group, the app runs already, another consumer has the same
-                stream and durable name as one of the group, or another job has the same name.
+                stream and durable name as one of the group, or another job or leader has the same
+                name.
         """
         if not isinstance(group, Group):
             raise ConfigError(
@@ -313,11 +371,14 @@ class App(Declarations):
             spec.check_unique(self._consumer_specs)
         for cron in group.crons:
             cron.check_unique(self._cron_specs)
+        for leader in group.leaders:
+            leader.check_unique(self._leader_specs)
         self._listener_specs.extend(group.listeners)
         self._consumer_specs.extend(group.consumers)
         self._watch_specs.extend(group.watches)
         self._task_specs.extend(group.tasks)
         self._cron_specs.extend(group.crons)
+        self._leader_specs.extend(group.leaders)
         group.include_done()
 
     def _warn_of_second_include(self, group: Group) -> None:
@@ -508,6 +569,8 @@ class App(Declarations):
         Raises:
             ConfigError: the app runs already, or this is not a URL.
         """
+        from tidings.transport.options import server_urls
+
         self._declaring("set_servers")
         self._settings = self._settings.with_servers(server_urls(servers))
 
@@ -517,6 +580,18 @@ class App(Declarations):
                 f"{call}: the app runs already; declare before it starts, or subscribe with "
                 f"subscribe_new_subject"
             )
+
+    def _add_consumer(self, spec: ConsumerSpec) -> None:
+        if self._run is None:
+            super()._add_consumer(spec)
+        else:
+            self._host.consume_soon(spec)
+
+    def _add_watch(self, spec: WatchSpec) -> None:
+        if self._run is None:
+            super()._add_watch(spec)
+        else:
+            self._host.watch_soon(spec)
 
     # Running: several ways, one lifecycle.
 
@@ -723,6 +798,7 @@ class App(Declarations):
             crons=tuple(self._cron_specs),
             watches=tuple(self._watch_specs),
             tasks=tuple(self._task_specs),
+            leaders=tuple(self._leader_specs),
             lifespan=None if lifespan is None else functools.partial(lifespan, self),
             startup=tuple(self._startup_hooks),
             ready=tuple(self._ready_hooks),

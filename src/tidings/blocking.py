@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from tidings import codec
 from tidings.bus import Bus, dynamic_spec
 from tidings.checks import Seconds
+from tidings.current_link import CurrentLink
 from tidings.errors import LoopTimeoutError, RequestTimeoutError
 from tidings.headers import HeadersLike
 from tidings.keywords import called, former_names, known_as
-from tidings.link import CurrentLink, Link
 from tidings.log import logger
 
 if TYPE_CHECKING:
     from tidings.flows.from_thread import SyncItemStream, SyncRequestMany
     from tidings.flows.item_stream import Items, ItemStream
     from tidings.flows.many import RequestMany
+    from tidings.link import Link
 
 # Seconds that a thread waits past a request's timeout. The event loop keeps the timeout itself
 # unless it is blocked.

@@ -9,15 +9,23 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from tidings import codec
-from tidings.checks import Seconds, as_seconds, check_flag, check_seconds, check_whole
+from tidings.checks import (
+    Seconds,
+    as_seconds,
+    check_flag,
+    check_seconds,
+    check_timeout,
+    check_whole,
+)
 from tidings.core import replaceable
+from tidings.current_link import CurrentLink
 from tidings.deadlines import at_most_left
 from tidings.errors import ConnectionLostError, DecodeError
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.headers import HeadersLike
 from tidings.keywords import called, known_as
-from tidings.link import CurrentLink, check_timeout, response_reader
 from tidings.protocol.flow import REQUEST_HEADERS
+from tidings.responses import response_reader
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import warn_of_literal

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from tidings.functions import function_place
 from tidings.handlers.hook_checks import silent_hooks
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.queue_groups import competing
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.kv.watchers import WatchSpec
 from tidings.jetstream.streams.stream import Stream
 from tidings.log import logger
-from tidings.subject import as_subjects, overlaps, warn_of_literal
+from tidings.subject import overlaps, warn_of_literal
 
 # What is lost if a hook returns nothing, by the beginning of its name.
 _LOST = {"listen": "requests get no answer", "send": "the calls that it surrounds return None"}
@@ -66,7 +66,7 @@ def _patterns(
         for subject in consumer.subjects:
             yield f"consumer {consumer.name}", subject
     for watch in watches:
-        for keys in as_subjects(watch.keys):
+        for keys in watch.stored_keys:
             yield f"watch {watch.name}", keys
     for stream in streams:
         for subject in stream.subjects:

@@ -20,10 +20,11 @@ MOST_SECONDS = 100 * 365 * 86_400.0
 MOST_WHOLE = 2**63 - 1
 # Characters of a value in an error.
 LONGEST_SHOWN = 200
-# Semantic Versioning 2.0.
+# Semantic Versioning 2.0. A text, because compiling it takes longer than many an import.
 _NUMBER, _WORD = r"(?:0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
-_SEMANTIC_VERSION = re.compile(
-    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_WORD}(?:\.{_WORD})*)?(?:\+[0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*)?"
+_SEMANTIC_VERSION = (
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_WORD}(?:\.{_WORD})*)?"
+    r"(?:\+[0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*)?"
 )
 
 T = TypeVar("T")
@@ -101,6 +102,17 @@ def check_seconds(
         if most < found < math.inf:
             wanted = f"a number of seconds, {most:.0f} or less"
     raise _refusal(name, wanted, hint, _shown_number(value))
+
+
+def check_timeout(timeout: Seconds) -> float:
+    """Check the timeout of a request, and return it in seconds.
+
+    Raises:
+        ConfigError: it is not a positive number of seconds.
+    """
+    if type(timeout) is float and 0 < timeout <= MOST_SECONDS:  # without a call
+        return timeout
+    return check_seconds("timeout", timeout)
 
 
 def as_seconds(value: T | timedelta) -> T | float:
@@ -183,7 +195,7 @@ def check_version(version: object) -> str:
         ```
     """
     text = check_text("version", version, may_be_empty=True)
-    if _SEMANTIC_VERSION.fullmatch(text):
+    if re.fullmatch(_SEMANTIC_VERSION, text):
         return text
     raise ConfigError(
         f"version must be a semantic version such as '1.2.0', got {_shown(version)}: NATS tools "

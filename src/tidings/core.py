@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 VARIABLE = "TIDINGS_CORE"
 # The number of the contract with the extension: CORE_API in src/core/core.h.
-API = 1
+API = 2
 
 
 def load(choice: str) -> tuple[ModuleType | None, str]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
 from tidings.checks import Seconds, as_seconds
 from tidings.errors import ConfigError
 from tidings.handlers.hook_checks import check_hooks, check_instance
-from tidings.handlers.listener import DEFAULT_PENDING_BYTES, DEFAULT_PENDING_MSGS, ListenerSpec
+from tidings.handlers.listener_spec import (
+    DEFAULT_PENDING_BYTES,
+    DEFAULT_PENDING_MSGS,
+    ListenerSpec,
+)
 from tidings.handlers.middleware import Middleware
-from tidings.handlers.tasks import TaskSpec
+from tidings.handlers.task_spec import TaskSpec
 from tidings.keywords import called
 from tidings.subject import as_subjects, check_pattern, check_queue
 
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from tidings.jetstream.bucket import Storage
     from tidings.jetstream.consumer.priority import Priority
     from tidings.jetstream.consumer.spec import ConsumerSpec, Drop
+    from tidings.jetstream.kv.key_value import KeyValue
     from tidings.jetstream.kv.watchers import WatchSpec
+    from tidings.jetstream.locks.leader import LeaderSpec
     from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.start import Start
 
@@ -40,6 +46,7 @@ class Declarations:
         self._consumer_specs: list[ConsumerSpec] = []
         self._watch_specs: list[WatchSpec] = []
         self._cron_specs: list[CronSpec] = []
+        self._leader_specs: list[LeaderSpec] = []
 
     @called("listen()", hint='@app.listen("some.subject")')
     def listen(
@@ -166,6 +173,10 @@ class Declarations:
         server to wait. The function may run twice for one message after a crash, or when an
         acknowledgement is lost.
 
+        If the app runs already, the consumer starts in the background and ends with the app. It
+        needs `durable` or `ordered=True`. A failure to start it is logged;
+        `app.js.add_consumer` raises it.
+
         Args:
             stream: the stream's name.
             durable: the consumer's name. All instances share the consumer, and it exists longer
@@ -239,32 +250,32 @@ class Declarations:
                 print(msg.sequence, msg.data)
             ```
         """
-        from tidings.jetstream.consumer.spec import ConsumerSpec
+        from tidings.jetstream.consumer.spec import consumer_spec
 
         if callable(stream):
             raise ConfigError('consume needs a stream: @app.consume("ORDERS", durable="billing")')
 
         def declare(handler: F) -> F:
             self._add_consumer(
-                ConsumerSpec(
-                    handler=handler,
-                    stream=stream,
+                consumer_spec(
+                    handler,
+                    stream,
                     durable=durable,
-                    subject=_hashable(subject),
+                    subject=subject,
                     data_type=data_type,
                     concurrency=concurrency,
                     prefetch=prefetch,
-                    ack_wait=as_seconds(ack_wait),
+                    ack_wait=ack_wait,
                     max_deliver=max_deliver,
-                    backoff=_delays(backoff),
+                    backoff=backoff,
                     dead_letter=dead_letter,
                     double_ack=double_ack,
                     manual_ack=manual_ack,
                     ordered=ordered,
                     batch=batch,
-                    batch_timeout=as_seconds(batch_timeout),
+                    batch_timeout=batch_timeout,
                     start=start,
-                    timeout=as_seconds(timeout),
+                    timeout=timeout,
                     max_ack_pending=max_ack_pending,
                     priority=priority,
                     rate_limit=rate_limit,
@@ -273,7 +284,7 @@ class Declarations:
                     headers_only=headers_only,
                     replicas=replicas,
                     storage=storage,
-                    inactive_threshold=as_seconds(inactive_threshold),
+                    inactive_threshold=inactive_threshold,
                     create=create,
                 )
             )
@@ -284,7 +295,7 @@ class Declarations:
     @called("watch()", hint='@app.watch("sessions", "user.*")')
     def watch(
         self,
-        bucket: str,
+        bucket: str | KeyValue[Any],
         keys: str | Sequence[str] = ">",
         *,
         data_type: Any = None,
@@ -296,8 +307,12 @@ class Declarations:
         It first gets the existing entries, including deletions, and then every change, one after
         another. If it raises, tidings logs and counts the error, and the next entry follows.
 
+        If the app runs already, the watch starts in the background and ends with the app. A failure
+        to start it is logged; `app.js.add_watch` raises it.
+
         Args:
-            bucket: the bucket's name. The app declares the bucket, or it exists at the start.
+            bucket: the bucket's name, or the bucket that `app.js.key_value` has returned. The app
+                declares the bucket, or it exists at the start.
             keys: the pattern of the keys to watch, such as "user.*", or a list of patterns, of
                 which no two match the same key.
             data_type: the type of `entry.value`. None uses the type in the signature,
@@ -320,20 +335,15 @@ class Declarations:
                 print(entry.key, "ended" if entry.is_deleted else entry.value)
             ```
         """
-        from tidings.jetstream.kv.watchers import WatchSpec
+        from tidings.jetstream.kv.watchers import watch_spec
 
         if callable(bucket):
             raise ConfigError('watch needs a bucket: @app.watch("sessions", "user.*")')
 
         def declare(handler: F) -> F:
             self._add_watch(
-                WatchSpec(
-                    handler=handler,
-                    bucket=bucket,
-                    keys=_hashable(keys),
-                    data_type=data_type,
-                    initial=initial,
-                    timeout=as_seconds(timeout),
+                watch_spec(
+                    handler, bucket, keys, data_type=data_type, initial=initial, timeout=timeout
                 )
             )
             return handler
@@ -460,6 +470,68 @@ class Declarations:
 
         return declare
 
+    @overload
+    def leader(self, function: F, /) -> F: ...
+
+    @overload
+    def leader(
+        self, /, *, name: str | None = None, lease: Seconds = ..., bucket: str = ...
+    ) -> Callable[[F], F]: ...
+
+    @called("leader()", hint="@app.leader")
+    def leader(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        lease: Seconds = 10,
+        bucket: str = "tidings-locks",
+    ) -> Any:
+        """Run the decorated function in one instance of the service at a time: in the leader.
+
+        Each instance waits until it leads. The function is cancelled when the instance leads no
+        longer, because it could not renew its lease in time, or because the app ends. A clean end
+        lets the next instance lead at once; after a kill, it leads when the lease has ended. If the
+        function raises, the error is logged, and the instance gives the lead up and tries again
+        after a pause. If it returns, the instance keeps the lead, and the function does not run
+        again before another one leads. It needs nats-server 2.11.
+
+        Args:
+            function: an `async def` function, without arguments or with one, the `Lock`. Pass its
+                `token` on with what you write.
+            name: the name of the lock; None for one of the service and the function.
+            lease: seconds after which another instance leads when this one is gone; whole seconds,
+                or a `timedelta`.
+            bucket: the key-value bucket of the lease. It is created if it does not exist.
+
+        Raises:
+            ConfigError: the function cannot be cancelled or called, an option is wrong, the app has
+                a leader of this name, or it runs already.
+
+        Example:
+            ```python
+            @app.leader
+            async def poll_the_bank():
+                while True:
+                    await app.publish("bank.polled", {})
+                    await asyncio.sleep(5)
+            ```
+        """
+        from tidings.jetstream.locks.leader import LeaderSpec
+        from tidings.jetstream.locks.lock import check_lease
+
+        def declare(function: F) -> F:
+            spec = LeaderSpec(
+                function=function, given_name=name, lease=check_lease(lease), bucket=bucket
+            )
+            self._declaring("leader")
+            spec.check_unique(self._leader_specs)
+            self._leader_specs.append(spec)
+            return function
+
+        return declare if function is None else declare(function)
+
     def _declaring(self, call: str) -> None:
         """Raise ConfigError if it is too late for a declaration."""
 
@@ -580,6 +652,11 @@ class Group(Declarations):
             for spec in self._cron_specs
         )
 
+    @property
+    def leaders(self) -> tuple[LeaderSpec, ...]:
+        """The group's leaders."""
+        return tuple(self._leader_specs)
+
     def _placed(self, spec: ListenerSpec) -> ListenerSpec:
         dot = f"{self.prefix}." if self.prefix else ""
         return msgspec.structs.replace(
@@ -608,21 +685,6 @@ def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
         raise ConfigError(f"task(cron={cron!r}): write @app.task(interval={times.interval:g})")
     next(times.times(datetime.now(UTC)))  # needs the extra, which is missed here and not later
     return times
-
-
-def _hashable(subject: Any) -> Any:
-    """Return a list of subjects as a tuple, and everything else as it is."""
-    return tuple(subject) if isinstance(subject, list) else subject
-
-
-def _delays(backoff: Any) -> tuple[float, ...] | None:
-    if backoff is None:
-        return None
-    if not isinstance(backoff, (list, tuple)):
-        raise ConfigError(
-            f"backoff must be a list of seconds, one for each redelivery, got {backoff!r}"
-        )
-    return tuple(map(as_seconds, backoff))
 
 
 def _instance(middleware: Middleware | type[Middleware]) -> Middleware:

@@ -29,8 +29,14 @@ class ErrorCode(enum.IntEnum):
     DUPLICATE_IN_PROCESS = 10158  # the same message id is being stored
     EXPECTED_SEQUENCE_NOT_READY = 10163
     WRONG_LAST_SEQUENCE_CONSTANT = 10164  # the same, where the server does not say the sequence
+    MESSAGE_TTL_DISABLED = 10166
     TOO_MANY_REQUESTS = 10167
+    COUNTERS_DISABLED = 10168
+    ATOMIC_DISABLED = 10174
+    BATCH_INCOMPLETE = 10176  # a message of an atomic batch did not arrive
+    BATCH_DUPLICATE = 10201  # a message id of an atomic batch is known already
     BATCHES_DISABLED = 10205
+    TOO_MANY_BATCHES = 10210  # under way in one stream
 
 
 # What an answer with one of these errors says: an expected sequence or message id was not the last.
@@ -56,5 +62,6 @@ PASSING = frozenset(
         ErrorCode.DUPLICATE_IN_PROCESS,
         ErrorCode.EXPECTED_SEQUENCE_NOT_READY,
         ErrorCode.TOO_MANY_REQUESTS,
+        ErrorCode.TOO_MANY_BATCHES,
     }
 )

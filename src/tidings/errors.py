@@ -43,15 +43,21 @@ TidingsError
       WrongSequenceError       the last sequence is not the expected one
         WrongRevisionError     the revision of a key is not the expected one
           KeyExistsError       the key to create already has a value
+      DuplicateMessageError    a message id of an atomic batch is in the stream already
     JetStreamUnavailableError  JetStream does not answer
     NoStreamError              no stream stores the subject (nothing was stored)
     PublishTimeoutError        a publish was not acknowledged in time (also a TimeoutError)
+      BatchTimeoutError        an atomic batch was not acknowledged in time
     StreamChangeError          a declared stream cannot be created or changed
     BucketChangeError          a declared bucket differs from the one on the server
     BucketNotFoundError        no such key-value bucket or object store (also a LookupError)
+    MessageNotFoundError       no such message in the stream (also a LookupError)
     KeyNotFoundError           no such key in the bucket (also a LookupError)
     ObjectNotFoundError        no such object in the store (also a LookupError)
+    ObjectExistsError          a link would replace an object
     DigestError                an object's content differs from what was stored
+    LockTimeoutError           a lock was not acquired in time (also a TimeoutError)
+    LockLostError              a lock was lost while it was held
     RedriveError               a dead letter does not match the message that it stands for
 """
 
@@ -820,6 +826,29 @@ class PublishTimeoutError(JetStreamError, TimeoutError):
         )
 
 
+class BatchTimeoutError(PublishTimeoutError):
+    """An atomic batch or a transaction was not acknowledged in time. Either all of its messages are
+    stored, or none.
+
+    Attributes:
+        subject: the subject of the first message.
+        msg_id: the Nats-Msg-Id of the first message.
+        count: number of messages.
+    """
+
+    def __init__(self, subject: str, msg_id: str, timeout: float, count: int) -> None:
+        super().__init__(subject, msg_id, timeout)
+        self.count = count
+        text = f"no acknowledgement for the batch of {count} messages within {timeout:g} s"
+        advice = "Either all of them are stored, or none: look before you try again"
+        self.args = (f"{text}, the first on {subject!r}. {advice}",)
+
+
+class DuplicateMessageError(JetStreamApiError):
+    """The stream already has a message with a message id of the atomic batch, so it stored nothing
+    of the batch. (NATS ADR-50)"""
+
+
 class WrongSequenceError(JetStreamApiError):
     """The stream's last sequence or message id is not the expected one: someone else wrote first.
 
@@ -922,9 +951,26 @@ class BucketChangeError(JetStreamError):
         self.differences = differences
         super().__init__(
             f"the bucket {bucket!r} already exists with other options: "
-            f"{'; '.join(differences)}. Declare the same options, or change the bucket with the "
-            f"nats command"
+            f"{'; '.join(differences)}. Declare the same options, or declare the bucket in "
+            f"App(buckets=[Bucket(...)]), which changes it"
         )
+
+
+class MessageNotFoundError(JetStreamError, LookupError):
+    """The stream has no such message: it was never stored, or it was deleted, or it expired.
+
+    Attributes:
+        stream: the stream's name.
+        sequence: the sequence that was asked for; None if a subject was.
+        subject: the subject that was asked for; "" if a sequence was.
+    """
+
+    def __init__(self, stream: str, *, sequence: int | None = None, subject: str = "") -> None:
+        self.stream = stream
+        self.sequence = sequence
+        self.subject = subject
+        wanted = f"on {subject!r}" if sequence is None else f"with sequence {sequence}"
+        super().__init__(f"the stream {stream!r} has no message {wanted}")
 
 
 class KeyNotFoundError(JetStreamError, LookupError):
@@ -984,6 +1030,24 @@ class ObjectNotFoundError(JetStreamError, LookupError):
         super().__init__(f"the object store {bucket!r} has no object {name!r}")
 
 
+class ObjectExistsError(JetStreamError):
+    """A link would replace an object of that name. Delete the object first, or give the link
+    another name.
+
+    Attributes:
+        bucket: the name of the object store.
+        name: the name of the object.
+    """
+
+    def __init__(self, bucket: str, name: str) -> None:
+        self.bucket = bucket
+        self.name = name
+        super().__init__(
+            f"the object store {bucket!r} has an object {name!r}, which a link would replace: "
+            f"delete the object first, or give the link another name"
+        )
+
+
 class DigestError(JetStreamError):
     """The content that was read of an object differs from what was stored. An incomplete file is
     removed.
@@ -999,6 +1063,40 @@ class DigestError(JetStreamError):
         self.name = name
         self.reason = reason
         super().__init__(f"the object {name!r} of {bucket!r} cannot be read completely: {reason}")
+
+
+class LockTimeoutError(JetStreamError, TimeoutError):
+    """`app.lock` did not acquire the lock within its `timeout`.
+
+    Attributes:
+        name: the name of the lock.
+        timeout: the timeout in seconds.
+        holder: the service and the ID of the instance that holds the lock; "" if it is not known.
+    """
+
+    def __init__(self, name: str, timeout: float, holder: str = "") -> None:
+        self.name = name
+        self.timeout = timeout
+        self.holder = holder
+        who = f": {_clipped(holder)} holds it" if holder else ""
+        super().__init__(f"the lock {name!r} was not acquired within {timeout:g} s{who}")
+
+
+class LockLostError(JetStreamError):
+    """A lock was lost while it was held, so the block was cancelled. Another instance may hold it.
+
+    What the block has done up to now stays done. Whatever it wrote with the token of the lock can
+    be told from what the next holder writes.
+
+    Attributes:
+        name: the name of the lock.
+        reason: why it was lost.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"the lock {name!r} is lost: {reason}")
 
 
 class RedriveError(JetStreamError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os.path
 import sys
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import Any
 
 
@@ -22,7 +22,7 @@ def function_place(function: Callable[..., Any]) -> str:
     """Return a function's name and, if known, its place: `warm_up (service.py:12)`."""
     target = inspect.unwrap(unwrapped(function))
     code = getattr(target, "__code__", None)
-    where = f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})" if code else ""
+    where = f" ({os.path.basename(code.co_filename)}:{code.co_firstlineno})" if code else ""
     return f"{function_name(target)}{where}"
 
 
@@ -33,7 +33,7 @@ def caller_place() -> str:
         if frame.f_back is None:
             return ""
         frame = frame.f_back
-    return f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 from tidings.cautions import warn_of_declarations
 from tidings.concurrency.forks import forget_after_fork, release_signals
+from tidings.current_link import CurrentLink
 from tidings.deadlines import working_until
 from tidings.errors import (
     ConnectionClosedError,
@@ -24,10 +25,11 @@ from tidings.errors import (
 from tidings.handlers.events import ConnectionEvent, EventHooks
 from tidings.handlers.health import HealthCheck
 from tidings.handlers.lifespan import Lifespan
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import MiddlewareSpec
 from tidings.handlers.queue_groups import queue_groups
-from tidings.handlers.tasks import Task, TaskSpec
+from tidings.handlers.task_spec import TaskSpec
+from tidings.handlers.tasks import Task
 from tidings.handlers.watchdog import Watchdog
 from tidings.integrations import find_tracing
 from tidings.jetstream.api import JetStreamApi
@@ -37,7 +39,7 @@ from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.host import JetStreamHost
 from tidings.jetstream.kv.watchers import Watchers, WatchSpec
 from tidings.jetstream.streams.stream import Stream
-from tidings.link import CurrentLink, Link
+from tidings.link import Link
 from tidings.log import logger
 from tidings.services.discovery import Discovery
 from tidings.services.endpoints import endpoints_of
@@ -46,6 +48,7 @@ from tidings.stats import (
     AppStats,
     ConnectionStats,
     ConsumerStats,
+    LeaderStats,
     ListenerStats,
     TaskStats,
     WatcherStats,
@@ -54,8 +57,9 @@ from tidings.text import printable
 from tidings.transport.connection import Connection
 from tidings.transport.options import ConnectionOptions
 
-# Few services have scheduled jobs, so that the others need not wait for their import.
+# Few services have scheduled jobs or leaders, so that the others need not wait for their import.
 if TYPE_CHECKING:
+    from tidings.jetstream.locks.leader import Leader, LeaderSpec
     from tidings.jetstream.schedule.crons import Crons
     from tidings.jetstream.schedule.spec import CronSpec
 
@@ -115,6 +119,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     watches: tuple[WatchSpec, ...]
     tasks: tuple[TaskSpec, ...]
     crons: tuple[CronSpec, ...]
+    leaders: tuple[LeaderSpec, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     startup: tuple[Callable[[], Any], ...]
     ready: tuple[Callable[[], Any], ...]
@@ -142,13 +147,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identity(self) -> Identity:
         """What this instance says of itself."""
+        return self.identity_with(self._consumer_paths)
+
+    def identity_with(self, consumers: Sequence[str]) -> Identity:
+        """What this instance says of itself while it has these consumers."""
         return Identity.of(
             self.service_name,
             instance_id=self.instance_id,
             version=self.version,
             description=self.description,
             metadata=self.metadata,
-            consumers=self._consumer_paths,
+            consumers=consumers,
         )
 
     @property
@@ -167,6 +176,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             "consumes": [spec.stream for spec in self.consumers if spec.skip is None],
             "watches": [spec.bucket for spec in self.watches],
             "runs": [*(spec.name for spec in self.tasks), *(spec.name for spec in self.crons)],
+            "may lead": [spec.name for spec in self.leaders],
         }
         done = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
         return printable(f"{self.service_name} {', '.join(done) or 'runs'}")
@@ -191,6 +201,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             watchers=tuple(
                 WatcherStats.zero(name=spec.name, bucket=spec.bucket, keys=spec.shown_keys)
                 for spec in self.watches
+            ),
+            leaders=tuple(
+                LeaderStats.zero(
+                    name=spec.name, lock=spec.lock_name(self.service_name), is_leading=False
+                )
+                for spec in self.leaders
             ),
         )
 
@@ -293,12 +309,22 @@ class Run:
                 if self._crons is None
                 else self._crons.restoring(jetstream.restore_stream)
             ),
+            concurrency=plan.concurrency,
+            confirm_timeout=plan.request_timeout,
             tracing=tracing,
             is_measured=plan.is_measured,
         )
-        self.watchers = Watchers(jetstream, pool, middlewares, tracing, plan.is_measured)
+        self.watchers = Watchers(
+            jetstream,
+            pool,
+            middlewares,
+            tracing,
+            plan.is_measured,
+            confirm_timeout=plan.request_timeout,
+        )
         self._observers: list[Observer] = []
         self._tasks = [Task(spec) for spec in plan.tasks]
+        self._leaders = self._make_leaders()
         self._discovery = Discovery(
             self.link, plan.identity, endpoints_of(plan.listeners, plan.queue_groups)
         )
@@ -316,6 +342,14 @@ class Run:
 
         plan, api = self._plan, self._jetstream.api
         return Crons(api, plan.service_name, plan.crons, self._host.streams)
+
+    def _make_leaders(self) -> list[Leader]:
+        if not self._plan.leaders:
+            return []
+        from tidings.jetstream.locks.leader import Leader
+
+        plan, host = self._plan, self._host
+        return [Leader(spec, host, plan.service_name, plan.instance_id) for spec in plan.leaders]
 
     # The phases.
 
@@ -343,25 +377,33 @@ class Run:
         warn_of_declarations(
             plan.listeners,
             plan.consumers,
-            plan.watches,
+            [watch.bound_to(self._host.key_values) for watch in plan.watches],
             self._host.streams,
             [spec.cls for spec in plan.middlewares],
         )
         self._current.attach(self.link)
-        self._host.attach(self._jetstream)
+        self._host.attach(self._jetstream, self.consumers, self.watchers)
 
     async def _start(self) -> None:
         await self._host.apply()
         if self._crons is not None:
             await self._crons.apply()
         await self._host.open_buckets()
+        for leader in self._leaders:
+            await leader.open()
         await self._lifespan.enter()
         await self._subscribe()
-        await self.consumers.start(self._plan.consumers, self._plan.concurrency)
-        await self.watchers.start(self._plan.watches, self._host.bucket_types)
+        await self.consumers.start(self._plan.consumers)
+        await self.watchers.start(self._plan.watches, self._host.key_values)
         self._watchdog.start()
         if self._plan.discoverable:
             await self._discovery.start()
+        self.consumers.roster.on_change = self._identify
+        self._identify()
+
+    def _identify(self) -> None:
+        """Let discovery name the consumers that are there now."""
+        self._discovery.identify(self._plan.identity_with(self.consumers.paths))
 
     async def _get_ready(self) -> None:
         try:
@@ -378,6 +420,8 @@ class Run:
         self.state = State.RUNNING
         for task in self._tasks:
             task.start()
+        for leader in self._leaders:
+            leader.start()
         self._started.set()
         parts = [f"listens ({len(self._plan.listeners)})"]
         if self._plan.consumers:
@@ -405,7 +449,8 @@ class Run:
     async def _drain(self, deadline: float) -> int:
         """Take no new work and finish what was taken. Returns how many messages were abandoned."""
         self._discovery.stop()
-        await asyncio.gather(*(task.stop() for task in self._tasks))
+        stops = [task.stop() for task in self._tasks]
+        await asyncio.gather(*stops, *(leader.stop() for leader in self._leaders))
         with contextlib.suppress(TimeoutError):  # what is left is counted now
             async with asyncio.timeout_at(deadline):
                 await self._finish_work()
@@ -414,6 +459,7 @@ class Run:
 
     async def _close(self) -> None:
         await self.connection.close()
+        self._jetstream.locks.abandon()
         self._watchdog.stop()
         self.link.close()
         self._current.detach()
@@ -467,6 +513,7 @@ class Run:
         await self.consumers.finish()
         await self.watchers.finish()
         await self.link.portal.finish()
+        await self._jetstream.locks.finish()
 
     async def _send_rest(self, deadline: float) -> int:
         """Have the server confirm what is sent, and wait if it is away. Returns bytes left."""
@@ -573,6 +620,10 @@ class Run:
             tasks=tuple(task.snapshot() for task in self._tasks),
             consumers=self.consumers.snapshot(),
             watchers=self.watchers.snapshot(),
+            ended_consumers=self.consumers.roster.ended,
+            ended_watchers=self.watchers.roster.ended,
+            leaders=tuple(leader.snapshot() for leader in self._leaders),
+            locks=self._jetstream.locks.snapshot(),
             requests=() if times is None else times.snapshot(),
         )
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import typing
 from asyncio import current_task
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tidings import codec
-from tidings.checks import MOST_SECONDS, Seconds, check_seconds
+from tidings.checks import MOST_SECONDS, Seconds, check_timeout
 from tidings.concurrency.bridge import FrameBridge
 from tidings.concurrency.home import Home
 from tidings.concurrency.portal import Portal
@@ -23,19 +22,20 @@ from tidings.errors import (
     ForkedError,
     NotStartedError,
 )
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import Middleware, fold_send
 from tidings.handlers.subscriptions import Subscriptions
 from tidings.headers import Headers, HeadersLike
-from tidings.message import Message
 from tidings.protocol.deadlines import HEADER, deadline_pair
 from tidings.protocol.parser import Frame
+from tidings.responses import read_dict, response_reader
 from tidings.retries import check_retries, most_seconds, with_retries
 from tidings.service_errors import raise_remote_error
 from tidings.stream_answers import ACKNOWLEDGEMENTS, refuse_stream_answer
 from tidings.subject import check_subject
 
 if TYPE_CHECKING:
+    from tidings.flows.lookout import Lookout
     from tidings.handlers.request_times import RequestTimes
     from tidings.handlers.tracing import Tracing
     from tidings.transport.connection import Connection, EventHook
@@ -83,6 +83,7 @@ class Link:
         portal: the way into the loop from other threads.
         bridge: the way of published messages from other threads.
         subscriptions: the listeners.
+        lookout: looks out for the requesters of streams; None before the first one.
         send_publish: `publish` within the send hooks; None if no middleware has one.
         send_request: `request` within the send hooks and measured; None if no middleware has such a
             hook and nothing is measured.
@@ -95,6 +96,7 @@ class Link:
         "concurrency",
         "connection",
         "home",
+        "lookout",
         "loop",
         "outbox",
         "portal",
@@ -131,6 +133,7 @@ class Link:
         self.portal = Portal()
         self.bridge = FrameBridge(self.portal, self.outbox.post, self.outbox.make_room)
         self.portal.before = self.bridge.taken
+        self.lookout: Lookout | None = None
         self._middlewares = middlewares
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
         self.request_times = _request_times() if is_measured else None
@@ -270,7 +273,7 @@ class Link:
         payload = message if is_ready else codec.encode(message, data_type)
         block = Headers(headers).to_block() if headers else b""
         plain = response_data_type is None
-        read = _read_dict if plain else response_reader(response_data_type)
+        read = read_dict if plain else response_reader(response_data_type)
         token, future = self.connection.start_request(subject, payload, block, limit)
         return token, future, read
 
@@ -344,6 +347,9 @@ class Link:
             for each in opened:
                 each.close()
             raise
+        for each in opened:
+            if each is not result:  # a hook has sent the request again
+                each.close()
         return result
 
     def _timeout(self, timeout: Seconds | None) -> float:
@@ -450,82 +456,6 @@ def _request_times() -> RequestTimes:
     return RequestTimes()
 
 
-class CurrentLink:
-    """Where the calls of an app find the link of the run that goes on.
-
-    Attributes:
-        link: the link; None while the app does not run.
-    """
-
-    __slots__ = ("is_forked", "link")
-
-    def __init__(self) -> None:
-        self.link: Link | None = None
-        self.is_forked = False  # the app ran when this process was forked, and not since then
-
-    def attach(self, link: Link) -> None:
-        """Let calls through to a run."""
-        self.link, self.is_forked = link, False
-
-    def detach(self) -> None:
-        """Let no more calls through."""
-        self.link = None
-
-    def forget(self) -> None:
-        """Let no more calls through, because this process is a forked child."""
-        self.link, self.is_forked = None, True
-
-    def error(self, call: str) -> NotStartedError:
-        """The error of a call that needs a running app."""
-        return ForkedError(call) if self.is_forked else NotStartedError(call)
-
-    def get(self, call: str) -> Link:
-        """The link, for a caller in any thread.
-
-        Raises:
-            NotStartedError: the app is not running.
-            ForkedError: it runs in the process from which this one was forked.
-        """
-        if self.link is None:
-            raise self.error(call)
-        return self.link
-
-    def here(self, call: str) -> Link:
-        """The link, for a caller in the app's event loop.
-
-        Raises:
-            NotStartedError, ForkedError: as `get`.
-            WrongLoopError: the caller is in another event loop.
-        """
-        link = self.get(call)
-        link.home.check(call)
-        return link
-
-    def run(
-        self, work: Coroutine[Any, Any, T], call: str, instead: str, timeout: float | None = None
-    ) -> T:
-        """Run a coroutine in the app's event loop and block until it ends: see `Portal.run`.
-
-        Raises:
-            NotStartedError: the app is not running.
-        """
-        if self.link is None:
-            work.close()
-            raise self.error(call)
-        return self.link.portal.run(work, call, instead, timeout)
-
-
-def check_timeout(timeout: Seconds) -> float:
-    """Check the timeout of a request, and return it in seconds.
-
-    Raises:
-        ConfigError: it is not a positive number of seconds.
-    """
-    if type(timeout) is float and 0 < timeout <= MOST_SECONDS:  # without a call
-        return timeout
-    return check_seconds("timeout", timeout)
-
-
 def with_deadline(headers: HeadersLike | None, left: float) -> list[tuple[str, str]]:
     """Return the headers of a request with that many seconds left.
 
@@ -533,24 +463,3 @@ def with_deadline(headers: HeadersLike | None, left: float) -> list[tuple[str, s
     """
     pairs = Headers(headers or ()).pairs()
     return [*(pair for pair in pairs if pair[0] != HEADER), deadline_pair(left)]
-
-
-_decode_dict = codec.decoder(dict)
-
-
-def _read_dict(frame: Frame) -> Any:
-    return _decode_dict(frame[4])
-
-
-def response_reader(data_type: Any) -> Callable[[Frame], Any]:
-    """What makes the result of a request of its answer."""
-    if data_type is None:
-        return _read_dict
-    if data_type is Message or typing.get_origin(data_type) is Message:
-        inner = typing.get_args(data_type)
-        decode = codec.decoder(inner[0] if inner else dict)
-        return lambda frame: Message(
-            frame[1], decode(frame[4]), frame[4], frame[2], frame[0], frame[3], None
-        )
-    decode = codec.decoder(data_type)
-    return lambda frame: decode(frame[4])

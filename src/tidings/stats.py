@@ -51,7 +51,22 @@ def _sum(one: Histogram | None, other: Histogram | None) -> Histogram | None:
     return one.plus(other) if one and other else one or other
 
 
-class ListenerStats(_Record, frozen=True):
+class _HandlerStats(_Record, frozen=True):
+    """The base of the records about handlers."""
+
+    def plus(self, other: Self) -> Self:
+        """Return this record with the counts of another added."""
+        changed: dict[str, Any] = {}
+        for name in self.__struct_fields__:
+            one, more = getattr(self, name), getattr(other, name)
+            if type(one) is int:
+                changed[name] = one + more
+            elif name == "seconds":
+                changed[name] = _sum(one, more)
+        return msgspec.structs.replace(self, **changed)
+
+
+class ListenerStats(_HandlerStats, frozen=True):
     """The statistics of one listener. Each message is counted exactly once at any time:
     ``received == handled + failed + dropped + expired + pending + running + abandoned``.
 
@@ -102,30 +117,8 @@ class ListenerStats(_Record, frozen=True):
         """Return a record of zeros, to add others to."""
         return cls.zero(name="", subjects=(), queue="")
 
-    def plus(self, other: ListenerStats) -> ListenerStats:
-        """Return this record with the counts of another added."""
-        return ListenerStats(
-            name=self.name,
-            subjects=self.subjects,
-            queue=self.queue,
-            received=self.received + other.received,
-            handled=self.handled + other.handled,
-            failed=self.failed + other.failed,
-            timed_out=self.timed_out + other.timed_out,
-            dropped=self.dropped + other.dropped,
-            expired=self.expired + other.expired,
-            pending=self.pending + other.pending,
-            pending_bytes=self.pending_bytes + other.pending_bytes,
-            running=self.running + other.running,
-            abandoned=self.abandoned + other.abandoned,
-            items_sent=self.items_sent + other.items_sent,
-            items_received=self.items_received + other.items_received,
-            dynamic=self.dynamic,
-            seconds=_sum(self.seconds, other.seconds),
-        )
 
-
-class ConsumerStats(_Record, frozen=True):
+class ConsumerStats(_HandlerStats, frozen=True):
     """The statistics of one stream consumer. Each delivery is counted exactly once at any time:
     ``received == handled + failed + copies + returned + pending + running + abandoned``.
 
@@ -191,8 +184,17 @@ class ConsumerStats(_Record, frozen=True):
     recovering: bool = False
     seconds: Histogram | None = None
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells it from other consumers. The name of an ordered one on the server changes."""
+        return self.name, self.stream, "" if self.ordered else self.consumer
 
-class WatcherStats(_Record, frozen=True):
+    def anonymous(self) -> ConsumerStats:
+        """Return the record without names."""
+        return msgspec.structs.replace(self, name="", stream="", consumer="", ordered=False)
+
+
+class WatcherStats(_HandlerStats, frozen=True):
     """The statistics of one watch of a key-value bucket. Each entry is counted exactly once at any
     time: ``received == handled + failed + pending + running + abandoned``.
 
@@ -225,6 +227,15 @@ class WatcherStats(_Record, frozen=True):
     recovered: int
     seconds: Histogram | None = None
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells it from other watches."""
+        return self.name, self.bucket, self.keys
+
+    def anonymous(self) -> WatcherStats:
+        """Return the record without names."""
+        return msgspec.structs.replace(self, name="", bucket="", keys="")
+
 
 class TaskStats(_Record, frozen=True):
     """The statistics of one task. Each run is counted exactly once at any time:
@@ -256,6 +267,49 @@ class TaskStats(_Record, frozen=True):
     cancelled: int
     overrun: int
     last_seconds: float | None = None
+
+
+class LeaderStats(_Record, frozen=True):
+    """The statistics of one function of `App.leader`. Each term that has ended is counted exactly
+    once: ``terms == failed + lost + cancelled``, and one more during a term.
+
+    Attributes:
+        name: the function's name.
+        lock: the name of its lock.
+        is_leading: whether this instance leads.
+        terms: how often this instance became the leader.
+        failed: number of terms that ended because the function raised.
+        lost: number of terms that ended because the lease was lost.
+        cancelled: number of terms that ended because the app ended.
+        token: the fencing token of the current term; 0 if this instance does not lead.
+    """
+
+    name: str
+    lock: str
+    is_leading: bool
+    terms: int
+    failed: int
+    lost: int
+    cancelled: int
+    token: int = 0
+
+
+class LockStats(_Record, frozen=True):
+    """The locks of an app, those of its leaders included.
+
+    Attributes:
+        held: number of locks that are held.
+        waiting: number of tasks and threads that wait for a lock.
+        acquired: how often a lock was acquired.
+        lost: number of locks that were lost before they were released.
+        timed_out: how often a lock was not acquired within its `timeout=`.
+    """
+
+    held: int = 0
+    waiting: int = 0
+    acquired: int = 0
+    lost: int = 0
+    timed_out: int = 0
 
 
 class RequestStats(_Record, frozen=True):
@@ -326,6 +380,11 @@ class AppStats(_Record, frozen=True):
         tasks: the statistics of each task.
         consumers: the statistics of each stream consumer.
         watchers: the statistics of each watch of a bucket.
+        ended_consumers: the statistics of the consumers that were added while the app ran, and
+            stopped. Those with the same handler, stream and name are summed.
+        ended_watchers: the same, of watches.
+        leaders: the statistics of each function of `App.leader`.
+        locks: the locks of the app.
         requests: how long requests took, by their result; empty if the app is not monitored.
         core: what handles the messages: "compiled" for the compiled core, "pure" for the Python
             modules.
@@ -337,5 +396,9 @@ class AppStats(_Record, frozen=True):
     tasks: tuple[TaskStats, ...]
     consumers: tuple[ConsumerStats, ...] = ()
     watchers: tuple[WatcherStats, ...] = ()
+    ended_consumers: tuple[ConsumerStats, ...] = ()
+    ended_watchers: tuple[WatcherStats, ...] = ()
+    leaders: tuple[LeaderStats, ...] = ()
+    locks: LockStats = LockStats()
     requests: tuple[RequestStats, ...] = ()
     core: str = NAME

@@ -84,6 +84,21 @@ def test_the_table_shows_everything_that_is_declared(capsys: pytest.CaptureFixtu
     ]
 
 
+def test_the_table_shows_leaders_with_their_locks(capsys: pytest.CaptureFixture[str]) -> None:
+    app = App("shop")
+
+    @app.leader
+    async def poll() -> None: ...
+
+    @app.leader(name="sync", lease=5)
+    async def sync_prices() -> None: ...
+
+    assert [line.split() for line in lines_of(app, capsys)[2:]] == [
+        ["leader", "leader.shop.poll", "-", "poll"],
+        ["leader", "sync", "-", "sync_prices"],
+    ]
+
+
 def test_a_version_that_is_not_declared_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines_of(App("bare"), capsys) == ["bare"]
 

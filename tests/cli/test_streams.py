@@ -104,6 +104,31 @@ def test_a_plan_shows_what_would_be_created_and_creates_nothing(
         )
 
 
+def test_buckets_are_planned_and_applied_as_streams_are_in_the_words_of_buckets(
+    call: Call, declare: Declare, name: str, client: App
+) -> None:
+    declared = "from tidings import Bucket\napp = App('shop', buckets=[Bucket('NAME', OPTIONS)])\n"
+    short = declare(rest=declared.replace("OPTIONS", "history=5"))
+    assert call("streams", "plan", short) == (0, f"bucket {name}: create\n", "")
+    code, shown, _ = call("streams", "apply", short)
+    assert (code, shown) == (0, f"bucket {name}: create\napplied: 1 stream\n")
+    for number in range(5):
+        client.js.publish_sync(f"$KV.{name}.key", {"number": number})
+    changed = declare(rest=declared.replace("OPTIONS", "history=1, ttl=3600"))
+    _, shown, _ = call("streams", "plan", changed)
+    assert shown.splitlines() == [
+        f"bucket {name}: change, holding 5 messages",
+        "  ttl no limit -> 3600 s",
+        "  history 5 -> 1 (can drop up to 4 of 5 messages)",
+    ]
+    code, _, failed = call("streams", "apply", changed)
+    assert code == 1
+    assert "--force" in failed
+    assert call("streams", "apply", changed, "--force", "--yes")[0] == 0
+    assert info(client, f"KV_{name}")["config"]["max_msgs_per_subject"] == 1
+    assert held(client, f"KV_{name}") == 1
+
+
 def test_an_app_is_neither_started_nor_its_streams_created_by_a_plan(
     call: Call, declare: Declare
 ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import opentelemetry.trace
@@ -30,7 +31,7 @@ from tidings import (
     ServiceError,
     deadline,
 )
-from tidings.errors import PayloadTooLargeError, RequestTimeoutError
+from tidings.errors import DecodeError, PayloadTooLargeError, RequestTimeoutError
 from tidings.jetstream import Stream, dead_letters
 from tidings.jetstream.dead_letters import Wanted
 from tidings.server import NATSServer
@@ -436,6 +437,165 @@ async def test_a_handler_that_is_cancelled_at_its_deadline_is_a_failed_span(
     assert is_child(handler, await traces.one("request"))
 
 
+# Several answers.
+
+
+@pytest.fixture
+def rows(app: App, subject: str) -> App:
+    """A service that streams three numbers, or fails after two of them."""
+
+    @app.listen(f"{subject}.*")
+    async def stream(msg: Message[dict[str, bool]]) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+        if msg.data.get("fails"):
+            raise Reject("no more", code=409)
+        yield 3
+
+    return app
+
+
+async def test_the_span_of_a_stream_ends_with_the_stream(
+    traces: Traces, rows: App, subject: str
+) -> None:
+    async with rows, rows.stream(f"{subject}.7", {}, response_data_type=int) as got:
+        assert await anext(got) == 1
+        await traces.one("process")  # the service has sent everything
+        assert traces.find("request") == []
+        assert [row async for row in got] == [2, 3]
+        client = await traces.one("request")
+    assert client.name == f"request {subject}.*"
+    assert client.kind is SpanKind.CLIENT
+    assert client.status.status_code is StatusCode.UNSET
+    assert attributes(client)["tidings.ended"] == "end"
+    assert attributes(client)["tidings.answers"] == 3
+    assert is_child(await traces.one("process"), client)
+
+
+async def test_the_error_of_a_stream_is_on_its_span(
+    traces: Traces, rows: App, subject: str
+) -> None:
+    async with rows, rows.stream(f"{subject}.7", {"fails": True}, response_data_type=int) as got:
+        with pytest.raises(ServiceError):
+            assert [row async for row in got]
+    client = await traces.one("request")
+    assert client.status.status_code is StatusCode.ERROR
+    found = attributes(client)
+    assert found["error.type"] == "tidings.errors.ServiceError"
+    assert (found["tidings.ended"], found["tidings.answers"]) == ("error", 2)
+    assert found["tidings.error_id"]
+
+
+async def test_leaving_a_stream_ends_its_span_without_an_error(
+    traces: Traces, rows: App, subject: str
+) -> None:
+    async with rows:
+        async with rows.stream(f"{subject}.7", {}, response_data_type=int) as got:
+            await anext(got)
+        client = await traces.one("request")
+    assert client.status.status_code is StatusCode.UNSET
+    assert attributes(client)["tidings.ended"] == "closed"
+
+
+async def test_a_stream_that_is_cancelled_is_a_failed_span(
+    traces: Traces, app: App, subject: str
+) -> None:
+    begun = asyncio.Event()
+
+    @app.listen(subject)
+    async def stream(msg: Message) -> AsyncIterator[int]:
+        yield 1
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def read() -> None:
+        async with app.stream(subject, response_data_type=int) as got:
+            async for _ in got:
+                pass
+
+    async with app:
+        reading = asyncio.create_task(read())
+        await begun.wait()
+        reading.cancel()
+        await asyncio.wait([reading])
+        client = await traces.one("request")
+    assert attributes(client)["error.type"] == "asyncio.exceptions.CancelledError"
+    assert client.status.status_code is StatusCode.ERROR
+
+
+async def test_a_stream_that_nobody_answers_is_a_failed_span(
+    traces: Traces, app: App, subject: str
+) -> None:
+    async with app, app.stream(subject) as got:
+        with pytest.raises(NoRespondersError):
+            await anext(got)
+    client = await traces.one("request")
+    assert attributes(client)["error.type"] == "tidings.errors.NoRespondersError"
+    assert attributes(client)["tidings.answers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "ended"),
+    [({"count": 2}, "count"), ({"stall": 0.05}, "stall"), ({"timeout": 0.1}, "timeout")],
+    ids=lambda value: "" if isinstance(value, dict) else value,
+)
+async def test_the_span_of_several_answers_says_why_they_ended(
+    traces: Traces, app: App, subject: str, options: dict[str, float], ended: str
+) -> None:
+    @app.listen(subject, no_reply=True)
+    async def answer(msg: Message) -> None:
+        await msg.respond(1)
+        await msg.respond(2)
+
+    async with app:
+        answers = app.request_many(subject, response_data_type=int, **options)  # type: ignore[call-overload]  # of several types
+        assert await anext(answers) == 1
+        assert traces.find("request") == []
+        assert [each async for each in answers] == [2]
+        client = await traces.one("request")
+    assert client.status.status_code is StatusCode.UNSET
+    assert attributes(client)["tidings.ended"] == ended
+    assert attributes(client)["tidings.answers"] == 2
+
+
+async def test_an_answer_that_does_not_fit_fails_the_span_and_break_ends_it(
+    traces: Traces, app: App, subject: str
+) -> None:
+    @app.listen(subject, no_reply=True)
+    async def answer(msg: Message) -> None:
+        await msg.respond(1)
+        await msg.respond("text")
+
+    async with app:
+        with pytest.raises(DecodeError):
+            assert [x async for x in app.request_many(subject, response_data_type=int)]
+        failed = await traces.one("request")
+        assert attributes(failed)["error.type"] == "tidings.errors.DecodeError"
+        async for _ in app.request_many(subject, response_data_type=int, count=2):
+            break
+        gc.collect()
+        _, left = await traces.wait("request", 2)
+        assert attributes(left)["tidings.ended"] == "closed"
+
+
+async def test_a_hook_that_sends_a_stream_again_leaves_no_span_open(
+    traces: Traces, rows: App, subject: str
+) -> None:
+    class Twice(Middleware):
+        async def send_request(
+            self, subject: str, message: Any, request_func: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            await request_func(subject, message, *args, **kwargs)
+            return await request_func(subject, message, *args, **kwargs)
+
+    rows.add_middleware(Twice)
+    async with rows:
+        async with rows.stream(f"{subject}.7", {}, response_data_type=int) as got:
+            assert [row async for row in got] == [1, 2, 3]
+        ended = {attributes(each)["tidings.ended"] for each in await traces.wait("request", 2)}
+    assert ended == {"closed", "end"}
+
+
 async def test_a_request_that_nobody_answers_is_an_error_of_its_span(
     traces: Traces, app: App, subject: str
 ) -> None:
@@ -562,6 +722,25 @@ async def test_each_publish_of_a_window_has_a_span_and_batches_stay_batches(
     assert {span.parent.span_id for span in spans if span.parent} == {
         whole.get_span_context().span_id
     }
+    assert {span.parent.span_id for span in handlers if span.parent} == span_ids(spans)
+
+
+async def test_each_message_of_an_atomic_batch_has_a_span_that_its_handler_follows(
+    traces: Traces, app: App, stream: Stream
+) -> None:
+    whole = Stream(f"{stream.name}A", subjects=[f"{stream.name}a.>"], atomic=True)
+    app = App("shop", servers=app.servers, streams=[whole])
+    seen = Inbox()
+    app.consume(whole.name, durable="work")(seen)
+    async with app:
+        async with app.js.batch() as batch:
+            for number in range(3):
+                batch.add(f"{stream.name}a.{number}", {})
+        await seen.has(3)
+        spans = await traces.wait("publish", 3)
+        handlers = await traces.wait("process", 3)
+    assert batch.ack is not None
+    assert {attributes(span)["tidings.stream_sequence"] for span in spans} == {1, 2, 3}
     assert {span.parent.span_id for span in handlers if span.parent} == span_ids(spans)
 
 

@@ -338,7 +338,8 @@ async def test_a_service_that_dies_is_noticed(
     async with service, app, app.stream(subject, response_data_type=int) as got:
         assert await anext(got) == 0
         assert service._run is not None
-        [flow] = service._run.connection.exchanges._open.values()
+        open_ones = service._run.connection.exchanges._open.values()
+        [flow] = [each for each in open_ones if isinstance(each, channel.Channel)]
         service._run.connection.unsubscribe_route(flow.sid)  # as if its process had died
         with pytest.raises(FlowError, match="service is gone"):
             await anext(got)

@@ -20,9 +20,11 @@ from typing import Any, cast
 from tidings import core
 from tidings.bus import Bus
 from tidings.concurrency.pool import WorkerPool
+from tidings.current_link import CurrentLink
 from tidings.handlers.bursts import BurstListener
-from tidings.handlers.listener import ListenerSpec, Sender
-from tidings.link import CurrentLink, Link
+from tidings.handlers.listener import Sender
+from tidings.handlers.listener_spec import ListenerSpec
+from tidings.link import Link
 from tidings.message import Message
 from tidings.protocol.parser import Frame
 from tidings.transport.buffer import Buffer

@@ -18,15 +18,21 @@ import pydantic
 from tidings import core
 from tidings.codec import decoder, encode
 from tidings.errors import (
+    ConfigError,
     DecodeError,
     HeaderError,
+    JetStreamError,
     NoRespondersError,
     ServiceError,
     SubjectError,
     TransportError,
 )
 from tidings.headers import Headers
+from tidings.jetstream.api import read_answer
+from tidings.jetstream.atomic_batch import read_ack
+from tidings.jetstream.counts import read_count, read_sources
 from tidings.jetstream.fast_batch import FastBatch
+from tidings.jetstream.publish import acknowledgement
 from tidings.protocol.commands import publish_frame, publish_headers_frame, subscribe_frame
 from tidings.protocol.headers import header_problem, parse_header_block
 from tidings.protocol.info import read_error, read_info
@@ -288,9 +294,22 @@ def server_text(data: bytes) -> None:
     assert isinstance(read_error(data), TransportError)
 
 
+def counts(data: bytes) -> None:
+    """What a stream says of counters and batches is read, or an error of ours."""
+    with contextlib.suppress(DecodeError):
+        assert isinstance(read_count(data, "a"), int)
+    with contextlib.suppress(DecodeError):
+        found = read_sources(data.decode(errors="surrogateescape"))
+        assert all(isinstance(value, int) for each in found.values() for value in each.values())
+    with contextlib.suppress(JetStreamError, ConfigError, DecodeError):
+        answer = read_answer("a", b"", data)
+        assert read_ack(answer, 2).count == 2
+        acknowledgement("a", answer)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
-    for function in (wire, outgoing, subject, headers, batch, body, server_text)
+    for function in (wire, outgoing, subject, headers, batch, body, counts, server_text)
 }
 
 SEEDS: dict[str, list[bytes]] = {
@@ -333,6 +352,12 @@ SEEDS: dict[str, list[bytes]] = {
         b'{"theCoins":{"a":1},"x":0}',
         b"[[[[",
         b"1",
+    ],
+    "counts": [
+        b'{"val":"-42"}',
+        b'{"C":{"count.hits":"42"},"D":{"eu.hits":"5"}}',
+        b'{"stream":"S","seq":9,"batch":"b","count":2,"val":"1000000000000000000000000000000"}',
+        b'{"error":{"code":400,"err_code":10168,"description":"off"},"stream":"KV_a","seq":0}',
     ],
     "server_text": [
         b'{"max_payload":1,"connect_urls":["127.0.0.1:4222","[::1]:1"]}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
@@ -14,16 +15,25 @@ from hypothesis import strategies as st
 
 from support.waits import until
 from tidings import Message, core
+from tidings.concurrency import work_queue
+from tidings.concurrency.durations import Durations
 from tidings.concurrency.pool import WorkerPool
 from tidings.errors import ServiceError
+from tidings.handlers import bursts
 from tidings.handlers.bursts import BurstListener
-from tidings.handlers.listener import Listener, ListenerSpec, Sender
+from tidings.handlers.listener import Listener, Sender
+from tidings.handlers.listener_spec import ListenerSpec
+from tidings.handlers.measured import MeasuredListener
 from tidings.handlers.middleware import Middleware
 from tidings.protocol.parser import Frame
 
 pytestmark = pytest.mark.skipif(core.NAME != "compiled", reason="the compiled core does not run")
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
+
+
+# Seconds up to which a message is short, and of one that is longer.
+SHORT, LONG = 0.2, 0.22
 
 
 class Answers:
@@ -95,6 +105,14 @@ async def act(kind: str, seen: list[str]) -> Any:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
                 await asyncio.sleep(0)
+        case "block" | "block-context" | "block-raise":
+            time.sleep(LONG)  # noqa: ASYNC251 - that is the test
+            if kind == "block-raise":
+                raise ValueError(kind)
+            if kind == "block-context":
+                variable.set(kind)
+        case "sleep":
+            await asyncio.sleep(LONG)
         case "refuse" | "none":
             return "refuse" if kind == "refuse" else None
     seen.append(f"{kind} done")
@@ -115,7 +133,12 @@ class Hook(Middleware):
 
 
 async def handle_all(
-    make: type[Listener], frames: list[Frame], *, concurrency: int, hooks: tuple[Middleware, ...]
+    make: type[Listener],
+    frames: list[Frame],
+    *,
+    concurrency: int,
+    hooks: tuple[Middleware, ...],
+    is_measured: bool = False,
 ) -> tuple[Any, ...]:
     """Let a listener handle the frames. Return what it did."""
     seen: list[str] = []
@@ -129,6 +152,8 @@ async def handle_all(
     listener = make(
         spec, cast(Sender, answers), pool, queue="", concurrency=concurrency, middlewares=hooks
     )
+    if is_measured:
+        listener.measure()
     listener.deliver(sum(len(frame[3]) + len(frame[4]) for frame in frames), frames)
     await asyncio.wait_for(listener.finish(), 20)
     await until(lambda: not listener._busy)
@@ -181,6 +206,37 @@ async def test_both_forms_handle_a_message_alike(kind: str, reply: str) -> None:
     one, other = [await handle_all(form, frames, concurrency=2, hooks=(Hook(),)) for form in forms]
     assert one == other
     assert one[2].received == 4 == one[2].handled + one[2].failed
+
+
+@pytest.mark.parametrize("make", [MeasuredListener, BurstListener])
+@pytest.mark.parametrize(
+    ("kinds", "slow"),
+    [
+        (["return", "block", "return"], 1),
+        (["return", "block"], 1),  # the last one of its burst
+        (["block", "raise", "block"], 2),
+        (["block", "context", "return"], 1),
+        (["block-context", "return"], 1),
+        (["block", "suspend", "return"], 1),
+        (["block", "block-raise", "return"], 2),
+        (["sleep", "return", "block"], 2),
+        (["return", "suspend", "raise", "legacy"], 0),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+async def test_each_message_of_a_burst_is_measured(
+    make: type[Listener], kinds: list[str], slow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def coarse() -> Durations:
+        return Durations((SHORT, 60.0))
+
+    monkeypatch.setattr(bursts, "Durations", coarse)
+    monkeypatch.setattr(work_queue, "Durations", coarse)
+    frames: list[Frame] = [(1, kind, "", b"", b"1") for kind in kinds]
+    frames.append((1, "return", "", b"", b"not JSON"))
+    _, _, stats = await handle_all(make, frames, concurrency=1, hooks=(Hook(),), is_measured=True)
+    assert stats.seconds.counts == (len(frames) - slow, slow, 0)
+    assert stats.seconds.total >= slow * LONG
 
 
 async def test_an_error_thrown_into_a_handler_is_not_the_context_of_its_next_error() -> None:

@@ -18,7 +18,8 @@ from tidings.stats import Histogram, ListenerStats
 
 # All that the second loop adds to the first one.
 ADDED = """
-durations = self._measured
+durations = self._durations
+assert durations is not None
 shortest = durations.shortest
 began = NEVER
 if started - began > shortest:

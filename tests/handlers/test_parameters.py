@@ -14,7 +14,7 @@ import pytest
 from support.inbox import Inbox
 from support.waits import until
 from tidings import App, ConfigError, Group, Headers, Message, Middleware, ServiceError
-from tidings.handlers.listener import GIVEN
+from tidings.handlers.listener_spec import GIVEN
 from tidings.handlers.parameters import Form, read_parameters
 from tidings.jetstream import Entry, Stream, StreamMessage
 from tidings.testing import NATSServer

@@ -10,7 +10,7 @@ import pytest
 
 from support.waits import until
 from tidings import App, Group
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.queue_groups import queue_groups
 from tidings.testing import NATSServer
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tidings import App, ConfigError, Message
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.shapes import PLAIN, Answers, Shape, read_shape
 
 

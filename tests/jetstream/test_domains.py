@@ -13,7 +13,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.ports import free_port
-from tidings import App, ConfigError, KeyNotFoundError, NoStreamError, Stream, SubjectError
+from tidings import App, Bucket, ConfigError, KeyNotFoundError, NoStreamError, Stream, SubjectError
 from tidings.errors import JetStreamUnavailableError, RequestTimeoutError
 from tidings.jetstream import StreamSource
 from tidings.server import NATSServer
@@ -210,6 +210,29 @@ async def test_a_command_uses_the_domain_of_the_app_and_of_a_context(
         target = ("streams", "plan", "in_a_domain:app", "--servers", here.url)
         code, shown, _ = await asyncio.to_thread(call, *target)
         assert (code, shown) == (0, "SENSORS: as declared\n")
+
+
+async def test_a_declared_mirror_copies_a_bucket_of_another_domain(
+    hub: tuple[NATSServer, NATSServer],
+) -> None:
+    here, there = hub
+    origin = App("origin", servers=here.url, buckets=[Bucket("rates", history=3)])
+    rates = origin.js.key_value("rates", type=int)
+    copy = Bucket("rates-edge", mirror=StreamSource("KV_rates", domain="hub"))
+    local = App("edge", servers=there.url, buckets=[copy])
+    remote = App("ops", servers=here.url, js_domain="leaf", buckets=[copy])  # over the hub
+    async with origin, asyncio.timeout(PATIENCE):
+        await rates.put("eur", 1)
+        for number, app in enumerate((local, remote), start=2):
+            edge = app.js.key_value("rates-edge", type=int)
+            async with app:
+                while await edge.value("eur") != number - 1:  # noqa: ASYNC110 - nothing announces it
+                    await asyncio.sleep(0.01)
+                await edge.put("eur", number)
+                assert (await rates.get("eur")).value == number
+                while await edge.value("eur") != number:  # noqa: ASYNC110 - nothing announces it
+                    await asyncio.sleep(0.01)
+                assert [plan.is_done for plan in await app.js.plan()] == [True]
 
 
 @pytest.mark.parametrize(

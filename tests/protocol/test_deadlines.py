@@ -79,3 +79,16 @@ def test_a_block_with_a_deadline_is_timed_by_both_forms_of_the_parser(form: str)
         assert frame[3] == each
         got.append(type(frame[3]))
     assert got == [DeadlineBlock, bytes, bytes]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20, 50])
+@pytest.mark.parametrize("form", [Parser, PURE["Parser"]])
+def test_a_message_that_is_split_carries_its_deadline_too(form: type[Parser], cut: int) -> None:
+    head = block(f"{HEADER}: 1500")
+    line = b"HMSG a 1 %d %d\r\n%sbody\r\n" % (len(head), len(head) + 4, head)
+    assert cut < len(line)
+    parser = form()
+    assert parser.feed(line[:-cut]) == []
+    [(_, _, [frame])] = parser.feed(line[-cut:])
+    assert isinstance(frame[3], DeadlineBlock)
+    assert frame[3:] == (head, b"body")

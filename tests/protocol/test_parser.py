@@ -283,6 +283,26 @@ def test_a_line_without_end_is_given_up_and_counted() -> None:
     assert parse(parser, [b"the rest\r\n" + line_of(frame)]) == [frame]
 
 
+def test_a_claimed_size_takes_no_memory_before_its_bytes_arrive() -> None:
+    size = 60 * 1024 * 1024
+    line, body = b"MSG a 1 %d\r\n" % size, b"x" * 100_000
+    parser = Parser()
+    tracemalloc.start()
+    assert parser.feed(line + body) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 1024 * 1024
+
+
+@pytest.mark.parametrize("chunk", [70_000, 1_500_000])
+@pytest.mark.parametrize("block", [b"", header_block([("A", "1")])])
+def test_a_large_body_arrives_in_any_chunks_as_it_was(chunk: int, block: bytes) -> None:
+    frames = [(1, "a", "r", block, bytes(range(256)) * 12_345), (1, "a", "", block, b"y" * 100_000)]
+    data = b"".join(map(line_of, frames))
+    chunks = [data[i : i + chunk] for i in range(0, len(data), chunk)]
+    assert parse(Parser(), chunks) == frames
+
+
 def test_reset_forgets_a_frame_received_by_half() -> None:
     parser = Parser()
     frame = (1, "a", "", b"", b"body")

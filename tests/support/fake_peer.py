@@ -77,9 +77,11 @@ class FakePeer:
         self._server.close()
         for _ in range(10):  # what was accepted in the last moment has begun after a few turns
             await asyncio.sleep(0)
-        self.cut()
+        for writer in self._writers:
+            writer.transport.abort()  # close() would wait for a client that reads nothing
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=PATIENCE)
+        await asyncio.sleep(0)  # the transports close their sockets in the next turn
 
     @property
     def url(self) -> str:

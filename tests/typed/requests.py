@@ -7,8 +7,9 @@ from typing import Any, TypedDict, assert_type
 
 import msgspec
 
-from tidings import App, Message
+from tidings import App, ConsumerStats, Message, StreamMessage
 from tidings.bus import Bus
+from tidings.jetstream import StoredMessage
 from tidings.testing import SyncTestClient, TestClient
 
 
@@ -110,6 +111,19 @@ async def several_answers_have_a_type(app: App) -> None:
         assert_type(await answers.one(), dict[str, Any])
     with app.stream_sync("a", response_data_type=Order | None) as optional:
         assert_type(optional.one(), Any)
+
+
+async def reads_have_a_type(app: App) -> None:
+    assert_type((await app.js.get("S", 1, data_type=Order)).data, Order)
+    assert_type((await app.js.get_last("S", "a", data_type=int)).data, int)
+    assert_type(await app.js.get_batch("S", 9, data_type=Order), list[StoredMessage[Order]])
+    assert_type(await app.js.get_last_for("S", ["a"]), list[StoredMessage[Any]])
+    async with app.js.messages("S", data_type=Order) as messages:
+        async for message in messages:
+            assert_type(message, StreamMessage[Order])
+    added = await app.js.add_consumer(print, "S", durable="d", ack_wait=5)
+    assert_type(added.stats(), ConsumerStats)
+    await app.js.add_consumer(print, "S", durabl="d")  # type: ignore[call-arg]  # misspelt
 
 
 def handlers_keep_their_types(app: App) -> None:

@@ -8,9 +8,9 @@ import msgspec
 
 from tidings.app import App
 from tidings.functions import function_name
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.queue_groups import queue_groups
-from tidings.handlers.tasks import TaskSpec
+from tidings.handlers.task_spec import TaskSpec
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.subject import has_wildcard
@@ -87,6 +87,10 @@ def overview_of(app: App) -> Overview:
         *_cut(
             "cron",
             [(str(spec.schedule), spec.name, function_name(spec.function)) for spec in app.crons],
+        ),
+        *_cut(
+            "leader",
+            [(spec.lock_name(app.service_name), "", spec.name) for spec in app._leader_specs],
         ),
     ]
     return Overview(

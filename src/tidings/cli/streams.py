@@ -237,7 +237,7 @@ def _show(plan: StreamPlan) -> None:
     if not plan.changes:
         say(printable(str(plan)))
         return
-    say(f"{plan.stream.name}: change, holding {counted(plan.messages, 'message')}")
+    say(f"{plan.stream.shown}: change, holding {counted(plan.messages, 'message')}")
     for change in plan.changes:
         is_grave = change.is_impossible or change.drop is not None
         say(f"  {printable(str(change))}", style="bold red" if is_grave else "")

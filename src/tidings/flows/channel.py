@@ -15,6 +15,7 @@ from tidings.errors import (
     RequestTimeoutError,
     TidingsError,
 )
+from tidings.flows.follower import Followed
 from tidings.flows.limits import Limits
 from tidings.flows.window import Window
 from tidings.flows.wire import Kind, read
@@ -47,7 +48,7 @@ PROBE, SILENCE = 2.0, 30.0
 MOST_ITEMS, MOST_BYTES = 65_536, 64 * 1024 * 1024
 
 
-class Channel:
+class Channel(Followed):
     """One end of a flow, with an inbox of its own.
 
     Create it with `to_service` or `to_requester`.
@@ -97,6 +98,7 @@ class Channel:
     )
 
     def __init__(self, connection: Connection, subject: str, *, is_service: bool) -> None:
+        super().__init__()
         self.subject = self.target = subject
         self.sent = 0
         self.is_gone = self.knows_credit = self.was_allowed = False
@@ -184,6 +186,11 @@ class Channel:
             self._post(self._peer, credit_block(granted), self.address.encode())
             self._watch()
         return self
+
+    @property
+    def peer(self) -> bytes:
+        """The subject of the other end; b"" before it is known."""
+        return self._peer
 
     @property
     def address(self) -> str:
@@ -429,6 +436,11 @@ class Channel:
         how = "has left" if kind is Kind.CANCEL else "is gone"
         self.fail(self._broken(f"the {other} {how}"))
 
+    def depart(self) -> None:
+        """End the flow, because the server says that nobody listens at the other end any more."""
+        if not self._is_closed:
+            self._on_gone(Kind.GONE)
+
     def fail(self, error: BaseException) -> None:
         """End the flow with an error. Its reader gets the error after the items that
         arrived before."""
@@ -457,6 +469,7 @@ class Channel:
         """
         if self._is_closed:
             return
+        self.report("closed")
         self._is_closed = self.is_gone = True
         if self._timer is not None:
             self._timer.cancel()

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from typing import Any, Generic, Self, TypeVar
 
 from tidings import codec
-from tidings.errors import ConfigError, DecodeError, FlowError
+from tidings.errors import ConfigError, DecodeError, FlowError, TidingsError
 from tidings.flows.channel import Channel
 from tidings.protocol.parser import Frame
 from tidings.service_errors import raise_remote_error
@@ -66,6 +66,8 @@ class ItemStream(Generic[T]):
     async def __aexit__(self, *exc_info: object) -> None:
         channel, sending = self._channel, self._sending
         assert channel is not None
+        if isinstance(exc_info[1], asyncio.CancelledError):
+            channel.report("closed", exc_info[1])
         channel.leave()
         if sending is not None:
             sending.cancel()
@@ -81,21 +83,24 @@ class ItemStream(Generic[T]):
 
     async def __anext__(self) -> T:
         channel = self._entered()
-        frame = await channel.next()
-        if frame is not None and frame[3]:
-            raise_remote_error(self._subject, frame[3], frame[4])
-        if self._items is not None and not channel.was_allowed:
-            reason = "the service answered without taking items"
-            raise FlowError(self._subject, reason, channel.received)
-        if frame is None:
-            raise StopAsyncIteration
-        self._read_items += 1
-        if self._read_items == 1 and frame[4].startswith(ACKNOWLEDGEMENTS):
-            await refuse_stream_answer(channel.connection, self._subject, frame[4])
         try:
+            frame = await channel.next()
+            if frame is not None and frame[3]:
+                raise_remote_error(self._subject, frame[3], frame[4])
+            if self._items is not None and not channel.was_allowed:
+                reason = "the service answered without taking items"
+                raise FlowError(self._subject, reason, channel.received)
+            if frame is None:
+                channel.report("end")
+                raise StopAsyncIteration
+            self._read_items += 1
+            if self._read_items == 1 and frame[4].startswith(ACKNOWLEDGEMENTS):
+                await refuse_stream_answer(channel.connection, self._subject, frame[4])
             return self._read(frame)
-        except DecodeError as error:
-            error.subject = self._subject
+        except TidingsError as error:
+            if isinstance(error, DecodeError):
+                error.subject = self._subject
+            channel.report("error", error)
             raise
 
     async def one(self) -> T:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from tidings.errors import DecodeError, SlowConsumerError, TidingsError
+from tidings.flows.follower import Followed
 from tidings.flows.wire import Kind, read
 from tidings.log import logger
 from tidings.protocol.parser import Frame
@@ -38,7 +39,7 @@ class Ended(enum.Enum):
     CLOSED = "closed"  # the caller stopped before the end
 
 
-class Gathering:
+class Gathering(Followed):
     """The answers to one request, as they arrive. It ends by itself.
 
     Args:
@@ -66,6 +67,7 @@ class Gathering:
         stall: float | None,
         timeout: float,
     ) -> None:
+        super().__init__()
         connection.require(f"request to {subject!r}")
         self.subject = self.target = subject
         self.ended: Ended | None = None
@@ -171,6 +173,12 @@ class Gathering:
         """End because the caller wants no more answers, and forget those that wait."""
         self.end(Ended.CLOSED)
         self._frames.clear()
+        self.report("closed")
+
+    @property
+    def received(self) -> int:
+        """Number of answers that arrived."""
+        return self._received
 
     @property
     def has_answers(self) -> bool:
@@ -246,12 +254,15 @@ class RequestMany(Generic[T]):
             raise StopAsyncIteration
         gathering = await self._opened()
         if (frame := await self._next(gathering)) is None:
+            assert gathering.ended is not None
+            gathering.report(gathering.ended.value)
             raise StopAsyncIteration
         try:
             return await self._value(gathering, frame)
         except TidingsError as error:
             if self._returns_exceptions:
                 return error  # type: ignore[return-value]  # as the caller asked for
+            gathering.report("error", error)
             self._end(gathering, Ended.ERROR)
             raise
 
@@ -269,7 +280,8 @@ class RequestMany(Generic[T]):
     async def _next(self, gathering: Gathering) -> Frame | None:
         try:
             return await gathering.next()
-        except TidingsError:
+        except TidingsError as error:
+            gathering.report("error", error)
             self._end(gathering, Ended.ERROR)
             raise
 
@@ -296,6 +308,8 @@ class RequestMany(Generic[T]):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        if isinstance(exc_info[1], asyncio.CancelledError) and self._gathering is not None:
+            self._gathering.report("closed", exc_info[1])
         self._close()
 
     def _close(self) -> None:
@@ -308,7 +322,10 @@ class RequestMany(Generic[T]):
     def __del__(self) -> None:
         # After `break`, nothing but this tells that the caller wants no more answers.
         gathering = self._gathering
-        if gathering is None or gathering.ended is not None:
+        if gathering is None:
+            return
+        if gathering.ended is not None:
+            gathering.report("closed")
             return
         if threading.get_ident() == gathering.thread:
             gathering.close()

@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal
 
+from tidings.concurrency.durations import Durations
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import end_cancellation
 from tidings.core import compiled
@@ -28,9 +29,20 @@ burst: Callable[..., Stop | Literal[False] | None] = compiled("burst")
 
 class BurstListener(Listener):
     """A listener whose messages are handled in bursts by the compiled core, as long as no handler
-    suspends or raises."""
+    suspends or raises. The core measures the messages of a monitored app, too: it reads the clock
+    when each begins, and that is the time at which the one before it ended."""
 
-    __slots__ = ()
+    __slots__ = ("_slow",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # What takes the seconds of a long message, and what counts as long.
+        self._slow: tuple[Callable[[float], None] | None, float] = (None, 0.0)
+
+    def measure(self) -> None:
+        """See `WorkQueue`."""
+        durations = self._durations = Durations()
+        self._slow = durations.add, durations.shortest
 
     async def work(self, context: contextvars.Context) -> bool:
         """Handle messages until the queue is empty: see `Workplace`."""
@@ -42,6 +54,7 @@ class BurstListener(Listener):
         last = (
             *(answer, outbox, self._sender),
             *(context, surroundings.size, surroundings.differ_from),
+            *self._slow,
         )
         self._waking = False
         self._busy += 1
@@ -50,7 +63,7 @@ class BurstListener(Listener):
             # Read again each time: see `_measure_next`.
             while stop := burst(*first, self._on_publish, self._on_request, *last):
                 item, message, error, coroutine, has_begun, awaited, seconds = stop
-                started = time.monotonic() - seconds  # LongRuns reads it in this frame
+                started = began = time.monotonic() - seconds  # LongRuns reads `started` here
                 try:
                     if error is not None:
                         raise error
@@ -73,6 +86,10 @@ class BurstListener(Listener):
                         await self._outlast(rest)
                     if end_cancellation():
                         return False
+                finally:
+                    add, shortest = self._slow
+                    if add is not None and (seconds := time.monotonic() - began) > shortest:
+                        add(seconds)
                 if len(context) != surroundings.size and surroundings.differ_from(context):
                     return False
             return stop is None

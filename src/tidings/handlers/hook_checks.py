@@ -21,7 +21,7 @@ _STREAM = (
     3,
     (
         *("msg_id", "headers", "data_type", "expected_stream", "expected_sequence"),
-        *("expected_subject_sequence", "expected_msg_id", "delay", "at", "timeout"),
+        *("expected_subject_sequence", "expected_msg_id", "delay", "at", "ttl", "timeout"),
     ),
 )
 _LISTEN: tuple[int, tuple[str, ...]] = (2, ())

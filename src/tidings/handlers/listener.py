@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from tidings import codec
-from tidings.checks import check_flag, check_name, check_whole
 from tidings.concurrency.long_runs import NEVER
 from tidings.concurrency.pool import WorkerPool, end_cancellation
 from tidings.concurrency.threads import as_async
-from tidings.concurrency.time_limit import bounded, bounded_by_deadline, check_timeout
+from tidings.concurrency.time_limit import bounded, bounded_by_deadline
 from tidings.concurrency.work_queue import WorkQueue, rest_of
 from tidings.deadlines import working_until
 from tidings.errors import (
-    ConfigError,
     DecodeError,
     EncodeError,
     HandlerTimeoutError,
@@ -33,11 +30,10 @@ from tidings.errors import (
     ThreadStartError,
     TidingsError,
 )
-from tidings.functions import function_name, function_place, is_async
-from tidings.handlers.annotations import Given
+from tidings.handlers.listener_spec import ListenerSpec, wanted_type_of
 from tidings.handlers.middleware import Middleware, fold_listen, request_hooks
-from tidings.handlers.parameters import Form, Parameters, read_parameters
-from tidings.handlers.shapes import Answers, Shape, read_shape
+from tidings.handlers.parameters import Parameters
+from tidings.handlers.shapes import Shape
 from tidings.handlers.timing import Timing
 from tidings.headers import HeadersLike
 from tidings.log import logger, safe_text
@@ -45,23 +41,16 @@ from tidings.message import Message
 from tidings.protocol.deadlines import DeadlineBlock
 from tidings.protocol.parser import Frame
 from tidings.service_errors import error_reply, failed_request, failure_text, is_bad_answer, is_own
-from tidings.stats import ListenerStats
-from tidings.subject import check_pattern, check_queue, has_wildcard
+from tidings.stats import Histogram, ListenerStats
+from tidings.subject import has_wildcard
 
 if TYPE_CHECKING:
+    from tidings.flows.lookout import Lookout
     from tidings.handlers.serving import Serving
     from tidings.handlers.tracing import HandlerTrace
     from tidings.transport.connection import Connection
 
-DEFAULT_PENDING_MSGS = 65_536
-DEFAULT_PENDING_BYTES = 64 * 1024 * 1024
-
-GIVEN = Given("listen()", Message, may_stream=True)
-
 Deliver = Callable[[int, list[Frame]], None]
-
-# What NATS ADR-32 allows as the name of an endpoint.
-ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
 # Of all listeners that are no endpoints, since a Timing keeps room for its samples.
 _UNTIMED = Timing()
@@ -77,6 +66,7 @@ class Sender(Protocol):
 
     service_name: str
     connection: Connection
+    lookout: Lookout | None
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
@@ -85,106 +75,6 @@ class Sender(Protocol):
     def respond_sync(self, reply: str, value: object, headers: HeadersLike | None) -> None: ...
 
     def tell(self, event: str, error: Exception | None) -> None: ...
-
-
-class ListenerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The declaration of a listener. Creating it checks the handler and every option.
-
-    The attributes are the arguments of `App.listen`, and two of the listener's `Group`.
-
-    Attributes:
-        endpoint: the option `name=`, the name of the listener's endpoint.
-        group_queue: the group's `queue`.
-        prefix: the group's prefix; `subjects` already start with it.
-        dynamic: whether it is subscribed while the app runs, not declared.
-
-    Raises:
-        ConfigError: if the handler has the wrong signature, an option has a wrong value or the data
-            type is not known.
-        SubjectError: if NATS does not allow a subject or the queue group.
-    """
-
-    handler: Callable[..., Any]
-    subjects: tuple[str, ...]
-    endpoint: str | None = None
-    queue: str | None = None
-    group_queue: str | None = None
-    prefix: str = ""
-    data_type: Any = None
-    concurrency: int | None = None
-    no_reply: bool = False
-    pending_msgs_limit: int = DEFAULT_PENDING_MSGS
-    pending_bytes_limit: int = DEFAULT_PENDING_BYTES
-    timeout: float | None = None
-    cancel_expired: bool = False
-    middlewares: tuple[Middleware, ...] = ()
-    dynamic: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.subjects:
-            raise ConfigError("listen() needs a subject")
-        for subject in self.subjects:
-            check_pattern(subject)
-        check_queue(self.queue or "")
-        if self.endpoint is not None:
-            check_name("name", self.endpoint, ENDPOINT_NAME, "letters, digits, - and _")
-        for name in ("concurrency", "pending_msgs_limit", "pending_bytes_limit"):
-            value = getattr(self, name)
-            if value is not None:
-                check_whole(name, value)
-        check_flag("no_reply", self.no_reply)
-        check_timeout(self.timeout)
-        shape = self.shape
-        self._check_shape(shape)
-        can_be_cancelled = is_async(self.handler) or shape.answers is Answers.ASYNC_GENERATOR
-        if check_flag("cancel_expired", self.cancel_expired) and not can_be_cancelled:
-            raise ConfigError(
-                f"cancel_expired=True requires an `async def` handler, because a thread cannot be "
-                f"stopped: make {self.name} async, or let it look at msg.deadline"
-            )
-        read_parameters(self.handler, self.data_type, GIVEN, shape.items_name)
-
-    def _check_shape(self, shape: Shape) -> None:
-        if self.no_reply and not shape.is_plain:
-            what = "streams its reply" if shape.streams else "takes items, and answers after them"
-            raise ConfigError(
-                f"{function_place(self.handler)} {what}, and no_reply=True forbids it to reply. "
-                f"Remove no_reply=True"
-            )
-
-    @property
-    def shape(self) -> Shape:
-        """Whether the handler streams: its `request_item_type` and `response_item_type`.
-
-        Raises:
-            ConfigError: see `read_shape`.
-        """
-        return read_shape(self.handler)
-
-    @property
-    def name(self) -> str:
-        """The handler's name, for logs and statistics."""
-        return function_name(self.handler)
-
-    @property
-    def wanted_type(self) -> Any:
-        """The type of `msg.data`: `data_type=`, else the type in the signature, else dict."""
-        return _wanted_type(self.parameters)
-
-    @property
-    def parameters(self) -> Parameters:
-        """What the handler is called with.
-
-        Raises:
-            ConfigError: see `read_parameters`.
-        """
-        return read_parameters(self.handler, self.data_type, GIVEN, self.shape.items_name)
-
-
-def _wanted_type(parameters: Parameters) -> Any:
-    if parameters.form is Form.NOTHING:
-        return bytes  # the body is the first item, if it is not empty
-    return dict if parameters.wanted_type is None else parameters.wanted_type
 
 
 class SubjectCounts(msgspec.Struct):
@@ -267,7 +157,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         self._worked = 0.0
         self._sender = sender
         shape, parameters = spec.shape, spec.parameters
-        data_type = _wanted_type(parameters)
+        data_type = wanted_type_of(parameters)
         self._decode = None if data_type is bytes else codec.decoder(data_type)
         self._serving = None if shape.is_plain else self._make_serving(shape, parameters)
         if self._serving is None:
@@ -459,6 +349,13 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     def worked(self) -> float:
         """Seconds that the workers have spent on messages, including those at work now."""
         return self._worked + self._busy * time.monotonic()
+
+    @property
+    def _seconds(self) -> Histogram | None:
+        if self._durations is None:
+            return None
+        ended = self._handled + self._failed - self._lingering
+        return self._durations.rest_of(ended, self.worked)
 
     # Requests with a deadline.
 

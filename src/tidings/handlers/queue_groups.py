@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations, count
 
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.subject import overlaps
 
 # Characters that a derived name must not contain. NATS refuses white space and control characters;

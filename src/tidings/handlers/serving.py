@@ -12,6 +12,7 @@ from tidings import codec
 from tidings.concurrency.threads import WorkerThreads
 from tidings.errors import DecodeError, EncodeError, FlowError, ServiceError
 from tidings.flows.channel import Channel
+from tidings.flows.lookout import Lookout
 from tidings.flows.sources import AsyncSource, Source, ThreadSource
 from tidings.functions import is_async
 from tidings.handlers.parameters import Form, Parameters
@@ -33,9 +34,14 @@ ERROR_LINGER = 0.5
 
 
 class Link(Protocol):
-    """What answers are sent with."""
+    """What answers are sent with.
+
+    Attributes:
+        lookout: looks out for all streams of the run; None before the first one.
+    """
 
     connection: Connection
+    lookout: Lookout | None
 
     def reply(self, subject: str, value: object, headers: HeadersLike | None) -> None: ...
 
@@ -140,21 +146,31 @@ class Serving:
 
     def _close(self, channel: Channel, linger: float) -> None:
         channel.close(after=linger)
+        self._lookout.discard(channel)
         self._runs.discard(channel)
         self._sent += channel.sent
         self._received += channel.received
 
     def _open(self, message: Message[Any]) -> Channel | None:
+        knows_credit = _knows_credit(message)
         channel = Channel.to_requester(
             self._link.connection,
             message.subject,
             message.reply,
-            knows_credit=_knows_credit(message),
+            knows_credit=knows_credit,
             takes_items=self._shape.takes_items,
         )
         if channel is not None:
             self._runs.add(channel)
+            if knows_credit or self._shape.streams:
+                self._lookout.add(channel)
         return channel
+
+    @property
+    def _lookout(self) -> Lookout:
+        if self._link.lookout is None:
+            self._link.lookout = Lookout(self._link.connection)
+        return self._link.lookout
 
     # The inner end.
 

@@ -11,7 +11,8 @@ from tidings.concurrency.portal import Portal
 from tidings.core import choose
 from tidings.errors import ConnectionLostError, SubscriptionNotFoundError
 from tidings.handlers.bursts import BurstListener
-from tidings.handlers.listener import Listener, ListenerSpec, Sender, SubjectCounts
+from tidings.handlers.listener import Listener, Sender, SubjectCounts
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.middleware import Middleware
 from tidings.log import logger
 from tidings.stats import ListenerStats
@@ -26,7 +27,7 @@ _make_listener = choose(Listener, BurstListener)
 def _measured_listener() -> type[Listener]:
     from tidings.handlers.measured import MeasuredListener  # most apps have no monitor
 
-    return MeasuredListener
+    return MeasuredListener if _make_listener is Listener else BurstListener
 
 
 class Subscriptions:
@@ -64,6 +65,7 @@ class Subscriptions:
         self._tracing = tracing
         self.pool = WorkerPool()
         self._subscribed: dict[int, tuple[str, Listener]] = {}
+        self._is_measured = is_measured
         self._make_listener = _measured_listener() if is_measured else _make_listener
 
     def add(
@@ -93,6 +95,8 @@ class Subscriptions:
             trace=trace,
             is_endpoint=is_endpoint,
         )
+        if self._is_measured:
+            listener.measure()
         self.listeners.append(listener)
         by_subject = is_endpoint and len(spec.subjects) > 1
         deliver = listener.traced(listener.deliver_counted if by_subject else listener.deliver)

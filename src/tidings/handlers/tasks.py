@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from tidings.checks import check_seconds
 from tidings.concurrency.failure_log import FailureLog
 from tidings.concurrency.long_runs import LONG
 from tidings.concurrency.pool import inside
 from tidings.concurrency.threads import WorkerThreads, as_async
-from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.concurrency.time_limit import bounded
 from tidings.concurrency.work_queue import rest_of
-from tidings.functions import function_name
-from tidings.handlers.signatures import check_handler
+from tidings.handlers.task_spec import TaskSpec
 from tidings.log import logger
 from tidings.stats import TaskStats
 
@@ -29,42 +24,6 @@ if TYPE_CHECKING:
 LONG_INTERVALS = 3
 # The longest sleep before a time of the clock, in seconds, which someone may set meanwhile.
 LONGEST_SLEEP = 20.0
-
-
-class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The declaration of a task.
-
-    Attributes:
-        function: the function to run.
-        interval: seconds from the start of one run to the start of the next; None to run once.
-        cron: the times of the runs, instead of `interval`.
-        timeout: the limit of one run in seconds; None for no limit.
-
-    Raises:
-        ConfigError: if the function takes arguments, or if the interval or the timeout is not a
-            positive number.
-    """
-
-    function: Callable[[], Any]
-    interval: float | None = None
-    cron: CronExpression | None = None
-    timeout: float | None = None
-
-    def __post_init__(self) -> None:
-        check_handler(self.function, "")
-        check_timeout(self.timeout)
-        if self.interval is not None:
-            check_seconds("interval", self.interval, hint="or None to run once")
-
-    @property
-    def is_periodic(self) -> bool:
-        """Whether it runs again and again."""
-        return self.interval is not None or self.cron is not None
-
-    @property
-    def name(self) -> str:
-        """The function's name, for logs and statistics."""
-        return function_name(self.function)
 
 
 class Task:

@@ -11,6 +11,7 @@ from tidings.concurrency.home import Home
 from tidings.error_codes import UNAVAILABLE, WRONG_LAST, ErrorCode
 from tidings.errors import (
     DisconnectedError,
+    DuplicateMessageError,
     JetStreamApiError,
     JetStreamUnavailableError,
     SubjectPermissionError,
@@ -232,7 +233,7 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
 
     Raises:
         JetStreamApiError: the server refused the call; WrongSequenceError if an expected sequence
-            was not met.
+            was not met, DuplicateMessageError if it knows a message of a batch already.
         JetStreamUnavailableError: JetStream is off, or has no leader.
     """
     error = answer.get("error")
@@ -245,7 +246,11 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
     err_code, description = refusal.err_code, refusal.description
     if err_code in UNAVAILABLE:
         raise JetStreamUnavailableError(call, f"{description}, error {err_code}", err_code)
-    kind = WrongSequenceError if err_code in WRONG_LAST else JetStreamApiError
+    kind = JetStreamApiError
+    if err_code in WRONG_LAST:
+        kind = WrongSequenceError
+    elif err_code == ErrorCode.BATCH_DUPLICATE:
+        kind = DuplicateMessageError
     raise kind(refusal.code, err_code, description)
 
 

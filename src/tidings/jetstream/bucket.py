@@ -1,8 +1,9 @@
-"""Bucket: the stream behind a key-value bucket or an object store."""
+"""AnyBucket: the stream behind a key-value bucket or an object store."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +11,7 @@ from tidings.checks import (
     MOST_WHOLE,
     Seconds,
     check_choice,
+    check_flag,
     check_seconds,
     check_text,
     check_whole,
@@ -23,30 +25,35 @@ from tidings.errors import (
     NoStreamError,
 )
 from tidings.jetstream.api import PREFIX, JetStreamApi, nanoseconds
+from tidings.jetstream.capability import FIRST_WITH_ATOMIC, FIRST_WITH_TTL, check_server
 from tidings.jetstream.election import through_election
 from tidings.jetstream.names import check_existing_name, check_new_bucket
 from tidings.jetstream.origins import KIND_PREFIXES, Origin
 from tidings.jetstream.reader import Host
+from tidings.jetstream.streams.bucket import MOST_HISTORY, bucket_subjects, new_config
+from tidings.jetstream.ttl import SHORTEST
 
 T = TypeVar("T")
 
 Storage = Literal["file", "memory"]
 
+MARKER_TTL, ATOMIC = "subject_delete_marker_ttl", "allow_atomic"
 # The server's names of options, and what they are called here.
 _OPTIONS = {
     "max_age": "ttl",
     "max_msgs_per_subject": "history",
     "max_msg_size": "max_value_size",
+    MARKER_TTL: "marker_ttl",
+    ATOMIC: "atomic",
     "num_replicas": "replicas",
 }
 # What the server allows.
-MOST_HISTORY = 64
 MOST_REPLICAS = 5
 # Values that the server leaves out of a configuration.
-_ABSENT = {"description": "", "max_age": 0}
+_ABSENT = {"description": "", "max_age": 0, MARKER_TTL: 0, ATOMIC: False}
 
 
-class Bucket:
+class AnyBucket:
     """A stream that is used as a bucket.
 
     Args:
@@ -55,7 +62,6 @@ class Bucket:
         root: the first word of its subjects, "$KV" or "$O".
         create: whether to create the bucket if it does not exist.
         said: the options that were declared, which an existing bucket must have.
-        base: the configuration that all buckets of this kind have.
     """
 
     def __init__(
@@ -66,7 +72,6 @@ class Bucket:
         *,
         create: bool,
         said: dict[str, Any],
-        base: dict[str, Any],
     ) -> None:
         if create:
             check_new_bucket(name)
@@ -80,13 +85,14 @@ class Bucket:
         self._said = said
         self._config = {
             "name": self._stream,
-            "discard": "new",
-            "allow_rollup_hdrs": True,
-            "allow_direct": True,
-            **base,
+            "subjects": bucket_subjects(root, name),
+            **new_config(root),
             **said,
         }
+        if MARKER_TTL in said:
+            self._config["allow_msg_ttl"] = True  # the server has no markers without
         self._opened: JetStreamApi | None = None
+        self._ttl_bounds = SHORTEST, math.inf
         self._origin = Origin.plain(root, name, self._stream, api_prefix=PREFIX)
 
     async def open(self) -> JetStreamApi:
@@ -106,9 +112,12 @@ class Bucket:
             info = await through_election(lambda: self._find_or_make(api))
             config = info["config"]
             self._compare(config)
+            self._ttl_bounds = _ttl_bounds(config)
             self._origin = Origin.of(self._root, self.name, config, api.prefix)
             if self._create and not config.get("mirror"):  # a mirror is not created again
-                api.declared[self._stream] = self._config
+                # What `App(buckets=)` or another `key_value` declares of it counts as well.
+                others = api.declared.get(self._stream, {})
+                api.declared[self._stream] = {**self._config, **others, **self._said}
             self._opened = api
         return api
 
@@ -160,6 +169,10 @@ class Bucket:
     async def _make(self, api: JetStreamApi) -> dict[str, Any]:
         if not self._create:
             raise BucketNotFoundError(self.name)
+        if MARKER_TTL in self._said:  # an older server would leave the option out
+            check_server(api, FIRST_WITH_TTL, "marker_ttl=")
+        if self._said.get(ATOMIC):
+            check_server(api, FIRST_WITH_ATOMIC, "atomic=")
         try:
             return await api.call(f"STREAM.CREATE.{self._stream}", self._config)
         except JetStreamApiError as error:
@@ -214,8 +227,10 @@ def declared_options(
     storage: Storage | None,
     replicas: int | None,
     max_bytes: int | None,
+    marker_ttl: Seconds | None = None,
     history: int | None = None,
     max_value_size: int | None = None,
+    atomic: bool | None = None,
 ) -> dict[str, Any]:
     """Check the options that were declared and return them with the server's names.
 
@@ -228,6 +243,8 @@ def declared_options(
         check_choice("storage", storage, ("file", "memory"))
     if description is not None:
         check_text("description", description, may_be_empty=True)
+    if atomic is not None:
+        check_flag("atomic", atomic)
     whole = {
         "history": (history, MOST_HISTORY),
         "replicas": (replicas, MOST_REPLICAS),
@@ -239,17 +256,33 @@ def declared_options(
             check_whole(name, value, most=most)
     options = {
         "max_age": None if ttl is None else nanoseconds(check_seconds("ttl", ttl)),
+        MARKER_TTL: None if marker_ttl is None else _marker_ttl(marker_ttl),
         "description": description,
         "storage": storage,
         "num_replicas": replicas,
         "max_bytes": max_bytes,
         "max_msgs_per_subject": history,
         "max_msg_size": max_value_size,
+        ATOMIC: atomic,
     }
     return {option: value for option, value in options.items() if value is not None}
 
 
+def _ttl_bounds(config: dict[str, Any]) -> tuple[float, float]:
+    """Return the shortest and the longest time that the server keeps a value with a ttl."""
+    shortest, longest = SHORTEST, config.get("max_age", 0) / 1e9 or math.inf
+    if config.get("max_msgs_per_subject") != 1:  # of a mirror, the marker_ttl is not known
+        shortest = max(shortest, config.get(MARKER_TTL, 0) // 1_000_000_000)
+    return shortest, longest
+
+
+def _marker_ttl(seconds: Seconds) -> int:
+    return nanoseconds(check_seconds("marker_ttl", seconds, least=SHORTEST))
+
+
 def _words(option: str, value: Any) -> str:
-    if option == "max_age":
+    if option in ("max_age", MARKER_TTL):
         return f"{value / 1e9:g} s" if value else "none"
+    if isinstance(value, bool):
+        return repr(value)
     return "without limit" if value == -1 else repr(value) if value else "none"

@@ -12,11 +12,13 @@ from tidings.checks import Seconds, check_seconds
 from tidings.deadlines import time_left
 from tidings.errors import LoopTimeoutError, PublishTimeoutError, WrongSequenceError
 from tidings.headers import Headers, HeadersLike
+from tidings.jetstream.additions import Additions
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import Storage
+from tidings.jetstream.counters import Counters
 from tidings.jetstream.delay import cancel_headers, cancel_subject, stream_of_schedule
 from tidings.jetstream.get import stored_message
-from tidings.jetstream.host import JetStreamHost
+from tidings.jetstream.kv.codecs import KeyCodec, ValueCodec
 from tidings.jetstream.kv.key_value import KeyValue, KeyValueOptions
 from tidings.jetstream.objects.store import ObjectStore
 from tidings.jetstream.pauses import pause_consumer, resume_consumer
@@ -28,9 +30,12 @@ from tidings.jetstream.publish import (
     prepare,
     publish_stored,
 )
+from tidings.jetstream.publish_batch import PublishBatch
 from tidings.jetstream.publish_window import PublishWindow
+from tidings.jetstream.reads import Reads
 from tidings.jetstream.streams.plan import StreamPlan
 from tidings.jetstream.streams.stream import Stream
+from tidings.jetstream.ttl import Never
 from tidings.keywords import called, known_as
 
 T = TypeVar("T")
@@ -42,15 +47,12 @@ LATE = 0.2
 
 
 @known_as("JetStream")
-class JetStream:
-    """Streams: publish with acknowledgement, key-value buckets, object stores.
+class JetStream(Reads, Additions):
+    """Streams: publish with acknowledgement, read, key-value buckets, object stores.
 
     Args:
         host: what the app declares, and where its run is found.
     """
-
-    def __init__(self, host: JetStreamHost) -> None:
-        self._host = host
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -166,13 +168,17 @@ class JetStream:
         *,
         type: Any = dict,  # noqa: A002 - the word of the interface
         ttl: Seconds | None = None,
+        marker_ttl: Seconds | None = None,
         history: int | None = None,
         description: str | None = None,
         storage: Storage | None = None,
         replicas: int | None = None,
         max_bytes: int | None = None,
         max_value_size: int | None = None,
+        atomic: bool | None = None,
         create: bool = True,
+        key_codec: KeyCodec | None = None,
+        value_codec: ValueCodec | None = None,
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
@@ -185,13 +191,20 @@ class JetStream:
             type: what values are: as `data_type` of `App.listen`, dict by default. What is put is
                 checked, too.
             ttl: seconds that a value is kept after it was written.
+            marker_ttl: let a value have a `ttl` of its own, and watchers get an entry when a value
+                expires. The bucket keeps the marker of an expired key for so many seconds, at least
+                1. It needs nats-server 2.11. (NATS ADR-48)
             history: revisions of a key that are kept, 1 to 64; 1 where a bucket is made without.
             description: what it is for.
             storage: "file" or "memory".
             replicas: copies in the cluster, 1 to 5.
             max_bytes: bytes of all values together.
             max_value_size: bytes of one value.
+            atomic: allow `KeyValue.transaction`. It needs nats-server 2.12. (NATS ADR-50)
             create: create the bucket if there is none; with False that is an error.
+            key_codec: how keys are stored, such as `Base64Codec()` for keys of any characters; None
+                as they are.
+            value_codec: how encoded values are stored; None as they are.
 
         Raises:
             ConfigError: a bad name or option.
@@ -215,13 +228,18 @@ class JetStream:
                 bucket,
                 type=type,
                 ttl=ttl,
+                marker_ttl=marker_ttl,
                 history=history,
                 description=description,
                 storage=storage,
                 replicas=replicas,
                 max_bytes=max_bytes,
                 max_value_size=max_value_size,
+                atomic=atomic,
                 create=create,
+                key_codec=key_codec,
+                value_codec=value_codec,
+                current=self._host.current,
             )
         )
 
@@ -271,6 +289,26 @@ class JetStream:
             )
         )
 
+    def counters(self, stream: str) -> Counters:
+        """The counters of a stream: numbers that the server adds up, one for each subject.
+
+        The stream is declared with `counters=True`. It needs nats-server 2.12. (NATS ADR-49)
+
+        Args:
+            stream: the stream's name.
+
+        Raises:
+            ConfigError: no stream can have that name.
+
+        Example:
+            ```python
+            hits = app.js.counters("HITS")
+            await hits.add("hits.home", 2)
+            print(await hits.load("hits.home"))
+            ```
+        """
+        return Counters(self._host, stream)
+
     def run_sync(self, work: Coroutine[Any, Any, T], *, timeout: Seconds | None = None) -> T:
         """Wait for a call of a bucket, a store or of `app.js` from synchronous code.
 
@@ -317,6 +355,7 @@ class JetStream:
         expected_msg_id: str | None = None,
         delay: Seconds | None = None,
         at: datetime | None = None,
+        ttl: Seconds | Never | None = None,
         timeout: Seconds = PUBLISH_TIMEOUT,
     ) -> PublishAck:
         """Store a message in the stream that takes its subject, and return its place there.
@@ -340,11 +379,16 @@ class JetStream:
                 needs nats-server 2.12. The message comes up to a second late. (NATS ADR-51)
             at: when the stream delivers the message, an aware datetime, instead of `delay`. If it
                 has passed, the message is delivered at once.
+            ttl: seconds after which the stream removes the message, a second or more, or a
+                `timedelta`. The server counts whole seconds; a fraction is rounded up. "never"
+                keeps the message beyond the stream's `max_age`. With `delay` or `at`, it begins
+                when the message is due. The stream is declared with `ttl=True`. It needs
+                nats-server 2.11. (NATS ADR-43)
             timeout: seconds; inside a `deadline`, at most what is left.
 
         Raises:
             ConfigError: an option is wrong, or the server or the stream cannot keep a message until
-                it is due, or would lose it.
+                it is due, or would lose it, or does not know `ttl`.
             NoStreamError: no stream takes the subject.
             PublishTimeoutError: no acknowledgement in time; it may be stored.
             DeadlineExpiredError: the deadline had passed before. Nothing was sent.
@@ -371,6 +415,8 @@ class JetStream:
         }
         if delay is not None or at is not None:
             options |= {"delay": delay, "at": at}
+        if ttl is not None:
+            options["ttl"] = ttl
         publication = prepare(subject, message, **options)
         return await self._begin(publication, message, options)
 
@@ -476,3 +522,38 @@ class JetStream:
         """
         here = functools.partial(self._host.here, "js.publish")
         return PublishWindow(here, self._begin, size, batched=batched)
+
+    def batch(self, *, timeout: Seconds = PUBLISH_TIMEOUT) -> PublishBatch:
+        """Publish messages that their stream stores all, or none of them. (NATS ADR-50)
+
+        The block collects up to 1000 messages, and its end stores them. If the block raises,
+        nothing is sent. In a `def` handler or another thread, write `with` instead of `async with`.
+
+        The stream is declared with `atomic=True`. It needs nats-server 2.12.
+
+        Args:
+            timeout: seconds for storing the batch, at the end of the block; inside a `deadline`, at
+                most what is left.
+
+        Raises:
+            ConfigError: `timeout` is wrong. At the end of the block: the stream or the server takes
+                no atomic batches, or the messages are for several streams.
+            WrongSequenceError: at the end of the block: an expected sequence was not met.
+            DuplicateMessageError: at the end of the block: the stream has a message with one of the
+                ids.
+            BatchTimeoutError: at the end of the block: no acknowledgement in time; all messages may
+                be stored, or none.
+            DeadlineExpiredError: the deadline had passed before. Nothing was sent.
+            NoStreamError: at the end of the block: no stream takes the messages.
+            JetStreamError: at the end of the block: the stream refuses the batch otherwise.
+            PayloadTooLargeError: at the end of the block: a message is too large.
+
+        Example:
+            ```python
+            async with app.js.batch() as batch:
+                batch.add("ledger.ada", {"amount": -10})
+                batch.add("ledger.bob", {"amount": 10})
+            print(batch.ack.stream, batch.ack.count)
+            ```
+        """
+        return PublishBatch(self._host.here, self._host.current.run, timeout)

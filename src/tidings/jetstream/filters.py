@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
-from tidings.subject import overlaps
+from tidings.errors import ConfigError
+from tidings.subject import as_subjects, check_pattern, overlaps
 
 # With these options a stream stores messages with other subjects than those that it lists.
 _OTHER_SUBJECTS = ("mirror", "sources", "subject_transform")
@@ -31,3 +33,25 @@ def unmatched(pattern: str, stream: dict[str, Any]) -> str:
         return ""
     stored = ", ".join(subjects)
     return f"{pattern!r} matches no message: the stream {stream['name']} stores {stored}"
+
+
+def check_filters(subject: object) -> None:
+    """Check the subjects that a consumer filters, if there are any.
+
+    Raises:
+        SubjectError: one of them is not a pattern.
+        ConfigError: there is none in the list, or two match the same subject.
+    """
+    if subject is None:
+        return
+    subjects = as_subjects(subject)
+    if not subjects:
+        raise ConfigError("subject must be a subject or a list of at least one, got an empty list")
+    for each in subjects:
+        check_pattern(each)
+    for first, second in combinations(subjects, 2):
+        if overlaps(first, second):
+            raise ConfigError(
+                f"subject has {first!r} and {second!r}, which match the same messages: leave out "
+                f"one of the two"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,7 @@ from tidings.error_codes import ErrorCode
 from tidings.errors import JetStreamApiError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.start import server_stamp
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -45,6 +47,7 @@ async def stored_message(
     sequence: int | None = None,
     next_on: str | None = None,
     last_on: str | None = None,
+    since: datetime | None = None,
 ) -> Stored | None:
     """Read one message of a stream; None if it does not exist.
 
@@ -54,13 +57,16 @@ async def stored_message(
         sequence: its sequence; with `next_on` the sequence to search from.
         next_on: read the next message on this subject, wildcards allowed.
         last_on: read the last message on this subject instead.
+        since: with `next_on`, the time to search from.
 
     Raises:
         JetStreamApiError: the server refuses.
         JetStreamUnavailableError: no JetStream answers.
     """
-    asked = {"seq": sequence, "next_by_subj": next_on, "last_by_subj": last_on}
+    asked: dict[str, Any] = {"seq": sequence, "next_by_subj": next_on, "last_by_subj": last_on}
     query = {name: value for name, value in asked.items() if value is not None}
+    if since is not None:
+        query["start_time"] = server_stamp(since)
     try:
         answer = await api.call(f"STREAM.MSG.GET.{stream}", query)
     except JetStreamApiError as error:

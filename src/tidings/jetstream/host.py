@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import functools
 from asyncio import _get_running_loop
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from tidings.errors import ConfigError
+from tidings.current_link import CurrentLink
+from tidings.deadlines import working_until
+from tidings.errors import ConfigError, TidingsError
 from tidings.handlers.middleware import Middleware, Send, fold_send
 from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.bucket import Bucket
+from tidings.jetstream.bucket import AnyBucket
 from tidings.jetstream.election import through_election
 from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.locks.locks import Locks
 from tidings.jetstream.publish import PublishAck, prepare
 from tidings.jetstream.reader import Reader
+from tidings.jetstream.roster import AddedHandler
+from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
 from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.streams.stream import Stream
-from tidings.link import CurrentLink
+from tidings.log import logger
 from tidings.transport.connection import Connection
 
-B = TypeVar("B", bound=Bucket)
+# What runs handlers is imported when an app starts.
+if TYPE_CHECKING:
+    from tidings.jetstream.consumer.consumers import Consumers
+    from tidings.jetstream.consumer.spec import ConsumerSpec
+    from tidings.jetstream.kv.watchers import Watchers, WatchSpec
+    from tidings.stats import ConsumerStats, WatcherStats
+
+B = TypeVar("B", bound=AnyBucket)
 
 API_TIMEOUT = 5.0
 
@@ -34,13 +46,17 @@ class JetStreamRun(msgspec.Struct, frozen=True):
     Attributes:
         api: the API of the server.
         send: `JetStream.publish` within the send hooks; None if no middleware has one.
+        locks: its locks.
         window_trace: what follows the publishes of windows, if the only hooks are those of the
             tracing. A hook needs a task for each message, and batches exclude it.
+        hooks: the middlewares, of which some may have send hooks.
     """
 
     api: JetStreamApi
     send: Send | None
+    locks: Locks
     window_trace: Tracing | None = None
+    hooks: Sequence[Middleware] = ()
 
 
 class JetStreamHost:
@@ -49,22 +65,30 @@ class JetStreamHost:
     Args:
         current: where the run of the app is found.
         streams: the streams that the app declares.
+        buckets: the buckets that it declares with all their options.
 
     Attributes:
         current: as above.
-        streams: as above.
+        streams: the declared streams, and those of the declared buckets.
         readers: the watches and reads under way.
 
     Raises:
-        ConfigError: something is not a Stream, or two have one name.
+        ConfigError: something is not a Stream or a bucket, or two have one name.
     """
 
-    def __init__(self, current: CurrentLink, streams: Sequence[Stream]) -> None:
+    def __init__(
+        self,
+        current: CurrentLink,
+        streams: Sequence[Stream],
+        buckets: Sequence[Bucket | ObjectBucket] = (),
+    ) -> None:
         self.current = current
-        self.streams = _checked(streams)
+        self.streams = _checked([*_of_kind(streams), *_streams_of(buckets)])
         self.readers: set[Reader] = set()
-        self._buckets: list[Bucket] = []
+        self._buckets: list[AnyBucket] = []
         self._run: JetStreamRun | None = None
+        self._consumers: Consumers | None = None
+        self._watchers: Watchers | None = None
 
     def make_run(
         self,
@@ -89,24 +113,26 @@ class JetStreamHost:
 
         send = fold_send(middlewares, publish, "send_stream")
         if tracing is None:
-            return JetStreamRun(api, send)
-        traced = fold_send([*tracing.sending, *middlewares], publish, "send_stream")
-        return JetStreamRun(api, traced, tracing if send is None else None)
+            return JetStreamRun(api, send, Locks(self), hooks=middlewares)
+        hooks = [*tracing.sending, *middlewares]
+        traced = fold_send(hooks, publish, "send_stream")
+        followed = tracing if send is None else None
+        return JetStreamRun(api, traced, Locks(self), followed, hooks)
 
-    def attach(self, run: JetStreamRun) -> None:
+    def attach(self, run: JetStreamRun, consumers: Consumers, watchers: Watchers) -> None:
         """Let calls through to a run."""
-        self._run = run
+        self._run, self._consumers, self._watchers = run, consumers, watchers
 
     def detach(self) -> None:
         """End what is read, and let no more calls through."""
         for reader in list(self.readers):
             reader.end()
-        self._run = None
+        self._run = self._consumers = self._watchers = None
 
     def forget(self) -> None:
         """Let no more calls through, because this process is a forked child."""
         self.readers = set()
-        self._run = None
+        self._run = self._consumers = self._watchers = None
 
     @property
     def api(self) -> JetStreamApi:
@@ -135,6 +161,67 @@ class JetStreamHost:
     def check(self, call: str) -> None:
         """Raise unless the app runs, and the caller is in its event loop: see `here`."""
         self.here(call)
+
+    def locks(self, call: str) -> Locks:
+        """Return the locks of the run that goes on: see `here`."""
+        return self.here(call).locks
+
+    # Handlers that are added while the app runs.
+
+    async def add_consumer(self, spec: ConsumerSpec) -> AddedHandler[ConsumerStats]:
+        """Create a consumer and begin to pull. See `JetStream.add_consumer`."""
+        self.here("js.add_consumer")
+        consumers = self._consumers
+        assert consumers is not None
+        consumer = await consumers.add(spec)
+        end = functools.partial(consumers.roster.end, consumer)
+        return AddedHandler(consumer, end, self.api.home)
+
+    async def add_watch(self, spec: WatchSpec) -> AddedHandler[WatcherStats]:
+        """Begin a watch. See `JetStream.add_watch`."""
+        self.here("js.add_watch")
+        watchers = self._watchers
+        assert watchers is not None
+        watcher = await watchers.add(spec, self.key_values)
+        end = functools.partial(watchers.roster.end, watcher)
+        return AddedHandler(watcher, end, self.api.home)
+
+    def consume_soon(self, spec: ConsumerSpec) -> None:
+        """Add a consumer that is declared while the app runs. A failure to start it is logged.
+
+        Raises:
+            ConfigError: as `Consumers.check_addition`.
+            NotStartedError, WrongLoopError: as `here`.
+        """
+        self.here("consume")
+        assert self._consumers is not None
+        self._consumers.check_addition(spec)
+        self._add_soon(lambda: self.add_consumer(spec), spec.name)
+
+    def watch_soon(self, spec: WatchSpec) -> None:
+        """Add a watch that is declared while the app runs. A failure to start it is logged.
+
+        Raises:
+            NotStartedError, WrongLoopError: as `here`.
+        """
+        self.here("watch")
+        self._add_soon(lambda: self.add_watch(spec), spec.name)
+
+    def _add_soon(self, add: Callable[[], Awaitable[object]], name: str) -> None:
+        async def try_to_add() -> None:
+            try:
+                await add()
+            except Exception as error:
+                is_bug = not isinstance(error, TidingsError)
+                logger.error(
+                    "%s was not started: %s",
+                    *(name, error),
+                    exc_info=error if is_bug else None,
+                    extra={"listener": name},
+                )
+
+        with working_until(None):  # not within the deadline of a handler that declares it
+            self.current.here("consume").portal.spawn(try_to_add())
 
     # Streams.
 
@@ -185,9 +272,9 @@ class JetStreamHost:
             await bucket.open()
 
     @property
-    def bucket_types(self) -> dict[str, Any]:
-        """The types of the declared key-value buckets, by name."""
-        return {kv.name: kv.type for kv in self._buckets if isinstance(kv, KeyValue)}
+    def key_values(self) -> dict[str, KeyValue[Any]]:
+        """The declared key-value buckets, by name."""
+        return {kv.name: kv for kv in self._buckets if isinstance(kv, KeyValue)}
 
     def end_watches(self) -> None:
         """End every `async for` over a watch, as if there were no more."""
@@ -195,13 +282,29 @@ class JetStreamHost:
             reader.end()
 
 
-def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
-    names = set()
+def _of_kind(streams: Sequence[Stream]) -> Sequence[Stream]:
     for stream in streams:
         if not isinstance(stream, Stream):
             raise ConfigError(
-                f"streams= must be a list of Stream(...), got a {type(stream).__name__} in it"
+                f"streams= must be a list of Stream(...), got a {type(stream).__name__} in it; a "
+                f"Bucket or an ObjectBucket belongs into buckets="
             )
+    return streams
+
+
+def _streams_of(buckets: Sequence[Bucket | ObjectBucket]) -> Iterator[Stream]:
+    for bucket in buckets:
+        if not isinstance(bucket, Bucket | ObjectBucket):
+            raise ConfigError(
+                f"buckets= must be a list of Bucket(...) and ObjectBucket(...), got a "
+                f"{type(bucket).__name__} in it"
+            )
+        yield bucket.stream
+
+
+def _checked(streams: Sequence[Stream]) -> tuple[Stream, ...]:
+    names = set()
+    for stream in streams:
         if stream.name in names:
             raise ConfigError(
                 f"streams= has two streams with the name {stream.name!r}; give each its own name"

@@ -128,6 +128,10 @@ def nak_words(delay: Seconds) -> bytes:
     return NAK + b' {"delay": %d}' % round(seconds * 1e9) if seconds else NAK
 
 
+def no_data(body: bytes) -> None:
+    """Decode a body that the server has left out."""
+
+
 class Settler(Protocol):
     """What a message needs from its consumer to be settled."""
 

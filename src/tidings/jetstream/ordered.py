@@ -26,7 +26,7 @@ from tidings.jetstream.filters import unmatched
 from tidings.jetstream.message import ACK_PREFIX, Settlement, StreamMessage
 from tidings.jetstream.position import BEGINNING, Position
 from tidings.jetstream.start import Start, beginning
-from tidings.jetstream.status import Status, ends_pull
+from tidings.jetstream.status import Status, ends_pull, exceeds_bytes
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame
 from tidings.protocol.parser import Frame
@@ -34,6 +34,10 @@ from tidings.subject import as_subjects
 
 # Messages that are read ahead.
 READ_AHEAD = 256
+# Bytes of messages that are read ahead, where they are bounded, and bytes of a message beside its
+# body and its headers.
+READ_AHEAD_BYTES = 8 * 1024 * 1024
+SLACK = 16 * 1024
 # Seconds to wait until the server has deleted a consumer.
 CLOSE_TIMEOUT = 2.0
 # Seconds that a pull waits at the server, and between the heartbeats that it sends meanwhile.
@@ -130,6 +134,9 @@ class OrderedConsumer:
         take: takes messages.
         waiting: returns how many messages wait to be handled.
         read_ahead: how many messages may wait.
+        waiting_bytes: returns how many bytes they have, if they are bounded as well.
+        on_gap: takes the number of messages that the stream has removed before they were read here,
+            as far as that can be known; None if the stream has begun again with sequence 1.
 
     Attributes:
         consumer: the consumer's name on the server.
@@ -145,6 +152,8 @@ class OrderedConsumer:
         take: Take,
         waiting: Callable[[], int],
         read_ahead: int = READ_AHEAD,
+        waiting_bytes: Callable[[], int] | None = None,
+        on_gap: Callable[[int | None], None] | None = None,
     ) -> None:
         self.consumer = ""
         self.recovered = 0
@@ -155,6 +164,11 @@ class OrderedConsumer:
         self._take = take
         self._waiting = waiting
         self._read_ahead = read_ahead
+        self._waiting_bytes = waiting_bytes
+        # Half of it has room for the largest message.
+        self._most_bytes = max(READ_AHEAD_BYTES, 2 * (self._connection.outbox.max_payload + SLACK))
+        self._on_gap = on_gap
+        self._is_dense = False  # whether a gap in the sequences is one in what is read
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -228,6 +242,8 @@ class OrderedConsumer:
     def _room(self) -> int:
         """How many messages to ask for: none until half of `read_ahead` is free."""
         room = self._read_ahead - self._waiting()
+        if self._waiting_bytes is not None and 2 * self._waiting_bytes() > self._most_bytes:
+            return 0
         return room if 2 * room >= self._read_ahead else 0
 
     async def _make_consumer(self, timeout: float) -> int:
@@ -258,11 +274,28 @@ class OrderedConsumer:
         if self._created:
             if Position(self._created, self._last, self._last_at).is_lost(info):
                 self._first, self._last, self._last_at = 0, 0, BEGINNING
+                if self._on_gap is not None:
+                    self._on_gap(None)
         elif begin == "new":
             self._last = info["state"]["last_seq"]
             self._last_at = datetime.fromisoformat(info["state"]["last_ts"])
         elif isinstance(begin, int):
             self._first = begin - 1
+        if self._on_gap is not None:
+            self._find_gap(info, self._on_gap)
+
+    def _find_gap(self, info: dict[str, Any], on_gap: Callable[[int | None], None]) -> None:
+        """Find out what the stream has removed after the last message that was read.
+
+        A stream that keeps a few messages of each subject removes the older ones all the time.
+        """
+        reading = self._reading
+        keeps_all = (info["config"].get("max_msgs_per_subject") or 0) <= 0
+        self._is_dense = keeps_all and not reading.subjects and reading.begin != "last_per_subject"
+        after, before = max(self._first, self._last), info["state"]["first_seq"] - 1
+        if keeps_all and not self._is_dense and 0 < after < before:
+            self._first = before
+            on_gap(before - after)
 
     async def _remove(self, consumer: str) -> None:
         if consumer:
@@ -314,6 +347,8 @@ class OrderedConsumer:
             "expires": nanoseconds(EXPIRES),
             "idle_heartbeat": nanoseconds(HEARTBEAT),
         }
+        if self._waiting_bytes is not None:
+            body["max_bytes"] = self._most_bytes - self._waiting_bytes()
         subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._reading.stream}.{self.consumer}"
         frame = publish_frame(subject.encode(), inbox.encode(), msgspec.json.encode(body))
         with contextlib.suppress(TidingsError):  # the buffer is full: the next look tries again
@@ -352,6 +387,10 @@ class OrderedConsumer:
             self._lost = "a message is missing"
             return False
         self._delivered += 1
+        if self._is_dense and self._on_gap is not None:
+            after = max(self._first, self._last)
+            if 0 < after < metadata.sequence - 1:
+                self._on_gap(metadata.sequence - 1 - after)
         self._last, self._last_at = metadata.sequence, metadata.timestamp
         return True
 
@@ -365,6 +404,8 @@ class OrderedConsumer:
             return
         if ends_pull(headers):
             self._owed = 0
+            if exceeds_bytes(headers) and not self._waiting():  # a message of other times
+                self._most_bytes *= 2
         else:  # the consumer is gone, or has another leader, or the server shuts down
             self._lost = f"{headers.status} {headers.description}".strip()
 

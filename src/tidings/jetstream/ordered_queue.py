@@ -132,6 +132,12 @@ class OrderedQueue(HandlerQueue[StreamMessage[Any], StreamMessage[Any], S]):
 
     # The end.
 
+    def shed(self) -> None:
+        """Drop the messages that wait, because nobody wants the rest. They count as abandoned."""
+        self._abandoned += len(self._queue)
+        self._queue.clear()
+        self._check_finished()
+
     async def stop(self, timeout: float) -> None:
         """Take no more messages.
 

@@ -31,10 +31,15 @@ from tidings.errors import (
 )
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi, raise_refusal, read_answer
+from tidings.jetstream.capability import FIRST_WITH_TTL, check_server, switched_off
+from tidings.jetstream.counts import read_number
 from tidings.jetstream.delay import due_time, schedule_block
 from tidings.jetstream.election import OFF_AFTER
 from tidings.jetstream.expected import MSG_ID as MSG_ID
 from tidings.jetstream.expected import Expected, own_place
+from tidings.jetstream.ttl import HEADER as TTL
+from tidings.jetstream.ttl import SCHEDULED as SCHEDULED_TTL
+from tidings.jetstream.ttl import Never, ttl_text
 from tidings.keywords import known_as
 from tidings.protocol.deadlines import HEADER as DEADLINE
 from tidings.protocol.headers import header_block, header_problem
@@ -65,12 +70,14 @@ class PublishAck(msgspec.Struct, frozen=True):
             False in a batch.
         schedule: what `JetStream.cancel` takes, for a message with `delay` or `at`; otherwise
             None. The sequence is then that of the waiting message.
+        value: the new value of the counter, in a stream of counters; otherwise None.
     """
 
     stream: str
     sequence: int
     duplicate: bool = False
     schedule: str | None = None
+    value: int | None = None
 
 
 class FirstTry(msgspec.Struct, frozen=True):
@@ -102,6 +109,16 @@ class Publication(msgspec.Struct, frozen=True):
     id_is_known: bool  # given by the caller, who may have published it before
     timeout: float
     due: datetime | None = None  # None for at once
+    has_ttl: bool = False
+
+    def check(self, api: JetStreamApi) -> None:
+        """Check that the server can do what the message asks for: an older one would ignore it.
+
+        Raises:
+            ConfigError: it is too old.
+        """
+        if self.has_ttl:
+            check_server(api, FIRST_WITH_TTL, "ttl=")
 
     def send(
         self, api: JetStreamApi, first: FirstTry | None = None
@@ -127,8 +144,9 @@ class Publication(msgspec.Struct, frozen=True):
             raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from None
 
     async def _send(self, api: JetStreamApi, first: FirstTry | None) -> PublishAck:
+        self.check(api)
         doubt: TidingsError | None = None
-        streams = _StreamCheck(api, self.subject)
+        streams = StreamCheck(api, self.subject)
         deadline = (time.monotonic() if first is None else first.began) + self.timeout
         backoff = Backoff(TRY_FIRST, TRY_MOST)
         while (left := deadline - time.monotonic()) > 0 or first is not None:
@@ -152,7 +170,7 @@ class Publication(msgspec.Struct, frozen=True):
                         raise
                     return PublishAck(*place, duplicate=True)
             except JetStreamApiError as error:
-                if not _passes(error):
+                if not passes(error):
                     raise
                 doubt = error
             except (JetStreamUnavailableError, RequestTimeoutError) as error:
@@ -188,6 +206,7 @@ def prepare(
     expected_msg_id: str | None = None,
     delay: Seconds | None = None,
     at: datetime | None = None,
+    ttl: Seconds | Never | None = None,
     timeout: Seconds = PUBLISH_TIMEOUT,
 ) -> Publication:
     """Check and encode the arguments of `JetStream.publish`.
@@ -223,6 +242,8 @@ def prepare(
     due = due_time(delay, at)
     if due is not None:
         _check_delayed(pairs, wishes[1:])
+    if ttl is not None:
+        others = [*others, _ttl_pair(ttl, pairs, is_delayed=due is not None)]
     return Publication(
         subject=subject,
         body=codec.encode(message, data_type),
@@ -232,7 +253,18 @@ def prepare(
         id_is_known=given is not None,
         timeout=limit,
         due=due,
+        has_ttl=ttl is not None,
     )
+
+
+def _ttl_pair(
+    ttl: Seconds | Never, pairs: list[tuple[str, str]], *, is_delayed: bool
+) -> tuple[str, str]:
+    """Return the header of a time to live. It must not be among the other headers, too."""
+    text = ttl_text(ttl)
+    if any(name.lower() == TTL.lower() for name, _ in pairs):
+        raise ConfigError(f"ttl={ttl!r} and the header {TTL}: leave one out")
+    return SCHEDULED_TTL if is_delayed else TTL, text
 
 
 def _check_delayed(pairs: list[tuple[str, str]], expected: tuple[object, ...]) -> None:
@@ -246,7 +278,7 @@ def _check_delayed(pairs: list[tuple[str, str]], expected: tuple[object, ...]) -
         if name.lower() == "nats-ttl" or name.lower().startswith("nats-schedule"):
             raise ConfigError(
                 f"delay= and at= cannot be combined with the header {name}, which would apply to "
-                f"the waiting message: leave it out"
+                f"the waiting message: leave it out, and use ttl= for a time to live"
             )
 
 
@@ -255,6 +287,29 @@ def _block(pairs: list[tuple[str, str]], expected: Expected, msg_id: str) -> byt
     # Headers checks what is expected: the caller can have named any stream.
     wanted = () if expected is NOTHING else Headers(expected.pairs()).pairs()
     return header_block([*pairs, *wanted, (MSG_ID, msg_id)])
+
+
+def publication_of(
+    subject: str,
+    body: bytes,
+    headers: Headers,
+    *,
+    msg_id: str,
+    timeout: float,
+    expected: Expected | None = None,
+    id_is_known: bool = False,
+) -> Publication:
+    """Return a message of our own, which needs no check."""
+    expected = expected or NOTHING
+    return Publication(
+        subject=subject,
+        body=body,
+        block=_block(headers.pairs(), expected, msg_id),
+        expected=expected,
+        msg_id=msg_id,
+        id_is_known=id_is_known,
+        timeout=timeout,
+    )
 
 
 async def publish_stored(
@@ -282,15 +337,14 @@ async def publish_stored(
             not met.
         TidingsError: it cannot be sent.
     """
-    expected = expected or NOTHING
-    publication = Publication(
-        subject=subject,
-        body=body,
-        block=_block(headers.pairs(), expected, msg_id),
-        expected=expected,
+    publication = publication_of(
+        subject,
+        body,
+        headers,
         msg_id=msg_id,
-        id_is_known=id_is_known,
         timeout=timeout,
+        expected=expected,
+        id_is_known=id_is_known,
     )
     return await publication.send(api, first)
 
@@ -299,11 +353,19 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
     """Read the acknowledgement of a publish.
 
     Raises:
+        ConfigError: the stream does not have a feature switched on that the message needs.
         JetStreamApiError: the stream refused the message, or the answer is not an acknowledgement.
         JetStreamUnavailableError: there is no JetStream.
+        DecodeError: the acknowledgement has a value that is no number.
     """
-    raise_refusal(answer, f"publish to {subject!r}")
     stream, sequence = answer.get("stream"), answer.get("seq")
+    try:
+        raise_refusal(answer, f"publish to {subject!r}")
+    except JetStreamApiError as error:
+        problem = switched_off(error.err_code, stream)
+        if problem is not None:
+            raise problem from None
+        raise
     if not isinstance(stream, str) or type(sequence) is not int or sequence < 1:
         raise JetStreamApiError(
             500,
@@ -311,20 +373,25 @@ def acknowledgement(subject: str, answer: dict[str, Any]) -> PublishAck:
             f"a listener on {subject!r} answered before the stream, so it is not known whether the "
             f"message is stored: let the listener return None, or declare it with no_reply=True",
         )
-    return PublishAck(stream, sequence, bool(answer.get("duplicate")))
+    value = read_number(answer["val"]) if "val" in answer else None
+    return PublishAck(stream, sequence, bool(answer.get("duplicate")), value=value)
 
 
-def _passes(error: JetStreamApiError) -> bool:
+def passes(error: JetStreamApiError) -> bool:
     """Whether the same publish can succeed a moment later, for example after an election."""
     return error.err_code in PASSING or (error.code == 503 and not error.err_code)
 
 
-class _StreamCheck:
-    """Finds out why no acknowledgement comes: an election passes, a missing stream does not."""
+class StreamCheck:
+    """Finds out why no acknowledgement comes: an election passes, a missing stream does not.
+
+    Attributes:
+        subject: the subject that was published to.
+    """
 
     def __init__(self, api: JetStreamApi, subject: str) -> None:
         self._api = api
-        self._subject = subject
+        self.subject = subject
         # The streams of another domain take the subject without the prefix that leads there.
         self._stored_subject = subject.removeprefix(f"{api.prefix}.")
         self._off_since: float | None = None
@@ -351,7 +418,7 @@ class _StreamCheck:
         else:
             self._off_since = None
             if not names and not await self._restore(timeout):
-                raise NoStreamError(self._subject) from None
+                raise NoStreamError(self.subject) from None
 
     async def _restore(self, timeout: float) -> bool:
         """Create the declared stream again that takes the subject.

@@ -131,6 +131,7 @@ class PublishWindow:
             options, follow = trace.begin_publish(subject, options)
         if options or run.send is not None:
             publication = prepare(subject, message, **options)
+            publication.check(run.api)
             if (run.send is not None and trace is None) or publication.due is not None:
                 await self._make_room()
                 work = self._begin(publication, message, options)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from tidings.errors import ConnectionClosedError, RequestTimeoutError
@@ -39,6 +39,8 @@ class Reader:
         host: the app's JetStream.
         read_ahead: messages that may wait here.
         endless: whether it waits for new messages. If so, it ends when the app begins to drain.
+        is_bounded: whether the bytes of the messages that wait here are bounded as well.
+        on_gap: see `OrderedConsumer`.
 
     Attributes:
         is_ended: whether it was ended.
@@ -51,19 +53,24 @@ class Reader:
         *,
         read_ahead: int = READ_AHEAD,
         endless: bool = False,
+        is_bounded: bool = False,
+        on_gap: Callable[[int | None], None] | None = None,
     ) -> None:
         self.endless = endless
         self._reading = reading
         self._host = host
         self._messages: deque[StreamMessage[Any]] = deque()
+        self._bytes = 0
         self._changed = asyncio.Event()
-        self.is_ended = False
+        self.is_ended = self._is_forgotten = False
         self._consumer = OrderedConsumer(
             reading,
             host.api,
             take=self._on_messages,
             waiting=lambda: len(self._messages),
             read_ahead=read_ahead,
+            waiting_bytes=(lambda: self._bytes) if is_bounded else None,
+            on_gap=on_gap,
         )
 
     async def start(self) -> int:
@@ -78,6 +85,7 @@ class Reader:
 
     def _on_messages(self, messages: list[StreamMessage[Any]]) -> None:
         self._messages.extend(messages)
+        self._bytes += sum(len(each.body) for each in messages)
         self._changed.set()
 
     async def next(self, timeout: float | None = None) -> StreamMessage[Any] | None:
@@ -99,6 +107,7 @@ class Reader:
                 subjects = ", ".join(self._reading.subjects) or ">"
                 raise RequestTimeoutError(subjects, timeout or 0.0) from None
         message = self._messages.popleft()
+        self._bytes -= len(message.body)
         self._consumer.resume()
         return message
 
@@ -112,6 +121,8 @@ class Reader:
 
     def end(self) -> None:
         """Read no more, without waiting. `next` returns what is here, and then None."""
+        if self.is_ended:
+            return
         self.is_ended = True
         self._consumer.abandon()
         self._changed.set()
@@ -119,8 +130,9 @@ class Reader:
 
     async def close(self) -> None:
         """Read no more, and delete the consumer on the server."""
-        if not self.is_ended:
-            self.end()
+        self.end()
+        if not self._is_forgotten:
+            self._is_forgotten = True
             await self._consumer.forget()
 
 

@@ -190,6 +190,8 @@ class Parser:
             return sid, subject, reply, b"", content
         block = content[:header_size]
         if header_size <= size and _is_header_block(block):
+            if MARK in block:
+                block = read_deadline(block)
             return sid, subject, reply, block, content[header_size:]
         self.malformed += 1
         return None

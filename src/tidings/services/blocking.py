@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidings.checks import Seconds
-from tidings.link import CurrentLink
+from tidings.current_link import CurrentLink
 from tidings.services.finder import Services
 from tidings.services.records import ServiceInfo, ServicePing, ServiceStats
 

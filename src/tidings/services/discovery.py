@@ -70,6 +70,12 @@ class Discovery:
                 self._subjects[sid] = subject
         await self._settle()
 
+    def identify(self, identity: Identity) -> None:
+        """Answer with this identity from now on."""
+        self._identity = identity
+        self._ping = identity.answer(Verb.PING)
+        self._info = None
+
     def stop(self) -> None:
         """Answer no more questions."""
         for sid in self._subjects:

@@ -13,7 +13,7 @@ import msgspec
 
 from tidings.codec.schema import Mode, json_schema
 from tidings.handlers.annotations import returned
-from tidings.handlers.listener import ListenerSpec
+from tidings.handlers.listener_spec import ListenerSpec
 from tidings.services.protocol import protocol_name
 
 REQUEST, RESPONSE = "io.nats.schema.request", "io.nats.schema.response"

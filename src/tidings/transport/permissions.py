@@ -57,6 +57,10 @@ class Permissions:
         self._publishes: dict[str, tuple[int, SubjectPermissionError]] = {}
         self._expected: Counter[str] = Counter()
 
+    def expect(self, subject: str) -> None:
+        """Take a denial of publishes to this subject as no news from now on."""
+        self._expected[subject] += 1
+
     @contextlib.contextmanager
     def expecting(self, *subjects: str) -> Iterator[None]:
         """Within this context, a denial of a request to one of the subjects is no news.

@@ -119,6 +119,27 @@ async def test_every_number_of_the_statistics_is_a_metric(
         end.set()
 
 
+async def test_leaders_and_locks_are_metrics(
+    nats_server: NATSServer, subject: str, port: int
+) -> None:
+    app = App("metered", servers=nats_server.url, monitor=port)
+
+    @app.leader(name=subject)
+    async def lead() -> None:
+        pass
+
+    async with app:
+        await until(lambda: app.stats().leaders[0].is_leading)
+        async with app.lock(f"{subject}.x"):
+            value = (await scrape(port)).value
+        assert value("tidings_leader", leader="lead", lock=subject) == 1
+        assert value("tidings_leader_terms_total", leader="lead", result="failed") == 0
+        assert value("tidings_locks_held") == 2
+        assert value("tidings_locks_waiting") == 0
+        assert value("tidings_locks_acquired_total") == 2
+        assert value("tidings_locks_lost_total") == value("tidings_locks_timed_out_total") == 0
+
+
 async def test_names_types_and_help_follow_the_conventions_of_prometheus(
     nats_server: NATSServer, subject: str, stream: Stream, port: int
 ) -> None:
@@ -189,6 +210,36 @@ async def test_subjects_subscribed_at_run_time_share_one_label(
     name = "tidings_messages_received_total"
     assert metrics.value(name, listener="(subscribed)") == 5
     assert metrics.value("tidings_handler_duration_seconds_count", listener="(subscribed)") == 5
+
+
+async def test_no_count_goes_down_when_a_consumer_or_a_watch_is_stopped(
+    nats_server: NATSServer, stream: Stream, port: int
+) -> None:
+    app = App("stopping", servers=nats_server.url, monitor=port, streams=[stream])
+    kv = app.js.key_value("STOPPED", type=int)
+
+    async def on_order(msg: Any) -> None:
+        pass
+
+    async def on_limit(entry: Any) -> None:
+        pass
+
+    async with app:
+        await app.js.publish(f"{stream.name}.x", {})
+        await kv.put("a", 1)
+        for count in (1, 2):
+            added = [
+                await app.js.add_consumer(on_order, stream.name, ordered=True),
+                await app.js.add_watch(on_limit, "STOPPED"),
+            ]
+            await until(lambda added=added: all(each.stats().handled for each in added))
+            for handler in added:
+                await handler.stop()
+            metrics = await scrape(port)
+            for name in ("tidings_consumer_deliveries_total", "tidings_watch_entries_total"):
+                assert metrics.value(name, result="handled") == count
+            name = "tidings_consumer_handler_duration_seconds_count"
+            assert metrics.value(name, stream=stream.name) == count
 
 
 async def test_two_handlers_with_the_same_labels_are_added_up(

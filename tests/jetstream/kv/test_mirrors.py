@@ -21,7 +21,7 @@ from tidings.errors import (
     RequestTimeoutError,
     WrongRevisionError,
 )
-from tidings.jetstream import KeyValue, ObjectStore
+from tidings.jetstream import Base64Codec, KeyValue, ObjectStore
 from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
@@ -67,6 +67,13 @@ async def last(origin: KeyValue[int], key: str) -> int | None:
     return (await origin.history(key))[-1].value
 
 
+async def in_one(edge: KeyValue[int], *keys: str) -> None:
+    """Create keys in one transaction."""
+    async with edge.transaction() as changes:
+        for key in keys:
+            changes.create(key, 1)
+
+
 async def works(origin: KeyValue[int], edge: KeyValue[int]) -> None:
     """Everything that a bucket can do, through a mirror."""
     revision = await origin.put("limit", 7)
@@ -74,6 +81,7 @@ async def works(origin: KeyValue[int], edge: KeyValue[int]) -> None:
     assert (await edge.get("limit")).revision == revision
     assert (await edge.get("limit", revision=revision)).value == 7
     assert await edge.keys() == ["limit"]
+    assert [(entry.key, entry.value) for entry in await edge.entries()] == [("limit", 7)]
     assert [entry.key for entry in await edge.history("limit")] == ["limit"]
     async with edge.watch("limit") as watch:
         assert (await anext(aiter(watch))).value == 7
@@ -92,10 +100,16 @@ async def works(origin: KeyValue[int], edge: KeyValue[int]) -> None:
     await arrives(edge, "limit", 11)
     await edge.purge("limit")
     assert await last(origin, "limit") is None
+    async with edge.transaction() as changes:
+        changes.create("limit", 12)
+        changes.put("other", 1)
+    assert [await last(origin, key) for key in ("limit", "other")] == [12, 1]
+    with pytest.raises(KeyExistsError, match="limit"):
+        await in_one(edge, "limit", "other")
 
 
 async def test_a_mirrored_bucket_reads_here_and_writes_to_its_origin(app: App, name: str) -> None:
-    origin = app.js.key_value(name, type=int, history=5)
+    origin = app.js.key_value(name, type=int, history=5, atomic=True)
     await origin.open()
     await mirror(app, "KV_", name)
     await works(origin, app.js.key_value(f"{name}-edge", type=int, create=False))
@@ -104,11 +118,23 @@ async def test_a_mirrored_bucket_reads_here_and_writes_to_its_origin(app: App, n
 async def test_a_mirror_that_renames_its_subjects_is_read_by_the_new_names(
     app: App, name: str
 ) -> None:
-    origin = app.js.key_value(name, type=int, history=5)
+    origin = app.js.key_value(name, type=int, history=5, atomic=True)
     await origin.open()
     renaming = {"src": f"$KV.{name}.>", "dest": f"$KV.{name}-edge.>"}
     await mirror(app, "KV_", name, subject_transforms=[renaming])
     await works(origin, app.js.key_value(f"{name}-edge", type=int, create=False))
+
+
+async def test_a_mirror_is_read_and_written_with_a_codec(app: App, name: str) -> None:
+    origin = app.js.key_value(name, type=int, key_codec=Base64Codec())
+    await origin.put("Acme Inc.limit", 7)
+    await mirror(app, "KV_", name)
+    edge = app.js.key_value(f"{name}-edge", type=int, create=False, key_codec=Base64Codec())
+    await arrives(edge, "Acme Inc.limit", 7)
+    assert [entry.key for entry in await edge.entries("Acme Inc.*")] == ["Acme Inc.limit"]
+    await edge.delete("Acme Inc.limit")
+    await edge.create("Acme Inc.limit", 8)  # though the mirror may not have the deletion yet
+    assert await last(origin, "Acme Inc.limit") == 8
 
 
 async def test_a_watch_handler_sees_the_keys_of_a_mirror(
@@ -192,7 +218,7 @@ async def test_keys_of_a_mirror_are_written_in_the_domain_of_its_origin(
     hub_and_leaf: tuple[App, App], name: str
 ) -> None:
     hub, leaf = hub_and_leaf
-    origin = hub.js.key_value(name, type=int, history=5)
+    origin = hub.js.key_value(name, type=int, history=5, atomic=True)
     await origin.open()
     await connected(leaf)
     await mirror(leaf, "KV_", name, external=HUB)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tidings.errors import (
     DigestError,
     EncodeError,
     JetStreamError,
+    ObjectExistsError,
     ObjectNotFoundError,
     PayloadTooLargeError,
 )
@@ -199,6 +201,61 @@ async def test_a_large_object_leaves_the_loop_and_the_memory_free(
         async for part in files.stream("large"):
             taken += len(part)
     assert taken == 400 * 131_072
+
+
+LARGE = """
+import asyncio, sys
+from pathlib import Path
+import psutil
+from tidings import App
+
+app = App("large", servers=sys.argv[1])
+files = app.js.object_store(sys.argv[2])
+folder = Path(sys.argv[3])
+size = int(sys.argv[4])
+memory = psutil.Process().memory_info
+most = 0
+
+def measure(done, total):
+    global most
+    most = max(most, memory().rss)
+
+async def parts():
+    for _ in range(size // 1_000_000):
+        yield bytes(1_000_000)
+
+async def main():
+    async with app:
+        before = memory().rss
+        await files.put("by-path", folder / "large", progress=measure)
+        await files.put("by-iterator", parts(), progress=measure)
+        await files.get_file("by-iterator", folder / "back", progress=measure)
+        taken = 0
+        async for part in files.stream("by-path", progress=measure):
+            taken += len(part)
+        assert taken == size
+        print(most - before)
+        for info in await files.list():  # the server is shared
+            await files.delete(info.name)
+
+asyncio.run(main())
+"""
+LARGE_SIZE = 100_000_000
+
+
+async def test_100_mb_by_path_and_by_iterator_need_a_few_mb_of_memory_up_and_down(
+    nats_server: NATSServer, bucket: str, tmp_path: Path
+) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(LARGE_SIZE)
+    arguments = (nats_server.url, bucket, str(tmp_path), str(LARGE_SIZE))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LARGE, *arguments), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert 0 < int(output) < 24 * 1024 * 1024
+    assert (tmp_path / "back").stat().st_size == LARGE_SIZE
 
 
 async def test_chunks_are_no_larger_than_the_server_takes(tmp_path: Path) -> None:
@@ -806,6 +863,112 @@ async def test_a_link_to_a_link_leads_to_the_object_behind_it(app: App, files: O
         await link("all", "")
         with pytest.raises(DigestError, match="link to the store"):
             await files.get("all")
+
+
+# Links.
+
+
+async def test_a_link_reads_the_object_as_it_is_now(app: App, files: ObjectStore) -> None:
+    async with app:
+        await files.put("real", b"first")
+        made = await files.link("alias", "real")
+        assert made.link == (files.name, "real")
+        await files.put("real", BYTES)
+        assert await files.get("alias") == BYTES
+        assert b"".join([part async for part in files.stream("alias")]) == BYTES
+        found = await files.info("alias")
+        assert (found.link, found.size, found.chunks) == ((files.name, "real"), 0, 0)
+        assert await files.prune(older_than=0) == Pruned()
+
+
+async def test_a_link_leads_to_an_object_of_another_store(app: App, files: ObjectStore) -> None:
+    other = app.js.object_store(f"{files.name}-other")
+    async with app:
+        info = await other.put("real", BYTES)
+        await files.link("alias", info)
+        assert await files.get("alias") == BYTES
+
+
+async def test_a_link_to_a_store_names_it_and_has_no_content(app: App, files: ObjectStore) -> None:
+    other = app.js.object_store(f"{files.name}-other")
+    async with app:
+        await files.link("all", other)
+        assert (await files.info("all")).link == (other.name, "")
+        with pytest.raises(DigestError, match="link to the store"):
+            await files.get("all")
+
+
+async def test_a_link_is_replaced_by_a_link_or_an_object_and_deleted(
+    app: App, files: ObjectStore
+) -> None:
+    async with app:
+        await files.put("a", b"of a")
+        await files.put("b", b"of b")
+        await files.link("alias", "a")
+        await files.link("alias", "b")
+        assert await files.get("alias") == b"of b"
+        await files.delete("alias")
+        with pytest.raises(ObjectNotFoundError):
+            await files.get("alias")
+        assert await files.get("b") == b"of b"
+        await files.link("alias", "a")
+        await files.put("alias", b"its own")
+        assert await files.get("alias") == b"its own"
+        assert await chunks(app, files) == 3
+
+
+async def test_a_link_replaces_no_object(app: App, files: ObjectStore) -> None:
+    async with app:
+        await files.put("a", b"of a")
+        await files.put("b", b"of b")
+        with pytest.raises(ObjectExistsError, match="delete the object first"):
+            await files.link("a", "b")
+        assert await files.get("a") == b"of a"
+        await files.delete("a")
+        await files.link("a", "b")
+        assert await files.get("a") == b"of b"
+
+
+async def test_what_cannot_be_linked_to_is_refused(app: App, files: ObjectStore) -> None:
+    async with app:
+        gone = await files.put("gone", b"1")
+        await files.delete("gone")
+        await files.put("real", b"1")
+        await files.link("alias", "real")
+        with pytest.raises(ObjectNotFoundError):
+            await files.link("x", "gone")
+        with pytest.raises(ObjectNotFoundError):
+            await files.link("x", replace(gone, is_deleted=True))
+        with pytest.raises(ConfigError, match="link to what it points to"):
+            await files.link("x", "alias")
+        with pytest.raises(ConfigError, match="not to int"):
+            await files.link("x", 7)  # type: ignore[arg-type]  # the error of this test
+        with pytest.raises(ConfigError, match="name"):
+            await files.link("", "real")
+
+
+async def test_a_link_whose_object_was_deleted_says_which_object_is_gone(
+    app: App, files: ObjectStore
+) -> None:
+    async with app:
+        await files.put("real", b"1")
+        await files.link("alias", "real")
+        await files.delete("real")
+        with pytest.raises(ObjectNotFoundError, match="real"):
+            await files.get("alias")
+
+
+async def test_another_client_follows_a_link_that_was_made_here(
+    app: App, files: ObjectStore, foreign: JetStreamContext
+) -> None:
+    async with app:
+        await files.put("real", BYTES)
+        await files.link("alias", "real")
+        theirs = await foreign.object_store(files.name)
+        assert (await theirs.get("alias")).data == BYTES
+        info = await theirs.get_info("alias")
+        assert info.is_link()
+        assert (info.options.link.bucket, info.options.link.name) == (files.name, "real")
 
 
 # Pruning what a kill has left.

@@ -11,7 +11,9 @@ from tidings.stats import (
     ConnectionStats,
     ConsumerStats,
     Histogram,
+    LeaderStats,
     ListenerStats,
+    LockStats,
     TaskStats,
     WatcherStats,
 )
@@ -87,10 +89,17 @@ def families_of(report: AppReport) -> list[Family]:
     for consumer in report.stats.consumers:
         info = report.consumers.get((consumer.stream, consumer.consumer))
         _add_consumer(families, consumer, info)
-    for watcher in report.stats.watchers:
+    # With those that were stopped, no count goes down.
+    for ended in report.stats.ended_consumers:
+        _add_consumer(families, ended, None)
+    for watcher in (*report.stats.watchers, *report.stats.ended_watchers):
         _add_watcher(families, watcher)
     for task in report.stats.tasks:
         _add_task(families, task)
+    for leader in report.stats.leaders:
+        _add_leader(families, leader)
+    if report.stats.locks.acquired or report.stats.locks.waiting:
+        _add_locks(families, report.stats.locks)
     return families.all()
 
 
@@ -332,3 +341,27 @@ def _add_task(families: Families, stats: TaskStats) -> None:
             labels,
             Merge.EACH,
         )
+
+
+def _add_leader(families: Families, stats: LeaderStats) -> None:
+    labels = {"leader": stats.name, "lock": stats.lock}
+    text = "Whether this instance leads."
+    families.gauge("tidings_leader", text, int(stats.is_leading), labels)
+    results = {"failed": stats.failed, "lost": stats.lost, "cancelled": stats.cancelled}
+    for result, value in results.items():
+        text = "Terms of a leader that have ended, by how."
+        families.counter("tidings_leader_terms", text, value, {**labels, "result": result})
+
+
+def _add_locks(families: Families, stats: LockStats) -> None:
+    families.gauge("tidings_locks_held", "Locks that are held.", stats.held)
+    families.gauge(
+        "tidings_locks_waiting", "Tasks and threads that wait for a lock.", stats.waiting
+    )
+    counters = {
+        "acquired": (stats.acquired, "Locks that were acquired."),
+        "lost": (stats.lost, "Locks that were lost before they were released."),
+        "timed_out": (stats.timed_out, "Locks that were not acquired in time."),
+    }
+    for name, (value, text) in counters.items():
+        families.counter(f"tidings_locks_{name}", text, value)

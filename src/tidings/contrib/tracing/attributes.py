@@ -28,6 +28,8 @@ SEQUENCE = "tidings.stream_sequence"
 DELIVERIES = "tidings.deliveries"
 QUEUE_WAIT = "tidings.queue_wait"  # in seconds
 ERROR_ID = "tidings.error_id"
+ENDED = "tidings.ended"  # why the answers to one request ended
+ANSWERS = "tidings.answers"  # how many of them arrived
 
 # The most characters of an error id, which comes from another service.
 MOST_ID = 64

@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind, set_span_in_context
 
 from tidings.errors import PayloadTooLargeError
+from tidings.flows.follower import Followed
 from tidings.handlers.middleware import Middleware, Send
 from tidings.headers import EMPTY, Headers, HeadersLike
 
@@ -105,13 +106,23 @@ class SendTraces(Middleware):
             result = await self._send_with_context(span, send, subject, message, args, kwargs)
         except BaseException as error:
             self._spans.fail(span, error)
-            raise
-        else:
-            if describe is not None:
-                self._spans.set(span, describe(result))
-            return result
-        finally:
             self._spans.end(span)
+            raise
+        if isinstance(result, Followed):  # its answers are still to come
+            result.follower = partial(self._end_answers, span)
+            return result
+        if describe is not None:
+            self._spans.set(span, describe(result))
+        self._spans.end(span)
+        return result
+
+    def _end_answers(
+        self, span: Span, why: str, received: int, error: BaseException | None
+    ) -> None:
+        self._spans.set(span, {attributes.ENDED: why, attributes.ANSWERS: received})
+        if error is not None:
+            self._spans.fail(span, error)
+        self._spans.end(span)
 
     async def _send_with_context(
         self,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from tidings.concurrency.pool import WorkerPool
-from tidings.errors import ConfigError, SubjectPermissionError
+from tidings.errors import ConfigError, NotStartedError, SubjectPermissionError
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
@@ -18,8 +17,13 @@ from tidings.jetstream.consumer.remote import RemoteConsumer, RestoreStream
 from tidings.jetstream.consumer.single import SingleConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.election import through_election
+from tidings.jetstream.roster import Roster
 from tidings.log import logger
 from tidings.stats import ConsumerStats
+from tidings.subject import warn_of_literal
+
+# Seconds to wait for the server when a consumer is given up that was added too late.
+API_PATIENCE = 1.0
 
 
 class Consumers:
@@ -31,8 +35,13 @@ class Consumers:
         middlewares: middlewares around every handler.
         service: the service's name, which all instances share.
         restore_stream: creates a declared stream that is gone; returns whether it is there.
+        concurrency: workers of each consumer that declares no concurrency.
+        confirm_timeout: seconds to wait for the server when a consumer is stopped.
         tracing: follows the messages; None if nothing does.
         is_measured: whether to measure how long handlers take.
+
+    Attributes:
+        roster: the consumers.
     """
 
     def __init__(
@@ -43,6 +52,8 @@ class Consumers:
         *,
         service: str,
         restore_stream: RestoreStream,
+        concurrency: int,
+        confirm_timeout: float,
         tracing: Tracing | None = None,
         is_measured: bool = False,
     ) -> None:
@@ -53,14 +64,18 @@ class Consumers:
         self._service = service
         self._restore_stream = restore_stream
         self._tracing = tracing
+        self._concurrency = concurrency
+        self._is_started = False
+        self._adding: list[ConsumerSpec] = []
         self._consumers: list[Consumer | OrderedHandler] = []
+        self.roster: Roster[Consumer | OrderedHandler, ConsumerStats]
+        self.roster = Roster(self._consumers, confirm_timeout)
 
-    async def start(self, specs: Sequence[ConsumerSpec], concurrency: int) -> None:
+    async def start(self, specs: Sequence[ConsumerSpec]) -> None:
         """Create the consumers and begin to pull.
 
         Args:
             specs: the consumers.
-            concurrency: workers of each consumer that declares no concurrency.
 
         Raises:
             ConfigError: a consumer's stream does not exist, no stream takes its dead letters, or
@@ -68,16 +83,57 @@ class Consumers:
             JetStreamApiError: the server refuses a consumer.
         """
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
-            consumer = await self._make(spec, name, concurrency)
-            if self._is_measured:
-                consumer.measure()
-            self._consumers.append(consumer)
+            self.roster.add(await self._make(spec, name))
         for consumer in self._consumers:
             consumer.start()  # only now: an app that fails to start handles no message
+        self._is_started = True
 
-    async def _make(
-        self, spec: ConsumerSpec, name: str | None, concurrency: int
-    ) -> Consumer | OrderedHandler:
+    def check_addition(self, spec: ConsumerSpec) -> None:
+        """Check a consumer that is to be added while the app runs.
+
+        Raises:
+            ConfigError: it has no name of its own, or that of another one.
+        """
+        if spec.durable is None and not spec.ordered:
+            raise ConfigError(
+                f"{spec.name}: a consumer that is added while the app runs needs durable=, so that "
+                f"all instances mean the same one, or ordered=True"
+            )
+        spec.check_unique([*(each.spec for each in self._consumers), *self._adding])
+        for subject in spec.subjects:
+            warn_of_literal(f"consumer {spec.name}", subject)
+
+    async def add(self, spec: ConsumerSpec) -> Consumer | OrderedHandler:
+        """Add a consumer while the app runs. During the start, it begins with the others.
+
+        Raises:
+            NotStartedError: the app has begun to stop.
+            ConfigError, JetStreamApiError: as `check_addition` and `start`.
+        """
+        self.check_addition(spec)
+        self._adding.append(spec)
+        try:
+            consumer = await self._make(spec, spec.durable)
+        finally:
+            self._adding = [each for each in self._adding if each is not spec]
+        if self.roster.is_closed:
+            await consumer.stop(API_PATIENCE)
+            consumer.abandon()
+            raise NotStartedError("add_consumer")
+        self.roster.add(consumer)
+        if self._is_started:
+            # Its tasks must not have the variables of whoever has added it.
+            self._pool.surroundings.copy().run(consumer.start)
+        return consumer
+
+    async def _make(self, spec: ConsumerSpec, name: str | None) -> Consumer | OrderedHandler:
+        """Return a consumer that exists on the server."""
+        consumer = await self._found(spec, name)
+        if self._is_measured:
+            consumer.measure()
+        return consumer
+
+    async def _found(self, spec: ConsumerSpec, name: str | None) -> Consumer | OrderedHandler:
         """Return a consumer that exists on the server."""
         trace = None
         if self._tracing is not None:
@@ -99,7 +155,7 @@ class Consumers:
             await self._ensured(spec, name),
             self._api,
             self._pool,
-            concurrency=spec.concurrency or concurrency,
+            concurrency=spec.concurrency or self._concurrency,
             middlewares=self._middlewares,
             trace=trace,
         )
@@ -158,16 +214,21 @@ class Consumers:
 
     async def stop(self, timeout: float) -> None:
         """Pull no more messages. What the server still sends is delivered again later."""
-        await asyncio.gather(*(consumer.stop(timeout) for consumer in self._consumers))
+        await self.roster.stop(timeout)
 
     async def finish(self) -> None:
         """Wait until every message that was taken is done."""
-        await asyncio.gather(*(consumer.finish() for consumer in self._consumers))
+        await self.roster.finish()
 
     def abandon(self) -> int:
         """Give up the messages that are left. Returns how many."""
-        return sum(consumer.abandon() for consumer in self._consumers)
+        return self.roster.abandon()
 
     def snapshot(self) -> tuple[ConsumerStats, ...]:
         """Return what was counted up to now."""
-        return tuple(consumer.snapshot() for consumer in self._consumers)
+        return self.roster.snapshot()
+
+    @property
+    def paths(self) -> list[str]:
+        """The consumers on the server that have a name of their own, each as `stream.consumer`."""
+        return [f"{each.stream}.{each.consumer}" for each in self.snapshot() if not each.ordered]

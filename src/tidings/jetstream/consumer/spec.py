@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from itertools import combinations
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
 from tidings import codec
 from tidings.checks import (
+    Seconds,
+    as_seconds,
     check_choice,
     check_flag,
     check_metadata,
@@ -28,10 +29,11 @@ from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.bucket import MOST_REPLICAS, Storage
 from tidings.jetstream.consumer.priority import Priority, check_priority
-from tidings.jetstream.message import StreamMessage
+from tidings.jetstream.filters import check_filters
+from tidings.jetstream.message import StreamMessage, no_data
 from tidings.jetstream.names import check_existing_name
 from tidings.jetstream.start import Start, beginning, check_start
-from tidings.subject import as_subjects, check_pattern, check_subject, overlaps
+from tidings.subject import as_subjects, check_subject
 
 # The shortest ack_wait: a busy loop cannot report progress more often.
 LEAST_ACK_WAIT = 0.1
@@ -287,7 +289,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def decoder(self) -> Callable[[bytes], Any]:
         """What makes `msg.data` of a body."""
-        return _no_data if self.headers_only else codec.decoder(self.wanted_type)
+        return no_data if self.headers_only else codec.decoder(self.wanted_type)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -340,36 +342,73 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return {} if self.start is None else beginning(self.start)
 
 
-def _no_data(body: bytes) -> None:
-    """Decode a body that the server has left out."""
-
-
 def _check_rate(value: object) -> None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return
     raise ConfigError(f"rate_limit must be a positive number of messages per second, got {value!r}")
 
 
-def check_filters(subject: object) -> None:
-    """Check the subjects that a consumer filters, if there are any.
+class ConsumeOptions(TypedDict, total=False):
+    """The options of `App.consume`, beside the stream."""
+
+    durable: str | None
+    subject: str | Sequence[str] | None
+    data_type: Any
+    concurrency: int | None
+    prefetch: int | None
+    ack_wait: Seconds | None
+    max_deliver: int | None
+    backoff: Sequence[Seconds] | None
+    dead_letter: str | Drop | None
+    double_ack: bool
+    manual_ack: bool
+    ordered: bool
+    batch: int | None
+    batch_timeout: Seconds
+    start: Start | None
+    timeout: Seconds | None
+    max_ack_pending: int | None
+    priority: Priority | None
+    rate_limit: float | None
+    description: str | None
+    metadata: Mapping[str, str] | None
+    headers_only: bool | None
+    replicas: int | None
+    storage: Storage | None
+    inactive_threshold: Seconds | None
+    create: bool
+
+
+# The options that may be a `timedelta`.
+_SECONDS = ("ack_wait", "batch_timeout", "timeout", "inactive_threshold")
+
+
+def consumer_spec(
+    handler: Callable[..., Any], stream: str, **options: Unpack[ConsumeOptions]
+) -> ConsumerSpec:
+    """Return the declaration of a consumer, from the options as users write them.
 
     Raises:
-        SubjectError: one of them is not a pattern.
-        ConfigError: there is none in the list, or two match the same subject.
+        ConfigError, SubjectError: see `ConsumerSpec`.
     """
-    if subject is None:
-        return
-    subjects = as_subjects(subject)
-    if not subjects:
-        raise ConfigError("subject must be a subject or a list of at least one, got an empty list")
-    for each in subjects:
-        check_pattern(each)
-    for first, second in combinations(subjects, 2):
-        if overlaps(first, second):
-            raise ConfigError(
-                f"subject has {first!r} and {second!r}, which match the same messages: leave out "
-                f"one of the two"
-            )
+    given: dict[str, Any] = dict(options)
+    for name in _SECONDS:
+        if name in given:
+            given[name] = as_seconds(given[name])
+    if isinstance(given.get("subject"), list):  # a spec is compared and kept
+        given["subject"] = tuple(given["subject"])
+    given["backoff"] = _delays(given.get("backoff"))
+    return ConsumerSpec(handler=handler, stream=stream, **given)
+
+
+def _delays(backoff: Any) -> tuple[float, ...] | None:
+    if backoff is None:
+        return None
+    if not isinstance(backoff, (list, tuple)):
+        raise ConfigError(
+            f"backoff must be a list of seconds, one for each redelivery, got {backoff!r}"
+        )
+    return tuple(map(as_seconds, backoff))
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ConsumerSpec)}

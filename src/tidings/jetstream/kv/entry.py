@@ -37,6 +37,20 @@ class Operation(enum.Enum):
         return {DELETE: cls.DELETE, PURGE: cls.PURGE}.get(name, cls.PUT)
 
 
+class MarkerReason(enum.Enum):
+    """Why the server itself deleted the value of a key, and left a marker. (NATS ADR-43)"""
+
+    EXPIRED = "MaxAge"  # its time to live was over
+    REMOVED = "Remove"  # someone deleted the message from the stream
+    PURGED = "Purge"  # someone purged the stream
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> MarkerReason | None:
+        """Return the reason that the headers of a message name; None if it is no marker."""
+        name = headers.get(MARKER_REASON)
+        return next((reason for reason in cls if reason.value == name), None)
+
+
 @dataclass(frozen=True)
 class Entry(Generic[T]):
     """One revision of a key in a bucket.
@@ -48,6 +62,7 @@ class Entry(Generic[T]):
         revision: the number of this change; it increases with every change in the bucket.
         created: when the entry was written, in UTC.
         operation: whether the entry set the value, deleted the key or purged it.
+        marker_reason: why the server deleted the value; None if a client wrote the entry.
     """
 
     bucket: str
@@ -57,6 +72,7 @@ class Entry(Generic[T]):
     created: datetime
     operation: Operation
     _decode: Callable[[bytes], T] = field(repr=False, compare=False)
+    marker_reason: MarkerReason | None = None
 
     @classmethod
     def of_value(
@@ -84,6 +100,14 @@ class Entry(Generic[T]):
     def is_deleted(self) -> bool:
         """Whether this entry deleted or purged the key."""
         return self.operation is not Operation.PUT
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether this entry says that the time to live of the value is over.
+
+        Only a bucket with `marker_ttl` has such entries.
+        """
+        return self.marker_reason is MarkerReason.EXPIRED
 
     @cached_property
     def value(self) -> T:

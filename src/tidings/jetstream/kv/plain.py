@@ -27,7 +27,7 @@ LONGEST_KEY = 256
 # those that the server adds. (NATS ADR-31)
 _VALUE = re.compile(
     rb"NATS/1\.0\r\n"
-    rb"(?:Nats-(?:Msg-Id|Expected-Last-Subject-Sequence): [^\r\n]*\r\n)*"
+    rb"(?:Nats-(?:Msg-Id|Expected-Last-Subject-Sequence|TTL|Rollup): [^\r\n]*\r\n)*"
     rb"Nats-Stream: [^\r\n]*\r\n"
     rb"Nats-Subject: ([^\r\n]*)\r\n"
     rb"Nats-Sequence: ([0-9]{1,20})\r\n"

@@ -23,7 +23,7 @@ class Watch(Generic[T]):
     def __init__(
         self,
         begin: Callable[[], Awaitable[tuple[Reader, int]]],
-        entry: Callable[[StreamMessage[Any]], Entry[T]],
+        entry: Callable[[StreamMessage[Any]], Entry[T] | None],
         *,
         deletes: bool,
     ) -> None:
@@ -99,6 +99,6 @@ class Watch(Generic[T]):
                 return None
             self._all_read = self._all_read or not message.pending
             entry = self._entry(message)
-            if self._deletes or not entry.is_deleted:
+            if entry is not None and (self._deletes or not entry.is_deleted):
                 return entry
         return None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
-from tidings.checks import check_flag
+from tidings.checks import Seconds, as_seconds, check_flag
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.threads import as_async
 from tidings.concurrency.time_limit import bounded, check_timeout
+from tidings.errors import NotStartedError, SubjectError
 from tidings.functions import function_name
 from tidings.handlers.annotations import Given
 from tidings.handlers.middleware import Middleware, fold_stream
@@ -25,14 +26,20 @@ from tidings.jetstream.kv.key_value import KeyValue, check_keys
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered_queue import OrderedQueue
 from tidings.jetstream.reader import Host
+from tidings.jetstream.roster import Roster
 from tidings.stats import WatcherStats
-from tidings.subject import as_subjects
+from tidings.subject import as_subjects, warn_of_literal
+
+# Seconds to wait for the server when a watch is given up that was added too late.
+API_PATIENCE = 1.0
 
 GIVEN = Given("watch()", Entry, attribute="value", may_be_none=True)
 
 
 class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The declaration of one watch. Its attributes are the arguments of `App.watch`.
+
+    `declared` is the bucket as the app declares it, if the argument is that and not its name.
 
     Raises:
         ConfigError: if an option is not valid.
@@ -46,13 +53,34 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     initial: bool = True
     timeout: float | None = None
     middlewares: tuple[Middleware, ...] = ()
+    declared: KeyValue[Any] | None = None
 
     def __post_init__(self) -> None:
         check_bucket(self.bucket)
-        check_keys(self.keys)
+        self.stored_keys  # noqa: B018 - refuses bad patterns where they are written
         check_flag("initial", self.initial)
         check_timeout(self.timeout)
         read_parameters(self.handler, self.data_type, GIVEN)
+
+    @property
+    def stored_keys(self) -> tuple[str, ...]:
+        """The patterns of keys, as the bucket stores keys.
+
+        Raises:
+            ConfigError: if the bucket's codec allows no patterns.
+            SubjectError: if NATS does not allow a pattern.
+        """
+        return check_keys(self.keys, None if self.declared is None else self.declared.key_codec)
+
+    def bound_to(self, declared: Mapping[str, KeyValue[Any]]) -> WatchSpec:
+        """Return the declaration with its bucket, if the app declares that.
+
+        Args:
+            declared: the buckets that the app declares, by name.
+        """
+        if self.declared is not None or self.bucket not in declared:
+            return self
+        return msgspec.structs.replace(self, declared=declared[self.bucket])
 
     @property
     def shown_keys(self) -> str:
@@ -81,6 +109,33 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: see `read_parameters`.
         """
         return read_parameters(self.handler, self.data_type, GIVEN)
+
+
+class WatchOptions(TypedDict, total=False):
+    """The options of `App.watch`, beside the bucket and the keys."""
+
+    data_type: Any
+    initial: bool
+    timeout: Seconds | None
+
+
+def watch_spec(
+    handler: Callable[..., Any],
+    bucket: str | KeyValue[Any],
+    keys: str | Sequence[str],
+    **options: Unpack[WatchOptions],
+) -> WatchSpec:
+    """Return the declaration of a watch, from the options as users write them.
+
+    Raises:
+        ConfigError, SubjectError: see `WatchSpec`.
+    """
+    given: dict[str, Any] = dict(options)
+    if "timeout" in given:
+        given["timeout"] = as_seconds(given["timeout"])
+    patterns: Any = tuple(keys) if isinstance(keys, list) else keys
+    name, declared = (bucket.name, bucket) if isinstance(bucket, KeyValue) else (bucket, None)
+    return WatchSpec(handler=handler, bucket=name, declared=declared, keys=patterns, **given)
 
 
 class Watcher(OrderedQueue[WatcherStats]):
@@ -125,14 +180,13 @@ class Watcher(OrderedQueue[WatcherStats]):
         return await self._call(replace(self._bucket.entry(message), _decode=lambda body: data))
 
     def _place(self, message: StreamMessage[Any]) -> tuple[str, dict[str, object]]:
-        entry = self._bucket.entry(message)
-        words = f"key {entry.key!r} of bucket {entry.bucket!r} (revision {entry.revision})"
-        fields: dict[str, object] = {
-            "bucket": entry.bucket,
-            "key": entry.key,
-            "revision": entry.revision,
-        }
-        return words, fields
+        bucket, revision = self._bucket.name, message.metadata.sequence
+        try:
+            key = self._bucket.entry(message).key
+        except SubjectError:  # the codec cannot decode it, which is the failure
+            key = self._bucket.stored_name(message)
+        words = f"key {key!r} of bucket {bucket!r} (revision {revision})"
+        return words, {"bucket": bucket, "key": key, "revision": revision}
 
     def _count(self) -> WatcherStats:
         return WatcherStats(
@@ -152,7 +206,11 @@ class Watcher(OrderedQueue[WatcherStats]):
 
 
 class Watchers:
-    """The watchers of one run of an app."""
+    """The watchers of one run of an app.
+
+    Attributes:
+        roster: the watchers.
+    """
 
     def __init__(
         self,
@@ -161,6 +219,8 @@ class Watchers:
         middlewares: Sequence[Middleware],
         tracing: Tracing | None = None,
         is_measured: bool = False,
+        *,
+        confirm_timeout: float,
     ) -> None:
         self._is_measured = is_measured
         self._host = host
@@ -168,35 +228,80 @@ class Watchers:
         self._middlewares = middlewares
         self._tracing = tracing
         self._watchers: list[Watcher] = []
+        self.roster: Roster[Watcher, WatcherStats] = Roster(self._watchers, confirm_timeout)
 
-    async def start(self, specs: Sequence[WatchSpec], types: Mapping[str, Any]) -> None:
+    async def start(
+        self, specs: Sequence[WatchSpec], declared: Mapping[str, KeyValue[Any]]
+    ) -> None:
         """Start all watches.
 
         Args:
             specs: the declared watches.
-            types: the types of the declared buckets, by the bucket's name. They apply to handlers
-                that name no type.
+            declared: the buckets that the app declares, by name. Their codecs apply, and to
+                handlers that name no type their types.
 
         Raises:
             BucketNotFoundError: if a bucket does not exist.
             JetStreamApiError: if the server refuses a consumer.
         """
         for spec in specs:
-            wanted = spec.wanted_type
-            if wanted is None:
-                wanted = types.get(spec.bucket, dict)
-            bucket: KeyValue[Any] = KeyValue(self._host, spec.bucket, type=wanted, create=False)
-            api = await bucket.open()
-            trace = None
-            if self._tracing is not None:
-                reading = bucket.reading(spec.keys, initial=spec.initial)
-                patterns = as_subjects(reading.subject) if reading.subject else ()
-                trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
-            watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
-            if self._is_measured:
-                watcher.measure()
-            self._watchers.append(watcher)
+            watcher = await self._make(spec.bound_to(declared))
+            self.roster.add(watcher)
             await watcher.start()
+
+    async def add(self, spec: WatchSpec, declared: Mapping[str, KeyValue[Any]]) -> Watcher:
+        """Add a watch while the app runs.
+
+        Raises:
+            NotStartedError: the app has begun to stop.
+            BucketNotFoundError, JetStreamApiError: as `start`.
+        """
+        spec = spec.bound_to(declared)
+        for keys in spec.stored_keys:
+            warn_of_literal(f"watch {spec.name}", keys)
+        watcher = await self._make(spec)
+        # Its tasks must not have the variables of whoever has added it.
+        context = self._pool.surroundings.copy()
+        starting = asyncio.create_task(watcher.start(), context=context)
+        try:
+            await starting
+        except BaseException:
+            watcher.abandon()
+            raise
+        if self.roster.is_closed:
+            await watcher.stop(API_PATIENCE)
+            watcher.abandon()
+            raise NotStartedError("add_watch")
+        self.roster.add(watcher)
+        return watcher
+
+    async def _make(self, spec: WatchSpec) -> Watcher:
+        bucket = self._bucket(spec)
+        api = await bucket.open()
+        trace = None
+        if self._tracing is not None:
+            reading = bucket.reading(spec.keys, initial=spec.initial)
+            patterns = as_subjects(reading.subject) if reading.subject else ()
+            trace = self._tracing.of_handler(spec.name, patterns, stream=reading.stream)
+        watcher = Watcher(spec, bucket, api, self._pool, self._middlewares, trace)
+        if self._is_measured:
+            watcher.measure()
+        return watcher
+
+    def _bucket(self, spec: WatchSpec) -> KeyValue[Any]:
+        """Return the bucket of a watch, with its type and its codecs."""
+        wanted, declared = spec.wanted_type, spec.declared
+        if declared is None:
+            kind = dict if wanted is None else wanted
+            return KeyValue(self._host, spec.bucket, type=kind, create=False)
+        return KeyValue(
+            self._host,
+            spec.bucket,
+            type=declared.type if wanted is None else wanted,
+            create=False,
+            key_codec=declared.key_codec,
+            value_codec=declared.value_codec,
+        )
 
     async def stop(self, timeout: float) -> None:
         """Stop taking changes from the server.
@@ -204,16 +309,16 @@ class Watchers:
         Raises:
             TidingsError: if the server does not confirm in time.
         """
-        await asyncio.gather(*(watcher.stop(timeout) for watcher in self._watchers))
+        await self.roster.stop(timeout)
 
     async def finish(self) -> None:
         """Wait until every entry that was taken is handled."""
-        await asyncio.gather(*(watcher.finish() for watcher in self._watchers))
+        await self.roster.finish()
 
     def abandon(self) -> int:
         """Drop the entries that are not handled yet, and return their number."""
-        return sum(watcher.abandon() for watcher in self._watchers)
+        return self.roster.abandon()
 
     def snapshot(self) -> tuple[WatcherStats, ...]:
         """Return the current statistics of each watcher."""
-        return tuple(watcher.snapshot() for watcher in self._watchers)
+        return self.roster.snapshot()

@@ -25,6 +25,7 @@ from tidings.errors import (
     DigestError,
     DisconnectedError,
     JetStreamUnavailableError,
+    ObjectExistsError,
     ObjectNotFoundError,
     PublishTimeoutError,
     RequestTimeoutError,
@@ -33,7 +34,7 @@ from tidings.errors import (
 )
 from tidings.headers import Headers, HeadersLike
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.bucket import Bucket, Storage, declared_options
+from tidings.jetstream.bucket import AnyBucket, Storage, declared_options
 from tidings.jetstream.expected import Expected
 from tidings.jetstream.get import Stored
 from tidings.jetstream.latest import read_newest
@@ -62,7 +63,7 @@ HEADER_ROOM = 1024
 PRUNE_AGE = 3600.0
 
 
-class ObjectStore(Bucket):
+class ObjectStore(AnyBucket):
     """An object store. Create it with `app.js.object_store`.
 
     Attributes:
@@ -105,7 +106,6 @@ class ObjectStore(Bucket):
                 replicas=replicas,
                 max_bytes=max_bytes,
             ),
-            base={"subjects": [f"$O.{name}.C.>", f"$O.{name}.M.>"]},
         )
 
     # Putting.
@@ -208,6 +208,8 @@ class ObjectStore(Bucket):
         """Replace the description of an object, then delete the chunks of the old object."""
         while True:
             last = await self._last_on(api, info.name)
+            if info.link is not None and not info.is_deleted:
+                self._check_replaceable(info.name, last)
             try:
                 await publish_stored(
                     api,
@@ -226,6 +228,12 @@ class ObjectStore(Bucket):
                 former = ObjectInfo.decode(last.body, last.time)
                 if former.nuid and (info.is_deleted or former.nuid != info.nuid):
                     await self._discard(api, former.nuid)
+
+    def _check_replaceable(self, name: str, last: Stored | None) -> None:
+        """Refuse to replace an object by a link: its content would be lost."""
+        there = None if last is None else self._decode(name, last.body, last.time)
+        if there is not None and not there.is_deleted and there.link is None:
+            raise ObjectExistsError(self.name, name)
 
     async def _last_on(self, api: JetStreamApi, name: str) -> Stored | None:
         """Return the stored description. Retries during an outage, for as long as a publish."""
@@ -255,6 +263,72 @@ class ObjectStore(Bucket):
                 self.name,
                 error,
             )
+
+    async def link(self, name: str, to: str | ObjectInfo | ObjectStore) -> ObjectInfo:
+        """Store a link to an object or to a whole store, or replace the link of that name.
+
+        Reading a link to an object reads that object, as it is at that time. (NATS ADR-20)
+
+        Args:
+            name: the name of the link.
+            to: what the link points to: the name of an object in this store; the `ObjectInfo` of an
+                object, also in another store; or an object store.
+
+        Returns:
+            The description of the link.
+
+        Raises:
+            ConfigError: if the name is empty, or if `to` is a link or none of the above.
+            ObjectExistsError: if an object, which is not a link, has this name.
+            ObjectNotFoundError: if `to` names an object that does not exist, or was deleted.
+            TidingsError: as `put` does.
+
+        Example:
+            ```python
+            files = app.js.object_store("files")
+            await files.put("report-2.txt", b"all is well")
+            await files.link("latest.txt", "report-2.txt")
+            assert await files.get("latest.txt") == b"all is well"
+            ```
+        """
+        check_text("name", name)
+        target = await self._target(to)
+        # This recreates a store that the server has lost.
+        await self.use(lambda api: self._last_on(api, name))
+        api = self._writing_api(await self.open())
+        info = ObjectInfo(
+            bucket=self.name,
+            name=name,
+            size=0,
+            chunks=0,
+            digest="",
+            modified=datetime.now(UTC),
+            link=target,
+            nuid=secrets.token_hex(11),
+        )
+        with self._must_exist():
+            await asyncio.shield(self._replace(api, info, None))
+        return info
+
+    async def _target(self, to: object) -> tuple[str, str]:
+        """Return the store and the object that a link to `to` points to; "" for the whole store."""
+        if isinstance(to, ObjectStore):
+            return to.name, ""
+        if isinstance(to, str):
+            to = await self.info(to)
+        if not isinstance(to, ObjectInfo):
+            raise ConfigError(
+                f"a link points to an object's name, its ObjectInfo or an object store, not to "
+                f"{type(to).__name__}"
+            )
+        if to.is_deleted:
+            raise ObjectNotFoundError(to.bucket, to.name)
+        if to.link is not None:
+            raise ConfigError(
+                f"the object {to.name!r} is a link itself: link to what it points to, "
+                f"{'/'.join(filter(None, to.link))!r}"
+            )
+        return to.bucket, to.name
 
     # Getting.
 

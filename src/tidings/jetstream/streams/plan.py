@@ -11,6 +11,7 @@ from tidings.error_codes import ErrorCode
 from tidings.errors import JetStreamApiError, JetStreamUnavailableError, StreamChangeError
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.election import through_election
+from tidings.jetstream.streams.bucket import BucketStream
 from tidings.jetstream.streams.drops import Drop, drop_of
 from tidings.jetstream.streams.forms import absent, comparable, in_words
 from tidings.jetstream.streams.stream import Stream
@@ -80,19 +81,21 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if not self.exists:
-            return f"{self.stream.name}: {_creation(self.stream)}"
+            return f"{self.stream.shown}: {_creation(self.stream)}"
         if not self.changes:
-            return f"{self.stream.name}: as declared"
-        return f"{self.stream.name}: change {'; '.join(map(str, self.changes))}"
+            return f"{self.stream.shown}: as declared"
+        return f"{self.stream.shown}: change {'; '.join(map(str, self.changes))}"
 
 
 def _creation(stream: Stream) -> str:
-    if stream.subjects:
-        return f"create with subjects {', '.join(stream.subjects)}"
     config = stream.declared()
+    if stream.subjects and not isinstance(stream, BucketStream):
+        return f"create with subjects {', '.join(stream.subjects)}"
     if "mirror" in config:
         return f"create as a mirror of {in_words('mirror', config['mirror'])}"
-    return f"create from {in_words('sources', config['sources'])}"
+    if "sources" in config:
+        return f"create from {in_words('sources', config['sources'])}"
+    return "create"
 
 
 async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
@@ -114,16 +117,21 @@ async def plan_stream(api: JetStreamApi, stream: Stream) -> StreamPlan:
         raise
     current = info["config"]
     wanted = stream.changed(current)
-    changes = tuple(_change(info, wanted, option) for option in differences(current, wanted))
+    changes = tuple(
+        _change(stream, info, wanted, option) for option in differences(current, wanted)
+    )
     return StreamPlan(stream, True, changes, int(info["state"]["messages"]))
 
 
-def _change(info: dict[str, Any], wanted: dict[str, Any], option: str) -> StreamChange:
+def _change(
+    stream: Stream, info: dict[str, Any], wanted: dict[str, Any], option: str
+) -> StreamChange:
     new = wanted[option]
     old = info["config"].get(option, absent(option, new))
     is_impossible = _is_impossible(option, old, new)
     drop = None if is_impossible else drop_of(info, wanted, option)
-    return StreamChange(option, in_words(option, old), in_words(option, new), drop, is_impossible)
+    words = (stream.word(option), in_words(option, old), in_words(option, new))
+    return StreamChange(*words, drop, is_impossible)
 
 
 def differences(current: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -214,6 +214,20 @@ class Stream:
         self._check_parts()
         self._check_combinations()
 
+    @property
+    def title(self) -> str:
+        """What the stream is called in errors."""
+        return f"stream {self.name}"
+
+    @property
+    def shown(self) -> str:
+        """What the stream is called in plans."""
+        return self.name
+
+    def word(self, option: str) -> str:
+        """Return what an option is called in errors and plans."""
+        return option
+
     def _check_subjects(self) -> None:
         copies = self.mirror is not None or self.sources
         if isinstance(self.subjects, str) or not (self.subjects or copies):
@@ -227,7 +241,7 @@ class Stream:
 
     def _check_copies(self) -> None:
         """Check where messages are copied from, and turn names into sources."""
-        called_as = f"stream {self.name}"
+        called_as = self.title
         if self.mirror is not None:
             object.__setattr__(self, "mirror", as_source(f"{called_as}: mirror", self.mirror))
         if self.sources is not None:
@@ -257,7 +271,7 @@ class Stream:
 
     def _check_parts(self) -> None:
         """Check the options of several values."""
-        called_as = f"stream {self.name}"
+        called_as = self.title
         if self.metadata is not None:
             check_metadata(f"{called_as}: metadata", self.metadata)
         _check_keys(f"{called_as}: placement", self.placement, Placement)
@@ -293,7 +307,7 @@ class Stream:
         """Apply one of the checks to an option, if it is declared."""
         value = getattr(self, option)
         if value is not None:
-            check(f"stream {self.name}: {option}", value, *args, **bounds)
+            check(f"{self.title}: {self.word(option)}", value, *args, **bounds)
 
     def _check_combinations(self) -> None:
         limits = (self.max_msgs, self.max_bytes, self.max_msgs_per_subject)

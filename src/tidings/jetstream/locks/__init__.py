@@ -1,0 +1,1 @@
+"""Locks and leaders, on leases in a bucket."""
