@@ -218,6 +218,31 @@ def test_put_writes_only_if_the_key_is_as_expected(call: Call, bucket: Bucket, n
     assert (bucket.value("first"), bucket.value("second")) == (b"x", b"x")
 
 
+def test_a_value_expires_after_its_ttl_and_says_so(
+    start: Start, call: Call, client: App, name: str
+) -> None:
+    kv = client.js.key_value(name, type=bytes, marker_ttl=3600)
+    client.js.run_sync(kv.open())
+    process = start("kv", "watch", name, "--count", "2")
+    process.wait_for("^watching")
+    assert call("kv", "put", name, "a", "x", "--ttl", "1s")[:2] == (0, "a has revision 1\n")
+    assert process.wait() == 0
+    assert process.out == ["1 put a x", "2 expired a"]
+    found = json.loads(call("kv", "history", name, "a", "--json")[1])[-1]
+    assert (found["operation"], found["reason"]) == ("purge", "expired")
+    assert call("kv", "put", name, "b", "x", "--ttl", "never", "--create")[0] == 0
+
+
+def test_a_ttl_that_the_bucket_cannot_keep_is_a_wrong_use(
+    call: Call, bucket: Bucket, name: str
+) -> None:
+    code, _, failed = call("kv", "put", name, "a", "x", "--ttl", "1h")
+    assert (code, "marker_ttl" in failed) == (2, True)
+    code, _, failed = call("kv", "put", name, "a", "x", "--ttl", "soon")
+    assert (code, "--ttl 'soon' is not an age: write 90s" in failed) == (2, True)
+    assert bucket.value("a") is None
+
+
 def test_del_asks_and_keeps_the_history(
     call: Call, start: Start, bucket: Bucket, name: str
 ) -> None:

@@ -24,6 +24,7 @@ def facts(entry: Entry[bytes]) -> dict[str, Any]:
         "revision": entry.revision,
         "created": entry.created.isoformat(),
         "operation": entry.operation.value,
+        **({} if entry.marker_reason is None else {"reason": entry.marker_reason.name.lower()}),
         **({} if entry.is_deleted else _value(entry.body)),
     }
 
@@ -35,6 +36,12 @@ def _value(body: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(body).decode()}
 
 
+def operation(entry: Entry[bytes]) -> str:
+    """Return what an entry did to its key, or why the server itself deleted the value."""
+    reason = entry.marker_reason
+    return entry.operation.value if reason is None else reason.name.lower()
+
+
 def preview(entry: Entry[bytes]) -> str:
     """Return the beginning of a value on one line, safe on a terminal."""
     text = one_line(entry.body[: 4 * LONGEST])
@@ -44,7 +51,7 @@ def preview(entry: Entry[bytes]) -> str:
 def headline(entry: Entry[bytes]) -> str:
     """Return a line about an entry, without its value."""
     place = f"{entry.key}  revision {entry.revision}  {time_text(entry.created)}"
-    return printable(f"{place}  {entry.operation.value}" if entry.is_deleted else place)
+    return printable(f"{place}  {operation(entry)}" if entry.is_deleted else place)
 
 
 def show_block(entry: Entry[bytes]) -> None:
@@ -56,7 +63,7 @@ def show_block(entry: Entry[bytes]) -> None:
 
 def show_line(entry: Entry[bytes]) -> None:
     """Print an entry on a line: revision, operation, key and value, separated by a space."""
-    words = f"{entry.revision} {entry.operation.value} {printable(entry.key)}"
+    words = f"{entry.revision} {operation(entry)} {printable(entry.key)}"
     say(f"{words} {one_line(entry.body)}".rstrip(" "))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from tidings.errors import ConfigError, KeyNotFoundError
 from tidings.jetstream.bucket import check_bucket
 from tidings.jetstream.kv.entry import Entry
 from tidings.jetstream.kv.key_value import KeyValue, check_keys
+from tidings.jetstream.ttl import Never
 from tidings.text import printable
 
 from .console import (
@@ -25,7 +27,8 @@ from .console import (
     until_reader_is_gone,
     write_bytes,
 )
-from .entries import facts, preview, show_block, show_json, show_line
+from .dead import parse_age
+from .entries import facts, operation, preview, show_block, show_json, show_line
 from .flags import Flags, connects
 from .foreground import foreground
 from .infos import StreamInfo, list_streams
@@ -148,6 +151,14 @@ def put(
             "--revision", min=0, help="Fail unless the key is at this revision; 0: was never set."
         ),
     ] = None,
+    ttl: Annotated[
+        str | None,
+        typer.Option(
+            "--ttl",
+            help="Let the value expire after 90s, 30m, 12h or 7d, or `never`. The bucket must be"
+            " declared with `marker_ttl`.",
+        ),
+    ] = None,
     *,
     flags: Flags,
 ) -> None:
@@ -155,16 +166,17 @@ def put(
     check_bucket(bucket)
     if create and revision is not None:
         raise ConfigError("--create cannot be combined with --revision: leave out one of the two")
+    lifetime = _ttl(ttl)
     app = app_of(None, flags)
     body = _value(value)
 
     async def work(host: Host) -> int:
         values = _bucket(host, bucket)
         if create:
-            return await values.create(key, body)
+            return await values.create(key, body, ttl=lifetime)
         if revision is not None:
-            return await values.update(key, body, revision)
-        return await values.put(key, body)
+            return await values.update(key, body, revision, ttl=lifetime)
+        return await values.put(key, body, ttl=lifetime)
 
     say(printable(f"{key} has revision {run_with_host(app, work)}"))
 
@@ -228,7 +240,7 @@ def history(bucket: BucketName, key: KeyName, as_json: AsJson = False, *, flags:
         [
             str(entry.revision),
             time_text(entry.created),
-            entry.operation.value,
+            operation(entry),
             preview(entry),
             size_text(len(entry.body)),
         ]
@@ -302,6 +314,12 @@ def _value(value: str | None) -> bytes:
         raise ConfigError("there is no value: write it after the key, or pipe it into the command")
     # Python decodes arguments that are not valid UTF-8 to surrogates; this restores their bytes.
     return os.fsencode(value)
+
+
+def _ttl(text: str | None) -> timedelta | Never | None:
+    if text == "never":
+        return "never"
+    return None if text is None else parse_age(text, "--ttl")
 
 
 def _question(entries: list[Entry[bytes]], *, purge: bool) -> str:
