@@ -32,6 +32,7 @@ IN_ORDER = {
     "task": ["interval"],
     # The one thing that a call is about.
     "watch": ["keys"],
+    "add_watch": ["keys"],
     "keys": ["keys"],
     "entries": ["keys"],
     "value": ["default"],

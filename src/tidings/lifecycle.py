@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.schedule.crons import Crons
     from tidings.jetstream.schedule.spec import CronSpec
 
+MOST_NAMED = 100  # consumers that an instance names if more are added while it runs
 SHOWN = 3  # subjects, streams, buckets or tasks that a headline names
 
 
@@ -403,7 +404,8 @@ class Run:
 
     def _identify(self) -> None:
         """Let discovery name the consumers that are there now."""
-        self._discovery.identify(self._plan.identity_with(self.consumers.paths))
+        most = max(len(self._plan.consumers), MOST_NAMED)
+        self._discovery.identify(self._plan.identity_with(self.consumers.paths[:most]))
 
     async def _get_ready(self) -> None:
         try:

@@ -343,6 +343,21 @@ async def test_an_added_consumer_begins_with_the_others_if_the_app_is_starting(
             await until(lambda count=count: len(taker.got) == count)
 
 
+async def test_a_consumer_that_is_added_before_the_start_must_not_be_declared_too(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    app, taker = make_app(streams=[stream]), Taker()
+    app.consume(stream.name, durable="d")(taker)
+
+    @app.on_startup
+    async def add() -> None:
+        await app.js.add_consumer(taker, stream.name, durable="d")
+
+    with pytest.raises(ConfigError, match="both consume"):
+        async with app:
+            pass
+
+
 async def test_two_runs_of_an_app_do_not_add_to_each_other(
     make_app: MakeApp, stream: Stream
 ) -> None:
@@ -402,6 +417,7 @@ async def test_a_wrong_consumer_is_refused(make_app: MakeApp, stream: Stream) ->
         (lambda: app.js.add_consumer(taker, name, durable="declared"), ConfigError, "both consume"),
         (lambda: app.js.add_consumer(taker, "NOWHERE", durable="d"), ConfigError, "no stream"),
         (lambda: app.js.add_consumer(taker, "NOWHERE", ordered=True), ConfigError, "no stream"),
+        (lambda: app.js.add_consumer(taker), TypeError, r'add_consumer\(\).*"ORDERS"'),
         (lambda: app.js.add_consumer(taker, name, durabl="d"), TypeError, "did you mean 'durable'"),
         (
             lambda: app.js.add_consumer(taker, name, ordered=True, subject="a b"),

@@ -717,6 +717,35 @@ async def test_a_reader_follows_through_the_loss_of_a_leader(cluster: NATSCluste
     assert got == list(range(1, len(got) + 1))
 
 
+async def test_a_loop_over_messages_goes_on_through_the_loss_of_a_leader(
+    cluster: NATSCluster,
+) -> None:
+    stream = file_stream("LOOP", replicas=3)
+    app = App("read", servers=cluster.urls, streams=[stream], **QUICK)
+    async with app, app.js.messages("LOOP", data_type=int) as messages:
+        work = Work(app, stream)
+        work.publish(1)
+        got = [(await anext(messages)).sequence for _ in range(50)]
+        [name] = await consumer_names(app, stream)
+        leader = await leader_of(app, stream, name)
+        async with lost(named(cluster, leader), app, stream), asyncio.timeout(30):
+            got += [(await anext(messages)).sequence for _ in range(50)]
+            await work.stop()
+    assert got == list(range(1, 101))
+    assert messages.gaps == 0
+
+
+async def test_a_message_is_read_right_after_it_was_published_though_any_replica_answers(
+    cluster: NATSCluster,
+) -> None:
+    stream = file_stream("READS", replicas=3)
+    app = App("read", servers=cluster.urls, streams=[stream], **QUICK)
+    async with app:
+        for number in range(200):
+            ack = await app.js.publish("READS.n", number)
+            assert (await app.js.get("READS", ack.sequence, data_type=int)).data == number
+
+
 async def _restart_emptied(cluster: NATSCluster, app: App, stream: Stream) -> None:
     """Restart the server that holds a stream in its memory; return when the stream is back."""
     holder = named(cluster, await leader_of(app, stream))

@@ -29,7 +29,7 @@ class Additions:
 
     @called("add_consumer()", hint='await app.js.add_consumer(bill, "ORDERS", durable="billing")')
     async def add_consumer(
-        self, handler: Callable[..., Any], stream: str, /, **options: Unpack[ConsumeOptions]
+        self, handler: Callable[..., Any], stream: str, **options: Unpack[ConsumeOptions]
     ) -> AddedHandler[ConsumerStats]:
         """Consume a stream from now on, until `stop` or the end of the app.
 
@@ -74,7 +74,6 @@ class Additions:
         handler: Callable[..., Any],
         bucket: str | KeyValue[Any],
         keys: str | Sequence[str] = ">",
-        /,
         **options: Unpack[WatchOptions],
     ) -> AddedHandler[WatcherStats]:
         """Watch a key-value bucket from now on, until `stop` or the end of the app.

@@ -193,7 +193,7 @@ class JetStreamHost:
             ConfigError: as `Consumers.check_addition`.
             NotStartedError, WrongLoopError: as `here`.
         """
-        self.here("consume")
+        self.here("js.add_consumer")
         assert self._consumers is not None
         self._consumers.check_addition(spec)
         self._add_soon(lambda: self.add_consumer(spec), spec.name)
@@ -204,7 +204,7 @@ class JetStreamHost:
         Raises:
             NotStartedError, WrongLoopError: as `here`.
         """
-        self.here("watch")
+        self.here("js.add_watch")
         self._add_soon(lambda: self.add_watch(spec), spec.name)
 
     def _add_soon(self, add: Callable[[], Awaitable[object]], name: str) -> None:

@@ -55,7 +55,8 @@ class Reads:
     async def get(self, stream: str, sequence: int, *, data_type: Any = dict) -> StoredMessage[Any]:
         """Read the message with a sequence. (NATS ADR-31)
 
-        Any replica answers if the stream allows direct reads, and the leader otherwise.
+        Any replica answers if the stream allows direct reads. If it does not have the message, or
+        if the stream allows none, the leader is asked.
 
         Args:
             stream: the stream's name.
@@ -171,7 +172,7 @@ class Reads:
 
         To read the messages that follow, begin with the sequence after the last one. If the stream
         allows no direct reads or the server is older than 2.11, the messages are read one by one.
-        (NATS ADR-31)
+        Otherwise any replica answers, which may not have the last messages yet. (NATS ADR-31)
 
         Args:
             stream: the stream's name.
@@ -241,7 +242,8 @@ class Reads:
 
         The messages are those of one moment, up to 1,024 subjects and 16 MiB. For more, several
         requests read the stream one after another. If the stream allows no direct reads or the
-        server is older than 2.11, the messages are read one by one. (NATS ADR-31)
+        server is older than 2.11, the messages are read one by one. Otherwise any replica answers,
+        which may not have the last messages yet. (NATS ADR-31)
 
         Args:
             stream: the stream's name.

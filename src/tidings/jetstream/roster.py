@@ -95,9 +95,10 @@ class Roster(Generic[H, S]):
             await handler.stop(self._timeout)
         except TidingsError as error:
             logger.warning("%s: the server did not confirm the end: %s", handler.name, error)
+        finally:
+            ending.stopped.set()
         if isinstance(handler, OrderedQueue):
             handler.shed()
-        ending.stopped.set()
         await handler.finish()
         handler.abandon()
         self._handlers.remove(handler)
@@ -209,8 +210,11 @@ class AddedHandler(Generic[T]):
             self._ending = self._begin_end()
         ending = self._ending
         await ending.stopped.wait()
-        if ending.task is not None and not inside.get():
-            await asyncio.wait([ending.task])  # cancelled if the app abandons what is in work
+        task = ending.task
+        if task is not None and not inside.get():
+            await asyncio.wait([task])
+            if not task.cancelled():  # as it is if the app abandons what is in work
+                task.result()
 
     def __repr__(self) -> str:
         return f"<AddedHandler {self.name}{' stopped' if self.is_stopped else ''}>"

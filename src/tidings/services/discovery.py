@@ -72,6 +72,8 @@ class Discovery:
 
     def identify(self, identity: Identity) -> None:
         """Answer with this identity from now on."""
+        if identity == self._identity:
+            return
         self._identity = identity
         self._ping = identity.answer(Verb.PING)
         self._info = None

@@ -84,6 +84,11 @@ class Consumer(HandlerQueue[Frame, list[Frame], ConsumerStats]):
         self._progress: asyncio.Task[None] | None = None
         self._redelivered = 0
 
+    @property
+    def path(self) -> str:
+        """The consumer on the server, as `stream.consumer`."""
+        return f"{self.spec.stream}.{self._remote.name}"
+
     def start(self) -> None:
         """Begin to pull."""
         self._puller.start()

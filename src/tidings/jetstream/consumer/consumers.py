@@ -86,6 +86,7 @@ class Consumers:
             JetStreamApiError: the server refuses a consumer.
         """
         for spec, name in zip(specs, consumer_names(self._service, specs), strict=True):
+            spec.check_unique(each.spec for each in self._consumers)  # added in on_startup
             self.roster.add(await self._make(spec, name))
         for consumer in self._consumers:
             consumer.start()  # only now: an app that fails to start handles no message
@@ -247,4 +248,4 @@ class Consumers:
     @property
     def paths(self) -> list[str]:
         """The consumers on the server that have a name of their own, each as `stream.consumer`."""
-        return [f"{each.stream}.{each.consumer}" for each in self.snapshot() if not each.ordered]
+        return [each.path for each in self._consumers if each.path]

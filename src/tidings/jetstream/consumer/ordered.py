@@ -25,6 +25,9 @@ from tidings.stats import ConsumerStats
 class OrderedHandler(OrderedQueue[ConsumerStats]):
     """The handler of `consume(ordered=True)`.
 
+    Attributes:
+        path: "", because its name on the server changes.
+
     Args:
         spec: the consumer as it is declared.
         api: the JetStream API.
@@ -32,6 +35,8 @@ class OrderedHandler(OrderedQueue[ConsumerStats]):
         middlewares: middlewares around every handler.
         trace: follows the messages; None if nothing does.
     """
+
+    path = ""
 
     def __init__(
         self,
