@@ -29,6 +29,7 @@ from tidings import (
 )
 from tidings.errors import (
     DeadlineExpiredError,
+    DisconnectedError,
     JetStreamUnavailableError,
     RequestTimeoutError,
 )
@@ -443,9 +444,10 @@ async def test_a_lock_waits_for_a_server_that_is_away_until_its_timeout(
 ) -> None:
     async with own:
         await asyncio.to_thread(server.kill)
-        with pytest.raises(LockTimeoutError):
+        with pytest.raises(LockTimeoutError) as caught:
             async with own.lock("x", timeout=0.5):
                 pass
+        assert isinstance(caught.value.__cause__, DisconnectedError)
         await asyncio.to_thread(server.restart)
     assert any("waiting for the lock 'x'" in text for text in caplog.messages)
 
@@ -659,6 +661,18 @@ async def test_a_handler_that_holds_the_lock_finishes_when_the_app_ends(
         assert ended.is_set()
         async with other.lock(subject, timeout=5):
             pass
+
+
+async def test_the_end_of_an_app_whose_server_is_away_does_not_wait_for_the_release(
+    own: App, server: NATSServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidings.jetstream.locks.lock.RELEASE_TIMEOUT", 0.05)
+    monkeypatch.setattr("tidings.jetstream.locks.locks.FINISH_TIMEOUT", 0.05)
+    own.drain_timeout = 600
+    async with own, own.lock("x", lease=LONG):
+        await asyncio.to_thread(server.kill)
+        await until(lambda: own.stats().connection.state != "connected")
+    assert not own.is_running
 
 
 async def test_a_lock_needs_a_running_app(app: App, subject: str) -> None:
