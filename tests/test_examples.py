@@ -218,3 +218,13 @@ def test_the_bank_is_polled_by_one_instance_and_closes_the_books_one_at_a_time(
         with app.lock("books"), pytest.raises(ServiceError, match=r"bank/\w+ is closing the books"):
             client.request("books.close", {"month": "2026-09"})
     assert "this instance polls" in capsys.readouterr().out
+
+
+async def test_the_bookings_of_an_account_are_added_and_one_too_many_is_a_dead_letter() -> None:
+    accounts = importlib.import_module("examples.accounts")
+    async with NATSServer(jetstream=True) as server, TestClient(accounts.app, server) as client:
+        for amount in (100, -30, -80, 5):
+            await client.app.js.publish("accounts.ada.booked", amount)
+        await client.wait_for_acked("ledger", count=3)
+        found = await accounts.accounts.get("ada")
+    assert found.value == accounts.Account(balance=75, last=4)

@@ -178,6 +178,16 @@ async def consume_only(app: App, ops: App) -> None:
     await consume(app, ops, create=False)
 
 
+async def partitions(app: App, ops: App) -> None:
+    seen = Inbox()
+    app.consume(
+        "ORDERS", durable="billing", subject="orders.*", data_type=int, partitions=16, key=1
+    )(seen)
+    async with app:
+        await ops.js.publish("orders.created", 1)
+        assert await seen.has(1) == [1]
+
+
 async def dead_letter(app: App, ops: App) -> None:
     await make_consumer(ops)
     before = (await ops.js.api.call("STREAM.INFO.DEAD"))["state"]["last_seq"]
@@ -279,6 +289,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Count": count,
     "Consume a stream": consume,
     "Consume without creating the consumer": consume_only,
+    "Partitions": partitions,
     "Dead letters": dead_letter,
     "Follow a stream in order": follow,
     "Read messages": read,

@@ -164,6 +164,8 @@ class Declarations:
         storage: Storage | None = None,
         inactive_threshold: Seconds | None = None,
         create: bool = True,
+        partitions: int | None = None,
+        key: int | Sequence[int] | None = None,
     ) -> Callable[[F], F]:
         """Consume a stream. The decorated function runs at least once for every message.
 
@@ -237,6 +239,13 @@ class Declarations:
             create: whether the app creates the consumer, and changes what differs from the
                 declaration. With False, it uses the consumer as it is, which requires `durable`.
                 The user then needs no other permission than to pull and to acknowledge.
+            partitions: the number of partitions, 1 to 1024, to handle the messages of one key in
+                their order, one after another, in whichever instance. The instances divide the
+                partitions among themselves. It requires `durable`, the name of the group, and
+                nats-server 2.11. `inactive_threshold` is then the seconds after which the others
+                get the partitions of an instance that is gone; None for 5.
+            key: what the key of a message is, with `partitions`: the number of a `*` in `subject`,
+                from 1, or a list of numbers. None uses the whole subject.
 
         Raises:
             ConfigError: if an option is wrong, if two options contradict each other, or if another
@@ -286,6 +295,8 @@ class Declarations:
                     storage=storage,
                     inactive_threshold=inactive_threshold,
                     create=create,
+                    partitions=partitions,
+                    key=key,
                 )
             )
             return handler

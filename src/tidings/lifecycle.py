@@ -166,7 +166,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return [
             f"{spec.stream}.{name}"
             for spec, name in zip(self.consumers, names, strict=True)
-            if name is not None
+            if name is not None and spec.partitions is None  # those have consumers of their own
         ]
 
     def headline(self) -> str:

@@ -156,6 +156,10 @@ class ConsumerStats(_HandlerStats, frozen=True):
             are not handled and not part of `received`.
         ordered: whether this is an ordered consumer, which has another name after each failure.
         recovering: whether the consumer has failed and is trying to pull again.
+        partitions: number of partitions that this instance has; None without `partitions=`.
+        member: the name of this instance in the group, and of its consumer of the work queue; ""
+            without `partitions=`.
+        blocked_keys: number of keys whose messages wait for one that has failed.
         seconds: how long the handler took for a message or a batch, with the decoding and the
             acknowledgement; None if the app is not monitored.
     """
@@ -182,6 +186,9 @@ class ConsumerStats(_HandlerStats, frozen=True):
     foreign: int
     ordered: bool = False
     recovering: bool = False
+    partitions: int | None = None
+    member: str = ""
+    blocked_keys: int = 0
     seconds: Histogram | None = None
 
     @property
@@ -189,9 +196,18 @@ class ConsumerStats(_HandlerStats, frozen=True):
         """What tells it from other consumers. The name of an ordered one on the server changes."""
         return self.name, self.stream, "" if self.ordered else self.consumer
 
+    @property
+    def on_server(self) -> tuple[str, str]:
+        """The stream and the name of the consumer that delivers the messages."""
+        if self.member:
+            return f"{self.stream}-{self.consumer}", self.member
+        return self.stream, self.consumer
+
     def anonymous(self) -> ConsumerStats:
         """Return the record without names."""
-        return msgspec.structs.replace(self, name="", stream="", consumer="", ordered=False)
+        return msgspec.structs.replace(
+            self, name="", stream="", consumer="", member="", ordered=False
+        )
 
 
 class WatcherStats(_HandlerStats, frozen=True):

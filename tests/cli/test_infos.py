@@ -49,7 +49,9 @@ async def test_an_endless_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_streams_without_a_leader_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     api: Any = Api({"streams": [], "total": 0, "missing": ["lost\x1b[2J"]})
     assert await list_streams(api) == []
-    assert capsys.readouterr().err == "tidings: nobody answers for lost\\x1b[2J\n"
+    assert capsys.readouterr().err == (
+        "tidings: no server answers for lost\\x1b[2J, so it is not in the list\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,16 @@ async def test_additions_at_the_same_time_are_all_counted(
     assert sorted(values) == list(range(1, 51))
 
 
+async def test_a_thread_counts_through_run_sync(
+    app: App, counters: Counters, stream: Stream
+) -> None:
+    def count() -> int:
+        app.js.run_sync(counters.add(f"{stream.name}.a", 2))
+        return app.js.run_sync(counters.load(f"{stream.name}.a"))
+
+    assert await asyncio.to_thread(count) == 2
+
+
 async def test_an_entry_has_its_place(counters: Counters, stream: Stream) -> None:
     await counters.add(f"{stream.name}.a", 5)
     entry = await counters.get(f"{stream.name}.a")

@@ -127,4 +127,4 @@ async def test_the_command_pauses_and_resumes(
             code, _, failed = await run("pause", *name, *options)
             assert (code, words in failed) == (2, True), failed
         code, _, failed = await run("resume", stream.name, "nowhere")
-        assert (code, "consumer not found" in failed) == (1, True)
+        assert (code, "has no consumer 'nowhere'" in failed) == (2, True)

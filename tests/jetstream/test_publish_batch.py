@@ -20,12 +20,14 @@ from tidings.errors import (
     DeadlineExpiredError,
     DuplicateMessageError,
     EncodeError,
+    HeaderError,
     JetStreamApiError,
     LoopThreadError,
     NoStreamError,
     NotStartedError,
     PayloadTooLargeError,
     RequestTimeoutError,
+    SubjectError,
     SubjectPermissionError,
     WrongSequenceError,
 )
@@ -182,6 +184,7 @@ async def test_a_message_id_that_the_stream_knows_stores_nothing(app: App, atomi
         ({"headers": {"Nats-Batch-Id": "x"}}, ConfigError, "belong to the batch"),
         ({"headers": {"nats-batch-commit": "1"}}, ConfigError, "belong to the batch"),
         ({"ttl": 0}, ConfigError, "ttl must be"),
+        ({"headers": {"A": "b\r\nC: d"}}, HeaderError, "bad header 'A'"),
         ({"data_type": int}, EncodeError, "cannot encode"),
     ],
 )
@@ -194,6 +197,14 @@ async def test_a_message_that_cannot_be_in_the_batch_is_refused_where_it_is_adde
             batch.add(f"{atomic.name}.a", "text", **options)
             pytest.fail("it was added")
     assert await subjects(app, atomic) == []
+
+
+@pytest.mark.parametrize("subject", ["", "a b", "a.*", "a..b", "a\r\nPUB b 0", None, 5])
+async def test_a_bad_subject_is_refused_where_it_is_added(app: App, subject: Any) -> None:
+    with pytest.raises(SubjectError):
+        async with app.js.batch() as batch:
+            batch.add(subject, 1)
+            pytest.fail("it was added")
 
 
 @pytest.mark.parametrize("option", ["delay", "expected_msg_id", "expected_seq"])

@@ -128,7 +128,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
 async def pages(api: JetStreamApi, operation: str, field: str) -> AsyncIterator[Any]:
     """Yield the entries of a list that the server sends in pages.
 
-    Streams and consumers of which the cluster knows no leader are missing: it says their names on
+    A cluster leaves out streams and consumers that have no leader. Their names are printed to
     standard error.
 
     Raises:
@@ -152,7 +152,8 @@ async def pages(api: JetStreamApi, operation: str, field: str) -> AsyncIterator[
 
 def _mention_missing(names: object) -> None:
     for name in names if isinstance(names, list) else ():
-        print(f"tidings: nobody answers for {printable(str(name))}", file=sys.stderr)
+        text = f"no server answers for {printable(str(name))}, so it is not in the list"
+        print(f"tidings: {text}", file=sys.stderr)
 
 
 async def list_streams(api: JetStreamApi) -> list[StreamInfo]:

@@ -21,7 +21,7 @@ from tidings.jetstream.counts import (
     read_sources,
 )
 from tidings.jetstream.get import Stored
-from tidings.jetstream.latest import read_last, read_sequence
+from tidings.jetstream.latest import read_from, read_last, read_sequence
 from tidings.jetstream.names import check_existing_name
 from tidings.jetstream.ordered import Reading
 from tidings.jetstream.publish import PUBLISH_TIMEOUT, PublishAck, publish_stored
@@ -201,7 +201,7 @@ class Counters:
         """Return the value after an addition that was counted already: the server does not say."""
         found = await read_sequence(api, self.stream, ack.sequence)
         if found is None or found.subject != subject:  # it is not kept any more
-            found = await read_last(api, self.stream, subject)
+            found = await read_from(api, self.stream, subject, ack.sequence)
         return 0 if found is None else read_count(found.body, subject)
 
     def __repr__(self) -> str:

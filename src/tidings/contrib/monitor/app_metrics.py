@@ -87,7 +87,7 @@ def families_of(report: AppReport) -> list[Family]:
             {"result": request.result},
         )
     for consumer in report.stats.consumers:
-        info = report.consumers.get((consumer.stream, consumer.consumer))
+        info = report.consumers.get(consumer.on_server)
         _add_consumer(families, consumer, info)
     # With those that were stopped, no count goes down.
     for ended in report.stats.ended_consumers:

@@ -45,11 +45,7 @@ class ConsumerInfos:
         await asyncio.wait([self._asking], timeout=TIMEOUT)
 
     async def _ask_all(self) -> None:
-        keys = {
-            (each.stream, each.consumer)
-            for each in self._run.consumers.snapshot()
-            if not each.ordered
-        }
+        keys = {each.on_server for each in self._run.consumers.snapshot() if not each.ordered}
         await asyncio.gather(*(self._ask(self._run.api, key) for key in keys))
         self._asked_at = time.monotonic()
 

@@ -13,6 +13,7 @@ from tidings.jetstream.consumer.bound import BoundConsumer
 from tidings.jetstream.consumer.consumer import Consumer
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.ordered import OrderedHandler
+from tidings.jetstream.consumer.partitions.member import Member
 from tidings.jetstream.consumer.remote import RemoteConsumer, RestoreStream
 from tidings.jetstream.consumer.single import SingleConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -24,6 +25,8 @@ from tidings.subject import warn_of_literal
 
 # Seconds to wait for the server when a consumer is given up that was added too late.
 API_PATIENCE = 1.0
+
+AnyConsumer = Consumer | OrderedHandler | Member
 
 
 class Consumers:
@@ -67,8 +70,8 @@ class Consumers:
         self._concurrency = concurrency
         self._is_started = False
         self._adding: list[ConsumerSpec] = []
-        self._consumers: list[Consumer | OrderedHandler] = []
-        self.roster: Roster[Consumer | OrderedHandler, ConsumerStats]
+        self._consumers: list[AnyConsumer] = []
+        self.roster: Roster[AnyConsumer, ConsumerStats]
         self.roster = Roster(self._consumers, confirm_timeout)
 
     async def start(self, specs: Sequence[ConsumerSpec]) -> None:
@@ -103,7 +106,7 @@ class Consumers:
         for subject in spec.subjects:
             warn_of_literal(f"consumer {spec.name}", subject)
 
-    async def add(self, spec: ConsumerSpec) -> Consumer | OrderedHandler:
+    async def add(self, spec: ConsumerSpec) -> AnyConsumer:
         """Add a consumer while the app runs. During the start, it begins with the others.
 
         Raises:
@@ -126,14 +129,14 @@ class Consumers:
             self._pool.surroundings.copy().run(consumer.start)
         return consumer
 
-    async def _make(self, spec: ConsumerSpec, name: str | None) -> Consumer | OrderedHandler:
+    async def _make(self, spec: ConsumerSpec, name: str | None) -> AnyConsumer:
         """Return a consumer that exists on the server."""
         consumer = await self._found(spec, name)
         if self._is_measured:
             consumer.measure()
         return consumer
 
-    async def _found(self, spec: ConsumerSpec, name: str | None) -> Consumer | OrderedHandler:
+    async def _found(self, spec: ConsumerSpec, name: str | None) -> AnyConsumer:
         """Return a consumer that exists on the server."""
         trace = None
         if self._tracing is not None:
@@ -148,6 +151,19 @@ class Consumers:
             ordered = OrderedHandler(spec, self._api, self._pool, self._middlewares, trace)
             await ordered.ensure()
             return ordered
+        if spec.partitions is not None:
+            member = Member(
+                spec,
+                self._api,
+                self._pool,
+                concurrency=spec.concurrency or self._concurrency,
+                middlewares=self._middlewares,
+                service=self._service,
+                restore_stream=self._restore_stream,
+                trace=trace,
+            )
+            await member.ensure(keeps_dead_letters=await self._keeps_dead_letters(spec))
+            return member
         is_single = spec.batch is None and not spec.double_ack and not spec.manual_ack
         is_single = is_single and spec.skip is None
         kind = SingleConsumer if is_single else Consumer

@@ -193,6 +193,20 @@ class Puller:
         count = wanted - owed
         if count <= 0 or (owed and count < self.capacity // 2):
             return
+        self._ask(count, seconds)
+
+    def renew(self) -> bool:
+        """Send a pull for one message, so that the server keeps the consumer.
+
+        Returns:
+            Whether it was sent.
+        """
+        if self._stopped or self._recovering is not None or self._connection.state != "connected":
+            return False
+        return self._ask(1, self.remote.terms.max_expires or EXPIRES)
+
+    def _ask(self, count: int, seconds: float) -> bool:
+        """Send a pull for so many messages. Returns whether it was sent."""
         body: dict[str, Any] = {"batch": count, "expires": nanoseconds(seconds)}
         if self._membership is not None:
             body |= self._membership.of_pull()
@@ -204,9 +218,10 @@ class Puller:
         try:
             self._connection.outbox.post(frame)
         except TidingsError:
-            return  # the buffer is full: the next look tries again
+            return False  # the buffer is full: the next look tries again
         self._heard_at = self._loop.time()
         inbox.asked(count, self._heard_at + seconds)
+        return True
 
     def _allowed(self, rate: Rate, owed: int) -> int:
         """Return how many messages the rate allows, and pull again when it allows more."""

@@ -28,6 +28,7 @@ from tidings.handlers.middleware import Middleware
 from tidings.handlers.parameters import Parameters, read_parameters
 from tidings.jetstream.api import JetStreamApi, nanoseconds
 from tidings.jetstream.bucket import MOST_REPLICAS, Storage
+from tidings.jetstream.consumer.layout import MOST_PARTITIONS, Layout
 from tidings.jetstream.consumer.priority import Priority, check_priority
 from tidings.jetstream.filters import check_filters
 from tidings.jetstream.message import StreamMessage, no_data
@@ -63,6 +64,14 @@ _NOT_ORDERED = (
         "create",
     ),
 )
+# Options that are not for a consumer with partitions: it settles each message by itself, and its
+# consumers on the server come and go.
+_NOT_PARTITIONED = (
+    *("ordered", "manual_ack", "batch", "max_ack_pending", "priority", "replicas", "storage"),
+    "create",
+)
+# The shortest lease of a partition, in seconds.
+LEAST_LEASE = 2.0
 # Options of a consumer that the app creates. With create=False, the app changes nothing.
 _CREATED = (
     *("start", "max_ack_pending", "description", "metadata", "replicas", "storage"),
@@ -126,6 +135,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     storage: Storage | None = None
     inactive_threshold: float | None = None
     create: bool = True
+    partitions: int | None = None
+    key: int | tuple[int, ...] | None = None
     once: bool = False  # a message whose handler raised is not delivered again
     skip: Skip | None = None  # acknowledges a message without calling the handler
     middlewares: tuple[Middleware, ...] = ()
@@ -210,8 +221,38 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.ordered:
             self._check_ordered()
+        if self.partitions is not None or self.key is not None:
+            self._check_partitions()
         if not self.create:
             self._check_created()
+
+    def _check_partitions(self) -> None:
+        if self.partitions is None:
+            raise ConfigError("key= requires partitions=, the number of partitions")
+        check_whole("partitions", self.partitions, most=MOST_PARTITIONS)
+        if self.durable is None:
+            raise ConfigError("partitions= requires durable=, the name of the group of instances")
+        for name in _NOT_PARTITIONED:
+            if self._says(name):
+                raise ConfigError(f"{name} cannot be combined with partitions=")
+        if self.start in ("last", "last_per_subject"):
+            raise ConfigError(
+                f"start={self.start!r} cannot be combined with partitions=: write 'all', 'new', a "
+                f"sequence or a datetime"
+            )
+        if self.inactive_threshold is not None:
+            check_seconds("inactive_threshold", self.inactive_threshold, least=LEAST_LEASE)
+        self.layout  # noqa: B018 - checks names, subjects and key
+
+    @property
+    def layout(self) -> Layout:
+        """How the group of a consumer with partitions lies on the server.
+
+        Raises:
+            ConfigError: key, names or subjects do not fit.
+        """
+        assert self.partitions is not None
+        return Layout.of(self.stream, self.durable or "", self.subjects, self.key, self.partitions)
 
     def _check_created(self) -> None:
         if self.durable is None:
@@ -377,6 +418,8 @@ class ConsumeOptions(TypedDict, total=False):
     storage: Storage | None
     inactive_threshold: Seconds | None
     create: bool
+    partitions: int | None
+    key: int | Sequence[int] | None
 
 
 # The options that may be a `timedelta`.
@@ -395,8 +438,9 @@ def consumer_spec(
     for name in _SECONDS:
         if name in given:
             given[name] = as_seconds(given[name])
-    if isinstance(given.get("subject"), list):  # a spec is compared and kept
-        given["subject"] = tuple(given["subject"])
+    for name in ("subject", "key"):
+        if isinstance(given.get(name), list):  # a spec is compared and kept
+            given[name] = tuple(given[name])
     given["backoff"] = _delays(given.get("backoff"))
     return ConsumerSpec(handler=handler, stream=stream, **given)
 

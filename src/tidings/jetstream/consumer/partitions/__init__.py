@@ -1,0 +1,1 @@
+"""Partitioned consumers: the order of each key, and as many instances as there are partitions."""
