@@ -337,7 +337,9 @@ class App(Declarations):
         """
         from tidings.jetstream.locks.lock import Lock
 
-        holder = f"{self.service_name}/{self.instance_id}"
+        def holder() -> str:  # when the block begins: a forked process is another instance
+            return f"{self.service_name}/{self.instance_id}"
+
         return Lock(self._host, name, holder=holder, lease=lease, timeout=timeout, bucket=bucket)
 
     # Other services.

@@ -13,7 +13,16 @@ import pytest
 
 from support.inbox import Inbox
 from support.ports import free_port
-from tidings import App, Bucket, ConfigError, KeyNotFoundError, NoStreamError, Stream, SubjectError
+from tidings import (
+    App,
+    Bucket,
+    ConfigError,
+    KeyNotFoundError,
+    LockTimeoutError,
+    NoStreamError,
+    Stream,
+    SubjectError,
+)
 from tidings.errors import JetStreamUnavailableError, RequestTimeoutError
 from tidings.jetstream import StreamSource
 from tidings.server import NATSServer
@@ -165,6 +174,28 @@ async def test_a_bucket_that_its_domain_lost_is_made_again_there(
         await owner.js.api.call("STREAM.DELETE.KV_limits")
         await limits.put("a", 2)
         assert await owner.js.key_value("limits", type=int).value("a") == 2
+
+
+async def test_a_lock_in_another_domain_is_the_lock_of_those_there(
+    hub: tuple[NATSServer, NATSServer],
+) -> None:
+    there = App("there", servers=hub[1].url)
+    here = App("here", servers=hub[0].url, js_domain="leaf")
+
+    async def wait() -> int:
+        async with here.lock("x", lease=600) as lock:
+            return lock.token
+
+    async with there, here, asyncio.timeout(PATIENCE):
+        async with there.lock("x", lease=600) as lock:
+            with pytest.raises(LockTimeoutError, match="there/"):
+                async with here.lock("x", timeout=0.2):
+                    pass
+            token, waiting = lock.token, asyncio.create_task(wait())
+        assert await waiting > token
+        async with here.lock("x", lease=1) as lock:
+            await asyncio.sleep(1.5)  # longer than the lease: it was renewed
+            assert lock.is_held
 
 
 async def test_a_stream_is_sourced_from_another_domain(

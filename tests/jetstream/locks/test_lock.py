@@ -17,20 +17,24 @@ from support.process import Program
 from support.waits import until
 from tidings import (
     App,
+    Bucket,
     ConfigError,
     LockLostError,
     LockTimeoutError,
     LoopThreadError,
     NotStartedError,
+    ServiceError,
+    TidingsError,
     deadline,
 )
 from tidings.errors import (
     DeadlineExpiredError,
+    DisconnectedError,
     JetStreamUnavailableError,
     RequestTimeoutError,
 )
 from tidings.jetstream.locks.leases import Leases, Place
-from tidings.server import NATSServer
+from tidings.server import NATSCluster, NATSServer
 from tidings.stats import LockStats
 
 BUCKET = "tidings-locks"
@@ -108,6 +112,11 @@ async def hold_until_it_is_lost(app: App, name: str, lease: int, begin: Any) -> 
     async with app.lock(name, lease=lease):
         await begin()
         await asyncio.sleep(1000)
+
+
+async def delete_lease(app: App, name: str) -> None:
+    """Break a lock, as an administrator does it."""
+    await app.js.key_value(BUCKET, create=False).delete(name)
 
 
 async def enter(app: App, name: str, **options: Any) -> None:
@@ -326,17 +335,16 @@ async def test_a_task_that_is_cancelled_while_it_takes_the_lock_leaves_it_free(
 async def test_what_holds_the_lock_can_be_anything_and_is_shown_without_harm(
     app: App, subject: str
 ) -> None:
-    kv = app.js.key_value(BUCKET, type=bytes, create=False)
     async with app:
-        async with app.lock(subject):
-            pass
+        await enter(app, subject)
+        kv = app.js.key_value(BUCKET, type=bytes, create=False)
         for body in (b"\xff\x00", b"[" * 10_000, b'{"holder":"\x1b[31m","lease":1e300}'):
             await kv.put(subject, body)
             with pytest.raises(LockTimeoutError) as caught:
                 async with app.lock(subject, timeout=0.1):
                     pass
             assert "\x1b" not in str(caught.value)
-        await kv.delete(subject)
+        await delete_lease(app, subject)
         async with app.lock(subject, timeout=5):
             pass
 
@@ -436,9 +444,10 @@ async def test_a_lock_waits_for_a_server_that_is_away_until_its_timeout(
 ) -> None:
     async with own:
         await asyncio.to_thread(server.kill)
-        with pytest.raises(LockTimeoutError):
+        with pytest.raises(LockTimeoutError) as caught:
             async with own.lock("x", timeout=0.5):
                 pass
+        assert isinstance(caught.value.__cause__, DisconnectedError)
         await asyncio.to_thread(server.restart)
     assert any("waiting for the lock 'x'" in text for text in caplog.messages)
 
@@ -461,14 +470,77 @@ async def test_a_lost_acknowledgement_loses_no_lock(
             pass
 
 
+async def test_in_a_cluster_a_lock_is_kept_when_the_leader_of_its_bucket_is_killed() -> None:
+    buckets = [Bucket(BUCKET, marker_ttl=60, replicas=3)]
+    async with NATSCluster(3, jetstream=True) as cluster:
+        app, other = (
+            App(name, servers=cluster.urls, reconnect_time_wait=0.1, buckets=buckets)
+            for name in ("first", "second")
+        )
+
+        async def wait() -> int:
+            async with other.lock("x", lease=10) as following:
+                return following.token
+
+        async with app, other:
+            async with app.lock("x", lease=10) as lock:
+                token = lock.token
+                waiting = asyncio.create_task(wait())
+                await until(lambda: other.stats().locks.waiting)
+                info = await app.js.api.call(f"STREAM.INFO.KV_{BUCKET}")
+                leader = int(info["cluster"]["leader"].rpartition("-")[2])
+                revision = await revision_of(app, "x")
+                await asyncio.to_thread(cluster.servers[leader - 1].kill)
+                while revision >= await revision_of(app, "x"):  # noqa: ASYNC110 - until it is renewed
+                    await asyncio.sleep(0.05)
+                assert (lock.is_held, lock.token) == (True, token)
+            async with asyncio.timeout(30):
+                assert await waiting > token
+
+
+async def revision_of(app: App, key: str) -> int:
+    """The revision of a lease; 0 during an election."""
+    try:
+        return (await app.js.key_value(BUCKET, create=False).get(key)).revision
+    except TidingsError:
+        return 0
+
+
+async def test_a_handler_that_loses_its_lock_fails_and_answers(
+    app: App, other: App, subject: str
+) -> None:
+    ends: list[str] = []
+
+    @app.listen(subject)
+    async def handle(msg: Any) -> None:
+        async with app.lock(subject, lease=1):
+            await is_deleted.wait()
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                ends.append("cancelled")
+
+    is_deleted = asyncio.Event()
+    async with app, other:
+        for _ in range(2):  # the worker is of use afterwards
+            is_deleted.clear()
+            request = asyncio.create_task(other.request(subject, {}))
+            await until(lambda: app.stats().locks.held)
+            await delete_lease(app, subject)
+            is_deleted.set()
+            with pytest.raises(ServiceError, match="LockLostError"):
+                await request
+        assert ends == ["cancelled"] * 2
+        assert app.stats().listeners[0].failed == 2
+
+
 async def test_a_lock_that_an_administrator_deletes_is_lost(
     app: App, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kv = app.js.key_value(BUCKET, create=False)
-
     async def delete() -> None:
-        assert (await kv.get(subject)).value["holder"] == f"first/{app.instance_id}"
-        await kv.delete(subject)
+        entry = await app.js.key_value(BUCKET, create=False).get(subject)
+        assert entry.value["holder"] == f"first/{app.instance_id}"
+        await delete_lease(app, subject)
 
     async with app:
         with pytest.raises(LockLostError, match="it was deleted") as caught:
@@ -483,11 +555,9 @@ async def test_a_lock_that_an_administrator_deletes_is_lost(
 async def test_an_error_of_the_block_after_the_loss_comes_through_with_a_note(
     app: App, subject: str
 ) -> None:
-    kv = app.js.key_value(BUCKET, create=False)
-
     async def hold() -> None:
         async with app.lock(subject, lease=1):
-            await kv.delete(subject)
+            await delete_lease(app, subject)
             try:
                 await asyncio.sleep(1000)
             except asyncio.CancelledError:
@@ -502,11 +572,9 @@ async def test_an_error_of_the_block_after_the_loss_comes_through_with_a_note(
 async def test_a_block_that_ends_in_spite_of_the_loss_raises_all_the_same(
     app: App, subject: str
 ) -> None:
-    kv = app.js.key_value(BUCKET, create=False)
-
     async def hold() -> None:
         async with app.lock(subject, lease=1):
-            await kv.delete(subject)
+            await delete_lease(app, subject)
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(1000)
 
@@ -518,11 +586,9 @@ async def test_a_block_that_ends_in_spite_of_the_loss_raises_all_the_same(
 async def test_a_cancellation_from_elsewhere_stays_one_after_the_loss(
     app: App, subject: str
 ) -> None:
-    kv = app.js.key_value(BUCKET, create=False)
-
     async def hold() -> None:
         async with app.lock(subject, lease=1):
-            await kv.delete(subject)
+            await delete_lease(app, subject)
             try:
                 await asyncio.sleep(1000)
             except asyncio.CancelledError:
@@ -542,11 +608,10 @@ async def test_a_block_that_goes_on_after_the_loss_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("tidings.jetstream.locks.lock.GRACE", 0.05)
-    kv = app.js.key_value(BUCKET, create=False)
 
     async def hold() -> None:
         async with app.lock(subject, lease=1):
-            await kv.delete(subject)
+            await delete_lease(app, subject)
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(1000)
             await until(lambda: "goes on" in caplog.text)
@@ -598,6 +663,18 @@ async def test_a_handler_that_holds_the_lock_finishes_when_the_app_ends(
             pass
 
 
+async def test_the_end_of_an_app_whose_server_is_away_does_not_wait_for_the_release(
+    own: App, server: NATSServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidings.jetstream.locks.lock.RELEASE_TIMEOUT", 0.05)
+    monkeypatch.setattr("tidings.jetstream.locks.locks.FINISH_TIMEOUT", 0.05)
+    own.drain_timeout = 600
+    async with own, own.lock("x", lease=LONG):
+        await asyncio.to_thread(server.kill)
+        await until(lambda: own.stats().connection.state != "connected")
+    assert not own.is_running
+
+
 async def test_a_lock_needs_a_running_app(app: App, subject: str) -> None:
     with pytest.raises(NotStartedError, match="lock"):
         async with app.lock(subject):
@@ -624,11 +701,9 @@ async def test_a_thread_holds_a_lock_in_a_with_block(app: App, subject: str) -> 
 
 
 async def test_a_thread_learns_of_the_loss_by_asking_and_at_the_end(app: App, subject: str) -> None:
-    kv = app.js.key_value(BUCKET, create=False)
-
     def work() -> None:
         with app.lock(subject, lease=1) as lock:
-            app.js.run_sync(kv.delete(subject))
+            app.js.run_sync(delete_lease(app, subject))
             while lock.is_held:
                 time.sleep(0.01)
             assert lock.is_lost or lock.token

@@ -101,7 +101,7 @@ class Leader:
         self._lock = Lock(
             host,
             spec.lock_name(service),
-            holder=f"{service}/{instance}",
+            holder=lambda: f"{service}/{instance}",
             lease=spec.lease,
             bucket=spec.bucket,
         )

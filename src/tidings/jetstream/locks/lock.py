@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -74,7 +75,7 @@ class Lock:
         host: LockHost,
         name: str,
         *,
-        holder: str,
+        holder: Callable[[], str],
         lease: Seconds = LEASE,
         timeout: Seconds | None = None,
         bucket: str = BUCKET,
@@ -95,6 +96,7 @@ class Lock:
         self._task: asyncio.Task[object] | None = None  # None if a thread holds the lock
         self._cancelling = 0
         self._lost: LockLostError | None = None
+        self._doubt: TidingsError | None = None  # why the server could not be asked
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
@@ -186,7 +188,7 @@ class Lock:
                 f"the lock {self.name!r} was entered twice: call app.lock() for each block"
             )
         self._locks = self._host.locks("lock")
-        self._task, self._lost, self._is_entered = task, None, True
+        self._task, self._lost, self._doubt, self._is_entered = task, None, None, True
         self._locks.waiting += 1
         try:
             self._taken = await in_time(self._acquire_within_timeout(), self.name)
@@ -208,7 +210,7 @@ class Lock:
             if not limit.expired():
                 raise
             self._locks.timed_out += 1
-            raise LockTimeoutError(self.name, self._timeout, self._turn.holder) from None
+            raise LockTimeoutError(self.name, self._timeout, self._turn.holder) from self._doubt
 
     async def _acquire(self) -> Lease:
         """Wait for a turn in this process, and then for the lease."""
@@ -239,6 +241,7 @@ class Lock:
                 off_since = (off_since or now()) if is_off else None
                 if off_since is not None and now() - off_since > OFF_AFTER:
                     raise
+                self._doubt = error
                 wait = backoff.next()
                 if is_rare(backoff.tries):
                     logger.warning("waiting for the lock %r: %s", self.name, error)
@@ -252,7 +255,7 @@ class Lock:
             while True:
                 self._turn.holder = "" if place.is_free else place.holder.holder
                 if place.is_free and (taken := await self._take(leases, place.sequence)):
-                    self._turn.holder = self._holder
+                    self._turn.holder = self._holder()
                     return taken
                 if reader is None:
                     reader, place = await leases.watch(self.name)
@@ -265,7 +268,7 @@ class Lock:
 
     async def _take(self, leases: Leases, after: int) -> Lease | None:
         """Take the lease, if nobody else is faster. If this is cancelled, release it again."""
-        lease = Lease(leases, self.name, self.lease, self._holder)
+        lease = Lease(leases, self.name, self.lease, self._holder())
         taking = self._locks.spawn(lease.take(after))
         try:
             return lease if await asyncio.shield(taking) else None

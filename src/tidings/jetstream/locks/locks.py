@@ -15,6 +15,8 @@ from tidings.stats import LockStats
 T = TypeVar("T")
 
 BUCKET = "tidings-locks"
+# Seconds that the app's end waits until its locks are released.
+FINISH_TIMEOUT = 1.0
 
 
 class Holding(Protocol):
@@ -94,7 +96,8 @@ class Locks:
     async def finish(self) -> None:
         """Take the locks from tasks that are not the app's own, and wait until all are released.
 
-        The handlers and tasks of the app have ended before.
+        The handlers and tasks of the app have ended before. If the server is away, this does not
+        wait for it: the server ends the leases.
         """
         for holding in list(self._keepers):
             holding.lose("the app ends")
@@ -103,8 +106,8 @@ class Locks:
         while self._keepers:
             self._let_go.clear()
             await self._let_go.wait()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=FINISH_TIMEOUT)
 
     def abandon(self) -> None:
         """Do nothing more: the connection is closed."""
