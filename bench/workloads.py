@@ -173,6 +173,7 @@ def _workloads() -> list[Workload]:
     raw = tuple(name for name in everyone if name != "natsapi")
     return [
         Workload("publish", "publish", "publish", (*everyone, *_TRACED), 20_000),
+        Workload("publish_monitored", "publish", "publish_monitored", _TIDINGS, 20_000),
         Workload("publish_sync", "publish", "publish_sync", _TIDINGS, 20_000),
         Workload("receive_raw", "receive", "receive_raw", (*raw, *_TRACED), 20_000),
         Workload("receive_json", "receive", "receive_json", _JSON, 20_000, body="json"),
