@@ -1,4 +1,4 @@
-"""What discovery, metrics and tracing cost for each message that a listener receives.
+"""What discovery and metrics cost for each message that a listener receives.
 
 The differences are too small for a clock, so this counts the instructions of the processor under
 valgrind. It counts everything from the socket to the end of the handlers. There is no server: the

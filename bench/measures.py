@@ -152,6 +152,9 @@ MEASURES = {
     for measure in (
         Measure("publish", "publish", "publish 128 B, await", "/s", rate),
         Measure("publish_cpu", "publish", "CPU per 100k published", "s", cpu_per_100k, False),
+        Measure(
+            "publish_monitored", "publish_monitored", "publish 128 B, with metrics", "/s", rate
+        ),
         Measure("publish_sync", "publish_sync", "publish 128 B, no await", "/s", rate),
         Measure("receive_raw", "receive_raw", "receive 128 B", "/s", rate),
         Measure("receive_cpu", "receive_raw", "CPU per 100k received", "s", cpu_per_100k, False),

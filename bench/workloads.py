@@ -222,6 +222,7 @@ def _core() -> Iterator[Workload]:
         20_000,
         rounds=QUOTED,
     )
+    yield Workload("publish_monitored", "publish", "publish_monitored", _TIDINGS, 20_000)
     yield Workload("publish_sync", "publish", "publish_sync", _TIDINGS, 20_000)
     yield Workload(
         "receive_raw", "receive", "receive_raw", (*raw, "bare", *_TRACED), 20_000, rounds=QUOTED
@@ -229,13 +230,13 @@ def _core() -> Iterator[Workload]:
     for name in ("receive_json", "receive_validated"):
         contenders = _JSON if name == "receive_json" else (*_TIDINGS, "nats-py", *_FRAMEWORKS)
         yield Workload(name, "receive", name, contenders, 20_000, body="json", rounds=QUOTED)
-    yield Workload("receive_monitored", "receive", "receive_monitored", _TIDINGS[:1], 20_000)
+    yield Workload("receive_monitored", "receive", "receive_monitored", _TIDINGS, 20_000)
     yield _request("request_many", 4_000, 256, (*_EVERYONE, *_TRACED))
     yield Workload(
         "request_many_monitored",
         "request",
         "request_many_monitored",
-        _TIDINGS[:1],
+        _TIDINGS,
         4_000,
         body="json",
         in_flight=256,

@@ -87,6 +87,10 @@ async def publish() -> dict[str, Any]:
     return await probe.publish_many(OPTS, app.publish, app.flush)
 
 
+async def publish_monitored() -> dict[str, Any]:
+    return await publish()
+
+
 async def publish_sync() -> dict[str, Any]:
     return await probe.publish_many_sync(OPTS, app.publish_sync, app.flush)
 

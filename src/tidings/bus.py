@@ -6,6 +6,7 @@ import asyncio
 from asyncio import current_task
 from collections.abc import Callable, Coroutine
 from threading import get_ident
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from tidings import codec
@@ -285,7 +286,7 @@ class Bus:
                 **({"idempotent": idempotent} if idempotent else {}),
             )
         if retries or idempotent:
-            return await link.request(
+            return await (link.measured_request or link.request)(
                 subject,
                 message,
                 timeout,
@@ -295,23 +296,33 @@ class Bus:
                 retries,
                 idempotent,
             )
-        token, future, read = link.start_request(
-            subject, message, timeout, response_data_type, headers, data_type
-        )
+        times = link.request_times
+        began = 0.0 if times is None else monotonic()
         try:
-            frame = await future
-        except BaseException:
-            link.connection.end_request(token)
+            token, future, read = link.start_request(
+                subject, message, timeout, response_data_type, headers, data_type
+            )
+            try:
+                frame = await future
+            except BaseException:
+                link.connection.end_request(token)
+                raise
+            if frame[3]:
+                raise_remote_error(subject, frame[3], frame[4])
+            elif frame[4].startswith(ACKNOWLEDGEMENTS):
+                await refuse_stream_answer(link.connection, subject, frame[4])
+            try:
+                value = read(frame)
+            except DecodeError as error:
+                error.subject = subject  # of an answer: no fault of the message that is handled
+                raise
+        except BaseException as error:
+            if times is not None:
+                times.add(error, monotonic() - began)
             raise
-        if frame[3]:
-            raise_remote_error(subject, frame[3], frame[4])
-        elif frame[4].startswith(ACKNOWLEDGEMENTS):
-            await refuse_stream_answer(link.connection, subject, frame[4])
-        try:
-            return read(frame)
-        except DecodeError as error:
-            error.subject = subject  # of an answer: no fault of the message that is being handled
-            raise
+        if times is not None:
+            times.add(None, monotonic() - began)
+        return value
 
     @overload
     def request_many(

@@ -85,8 +85,9 @@ class Link:
         subscriptions: the listeners.
         lookout: looks out for the requesters of streams; None before the first one.
         send_publish: `publish` within the send hooks; None if no middleware has one.
-        send_request: `request` within the send hooks and measured; None if no middleware has such a
-            hook and nothing is measured.
+        send_request: `request` within the send hooks, and measured if anything is; None if no
+            middleware has such a hook.
+        measured_request: `request`, measured; None if nothing is.
         request_times: how long requests take; None if nothing is measured.
     """
 
@@ -98,6 +99,7 @@ class Link:
         "home",
         "lookout",
         "loop",
+        "measured_request",
         "outbox",
         "portal",
         "request_timeout",
@@ -137,12 +139,10 @@ class Link:
         self._middlewares = middlewares
         self.send_publish = fold_send(middlewares, self.publish, "send_publish")
         self.request_times = _request_times() if is_measured else None
-        request = (
-            self.request if self.request_times is None else self.request_times.of(self.request)
-        )
+        times = self.request_times
+        self.measured_request = None if times is None else times.of(self.request)
+        request = self.measured_request or self.request
         self.send_request = fold_send(middlewares, request, "send_request")
-        if is_measured and self.send_request is None:
-            self.send_request = request
         self.outbox.direct_thread = self.thread if self.send_publish is None else 0
         self.subscriptions = Subscriptions(
             connection, self.portal, self, middlewares, tracing, is_measured

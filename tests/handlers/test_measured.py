@@ -7,14 +7,31 @@ import difflib
 import inspect
 from typing import Any
 
+import pytest
+
 from support.ports import free_port
 from support.waits import until
-from tidings import App
+from tidings import (
+    App,
+    Middleware,
+    NoRespondersError,
+    Reject,
+    ServiceError,
+)
 from tidings.concurrency.durations import BOUNDS, Durations
+from tidings.errors import DecodeError, RequestTimeoutError
 from tidings.handlers.listener import Listener
 from tidings.handlers.measured import MeasuredListener
 from tidings.server import NATSServer
 from tidings.stats import Histogram, ListenerStats
+
+
+class PassOn(Middleware):
+    async def send_request(
+        self, subject: str, message: Any, request_func: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        return await request_func(subject, message, *args, **kwargs)
+
 
 # All that the second loop adds to the first one.
 ADDED = """
@@ -144,3 +161,41 @@ async def test_a_measured_app_answers_as_any_other(nats_server: NATSServer, subj
         assert found == {"n": 3}
         assert await asyncio.to_thread(app.request_sync, subject, {"n": 3}) == {"n": 4}
         assert [(each.result, each.seconds.count) for each in app.stats().requests] == [("ok", 3)]
+
+
+@pytest.mark.parametrize("hooks", [(), (PassOn,)], ids=["plain", "hook"])
+@pytest.mark.parametrize(
+    "options", [{}, {"retries": 1, "idempotent": False}], ids=["once", "again"]
+)
+async def test_each_request_is_counted_once_by_its_result(
+    nats_server: NATSServer,
+    subject: str,
+    hooks: tuple[type[Middleware], ...],
+    options: dict[str, Any],
+) -> None:
+    app = App("results", servers=nats_server.url, monitor=free_port())
+    for hook in hooks:
+        app.add_middleware(hook)
+
+    @app.listen(f"{subject}.*")
+    async def handler(msg: Any) -> Any:
+        match msg.subject.rpartition(".")[2]:
+            case "fails":
+                raise Reject("no")
+            case "waits":
+                await asyncio.sleep(0.2)
+        return {"n": 1}
+
+    async def fails(error: type[BaseException], to: str, **more: Any) -> None:
+        with pytest.raises(error):
+            await app.request(to, {}, **options, **more)
+
+    async with app:
+        await app.request(f"{subject}.works", {}, **options)
+        await fails(ServiceError, f"{subject}.fails")
+        await fails(NoRespondersError, "nobody.listens.here")
+        await fails(RequestTimeoutError, f"{subject}.waits", timeout=0.01)
+        await fails(DecodeError, f"{subject}.works", response_data_type=list)
+        found = {each.result: each.seconds.count for each in app.stats().requests}
+    results = ("ok", "service_error", "no_responders", "timeout", "error")
+    assert found == dict.fromkeys(results, 1)

@@ -36,21 +36,27 @@ class RequestTimes:
     def of(self, send: Send) -> Send:
         """Return `send` with each call measured."""
 
-        async def measured(subject: str, message: Any = None, *args: Any, **kwargs: Any) -> Any:
-            began = time.monotonic()
-            result = "ok"
+        monotonic = time.monotonic
+
+        async def measured(*args: Any, **kwargs: Any) -> Any:
+            began = monotonic()
             try:
-                return await send(subject, message, *args, **kwargs)
+                value = await send(*args, **kwargs)
             except BaseException as error:
-                result = result_of(error)
+                self.add(error, monotonic() - began)
                 raise
-            finally:
-                durations = self._by_result.get(result)
-                if durations is None:
-                    durations = self._by_result[result] = Durations()
-                durations.add(time.monotonic() - began)
+            self.add(None, monotonic() - began)
+            return value
 
         return measured
+
+    def add(self, error: BaseException | None, seconds: float) -> None:
+        """Count a request that has ended, with an error or without."""
+        result = "ok" if error is None else result_of(error)
+        durations = self._by_result.get(result)
+        if durations is None:
+            durations = self._by_result[result] = Durations()
+        durations.add(seconds)
 
     def snapshot(self) -> tuple[RequestStats, ...]:
         """Return what was measured up to now."""

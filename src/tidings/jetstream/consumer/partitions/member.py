@@ -134,6 +134,11 @@ class Member:
             )
         await through_election(self._group.ensure)
 
+    @property
+    def path(self) -> str:
+        """The consumer on the server, as `stream.consumer`."""
+        return ".".join(self.snapshot().on_server)
+
     def _new_name(self) -> str:
         return f"{self._prefix}-{secrets.token_hex(4)}"
 
