@@ -249,6 +249,8 @@ INSIDE = {
         "demo",
         "objects",
         "reload",
+        "running",
+        "plain",
         "run",
         "root",
     ],
