@@ -289,6 +289,8 @@ INSIDE = {
         "keys",
         "kv",
         "reload",
+        "running",
+        "plain",
         "run",
         "root",
     ],

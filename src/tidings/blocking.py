@@ -96,21 +96,28 @@ class BlockingBus(Bus):
             WrongLoopError: called in another event loop on the thread of the app's.
             TidingsError: as `publish`.
         """
-        link = self._current.get("publish_sync")
+        link = self._current.link
+        if link is None:
+            raise self._current.error("publish_sync")
         if force or link.send_publish is not None:
             self._publish_by_loop(link, subject, message, reply_to, force, headers, data_type)
-        elif get_ident() != link.thread:
-            frame = link.frame(subject, message, reply_to, headers, data_type)
+            return
+        outbox = link.outbox
+        plain = type(message) is bytes and data_type is None
+        if get_ident() != link.thread:
+            if plain and not (reply_to or headers):
+                frame = outbox.frame(subject, message)
+            else:
+                frame = link.frame(subject, message, reply_to, headers, data_type)
             link.send_from_thread(frame, "publish_sync")
-        else:
-            outbox = link.outbox
-            if not (outbox.is_scheduled or current_task(link.loop)):
-                link.check("publish_sync")
-            if reply_to or headers:
-                outbox.post(link.frame(subject, message, reply_to, headers, data_type))
-                return
-            plain = type(message) is bytes and data_type is None
-            outbox.publish(subject, message if plain else codec.encode(message, data_type))
+            return
+        # Checked in full only where it may be wrong, as in `publish`.
+        if not (outbox.is_scheduled or current_task(link.loop)):
+            link.check("publish_sync")
+        if reply_to or headers:
+            outbox.post(link.frame(subject, message, reply_to, headers, data_type))
+            return
+        outbox.publish(subject, message if plain else codec.encode(message, data_type))
 
     def _publish_by_loop(
         self,

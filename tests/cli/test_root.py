@@ -73,10 +73,13 @@ def test_without_the_extra_nothing_of_it_is_imported(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", ADVICE)
 
 
-def test_ctrl_c_while_the_command_is_imported_is_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+@pytest.mark.parametrize(("module", "command"), [("typer", "streams"), ("tomllib", "run")])
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(
+    module: str, command: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
     done = subprocess.run(
-        [sys.executable, "-m", "tidings", "run", "service"],
+        [sys.executable, "-m", "tidings", command, "service"],
         capture_output=True,
         text=True,
         check=False,

@@ -31,6 +31,7 @@ def main() -> None:
     _open_standard_streams()
     try:
         _check_extra()
+        _run_plainly(sys.argv[1:])
         from .root import app
 
         app(prog_name="tidings")
@@ -42,6 +43,24 @@ def main() -> None:
         raise
     except KeyboardInterrupt:  # raised during the imports above; later, typer handles it
         sys.exit(130)
+
+
+def _run_plainly(arguments: list[str]) -> None:
+    """Run `tidings run` with the usual arguments, and exit. For everything else, return.
+
+    Raises:
+        SystemExit: the command has run. Its code is the exit code.
+    """
+    if arguments[:1] != ["run"]:
+        return
+    from tidings.transport.sources import from_flags
+
+    from .plain import read
+    from .running import run_app
+
+    options = read(arguments)
+    if options is not None:
+        sys.exit(run_app(options, from_flags({})))
 
 
 def _open_standard_streams() -> None:

@@ -26,6 +26,9 @@ class FrameBridge:
         portal: runs the bridge's coroutines in the loop.
         post: puts a frame into the connection's buffer and returns whether the buffer is crowded.
         make_room: waits until the buffer has room.
+
+    Attributes:
+        size: bytes that the loop has not taken yet.
     """
 
     def __init__(
@@ -38,17 +41,12 @@ class FrameBridge:
         self._post = post
         self._make_room = make_room
         self._frames: deque[bytes] = deque()
-        self._size = 0
+        self.size = 0
         self._taking = False
         self._put = self._taken = 0  # numbers of frames since the start
         self._waiting: list[asyncio.Future[None]] = []
         self._is_held_up = False  # whether the connection's buffer is full
         self._room = threading.Condition()
-
-    @property
-    def size(self) -> int:
-        """Bytes that the loop has not taken yet."""
-        return self._size
 
     def put(self, frame: bytes, call: str = "publish_sync") -> None:
         """Queue a frame from another thread. Blocks while the thread is too far ahead of the loop.
@@ -61,13 +59,13 @@ class FrameBridge:
             NotStartedError: if the loop has ended.
         """
         with self._room:
-            while self._size > MAX_AHEAD:
+            while self.size > MAX_AHEAD:
                 if not self._room.wait(timeout=1) and self._portal.is_over:
                     raise NotStartedError(call)
             if self._portal.is_over:
                 raise NotStartedError(call)
             self._frames.append(frame)
-            self._size += len(frame)
+            self.size += len(frame)
             self._put += 1
             wake = not self._taking
             self._taking = True
@@ -81,7 +79,7 @@ class FrameBridge:
         while frames := self._next_batch():
             while frames:
                 try:
-                    crowded = self._post(frames[0])
+                    crowded = self._post_some(frames)
                 except BufferFullError:
                     # The call has already returned, so keep the frame until there is room. The
                     # check before put() refuses further messages in the meantime.
@@ -97,12 +95,31 @@ class FrameBridge:
                     )
                     self._taken += len(frames)
                     break
-                frames.popleft()
-                self._taken += 1
-                self._is_held_up = False
                 if crowded:
                     await self._make_room()
             self._wake_waiting()
+
+    def _post_some(self, frames: deque[bytes]) -> bool:
+        """Post frames and take them from the queue, until the buffer is crowded. Returns whether
+        it is.
+
+        Raises:
+            BufferFullError, ConnectionClosedError: the first frame that is left was not posted.
+        """
+        post, posted = self._post, 0
+        try:
+            for frame in frames:
+                crowded = post(frame)
+                posted += 1
+                if crowded:
+                    return True
+            return False
+        finally:
+            if posted:
+                self._is_held_up = False
+                self._taken += posted
+            for _ in range(posted):
+                frames.popleft()
 
     async def taken(self) -> None:
         """Wait until the loop has taken all frames that were queued before this call.
@@ -125,7 +142,7 @@ class FrameBridge:
     def _next_batch(self) -> deque[bytes]:
         with self._room:
             frames, self._frames = self._frames, deque()
-            self._size = 0
+            self.size = 0
             self._taking = bool(frames)
             self._room.notify_all()
         return frames

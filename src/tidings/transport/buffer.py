@@ -42,6 +42,7 @@ class Buffer(FrameQueue):
         limit: the largest number of bytes that may wait.
 
     Attributes:
+        is_closed: whether the buffer refuses all messages.
         limit: the largest number of bytes that may wait.
         written: number of messages passed to a socket.
         written_bytes: number of bytes passed to a socket, including control lines.
@@ -50,7 +51,6 @@ class Buffer(FrameQueue):
 
     __slots__ = (
         "_astray",
-        "_closed",
         "_confirmed",
         "_controls",
         "_held",
@@ -58,6 +58,7 @@ class Buffer(FrameQueue):
         "_pings",
         "_socket",
         "_subjects",
+        "is_closed",
         "limit",
         "possibly_lost",
         "written",
@@ -73,15 +74,10 @@ class Buffer(FrameQueue):
         self._controls = 0  # the number of frames that are not messages
         self._socket: SocketTransport | None = None
         self._held = False  # whether `hold` stops all writes
-        self._closed = False
+        self.is_closed = False
         self._pings: deque[tuple[asyncio.Future[Any] | None, int]] = deque()
         self._last_ping = 0.0
         self._confirmed = 0
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the buffer refuses all messages."""
-        return self._closed
 
     @property
     def waiting(self) -> int:
@@ -184,13 +180,13 @@ class Buffer(FrameQueue):
             )
 
     def _on_crowded(self) -> bool:
-        if not self._closed:
+        if not self.is_closed:
             self.write()  # only frames that have to wait count towards the limit
             if self.size <= self.limit:
                 return self._socket is not None
         self.size -= len(self._frames.pop())
         self.refused += 1
-        if self._closed:
+        if self.is_closed:
             raise ConnectionClosedError("publish")
         raise BufferFullError("publish", self.size, self.limit)
 
@@ -298,5 +294,5 @@ class Buffer(FrameQueue):
 
     def close(self) -> None:
         """Refuse all messages from now on."""
-        self._closed = True
+        self.is_closed = True
         self._threshold = 0
