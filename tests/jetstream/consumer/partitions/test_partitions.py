@@ -424,6 +424,29 @@ async def test_an_instance_that_loses_its_connection_for_long_cancels_its_runs_b
     assert "has lost its 1 partitions" in caplog.text
 
 
+async def test_messages_that_are_lost_with_their_connection_are_handled_in_order_all_the_same(
+    ops: App, nats_server: NATSServer, stream: Stream
+) -> None:
+    runs = Runs()
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("svc", servers=proxy.url, drain_timeout=5, reconnect_time_wait=0.05)
+        consume(app, stream, runs, partitions=1, inactive_threshold=20)
+        async with app:
+            await publish(ops, stream, "a", 0)
+            await runs.has("a", 1)
+            name = app.stats().consumers[0].member
+            path = f"CONSUMER.INFO.{stream.name}-g.{name}"
+            proxy.freeze()
+            await publish(ops, stream, "a", *range(1, 11))
+            async with asyncio.timeout(20):
+                while (await ops.js.api.call(path))["delivered"]["consumer_seq"] < 11:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+            proxy.cut()
+            proxy.thaw()
+            await publish(ops, stream, "a", *range(11, 15))
+            assert await runs.has("a", 15) == list(range(15))
+
+
 async def test_a_group_goes_on_after_a_restart_of_the_server(
     server: NATSServer, stream: Stream
 ) -> None:

@@ -76,7 +76,7 @@ async def test_the_messages_of_a_killed_process_are_handled_by_the_others_in_ord
         await asyncio.to_thread(second.wait_for, "begin", 20)
         group.kill(second)
         await asyncio.to_thread(first.wait_for, "handles 16 of the 16", 2)
-        await group.publish(publisher, 1)
+    await group.publish(publisher, 1)
     await group.has_handled_all()
     again = group.check()
     assert len(again) <= 16, "more messages than the killed process had at work"
@@ -93,7 +93,7 @@ async def test_a_rolling_restart_handles_each_message_once_and_in_order(
             new = group.add()
             await group.has_partitions(new)
             assert await asyncio.to_thread(old.stop) == 0
-        await group.publish(publisher, 1)
+    await group.publish(publisher, 1)
     await group.has_handled_all()
     assert group.check() == []
 

@@ -67,7 +67,9 @@ class Assignment(Consumer):
 
     Attributes:
         partitions: as above.
-        lost: set when the lease is over, or the consumer is gone.
+        over: set when another consumer has to be taken, because the lease is over, the consumer is
+            gone, or deliveries were lost on their way.
+        is_lost: whether the lease is over, or the consumer is gone.
     """
 
     def __init__(
@@ -90,7 +92,10 @@ class Assignment(Consumer):
             seat, api, pool, concurrency=concurrency, middlewares=middlewares, trace=trace
         )
         self.partitions = partitions
-        self.lost = asyncio.Event()
+        self.over = asyncio.Event()
+        self.is_lost = False
+        self._next_delivery = 1
+        seat.on_gap = self._on_gap
         self._seat = seat
         self._keys = keys
         self._layout = layout
@@ -123,7 +128,7 @@ class Assignment(Consumer):
 
     @property
     def _is_sure(self) -> bool:
-        return not self.lost.is_set() and self._loop.time() < self._until
+        return not self.is_lost and self._loop.time() < self._until
 
     def _extend(self, since: float) -> None:
         """The server has the consumer, and a pull that was sent at this time."""
@@ -135,7 +140,7 @@ class Assignment(Consumer):
     async def _renew(self) -> None:
         """Renew the lease with a pull, as long as the server has the consumer."""
         interval = self._lease / RENEWALS
-        while not self.lost.is_set():
+        while not self.is_lost:
             began = self._loop.time()
             is_sent = self._puller.renew()
             try:
@@ -157,9 +162,10 @@ class Assignment(Consumer):
 
     def _lose(self, reason: str) -> None:
         """End all runs: another instance may have the partitions soon."""
-        if self.lost.is_set():
+        if self.is_lost:
             return
-        self.lost.set()
+        self.is_lost = True
+        self.over.set()
         if self.partitions and not self._is_retiring:
             logger.warning(
                 "%s: this instance has lost its %d partitions of %s: %s. %d runs are cancelled, "
@@ -181,19 +187,38 @@ class Assignment(Consumer):
     def _take(self, frames: list[Frame]) -> None:
         now = self._loop.time()
         for frame in frames:
-            _, delivered, sequence, _ = delivery(frame[2])
+            _, delivered, sequence, place = delivery(frame[2])
             if not delivered:
                 self._puller.drop_foreign()
                 continue
+            if place != self._next_delivery:
+                self._on_gap()
+            self._next_delivery = place + 1
             self._received += 1
             self._redelivered += delivered > 1
-            if self._is_retiring or self.lost.is_set():
+            if self._is_retiring or self.is_lost:
                 self._returned += 1  # the end of the consumer gives it back
                 self._set_aside += 1
                 continue
             self._arrive(frame, sequence, now)
         if self._is_ready():
             self._call_worker()
+
+    def _on_gap(self) -> None:
+        """Take another consumer, because deliveries were lost, such as those on a connection that
+        broke.
+
+        The server delivers them again after `ack_wait`, and later messages of their keys before.
+        A new consumer delivers everything in its order.
+        """
+        if not self._is_retiring:
+            logger.info(
+                "%s: deliveries were lost on their way, so everything is delivered again in order",
+                self.name,
+                extra={"listener": self.name, "stream": self._layout.stream},
+            )
+            self.retire()
+        self.over.set()
 
     def _arrive(self, frame: Frame, sequence: int, now: float) -> None:
         key = self._keys.of(split_partition(frame[1])[1])
@@ -386,7 +411,7 @@ class Assignment(Consumer):
         The server reads the acknowledgements of a consumer in their order.
         """
         connection = self._api.connection
-        if self._last_settled and not self.lost.is_set() and connection.state == "connected":
+        if self._last_settled and not self.is_lost and connection.state == "connected":
             with contextlib.suppress(TidingsError):
                 await connection.request(self._last_settled, IN_PROGRESS, b"", CONFIRM)
 

@@ -177,10 +177,10 @@ class Member:
         )
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, or until the app stops or the partitions are lost."""
+        """Wait, or until the app stops or another consumer has to be taken."""
         events = [self._stopping]
-        if self._assignment is not None and not self._assignment.lost.is_set():
-            events.append(self._assignment.lost)
+        if self._assignment is not None and not self._assignment.over.is_set():
+            events.append(self._assignment.over)
         waits = [asyncio.create_task(each.wait()) for each in events]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -215,9 +215,10 @@ class Member:
             TidingsError: the server does not answer, or refuses.
         """
         now = self._assignment
-        if now is not None and now.lost.is_set():
+        if now is not None and now.over.is_set():
             await self._leave()
-            self.id = self._new_name()  # somebody may still be about to delete the old consumer
+            if now.is_lost:
+                self.id = self._new_name()  # somebody may be about to delete the old consumer
         config = await self._group.read()
         if config is None:
             await self._group.ensure()  # somebody has deleted it

@@ -6,6 +6,7 @@ for partitions that another member still has.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from tidings.jetstream.consumer.priority import Pinned
 from tidings.jetstream.consumer.remote import ANSWER, RemoteConsumer
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.filters import filters_of
+from tidings.jetstream.message import delivery
 
 # Seconds to wait for a new consumer. In a cluster, its replicas elect a leader first.
 CREATION = 2.0
@@ -53,12 +55,16 @@ class Seat(RemoteConsumer):
         api: the JetStream API.
         name: the member's name.
         filters: the filters of its partitions.
+
+    Attributes:
+        on_gap: called when deliveries were lost on their way.
     """
 
     def __init__(
         self, spec: ConsumerSpec, api: JetStreamApi, name: str, filters: list[str]
     ) -> None:
         super().__init__(spec, api, name, _never)
+        self.on_gap: Callable[[], None] = _nothing
         self._filters = filters
 
     async def take(self) -> bool:
@@ -117,6 +123,9 @@ class Seat(RemoteConsumer):
         if info is None:
             raise JetStreamApiError(404, ErrorCode.CONSUMER_NOT_FOUND, f"{self._called} is gone")
         self._take(info)
+        # The pulls have ended, and all that they have brought is here.
+        if info["delivered"]["consumer_seq"] != delivery(self.last_reply)[3]:
+            self.on_gap()
 
     async def unpin(self, pin: str) -> None:
         """Does nothing: the end of the consumer ends the pin."""
@@ -135,6 +144,10 @@ class Seat(RemoteConsumer):
         except JetStreamApiError as error:
             if error.err_code not in (ErrorCode.CONSUMER_NOT_FOUND, ErrorCode.STREAM_NOT_FOUND):
                 raise
+
+
+def _nothing() -> None:
+    """What happens before there is an assignment."""
 
 
 async def _never(stream: str) -> bool:
