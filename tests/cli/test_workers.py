@@ -209,3 +209,31 @@ def test_what_runs_once_a_process_and_what_once_in_all(
     counts = [process.count(f"^{what}") for what in ("startup", "task", "watch-7")]
     assert counts == [workers] * 3
     assert [process.count(f"^{what}") for what in ("event", "audit")] == [10, 10]
+
+
+LEADING = """
+import asyncio, os
+from tidings import App
+
+app = App("leading")
+
+
+@app.leader(name="SUBJECT", lease=2)
+async def lead():
+    os.write(1, b"leads in %d\\n" % os.getpid())
+    await asyncio.sleep(1000)
+"""
+
+
+def test_one_of_the_workers_leads_and_after_its_kill_another_one(
+    start: Start, write: Write
+) -> None:
+    write(LEADING)
+    process = start("run", "service", "--workers", "2")
+    process.wait_for("leading listens", 2)
+    first = int(process.wait_for(r"leads in (\d+)")[1])
+    assert process.count("leads in") == 1
+    os.kill(first, signal.SIGKILL)
+    second = int(process.wait_for(r"leads in (\d+)", 2)[1])
+    assert second != first
+    assert process.stop() == 0

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 
 from tidings.checks import Seconds, check_name, check_seconds
 from tidings.concurrency.backoff import Backoff, is_rare
+from tidings.concurrency.portal import Portal
 from tidings.current_link import CurrentLink
 from tidings.deadlines import in_time
 from tidings.error_codes import ErrorCode
@@ -150,9 +151,16 @@ class Lock:
             current.run(enter(), "lock", "async with app.lock(...)")
         except BaseException as error:
             if link is not None and not isinstance(error, TidingsError):  # such as Ctrl-C
-                link.portal.submit(self._give_up(entering), "lock")
+                self._give_up_in_loop(link.portal, entering)
             raise
         return self
+
+    def _give_up_in_loop(self, portal: Portal, entering: list[asyncio.Task[object]]) -> None:
+        work = self._give_up(entering)
+        try:
+            portal.submit(work, "lock")
+        except NotStartedError:  # the app has ended meanwhile, and the lock with it
+            work.close()
 
     async def _give_up(self, entering: list[asyncio.Task[object]]) -> None:
         """Release the lock, or wait for it no longer: its thread was interrupted."""
