@@ -108,7 +108,8 @@ class Lookout:
             return
         for sid in list(islice(self._channels, AT_A_TIME)):
             self._channels.move_to_end(sid)
-            connection.outbox.post(self._question(sid))
+            # As a control line: a question that gets lost is no lost message.
+            connection.outbox.control(self._question(sid))
 
     @property
     def _is_crowded(self) -> bool:
@@ -143,7 +144,7 @@ class Lookout:
         if self._is_crowded:
             return  # the next question gets the same answer
         block = _trace_block(f"{self._inbox}.t{channel.sid}")
-        self._connection.outbox.post(publish_headers_frame(channel.peer, b"", block, b""))
+        self._connection.outbox.control(publish_headers_frame(channel.peer, b"", block, b""))
 
     def _on_trace(self, channel: Channel, body: bytes) -> None:
         try:
