@@ -87,8 +87,9 @@ async def asked(service: App, times: int = 3) -> None:
     """Wait until the only open stream was asked about that often."""
     found = watch(service)
     outbox = found._connection.outbox
-    before = outbox.written
-    await until(lambda: outbox.written >= before + times)
+    [question] = await until(lambda: list(found._questions.values()))
+    before = outbox.written_bytes
+    await until(lambda: outbox.written_bytes >= before + times * len(question))
 
 
 @pytest.mark.parametrize("requester", [STREAM, PLAIN], ids=["app.stream", "nats-py"])
@@ -138,6 +139,25 @@ async def test_the_idle_generator_is_closed_when_a_plain_client_unsubscribes(
         await answers.unsubscribe()
         await foreign.flush()
         await rows.until_closed()
+
+
+async def test_a_question_is_no_message_that_may_be_lost(
+    server: NATSServer, make_app: Callable[..., App], run_program: RunProgram
+) -> None:
+    rows = Rows()
+    service = make_app(server)
+    service.listen("rows")(rows)
+    async with service:
+        program = run_program(STREAM)
+        await asyncio.to_thread(program.wait_for, "row 0")
+        await service.flush()
+        before = service.stats().connection
+        await asked(service, 5)
+        after = service.stats().connection
+        assert after.sent - before.sent == after.possibly_lost - before.possibly_lost == 0
+        await asyncio.to_thread(server.kill)
+        await rows.until_closed()
+        assert service.stats().connection.possibly_lost == before.possibly_lost
 
 
 async def test_a_plain_client_gets_items_only_and_its_limit_of_messages_counts_them_only(
@@ -290,7 +310,7 @@ class FakeOutbox:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
-    def post(self, frame: bytes) -> None:
+    def control(self, frame: bytes) -> None:
         self.frames.append(frame)
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tidings.transport.connection import Connection
 
 # Seconds between two questions about a stream, and the most questions at a time. So one stream is
-# asked about 50 times a second, and more than 20 of them share 1,000 questions a second. Each costs
-# the server about 13 us and the service about 4 us. Nothing is sent to the requester.
+# asked about 50 times a second, and more than 20 of them share 1,000 questions a second. That many
+# cost the service 0.6 % of a processor core, and the server 3 %: it writes a trace for each.
 INTERVAL, AT_A_TIME = 0.02, 20
 # Reply subjects of requesters in another account or behind a gateway. The server sends no 503 for
 # another account, and a trace would end the way of the replies.
@@ -108,7 +108,8 @@ class Lookout:
             return
         for sid in list(islice(self._channels, AT_A_TIME)):
             self._channels.move_to_end(sid)
-            connection.outbox.post(self._question(sid))
+            # As a control line: a question that gets lost is no lost message.
+            connection.outbox.control(self._question(sid))
 
     @property
     def _is_crowded(self) -> bool:
@@ -143,7 +144,7 @@ class Lookout:
         if self._is_crowded:
             return  # the next question gets the same answer
         block = _trace_block(f"{self._inbox}.t{channel.sid}")
-        self._connection.outbox.post(publish_headers_frame(channel.peer, b"", block, b""))
+        self._connection.outbox.control(publish_headers_frame(channel.peer, b"", block, b""))
 
     def _on_trace(self, channel: Channel, body: bytes) -> None:
         try:
