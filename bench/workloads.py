@@ -194,6 +194,9 @@ SUBSCRIPTIONS = (1, 100, 1000)
 PREFETCH = 256
 """Messages that a consumer may hold while it handles one."""
 
+WIDE = 4_096
+"""Messages that a publisher may hold for a stream where the server acknowledges many at once."""
+
 QUOTED = 5
 """Rounds of the rows that other texts quote."""
 
@@ -312,12 +315,21 @@ def _streams() -> Iterator[Workload]:
         quick=False,
     )
     yield Workload(
+        "js_publish_wide",
+        "js_publish",
+        "js_publish_window",
+        ("tidings", "nats-py", "libnats"),
+        5_000,
+        in_flight=WIDE,
+        quick=False,
+    )
+    yield Workload(
         "js_publish_batched",
         "js_publish",
         "js_publish_batched",
         _TIDINGS,
         5_000,
-        in_flight=256,
+        in_flight=WIDE,
         quick=False,
     )
     for name in ("key_value_put", "key_value_get"):

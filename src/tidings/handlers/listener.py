@@ -215,16 +215,17 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             size: the size of all headers and bodies, in bytes.
             frames: the messages.
         """
-        self._received += len(frames)
-        if self._received >= self._measure_at:
-            self._measure_next(len(frames))
+        count = len(frames)
+        self._received = received = self._received + count
+        if received >= self._measure_at:
+            self._measure_next(count)
         queue = self._queue
-        crowded = len(queue) + len(frames) > self._msgs_limit
-        if crowded or self._pending_bytes + size > self._bytes_limit:
+        pending = self._pending_bytes + size
+        if len(queue) + count > self._msgs_limit or pending > self._bytes_limit:
             self._deliver_crowded(frames)
         else:
             queue.extend(frames)
-            self._pending_bytes += size
+            self._pending_bytes = pending
         # `_call_worker` written out: with many listeners, few messages arrive for each at a time.
         if not self._waking and self._busy < self._concurrency:
             self._waking = True

@@ -78,7 +78,7 @@ class Parser:
     def __init__(self, admit: Callable[[int, str], bool] = _admit_all) -> None:
         self.malformed = 0
         self._admit = admit
-        self._known: dict[bytes, _Line] = {}
+        self._known: dict[bytes, _Line] = {}  # by the line with its line end
         self._heads: dict[bytes, tuple[int, str]] = {}  # b"MSG subject sid" of lines with a reply
         self._sizes: dict[bytes, int] = {}  # the size at the end of a line, by its digits
         self._transient: dict[bytes, tuple[int, bytes]] = {}
@@ -132,11 +132,12 @@ class Parser:
                 if stop < 0:
                     start = self._skip_endless(start, end)
                     break
-                line = data[start:stop]
-                parsed = self._known.get(line) or self._parse_line(line)
                 body = stop + 2
+                last = data[start:body]
+                parsed = self._known.get(last) or self._parse_line(last[:-2])
                 if parsed is None:
-                    control = _parse_control(line)
+                    last, header_size, size = CRLF, 1, -2
+                    control = _parse_control(data[start:stop])
                     if control is None:
                         self.malformed += 1
                     else:
@@ -148,7 +149,6 @@ class Parser:
                     start = body
                     continue
                 sid, subject, reply, header_size, size = parsed
-                last = data[start:body]
             stop = body + size
             if stop + 2 > end:
                 start, need = body, size + 2
@@ -254,7 +254,7 @@ class Parser:
         if words[-1].isdigit() and len(self._sizes) < MAX_KNOWN_LINES:
             self._sizes[words[-1]] = parsed[4]
         if not parsed[2]:
-            self._known[line] = parsed
+            self._known[line + CRLF] = parsed
         elif not parsed[3] and words[0].count(b" ") == 2:
             self._heads[words[0]] = parsed[:2]
 

@@ -71,8 +71,9 @@ class Dispatch:
     def take(self, data: bytes) -> None:
         """Parse a chunk of bytes and deliver the messages that it completes. Never raises."""
         self.received_bytes += len(data)
+        find = self._routes.get
         for sid, size, frames in self.parser.feed(data):
-            deliver = self._routes.get(sid)
+            deliver = find(sid)
             try:
                 if deliver is not None:
                     self.received += len(frames)
