@@ -60,6 +60,14 @@ def partitions_of(app: App) -> int:
     return app.stats().consumers[0].partitions or 0
 
 
+async def has_reached(ops: App, stream: Stream, app: App, what: str, count: int) -> None:
+    """Wait until the server says so of the consumer of an instance."""
+    path = f"CONSUMER.INFO.{stream.name}-g.{app.stats().consumers[0].member}"
+    async with asyncio.timeout(20):
+        while (await ops.js.api.call(path))[what]["consumer_seq"] < count:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+
+
 class Runs:
     """A handler that keeps the numbers that it has handled by key."""
 
@@ -434,13 +442,10 @@ async def test_messages_that_are_lost_with_their_connection_are_handled_in_order
         async with app:
             await publish(ops, stream, "a", 0)
             await runs.has("a", 1)
-            name = app.stats().consumers[0].member
-            path = f"CONSUMER.INFO.{stream.name}-g.{name}"
+            await has_reached(ops, stream, app, "ack_floor", 1)
             proxy.freeze()
             await publish(ops, stream, "a", *range(1, 11))
-            async with asyncio.timeout(20):
-                while (await ops.js.api.call(path))["delivered"]["consumer_seq"] < 11:  # noqa: ASYNC110 - no event
-                    await asyncio.sleep(0.01)
+            await has_reached(ops, stream, app, "delivered", 11)
             proxy.cut()
             proxy.thaw()
             await publish(ops, stream, "a", *range(11, 15))
