@@ -197,6 +197,7 @@ INSIDE = {
         "group",
         "seat",
         "lanes",
+        "done",
         "assignment",
         "member",
     ],
