@@ -219,6 +219,7 @@ INSIDE = {
         "group",
         "seat",
         "lanes",
+        "done",
         "assignment",
         "member",
     ],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tidings import ConfigError
 from tidings.jetstream.consumer.layout import Layout
+from tidings.jetstream.consumer.partitions.done import Done
 from tidings.jetstream.consumer.partitions.leases import Activity, Leases
 from tidings.jetstream.consumer.partitions.members import GroupConfig
 
@@ -149,3 +150,27 @@ def test_a_member_without_a_consumer_is_forgotten() -> None:
     for second in range(101, 110):
         assert leases.look({}, second) == []
     assert leases.look({"a": IDLE}, 110) == []
+
+
+# What was done.
+
+
+def test_a_message_that_was_done_is_known_by_its_sequence_and_its_time() -> None:
+    done = Done()
+    done.add("$JS.ACK.S-g.m.1.5.9.111.0")
+    assert "$JS.ACK.S-g.other.2.5.30.111.7" in done
+    assert "$JS.ACK.hub.ACC.S-g.other.2.5.30.111.7" in done
+    assert "$JS.ACK.hub.ACC.S-g.other.2.5.30.111.7.x" in done
+    assert "$JS.ACK.S-g.m.1.6.9.111.0" not in done
+    assert "$JS.ACK.S-g.m.1.5.9.222.0" not in done, "another stream of the same name"
+
+
+def test_only_the_newest_messages_that_were_done_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tidings.jetstream.consumer.partitions.done.MOST", 2)
+    done = Done()
+    replies = [f"$JS.ACK.S-g.m.1.{number}.1.1.0" for number in range(3)]
+    for reply in replies:
+        done.add(reply)
+    assert [reply in done for reply in replies] == [False, True, True]

@@ -60,6 +60,14 @@ def partitions_of(app: App) -> int:
     return app.stats().consumers[0].partitions or 0
 
 
+async def has_reached(ops: App, stream: Stream, app: App, what: str, count: int) -> None:
+    """Wait until the server says so of the consumer of an instance."""
+    path = f"CONSUMER.INFO.{stream.name}-g.{app.stats().consumers[0].member}"
+    async with asyncio.timeout(20):
+        while (await ops.js.api.call(path))[what]["consumer_seq"] < count:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+
+
 class Runs:
     """A handler that keeps the numbers that it has handled by key."""
 
@@ -434,17 +442,43 @@ async def test_messages_that_are_lost_with_their_connection_are_handled_in_order
         async with app:
             await publish(ops, stream, "a", 0)
             await runs.has("a", 1)
-            name = app.stats().consumers[0].member
-            path = f"CONSUMER.INFO.{stream.name}-g.{name}"
+            await has_reached(ops, stream, app, "ack_floor", 1)
             proxy.freeze()
             await publish(ops, stream, "a", *range(1, 11))
-            async with asyncio.timeout(20):
-                while (await ops.js.api.call(path))["delivered"]["consumer_seq"] < 11:  # noqa: ASYNC110 - no event
-                    await asyncio.sleep(0.01)
+            await has_reached(ops, stream, app, "delivered", 11)
             proxy.cut()
             proxy.thaw()
             await publish(ops, stream, "a", *range(11, 15))
             assert await runs.has("a", 15) == list(range(15))
+
+
+async def test_a_message_whose_acknowledgement_is_lost_is_not_handled_again_here(
+    ops: App, nats_server: NATSServer, stream: Stream
+) -> None:
+    go_on = asyncio.Event()
+
+    class Held(Runs):
+        async def run(self, key: str, msg: Any) -> None:
+            await go_on.wait()
+
+    runs = Held()
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("svc", servers=proxy.url, drain_timeout=5, reconnect_time_wait=0.05)
+        consume(app, stream, runs, partitions=1, inactive_threshold=20, ack_wait=1)
+        async with app:
+            await publish(ops, stream, "a", 0, 1)
+            await until(lambda: runs.at_work)
+            proxy.freeze()
+            go_on.set()
+            await until(lambda: app.stats().consumers[0].acked == 2)
+            proxy.cut()  # with the acknowledgements in it
+            proxy.thaw()
+            await publish(ops, stream, "a", 2)
+            await runs.has("a", 3)
+            await until(lambda: app.stats().consumers[0].copies >= 2)
+            assert runs.by_key["a"] == [0, 1, 2]
+    info = await ops.js.api.call(f"STREAM.INFO.{stream.name}-g")
+    assert info["state"]["messages"] == 0
 
 
 async def test_a_group_goes_on_after_a_restart_of_the_server(

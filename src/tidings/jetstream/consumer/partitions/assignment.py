@@ -17,9 +17,11 @@ from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.consumer import Consumer
 from tidings.jetstream.consumer.layout import Keys, Layout, split_partition
+from tidings.jetstream.consumer.partitions.done import Done
 from tidings.jetstream.consumer.partitions.lanes import Arrival, Lanes
 from tidings.jetstream.consumer.partitions.seat import Seat
 from tidings.jetstream.message import (
+    ACK,
     IN_PROGRESS,
     Metadata,
     Settlement,
@@ -63,6 +65,7 @@ class Assignment(Consumer):
         lease: seconds of the lease.
         since: the loop's time at which the consumer was asked for.
         has: returns whether the work queue still has the message with this sequence.
+        done: the messages that this instance has settled, also in earlier assignments.
         trace: follows the messages; None if nothing does.
 
     Attributes:
@@ -86,6 +89,7 @@ class Assignment(Consumer):
         lease: float,
         since: float,
         has: Callable[[int], Awaitable[bool]],
+        done: Done,
         trace: HandlerTrace | None = None,
     ) -> None:
         super().__init__(
@@ -102,6 +106,7 @@ class Assignment(Consumer):
         self._lease = lease
         self._since = since
         self._has = has
+        self._done_before = done
         self._lanes = Lanes()
         # Of a queue, the base class needs its length, its messages and `clear`.
         self._queue = cast("deque[Frame]", self._lanes)
@@ -200,9 +205,18 @@ class Assignment(Consumer):
                 self._returned += 1  # the end of the consumer gives it back
                 self._set_aside += 1
                 continue
+            if frame[2] in self._done_before:
+                self._acknowledge_again(frame)
+                continue
             self._arrive(frame, sequence, now)
         if self._is_ready():
             self._call_worker()
+
+    def _acknowledge_again(self, frame: Frame) -> None:
+        """Settle a message whose handler has returned before: the acknowledgement was lost."""
+        self._set_aside += 1
+        with contextlib.suppress(TidingsError):  # closed: the server delivers it again
+            self._api.connection.outbox.ack(frame[2], ACK)
 
     def _on_gap(self) -> None:
         """Take another consumer, because deliveries were lost, such as those on a connection that
@@ -281,6 +295,7 @@ class Assignment(Consumer):
                 self._comes_again.add(message.reply)
             else:
                 self._last_settled = message.reply
+                self._done_before.add(message.reply)
 
     def _message(self, frame: Frame) -> StreamMessage[Any]:
         """Return a message as it is in the stream, and not as it is in the work queue."""

@@ -20,6 +20,7 @@ from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.instances import fitted
 from tidings.jetstream.consumer.layout import Keys
 from tidings.jetstream.consumer.partitions.assignment import RENEWALS, Assignment
+from tidings.jetstream.consumer.partitions.done import Done
 from tidings.jetstream.consumer.partitions.group import PartitionGroup
 from tidings.jetstream.consumer.partitions.leases import Leases
 from tidings.jetstream.consumer.partitions.members import OWN, GroupConfig
@@ -107,6 +108,7 @@ class Member:
         self._loop = asyncio.get_running_loop()
         self._assignment: Assignment | None = None
         self._ended: ConsumerStats | None = None  # the counts of the assignments before
+        self._done = Done()
         self._leases = Leases(self._lease)
         self._absent: dict[str, float] = {}  # members without a consumer, and since when
         self._is_measured = False
@@ -324,6 +326,7 @@ class Member:
             lease=self._lease,
             since=since,
             has=self._group.has,
+            done=self._done,
             trace=self._trace,
         )
         if self._is_measured:
