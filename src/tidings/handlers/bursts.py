@@ -50,12 +50,9 @@ class BurstListener(Listener):
         answer = None if self.spec.no_reply else self._answer
         # The core adds answers to the queue of a Link. Another sender gets them through `_answer`.
         outbox = getattr(self._sender, "outbox", None)
+        size, differ = surroundings.size, surroundings.differ_from
         first = self, queue, self._decode, Message
-        last = (
-            *(answer, outbox, self._sender),
-            *(context, surroundings.size, surroundings.differ_from),
-            *self._slow,
-        )
+        last = (answer, outbox, self._sender, context, size, differ, *self._slow)
         self._waking = False
         self._busy += 1
         self._worked -= time.monotonic()
@@ -90,12 +87,16 @@ class BurstListener(Listener):
                     add, shortest = self._slow
                     if add is not None and (seconds := time.monotonic() - began) > shortest:
                         add(seconds)
-                if len(context) != surroundings.size and surroundings.differ_from(context):
+                if len(context) != size and differ(context):
                     return False
             return stop is None
-        finally:
+        finally:  # `_leave` written out, as in `Listener.work`
             self._worked += time.monotonic()
-            self._leave()
+            self._busy -= 1
+            if queue:
+                self._call_worker()
+            if self._finished is not None:
+                self._check_finished()
 
 
 @types.coroutine
