@@ -57,7 +57,7 @@ def test_more_members_than_partitions_stand_by() -> None:
 
 
 def test_partitions_that_an_operator_has_given_to_members_are_followed_and_not_changed() -> None:
-    mappings = [{"member": "x", "partitions": [3, 1]}, {"member": "y", "partitions": [0, 2]}]
+    mappings = [{"member": "x", "partitions": [3, 1, 4, -1]}, {"member": "y", "partitions": [0, 2]}]
     there = config(max_members=4, member_mappings=mappings)
     assert there.partitions_of("x") == (1, 3)
     assert there.partitions_of("tidings-a") == ()

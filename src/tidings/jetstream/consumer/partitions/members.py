@@ -116,10 +116,10 @@ class GroupConfig(msgspec.Struct, frozen=True):
 
         The tool and the libraries of the layout calculate the same.
         """
+        count = self.stored.max_members
         for each in self.stored.member_mappings or ():
             if each.member == member:
-                return tuple(sorted(set(each.partitions)))
-        count = self.stored.max_members
+                return tuple(sorted({part for part in each.partitions if 0 <= part < count}))
         members = () if self.is_mapped else self.members[:count]
         if member not in members:
             return ()
