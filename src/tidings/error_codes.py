@@ -24,6 +24,7 @@ class ErrorCode(enum.IntEnum):
     WRONG_LAST_SEQUENCE = 10071
     NOT_ENABLED = 10076
     WORK_QUEUE_REQUIRES_ACK = 10084
+    WORK_QUEUE_FILTER_TAKEN = 10100  # another consumer of the work queue has one of the filters
     MAX_ACK_PENDING_EXCEEDED = 10121
     CONSUMER_EXISTS = 10148
     DUPLICATE_IN_PROCESS = 10158  # the same message id is being stored

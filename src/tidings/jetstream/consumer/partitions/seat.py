@@ -24,8 +24,6 @@ from tidings.jetstream.message import delivery
 
 # Seconds to wait for a new consumer. In a cluster, its replicas elect a leader first.
 CREATION = 2.0
-# The server's number for: another consumer of the work queue has one of the filters.
-NOT_UNIQUE = 10100
 
 
 def seat_spec(spec: ConsumerSpec, lease: float) -> ConsumerSpec:
@@ -83,7 +81,7 @@ class Seat(RemoteConsumer):
         try:
             info = await self._create(config)
         except JetStreamApiError as error:
-            if error.err_code != NOT_UNIQUE:
+            if error.err_code != ErrorCode.WORK_QUEUE_FILTER_TAKEN:
                 raise
             return False
         if set(filters_of(info["config"])) != set(self._filters):
