@@ -108,4 +108,5 @@ print("loaded", sorted({"typer", "pydantic", "rich", "watchfiles"} & set(sys.mod
     )
     process = start("run", "service:app")
     process.wait_for(r"loaded \[\]")
+    process.wait_for("plain listens")
     assert process.stop() == 0
