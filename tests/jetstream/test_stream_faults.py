@@ -173,10 +173,10 @@ async def test_a_slow_handler_holds_no_more_than_it_works_on(
     app = make_app(streams=[stream])
     started = []
 
-    @app.consume(stream.name, durable="d", data_type=int, ack_wait=0.5, concurrency=2)
+    @app.consume(stream.name, durable="d", data_type=int, ack_wait=1, concurrency=2)
     async def slow(msg: StreamMessage[int]) -> None:
         started.append(msg.data)
-        await asyncio.sleep(0.8)  # the work
+        await asyncio.sleep(1.4)  # the work
 
     async with app:
         for number in range(6):

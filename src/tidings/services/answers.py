@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from tidings.errors import ConnectionLostError
+from tidings.errors import TidingsError
 from tidings.headers import Headers
 from tidings.log import logger
 from tidings.protocol.parser import Frame
@@ -28,11 +28,24 @@ class Answers(Generic[T]):
     """The answers to one question.
 
     Args:
+        subject: the subject of the question.
         read: reads an answer.
         most: the number of valid answers to wait for.
+
+    Attributes:
+        subject: the same.
+        target: the same: what the server names if it denies the question.
+        sid: the subscription of the answers.
+        valid: the answers.
+        skipped: the number of those that are not valid.
+        is_over: whether no more answers are wanted.
+        error: why no more answers come; None if nothing failed.
     """
 
-    def __init__(self, read: Reader[T], most: int) -> None:
+    def __init__(self, subject: str, read: Reader[T], most: int) -> None:
+        self.subject = self.target = subject
+        self.sid = 0
+        self.error: TidingsError | None = None
         self.valid: list[T] = []
         self.skipped = 0
         self.is_over = False
@@ -71,9 +84,19 @@ class Answers(Generic[T]):
         flooded = self.skipped >= MOST_ANSWERS or self._bytes >= MOST_BYTES
         self.is_over = answered or flooded
 
+    def fail(self, error: TidingsError) -> None:
+        """Wait no longer: the connection is lost, or the server denies the question."""
+        self.error = error
+        self.is_over = True
+        self._changed.set()
+
     async def wait(self, timeout: float, stall: float) -> None:
         """Wait until the answers are complete, nobody has answered for `stall` seconds since the
-        last answer, or `timeout` seconds have passed."""
+        last answer, or `timeout` seconds have passed.
+
+        Raises:
+            TidingsError: what `fail` was called with.
+        """
         end = self._began + timeout
         while not self.is_over:
             limit = min(end, self.last_at + stall) if self.has_any else end
@@ -85,6 +108,8 @@ class Answers(Generic[T]):
                     await self._changed.wait()
             except TimeoutError:
                 continue  # an answer may have arrived meanwhile
+        if self.error is not None:
+            raise self.error
 
 
 async def ask(
@@ -114,11 +139,12 @@ async def ask(
     """
     call = f"the question on {subject!r}"
     connection.require(call)
-    answers = Answers(read, most)
+    answers = Answers(subject, read, most)
     inbox = connection.new_inbox()
     denials, since = connection.denials, connection.denials.count
-    reconnects = connection.reconnects
     sid = connection.subscribe_route(inbox, "", answers.deliver, on_refused=_ignore)
+    answers.sid = sid
+    connection.exchanges.add(answers)
     try:
         connection.outbox.post(connection.outbox.frame(subject, b"", inbox.encode(), b""))
         await connection.confirm(timeout)
@@ -126,9 +152,8 @@ async def ask(
             raise denied
         await answers.wait(timeout, stall)
     finally:
+        connection.exchanges.discard(answers)
         connection.unsubscribe_route(sid)
-    if connection.state != "connected" or connection.reconnects != reconnects:
-        raise ConnectionLostError(call)
     if answers.skipped:
         logger.warning(
             "skipped %d answers on %r: they are not valid, or repeat another one",
