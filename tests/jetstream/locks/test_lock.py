@@ -479,11 +479,11 @@ async def test_in_a_cluster_a_lock_is_kept_when_the_leader_of_its_bucket_is_kill
         )
 
         async def wait() -> int:
-            async with other.lock("x", lease=10) as following:
+            async with other.lock("x", lease=24) as following:
                 return following.token
 
         async with app, other:
-            async with app.lock("x", lease=10) as lock:
+            async with app.lock("x", lease=24) as lock:
                 token = lock.token
                 waiting = asyncio.create_task(wait())
                 await until(lambda: other.stats().locks.waiting)
