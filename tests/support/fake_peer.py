@@ -11,6 +11,7 @@ import contextlib
 import json
 from typing import Any, Self
 
+from support.accepting import close_accepting
 from support.waits import PATIENCE
 
 INFO: dict[str, Any] = {
@@ -74,9 +75,7 @@ class FakePeer:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._server.close()
-        for _ in range(10):  # what was accepted in the last moment has begun after a few turns
-            await asyncio.sleep(0)
+        await close_accepting(self._server)
         for writer in self._writers:
             writer.transport.abort()  # close() would wait for a client that reads nothing
         if self._tasks:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from typing import Self
 
+from support.accepting import close_accepting
+
 
 class TcpProxy:
     """Forwards to a port of 127.0.0.1. Use it as `async with TcpProxy(port) as proxy`.
@@ -36,9 +38,7 @@ class TcpProxy:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._server.close()
-        for _ in range(10):  # what was accepted in the last moment has begun after a few turns
-            await asyncio.sleep(0)
+        await close_accepting(self._server)
         self.thaw()
         self.cut()
         if self._tasks:
