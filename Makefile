@@ -60,11 +60,11 @@ demo: $(VENV)/.demo  ## show a service, its clients and its server at work in th
 
 .PHONY: test
 test: $(VENV)/.dev  ## run the whole test suite on the Python modules, with every snippet of README.md and docs/
-	TIDINGS_CORE=pure $(BIN)/pytest -n 3 --dist loadfile
+	TIDINGS_CORE=pure $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: test-compiled
 test-compiled: $(VENV)/.dev  ## run the whole test suite on the compiled core; TESTS names a part of it
-	TIDINGS_CORE=compiled $(BIN)/pytest -n 3 --dist loadfile $(TESTS)
+	TIDINGS_CORE=compiled $(BIN)/pytest -n 2 --dist loadfile $(TESTS)
 
 .PHONY: check
 check: $(VENV)/.dev  ## check format, lint rules, types and the direction of imports

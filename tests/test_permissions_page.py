@@ -264,6 +264,8 @@ async def locks(app: App, ops: App) -> None:
         await leads.wait()
         async with ops.lock("billing.report"):
             waiting = asyncio.create_task(wait())
+            # A case that is denied something ends before it awaits the task.
+            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
             await until(lambda: app.stats().locks.waiting or waiting.done())
             consumers = "STREAM.INFO.KV_tidings-locks"
             while not (await ops.js.api.call(consumers))["state"]["consumer_count"]:  # noqa: ASYNC110 - of another app
