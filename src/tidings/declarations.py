@@ -511,7 +511,7 @@ class Declarations:
         Args:
             function: an `async def` function, without arguments or with one, the `Lock`. Pass its
                 `token` on with what you write.
-            name: the name of the lock; None for one of the service and the function.
+            name: the name of the lock; None uses the names of the service and the function.
             lease: seconds after which another instance leads when this one is gone; whole seconds,
                 or a `timedelta`.
             bucket: the key-value bucket of the lease. It is created if it does not exist.

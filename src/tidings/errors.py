@@ -1085,8 +1085,8 @@ class LockTimeoutError(JetStreamError, TimeoutError):
 class LockLostError(JetStreamError):
     """A lock was lost while it was held, so the block was cancelled. Another instance may hold it.
 
-    What the block has done up to now stays done. Whatever it wrote with the token of the lock can
-    be told from what the next holder writes.
+    What the block has done up to now stays done. The next holder has a larger token, so what
+    the block wrote with its token can be recognized.
 
     Attributes:
         name: the name of the lock.

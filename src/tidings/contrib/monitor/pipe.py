@@ -24,7 +24,7 @@ HEAD = struct.Struct("!QQ")  # the number of the question, and the length of the
 
 
 class PipeClient:
-    """The end of the supervisor, for one process. Any thread may ask.
+    """The supervisor's end of the pipe to one process. Any thread may ask.
 
     Args:
         end: the socket.
