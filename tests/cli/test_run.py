@@ -273,3 +273,28 @@ def test_what_a_handler_prints_appears_at_once_in_a_pipe(
     process = start("run", "service", *more, env={"PYTHONUNBUFFERED": ""})
     process.wait_for("^printed$", 2 if "--workers" in more else 1)
     assert process.stop() == 0
+
+
+LINES = """
+import sys
+from tidings import App
+
+app = App("printer")
+
+@app.task()
+async def show():
+    for _ in range(300):
+        print("to", "standard", "output")
+        print("to", "standard", "error", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_workers_do_not_write_into_the_lines_of_each_other(
+    start: Start, write: Write, unbuffered: str
+) -> None:
+    write(LINES)
+    process = start("run", "service", "--workers", "2", env={"PYTHONUNBUFFERED": unbuffered})
+    process.wait_for("^to standard output$", 600)
+    process.wait_for("^to standard error$", 600)
+    assert process.stop() == 0

@@ -217,12 +217,14 @@ def test_how_a_process_ended_is_said_in_words() -> None:
 
 def test_a_child_whose_supervisor_is_gone_already_ends(service: Write, tmp_path: Path) -> None:
     service()
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+    ours, lifeline = socket.socketpair()
+    other, pipe = socket.socketpair()
+    with ours, lifeline, other, pipe:
+        orders = {"TIDINGS_LIFELINE": lifeline.fileno(), "TIDINGS_PIPE": pipe.fileno()}
         child = subprocess.Popen(
             [sys.executable, "-m", "tidings", "run", "service"],
-            env={**os.environ, "TIDINGS_LIFELINE": str(theirs.fileno())},
-            pass_fds=[theirs.fileno()],
+            env={**os.environ, **{name: str(number) for name, number in orders.items()}},
+            pass_fds=orders.values(),
             cwd=tmp_path,
         )
         ours.close()

@@ -121,11 +121,16 @@ def optional_output() -> Iterator[None]:
         give_up_stdout()
 
 
-def flush_each_line() -> None:
-    """Let standard output pass on each line at once, also into a pipe or a file."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        with contextlib.suppress(OSError, ValueError):  # closed, full, or its reader is gone
-            sys.stdout.reconfigure(line_buffering=True)
+def write_whole_lines() -> None:
+    """Let both streams pass on each line at once and whole, also into a pipe or a file.
+
+    With `$PYTHONUNBUFFERED`, `print` writes each of its arguments by itself, and workers that
+    share the output would write into each other's lines.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError, ValueError):  # closed, full, or its reader is gone
+                stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def give_up_stdout() -> None:

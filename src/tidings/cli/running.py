@@ -15,7 +15,7 @@ from tidings.transport.sources import FLAGS, Source
 
 from . import logs
 from .child import WORKER, run_child, take_orders
-from .console import flush_each_line, mention
+from .console import mention, write_whole_lines
 from .dev import DevServer, dev_server, use_dev_server
 from .foreground import foreground
 from .loading import load_app, split_target
@@ -65,7 +65,7 @@ def run_app(options: RunOptions, flags: Source) -> int:
     target, drain_timeout = options.target, options.drain_timeout
     reload, workers = options.reload, options.workers
     orders = take_orders()
-    flush_each_line()
+    write_whole_lines()
     log = LogOptions(level=options.log_level, form=options.log_format, config=options.log_config)
     log.use(orders, is_shared=reload or workers > 1)
     if orders:
