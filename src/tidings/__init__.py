@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tidings.app import App
 from tidings.deadlines import deadline
-from tidings.declarations import Group
 from tidings.errors import (
     AuthError,
     BatchTimeoutError,
@@ -73,6 +72,7 @@ from tidings.errors import (
     WrongRevisionError,
     WrongSequenceError,
 )
+from tidings.group import Group
 from tidings.handlers.events import ConnectionEvent
 from tidings.handlers.middleware import (
     DebugMiddleware,

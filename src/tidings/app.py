@@ -29,9 +29,10 @@ from tidings.concurrency.pool import inside
 from tidings.concurrency.portal import copy_outcome
 from tidings.current_link import CurrentLink
 from tidings.deadlines import working_until
-from tidings.declarations import Declarations, Group
+from tidings.declarations import Declarations
 from tidings.errors import ConfigError
 from tidings.functions import caller_place
+from tidings.group import Group
 from tidings.handlers.events import EVENTS, EventHooks
 from tidings.handlers.health import DEFAULT_TIMEOUT, HealthCheck
 from tidings.handlers.middleware import Middleware, MiddlewareSpec
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
     from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
     from tidings.jetstream.streams.stream import Stream
-    from tidings.lifecycle import Observer, Outcome, Plan, Run
+    from tidings.lifecycle import Observer, Outcome, Run
+    from tidings.plan import Plan
     from tidings.process.runner import BackgroundRun
     from tidings.services import AppServices
     from tidings.stats import AppStats
@@ -771,12 +773,13 @@ class App(Declarations):
         # What the run starts works for others, too, and longer than a deadline of the caller.
         with working_until(None):
             plan = self._plan(self._settings.resolve())
-            run = self._run = Run(plan, self._current, self._host, self._on_end)
+            observers = self._all_observers()
+            run = self._run = Run(plan, self._current, self._host, observers, self._on_end)
             await run.begin()
         return run
 
     def _plan(self, connection: ConnectionOptions) -> Plan:
-        from tidings.lifecycle import Plan
+        from tidings.plan import Plan
 
         lifespan = self._lifespan
         return Plan(
@@ -807,7 +810,6 @@ class App(Declarations):
             shutdown=tuple(self._shutdown_hooks),
             events=self._events,
             health=tuple(self._health_checks),
-            observers=self._all_observers(),
             is_measured=self._monitor is not None or self._is_measured,
         )
 

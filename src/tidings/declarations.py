@@ -1,5 +1,4 @@
-"""Declarations: the decorators that declare handlers and tasks. Group: declarations in another
-module, with a common prefix."""
+"""Declarations: the decorators that declare handlers and tasks."""
 
 from __future__ import annotations
 
@@ -7,20 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import msgspec
-
 from tidings.checks import Seconds, as_seconds
 from tidings.errors import ConfigError
-from tidings.handlers.hook_checks import check_hooks, check_instance
 from tidings.handlers.listener_spec import (
     DEFAULT_PENDING_BYTES,
     DEFAULT_PENDING_MSGS,
     ListenerSpec,
 )
-from tidings.handlers.middleware import Middleware
 from tidings.handlers.task_spec import TaskSpec
 from tidings.keywords import called
-from tidings.subject import as_subjects, check_pattern, check_queue
+from tidings.subject import as_subjects, check_pattern
 
 # Most services use no stream. What is for streams is imported where it is first declared.
 if TYPE_CHECKING:
@@ -569,116 +564,6 @@ class Declarations:
         self._cron_specs.append(spec)
 
 
-@called("Group", hint='Group("orders")')
-class Group(Declarations):
-    """Handlers and tasks that are declared in another module. `App.include` adds them to an app.
-
-    Args:
-        prefix: the first tokens of the subjects of its listeners; "" for none.
-        queue: the first word of the queue groups of listeners that set none: `orders` gives
-            `orders.<handler>`. "" for no groups; None for the app's `queue`.
-        middlewares: middlewares, as classes or instances, around the handlers of this group only.
-            They run inside those of the app.
-
-    Raises:
-        SubjectError: if the prefix is not a subject or ends with `>`, or if NATS does not allow the
-            queue group.
-        ConfigError: if a middleware is not a Middleware, or has a hook that would not run.
-
-    Example:
-        ```python
-        from tidings import App, Group
-
-        orders = Group("orders")
-
-        @orders.listen("created")
-        async def created(msg):
-            print(msg.subject)                  # orders.created
-
-        app = App("billing")
-        app.include(orders)
-        ```
-    """
-
-    def __init__(
-        self,
-        prefix: str,
-        *,
-        queue: str | None = None,
-        middlewares: Sequence[Middleware | type[Middleware]] = (),
-    ) -> None:
-        super().__init__()
-        if prefix != "":
-            check_pattern(prefix)
-            check_pattern(f"{prefix}.x")
-        if queue is not None:
-            check_queue(queue)
-        self.prefix = prefix
-        self.queue = queue
-        self._middlewares = tuple(map(_instance, middlewares))
-        self._included = False
-
-    def include_done(self) -> None:
-        """Accept no more declarations, because an app has included the group."""
-        self._included = True
-
-    def _declaring(self, call: str) -> None:
-        if self._included:
-            raise ConfigError(
-                f"{call}: an app has already included this group. Declare everything before "
-                f"app.include(...)"
-            )
-
-    @property
-    def listeners(self) -> tuple[ListenerSpec, ...]:
-        """The group's listeners, with its prefix, queue and middlewares."""
-        return tuple(map(self._placed, self._listener_specs))
-
-    @property
-    def consumers(self) -> tuple[ConsumerSpec, ...]:
-        """The group's stream consumers. The prefix does not apply to their subjects."""
-        return tuple(
-            msgspec.structs.replace(spec, middlewares=self._middlewares)
-            for spec in self._consumer_specs
-        )
-
-    @property
-    def watches(self) -> tuple[WatchSpec, ...]:
-        """The group's watches. The prefix does not apply to their buckets and keys."""
-        return tuple(
-            msgspec.structs.replace(spec, middlewares=self._middlewares)
-            for spec in self._watch_specs
-        )
-
-    @property
-    def tasks(self) -> tuple[TaskSpec, ...]:
-        """The group's tasks."""
-        return tuple(self._task_specs)
-
-    @property
-    def crons(self) -> tuple[CronSpec, ...]:
-        """The group's scheduled jobs. The prefix does not apply to their names."""
-        return tuple(
-            msgspec.structs.replace(spec, middlewares=self._middlewares)
-            for spec in self._cron_specs
-        )
-
-    @property
-    def leaders(self) -> tuple[LeaderSpec, ...]:
-        """The group's leaders."""
-        return tuple(self._leader_specs)
-
-    def _placed(self, spec: ListenerSpec) -> ListenerSpec:
-        dot = f"{self.prefix}." if self.prefix else ""
-        return msgspec.structs.replace(
-            spec,
-            subjects=tuple(f"{dot}{subject}" for subject in spec.subjects),
-            group_queue=self.queue,
-            prefix=self.prefix,
-            middlewares=self._middlewares,
-        )
-
-
 def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
     """Return the times of a task's runs, if it has any."""
     if cron is None:
@@ -696,15 +581,6 @@ def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
         raise ConfigError(f"task(cron={cron!r}): write @app.task(interval={times.interval:g})")
     next(times.times(datetime.now(UTC)))  # needs the extra, which is missed here and not later
     return times
-
-
-def _instance(middleware: Middleware | type[Middleware]) -> Middleware:
-    made = middleware() if isinstance(middleware, type) else middleware
-    if not isinstance(made, Middleware):
-        raise ConfigError(f"middlewares must contain subclasses of Middleware, got {middleware!r}")
-    check_hooks(type(made), Middleware)
-    check_instance(made)
-    return made
 
 
 def _nothing() -> None:
