@@ -61,6 +61,7 @@ FLOORS = {
 }
 # What is in each package, the lowest first: the same holds inside.
 INSIDE = {
+    "errors": ["base", "usage", "connection", "handling", "requests", "jetstream"],
     "concurrency": [
         "backoff",
         "durations",
@@ -555,6 +556,7 @@ def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
         *("tidings.flows.", "tidings.handlers.serving", "tidings.transport", "tidings.link"),
         *("tidings.concurrency.work_queue", "pathlib", "urllib"),
         *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
+        "tidings.error_codes",
     )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
 

@@ -15,6 +15,7 @@ import pytest
 import tidings
 from support.waits import until
 from tidings import App, errors
+from tidings.error_codes import ErrorCode
 from tidings.protocol.info import read_error
 from tidings.server import NATSServer
 from tidings.transport.dial import Attempt, _connect_error
@@ -35,6 +36,15 @@ def test_an_error_is_public_and_stands_in_the_drawn_tree(error: type) -> None:
     assert getattr(tidings, error.__name__) is error
     assert re.search(rf"^ *{error.__name__}\b", errors.__doc__ or "", re.MULTILINE)
     assert error.__doc__
+
+
+def test_an_error_is_named_as_users_import_it() -> None:
+    assert {error.__module__ for error in EVERY} == {"tidings.errors"}
+    assert set(errors.__all__) == {error.__name__ for error in EVERY} | {"Reject", "Retry"}
+
+
+def test_the_code_of_a_wrong_revision_is_that_of_the_server() -> None:
+    assert errors.WrongRevisionError("b", "k", 1).err_code == ErrorCode.WRONG_LAST_SEQUENCE
 
 
 def test_the_drawn_tree_is_the_tree() -> None:

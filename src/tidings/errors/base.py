@@ -1,0 +1,24 @@
+"""TidingsError: the base of all errors."""
+
+from __future__ import annotations
+
+from tidings.text import printable
+
+# An error's text shows at most this many characters of another service's description.
+MAX_SHOWN = 500
+
+
+class TidingsError(Exception):
+    """Base class of every error that tidings raises.
+
+    The text is safe to log and to print: control characters, including line breaks, are escaped.
+    The attributes hold the original values.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def clipped(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
