@@ -3,7 +3,10 @@
 import asyncio
 import builtins
 import concurrent.futures
+import copy
 import inspect
+import multiprocessing
+import pickle
 import re
 import ssl
 from collections.abc import Callable
@@ -36,6 +39,58 @@ def test_an_error_is_public_and_stands_in_the_drawn_tree(error: type) -> None:
     assert getattr(tidings, error.__name__) is error
     assert re.search(rf"^ *{error.__name__}\b", errors.__doc__ or "", re.MULTILINE)
     assert error.__doc__
+
+
+def example_of(error: type[Exception]) -> Exception:
+    """An error of this class, with a value of its own for each argument."""
+    values: dict[str, Any] = {
+        "int": 7,
+        "float": 0.5,
+        "tuple[str, ...]": ("first", "second"),
+        "object": "value",
+        "float | timedelta": 3.0,
+    }
+    parameters = inspect.signature(error.__init__).parameters.values()
+    needed = [each for each in parameters if each.default is each.empty and each.name != "self"]
+    if any(each.kind is each.VAR_POSITIONAL for each in needed):
+        return error("the text")
+    made = error(*(values.get(each.annotation, f"the {each.name}") for each in needed))
+    made.add_note("a note")
+    return made
+
+
+@pytest.mark.parametrize("error", [*EVERY, tidings.Reject, tidings.Retry])
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))],
+    ids=["copied", "deeply copied", "pickled"],
+)
+def test_an_error_can_be_copied_and_pickled(
+    error: type[Exception], duplicate: Callable[[Exception], Exception]
+) -> None:
+    made = example_of(error)
+    again = duplicate(made)
+    assert type(again) is error
+    assert (str(again), again.args, vars(again)) == (str(made), made.args, vars(made))
+
+
+async def test_the_task_that_a_timeout_has_left_behind_is_not_copied() -> None:
+    task = asyncio.current_task()
+    again = copy.copy(errors.HandlerTimeoutError("report", 1.5, task))
+    assert (again.handler, again.timeout, again.rest) == ("report", 1.5, None)
+
+
+def fail_in_another_process() -> None:
+    raise errors.ServiceError(404, "no such order", subject="orders.get", service="shop")
+
+
+def test_an_error_comes_out_of_a_pool_of_processes_as_it_was() -> None:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as processes:
+        caught = processes.submit(fail_in_another_process).exception()
+    assert isinstance(caught, errors.ServiceError)
+    assert (caught.code, caught.service) == (404, "shop")
+    assert str(caught) == "404 no such order from shop on 'orders.get'"
 
 
 def test_an_error_is_named_as_users_import_it() -> None:

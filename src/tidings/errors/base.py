@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copyreg
+from typing import Any
+
 from tidings.text import printable
 
 # An error's text shows at most this many characters of another service's description.
@@ -17,6 +20,13 @@ class TidingsError(Exception):
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error be copied and pickled, as between the processes of a pool.
+
+        Python's own way calls the class with `args`, which here is the text.
+        """
+        return copyreg.__newobj__, (type(self),), {**vars(self), "args": self.args}  # type: ignore[attr-defined]  # typeshed lacks it
 
 
 def clipped(text: object) -> str:

@@ -64,6 +64,11 @@ class HandlerTimeoutError(TidingsError, TimeoutError):
             f"waits for, or raise timeout="
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out the task: it belongs to the event loop of this process."""
+        make, args, state = super().__reduce__()
+        return make, args, {**state, "rest": None}
+
 
 class ThreadStartError(TidingsError, RuntimeError):
     """The system refused to start a thread, for a `def` handler or for the app itself.
@@ -151,3 +156,6 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as an instruction, no
     def __init__(self, delay: float | timedelta = 0.0) -> None:
         self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
         super().__init__(f"retry in {self.delay} s")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.delay,), vars(self)
