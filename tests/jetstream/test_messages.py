@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 
 from support.streams import MakeApp, consumer_info, consumer_names
 from support.waits import PATIENCE, until
-from tidings import App, ConfigError, NotStartedError, Stream, SubjectError
+from tidings import App, ConfigError, Message, NotStartedError, Stream, SubjectError
 from tidings.errors import JetStreamApiError
 from tidings.jetstream import Messages, ordered
 from tidings.server import NATSServer
@@ -357,6 +358,50 @@ async def test_a_cancellation_during_the_start_leaves_nothing_behind(
             with pytest.raises(asyncio.CancelledError):
                 await task
         await no_consumer(app, stream)
+
+
+async def test_a_consumer_whose_creation_was_cut_off_is_deleted_after_it_exists() -> None:
+    """A server works on a creation and a deletion at the same time. This one creates slowly."""
+    consumers: set[str] = set()
+    asked, refused = asyncio.Event(), asyncio.Event()
+
+    async def life() -> None:
+        async with app.js.messages("S"):
+            pass
+
+    with NATSServer() as server:  # without JetStream
+        api, app = App("api", servers=server.url), App("app", servers=server.url)
+
+        @api.listen("$JS.API.STREAM.INFO.S")
+        async def info(msg: Message[Any]) -> dict[str, Any]:
+            state = {"first_seq": 0, "last_seq": 0}
+            return {"config": {"name": "S"}, "created": "2026-01-01T00:00:00Z", "state": state}
+
+        @api.listen("$JS.API.CONSUMER.CREATE.S.*")
+        async def create(msg: Message[Any]) -> dict[str, Any]:
+            asked.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(refused.wait(), 0.2)
+            consumers.add(msg.subject.split(".")[-1])
+            return {"num_pending": 0}
+
+        @api.listen("$JS.API.CONSUMER.DELETE.S.*")
+        async def delete(msg: Message[Any]) -> dict[str, Any]:
+            name = msg.subject.split(".")[-1]
+            if name in consumers:
+                consumers.remove(name)
+                return {"success": True}
+            refused.set()
+            return {"error": {"code": 404, "err_code": 10014, "description": "not found"}}
+
+        async with asyncio.timeout(PATIENCE), api, app:
+            task = asyncio.create_task(life())
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert not consumers
+        assert not refused.is_set()
 
 
 async def test_a_wait_that_was_cancelled_loses_no_message(

@@ -172,6 +172,7 @@ class OrderedConsumer:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._creation: asyncio.Task[dict[str, Any]] | None = None  # of the newest consumer
         self._inbox = ""
         self._sid = 0
         self._created = ""  # when the stream was
@@ -257,16 +258,25 @@ class OrderedConsumer:
         former, self.consumer = self.consumer, f"tidings-{secrets.token_hex(8)}"
         self._delivered = 0
         config = reading.config(self.consumer, max(self._first, self._last), begins=begins)
-        made = await self._api.call(
-            reading.create(self.consumer, config),
-            {"stream_name": reading.stream, "config": config, "action": "create"},
-            timeout,
-        )
+        made = await self._create(config, timeout)
         if begins and reading.begin == "last":
             self._first = made["delivered"]["stream_seq"]  # until a message was delivered
         self._created = info["created"]
         await self._remove(former)
         return int(made["num_pending"])
+
+    async def _create(self, config: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Create the consumer, in a task that outlives a cancellation: see `forget`."""
+        reading = self._reading
+        call = self._api.call(
+            reading.create(config["name"], config),
+            {"stream_name": reading.stream, "config": config, "action": "create"},
+            timeout,
+        )
+        self._creation = asyncio.create_task(call, name=f"tidings creation for {reading.purpose}")
+        self._creation.add_done_callback(_look_at)
+        await asyncio.wait([self._creation])
+        return self._creation.result()
 
     def _find_place(self, info: dict[str, Any]) -> None:
         """Decide after which sequence to begin."""
@@ -469,7 +479,7 @@ class OrderedConsumer:
             if self._sid:
                 self._connection.unsubscribe_route(self._sid, keep_route=True)
                 await self._connection.confirm(timeout)
-            await self._remove(self.consumer)
+            await self.forget()
 
     def abandon(self) -> None:
         """Read no more, without waiting for the server."""
@@ -478,9 +488,20 @@ class OrderedConsumer:
             self._connection.unsubscribe_route(self._sid)
 
     async def forget(self) -> None:
-        """Delete the consumer on the server."""
+        """Delete the consumer on the server.
+
+        If its creation was cut off, that is waited for. The server works on both at the same time,
+        and a deletion that comes too early finds nothing to delete.
+        """
+        if self._creation is not None:
+            await asyncio.wait([self._creation], timeout=CLOSE_TIMEOUT)
         await self._remove(self.consumer)
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+
+def _look_at(creation: asyncio.Task[dict[str, Any]]) -> None:
+    if not creation.cancelled():
+        creation.exception()  # the reading that waits for it gets it; it may have been cancelled
