@@ -316,6 +316,22 @@ def test_a_store_that_cannot_be_made_raises_a_start_error(monkeypatch: pytest.Mo
     assert set(psutil.Process().children()) == before
 
 
+@pytest.mark.parametrize("kind", ["open folder", "link"])
+def test_a_store_that_somebody_else_has_made_first_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Its name is in a command line, which everybody can read a moment before it exists."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    store = tmp_path / "store"
+    store.symlink_to(theirs) if kind == "link" else theirs.rename(store)
+    monkeypatch.setattr("tidings.server.nats_server.store_name", lambda: str(store))
+    with pytest.raises(ServerStartError, match="File exists"):
+        NATSServer(jetstream=True, token="secret").start()
+    assert not list((theirs if kind == "link" else store).iterdir())
+
+
 # -- what is left
 
 

@@ -137,6 +137,33 @@ async def test_answers_that_are_not_valid_are_skipped_and_counted_in_one_warning
     assert [text for text in caplog.messages if "skipped 2 answers" in text]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"started": "0001-01-01T00:00:00+14:00"},
+        {"started": "yesterday"},
+        {"endpoints": [{"name": "e", "subject": "e", "num_requests": 10**400}]},
+        {"endpoints": [{"name": "e", "subject": "e", "processing_time": -(2**63) - 1}]},
+    ],
+    ids=lambda wrong: str(wrong)[:60],
+)
+async def test_times_and_numbers_that_cannot_be_shown_are_not_valid(
+    app: App, pretend: Any, name: str, wrong: Any
+) -> None:
+    good = {**STATS, "name": name}
+    await pretend(f"$SRV.STATS.{name}", {**good, "id": "J", **wrong}, good)
+    assert [each.id for each in await app.services.stats(name=name)] == ["I"]
+
+
+@pytest.mark.parametrize("started", ["0001-01-01T00:00:00", "0001-01-01T02:00:00+02:00"])
+async def test_the_start_of_an_instance_is_in_utc(
+    app: App, pretend: Any, name: str, started: str
+) -> None:
+    await pretend(f"$SRV.STATS.{name}", {**STATS, "name": name, "started": started})
+    [stats] = await app.services.stats(name=name)
+    assert stats.started.isoformat() == "0001-01-01T00:00:00+00:00"
+
+
 async def test_an_instance_that_answers_twice_is_found_once(
     app: App, pretend: Any, name: str
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -13,9 +12,10 @@ from tidings.errors import ConfigError
 from tidings.jetstream.names import check_existing_name
 from tidings.services import EndpointStats, ServiceStats
 from tidings.services.identity import CONSUMERS
+from tidings.services.records import count_of
 
 MOST_CONSUMERS = 100  # consumers of one service that are asked for their lag
-_MOST = 2**63  # a larger number is no count
+_LONGEST = 512  # characters of the path of a consumer
 
 
 class View(enum.StrEnum):
@@ -105,8 +105,8 @@ def lines_of(before: Sample | None, now: Sample, view: View) -> list[Line]:
 
 def consumers_of(service: ServiceStats) -> list[str]:
     """Return the consumers that a service names in its metadata, each as `stream.consumer`."""
-    listed = filter(None, service.metadata.get(CONSUMERS, "").split(","))
-    return [path for path in listed if _is_path(path)][:MOST_CONSUMERS]
+    listed = service.metadata.get(CONSUMERS, "")[: MOST_CONSUMERS * _LONGEST].split(",")
+    return [path for path in listed[:MOST_CONSUMERS] if _is_path(path)]
 
 
 def _is_path(path: str) -> bool:
@@ -191,12 +191,6 @@ def _counts(sample: Sample) -> Iterator[tuple[tuple[str, str, str], _Counts]]:
         yield part.place, part.counts
 
 
-def count_of(value: Any) -> int | None:
-    """Return a number from the network if it can be a count."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
-    return value if is_count else None
-
-
 def _line(
     parts: Sequence[_Part],
     view: View,
@@ -242,6 +236,7 @@ def _sum(values: Sequence[int]) -> int | None:
 
 
 def _lag(parts: Sequence[_Part], lags: Mapping[str, int]) -> int | None:
-    # The instances share their consumers, so each counts once.
-    paths = {path for part in parts for path in consumers_of(part.service)}
+    # The endpoints of an instance share its consumers, and so do the instances: each counts once.
+    services = {part.service.id: part.service for part in parts}
+    paths = {path for service in services.values() for path in consumers_of(service)}
     return _sum([lags[path] for path in paths if path in lags])

@@ -6,12 +6,15 @@ import asyncio
 
 from tidings.errors import TidingsError
 from tidings.jetstream.api import JetStreamApi
+from tidings.log import logger
 from tidings.services import Services
+from tidings.services.records import count_of
 
-from .fleet import Sample, consumers_of, count_of
+from .fleet import Sample, consumers_of
 
 ANSWER = 1.0  # seconds to wait for the lag of a consumer
 AT_ONCE = 16  # questions to JetStream at the same time
+MOST = 1_000  # consumers that are asked for their lag. Anybody can name any number of them
 
 
 class Sampler:
@@ -40,6 +43,9 @@ class Sampler:
         at = asyncio.get_running_loop().time()
         services = await self._services.stats(name=self._name, timeout=self._timeout)
         paths = sorted({path for each in services for path in consumers_of(each)})
+        if len(paths) > MOST:
+            logger.warning("the lag of %d consumers is not shown", len(paths) - MOST)
+            del paths[MOST:]
         found = await asyncio.gather(*map(self._lag, paths))
         lags = {path: lag for path, lag in zip(paths, found, strict=True) if lag is not None}
         return Sample(at=at, services=services, lags=lags)

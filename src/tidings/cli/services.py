@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from tidings.services import EndpointStats, ServiceInfo, ServicePing, Services, ServiceStats
+from tidings.services.records import count_of
 from tidings.text import printable
 
 from . import logs
@@ -203,14 +204,14 @@ def _show_stats(found: Sequence[ServiceStats]) -> None:
 def _extra_cells(endpoint: EndpointStats) -> list[str]:
     """Return the cells of what tidings adds to the statistics; services without it have none."""
     data = endpoint.data if isinstance(endpoint.data, dict) else {}
-    times = [duration(data.get(key)) for key in ("p50", "p99")]
-    counts = [data.get(key) for key in ("pending", "running", "dropped")]
-    return [*times, *(str(each) if isinstance(each, int) else "" for each in counts)]
+    times = [duration(count_of(data.get(key))) for key in ("p50", "p99")]
+    counts = [count_of(data.get(key)) for key in ("pending", "running", "dropped")]
+    return [*times, *("" if each is None else str(each) for each in counts)]
 
 
-def duration(nanoseconds: Any) -> str:
-    """Return nanoseconds as text; "" for what is no number."""
-    return _seconds(nanoseconds / 1e9) if isinstance(nanoseconds, int) else ""
+def duration(nanoseconds: int | None) -> str:
+    """Return nanoseconds as text; "" for None."""
+    return "" if nanoseconds is None else _seconds(nanoseconds / 1e9)
 
 
 def _seconds(seconds: float) -> str:

@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -88,6 +89,23 @@ def store_name() -> str:
     return os.path.join(tempfile.gettempdir(), f"tidings-jetstream-{secrets.token_hex(8)}")
 
 
+def _make_private(folder: str) -> None:
+    """Create a folder that only this user can read, or find the one of an earlier start.
+
+    Its name is in the command line of the reaper, where everybody on this machine can read it.
+
+    Raises:
+        FileExistsError: somebody else has created it first.
+        OSError: it cannot be created.
+    """
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise
+
+
 class Reaper:
     """The shell that kills the server when this process has ended.
 
@@ -110,7 +128,7 @@ class Reaper:
         _reapers.add(self)
         try:
             if store:  # created only now, when the reaper can remove it
-                os.makedirs(store, 0o700, exist_ok=True)
+                _make_private(store)
         except OSError:
             self.end()
             raise

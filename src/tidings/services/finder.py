@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -196,7 +197,9 @@ class _Reader:
                 return None
             plain = {**_without_nulls(plain), "round_trip": seconds}
             record = msgspec.convert(plain, self._kind)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+            if isinstance(record, ServiceStats):
+                record = msgspec.structs.replace(record, started=_in_utc(record.started))
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
             return None
         key = (record.name, record.id)
         if not self._is_wanted(*key) or key in self._seen:
@@ -213,6 +216,15 @@ class _Reader:
             and self._name in (None, name)
             and self._instance in (None, instance)
         )
+
+
+def _in_utc(time: datetime) -> datetime:
+    """Return a time in UTC, which it is in if it does not say so.
+
+    Raises:
+        OverflowError: it is before the year 1 there, or after 9999.
+    """
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _without_nulls(plain: dict[str, Any]) -> dict[str, Any]:

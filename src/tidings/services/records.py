@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+# A number as other languages count: anything larger is not from a service that counts.
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class ServicePing(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +84,11 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     subject: str
     queue_group: str = ""
-    num_requests: int = 0
-    num_errors: int = 0
+    num_requests: Int64 = 0
+    num_errors: Int64 = 0
     last_error: str = ""
-    processing_time: int = 0
-    average_processing_time: int = 0
+    processing_time: Int64 = 0
+    average_processing_time: Int64 = 0
     data: Any = None
 
 
@@ -96,7 +99,7 @@ class ServiceStats(msgspec.Struct, frozen=True, kw_only=True):
         name: the name of the service.
         id: the ID of this instance.
         version: the version of the service.
-        started: when the instance started.
+        started: when the instance started, in UTC.
         metadata: what the service says of itself.
         endpoints: the statistics of its endpoints.
     """
@@ -107,3 +110,9 @@ class ServiceStats(msgspec.Struct, frozen=True, kw_only=True):
     started: datetime
     metadata: dict[str, str] = {}
     endpoints: tuple[EndpointStats, ...] = ()
+
+
+def count_of(value: Any) -> int | None:
+    """Return a number that a service has added to its statistics, if it can be a count."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return value if is_count else None

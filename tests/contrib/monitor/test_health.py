@@ -295,6 +295,24 @@ async def test_a_health_file_is_written_while_the_process_lives(
     assert not path.exists()
 
 
+async def test_a_health_file_overwrites_nothing_that_others_have_put_there(
+    nats_server: NATSServer, tmp_path: Path
+) -> None:
+    """Others may write in the folder. A link in the place of the file is replaced, not followed."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "health").symlink_to(victim)
+    (tmp_path / f".health.{os.getpid()}").symlink_to(victim)  # a name that can be guessed
+    async with App("filed", servers=nats_server.url) as app:
+        assert app._run is not None
+        source = RunSource(app._run)
+        file = HealthFile(source, tmp_path / "health")
+        await until(lambda: read_health_file(tmp_path / "health")[1].is_ok)
+        await asyncio.to_thread(file.close)
+        source.close()
+    assert victim.read_text() == "mine"
+
+
 async def test_a_health_file_in_no_folder_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--health-file: cannot write .*No such file"):
         HealthFile(source=None, path=tmp_path / "none" / "health")  # type: ignore[arg-type] # unused

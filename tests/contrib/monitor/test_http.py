@@ -19,7 +19,7 @@ from support.threads import threads_refused
 from support.waits import PATIENCE, until
 from tidings import App, ConfigError, ThreadStartError
 from tidings.addresses import listen_address
-from tidings.contrib.monitor import http
+from tidings.contrib.monitor import http, places
 from tidings.server import NATSServer
 
 
@@ -141,21 +141,76 @@ async def test_a_client_that_sends_slowly_is_sent_away(
         assert await asyncio.to_thread(dribble) == b""
 
 
-async def test_more_clients_than_places_are_sent_away(
+async def test_the_oldest_of_too_many_clients_that_send_nothing_is_sent_away(
     nats_server: NATSServer, port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with App("crowded", servers=nats_server.url, monitor=port):
-        clients = [
-            await asyncio.open_connection("127.0.0.1", port) for _ in range(http.CONNECTIONS + 1)
+        clients = [await asyncio.open_connection("127.0.0.1", port)]
+        oldest = asyncio.ensure_future(clients[0][0].read())
+        clients += [
+            await asyncio.open_connection("127.0.0.1", port) for _ in range(http.CONNECTIONS)
         ]
-        reading = [asyncio.ensure_future(reader.read()) for reader, _ in clients]
-        done, _ = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
-        assert [each.result() for each in done] == [b""]
+        reading = [asyncio.ensure_future(reader.read()) for reader, _ in clients[1:]]
+        done, _ = await asyncio.wait([oldest, *reading], return_when=asyncio.FIRST_COMPLETED)
+        assert done == {oldest}
+        assert oldest.result() == b""
         assert f"serves {http.CONNECTIONS} clients already" in caplog.text
         for _, writer in clients:
             writer.close()
         await asyncio.gather(*reading)
         await until(lambda: ask_is_answered(port))
+
+
+async def test_clients_that_send_or_read_nothing_keep_no_probe_out(
+    nats_server: NATSServer,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(http, "PATIENCE", 600.0)
+    monkeypatch.setattr(places, "LOG_INTERVAL", 600.0)
+    large = b"#" * 32 * 1024 * 1024  # no socket buffer takes it
+    monkeypatch.setattr(
+        "tidings.contrib.monitor.prometheus.encode", lambda *_: (large, "text/plain")
+    )
+    async with App("kept", servers=nats_server.url, monitor=port):
+        clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for number, (_, writer) in enumerate(clients):
+            writer.write(b"GET /livez" if number % 2 else b"")
+        for _ in range(http.CONNECTIONS - 8):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+            await reader.readexactly(100)  # the answer has begun
+            clients.append((reader, writer))
+        for _ in range(http.CONNECTIONS * 2):
+            assert (await ask_in_thread(port, "/livez")).status == 200
+        for _, writer in clients:
+            writer.transport.abort()
+    assert caplog.text.count("clients already") == 1
+
+
+async def test_a_client_whose_answer_is_being_made_is_not_sent_away(
+    nats_server: NATSServer, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "CONNECTIONS", 2)
+    asked, free = asyncio.Event(), asyncio.Event()
+    app = App("busy", servers=nats_server.url, monitor=port)
+
+    @app.health(timeout=60)
+    async def slow() -> None:
+        asked.set()
+        await free.wait()
+
+    async with app:
+        ready = asyncio.create_task(ask_in_thread(port, "/readyz"))
+        await asked.wait()
+        idle = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(5):
+            assert (await ask_in_thread(port, "/livez")).status == 200
+        assert await idle[0].read() == b""
+        free.set()
+        assert (await ready).status == 200
+        idle[1].close()
 
 
 def ask_is_answered(port: int) -> bool:

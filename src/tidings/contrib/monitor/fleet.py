@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any, TypeGuard
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
+
+import msgspec
 
 from tidings.addresses import ListenAddress
-from tidings.errors import JetStreamUnavailableError, TidingsError
+from tidings.errors import JetStreamApiError, JetStreamUnavailableError, TidingsError
 from tidings.jetstream.api import JetStreamApi
 from tidings.lifecycle import Run
 from tidings.log import logger
 from tidings.services.finder import Services
-from tidings.services.records import ServiceStats
+from tidings.services.records import ServiceStats, count_of
 
 from .families import Families, Family, Merge
 from .health import Health, Probe
@@ -27,7 +29,12 @@ from .run_source import RunSource
 
 TIMEOUT = 5.0  # seconds for everything that one scrape asks
 API_TIMEOUT = 2.0  # seconds to wait for one answer of the server
-MOST = 10_000  # streams, and consumers of all streams, that are shown
+JETSTREAM_TIMEOUT = 4.5  # seconds for all answers of the server, each of which may be late
+# Streams, consumers of all streams, and endpoints of all services that are shown. Anybody can
+# answer for a service, with any number of endpoints.
+MOST = 10_000
+LONGEST = 256  # characters of a label; a server allows 255 in the names of streams
+LARGEST = 2**64  # a larger number is from no server
 # Numbers that a service of tidings adds to the statistics of an endpoint, and what they are.
 DATA = {
     "pending": "Messages that wait in an instance of a service.",
@@ -35,6 +42,38 @@ DATA = {
 }
 # The consumers without a name of their own, together: their names are random.
 EPHEMERAL = "(ephemeral)"
+
+T = TypeVar("T")
+
+
+class _Config(msgspec.Struct):
+    name: str = ""
+    durable_name: str | None = None
+
+
+class _State(msgspec.Struct):
+    messages: int
+    bytes: int
+    last_seq: int
+    consumer_count: int = 0
+
+
+class _Stream(msgspec.Struct):
+    config: _Config
+    state: _State
+
+
+class _Delivered(msgspec.Struct):
+    consumer_seq: int
+
+
+class _Consumer(msgspec.Struct):
+    config: _Config
+    delivered: _Delivered
+    num_pending: int = 0
+    num_ack_pending: int = 0
+    num_redelivered: int = 0
+    num_waiting: int = 0
 
 
 class FleetSource:
@@ -49,6 +88,7 @@ class FleetSource:
         self._own = RunSource(run)
         self._calls = LoopCalls()
         self._services = Services(lambda call: run.connection)
+        self._asking: asyncio.Task[list[Family]] | None = None
 
     def health(self, probe: Probe) -> Health:
         """Answer a question about the health of the exporter."""
@@ -57,30 +97,37 @@ class FleetSource:
     def families(self) -> list[Family]:
         """Return the metrics of the services, the streams and the consumers."""
         began = time.monotonic()
-        families = self._calls.run(self._ask, TIMEOUT) or Families()
-        families.gauge(
+        found = self._calls.run(self._ask_together, TIMEOUT) or []
+        own = Families()
+        own.gauge(
             "nats_exporter_scrape_seconds",
             "Time that the exporter needed to ask.",
             time.monotonic() - began,
         )
-        families.gauge(
+        own.gauge(
             "nats_exporter_up",
             "Whether the exporter is connected to a server.",
             int(self._run.connection.state == "connected"),
         )
-        return families.all()
+        return [*found, *own.all()]
 
-    async def _ask(self) -> Families:
+    async def _ask_together(self) -> list[Family]:
+        """Ask, or wait for the answers if somebody is asking: a client of the port must not let all
+        services answer as often as it likes."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="tidings exporter")
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> list[Family]:
         families = Families()
         services, has_jetstream = await asyncio.gather(
             self._services_or_none(), self._add_jetstream(families)
         )
-        for stats in services:
-            _add_service(families, stats)
+        _add_services(families, services)
         families.gauge(
             "nats_exporter_jetstream_up", "Whether JetStream answered.", int(has_jetstream)
         )
-        return families
+        return families.all()
 
     async def _services_or_none(self) -> tuple[ServiceStats, ...]:
         try:
@@ -90,49 +137,88 @@ class FleetSource:
             return ()
 
     async def _add_jetstream(self, families: Families) -> bool:
-        api = self._run.api
         try:
-            async for stream in _pages(api, "STREAM.LIST", "streams"):
-                name = str(stream["config"]["name"])
-                _add_stream(families, name, stream)
-                if not stream["state"].get("consumer_count"):
-                    continue
-                async for consumer in _pages(api, f"CONSUMER.LIST.{name}", "consumers"):
-                    _add_consumer(families, name, consumer)
+            async with asyncio.timeout(JETSTREAM_TIMEOUT):
+                await self._add_streams(families)
         except JetStreamUnavailableError:
             return False  # this server, or this account, has no JetStream
-        except (TidingsError, KeyError, TypeError, ValueError) as error:
-            logger.warning("the exporter cannot ask JetStream: %s", error or type(error).__name__)
+        except TidingsError as error:
+            logger.warning("the exporter cannot ask JetStream: %s", error)
+            return False
+        except TimeoutError:
+            logger.warning("JetStream has not answered everything within %g s", JETSTREAM_TIMEOUT)
             return False
         return True
 
+    async def _add_streams(self, families: Families) -> None:
+        api, streams, left = self._run.api, 0, MOST
+        async for stream in _pages(api, "STREAM.LIST", "streams", _Stream, MOST):
+            name = stream.config.name
+            _add_stream(families, name, stream)
+            streams += 1
+            if not stream.state.consumer_count:
+                continue
+            operation = f"CONSUMER.LIST.{name}"
+            async for consumer in _pages(api, operation, "consumers", _Consumer, left):
+                _add_consumer(families, name, consumer)
+                left -= 1
+        if streams == MOST or not left:
+            logger.warning("no more than %d streams, and as many consumers, are shown", MOST)
+
     def close(self) -> None:
         """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
         self._calls.close()
         self._own.close()
 
 
-async def _pages(api: JetStreamApi, operation: str, field: str) -> AsyncIterator[dict[str, Any]]:
-    """Yield the entries of a list that the server sends in pages."""
+async def _pages(
+    api: JetStreamApi, operation: str, field: str, kind: type[T], most: int
+) -> AsyncIterator[T]:
+    """Yield the entries of a list that the server sends in pages, at most so many.
+
+    Raises:
+        JetStreamApiError: the answer has another form: somebody else may have sent it.
+        TidingsError: as `JetStreamApi.call`.
+    """
     offset = 0
-    while offset < MOST:
+    while offset < most:
         answer = await api.call(operation, {"offset": offset}, API_TIMEOUT)
-        entries = answer.get(field) or []
-        for entry in entries:
-            yield entry
+        entries, total = answer.get(field) or [], answer.get("total", 0)
+        if not isinstance(entries, list) or not isinstance(total, int):
+            raise JetStreamApiError(500, 0, f"{operation} was not answered with a list")
+        for entry in entries[: most - offset]:
+            yield _read(operation, entry, kind)
         offset += len(entries)
-        if not entries or offset >= int(answer.get("total", 0)):
+        if not entries or offset >= total:
             return
-    logger.warning("%s has more than %d entries; the others are not shown", operation, MOST)
 
 
-def _add_service(families: Families, stats: ServiceStats) -> None:
-    own = {"service": stats.name, "id": stats.id}
+def _read(operation: str, entry: object, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(entry, kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise JetStreamApiError(500, 0, f"{operation} was answered in another form") from None
+
+
+def _add_services(families: Families, services: Iterable[ServiceStats]) -> None:
+    left = MOST
+    # If one names too many endpoints, they are missing at this one and not at the others.
+    for stats in sorted(services, key=lambda each: len(each.endpoints)):
+        _add_service(families, stats, left)
+        left -= len(stats.endpoints)
+    if left < 0:
+        logger.warning("%d endpoints of services are not shown", -left)
+
+
+def _add_service(families: Families, stats: ServiceStats, most: int) -> None:
+    own = {"service": _label(stats.name), "id": _label(stats.id)}
     families.gauge(
         "nats_service_info",
         "An instance of a service; always 1.",
         1,
-        {**own, "version": stats.version},
+        {**own, "version": _label(stats.version)},
         Merge.MAX,
     )
     families.gauge(
@@ -142,8 +228,9 @@ def _add_service(families: Families, stats: ServiceStats) -> None:
         own,
         Merge.MAX,
     )
-    for endpoint in stats.endpoints:
-        labels = {**own, "endpoint": endpoint.name, "subject": endpoint.subject}
+    for endpoint in stats.endpoints[: max(most, 0)]:
+        names = {"endpoint": _label(endpoint.name), "subject": _label(endpoint.subject)}
+        labels = {**own, **names}
         counters = {
             "requests": (endpoint.num_requests, "Messages that an endpoint received."),
             "errors": (endpoint.num_errors, "Messages that an endpoint could not handle."),
@@ -156,47 +243,54 @@ def _add_service(families: Families, stats: ServiceStats) -> None:
             families.counter(f"nats_service_{word}", text, value, labels)
         data = endpoint.data if isinstance(endpoint.data, dict) else {}
         for word, text in DATA.items():
-            number = data.get(word)
-            if _is_number(number):
+            number = count_of(data.get(word))
+            if number is not None:
                 families.gauge(f"nats_service_{word}", text, number, labels)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _label(text: str) -> str:
+    """Return a name from the network, of bounded length."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def _add_stream(families: Families, name: str, info: dict[str, Any]) -> None:
-    state = info["state"]
+def _number(value: int) -> int:
+    return min(max(value, 0), LARGEST)
+
+
+def _add_stream(families: Families, name: str, info: _Stream) -> None:
+    state, labels = info.state, {"stream": _label(name)}
     gauges = {
-        "messages": (state["messages"], "Messages in a stream."),
-        "bytes": (state["bytes"], "Bytes in a stream."),
-        "consumers": (state.get("consumer_count", 0), "Consumers of a stream."),
+        "messages": (state.messages, "Messages in a stream."),
+        "bytes": (state.bytes, "Bytes in a stream."),
+        "consumers": (state.consumer_count, "Consumers of a stream."),
     }
     for word, (value, text) in gauges.items():
-        families.gauge(f"nats_stream_{word}", text, int(value), {"stream": name})
+        families.gauge(f"nats_stream_{word}", text, _number(value), labels)
     families.counter(
         "nats_stream_last_sequence",
         "The sequence of the last message of a stream.",
-        int(state["last_seq"]),
-        {"stream": name},
+        _number(state.last_seq),
+        labels,
     )
 
 
-def _add_consumer(families: Families, stream: str, info: dict[str, Any]) -> None:
-    durable = info["config"].get("durable_name")
-    labels = {"stream": stream, "consumer": str(durable) if durable else EPHEMERAL}
+def _add_consumer(families: Families, stream: str, info: _Consumer) -> None:
+    labels = {
+        "stream": _label(stream),
+        "consumer": _label(info.config.durable_name or EPHEMERAL),
+    }
     gauges = {
-        "lag_messages": ("num_pending", "Messages that a consumer has not delivered yet."),
-        "ack_pending": ("num_ack_pending", "Messages delivered and not acknowledged."),
+        "lag_messages": (info.num_pending, "Messages that a consumer has not delivered yet."),
+        "ack_pending": (info.num_ack_pending, "Messages delivered and not acknowledged."),
         "redelivery_pending": (
-            "num_redelivered",
+            info.num_redelivered,
             "Messages delivered more than once and not acknowledged.",
         ),
-        "waiting_pulls": ("num_waiting", "Pull requests that wait for messages."),
+        "waiting_pulls": (info.num_waiting, "Pull requests that wait for messages."),
     }
-    for word, (field, text) in gauges.items():
-        families.gauge(f"nats_consumer_{word}", text, int(info.get(field, 0)), labels)
-    delivered = int(info["delivered"]["consumer_seq"])
+    for word, (value, text) in gauges.items():
+        families.gauge(f"nats_consumer_{word}", text, _number(value), labels)
+    delivered = _number(info.delivered.consumer_seq)
     families.counter("nats_consumer_deliveries", "Deliveries of a consumer.", delivered, labels)
 
 

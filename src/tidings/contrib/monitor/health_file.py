@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from .health import Health, Probe, Source
 INTERVAL = 2.0  # seconds between two writes
 # Seconds after which a file counts as left behind: its process is blocked, or has ended.
 MAX_AGE = 10.0
+LONGEST = 65_536  # bytes of the file that are read
 
 
 class HealthFile:
@@ -71,10 +73,15 @@ class HealthFile:
         return ready.is_ok
 
     def _write(self, health: Health) -> None:
-        """Replace the file at once, so that no reader finds half of it."""
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        """Replace the file at once, so that no reader finds half of it.
+
+        The folder may be one in which others write, such as /tmp: nobody can know the name of the
+        draft, and what is there already is not opened.
+        """
+        draft = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
         try:
-            draft.write_bytes(msgspec.json.encode(health) + b"\n")
+            with draft.open("xb") as file:
+                file.write(msgspec.json.encode(health) + b"\n")
             draft.replace(self._path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -104,8 +111,9 @@ def read_health_file(path: Path, max_age: float = MAX_AGE) -> tuple[bool, Health
         OSError: there is no such file.
         ConfigError: this is no health file.
     """
-    content = path.read_bytes()[:65_536]
-    age = time.time() - path.stat().st_mtime
+    with path.open("rb") as file:
+        content = file.read(LONGEST)
+        age = time.time() - os.fstat(file.fileno()).st_mtime
     try:
         health = msgspec.json.decode(content, type=Health)
     except (msgspec.MsgspecError, ValueError, RecursionError):

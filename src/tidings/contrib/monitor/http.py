@@ -20,6 +20,7 @@ from tidings.errors import ConfigError, MissingExtraError, ThreadStartError
 from tidings.log import logger
 
 from .health import PROBES, Probe, Source
+from .places import Places
 
 CONNECTIONS = 16  # clients that are served at the same time
 PATIENCE = 5.0  # seconds that a client has for its request, and again to take the answer
@@ -91,7 +92,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, source: Source, address: ListenAddress) -> None:
         self.source = source
-        self._free = threading.Semaphore(CONNECTIONS)
+        self.places = Places(CONNECTIONS)
         infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         self.address_family = infos[0][0]
         super().__init__(infos[0][4][:2], _Handler)  # type: ignore[arg-type] # host and port
@@ -104,21 +105,20 @@ class _Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            logger.warning("the monitor serves %d clients already; one is sent away", CONNECTIONS)
+        if not self.places.take(request):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # the system refuses another thread
-            self._free.release()
+            self.places.leave(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.places.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.log(logging.DEBUG, "a client of the monitor left early", exc_info=True)
@@ -151,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(_Timed(self.connection))
 
     def do_GET(self) -> None:
+        if not self.server.places.begin(self.connection):
+            return
         self.connection.settimeout(PATIENCE)
         if not self._is_trusted():
             self._answer(HTTPStatus.FORBIDDEN, b"forbidden: wrong Host or Origin\n", TEXT)
@@ -200,6 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.OK, body, media_type)
 
     def _answer(self, status: HTTPStatus, body: bytes, media_type: str) -> None:
+        self.server.places.end(self.connection)
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(body)))
