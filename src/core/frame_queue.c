@@ -14,19 +14,26 @@
 
 /* Frames. */
 
-/* Write the digits of a size. Returns how many. */
-static Py_ssize_t write_size(char *to, Py_ssize_t size)
+/* Sizes are never negative. As `size_t` they are divided by a multiplication. */
+static Py_ssize_t count_digits(size_t size)
 {
-    char digits[24];
-    Py_ssize_t count = 0;
-    do {
-        digits[count++] = (char)('0' + size % 10);
+    Py_ssize_t count = 1;
+    while (size >= 10) {
         size /= 10;
-    } while (size > 0);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        to[i] = digits[count - 1 - i];
+        count++;
     }
     return count;
+}
+
+/* Write a size in so many digits. Returns where they end. */
+static char *put_size(char *to, size_t size, Py_ssize_t digit_count)
+{
+    char *at = to + digit_count;
+    do {
+        *--at = (char)('0' + size % 10);
+        size /= 10;
+    } while (at > to);
+    return to + digit_count;
 }
 
 static char *put(char *to, const char *bytes, Py_ssize_t length)
@@ -41,8 +48,7 @@ PyObject *make_frame(const char *begin, Py_ssize_t begin_length, const char *sub
                      Py_ssize_t subject_length, PyObject *body)
 {
     Py_ssize_t size = PyBytes_GET_SIZE(body);
-    char digits[24];
-    Py_ssize_t digit_count = write_size(digits, size);
+    Py_ssize_t digit_count = count_digits((size_t)size);
     Py_ssize_t words = begin_length + (subject != NULL ? subject_length + 1 : 0);
     Py_ssize_t around = words + digit_count + 4;
     if (size > PY_SSIZE_T_MAX - around) {
@@ -58,7 +64,7 @@ PyObject *make_frame(const char *begin, Py_ssize_t begin_length, const char *sub
         at = put(at, subject, subject_length);
         *at++ = ' ';
     }
-    at = put(at, digits, digit_count);
+    at = put_size(at, (size_t)size, digit_count);
     at = put(at, "\r\n", 2);
     at = put(at, PyBytes_AS_STRING(body), size);
     put(at, "\r\n", 2);
@@ -133,11 +139,19 @@ static int add_new(FrameQueue *self, PyObject *frame)
  * with an exception. */
 static PyObject *known_begin(FrameQueue *self, PyObject *subject)
 {
+    if (subject == self->last_subject) { /* most programs send many messages on few subjects */
+        return self->last_begin;
+    }
     if (!PyUnicode_CheckExact(subject) || self->begins == NULL) {
         return NULL;
     }
     PyObject *begin = PyDict_GetItemWithError(self->begins, subject);
-    return begin != NULL && PyBytes_Check(begin) ? begin : NULL;
+    if (begin == NULL || !PyBytes_Check(begin)) {
+        return NULL;
+    }
+    Py_XSETREF(self->last_subject, Py_NewRef(subject));
+    Py_XSETREF(self->last_begin, Py_NewRef(begin));
+    return begin;
 }
 
 int frame_queue_publish(FrameQueue *self, PyObject *subject, PyObject *body)
@@ -277,6 +291,8 @@ static int queue_clear(FrameQueue *self)
     Py_CLEAR(self->loop);
     Py_CLEAR(self->frames);
     Py_CLEAR(self->begins);
+    Py_CLEAR(self->last_subject);
+    Py_CLEAR(self->last_begin);
     Py_CLEAR(self->reference_publish);
     Py_CLEAR(self->reference_reply);
     Py_CLEAR(self->reference_request);
@@ -289,6 +305,8 @@ static int queue_traverse(FrameQueue *self, visitproc visit, void *arg)
     Py_VISIT(self->loop);
     Py_VISIT(self->frames);
     Py_VISIT(self->begins);
+    Py_VISIT(self->last_subject);
+    Py_VISIT(self->last_begin);
     Py_VISIT(self->reference_publish);
     Py_VISIT(self->reference_reply);
     Py_VISIT(self->reference_request);

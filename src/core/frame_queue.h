@@ -10,6 +10,7 @@ typedef struct {
     PyObject *loop;
     PyObject *frames; /* a list of bytes, which Buffer.write replaces */
     PyObject *begins; /* the checked beginning of the frame, by subject */
+    PyObject *last_subject, *last_begin; /* one of these, which needs no lookup; NULL at first */
     PyObject *reference_publish, *reference_reply, *reference_request;
     Py_ssize_t size, threshold, max_payload, refused;
     unsigned long direct_thread;
