@@ -502,10 +502,10 @@ async def test_a_handler_slower_than_ack_wait_keeps_its_message(
     app = make_app(streams=[stream])
     started = []
 
-    @app.consume(stream.name, durable="d", data_type=int, ack_wait=0.4, concurrency=2)
+    @app.consume(stream.name, durable="d", data_type=int, ack_wait=1.5, concurrency=2)
     async def slow(msg: Message[int]) -> None:
         started.append(msg.data)
-        await asyncio.sleep(1.5)  # the work
+        await asyncio.sleep(3.5)  # the work
 
     async with app:
         await publish(app, stream, 2)
