@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from support.certificates import make_certificates
-from support.waits import AT_ONCE
+from support.waits import AT_ONCE, PATIENCE
 from tidings import App
 from tidings.errors import ConfigError, MissingExtraError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
@@ -469,7 +469,7 @@ def test_a_token_belongs_into_the_configuration_file_if_there_is_one(tmp_path: P
 
 async def ask_until_known(client: Any, subject: str) -> bytes:
     """Ask again until the news of the subscription has crossed the cluster."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 return bytes((await client.request(subject, b"hello", timeout=10)).data)

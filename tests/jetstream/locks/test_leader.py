@@ -11,7 +11,7 @@ from typing import Any, Self
 import pytest
 
 from support.process import Program
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, ConfigError, Group
 from tidings.errors import JetStreamUnavailableError
 from tidings.jetstream.locks.lock import Lock
@@ -273,7 +273,7 @@ async def test_a_function_may_end_the_app(nats_server: NATSServer, subject: str)
         await asyncio.sleep(1000)
 
     await app.connect()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await app.wait_stopped()
 
 
