@@ -37,7 +37,7 @@ from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
 
-SHORT = 0.1  # seconds of a deadline that the test waits for
+SHORT = 0.3  # seconds of a deadline that the test waits for
 
 
 @pytest.fixture
@@ -470,7 +470,7 @@ async def test_with_cancel_expired_the_handler_is_cancelled_at_the_deadline(
     app = make_app(nats_server)
     app.listen(subject, cancel_expired=True, timeout=timeout, queue="")(slow)
     async with app:
-        answer = await ask_and_tell(app, subject, **{HEADER: "200"})
+        answer = await ask_and_tell(app, subject, **{HEADER: "1000"})
         assert answer.headers["Nats-Service-Error-Code"] == "504"
         assert "deadline of the request passed" in answer.data["error"]
         await until(lambda: slow.ended)
@@ -518,7 +518,7 @@ async def test_a_subscription_made_while_the_app_runs_has_cancel_expired_too(
     else:
         subscribe = functools.partial(app.subscribe_new_subject_sync, subject, slow)
         await asyncio.to_thread(subscribe, cancel_expired=True)
-    await app.publish(subject, {}, "nobody.cares", headers={HEADER: "200"})
+    await app.publish(subject, {}, "nobody.cares", headers={HEADER: "1000"})
     await until(lambda: slow.ended)
     assert slow.ended == ["cancelled"]
 

@@ -108,7 +108,7 @@ async def test_a_request_without_an_answer_is_sent_again_only_if_it_is_idempoten
 ) -> None:
     handler = Silent(2)
     await app.subscribe_new_subject(subject, handler)
-    asking = app.request(subject, timeout=0.1, retries=2, idempotent=idempotent)
+    asking = app.request(subject, timeout=0.5, retries=2, idempotent=idempotent)
     if idempotent:
         assert await asking == {"try": 3}
     else:
@@ -124,7 +124,8 @@ async def test_each_try_waits_for_its_own_timeout(
     await app.subscribe_new_subject(subject, handler)
     with pytest.raises(RequestTimeoutError) as caught:
         await app.request(subject, timeout=0.05, retries=2, idempotent=True)
-    assert (caught.value.timeout, handler.got) == (0.05, 3)
+    assert caught.value.timeout == 0.05
+    await until(lambda: handler.got == 3)
 
 
 async def test_each_try_has_the_headers_even_if_they_come_from_an_iterator(
@@ -138,7 +139,7 @@ async def test_each_try_has_the_headers_even_if_they_come_from_an_iterator(
 
     await app.subscribe_new_subject(subject, handler)
     headers = iter([("Trace", "7")])
-    await app.request(subject, timeout=0.1, headers=headers, retries=1, idempotent=True)
+    await app.request(subject, timeout=0.5, headers=headers, retries=1, idempotent=True)
     assert seen == ["7", "7"]
 
 
@@ -226,13 +227,13 @@ async def test_an_attempt_that_comes_too_late_does_not_hide_the_error_before_it(
     passed = asyncio.Event()
 
     def oversleep(wait: float) -> float:
-        time.sleep(0.2)  # the event loop is blocked at the wrong moment
+        time.sleep(1.2)  # the event loop is blocked at the wrong moment
         passed.set()
         return 0.0
 
     monkeypatch.setattr(retries, "jittered", oversleep)
     monkeypatch.setattr(retries, "time_left", lambda: 1.0)
-    with deadline(0.15), pytest.raises(NoRespondersError):
+    with deadline(1), pytest.raises(NoRespondersError):
         await app.request(subject, retries=3)
     assert passed.is_set()
     assert requests_of(app) == 1
@@ -280,7 +281,7 @@ async def test_a_wrong_option_is_refused_in_each_form_of_the_call(
 async def test_the_forms_for_threads_send_again_too(
     app: App, subject: str, waits: list[float]
 ) -> None:
-    options: dict[str, Any] = {"timeout": 0.1, "retries": 2, "idempotent": True}
+    options: dict[str, Any] = {"timeout": 0.5, "retries": 2, "idempotent": True}
     for number, call in enumerate(
         (
             lambda name: app.request_sync(name, **options),
@@ -303,7 +304,8 @@ async def test_a_thread_waits_for_all_tries_and_not_longer(
 
     with pytest.raises(RequestTimeoutError) as caught:
         await asyncio.to_thread(ask)
-    assert (caught.value.timeout, handler.got) == (0.3, 3)
+    assert caught.value.timeout == 0.3
+    await until(lambda: handler.got == 3)
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(0, 2.0), (1, 6.1), (2, 10.3), (3, 14.7)])

@@ -212,7 +212,7 @@ async def test_requests_that_end_leave_nothing_behind(
         await never.wait()
 
     async with app:
-        asking = [asyncio.create_task(app.request("never", timeout=0.1 * n)) for n in range(1, 6)]
+        asking = [asyncio.create_task(app.request("never", timeout=1 + n / 10)) for n in range(5)]
         asking += [asyncio.create_task(app.request("never", timeout=60)) for _ in range(5)]
         asking += [asyncio.create_task(app.request("nobody")) for _ in range(5)]
         await until(lambda: app.stats().connection.requests == 10)

@@ -17,7 +17,7 @@ import pytest
 
 from support.command import worker_pids
 from support.process import is_alive
-from support.waits import wait_until
+from support.waits import AT_ONCE, wait_until
 from tidings import App, Stream
 from tidings.cli.supervisor import ending
 from tidings.process.runner import END_GRACE
@@ -174,7 +174,7 @@ def test_workers_that_block_end_within_the_drain_timeout_of_the_command_line(
     process.wait_for("^blocks", 2)
     began = time.monotonic()
     assert process.stop() == 1
-    assert time.monotonic() - began < 0.3 + END_GRACE + 1
+    assert time.monotonic() - began < 0.3 + END_GRACE + AT_ONCE
     process.wait_for(message)
 
 

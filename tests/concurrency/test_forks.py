@@ -56,7 +56,7 @@ def raises_at_once(call):
             asyncio.run(result)
     except ForkedError as error:
         assert "Start the app in the child" in str(error), error
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
     else:
         raise AssertionError(f"nothing raised by {call}")
 """

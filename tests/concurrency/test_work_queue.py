@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings.concurrency.pool import WorkerPool
 from tidings.concurrency.time_limit import bounded
 from tidings.concurrency.work_queue import HandlerQueue, rest_of
@@ -118,7 +118,7 @@ async def test_a_worker_gives_its_place_back_however_the_handler_ends(
 
     numbers = Numbers(pool, concurrency, handle)
     numbers.put(*range(10))
-    await asyncio.wait_for(numbers.finish(), 5)
+    await asyncio.wait_for(numbers.finish(), PATIENCE)
     assert sorted(numbers.done) == list(range(10))
     handled, failed, *rest = numbers.snapshot()
     assert (handled + failed, rest) == (10, [0, 0, 0])
@@ -164,7 +164,7 @@ async def test_workers_that_are_cancelled_from_outside_give_their_places_back(
         if task.get_name() == "tidings worker":
             task.cancel()
     numbers.put(3, 4, 5)
-    await asyncio.wait_for(numbers.finish(), 5)
+    await asyncio.wait_for(numbers.finish(), PATIENCE)
     assert numbers.snapshot() == (3, 3, 0, 0, 0)
 
 
@@ -183,7 +183,7 @@ async def test_a_run_whose_time_is_over_keeps_its_place_and_nobody_waits_for_it(
     numbers = Numbers(pool, 1, bounded(hang, 0.02, "numbers"))
     numbers.put(0)
     await until(lambda: numbers.snapshot() == (0, 1, 0, 0, 0))
-    await asyncio.wait_for(numbers.finish(), 1)
+    await asyncio.wait_for(numbers.finish(), PATIENCE)
     numbers.put(1)
     await asyncio.sleep(0.02)
     assert numbers.snapshot() == (0, 1, 1, 0, 0)

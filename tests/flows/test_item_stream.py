@@ -249,11 +249,11 @@ async def test_a_stream_that_takes_too_long_is_a_timeout_and_the_generator_is_cl
 async def test_a_first_item_may_take_longer_than_the_request_timeout(
     nats_server: NATSServer, service: App, subject: str
 ) -> None:
-    app = App("asker", servers=nats_server.url, request_timeout=0.1)
+    app = App("asker", servers=nats_server.url, request_timeout=0.5)
 
     @service.listen(subject)
     async def rows(msg):
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
         yield 0
 
     async with service, app, app.stream(subject, response_data_type=int) as got:
@@ -367,17 +367,17 @@ async def test_a_slow_service_and_a_slow_requester_are_not_taken_for_dead(
     service: App, app: App, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel, "PROBE", 0.02)
-    monkeypatch.setattr(channel, "SILENCE", 0.2)
+    monkeypatch.setattr(channel, "SILENCE", 1)
 
     @service.listen(subject)
     async def rows(msg):
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         for n in range(200):
             yield n
 
     async with service, app, app.stream(subject, response_data_type=int) as got:
         first = await anext(got)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         assert [first, *[item async for item in got]] == list(range(200))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from support.fake_peer import FakePeer
 from support.inbox import Inbox
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App
 from tidings.errors import ConnectionClosedError, ProtocolError
 from tidings.handlers.events import EVENTS
@@ -182,7 +182,7 @@ async def test_a_connection_that_is_given_up_ends_the_app(
         app.on(event)(lambda event: told.append(event.name))
     await app.__aenter__()
     await asyncio.to_thread(server.kill)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(ConnectionClosedError):
             await app.wait_stopped()
     assert told[-1] == "closed"

@@ -14,13 +14,12 @@ import psutil
 import pytest
 
 from support.inbox import Inbox
-from support.waits import until
+from support.waits import AT_ONCE, PATIENCE, until
 from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError, Stream
 from tidings.handlers import watchdog
 from tidings.server import NATSServer
 
 MakeApp = Callable[..., App]
-AT_ONCE = 1.0  # seconds: far below the timeout of the request, far above what it takes
 
 SECRET = "the-text-of-the-exception"
 
@@ -48,7 +47,7 @@ async def ask_until_error(app: App, subject: str, message: Any = None) -> Servic
     """Ask; the answer has to be an error, and to come at once."""
     asked = time.monotonic()
     with pytest.raises(ServiceError) as caught:
-        await app.request(subject, message)
+        await app.request(subject, message, timeout=PATIENCE)
     assert time.monotonic() - asked < AT_ONCE
     return caught.value
 
@@ -322,15 +321,21 @@ async def test_a_handler_that_blocks_the_loop_is_named_once_a_blockage(
     caplog.set_level(logging.WARNING, "tidings")
     app = make_app(nats_server)
 
+    def named() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if "blocked" in record.getMessage()]
+
     @app.listen(subject)
     async def blocker(msg):
-        time.sleep(1.8)  # noqa: ASYNC251 - what is tested
+        before = len(named())
+        while len(named()) == before:
+            time.sleep(0.01)  # noqa: ASYNC251 - what is tested
+        time.sleep(3 * watchdog.LOOK)  # noqa: ASYNC251 - the same
         return {}
 
     async with app:
         for count in (1, 2):
-            await app.request(subject)
-            lines = [record for record in caplog.records if "blocked" in record.getMessage()]
+            await app.request(subject, timeout=2 * PATIENCE)
+            lines = named()
             assert len(lines) == count
             assert "blocker" in lines[-1].getMessage()
             assert __file__ in lines[-1].getMessage()
@@ -389,7 +394,7 @@ async def test_a_def_handler_that_blocks_holds_nobody_up(
     @app.listen(f"{subject}.slow")
     def slow(msg):
         blocking.set()
-        released.wait(10)
+        released.wait(PATIENCE)
         return {}
 
     @app.listen(f"{subject}.quick")
@@ -397,12 +402,12 @@ async def test_a_def_handler_that_blocks_holds_nobody_up(
         return {}
 
     async with app:
-        waiting = asyncio.create_task(app.request(f"{subject}.slow"))
-        await asyncio.to_thread(blocking.wait, 5)
+        waiting = asyncio.create_task(app.request(f"{subject}.slow", timeout=PATIENCE))
+        await asyncio.to_thread(blocking.wait, PATIENCE)
         asked = time.monotonic()
         while time.monotonic() - asked < 1.5:
             began = time.monotonic()
-            await app.request(f"{subject}.quick")
+            await app.request(f"{subject}.quick", timeout=PATIENCE)
             assert time.monotonic() - began < AT_ONCE
             await asyncio.sleep(0.05)
         released.set()
@@ -454,7 +459,7 @@ async def test_an_app_ends_at_once_after_the_last_message_of_a_listener_that_was
     ending = asyncio.create_task(app.disconnect())
     await until(lambda: not app.is_running)
     released.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await ending
 
 

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from support.waits import PATIENCE, until
+from support.waits import AT_ONCE, PATIENCE, until
 from tidings import App, Middleware, Reject, ServiceError, Stream
 from tidings.concurrency import long_runs, work_queue
+from tidings.jetstream.consumer import consumer
 from tidings.server import NATSServer
 from tidings.stats import AppStats
 
 MakeApp = Callable[..., App]
 
 STREAMS = [Stream("WORK", subjects=["work.>"]), Stream("DEAD", subjects=["dead.>"])]
-LIMIT = 0.1  # seconds
+LIMIT = 0.5  # seconds; a run in a thread that does not hang ends within that on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +111,8 @@ async def test_a_request_whose_handler_hangs_is_answered_504_and_the_next_is_han
     async with app:
         asked = time.monotonic()
         with pytest.raises(ServiceError) as caught:
-            await app.request("ask")
-        assert (caught.value.code, time.monotonic() - asked < 2) == (504, True)
+            await app.request("ask", timeout=PATIENCE)
+        assert (caught.value.code, time.monotonic() - asked < AT_ONCE) == (504, True)
         assert await app.request("ask") == {"ok": True}
         [stats] = app.stats().listeners
         assert (stats.received, stats.handled, stats.failed, stats.timed_out) == (2, 1, 1, 1)
@@ -145,7 +146,7 @@ async def test_a_drain_does_not_wait_for_a_run_whose_time_is_over(app: App, make
         with pytest.raises(ServiceError):
             await app.request("ask")
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE
     handler.released.set()
 
 
@@ -224,7 +225,7 @@ async def test_a_message_whose_thread_hangs_is_kept_alive_no_longer(
         await app.js.publish("work.a", {"n": 1})
         await until(lambda: handler.got)  # by the second place, while the first is stuck
         await until(lambda: app.stats().consumers[0].acked == 1)
-        async with asyncio.timeout(5):  # the server counts an acknowledgement a little later
+        async with asyncio.timeout(PATIENCE):  # the server counts an acknowledgement a little later
             info = "CONSUMER.INFO.WORK.d"
             while (await app.js.api.call(info))["num_ack_pending"]:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.01)
@@ -253,13 +254,19 @@ async def test_deliveries_that_all_hang_become_a_dead_letter(
         await until(lambda: app.stats().consumers[0].dead == 1)
         [stats] = app.stats().consumers
         assert (stats.failed, stats.timed_out) == (2, 2)
-    assert "hang ran for longer than its timeout of 0.1 s" in caplog.text
+    assert "hang ran for longer than its timeout of 0.5 s" in caplog.text
 
 
 async def test_every_message_of_a_batch_that_hangs_comes_again(app: App) -> None:
     handler = Hanging()
     app.consume(
-        "WORK", durable="d", batch=3, batch_timeout=0.2, backoff=[0.05], timeout=LIMIT, ack_wait=5
+        "WORK",
+        durable="d",
+        batch=3,
+        batch_timeout=2,
+        backoff=[0.05],
+        timeout=LIMIT,
+        ack_wait=PATIENCE,
     )(handler)
     async with app:
         for number in range(3):
@@ -341,7 +348,7 @@ async def test_a_task_that_hangs_has_failed_and_its_next_run_does_not_overlap(
         await until(lambda: app.stats().tasks[0].returned >= 2)
         [stats] = app.stats().tasks
         assert (stats.failed, stats.timed_out) == (1, 1)
-    assert "task tick ran for longer than its timeout of 0.1 s" in caplog.text
+    assert "task tick ran for longer than its timeout of 0.5 s" in caplog.text
 
 
 async def test_a_task_that_runs_once_is_bounded_too(app: App) -> None:
@@ -370,18 +377,24 @@ def long_lines(caplog: pytest.LogCaptureFixture, words: str) -> list[logging.Log
 
 
 async def test_a_stream_handler_at_work_for_several_ack_waits_is_named_with_growing_gaps(
-    app: App, caplog: pytest.LogCaptureFixture, quick_looks: None
+    app: App,
+    caplog: pytest.LogCaptureFixture,
+    quick_looks: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert consumer.LONG_WAITS == 3
+    # So that the server waits far longer than this test.
+    monkeypatch.setattr(consumer, "LONG_WAITS", 0.03)
     handler = Hanging()
 
-    @app.consume("WORK", durable="d", ack_wait=0.1)
+    @app.consume("WORK", durable="d", ack_wait=10)
     async def work(msg):
         return await handler(msg)
 
     async with app:
         await app.js.publish("work.a", {"n": 1})
-        await until(lambda: len(long_lines(caplog, "times ack_wait")) == 2)
-        first, second = long_lines(caplog, "times ack_wait")
+        await until(lambda: len(long_lines(caplog, "times ack_wait")) >= 2)
+        first, second, *_ = long_lines(caplog, "times ack_wait")
         handler.released.set()
         await until(lambda: app.stats().consumers[0].acked == 1)
         assert app.stats().consumers[0].redelivered == 0  # a long run is not done twice
@@ -430,21 +443,26 @@ async def test_a_periodic_task_that_hangs_is_named_and_one_that_runs_for_good_is
         await asyncio.Event().wait()
 
     async with app:
-        await until(lambda: len(long_lines(caplog, "one run of task hang has taken")) == 2)
+        await until(lambda: len(long_lines(caplog, "one run of task hang has taken")) >= 2)
     assert "serve" not in caplog.text
 
 
 async def test_runs_that_are_over_are_not_named(
-    app: App, caplog: pytest.LogCaptureFixture, quick_looks: None
+    app: App,
+    caplog: pytest.LogCaptureFixture,
+    quick_looks: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(work_queue, "LONG", 1.0)
+
     @app.listen("ask", concurrency=1)
     async def ask(msg):
         await asyncio.sleep(0.1)
 
     async with app:
-        for _ in range(8):
+        for _ in range(15):  # together longer than one run may take
             await app.publish("ask")
-        await until(lambda: app.stats().listeners[0].handled == 8)
+        await until(lambda: app.stats().listeners[0].handled == 15)
     assert not long_lines(caplog, "has been at work")
 
 
@@ -456,5 +474,5 @@ async def test_a_drain_does_not_wait_for_a_batch_whose_time_is_over(app: App) ->
         await app.js.publish("work.a", {"n": 1})
         await until(lambda: app.stats().consumers[0].timed_out == 1)
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE
     handler.released.set()

@@ -193,8 +193,8 @@ async def test_a_lock_in_another_domain_is_the_lock_of_those_there(
                     pass
             token, waiting = lock.token, asyncio.create_task(wait())
         assert await waiting > token
-        async with here.lock("x", lease=1) as lock:
-            await asyncio.sleep(1.5)  # longer than the lease: it was renewed
+        async with here.lock("x", lease=3) as lock:
+            await asyncio.sleep(3.5)  # longer than the lease: it was renewed
             assert lock.is_held
 
 

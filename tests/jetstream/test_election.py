@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from support.waits import PATIENCE
 from tidings import (
     JetStreamApiError,
     JetStreamUnavailableError,
@@ -80,7 +81,7 @@ async def test_an_election_without_end_is_not_waited_for_without_end(
     monkeypatch.setattr(election, "ELECTION", 0.05)
     monkeypatch.setattr(election, "OFF_AFTER", 0.05)
     work = Work(error, 1_000_000)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(type(error)):
             await through_election(work)
     assert work.calls > 1

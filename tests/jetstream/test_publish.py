@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support.waits import AT_ONCE, PATIENCE
 from tidings import App, Middleware
 from tidings.errors import (
     ConfigError,
@@ -160,12 +161,15 @@ async def test_a_wrong_use_raises_and_nothing_is_stored(
 # Nobody to store it.
 
 
-async def test_a_subject_that_no_stream_takes_is_told_at_once(app: App, subject: str) -> None:
+async def test_a_subject_that_no_stream_takes_is_told_at_once(
+    app: App, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "TRY_TIMEOUT", 60)
     started = time.monotonic()
     with pytest.raises(NoStreamError, match=f"no stream stores '{subject}'. Declare one") as raised:
-        await app.js.publish(subject)
+        await app.js.publish(subject, timeout=60)
     assert raised.value.subject == subject
-    assert time.monotonic() - started < publishing.TRY_TIMEOUT
+    assert time.monotonic() - started < AT_ONCE
 
 
 async def test_a_listener_that_does_not_answer_does_not_hide_that_there_is_no_stream(
@@ -354,10 +358,9 @@ async def test_a_server_that_is_silent_does_not_hold_a_publish_beyond_its_timeou
         raise RequestTimeoutError(where, wait)
 
     monkeypatch.setattr(JetStreamApi, "request", silent)
-    started = time.monotonic()
     with pytest.raises(PublishTimeoutError):
         await app.js.publish(f"{name}.a", timeout=0.2)
-    assert time.monotonic() - started < 1
+    assert sum(waits) < 1
     assert len(waits) == 2  # the publish, and the question whether a stream takes it
 
 
@@ -471,7 +474,7 @@ async def test_a_publish_that_cannot_begin_takes_no_room_in_the_window(
         window = ended.js.publish_window(1)
     for _ in range(2):
         with pytest.raises(NotStartedError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await window.publish(subject)
 
 
@@ -512,7 +515,7 @@ async def test_who_is_cancelled_leaves_a_window_at_once_and_nothing_goes_on(
     window = app.js.publish_window(2)
 
     async def publish() -> None:
-        async with asyncio.timeout(0.2), window:
+        async with asyncio.timeout(0.5), window:
             await window.publish(subject, "a", msg_id="id-a")
             await window.publish(subject, "b")
             if where == "in the body":
@@ -520,7 +523,7 @@ async def test_who_is_cancelled_leaves_a_window_at_once_and_nothing_goes_on(
 
     with pytest.raises(TimeoutError):
         await publish()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < AT_ONCE
     assert app.stats().connection.requests == 0
     failed = {failure.message: failure.msg_id for failure in window.failed}
     assert (window.acked, set(failed), failed["a"]) == (0, {"a", "b"}, "id-a")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.streams import stored
-from support.waits import until
+from support.waits import AT_ONCE, PATIENCE, until
 from tidings import App
 from tidings.errors import (
     ConfigError,
@@ -70,8 +70,9 @@ async def test_each_message_gets_an_id_of_its_own(app: App, stream: Stream) -> N
 
 
 async def test_a_message_that_the_server_denies_fails_at_once(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tidings.jetstream.publish_window.TRY_TIMEOUT", 60)
     config = tmp_path / "server.conf"
     config.write_text(
         f"""jetstream: {{store_dir: "{tmp_path}"}}
@@ -81,7 +82,7 @@ async def test_a_message_that_the_server_denies_fails_at_once(
     async with (
         NATSServer(config=config) as server,
         App("app", servers=server.url, user="ada", password="pw") as app,
-        asyncio.timeout(1.5),  # less than a try may take
+        asyncio.timeout(AT_ONCE),  # less than a try may take
         app.js.publish_window(2) as window,
     ):
         for number in range(6):
@@ -118,7 +119,7 @@ async def test_the_timeout_of_one_message_counts_from_its_first_try(app: App, su
         pass
 
     await app.subscribe_new_subject(subject, observe, data_type=str, no_reply=True)
-    async with asyncio.timeout(1.5), app.js.publish_window(1) as window:
+    async with asyncio.timeout(AT_ONCE), app.js.publish_window(1) as window:
         await window.publish(subject, "a", timeout=0.2)
     assert errors(window) == {"a": NoStreamError}
 
@@ -345,7 +346,7 @@ async def test_a_slow_publisher_does_not_wait_for_a_full_batch(app: App, fast: S
     async with app.js.publish_window(256, batched=True) as window:
         first = await window.publish(f"{fast.name}.a", 0)
         number = 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not first.done():  # before 128 messages
                 number += 1
                 await window.publish(f"{fast.name}.a", number)
@@ -374,7 +375,7 @@ async def test_a_window_that_is_cancelled_leaves_no_batch_and_no_subscription(
     window = app.js.publish_window(4, batched=True)
 
     async def publish() -> None:
-        async with asyncio.timeout(0.2), window:
+        async with asyncio.timeout(0.5), window:
             for number in range(10):
                 await window.publish(f"{fast.name}.a", number)
 

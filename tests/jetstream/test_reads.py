@@ -13,6 +13,7 @@ from typing import Any
 import nats
 import pytest
 
+from support.waits import PATIENCE
 from tidings import App, ConfigError, DecodeError, MessageNotFoundError, Stream, deadline
 from tidings.errors import (
     ConnectionLostError,
@@ -523,7 +524,7 @@ async def test_a_batch_fails_at_once_if_the_connection_drops(server: NATSServer)
         await peer.flush()
         app.js.api.prefix = "$JS.HERE"
         read = asyncio.create_task(app.js.get_batch("S", 5))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await asked.wait()
             await peer.close()
             server.kill()

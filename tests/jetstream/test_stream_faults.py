@@ -19,7 +19,7 @@ import pytest
 from support.process import Program
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked, stored
 from support.tcp_proxy import TcpProxy
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
@@ -28,7 +28,7 @@ from tidings.jetstream.consumer import pull as pull_module
 from tidings.jetstream.consumer.terms import Terms
 from tidings.server import NATSCluster, NATSServer
 
-QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 1.0, "drain_timeout": 10.0}
+QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 5.0, "drain_timeout": 10.0}
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,8 @@ async def test_a_message_of_a_worker_that_is_killed_comes_again_after_ack_wait(
         info = await consumer_info(other, stream, "d")
         assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (2, 1)
         assert info["num_redelivered"] == 0
-        program.signal(9)
         killed = time.monotonic()
+        program.signal(9)
         await asyncio.to_thread(program.wait)
         got: list[tuple[int, int]] = []
 
@@ -164,7 +164,7 @@ async def test_a_message_of_a_worker_that_is_killed_comes_again_after_ack_wait(
         async with app:
             await is_acked(other, stream, "d", 3)
         assert sorted(got) == [(1, 2), (2, 2)]
-        assert 0.4 < time.monotonic() - killed < 8
+        assert 0.4 < time.monotonic() - killed < PATIENCE  # by default it would be after 30 s
 
 
 async def test_a_slow_handler_holds_no_more_than_it_works_on(
@@ -173,10 +173,10 @@ async def test_a_slow_handler_holds_no_more_than_it_works_on(
     app = make_app(streams=[stream])
     started = []
 
-    @app.consume(stream.name, durable="d", data_type=int, ack_wait=1, concurrency=2)
+    @app.consume(stream.name, durable="d", data_type=int, ack_wait=1.5, concurrency=2)
     async def slow(msg: StreamMessage[int]) -> None:
         started.append(msg.data)
-        await asyncio.sleep(1.4)  # the work
+        await asyncio.sleep(1.7)  # the work
 
     async with app:
         for number in range(6):
@@ -313,7 +313,7 @@ async def test_after_a_reconnect_the_pulls_of_before_are_not_answered_too(
         async with app, make_app("other") as other:
             for cuts in range(1, 4):
                 proxy.cut()
-                await until(lambda cuts=cuts: app.stats().consumers[0].recovered == cuts)
+                await until(lambda cuts=cuts: app.stats().consumers[0].recovered >= cuts)
             for number in range(20):
                 await other.js.publish(f"{stream.name}.n", number)
             await until(lambda: len(at_work) == 3)

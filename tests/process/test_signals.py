@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support.process import Program
-from support.waits import PATIENCE, until
+from support.waits import AT_ONCE, PATIENCE, until
 from tidings import App, NoRespondersError, RequestTimeoutError
 from tidings.server import NATSServer
 
@@ -95,9 +95,7 @@ async def test_past_the_drain_timeout_the_exit_code_is_1_and_the_abandoned_are_c
         await asyncio.to_thread(program.until, "began")
         await asker.flush()
         program.signal()
-        began = time.monotonic()
-        assert await asyncio.to_thread(program.wait) == 1
-        assert time.monotonic() - began < 4
+        assert await asyncio.to_thread(program.wait) == 1  # long before the handlers would return
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -134,7 +132,7 @@ async def test_a_second_signal_exits_at_once(
         program.signal(number)
         began = time.monotonic()
         assert await asyncio.to_thread(program.wait) == 128 + number
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < AT_ONCE
     assert "during the shutdown: exiting at once" in program.output
 
 
@@ -161,10 +159,10 @@ async def test_a_sigterm_in_an_outage_ends_within_the_drain_timeout_and_tells_wh
     await asyncio.to_thread(program.until, "listens")
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(program.until, "buffered")
-    program.signal()
     began = time.monotonic()
+    program.signal()
     assert await asyncio.to_thread(program.wait) == 1
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 1 + AT_ONCE
     frame = len(b"PUB numbers 8\r\n12345678\r\n")
     assert f"{100 * frame} bytes unsent" in program.output
 
@@ -172,13 +170,13 @@ async def test_a_sigterm_in_an_outage_ends_within_the_drain_timeout_and_tells_wh
 async def test_a_sigterm_in_an_outage_with_nothing_unsent_ends_at_once(
     server: NATSServer, run_program: RunProgram
 ) -> None:
-    program = await start_service(run_program)
+    program = await start_service(run_program, drain_timeout=60)
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(program.until, "still disconnected")
     program.signal()
     began = time.monotonic()
     assert await asyncio.to_thread(program.wait) == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < AT_ONCE
 
 
 async def test_a_sigterm_with_a_frozen_server_ends_within_the_drain_timeout(
@@ -189,7 +187,7 @@ async def test_a_sigterm_with_a_frozen_server_ends_within_the_drain_timeout(
     program.signal()
     began = time.monotonic()
     assert await asyncio.to_thread(program.wait) == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 1 + AT_ONCE
     await asyncio.to_thread(server.resume)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support.services import Asker
+from support.waits import PATIENCE
 from tidings import (
     App,
     ConfigError,
@@ -57,13 +58,13 @@ def pretend(asker: Asker) -> Callable[..., Any]:
 
 
 async def test_a_service_that_does_not_exist_is_not_found_at_once(app: App, name: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await app.services.ping(name=name, timeout=60) == ()
         assert await app.services.info(name=name, id="X", timeout=60) == ()
 
 
 async def test_an_instance_is_found_without_waiting_for_others(app: App) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         [ping] = await app.services.ping(name="finder", id=app.instance_id, timeout=60, stall=60)
     assert ping.id == app.instance_id
     assert ping.round_trip > 0
@@ -180,7 +181,7 @@ async def test_endless_answers_are_cut_off(
     monkeypatch.setattr(answers, "MOST_BYTES", 5_000)
     many = [{**PING, "name": name, "id": f"I{number}"} for number in range(100)]
     await pretend(f"$SRV.PING.{name}", *many)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert len(await app.services.ping(name=name, timeout=60, stall=60)) == 10
         await pretend(f"$SRV.PING.{name}.X", b"x" * 3_000, b"x" * 3_000, *many)
         assert await app.services.ping(name=name, id="X", timeout=60, stall=60) == ()
@@ -190,7 +191,7 @@ async def test_a_service_that_never_answers_is_awaited_for_the_timeout_only(
     app: App, pretend: Any, name: str
 ) -> None:
     await pretend(f"$SRV.PING.{name}")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await app.services.ping(name=name, timeout=0.05) == ()
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 20.0  # seconds within which whatever a test waits for has to happen
+# Seconds within which what happens "at once" has happened on a busy machine, too. Give it an
+# alternative that would take longer: a timeout of PATIENCE, for example.
+AT_ONCE = 5.0
 
 
 async def until(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:

@@ -19,7 +19,7 @@ from support.certificates import Certificates, make_certificates
 from support.fake_peer import FakePeer, info_line
 from support.inbox import Inbox
 from support.tcp_proxy import TcpProxy
-from support.waits import PATIENCE, until
+from support.waits import AT_ONCE, PATIENCE, until
 from tidings import (
     App,
     AuthError,
@@ -53,8 +53,8 @@ authorization {
 """.replace("USER_KEY", USER_KEY)
 
 
-async def refusal(app: App, within: float = 2.0) -> ConnectError:
-    """What starting the app raises; it has to come well within that many seconds."""
+async def refusal(app: App, within: float = AT_ONCE) -> ConnectError:
+    """What starting the app raises; it has to come within that many seconds."""
     began = time.monotonic()
     with pytest.raises(ConnectError) as caught:
         await app.__aenter__()
@@ -108,7 +108,9 @@ async def test_a_refused_connection_says_so_at_once(make_app: MakeApp) -> None:
 
 
 async def test_a_host_that_is_not_known_says_so(make_app: MakeApp) -> None:
-    error = await refusal(make_app("nats://nowhere.invalid:4222"), within=5)
+    error = await refusal(
+        make_app("nats://nowhere.invalid:4222", connect_timeout=60), within=PATIENCE
+    )
     assert type(error) is ConnectError
     assert "nowhere.invalid" in str(error)
 
@@ -145,7 +147,8 @@ async def test_what_is_no_nats_server_is_told_within_the_connect_timeout(
 ) -> None:
     async with FakePeer(greeting, answers=answers) as peer:
         url = f"nats://ada:secret@127.0.0.1:{peer.port}"
-        error = await refusal(make_app(url, connect_timeout=0.5), within=1.5)
+        seconds = 0.5 if reason == "connect_timeout" else 60
+        error = await refusal(make_app(url, connect_timeout=seconds))
         assert type(error) is ConnectError
         assert reason in error.reason
         if reason == "not a nats-server":
@@ -182,7 +185,7 @@ async def test_the_first_server_of_several_that_accepts_is_taken(
 ) -> None:
     async with FakePeer(b"SSH-2.0\r\n") as stranger, TcpProxy(server.port) as dead:
         dead.refusing = True
-        app = App("several", servers=[stranger.url, dead.url, server.url], connect_timeout=1)
+        app = App("several", servers=[stranger.url, dead.url, server.url])
         async with app:
             assert app.connected_url == server.url
 
@@ -326,7 +329,7 @@ async def test_credentials_that_are_none_are_told_when_written_down_or_at_the_st
     began = time.monotonic()
     with pytest.raises((ConfigError, AuthError)):
         await make_app(guarded, wait_for_server=wait, credentials=path).__aenter__()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < AT_ONCE
 
 
 async def test_a_user_that_is_revoked_is_let_in_again_when_it_is_restored(
@@ -445,7 +448,7 @@ async def test_a_handshake_that_never_ends_is_given_up_within_the_connect_timeou
 ) -> None:
     async with FakePeer(info_line(tls_required=True)) as peer:
         app = make_app(f"tls://ada:hunter2@127.0.0.1:{peer.port}", connect_timeout=0.5)
-        await refusal(app, within=1.5)
+        await refusal(app)
         assert b"CONNECT" not in peer.received
 
 

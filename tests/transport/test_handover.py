@@ -13,7 +13,7 @@ import pytest
 
 from support.fake_peer import FakePeer, info_line
 from support.inbox import Inbox
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, NoRespondersError
 from tidings.server import NATSCluster, NATSServer
 from tidings.transport.handover import Handover, Once
@@ -24,9 +24,7 @@ MakeApp = Callable[..., App]
 @pytest.fixture
 def make_app() -> MakeApp:
     def make(servers: Any, name: str = "mover", **options: Any) -> App:
-        return App(
-            name, servers=servers, **{"reconnect_time_wait": 0.2, "connect_timeout": 0.5, **options}
-        )
+        return App(name, servers=servers, **{"reconnect_time_wait": 0.2, **options})
 
     return make
 
@@ -46,7 +44,7 @@ def make_lame(server: NATSServer) -> None:
 
 async def heard_through_the_cluster(other: App) -> None:
     """Wait until the other server of the cluster knows the listeners. Then each loss is ours."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             with contextlib.suppress(NoRespondersError):
                 await other.request("echo", -1, response_data_type=int)
@@ -113,7 +111,7 @@ async def test_an_app_stays_while_there_is_no_other_server_and_says_so(
         app.on("lame_duck")(lambda event: lame.set())
         async with app:
             peer.send(info_line(ldm=True))
-            await asyncio.wait_for(lame.wait(), 5)
+            await asyncio.wait_for(lame.wait(), PATIENCE)
             await app.flush()
             assert app.connected_url == peer.url
             await until(lambda: "no other server is known" in caplog.text)
@@ -124,7 +122,8 @@ async def test_a_move_to_a_server_that_does_not_answer_is_tried_again(
 ) -> None:
     monkeypatch.setattr("tidings.transport.handover.ANSWER", 0.3)
     async with FakePeer() as old, FakePeer() as new:
-        app = make_app([old.url, new.url], randomize_servers=False, ping_interval=60)
+        urls = [old.url, new.url]
+        app = make_app(urls, randomize_servers=False, ping_interval=60, connect_timeout=1.5)
         async with app:
             sent = asyncio.create_task(new.until(lambda: b"PING" in new.received))
             old.send(info_line(ldm=True))

@@ -13,7 +13,7 @@ import pytest
 
 from support.fake_peer import FakePeer
 from support.tcp_proxy import TcpProxy
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, Stream
 from tidings.errors import ConnectionClosedError, TidingsError
 from tidings.server import NATSServer
@@ -52,7 +52,7 @@ async def test_connections_that_were_closed_at_once_count_as_attempts(make_app: 
         await app.__aenter__()
         peer.cut()
         with pytest.raises(ConnectionClosedError):
-            await asyncio.wait_for(app.wait_stopped(), 5)
+            await asyncio.wait_for(app.wait_stopped(), PATIENCE)
         assert peer.connections == 1 + 3
 
 

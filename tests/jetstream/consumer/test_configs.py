@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.streams import MakeApp, consumer_info, is_acked, stored
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import DROP, App, ConfigError, Group, Message
 from tidings.jetstream import Stream, StreamMessage
 from tidings.jetstream.consumer import pull as pull_module
@@ -37,7 +37,7 @@ async def config_of(app: App, stream: Stream) -> dict[str, Any]:
 
 async def has_pull(app: App, stream: Stream, consumer: str) -> None:
     """Wait until a pull is at the server: one that comes after a deletion is not answered."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not (await consumer_info(app, stream, consumer))["num_waiting"]:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, ConfigError, Group, Message, Middleware
 from tidings.errors import DrainTimeoutError, SubjectError
 from tidings.jetstream import Stream, StreamMessage
@@ -105,7 +105,7 @@ async def test_no_more_is_fetched_than_there_are_free_workers(
     async with busy:
         await publish(busy, stream, 20)
         await until(lambda: first.at_work == 3)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:  # the server counts what is pending a moment after it is stored
                 info = await consumer_info(busy, stream, "d")
                 assert info["num_ack_pending"] == 3
@@ -485,7 +485,8 @@ async def test_the_watchdog_names_the_handler_that_blocks(
 
     @app.consume(stream.name, durable="d", data_type=int)
     async def sleeper(msg: Message[int]) -> None:
-        time.sleep(1.6)  # noqa: ASYNC251 - what the watchdog is for
+        while "has blocked" not in caplog.text:
+            time.sleep(0.05)  # noqa: ASYNC251 - what the watchdog is for
 
     async with app:
         await publish(app, stream, 1)
@@ -502,10 +503,10 @@ async def test_a_handler_slower_than_ack_wait_keeps_its_message(
     app = make_app(streams=[stream])
     started = []
 
-    @app.consume(stream.name, durable="d", data_type=int, ack_wait=0.4, concurrency=2)
+    @app.consume(stream.name, durable="d", data_type=int, ack_wait=1.5, concurrency=2)
     async def slow(msg: Message[int]) -> None:
         started.append(msg.data)
-        await asyncio.sleep(1.5)  # the work
+        await asyncio.sleep(3.5)  # the work
 
     async with app:
         await publish(app, stream, 2)

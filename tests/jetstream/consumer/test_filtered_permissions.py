@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.inbox import Inbox
+from support.waits import PATIENCE
 from tidings import App
 from tidings.errors import KeyExistsError, SubjectPermissionError
 from tidings.server import NATSServer
@@ -63,7 +64,7 @@ async def test_keys_are_read_written_listed_and_watched_with_permissions_for_the
     rates = app.js.key_value("rates", type=int, create=False)
     seen = Inbox()
     app.watch("rates", "eu.>")(seen)
-    async with app, asyncio.timeout(10):
+    async with app, asyncio.timeout(PATIENCE):
         revision = await rates.put("eu.vat", 20)
         assert (await rates.get("eu.vat")).value == 20
         await rates.update("eu.vat", 21, revision)
@@ -90,7 +91,7 @@ async def test_an_object_is_put_and_read_with_permissions_for_it_alone(
 ) -> None:
     app = make("svc")
     files = app.js.object_store("files", create=False)
-    async with app, asyncio.timeout(10):
+    async with app, asyncio.timeout(PATIENCE):
         for body in (b"one", b"two"):
             await files.put(NAME, body)
             assert await files.get(NAME) == body

@@ -147,7 +147,7 @@ async def test_an_instance_holds_what_is_declared_and_no_more(
     consume(app, stream, gate, concurrency=2, prefetch=5)
     async with app:
         await publish(app, stream, 20)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while (await consumer_info(app, stream, "d"))["num_ack_pending"] < 7:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.01)
         stats = stats_of(app)
@@ -223,7 +223,7 @@ async def test_two_instances_share_what_comes(make_app: MakeApp, stream: Stream)
     for app, gate in zip(apps, gates, strict=True):
         consume(app, stream, gate, concurrency=1, prefetch=100)
     async with apps[0], apps[1]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while (await consumer_info(apps[0], stream, "d"))["num_waiting"] < 2:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.01)
         await publish(apps[0], stream, 40)
@@ -349,7 +349,7 @@ async def test_what_a_process_held_when_it_was_killed_is_delivered_again(
         program = run_program(WORKER)
         await publish(other, stream, 10)
         await asyncio.to_thread(program.until, "has 0")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while (await consumer_info(other, stream, "d"))["num_ack_pending"] < 6:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.01)
         program.signal(9)

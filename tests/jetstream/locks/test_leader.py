@@ -11,7 +11,7 @@ from typing import Any, Self
 import pytest
 
 from support.process import Program
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, ConfigError, Group
 from tidings.errors import JetStreamUnavailableError
 from tidings.jetstream.locks.lock import Lock
@@ -141,7 +141,7 @@ def test_a_process_that_ends_cleanly_hands_the_lead_over_at_once(
 async def test_an_instance_that_loses_the_lead_is_cancelled_and_contends_again(
     nats_server: NATSServer, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Instances(nats_server, subject, lease=1, count=1) as instances:
+    async with Instances(nats_server, subject, lease=3, count=1) as instances:
         (app,) = instances.apps
         await instances.leader()
         await app.js.key_value(BUCKET, create=False).delete(subject)
@@ -155,7 +155,7 @@ async def test_an_instance_that_loses_the_lead_is_cancelled_and_contends_again(
 async def test_the_lead_survives_a_short_outage_and_ends_in_a_long_one(
     server: NATSServer, subject: str
 ) -> None:
-    async with Instances(server, subject, lease=2, count=1) as instances:
+    async with Instances(server, subject, lease=6, count=1) as instances:
         (app,) = instances.apps
         await instances.leader()
         await asyncio.to_thread(server.kill)
@@ -225,7 +225,7 @@ async def test_a_function_that_returns_keeps_the_lead_and_does_not_run_again(
     def make(number: int) -> App:
         app = App("service", servers=nats_server.url)
 
-        @app.leader(name=subject, lease=1)
+        @app.leader(name=subject, lease=3)
         async def lead() -> None:
             calls.append(number)
 
@@ -236,7 +236,7 @@ async def test_a_function_that_returns_keeps_the_lead_and_does_not_run_again(
         await until(lambda: calls == [2])
         async with first:
             await until(lambda: first.stats().locks.waiting)
-            await asyncio.sleep(1.5)  # longer than the lease
+            await asyncio.sleep(3.5)  # longer than the lease
             assert calls == [2]
             assert only(second).is_leading
             await second.disconnect()
@@ -248,7 +248,7 @@ async def test_a_function_that_swallows_its_cancellation_gives_the_lead_up_when_
 ) -> None:
     app, calls = App("service", servers=nats_server.url), 0
 
-    @app.leader(name=subject, lease=1)
+    @app.leader(name=subject, lease=3)
     async def lead() -> None:
         nonlocal calls
         calls += 1
@@ -273,7 +273,7 @@ async def test_a_function_may_end_the_app(nats_server: NATSServer, subject: str)
         await asyncio.sleep(1000)
 
     await app.connect()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await app.wait_stopped()
 
 
@@ -362,7 +362,7 @@ async def test_what_keeps_an_instance_from_leading_is_logged_and_passes(
     server: NATSServer, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    async with Instances(server, subject, lease=2, count=1) as instances:
+    async with Instances(server, subject, lease=4, count=1) as instances:
         (app,) = instances.apps
         await instances.leader()
         await app.js.api.call(f"STREAM.DELETE.KV_{BUCKET}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.process import Program
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import (
     App,
     Bucket,
@@ -156,8 +156,8 @@ async def test_locks_of_different_names_and_buckets_do_not_wait_for_each_other(
     async with (
         app,
         app.lock(subject, lease=LONG),
-        app.lock(f"{subject}.x", lease=LONG, timeout=5),
-        app.lock(subject, lease=LONG, bucket="other-locks", timeout=5),
+        app.lock(f"{subject}.x", lease=LONG, timeout=PATIENCE),
+        app.lock(subject, lease=LONG, bucket="other-locks", timeout=PATIENCE),
     ):
         assert app.stats().locks.held == 3
 
@@ -220,7 +220,7 @@ async def test_an_error_in_the_block_releases_the_lock_and_comes_through(
         with pytest.raises(ZeroDivisionError):
             async with app.lock(subject, lease=LONG):
                 _ = 1 / 0
-        async with other.lock(subject, timeout=5):
+        async with other.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -235,7 +235,7 @@ async def test_a_block_that_is_cancelled_releases_the_lock(
         holding = asyncio.create_task(hold())
         await until(lambda: app.stats().locks.held)
         holding.cancel()
-        async with other.lock(subject, timeout=5):
+        async with other.lock(subject, timeout=PATIENCE):
             pass
         with pytest.raises(asyncio.CancelledError):
             await holding
@@ -293,14 +293,14 @@ async def test_the_deadline_ends_the_waiting_but_not_the_lease(
     app: App, other: App, subject: str
 ) -> None:
     async with app, other:
-        with deadline(0.3):
-            async with app.lock(subject, lease=1) as lock:
+        with deadline(1):
+            async with app.lock(subject, lease=3) as lock:
                 with pytest.raises(DeadlineExpiredError):
                     async with other.lock(subject):
                         pass
-                await asyncio.sleep(1.5)  # longer than the lease
+                await asyncio.sleep(3)  # together longer than the lease
                 assert lock.is_held
-        async with other.lock(subject, timeout=5):
+        async with other.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -328,7 +328,7 @@ async def test_a_task_that_is_cancelled_while_it_takes_the_lock_leaves_it_free(
         taking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking
-        async with other.lock(subject, timeout=5):
+        async with other.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -345,7 +345,7 @@ async def test_what_holds_the_lock_can_be_anything_and_is_shown_without_harm(
                     pass
             assert "\x1b" not in str(caught.value)
         await delete_lease(app, subject)
-        async with app.lock(subject, timeout=5):
+        async with app.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -358,7 +358,7 @@ async def test_after_a_kill_the_next_one_gets_the_lock_when_the_lease_ends(
     holder = await asyncio.to_thread(start_holder, nats_server, 2)
     async with app:
         holder.popen.kill()
-        async with app.lock(subject, timeout=20) as lock:
+        async with app.lock(subject, timeout=PATIENCE) as lock:
             assert lock.token > token_of(holder)
 
 
@@ -368,7 +368,7 @@ async def test_ctrl_c_releases_the_lock_at_once(
     holder = await asyncio.to_thread(start_holder, nats_server, LONG)
     async with app:
         holder.signal(signal.SIGINT)
-        async with app.lock(subject, timeout=20):
+        async with app.lock(subject, timeout=PATIENCE):
             pass
     await asyncio.to_thread(holder.wait_for, "ended")
 
@@ -379,7 +379,7 @@ async def test_a_process_that_was_stopped_for_longer_than_its_lease_learns_that_
     holder = await asyncio.to_thread(start_holder, nats_server, 1)
     async with app:
         holder.signal(signal.SIGSTOP)
-        async with app.lock(subject, timeout=20) as lock:
+        async with app.lock(subject, timeout=PATIENCE) as lock:
             assert lock.token > token_of(holder)
             holder.signal(signal.SIGCONT)
             await asyncio.to_thread(holder.wait_for, "LockLostError")
@@ -398,14 +398,15 @@ async def test_a_blocked_event_loop_loses_the_lock(app: App, subject: str) -> No
 
 async def test_a_lock_is_kept_while_the_server_restarts(own: App, server: NATSServer) -> None:
     async with own:
-        async with own.lock("x", lease=5) as lock:
-            token = lock.token
+        async with own.lock("x", lease=12) as lock:
+            token, revision = lock.token, await revision_of(own, "x")
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.restart)
             await until(lambda: own.stats().connection.reconnects == 1)
-            await asyncio.sleep(5)  # longer than the lease: it was renewed
+            while revision >= await revision_of(own, "x"):  # noqa: ASYNC110 - until it is renewed
+                await asyncio.sleep(0.05)
             assert (lock.is_held, lock.token) == (True, token)
-        async with own.lock("x", timeout=5) as following:
+        async with own.lock("x", timeout=PATIENCE) as following:
             assert following.token > token
 
 
@@ -416,7 +417,7 @@ async def test_a_lock_is_lost_while_the_server_is_away_for_longer_than_the_lease
         with pytest.raises(LockLostError, match="not renewed in time"):
             await hold_until_it_is_lost(own, "x", 1, lambda: asyncio.to_thread(server.kill))
         await asyncio.to_thread(server.restart)
-        async with own.lock("x", timeout=20):
+        async with own.lock("x", timeout=PATIENCE):
             pass
 
 
@@ -459,14 +460,14 @@ async def test_a_lost_acknowledgement_loses_no_lock(
     write = Leases.write
     async with app:
         monkeypatch.setattr(Leases, "write", failing_once(write, error))
-        async with app.lock(subject, lease=1, timeout=5) as lock:  # of the take
+        async with app.lock(subject, lease=3, timeout=PATIENCE) as lock:  # of the take
             monkeypatch.setattr(Leases, "write", failing_once(write, error))
-            await asyncio.sleep(1.5)  # of the renewal
+            await asyncio.sleep(3.5)  # of the renewal: longer than the lease
             assert lock.is_held
             monkeypatch.setattr(Leases, "write", failing_once(write, error))
         monkeypatch.setattr(Leases, "write", write)  # of the release
         assert app.stats().locks.lost == 0
-        async with app.lock(subject, timeout=5):
+        async with app.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -638,7 +639,7 @@ async def test_the_end_of_the_app_takes_the_lock_from_a_task_that_is_not_its_own
             await until(lambda: app.stats().locks.held)
         with pytest.raises(LockLostError, match="the app ends"):
             await holding
-        async with other.lock(subject, timeout=5):
+        async with other.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -659,7 +660,7 @@ async def test_a_handler_that_holds_the_lock_finishes_when_the_app_ends(
             await other.publish(subject, {})
             await taken.wait()
         assert ended.is_set()
-        async with other.lock(subject, timeout=5):
+        async with other.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -696,7 +697,7 @@ async def test_a_thread_holds_a_lock_in_a_with_block(app: App, subject: str) -> 
     async with app:
         answer = await app.request(subject, {})
         assert answer["token"] > 0
-        async with app.lock(subject, timeout=5):
+        async with app.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -744,7 +745,7 @@ async def test_ctrl_c_ends_a_thread_that_waits_and_leaves_the_lock_to_others(
             waiter.signal(signal.SIGINT)
             assert await asyncio.to_thread(waiter.wait) != 0
         assert not waiter.count("held")
-        async with other.lock(subject, timeout=5):
+        async with other.lock(subject, timeout=PATIENCE):
             pass
 
 
@@ -758,7 +759,7 @@ async def test_a_bucket_that_is_deleted_is_created_again_and_tokens_go_on_growin
         async with own.lock("x") as lock:
             token = lock.token
         await own.js.api.call(f"STREAM.DELETE.KV_{BUCKET}")
-        async with own.lock("x", timeout=5) as lock:
+        async with own.lock("x", timeout=PATIENCE) as lock:
             assert lock.token > token
 
 
@@ -826,7 +827,7 @@ async def test_a_released_lock_leaves_nothing_behind_for_long(
         while (state := (await own.js.api.call(info))["state"])["messages"]:  # noqa: ASYNC110 - of the server
             await asyncio.sleep(0.05)
         assert not state["consumer_count"]
-        await enter(own, "x", timeout=5)
+        await enter(own, "x", timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.*", ".a", "a..b", "a" * 201, 7, None])
