@@ -49,6 +49,8 @@ class FleetSource:
         self._own = RunSource(run)
         self._calls = LoopCalls()
         self._services = Services(lambda call: run.connection)
+        self._services_trouble = _Trouble("the services")
+        self._jetstream_trouble = _Trouble("JetStream")
 
     def health(self, probe: Probe) -> Health:
         """Answer a question about the health of the exporter."""
@@ -84,10 +86,12 @@ class FleetSource:
 
     async def _services_or_none(self) -> tuple[ServiceStats, ...]:
         try:
-            return await self._services.stats(timeout=API_TIMEOUT)
+            found = await self._services.stats(timeout=API_TIMEOUT)
         except TidingsError as error:
-            logger.warning("the exporter cannot ask the services: %s", error)
+            self._services_trouble.begin(error)
             return ()
+        self._services_trouble.end()
+        return found
 
     async def _add_jetstream(self, families: Families) -> bool:
         api = self._run.api
@@ -102,14 +106,42 @@ class FleetSource:
         except JetStreamUnavailableError:
             return False  # this server, or this account, has no JetStream
         except (TidingsError, KeyError, TypeError, ValueError) as error:
-            logger.warning("the exporter cannot ask JetStream: %s", error or type(error).__name__)
+            self._jetstream_trouble.begin(error)
             return False
+        self._jetstream_trouble.end()
         return True
 
     def close(self) -> None:
         """Ask no more."""
         self._calls.close()
         self._own.close()
+
+
+class _Trouble:
+    """Logs when the exporter can no longer ask, and when it can again.
+
+    A scrape comes every few seconds, all night.
+
+    Args:
+        asked: whom it asks.
+    """
+
+    def __init__(self, asked: str) -> None:
+        self._asked = asked
+        self._has_begun = False
+
+    def begin(self, error: Exception) -> None:
+        """A question has failed."""
+        if not self._has_begun:
+            reason = str(error) or type(error).__name__
+            logger.warning("the exporter cannot ask %s: %s", self._asked, reason)
+        self._has_begun = True
+
+    def end(self) -> None:
+        """A question was answered."""
+        if self._has_begun:
+            logger.info("the exporter can ask %s again", self._asked)
+        self._has_begun = False
 
 
 async def _pages(api: JetStreamApi, operation: str, field: str) -> AsyncIterator[dict[str, Any]]:
