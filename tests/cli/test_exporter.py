@@ -137,6 +137,24 @@ def test_a_server_without_jetstream_and_a_lost_one_are_shown_as_such(
         process.stop()
 
 
+def test_a_lost_server_is_logged_once_however_often_somebody_asks(start: Start, port: int) -> None:
+    with NATSServer(jetstream=True) as server:
+        process = start("exporter", "--listen", str(port), "-s", server.url)
+        wait_until(lambda: is_up(port))
+        server.kill()
+        wait_until(lambda: Metrics(ask(port, "/metrics").text).value("nats_exporter_up") == 0)
+        for _ in range(3):
+            ask(port, "/metrics")
+        server.restart()
+        process.wait_for("reconnected")
+        ask(port, "/metrics")
+        process.wait_for("can ask JetStream again")
+        process.wait_for("can ask the services again")
+        assert process.count("cannot ask JetStream") == 1
+        assert process.count("cannot ask the services") == 1
+        assert process.stop() == 0
+
+
 def test_without_prometheus_client_the_error_names_the_extra(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from support.inbox import Inbox
 from support.waits import until
 from tidings import App, Middleware
-from tidings.errors import ConfigError, NoStreamError
+from tidings.errors import ConfigError, DisconnectedError, NoStreamError, PublishTimeoutError
 from tidings.jetstream import Stream
 from tidings.server import NATSServer
 
@@ -328,3 +328,40 @@ async def test_a_delayed_message_survives_a_restart_of_the_server(server: NATSSe
         await asyncio.to_thread(server.restart)
         await until(lambda: app.stats().connection.reconnects == 1)
         assert (await inbox.next()).data == {"id": 1}
+
+
+async def test_a_delayed_publish_waits_for_a_server_that_is_away(
+    server: NATSServer,
+) -> None:
+    streams = [Stream("S", subjects=["s.>"], schedules=True)]
+    app = App("later", servers=server.url, streams=streams, reconnect_time_wait=0.05)
+    async with app:
+        await asyncio.to_thread(server.kill)
+        await until(lambda: app.stats().connection.state == "reconnecting")
+        publishing = asyncio.create_task(app.js.publish("s.mail", {"id": 1}, delay=3600))
+        await asyncio.to_thread(server.restart)
+        ack = await publishing
+        assert await app.js.cancel(ack.schedule)
+
+
+async def test_a_delayed_publish_ends_within_its_timeout_and_names_its_subject(
+    server: NATSServer,
+) -> None:
+    streams = [Stream("S", subjects=["s.>"], schedules=True)]
+    app = App("later", servers=server.url, streams=streams, reconnect_time_wait=0.05)
+    async with app:
+        await asyncio.to_thread(server.kill)
+        await until(lambda: app.stats().connection.state == "reconnecting")
+        with pytest.raises(PublishTimeoutError, match=r"'s\.mail' within 0\.5 s") as caught:
+            await app.js.publish("s.mail", {"id": 1}, delay=3600, msg_id="m", timeout=0.5)
+        assert caught.value.msg_id == "m"
+        assert isinstance(caught.value.__cause__, DisconnectedError)
+
+
+async def test_a_delayed_publish_creates_a_declared_stream_that_is_lost_again(
+    make_app: MakeApp, stream: Stream
+) -> None:
+    async with make_app(streams=[scheduling(stream)]) as app:
+        await app.js.api.call(f"STREAM.DELETE.{stream.name}")
+        ack = await app.js.publish(f"{stream.name}.mail", {"id": 1}, delay=3600)
+        assert await waiting(app, stream) == [ack.schedule]

@@ -184,12 +184,39 @@ class Publication(msgspec.Struct, frozen=True):
 
     async def _send_later(self, api: JetStreamApi, due: datetime) -> PublishAck:
         """Publish it to where its stream keeps it until it is due."""
-        patience = min(self.timeout, TRY_TIMEOUT)
-        place, block = await schedule_block(
-            api, self.subject, self.block, due, self.msg_id, patience
-        )
-        later = msgspec.structs.replace(self, subject=place, block=block, due=None)
-        return msgspec.structs.replace(await later.send(api), schedule=place)
+        deadline = time.monotonic() + self.timeout
+        place, block = await self._place(api, due, deadline)
+        left = max(deadline - time.monotonic(), LEAST_CHECK)
+        later = msgspec.structs.replace(self, subject=place, block=block, due=None, timeout=left)
+        try:
+            ack = await later.send(api)
+        except PublishTimeoutError as error:
+            late = PublishTimeoutError(self.subject, self.msg_id, self.timeout)
+            raise late from error.__cause__
+        return msgspec.structs.replace(ack, schedule=place)
+
+    async def _place(self, api: JetStreamApi, due: datetime, deadline: float) -> tuple[str, bytes]:
+        """Find out where to publish it, through an outage as `_send` does."""
+        doubt: TidingsError | None = None
+        streams = StreamCheck(api, self.subject)
+        backoff = Backoff(TRY_FIRST, TRY_MOST)
+        while (left := deadline - time.monotonic()) > 0:
+            patience = min(left, TRY_TIMEOUT)
+            try:
+                return await schedule_block(
+                    api, self.subject, self.block, due, self.msg_id, patience
+                )
+            except (NoStreamError, JetStreamUnavailableError, RequestTimeoutError) as error:
+                doubt = error
+                await streams.check(max(min(deadline - time.monotonic(), patience), LEAST_CHECK))
+            except JetStreamApiError as error:
+                if not passes(error):
+                    raise
+                doubt = error
+            except DisconnectedError as error:
+                doubt = error
+            await asyncio.sleep(backoff.next())
+        raise PublishTimeoutError(self.subject, self.msg_id, self.timeout) from doubt
 
 
 @known_as("JetStream.publish")  # `publish_sync` and the window pass their options on

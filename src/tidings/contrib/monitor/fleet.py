@@ -89,6 +89,10 @@ class FleetSource:
         self._calls = LoopCalls()
         self._services = Services(lambda call: run.connection)
         self._asking: asyncio.Task[list[Family]] | None = None
+        self._services_trouble = _Trouble("the exporter can ask the services again")
+        self._jetstream_trouble = _Trouble("the exporter can ask JetStream again")
+        self._endpoints_trouble = _Trouble("all endpoints of services are shown again")
+        self._streams_trouble = _Trouble("all streams and consumers are shown again")
 
     def health(self, probe: Probe) -> Health:
         """Answer a question about the health of the exporter."""
@@ -123,7 +127,7 @@ class FleetSource:
         services, has_jetstream = await asyncio.gather(
             self._services_or_none(), self._add_jetstream(families)
         )
-        _add_services(families, services)
+        self._add_services(families, services)
         families.gauge(
             "nats_exporter_jetstream_up", "Whether JetStream answered.", int(has_jetstream)
         )
@@ -131,10 +135,23 @@ class FleetSource:
 
     async def _services_or_none(self) -> tuple[ServiceStats, ...]:
         try:
-            return await self._services.stats(timeout=API_TIMEOUT)
+            found = await self._services.stats(timeout=API_TIMEOUT)
         except TidingsError as error:
-            logger.warning("the exporter cannot ask the services: %s", error)
+            self._services_trouble.begin(f"the exporter cannot ask the services: {error}")
             return ()
+        self._services_trouble.end()
+        return found
+
+    def _add_services(self, families: Families, services: Iterable[ServiceStats]) -> None:
+        left = MOST
+        # If one names too many endpoints, they are missing at this one and not at the others.
+        for stats in sorted(services, key=lambda each: len(each.endpoints)):
+            _add_service(families, stats, left)
+            left -= len(stats.endpoints)
+        if left < 0:
+            self._endpoints_trouble.begin(f"{-left} endpoints of services are not shown")
+        else:
+            self._endpoints_trouble.end()
 
     async def _add_jetstream(self, families: Families) -> bool:
         try:
@@ -143,11 +160,14 @@ class FleetSource:
         except JetStreamUnavailableError:
             return False  # this server, or this account, has no JetStream
         except TidingsError as error:
-            logger.warning("the exporter cannot ask JetStream: %s", error)
+            self._jetstream_trouble.begin(f"the exporter cannot ask JetStream: {error}")
             return False
         except TimeoutError:
-            logger.warning("JetStream has not answered everything within %g s", JETSTREAM_TIMEOUT)
+            self._jetstream_trouble.begin(
+                f"JetStream has not answered everything within {JETSTREAM_TIMEOUT:g} s"
+            )
             return False
+        self._jetstream_trouble.end()
         return True
 
     async def _add_streams(self, families: Families) -> None:
@@ -163,7 +183,11 @@ class FleetSource:
                 _add_consumer(families, name, consumer)
                 left -= 1
         if streams == MOST or not left:
-            logger.warning("no more than %d streams, and as many consumers, are shown", MOST)
+            self._streams_trouble.begin(
+                f"no more than {MOST} streams, and as many consumers, are shown"
+            )
+        else:
+            self._streams_trouble.end()
 
     def close(self) -> None:
         """Ask no more."""
@@ -171,6 +195,32 @@ class FleetSource:
             self._asking.cancel()
         self._calls.close()
         self._own.close()
+
+
+class _Trouble:
+    """Logs when something begins to fail, and when it works again.
+
+    A scrape comes every few seconds, all night.
+
+    Args:
+        over: what to log when it works again.
+    """
+
+    def __init__(self, over: str) -> None:
+        self._over = over
+        self._has_begun = False
+
+    def begin(self, text: str) -> None:
+        """It has failed. The text says how."""
+        if not self._has_begun:
+            logger.warning("%s", text)
+        self._has_begun = True
+
+    def end(self) -> None:
+        """It has worked."""
+        if self._has_begun:
+            logger.info("%s", self._over)
+        self._has_begun = False
 
 
 async def _pages(
@@ -200,16 +250,6 @@ def _read(operation: str, entry: object, kind: type[T]) -> T:
         return msgspec.convert(entry, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise JetStreamApiError(500, 0, f"{operation} was answered in another form") from None
-
-
-def _add_services(families: Families, services: Iterable[ServiceStats]) -> None:
-    left = MOST
-    # If one names too many endpoints, they are missing at this one and not at the others.
-    for stats in sorted(services, key=lambda each: len(each.endpoints)):
-        _add_service(families, stats, left)
-        left -= len(stats.endpoints)
-    if left < 0:
-        logger.warning("%d endpoints of services are not shown", -left)
 
 
 def _add_service(families: Families, stats: ServiceStats, most: int) -> None:
