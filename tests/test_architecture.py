@@ -113,6 +113,8 @@ INSIDE = {
         "wire",
         "window",
         "channel",
+        "departure",
+        "request_items",
         "lookout",
         "sources",
         "many",
