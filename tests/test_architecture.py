@@ -56,7 +56,16 @@ FLOORS = {
         "declarations",
         "group",
     ],
-    "face": ["cautions", "integrations", "plan", "lifecycle", "process", "app"],
+    "face": [
+        "cautions",
+        "integrations",
+        "plan",
+        "lifecycle",
+        "launch",
+        "process",
+        "app",
+        "internals",
+    ],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
 # What is in each package, the lowest first: the same holds inside.
@@ -338,7 +347,7 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 # What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
 # requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
-    "app": {"jetstream", "lifecycle", "plan", "process", "services", "transport"},
+    "app": {"jetstream", "launch", "lifecycle", "plan", "process", "services", "transport"},
     "blocking": {"flows"},
     "bus": {"flows"},
     "declarations": {"cron", "jetstream"},
