@@ -56,7 +56,16 @@ FLOORS = {
         "declarations",
         "group",
     ],
-    "face": ["cautions", "integrations", "plan", "lifecycle", "process", "app"],
+    "face": [
+        "cautions",
+        "integrations",
+        "plan",
+        "lifecycle",
+        "launch",
+        "process",
+        "app",
+        "internals",
+    ],
     "edges": ["server", "testing", "contrib", "cli", "__main__"],
 }
 # What is in each package, the lowest first: the same holds inside.
@@ -113,6 +122,8 @@ INSIDE = {
         "wire",
         "window",
         "channel",
+        "departure",
+        "request_items",
         "lookout",
         "sources",
         "many",
@@ -226,7 +237,17 @@ INSIDE = {
         "member",
     ],
     "jetstream/locks": ["turns", "leases", "lease", "locks", "lock", "leader"],
-    "jetstream/kv": ["codecs", "entry", "plain", "transaction", "watch", "key_value", "watchers"],
+    "jetstream/kv": [
+        "codecs",
+        "keys",
+        "entry",
+        "plain",
+        "transaction",
+        "key_bucket",
+        "watch",
+        "key_value",
+        "watchers",
+    ],
     "jetstream/objects": ["files", "info", "chunks", "prune", "store"],
     "jetstream/schedule": ["late", "spec", "plan", "crons", "jobs"],
     "jetstream/streams": ["drops", "forms", "transform", "source", "stream", "bucket", "plan"],
@@ -326,7 +347,7 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 # What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
 # requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
-    "app": {"jetstream", "lifecycle", "plan", "process", "services", "transport"},
+    "app": {"jetstream", "launch", "lifecycle", "plan", "process", "services", "transport"},
     "blocking": {"flows"},
     "bus": {"flows"},
     "declarations": {"cron", "jetstream"},

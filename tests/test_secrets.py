@@ -57,7 +57,7 @@ def told_by_logs(records: list[logging.LogRecord]) -> Iterator[str]:
 
 def told_by_app(app: App) -> Iterator[str]:
     yield repr(app)
-    yield repr(app._settings)
+    yield repr(app._launch.connection)
     yield repr(app.nats)
     yield repr(vars(app.state))
     yield repr(app.stats())

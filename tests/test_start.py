@@ -210,7 +210,7 @@ async def test_set_servers_replaces_them_before_the_start_only(nats_server: NATS
 def test_secrets_are_not_shown() -> None:
     app = App("a", servers="nats://ada:secret1@h", user="ada", password="secret2")
     assert "secret" not in repr(app)
-    assert "secret" not in repr(app._settings)
+    assert "secret" not in repr(app._launch.connection)
 
 
 # Where no server is.

@@ -197,6 +197,7 @@ class App(Declarations):
         monitor: str | int | None = None,
         **connection: Unpack[ConnectionKeywords],
     ) -> None:
+        from tidings.launch import Launch
         from tidings.transport.options import ConnectionKeywords
         from tidings.transport.settings import settings_of
 
@@ -234,22 +235,20 @@ class App(Declarations):
         self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
         self.use_uvloop = use_uvloop
-        self._monitor = None if monitor is None else listen_address("monitor", monitor)
+        address = None if monitor is None else listen_address("monitor", monitor)
         self._lifespan = lifespan
         self._concurrency = concurrency
         self._request_timeout = request_timeout
-        self._settings = settings_of(
+        settings = settings_of(
             service_name, host=host, port=port, servers=servers, context=context, options=connection
         )
+        self._launch = Launch(connection=settings, monitor=address)
         self._middleware_specs: list[MiddlewareSpec] = []
         self._included: dict[Group, str] = {}  # the groups, and where they were included
         self._startup_hooks: list[Callable[[], Any]] = []
         self._ready_hooks: list[Callable[[], Any]] = []
         self._shutdown_hooks: list[Callable[[], Any]] = []
         self._health_checks: list[HealthCheck] = []
-        # What the command line adds to observe a run.
-        self._observers: list[Callable[[Run], Observer]] = []
-        self._is_measured = False
         self._events = EventHooks()
         self._current = CurrentLink()
         self._streams = streams
@@ -576,7 +575,8 @@ class App(Declarations):
         from tidings.transport.options import server_urls
 
         self._declaring("set_servers")
-        self._settings = self._settings.with_servers(server_urls(servers))
+        launch = self._launch
+        launch.connection = launch.connection.with_servers(server_urls(servers))
 
     def _declaring(self, call: str) -> None:
         if self._run is not None:
@@ -772,8 +772,8 @@ class App(Declarations):
         check_asyncio()
         # What the run starts works for others, too, and longer than a deadline of the caller.
         with working_until(None):
-            plan = self._plan(self._settings.resolve())
-            observers = self._all_observers()
+            plan = self._plan(self._launch.connection.resolve())
+            observers = self._observers()
             run = self._run = Run(plan, self._current, self._host, observers, self._on_end)
             await run.begin()
         return run
@@ -810,15 +810,16 @@ class App(Declarations):
             shutdown=tuple(self._shutdown_hooks),
             events=self._events,
             health=tuple(self._health_checks),
-            is_measured=self._monitor is not None or self._is_measured,
+            is_measured=self._launch.monitor is not None or self._launch.is_measured,
         )
 
-    def _all_observers(self) -> tuple[Callable[[Run], Observer], ...]:
-        if self._monitor is None:
-            return tuple(self._observers)
+    def _observers(self) -> list[Callable[[Run], Observer]]:
+        launch = self._launch
+        if launch.monitor is None:
+            return launch.observers
         # The monitor is an integration, which the core does not import.
         monitor = importlib.import_module("tidings.contrib.monitor")
-        return (*self._observers, functools.partial(monitor.serve, address=self._monitor))
+        return [*launch.observers, functools.partial(monitor.serve, address=launch.monitor)]
 
     def _on_end(self, outcome: Outcome | None) -> None:
         """Let go of the run. An outcome of None leaves nothing to ask for."""
@@ -855,7 +856,7 @@ class App(Declarations):
         Raises:
             ConfigError: the environment or a context names servers that cannot be used.
         """
-        return self._settings.servers
+        return self._launch.connection.servers
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
@@ -891,9 +892,9 @@ class App(Declarations):
             return run.stats()
         if self._current.is_forked:
             raise self._current.error("stats")
-        return (
-            self._plan(self._settings.arguments).stats() if self._last is None else self._last.stats
-        )
+        if self._last is not None:
+            return self._last.stats
+        return self._plan(self._launch.connection.arguments).stats()
 
     def __repr__(self) -> str:
         state = "idle" if (run := self._run) is None else run.state.value

@@ -163,7 +163,7 @@ def test_no_credentials_of_an_app_are_left_for_the_server() -> None:
     for login in logins:
         app = App("own", servers="tls://192.0.2.1", connect_timeout=3, **login)
         use_dev_server(app, "nats://127.0.0.1:1")
-        assert app._settings.resolve() == plain._settings.resolve()
+        assert app._launch.connection.resolve() == plain._launch.connection.resolve()
 
 
 def test_a_token_of_the_environment_keeps_others_out(

@@ -294,7 +294,7 @@ async def test_an_argument_stands_above_the_domain_of_a_context(
         ({"js_prefix": "owner.API"}, "owner.API"),
     ):
         app = App("svc", context="leaf", **options)
-        assert app._settings.resolve().js_api == prefix
+        assert app._launch.connection.resolve().js_api == prefix
 
 
 @pytest.mark.parametrize(

@@ -560,7 +560,7 @@ def test_the_clients_own_server_has_the_streams_of_an_app_with_a_domain() -> Non
     for _ in range(2):
         with TestClient(app):
             assert app.js.publish_sync("from.a", 1).sequence == 1
-    assert app._settings.resolve().js_api == "$JS.leaf.API"
+    assert app._launch.connection.resolve().js_api == "$JS.leaf.API"
 
 
 def test_a_client_is_ready_soon(billing: App) -> None:

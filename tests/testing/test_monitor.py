@@ -21,4 +21,4 @@ async def test_the_app_under_test_does_not_listen_on_the_port_of_its_monitor() -
     with socket.create_server(("127.0.0.1", port)):
         async with TestClient(app) as client:
             assert await client.request("tested", {}) == {"n": 1}
-    assert app._monitor is not None  # only for the time of the test
+    assert app._launch.monitor is not None  # only for the time of the test

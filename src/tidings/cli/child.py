@@ -24,6 +24,7 @@ from collections.abc import Mapping
 import msgspec
 
 from tidings.app import App
+from tidings.internals import launch_of
 from tidings.log import logger
 from tidings.process.runner import MainRun
 from tidings.transport.sources import from_flags
@@ -74,7 +75,7 @@ def run_child(target: str, orders: Mapping[str, str], drain_timeout: float | Non
     logs.identify(app.service_name, app.version, app.instance_id)
     if drain_timeout is not None:
         app.drain_timeout = drain_timeout
-    app._settings = app._settings.with_flags(from_flags(json.loads(orders.get(FLAGS, "{}"))))
+    launch_of(app).use_flags(from_flags(json.loads(orders.get(FLAGS, "{}"))))
     if servers := orders.get(SERVERS):
         if DEV in orders:
             use_dev_server(app, servers)

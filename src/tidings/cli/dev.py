@@ -12,6 +12,7 @@ import msgspec
 
 from tidings.app import App
 from tidings.errors import ServerStartError
+from tidings.internals import launch_of
 from tidings.server import NATSServer
 
 from .console import mention
@@ -118,5 +119,6 @@ def _start(port: int, token: str | None) -> NATSServer:
 def use_dev_server(app: App, url: str) -> None:
     """Let an app connect to the server of this run, without the credentials for its own servers."""
     app.set_servers(url)
-    arguments = msgspec.structs.replace(app._settings.arguments, **_NO_LOGIN)
-    app._settings = msgspec.structs.replace(app._settings, arguments=arguments)
+    launch = launch_of(app)
+    arguments = msgspec.structs.replace(launch.connection.arguments, **_NO_LOGIN)
+    launch.connection = msgspec.structs.replace(launch.connection, arguments=arguments)

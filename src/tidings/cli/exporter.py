@@ -10,6 +10,7 @@ import typer
 
 from tidings.addresses import listen_address
 from tidings.errors import MissingExtraError
+from tidings.internals import launch_of
 
 from . import logs
 from .flags import Flags, client, connects
@@ -42,5 +43,5 @@ def exporter(
     logs.configure(log_level, log_format)
     app = client("tidings-exporter", flags)
     app.discoverable = False
-    app._observers.append(functools.partial(FleetMonitor, address=address))
+    launch_of(app).observers.append(functools.partial(FleetMonitor, address=address))
     foreground(app).run()

@@ -11,6 +11,7 @@ import typer
 
 from tidings.app import App
 from tidings.errors import ConfigError
+from tidings.internals import launch_of
 from tidings.text import printable
 from tidings.transport.contexts import context_names
 from tidings.transport.sources import VARIABLES, Source, from_flags
@@ -98,7 +99,8 @@ def client(name: str, flags: Flags) -> App:
     selected. It says so, because the services of `tidings run` do not.
     """
     app = App(name, discoverable=False)
-    app._settings = app._settings.with_flags(flags, may_use_selected=True)
-    if (selected := app._settings.selected()) is not None:
+    launch = launch_of(app)
+    launch.use_flags(flags, may_use_selected=True)
+    if (selected := launch.connection.selected()) is not None:
         print(f"tidings: using the selected context {printable(repr(selected))}", file=sys.stderr)
     return app

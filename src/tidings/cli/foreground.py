@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tidings import internals
 from tidings.app import App
 from tidings.lifecycle import Run
 from tidings.process.runner import MainRun
@@ -18,7 +19,7 @@ def foreground(app: App, on_started: Callable[[], None] | None = None) -> MainRu
     """
 
     async def start() -> Run:
-        run = await app._start()
+        run = await internals.start(app)
         if on_started is not None:
             on_started()
         return run

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from tidings.jetstream.kv.key_value import KeyValue, check_keys
+from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.kv.keys import check_keys
 from tidings.jetstream.objects.prune import stored_size
 from tidings.jetstream.reader import Host, read_each
 

@@ -14,7 +14,8 @@ import typer
 from tidings.errors import ConfigError, KeyNotFoundError
 from tidings.jetstream.bucket import check_bucket
 from tidings.jetstream.kv.entry import Entry
-from tidings.jetstream.kv.key_value import KeyValue, check_keys
+from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.kv.keys import check_keys
 from tidings.jetstream.ttl import Never
 from tidings.text import printable
 

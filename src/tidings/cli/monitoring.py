@@ -14,6 +14,7 @@ from tidings.addresses import ListenAddress, listen_address
 from tidings.app import App
 from tidings.contrib import monitor
 from tidings.contrib.monitor.processes import Processes, ProcessesSource
+from tidings.internals import launch_of
 
 # Environment variables of a child: the descriptor of its end of the pipe, and whether its
 # supervisor serves metrics or writes a health file.
@@ -47,9 +48,9 @@ class Monitoring(msgspec.Struct, frozen=True, kw_only=True):
     def apply(self, app: App) -> None:
         """Let an app in this process do what the options say."""
         if self.address is not None:
-            app._monitor = self.address
+            launch_of(app).monitor = self.address
         if self.path is not None:
-            app._observers.append(functools.partial(monitor.health_file, path=self.path))
+            launch_of(app).observers.append(functools.partial(monitor.health_file, path=self.path))
 
     def tell(self, environment: MutableMapping[str, str], pipe: socket.socket) -> None:
         """Tell a child what its supervisor will ask for."""
@@ -74,10 +75,11 @@ def observe_child(app: App, orders: Mapping[str, str]) -> ListenAddress | None:
 
     pipe = socket.socket(fileno=int(orders[PIPE]))
     pipe.set_inheritable(False)
-    address, app._monitor = app._monitor, None
-    app._is_measured = METRICS in orders or address is not None
-    if app._is_measured or HEALTH in orders:
-        app._observers.append(functools.partial(PipeServer, end=pipe))
+    launch = launch_of(app)
+    address, launch.monitor = launch.monitor, None
+    launch.is_measured = METRICS in orders or address is not None
+    if launch.is_measured or HEALTH in orders:
+        launch.observers.append(functools.partial(PipeServer, end=pipe))
     else:
         pipe.close()
     return address

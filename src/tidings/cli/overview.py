@@ -9,8 +9,8 @@ import msgspec
 from tidings.app import App
 from tidings.functions import function_name
 from tidings.handlers.listener_spec import ListenerSpec
-from tidings.handlers.queue_groups import queue_groups
 from tidings.handlers.task_spec import TaskSpec
+from tidings.internals import plan_of
 from tidings.jetstream.consumer.instances import consumer_names
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.subject import has_wildcard
@@ -61,15 +61,14 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 def overview_of(app: App) -> Overview:
     """Return what an app has declared."""
-    listeners, consumers = app._listener_specs, app._consumer_specs
-    queues = queue_groups(app.service_name, app.queue, listeners)
+    plan, consumers = plan_of(app), app.consumers
     names = consumer_names(app.service_name, consumers)
     rows = [
         *_cut(
             "listener",
             [
                 (", ".join(spec.subjects), queue, spec.name)
-                for spec, queue in zip(listeners, queues, strict=True)
+                for spec, queue in zip(plan.listeners, plan.queue_groups, strict=True)
             ],
         ),
         *_cut(
@@ -81,23 +80,23 @@ def overview_of(app: App) -> Overview:
         ),
         *_cut(
             "watch",
-            [(f"{spec.bucket} {spec.shown_keys}", "", spec.name) for spec in app._watch_specs],
+            [(f"{spec.bucket} {spec.shown_keys}", "", spec.name) for spec in plan.watches],
         ),
-        *_cut("task", [(_times(spec), "", spec.name) for spec in app._task_specs]),
+        *_cut("task", [(_times(spec), "", spec.name) for spec in plan.tasks]),
         *_cut(
             "cron",
             [(str(spec.schedule), spec.name, function_name(spec.function)) for spec in app.crons],
         ),
         *_cut(
             "leader",
-            [(spec.lock_name(app.service_name), "", spec.name) for spec in app._leader_specs],
+            [(spec.lock_name(app.service_name), "", spec.name) for spec in plan.leaders],
         ),
     ]
     return Overview(
         service=app.service_name,
         version=app.version,
         rows=tuple(rows),
-        request_subject=_request_subject(listeners),
+        request_subject=_request_subject(plan.listeners),
     )
 
 

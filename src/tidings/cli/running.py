@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tidings.checks import check_seconds
 from tidings.errors import ConfigError
+from tidings.internals import launch_of
 from tidings.transport.sources import FLAGS, Source
 
 from . import logs
@@ -196,5 +197,5 @@ def _run_here(
     if start.dev is not None:
         use_dev_server(app, start.dev.url)
     else:
-        app._settings = app._settings.with_flags(flags)
+        launch_of(app).use_flags(flags)
     foreground(app, lambda: start.show(overview_of(app))).run()

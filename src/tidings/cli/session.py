@@ -13,6 +13,7 @@ import typer
 
 from tidings.app import App
 from tidings.errors import BucketNotFoundError, ConfigError, TidingsError
+from tidings.internals import launch_of
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.reader import Reader
 from tidings.transport.connection import Connection
@@ -38,7 +39,7 @@ def app_of(target: str | None, flags: Flags) -> App:
     if target is None:
         return client("tidings", flags)
     app = load_app(target)
-    app._settings = app._settings.with_flags(flags)
+    launch_of(app).use_flags(flags)
     return app
 
 
@@ -62,7 +63,9 @@ def run_with_connection(app: App, work: Callable[[Connection], Awaitable[T]]) ->
 
 def _run(app: App, work: Callable[[Connection, ConnectionOptions], Awaitable[T]]) -> T:
     async def connected() -> T:
-        options = msgspec.structs.replace(app._settings.resolve(), wait_for_server=False)
+        options = msgspec.structs.replace(
+            launch_of(app).connection.resolve(), wait_for_server=False
+        )
         connection = Connection(options, lambda event, error: None)
         await connection.open()
         try:

@@ -14,6 +14,7 @@ from tidings.app import App
 from tidings.checks import check_seconds
 from tidings.errors import ConfigError, TidingsError
 from tidings.headers import Headers
+from tidings.internals import run_of
 from tidings.message import Message
 from tidings.subject import check_subject
 from tidings.text import printable
@@ -124,7 +125,9 @@ async def _trace(
         TidingsError: no trace came.
     """
     async with app:
-        connection = app._run.connection  # type: ignore[union-attr]  # it runs
+        run = run_of(app)
+        assert run is not None
+        connection = run.connection
         version = connection.server_version
         if (0, 0) < version < FIRST_WITH_TRACES:
             raise ConfigError(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tidings import codec
 from tidings.concurrency.threads import WorkerThreads
-from tidings.errors import DecodeError, EncodeError, FlowError, ServiceError
+from tidings.errors import EncodeError
 from tidings.flows.channel import Channel
+from tidings.flows.departure import Departure
 from tidings.flows.lookout import Lookout
+from tidings.flows.request_items import RequestItems, ThreadItems
 from tidings.flows.sources import AsyncSource, Source, ThreadSource
 from tidings.functions import is_async
 from tidings.handlers.parameters import Form, Parameters
@@ -20,7 +22,6 @@ from tidings.handlers.shapes import Answers, Shape
 from tidings.headers import Headers, HeadersLike
 from tidings.message import Message
 from tidings.protocol.flow import FLOW_HEADER, FLOW_VERSION
-from tidings.service_errors import BAD_REQUEST, raise_remote_error
 
 if TYPE_CHECKING:
     from tidings.transport.connection import Connection
@@ -207,7 +208,7 @@ class Serving:
     async def _stream(self, turn: _Turn, source: Source) -> None:
         """Send what a generator yields, as long as the requester is there. Then close it."""
         channel = turn.channel
-        departure = _Departure(channel, can_be_interrupted=source.can_be_interrupted)
+        departure = Departure(channel, can_be_interrupted=source.can_be_interrupted)
         try:
             with departure:
                 await self._send_all(source, channel, departure)
@@ -216,7 +217,7 @@ class Serving:
         self._after(turn)
 
     async def _send_all(
-        self, source: Source, channel: Channel | None, departure: _Departure
+        self, source: Source, channel: Channel | None, departure: Departure
     ) -> None:
         step, encode = source.step, self._encode
         may_send = False
@@ -249,7 +250,7 @@ class Serving:
     async def _answer(
         self, turn: _Turn, call: Callable[[], Awaitable[Any]], *, can_be_interrupted: bool
     ) -> Any:
-        departure = _Departure(turn.channel, can_be_interrupted=can_be_interrupted)
+        departure = Departure(turn.channel, can_be_interrupted=can_be_interrupted)
         value = None
         with departure:
             departure.may_interrupt()
@@ -290,110 +291,3 @@ class _Responder:
         elif not self._channel.is_gone:
             block = Headers(headers).to_block() if headers else b""
             self._channel.send(codec.encode(value), block)
-
-
-class _Departure:
-    """Ends a run within milliseconds when the requester leaves: it cancels what the run waits for,
-    and keeps this cancellation from everybody else.
-
-    Args:
-        channel: the way to the requester; None if there is none.
-        can_be_interrupted: whether what the run waits for can be cancelled.
-
-    Attributes:
-        task: the task of the run.
-    """
-
-    __slots__ = ("_can_be_interrupted", "_channel", "_is_interrupted", "task")
-
-    def __init__(self, channel: Channel | None, *, can_be_interrupted: bool) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task = task
-        self._channel = channel
-        self._can_be_interrupted = can_be_interrupted and channel is not None
-        self._is_interrupted = False
-
-    def may_interrupt(self) -> None:
-        """Let the departure cancel the task from now on."""
-        if self._can_be_interrupted and self._channel is not None:
-            self._channel.interrupt = self._interrupt
-
-    def must_wait(self) -> None:
-        """Let the departure only be noted from now on."""
-        if self._channel is not None:
-            self._channel.interrupt = None
-
-    def _interrupt(self) -> None:
-        self._is_interrupted = True
-        self.task.cancel()
-
-    def __enter__(self) -> None:
-        """Begin to watch."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> bool:
-        """Hide the cancellation, or the error of reading on, if the requester has left."""
-        self.must_wait()
-        if self._is_interrupted and self.task.uncancel():
-            return False  # the task was cancelled for another reason too
-        if isinstance(error, asyncio.CancelledError):
-            return self._is_interrupted
-        return isinstance(error, FlowError) and self._channel is not None and self._channel.is_gone
-
-
-class RequestItems(AsyncIterator[Any]):
-    """The items that a requester streams to a handler.
-
-    Args:
-        channel: the way to the requester; None if the message is no request.
-        body: the body of the request, which is the first item if it is not empty.
-        decode: decodes an item.
-    """
-
-    def __init__(
-        self, channel: Channel | None, body: bytes, decode: Callable[[bytes], Any]
-    ) -> None:
-        # A requester that does not count credit sends nothing after its request.
-        self._channel = channel if channel is not None and channel.knows_credit else None
-        self._body = body
-        self._decode = decode
-        self._number = 0
-
-    async def __anext__(self) -> Any:
-        body, self._body = self._body, b""
-        if not body:
-            channel = self._channel
-            if channel is None or (frame := await channel.next()) is None:
-                raise StopAsyncIteration
-            if frame[3]:
-                raise_remote_error(channel.subject, frame[3], frame[4])
-            body = frame[4]
-        self._number += 1
-        try:
-            return self._decode(body)
-        except DecodeError as error:
-            # The caller's fault. As with the body of a message, it does not get the text.
-            text = f"{type(error).__name__} in item {self._number}"
-            raise ServiceError(BAD_REQUEST, text) from error
-
-
-class ThreadItems(Iterator[Any]):
-    """The same for a `def` handler, which reads them in its thread."""
-
-    def __init__(self, items: RequestItems, loop: asyncio.AbstractEventLoop) -> None:
-        self._items = items
-        self._loop = loop
-
-    def __next__(self) -> Any:
-        is_item, value = asyncio.run_coroutine_threadsafe(self._step(), self._loop).result()
-        if not is_item:
-            raise StopIteration
-        return value
-
-    async def _step(self) -> tuple[bool, Any]:
-        try:
-            return True, await self._items.__anext__()
-        except StopAsyncIteration:
-            return False, None

@@ -13,6 +13,7 @@ import msgspec
 
 from tidings.app import App
 from tidings.errors import JetStreamApiError, TidingsError, TransportError
+from tidings.internals import launch_of, run_of
 from tidings.message import Message
 from tidings.server import NATSCluster, NATSServer
 from tidings.subject import matches
@@ -90,13 +91,14 @@ class Stage:
         self.inner.set_servers(urls)
         # The watcher starts before the app and stops after it, so that it sees all messages.
         yield self.inner
-        at_exit(setattr, self.app, "_settings", self.app._settings)
+        launch = launch_of(self.app)
+        at_exit(setattr, launch, "connection", launch.connection)
         self.app.set_servers(self._beside_inner(urls))
         if self._owns_server:
-            self.app._settings = self.app._settings.without_domain()
+            launch.connection = launch.connection.without_domain()
         # The port belongs to the service: it may run on this machine, and tests in parallel.
-        at_exit(setattr, self.app, "_monitor", self.app._monitor)
-        self.app._monitor = None
+        at_exit(setattr, launch, "monitor", launch.monitor)
+        launch.monitor = None
         yield self.app
 
     def _urls(self) -> list[str]:
@@ -146,7 +148,7 @@ class Stage:
         )
 
     async def _ask_who_listens(self, request: Message[bytes]) -> None:
-        run = self.inner._run
+        run = run_of(self.inner)
         if run is None or run.connection.server_version < FIRST_WITH_TRACES:
             return
         headers = [TRACE_ONLY, (TRACE_DEST, self._traces), (REQUESTER, request.reply)]
@@ -162,7 +164,7 @@ class Stage:
         while _listens(self.app, trace.events[0].subj):  # noqa: ASYNC110 - no event, and maybe another loop
             await asyncio.sleep(DRAIN_POLL)
         [requester] = trace.request.header[REQUESTER]
-        if (run := self.inner._run) is not None:
+        if (run := run_of(self.inner)) is not None:
             run.connection.outbox.reply(requester, b"", NO_RESPONDERS)
 
 
@@ -182,7 +184,7 @@ def _readable(body: bytes) -> Any:
 
 
 def _listens(app: App, subject: str) -> bool:
-    run = app._run
+    run = run_of(app)
     listeners = () if run is None else run.stats().listeners
     patterns = [
         pattern

@@ -27,7 +27,7 @@ from tidings.errors import (
     WrongRevisionError,
 )
 from tidings.jetstream import Base64Codec, KeyValue
-from tidings.jetstream.kv import key_value as key_value_module
+from tidings.jetstream.kv.key_bucket import with_ttl
 from tidings.transport.connection import Connection
 
 PATIENCE = 15
@@ -375,7 +375,7 @@ async def test_a_transaction_needs_a_running_app(app: App, bucket: str) -> None:
 
 def test_the_rollup_of_a_purge_is_sent_once() -> None:
     headers = [("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")]
-    pairs = key_value_module._with_ttl(headers, "5s").pairs()
+    pairs = with_ttl(headers, "5s").pairs()
     assert sorted(pairs) == sorted([*headers, ("Nats-TTL", "5s")])
 
 

@@ -22,7 +22,8 @@ from tidings.handlers.tracing import HandlerTrace, Tracing
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.bucket import check_bucket
 from tidings.jetstream.kv.entry import Entry
-from tidings.jetstream.kv.key_value import KeyValue, check_keys
+from tidings.jetstream.kv.key_value import KeyValue
+from tidings.jetstream.kv.keys import check_keys
 from tidings.jetstream.message import StreamMessage
 from tidings.jetstream.ordered_queue import OrderedQueue
 from tidings.jetstream.reader import Host
