@@ -807,7 +807,8 @@ async def test_another_client_reads_what_is_put_here(
     app: App, files: ObjectStore, foreign: JetStreamContext
 ) -> None:
     async with app:
-        await files.put("a/b é", BYTES, description="the first", headers={"Tag": "x"})
+        kept = {"headers": {"Tag": "x"}, "metadata": {"owner": "infra"}}
+        await files.put("a/b é", BYTES, description="the first", **kept)
         await files.put("gone", b"1")
         await files.delete("gone")
         theirs = await foreign.object_store(files.name)
@@ -935,10 +936,22 @@ async def test_a_link_leads_to_an_object_of_another_store(app: App, files: Objec
 async def test_a_link_to_a_store_names_it_and_has_no_content(app: App, files: ObjectStore) -> None:
     other = app.js.object_store(f"{files.name}-other")
     async with app:
-        await files.link("all", other)
+        info = await files.link("all", other)
         assert (await files.info("all")).link == (other.name, "")
+        assert json.loads(info.encode())["options"] == {"link": {"bucket": other.name}}
         with pytest.raises(DigestError, match="link to the store"):
             await files.get("all")
+
+
+@pytest.mark.parametrize("name", [None, ""])  # the libraries for Rust and JavaScript
+async def test_a_link_to_a_store_by_another_client_is_read(
+    app: App, files: ObjectStore, name: str | None
+) -> None:
+    async with app:
+        await files.put("all", b"")
+        await spoil(app, files, "all", options={"link": {"bucket": "other", "name": name}})
+        assert (await files.info("all")).link == ("other", "")
+        assert [info.name for info in await files.list()] == ["all"]
 
 
 async def test_a_link_is_replaced_by_a_link_or_an_object_and_deleted(

@@ -20,9 +20,9 @@ ALGORITHM = "SHA-256="
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Link(msgspec.Struct):
+class _Link(msgspec.Struct, omit_defaults=True):
     bucket: str
-    name: str = ""
+    name: str | None = None
 
 
 class _Options(msgspec.Struct, omit_defaults=True):
@@ -33,7 +33,7 @@ class _Options(msgspec.Struct, omit_defaults=True):
 class _Meta(msgspec.Struct, omit_defaults=True):
     name: str
     bucket: str
-    nuid: str = ""
+    nuid: str | None = None
     description: str | None = None
     headers: dict[str, list[str]] | None = None
     metadata: object = None
@@ -94,7 +94,7 @@ class ObjectInfo:
             link = None if meta.options is None else meta.options.link
             # nats.js gives no id to a link. Anything else has chunks, and their subject needs it.
             if meta.nuid or not (link or meta.deleted):
-                check_subject(meta.nuid)
+                check_subject(meta.nuid or "")
         except (ValueError, RecursionError) as error:
             raise DecodeError("object description", fault_text(error)) from None
         return cls(
@@ -106,8 +106,8 @@ class ObjectInfo:
             modified=stored,
             description=meta.description or "",
             headers=headers,
-            link=None if link is None else (link.bucket, link.name),
-            nuid=meta.nuid,
+            link=None if link is None else (link.bucket, link.name or ""),
+            nuid=meta.nuid or "",
             is_deleted=bool(meta.deleted),
             metadata=_texts(meta.metadata),
         )
@@ -119,7 +119,7 @@ class ObjectInfo:
             chunk_size: the size of the chunks in bytes, if the object has any.
         """
         headers = {name: self.headers.get_all(name) for name in self.headers}
-        link = None if self.link is None else _Link(*self.link)
+        link = None if self.link is None else _Link(self.link[0], self.link[1] or None)
         meta = _Meta(
             name=self.name,
             bucket=self.bucket,
