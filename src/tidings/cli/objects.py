@@ -266,6 +266,7 @@ def _facts(info: ObjectInfo) -> dict[str, object]:
         "digest": info.digest,
         "modified": info.modified.isoformat(),
         "headers": [list(pair) for pair in info.headers.pairs()],
+        "metadata": dict(info.metadata),
         "link": list(info.link) if info.link else None,
     }
 

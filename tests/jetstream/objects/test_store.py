@@ -168,11 +168,17 @@ async def test_progress_tells_the_bytes_done_and_all_there_are(
         assert len(told) == 71
 
 
-async def test_description_and_headers_are_kept(app: App, files: ObjectStore) -> None:
+async def test_description_headers_and_metadata_are_kept(app: App, files: ObjectStore) -> None:
     async with app:
-        await files.put("a", b"1", description="the first", headers={"Tag": ["x", "y"]})
+        await files.put(
+            *("a", b"1"),
+            description="the first",
+            headers={"Tag": ["x", "y"]},
+            metadata={"owner": "infra"},
+        )
         info = await files.info("a")
     assert info.description == "the first"
+    assert info.metadata == {"owner": "infra"}
     assert info.headers.get_all("Tag") == ["x", "y"]
     assert info.modified.tzinfo is not None
     assert (info.bucket, info.name) == (files.name, "a")
@@ -694,6 +700,9 @@ async def test_what_cannot_be_put_is_refused_before_anything_is_sent(
         for size in (0, -1, True, 1.5):
             with pytest.raises(ConfigError, match="chunk_size"):
                 await files.put("a", b"1", chunk_size=size)  # type: ignore[arg-type]  # as above
+        for metadata in ("text", {"a": 1}, [("a", "b")]):
+            with pytest.raises(ConfigError, match="metadata"):
+                await files.put("a", b"1", metadata=metadata)  # type: ignore[arg-type]  # as above
         with pytest.raises(FileNotFoundError):
             await files.put("a", tmp_path / "nothing")
         assert await subjects(app, files) == {}
@@ -798,7 +807,8 @@ async def test_another_client_reads_what_is_put_here(
     app: App, files: ObjectStore, foreign: JetStreamContext
 ) -> None:
     async with app:
-        await files.put("a/b é", BYTES, description="the first", headers={"Tag": "x"})
+        kept = {"headers": {"Tag": "x"}, "metadata": {"owner": "infra"}}
+        await files.put("a/b é", BYTES, description="the first", **kept)
         await files.put("gone", b"1")
         await files.delete("gone")
         theirs = await foreign.object_store(files.name)
@@ -844,6 +854,40 @@ async def test_a_link_of_another_client_leads_to_its_object(
         assert (await files.info("alias")).link == (target.name, "real")
         assert await files.get("alias") == BYTES
         assert b"".join([part async for part in files.stream("alias")]) == BYTES
+
+
+async def test_a_link_without_an_id_is_read_replaced_and_deleted(
+    app: App, files: ObjectStore
+) -> None:
+    async with app:  # nats.js stores links with nothing but these three fields
+        await files.put("real", BYTES)
+        for name in ("alias", "other", "third"):
+            encoded = base64.urlsafe_b64encode(name.encode()).decode()
+            options = {"link": {"bucket": files.name, "name": "real"}}
+            meta = {"name": name, "bucket": files.name, "options": options}
+            rollup = {"Nats-Rollup": "sub"}
+            await app.js.publish(f"$O.{files.name}.M.{encoded}", meta, headers=rollup)
+        assert await files.get("alias") == BYTES
+        assert {info.name for info in await files.list()} == {"real", "alias", "other", "third"}
+        await files.link("alias", "real")
+        await files.put("other", b"1")
+        await files.delete("third")
+        assert {info.name for info in await files.list()} == {"real", "alias", "other"}
+        assert (await files.prune(older_than=0)).puts == 0
+        assert await files.get("alias") == BYTES
+        assert await files.get("other") == b"1"
+
+
+@pytest.mark.parametrize("metadata", [[{"owner": "infra"}], {"owner": "infra", "size": 1}, "text"])
+async def test_metadata_that_is_not_text_by_name_loses_no_object(
+    app: App, files: ObjectStore, metadata: object
+) -> None:
+    async with app:
+        await files.put("a", BYTES)
+        await spoil(app, files, "a", metadata=metadata)
+        info = await files.info("a")
+        assert info.metadata == ({"owner": "infra"} if isinstance(metadata, dict) else {})
+        assert await files.get("a") == BYTES
 
 
 async def test_a_link_to_a_link_leads_to_the_object_behind_it(app: App, files: ObjectStore) -> None:
@@ -892,10 +936,22 @@ async def test_a_link_leads_to_an_object_of_another_store(app: App, files: Objec
 async def test_a_link_to_a_store_names_it_and_has_no_content(app: App, files: ObjectStore) -> None:
     other = app.js.object_store(f"{files.name}-other")
     async with app:
-        await files.link("all", other)
+        info = await files.link("all", other)
         assert (await files.info("all")).link == (other.name, "")
+        assert json.loads(info.encode())["options"] == {"link": {"bucket": other.name}}
         with pytest.raises(DigestError, match="link to the store"):
             await files.get("all")
+
+
+@pytest.mark.parametrize("name", [None, ""])  # the libraries for Rust and JavaScript
+async def test_a_link_to_a_store_by_another_client_is_read(
+    app: App, files: ObjectStore, name: str | None
+) -> None:
+    async with app:
+        await files.put("all", b"")
+        await spoil(app, files, "all", options={"link": {"bucket": "other", "name": name}})
+        assert (await files.info("all")).link == ("other", "")
+        assert [info.name for info in await files.list()] == ["all"]
 
 
 async def test_a_link_is_replaced_by_a_link_or_an_object_and_deleted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
@@ -19,9 +20,9 @@ ALGORITHM = "SHA-256="
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Link(msgspec.Struct):
+class _Link(msgspec.Struct, omit_defaults=True):
     bucket: str
-    name: str = ""
+    name: str | None = None
 
 
 class _Options(msgspec.Struct, omit_defaults=True):
@@ -32,9 +33,10 @@ class _Options(msgspec.Struct, omit_defaults=True):
 class _Meta(msgspec.Struct, omit_defaults=True):
     name: str
     bucket: str
-    nuid: str
+    nuid: str | None = None
     description: str | None = None
     headers: dict[str, list[str]] | None = None
+    metadata: object = None
     options: _Options | None = None
     size: Count | None = None
     chunks: Count | None = None
@@ -56,8 +58,9 @@ class ObjectInfo:
         modified: when the object was put, in UTC.
         description: the description that the object was put with.
         headers: the headers that the object was put with.
+        metadata: the texts that the object was put with, by name.
         link: if the object is a link, the store and the name of the object that it points to.
-        nuid: the unique id in the subject of the chunks.
+        nuid: the unique id in the subject of the chunks. A link may have none.
         is_deleted: whether the object was deleted.
     """
 
@@ -72,6 +75,7 @@ class ObjectInfo:
     link: tuple[str, str] | None = None
     nuid: str = ""
     is_deleted: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def decode(cls, body: bytes, stored: datetime) -> ObjectInfo:
@@ -87,11 +91,12 @@ class ObjectInfo:
         try:
             meta = msgspec.json.decode(body, type=_Meta)
             headers = Headers(meta.headers or {})
-            if meta.nuid:
-                check_subject(meta.nuid)
+            link = None if meta.options is None else meta.options.link
+            # nats.js gives no id to a link. Anything else has chunks, and their subject needs it.
+            if meta.nuid or not (link or meta.deleted):
+                check_subject(meta.nuid or "")
         except (ValueError, RecursionError) as error:
             raise DecodeError("object description", fault_text(error)) from None
-        link = None if meta.options is None else meta.options.link
         return cls(
             bucket=meta.bucket,
             name=meta.name,
@@ -101,9 +106,10 @@ class ObjectInfo:
             modified=stored,
             description=meta.description or "",
             headers=headers,
-            link=None if link is None else (link.bucket, link.name),
-            nuid=meta.nuid,
+            link=None if link is None else (link.bucket, link.name or ""),
+            nuid=meta.nuid or "",
             is_deleted=bool(meta.deleted),
+            metadata=_texts(meta.metadata),
         )
 
     def encode(self, chunk_size: int | None = None) -> bytes:
@@ -113,13 +119,14 @@ class ObjectInfo:
             chunk_size: the size of the chunks in bytes, if the object has any.
         """
         headers = {name: self.headers.get_all(name) for name in self.headers}
-        link = None if self.link is None else _Link(*self.link)
+        link = None if self.link is None else _Link(self.link[0], self.link[1] or None)
         meta = _Meta(
             name=self.name,
             bucket=self.bucket,
             nuid=self.nuid,
             description=self.description or None,
             headers=headers or None,
+            metadata=dict(self.metadata) or None,
             options=_Options(chunk_size, link) if chunk_size or link else None,
             size=self.size,
             chunks=self.chunks,
@@ -136,6 +143,12 @@ class ObjectInfo:
         name, value = self.digest[: len(ALGORITHM)], self.digest[len(ALGORITHM) :]
         expected = base64.urlsafe_b64encode(digest).decode()
         return name.upper() == ALGORITHM and value.rstrip("=") == expected.rstrip("=")
+
+
+def _texts(metadata: object) -> dict[str, str]:
+    """Return what is text by name. A client that stored something else loses no object by it."""
+    found = metadata.items() if isinstance(metadata, dict) else ()
+    return {name: value for name, value in found if isinstance(value, str)}
 
 
 def digest_text(digest: bytes) -> str:

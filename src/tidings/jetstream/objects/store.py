@@ -11,13 +11,13 @@ import base64
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from tidings.checks import Seconds, check_seconds, check_text, check_whole
+from tidings.checks import Seconds, check_metadata, check_seconds, check_text, check_whole
 from tidings.concurrency.backoff import Backoff
 from tidings.errors import (
     ConfigError,
@@ -117,6 +117,7 @@ class ObjectStore(AnyBucket):
         *,
         description: str = "",
         headers: HeadersLike | None = None,
+        metadata: Mapping[str, str] | None = None,
         chunk_size: int = CHUNK_SIZE,
         progress: Progress | None = None,
     ) -> ObjectInfo:
@@ -130,6 +131,7 @@ class ObjectStore(AnyBucket):
             source: bytes, a `pathlib.Path` to read, or an async iterator of bytes.
             description: a text to store with the object.
             headers: headers to store with the object.
+            metadata: texts by name to store with the object.
             chunk_size: the size of the chunks in bytes. The chunks are smaller if the server's
                 limit for a message requires it.
             progress: called with the number of bytes that are stored, and with the total. The total
@@ -139,8 +141,8 @@ class ObjectStore(AnyBucket):
             The description of the stored object.
 
         Raises:
-            ConfigError: if the name is empty, if the source or the chunk size is not valid, or if a
-                text cannot be encoded in UTF-8.
+            ConfigError: if the name is empty, if the source, the chunk size or the metadata are
+                not valid, or if a text cannot be encoded in UTF-8.
             OSError: if the file cannot be read.
             PublishTimeoutError: if an acknowledgement does not arrive in time. The object may be
                 stored if the missing acknowledgement was the last one.
@@ -158,6 +160,8 @@ class ObjectStore(AnyBucket):
         check_whole("chunk_size", chunk_size)
         check_text("description", description, may_be_empty=True)
         kept = Headers(headers or ())
+        if metadata is not None:
+            check_metadata("metadata", metadata)
         total = await size_of(source)
         # This recreates a store that the server has lost. It must happen before the first chunk.
         await self.use(lambda api: self._last_on(api, name))
@@ -181,6 +185,7 @@ class ObjectStore(AnyBucket):
                 modified=datetime.now(UTC),
                 description=description,
                 headers=kept,
+                metadata=dict(metadata or {}),
                 nuid=nuid,
             )
             # Shielded: a cancellation in the middle would leave chunks that belong to no object.
