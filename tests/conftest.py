@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from support.apps import QUICK
 from support.command import call, start, write  # noqa: F401 - fixtures
@@ -22,6 +23,10 @@ from tidings.jetstream import Stream
 from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
+
+# Without a time limit for each example: a busy machine is slow now and then.
+settings.register_profile("tidings", deadline=None)
+settings.load_profile("tidings")
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,6 +1,7 @@
 """app.stream: the items of a streamed reply, with back-pressure, and items for a service."""
 
 import asyncio
+import functools
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -494,6 +495,31 @@ async def test_items_wait_for_the_service_to_read_them(
         assert sent <= FIRST
         go_on.set()
         assert await answers.one() == 500
+
+
+async def test_large_items_that_fill_the_memory_break_their_own_stream_only(
+    service: App, app: App, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "TARGET", 1_000)
+    monkeypatch.setattr(channel, "MOST_OF_ALL", 5_000)
+    go_on = asyncio.Event()
+
+    @service.listen(subject)
+    async def count(items: AsyncIterator[str]) -> int:
+        await go_on.wait()
+        return len([item async for item in items])
+
+    stream = functools.partial(app.stream, subject, response_data_type=int)
+    async with service, app:
+        async with stream(items=["a", "b"]) as small, stream(items=["x" * 500] * 30) as large:
+            await until(lambda: service.stats().listeners[0].items_received >= 12)
+            await service.flush()
+            go_on.set()
+            assert await small.one() == 2
+            with pytest.raises(ServiceError, match="FlowError"):
+                await large.one()
+        async with stream(items=["y" * 500] * 9) as again:  # the others have ended
+            assert await again.one() == 9
 
 
 async def test_the_items_stop_when_the_service_has_answered(

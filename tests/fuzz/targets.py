@@ -10,13 +10,22 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pydantic
 
 from tidings import core
+from tidings.cli.columns import cells_of, columns_of
+from tidings.cli.fleet import Sample, View, lines_of
+from tidings.cli.message_trace import MessageTrace, add_service, drawn, tree
+from tidings.cli.units import size_text
 from tidings.codec import decoder, encode
+from tidings.contrib.monitor.families import Families
+from tidings.contrib.monitor.fleet import _add_service
+from tidings.contrib.monitor.prometheus import encode as encode_metrics
+from tidings.cron import parse_cron
 from tidings.errors import (
     ConfigError,
     DecodeError,
@@ -27,17 +36,30 @@ from tidings.errors import (
     SubjectError,
     TransportError,
 )
+from tidings.flows.window import MOST, Window
+from tidings.flows.wire import Kind
+from tidings.flows.wire import read as read_flow
 from tidings.headers import Headers
 from tidings.jetstream.api import read_answer
 from tidings.jetstream.atomic_batch import read_ack
+from tidings.jetstream.consumer.layout import Layout
+from tidings.jetstream.consumer.partitions.members import GroupConfig
 from tidings.jetstream.counts import read_count, read_sources
+from tidings.jetstream.dead_letters import DeadLetter
 from tidings.jetstream.fast_batch import FastBatch
+from tidings.jetstream.latest import direct_message
+from tidings.jetstream.locks.leases import Place
+from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.publish import acknowledgement
 from tidings.protocol.commands import publish_frame, publish_headers_frame, subscribe_frame
+from tidings.protocol.flow import MAX_CREDIT, number_of, prefix_of
 from tidings.protocol.headers import header_problem, parse_header_block
 from tidings.protocol.info import read_error, read_info
 from tidings.protocol.parser import CONTROL, Frame, Parser
 from tidings.service_errors import raise_remote_error
+from tidings.services.finder import _Reader
+from tidings.services.protocol import Verb
+from tidings.services.records import ServiceInfo, ServicePing, ServiceStats
 from tidings.subject import check_pattern, check_queue, check_subject, matches
 from tidings.transport.frame_queue import FrameQueue
 
@@ -307,9 +329,98 @@ def counts(data: bytes) -> None:
         acknowledgement("a", answer)
 
 
+KINDS: dict[Verb, Any] = {
+    Verb.PING: ServicePing,
+    Verb.INFO: ServiceInfo,
+    Verb.STATS: ServiceStats,
+}
+LAYOUT = Layout("S", "g", ("s.*",), (1,), 4)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stored(data: bytes) -> None:
+    """What anybody has written into a bucket or a stream is read, or an error of ours; and what was
+    read can be shown."""
+    with contextlib.suppress(DecodeError):
+        info = ObjectInfo.decode(data, NOW)
+        assert size_text(info.size)
+        assert info.encode()
+        assert isinstance(info.has_digest(b"digest"), bool)
+    with contextlib.suppress(ConfigError):
+        config = GroupConfig.read(data, 1, LAYOUT)
+        config.check(LAYOUT)
+        for member in (*config.members, "me"):
+            assert set(config.partitions_of(member)) <= set(range(4))
+        changed = config.changed(add=("me",), remove=config.members[:1])
+        assert changed is None or GroupConfig.read(changed.encode(), 2, LAYOUT)
+    holder = Place(1, data).holder
+    assert max(min(holder.lease + 1, 2), 1) <= 2
+    text = data.decode("utf-8", "replace")
+    with contextlib.suppress(ConfigError):
+        assert parse_cron(text).server_form
+    with contextlib.suppress(ConfigError):
+        zone = text.partition("|")[2]
+        expression = parse_cron("0 9 * * mon", zone)
+        assert next(expression.times(NOW)) > NOW
+    found = direct_message(b"NATS/1.0\r\n" + data + b"\r\n\r\n", b"body")
+    if found is not None:
+        letter = DeadLetter.of("D", found[0])
+        assert letter is None or letter.redrive_id
+
+
+def services(data: bytes) -> None:
+    """What anybody says of a service is skipped, or can be shown and measured."""
+    for verb, kind in KINDS.items():
+        body = data.replace(b"TYPE", verb.response_type.encode())
+        record = _Reader(verb, kind, None, None).read(body, 0.1)
+        if isinstance(record, ServiceStats):
+            families = Families()
+            _add_service(families, record, 10)
+            assert encode_metrics(families.all(), "")
+            for view in View:
+                sample = Sample(at=1.0, services=(record,))
+                for line in lines_of(sample, sample, view):
+                    cells = cells_of(line, columns_of(view))
+                    assert all(cell.isprintable() for cell in cells)
+
+
+def traces(data: bytes) -> None:
+    """Whatever is sent as the trace of a message can be drawn, and ends."""
+    trace, names = MessageTrace(), dict[tuple[str, str], list[str]]()
+    for part in data.split(b"|"):
+        trace.take(part)
+        add_service(names, part)
+    assert isinstance(trace.is_complete, bool)
+    assert trace.missing is not None
+    root = tree(trace, is_only=True, services=names)
+    for line in drawn(root, is_ascii=False) if root else ():
+        assert line.isprintable()
+
+
+def flow(data: bytes) -> None:
+    """Whatever is sent in a flow is a message of one kind; a window allows no more than it should,
+    and any address is read."""
+    window = Window()
+    window.take_credit()
+    for part in data.split(b"|"):
+        kind, credit = read_flow((1, "a", "b", b"NATS/1.0\r\n" + part + b"\r\n\r\n", part))
+        assert 0 <= credit <= MAX_CREDIT
+        assert kind is Kind.CREDIT or not credit
+        window.on_item(len(part))
+        window.on_read()
+        assert 0 <= window.take_credit() <= MOST
+    text = data.decode("utf-8", "replace")
+    number = number_of(text)
+    assert number is None or 0 <= number < 10**18
+    assert text.startswith(prefix_of(text))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
-    for function in (wire, outgoing, subject, headers, batch, body, counts, server_text)
+    for function in (
+        *(wire, outgoing, subject, headers, batch, body, counts, server_text),
+        *(stored, services, traces, flow),
+    )
 }
 
 SEEDS: dict[str, list[bytes]] = {
@@ -358,6 +469,45 @@ SEEDS: dict[str, list[bytes]] = {
         b'{"C":{"count.hits":"42"},"D":{"eu.hits":"5"}}',
         b'{"stream":"S","seq":9,"batch":"b","count":2,"val":"1000000000000000000000000000000"}',
         b'{"error":{"code":400,"err_code":10168,"description":"off"},"stream":"KV_a","seq":0}',
+    ],
+    "stored": [
+        b'{"name":"a","bucket":"b","nuid":"c","size":1,"chunks":1,"digest":"SHA-256=YQ=="}',
+        b'{"name":"a","bucket":"b","nuid":"c","options":{"link":{"bucket":"b","name":"a"}}}',
+        (
+            b'{"max_members":4,"partitioning_filters":[{"filter":"s.*","partitioning_wildcards":[1]}],'
+            b'"members":["a","b"],"member_mappings":[{"member":"a","partitions":[0,9,-1]}]}'
+        ),
+        b'{"max_members":1000000000000,"members":["me"]}',
+        b'{"holder":"a/b","id":"c","lease":1e308}',
+        b"0 0 29 2 *|Europe/Berlin",
+        b"*/5 0-23/3 * jan,feb mon-fri|../../etc/passwd",
+        b"@every 1h30m",
+        (
+            b"Subject: s.a\r\nTidings-Dead-Letter-Subject: s.a\r\nNats-Stream: S\r\nNats-Subject: s"
+            b"\r\nNats-Sequence: 5\r\nNats-Time-Stamp: 2026-01-01T00:00:00.000000001Z"
+        ),
+    ],
+    "services": [
+        (
+            b'{"type":"TYPE","name":"a","id":"b","version":"1","metadata":{"tidings.consumers":"S.c"},'
+            b'"started":"0001-01-01T00:00:00Z","endpoints":[{"name":"e","subject":"s","num_requests":9,'
+            b'"processing_time":9000000000000000000,"data":{"p50":1,"pending":99999999999999999999}}]}'
+        ),
+        b'{"type":"TYPE","name":"a","id":"b","version":"1","started":"9999-12-31T23:59:59-14:00"}',
+    ],
+    "traces": [
+        (
+            b'{"server":{"name":"s"},"request":{"header":{"Nats-Trace-Hop":["1"]}},"events":'
+            b'[{"type":"eg","kind":1,"name":"t","hop":"1"},{"type":"js","stream":"S","subject":"a"}]}'
+        ),
+        (
+            b'{"server":{"name":"s"},"request":{},"events":[{"type":"in","acc":"A","subj":"a"},'
+            b'{"type":"eg","hop":"1"}]}|{"name":"a","endpoints":[{"subject":"a"}]}'
+        ),
+    ],
+    "flow": [
+        b"Tidings-Credit: 999999999|Tidings-Credit: -1|Tidings-Cancel: 1|Tidings-Flow: 1",
+        b"_INBOX.a.items.7|_INBOX.a.items.99999999999999999999",
     ],
     "server_text": [
         b'{"max_payload":1,"connect_urls":["127.0.0.1:4222","[::1]:1"]}',

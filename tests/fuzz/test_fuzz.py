@@ -29,6 +29,9 @@ PIECES = st.sampled_from(
         *(b"0\r\n\r\n", b"2\r\nhi\r\n", b"12 14\r\nNATS/1.0\r\n\r\nhi\r\n", b"NATS/1.0\r\n\r\n"),
         *(b"MSG a.b 1 2\r\nhi\r\n", b"MSG a.b 1 r 2\r\nhi\r\n", b"MSG b 2 0\r\n\r\n", b"-1\r\n"),
         *(b"MSG _INBOX.9 7 1\r\nx\r\n", b"99999999999\r\n", b"\xff", "\u2028".encode(), b"|", b":"),
+        *(b'{"type":"TYPE","name":"a","id":"b","version":"1","started":"', b'","endpoints":['),
+        *(b'{"name":"e","subject":"s","num_requests":', b'{"max_members":4,"members":["a"', b"]"),
+        *(b"0001-01-01T00:00:00", b"-14:00", b"9" * 400, b"Tidings-Credit: ", b".items.", b"* "),
         *(b"{", b"}", b"[", b"]", b'"', b'"id":1', b"null", b"1e9", b"\\ud800", b",", b"'", b"."),
     ]
 )

@@ -458,6 +458,32 @@ async def test_a_forged_single_message_is_refused(plain_server: NATSServer) -> N
         )
 
 
+async def test_forged_answers_that_lead_nowhere_end(
+    plain_server: NATSServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_get, "MOST_MATCHED", 50)
+
+    def too_many(asked: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+        if "DIRECT" in asked["api"]:
+            return [(b"NATS/1.0 413 Too Many Results\r\n\r\n", b"")]
+        page = {f"s.{asked['offset'] + number}": 1 for number in range(10)}
+        return [(b"", json.dumps({"state": {"subjects": page}, "total": 10**9}).encode())]
+
+    with pytest.raises(JetStreamApiError, match="too many results for 2 subjects"):
+        await ask(plain_server, lambda js: js.get_last_for("S", ["s.a", "s.b"]), too_many)
+    with pytest.raises(JetStreamApiError, match="more than 50 subjects"):
+        await ask(plain_server, lambda js: js.get_last_for("S", "s.*"), too_many)
+
+    def backwards(asked: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+        if "DIRECT" in asked["api"]:
+            return [(message(1, None), b"{}")]  # no batches
+        found = {"subject": "s.a", "seq": asked["seq"] - 1, "time": "2026-01-01T00:00:00Z"}
+        return [(b"", json.dumps({"message": found}).encode())]
+
+    with pytest.raises(JetStreamApiError, match="another message"):
+        await ask(plain_server, lambda js: js.get_batch("S", 100_000, start=5), backwards)
+
+
 async def test_a_server_without_batches_is_read_one_by_one(plain_server: NATSServer) -> None:
     """nats-server 2.10 ignores what it does not know of a request."""
     stored = {1: "s.a", 2: "s.b", 3: "s.a"}

@@ -111,13 +111,13 @@ class MessageTrace:
     def take(self, body: bytes) -> None:
         """Add the part of a server. Ignores what is none."""
         try:
-            part = _decode(body)
+            part, raw = _decode(body), msgspec.json.decode(body)  # the second reads every field
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         is_new = part.hop not in self.parts and len(self.parts) < MOST_SERVERS
         if is_new and len(part.events) <= MOST_EVENTS:
             self.parts[part.hop] = part
-            self.raw.append(msgspec.json.decode(body))
+            self.raw.append(raw)
 
     @property
     def is_complete(self) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_LARGEST = 2**64  # a larger number is from no server
 _LENGTHS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def size_text(size: int) -> str:
     """Return a number of bytes in three or four digits: "512 B", "1.5 KiB"."""
-    number, unit = float(size), 0
+    number, unit = float(min(size, _LARGEST)), 0
     while number >= 1000 and unit < len(_SIZES) - 1:
         number, unit = number / 1024, unit + 1
     return f"{number:.{0 if unit == 0 or number >= 100 else 1}f} {_SIZES[unit]}"

@@ -17,7 +17,7 @@ from tidings.errors import (
 )
 from tidings.flows.follower import Followed
 from tidings.flows.limits import Limits
-from tidings.flows.window import Window
+from tidings.flows.window import TARGET, Window
 from tidings.flows.wire import Kind, read
 from tidings.log import logger
 from tidings.protocol.commands import publish_frame, publish_headers_frame
@@ -46,6 +46,10 @@ CHECK_AFTER = 0.05
 PROBE, SILENCE = 2.0, 30.0
 # What may wait of a sender that does not know credit.
 MOST_ITEMS, MOST_BYTES = 65_536, 64 * 1024 * 1024
+# What may wait in all flows of a connection together, in bytes. Credit counts items, whatever their
+# size, so a hostile sender of large ones would fill the memory. Above that, a flow breaks off if
+# more waits in it than TARGET, which is what a sender of equal items keeps to.
+MOST_OF_ALL = 512 * 1024 * 1024
 
 
 class Channel(Followed):
@@ -358,6 +362,7 @@ class Channel(Followed):
         if kind is Kind.END:
             self._check_count(frame)
         else:
+            self._bytes += len(frame[3]) + len(frame[4])
             self._frames.append(frame)  # an error: its reader raises it
         self._ended = self._is_finished = True
 
@@ -372,8 +377,19 @@ class Channel(Followed):
         else:
             is_overrun = len(self._frames) > MOST_ITEMS or self._bytes > MOST_BYTES
         if is_overrun:
-            self._frames.pop()
-            self._spoil("the sender does not wait for credit, and its items pile up")
+            self._drop_last("the sender does not wait for credit, and its items pile up")
+        elif self._bytes > TARGET and self._all_bytes() > MOST_OF_ALL:
+            self._drop_last("its items, and those of other streams, fill the memory")
+
+    def _drop_last(self, reason: str) -> None:
+        frame = self._frames.pop()
+        self._bytes -= len(frame[3]) + len(frame[4])
+        self._spoil(reason)
+
+    def _all_bytes(self) -> int:
+        """Return how many bytes wait in all flows of the connection."""
+        flows = [each for each in self.connection.exchanges if isinstance(each, Channel)]
+        return sum(each._bytes for each in flows)
 
     def _check_count(self, frame: Frame) -> None:
         """Compare the number of items with the sender's."""
@@ -425,6 +441,7 @@ class Channel(Followed):
     def refuse(self, error: BaseException) -> None:
         """End the flow with an error, which its reader gets before anything else."""
         self._frames.clear()
+        self._bytes = 0
         self.fail(error)
 
     def _on_gone(self, kind: Kind) -> None:

@@ -31,6 +31,8 @@ MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 4_096, 16 * 1024 * 1024
 MOST_SUBJECTS = 1_024
 # Bytes of subjects in one request, which leave room below every server's `max_payload`.
 MOST_ASKED = 256 * 1024
+# The most subjects of a stream that a pattern may match.
+MOST_MATCHED = 1_000_000
 # Reads one by one that wait for their answers at the same time.
 AT_ONCE = 32
 # How often a read is tried if its first message expires meanwhile.
@@ -262,6 +264,9 @@ async def _last_for_part(
     try:
         found = await _last_at_once(api, stream, part, up_to)
     except _TooManySubjectsError:
+        if not any(map(has_wildcard, part)):
+            reason = f"{stream} was answered with too many results for {len(part)} subjects"
+            raise JetStreamApiError(500, 0, f"a batched read of {reason}") from None
         named = await _subjects_of(api, stream, part)
         return await read_last_for(api, stream, named, up_to=up_to)
     if found is not None:
@@ -339,6 +344,9 @@ async def _stored_subjects(api: JetStreamApi, stream: str, pattern: str) -> list
         found += page
         if not page or len(found) >= total:
             return found
+        if len(found) > MOST_MATCHED:
+            reason = f"more than {MOST_MATCHED} subjects of {stream} match {pattern!r}"
+            raise JetStreamApiError(500, 0, reason)
 
 
 def _parts(subjects: Sequence[str]) -> Iterator[list[str]]:

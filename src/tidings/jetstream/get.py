@@ -80,4 +80,6 @@ async def stored_message(
         raise JetStreamApiError(
             500, 0, f"a read of {stream} was answered without a message"
         ) from None
+    if sequence is not None and not (found.seq >= sequence if next_on else found.seq == sequence):
+        raise JetStreamApiError(500, 0, f"a read of {stream} was answered with another message")
     return Stored(found.subject, found.seq, time, Headers.from_block(found.hdrs), found.data)

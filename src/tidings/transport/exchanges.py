@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from tidings.errors import TidingsError
@@ -39,6 +39,9 @@ class Exchanges:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        return iter(self._open.values())
 
     def add(self, exchange: Exchange) -> None:
         """Add an exchange."""

@@ -97,7 +97,7 @@ async def purge_chunks(app: App, files: ObjectStore) -> None:
     await app.js.api.call(operation, {"filter": f"$O.{files.name}.C.>"})
 
 
-async def spoil(app: App, files: ObjectStore, name: str, **changes: Any) -> None:
+async def spoil(app: App, files: ObjectStore, name: str, /, **changes: Any) -> None:
     """Change a description behind the store's back; None leaves a field out."""
     subject = f"$O.{files.name}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
     info = await files.info(name)
@@ -531,7 +531,17 @@ async def test_an_object_that_is_not_what_it_says_is_refused_and_leaves_no_file(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"size": -1}, {"chunks": "6"}, {"nuid": ">"}, {"nuid": "a b"}, {"nuid": None}]
+    "changes",
+    [
+        {"size": -1},
+        {"size": 10**400},
+        {"chunks": "6"},
+        {"nuid": ">"},
+        {"nuid": "a b"},
+        {"nuid": None},
+        {"name": "b"},
+    ],
+    ids=lambda changes: str(changes)[:30],
 )
 async def test_a_description_that_cannot_be_read_names_its_object(
     app: App, files: ObjectStore, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
@@ -546,6 +556,18 @@ async def test_a_description_that_cannot_be_read_names_its_object(
         assert "could not read the description of an object" in caplog.text
         await files.put("a", b"whole again")
         assert await files.get("a") == b"whole again"
+
+
+async def test_a_description_with_the_name_of_another_object_does_not_delete_that_one(
+    app: App, files: ObjectStore
+) -> None:
+    async with app:
+        await files.put("a", b"1")
+        await files.put("b", b"2")
+        await spoil(app, files, "a", name="b")
+        with pytest.raises(DecodeError, match="names another object"):
+            await files.delete("a")
+        assert await files.get("b") == b"2"
 
 
 async def test_an_object_replaced_under_its_reader_is_read_again(

@@ -17,7 +17,7 @@ from tidings.subject import check_subject
 
 ALGORITHM = "SHA-256="
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class _Link(msgspec.Struct, omit_defaults=True):

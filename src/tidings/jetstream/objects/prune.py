@@ -101,8 +101,9 @@ class Pruner:
             info = await self._api.call(f"STREAM.INFO.{self._stream}", asked)
             self._now = _time_of(info)
             page: Mapping[str, int] = info["state"].get("subjects") or {}
+            known = len(counts)
             counts.update(page)
-            if not page or len(counts) >= int(info.get("total", 0)):
+            if len(counts) == known or len(counts) >= int(info.get("total", 0)):
                 return counts
 
     async def _named(self) -> set[str]:

@@ -557,7 +557,10 @@ class ObjectStore(AnyBucket):
         # An object that is put during the reading appears several times: the last one counts.
         for message in {message.subject: message for message in messages}.values():
             try:
-                infos.append(ObjectInfo.decode(message.body, message.timestamp))
+                info = ObjectInfo.decode(message.body, message.timestamp)
+                if not message.subject.endswith(_meta(info.name)):
+                    raise _of_another()
+                infos.append(info)
             except DecodeError as error:
                 logger.warning(
                     "could not read the description of an object on %r in the object store %r: %s",
@@ -648,10 +651,17 @@ class ObjectStore(AnyBucket):
 
     def _decode(self, name: str, body: bytes, stored: datetime) -> ObjectInfo:
         try:
-            return ObjectInfo.decode(body, stored)
+            info = ObjectInfo.decode(body, stored)
+            if info.name != name:  # what is done to this object would be done to the other one
+                raise _of_another()
+            return info
         except DecodeError as error:
             place = f"{error.reason} (object {name!r} of {self.name!r})"
             raise DecodeError(error.wanted, place) from None
+
+
+def _of_another() -> DecodeError:
+    return DecodeError("object description", "it names another object")
 
 
 def _meta(name: str) -> str:
