@@ -91,6 +91,11 @@ def _clipped(text: object) -> str:
     return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
 
 
+def _seconds(timeout: float) -> str:
+    """Show a time without the digits that are left of a deadline: 0.2 s, not 0.199983 s."""
+    return f"{round(timeout, 3) or timeout:g} s"
+
+
 class TidingsError(Exception):
     """Base class of every error that tidings raises.
 
@@ -211,9 +216,9 @@ class LoopTimeoutError(TidingsError, TimeoutError):
         self.call = call
         self.timeout = timeout
         super().__init__(
-            f"{call}() did not end within {timeout:g} s. It was cancelled; part of it may have "
-            f"been done. If the log names a handler that blocks the event loop, make it a plain "
-            f"`def`"
+            f"{call}() did not end within {_seconds(timeout)}. It was cancelled; part of it may "
+            f"have been done. If the log names a handler that blocks the event loop, make it a "
+            f"plain `def`"
         )
 
 
@@ -260,7 +265,9 @@ class EncodeError(TidingsError, TypeError):
     def __init__(self, value: object, reason: str) -> None:
         self.type = type(value)
         self.handler = ""
-        super().__init__(f"cannot encode a {self.type.__qualname__}: {reason}")
+        name = self.type.__qualname__
+        article = "an" if name[0] in "AEIOaeio" else "a"  # a user, but an int
+        super().__init__(f"cannot encode {article} {name}: {reason}")
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -485,7 +492,7 @@ class FlushTimeoutError(TransportError, TimeoutError):
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        super().__init__(f"the server did not confirm within {timeout:g} s")
+        super().__init__(f"the server did not confirm within {_seconds(timeout)}")
 
 
 class SlowConsumerError(TidingsError):
@@ -591,7 +598,7 @@ class RequestTimeoutError(RequestError, TimeoutError):
     def __init__(self, subject: str, timeout: float) -> None:
         self.subject = subject
         self.timeout = timeout
-        super().__init__(f"no reply to {subject!r} within {timeout:g} s")
+        super().__init__(f"no reply to {subject!r} within {_seconds(timeout)}")
 
 
 class DeadlineExpiredError(RequestTimeoutError):
@@ -761,13 +768,17 @@ class JetStreamApiError(JetStreamError):
         code: the error's code, as in HTTP.
         err_code: JetStream's own code of the error.
         description: the error message of the server.
+        call: the call that the server refused, such as "STREAM.INFO.ORDERS" or "publish to
+            'orders.created'"; "" if it is not known.
     """
 
-    def __init__(self, code: int, err_code: int, description: str) -> None:
+    def __init__(self, code: int, err_code: int, description: str, call: str = "") -> None:
         self.code = code
         self.err_code = err_code
         self.description = description
-        super().__init__(f"JetStream: {description} (code {code}, error {err_code})")
+        self.call = call
+        of = f"{call}: " if call else ""
+        super().__init__(f"JetStream: {description} ({of}code {code}, error {err_code})")
 
 
 class JetStreamUnavailableError(JetStreamError):
@@ -821,8 +832,8 @@ class PublishTimeoutError(JetStreamError, TimeoutError):
         self.subject = subject
         self.msg_id = msg_id
         super().__init__(
-            f"no acknowledgement for {subject!r} within {timeout:g} s; it may be stored. Publish "
-            f"it again with msg_id={msg_id!r}"
+            f"no acknowledgement for {subject!r} within {_seconds(timeout)}; it may be stored. "
+            f"Publish it again with msg_id={msg_id!r}"
         )
 
 
@@ -839,7 +850,7 @@ class BatchTimeoutError(PublishTimeoutError):
     def __init__(self, subject: str, msg_id: str, timeout: float, count: int) -> None:
         super().__init__(subject, msg_id, timeout)
         self.count = count
-        text = f"no acknowledgement for the batch of {count} messages within {timeout:g} s"
+        text = f"no acknowledgement for the batch of {count} messages within {_seconds(timeout)}"
         advice = "Either all of them are stored, or none: look before you try again"
         self.args = (f"{text}, the first on {subject!r}. {advice}",)
 
@@ -1079,7 +1090,7 @@ class LockTimeoutError(JetStreamError, TimeoutError):
         self.timeout = timeout
         self.holder = holder
         who = f": {_clipped(holder)} holds it" if holder else ""
-        super().__init__(f"the lock {name!r} was not acquired within {timeout:g} s{who}")
+        super().__init__(f"the lock {name!r} was not acquired within {_seconds(timeout)}{who}")
 
 
 class LockLostError(JetStreamError):

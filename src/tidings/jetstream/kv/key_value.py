@@ -19,6 +19,7 @@ from tidings.current_link import CurrentLink
 from tidings.deadlines import current
 from tidings.errors import (
     ConfigError,
+    EncodeError,
     KeyExistsError,
     KeyNotFoundError,
     SubjectError,
@@ -207,7 +208,7 @@ class KeyValue(AnyBucket, Generic[T]):
         self.type = codec.resolve(type)
         self.key_codec = key_codec
         self.value_codec = value_codec
-        self._encode: Callable[[T], bytes] = lambda value: codec.encode(value, self.type)
+        self._encode: Callable[[T], bytes] = self._checked
         self._decode = codec.decoder(self.type)
         if key_codec is not None:
             check_key_codec("key_codec", key_codec)
@@ -215,6 +216,17 @@ class KeyValue(AnyBucket, Generic[T]):
             check_value_codec("value_codec", value_codec)
             self._encode = value_encoder(value_codec, self._encode)
             self._decode = value_decoder(value_codec, self._decode)
+
+    def _checked(self, value: T) -> bytes:
+        try:
+            return codec.encode(value, self.type)
+        except EncodeError:
+            if self.type is not dict or isinstance(value, dict):
+                raise
+            name = type(value).__qualname__
+            reason = f"the bucket {self.name!r} has values of type dict. Declare another type, as "
+            instead = f"in app.js.key_value({self.name!r}, type={name})"
+            raise EncodeError(value, f"{reason}{instead}") from None
 
     # One key.
 
