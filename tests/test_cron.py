@@ -42,7 +42,10 @@ def test_an_expression_is_translated_for_the_server(text: str, form: str) -> Non
         ("", "needs an expression"),
         (None, "needs an expression"),
         (5, "needs an expression"),
-        ("0 9 * *", "has 4 fields"),
+        (
+            "0 9 * *",
+            "has 4 fields: write minute hour day-of-month month day-of-week, with the second",
+        ),
         ("60 * * * *", "minute must be 0 to 59, got '60'"),
         ("0 24 * * *", "hour must be 0 to 23"),
         ("0 0 0 * *", "day of month must be 1 to 31"),

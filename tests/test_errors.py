@@ -134,6 +134,17 @@ def test_the_drawn_tree_is_the_tree() -> None:
         ),
         (errors.HeaderError("A B", "no"), {"name": "A B", "reason": "no"}, "bad header 'A B': no"),
         (errors.EncodeError(1j, "no"), {"type": complex}, "cannot encode a complex: no"),
+        (errors.EncodeError(1, "no"), {"type": int}, "cannot encode an int: no"),
+        (
+            errors.RequestTimeoutError("a", 0.199983),
+            {"subject": "a", "timeout": 0.199983},
+            "no reply to 'a' within 0.2 s",
+        ),
+        (
+            errors.RequestTimeoutError("a", 0.0001),
+            {"subject": "a", "timeout": 0.0001},
+            "no reply to 'a' within 0.0001 s",
+        ),
         (
             errors.DecodeError("Order", "no id"),
             {"wanted": "Order", "reason": "no id", "subject": ""},

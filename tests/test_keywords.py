@@ -132,6 +132,21 @@ MISSPELT: list[tuple[str, Callable[[], Any], str]] = [
         lambda: app.add_middleware(ErrorMiddleware, KeyError, calback=print),
         "ErrorMiddleware has no option 'calback'; did you mean 'callback'?",
     ),
+    (
+        "another word",
+        lambda: app.cron("0 9 * * *", timezone="UTC"),
+        "cron() has no option 'timezone'; did you mean 'tz'?",
+    ),
+    (
+        "word of others",
+        lambda: app.lock("a", ttl=3),
+        "lock() has no option 'ttl'; did you mean 'lease'?",
+    ),
+    (
+        "no such word here",
+        lambda: app.listen("a", ttl=3),
+        "listen() has no option 'ttl'",
+    ),
     ("no guess", lambda: app.listen("a", colour="red"), "listen() has no option 'colour'"),
     (
         "by position",

@@ -104,8 +104,8 @@ def test_options_are_keywords_only() -> None:
         ({"drain_timeout": -1}, "seconds"),
         ({"drain_timeout": "30"}, "seconds"),
         ({"lifespan": 7}, "lifespan must be"),
-        ({"user": "ada"}, "go together"),
-        ({"password": "secret"}, "go together"),
+        ({"user": "ada"}, "user= requires password="),
+        ({"password": "secret"}, "password= requires user="),
         ({"user": 7, "password": "secret"}, "user must be"),
         ({"user": "ada", "password": 7}, "password"),
         ({"token": 7}, "token"),
@@ -319,6 +319,21 @@ async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(
     fail = False
     async with app:
         assert await app.request(subject, {"a": 1}) == {"a": 1}
+
+
+async def test_what_a_start_that_fails_has_published_is_not_called_possibly_lost(
+    nats_server: NATSServer, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("a", servers=nats_server.url)
+
+    @app.on_startup
+    async def startup() -> None:
+        await app.publish(subject, {"a": 1})
+        raise LookupError("startup")
+
+    with pytest.raises(LookupError, match="startup"):
+        await start(app)
+    assert "possibly lost" not in caplog.text
 
 
 async def test_an_on_ready_that_raises_lets_the_messages_under_way_finish(

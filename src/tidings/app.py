@@ -60,6 +60,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+# What others call the hooks of the lifecycle, which are no events of the connection.
+_HOOKS = {
+    "startup": "write @app.on_startup",
+    "ready": "write @app.on_ready",
+    "shutdown": "write @app.on_shutdown",
+}
 
 
 @called("App", hint='App("billing")')
@@ -359,9 +365,9 @@ class App(Declarations):
         """Add the listeners of a group, under its prefix, and everything else that it declares.
 
         Raises:
-            ConfigError: this is not a Group, the app runs already, another consumer has the same
-                stream and durable name as one of the group, or another job or leader has the same
-                name.
+            ConfigError: this is not a Group, the app is already running, another consumer has the
+                same stream and durable name as one of the group, or another job or leader has the
+                same name.
         """
         if not isinstance(group, Group):
             raise ConfigError(
@@ -404,7 +410,7 @@ class App(Declarations):
 
         Raises:
             ConfigError: the class is not a subclass of Middleware, one of its hooks would not run,
-                or the app runs already.
+                or the app is already running.
             TypeError: its `__init__` does not take these arguments.
         """
         self._declaring("add_middleware")
@@ -505,7 +511,7 @@ class App(Declarations):
 
         Raises:
             ConfigError: a wrong function, name or timeout, a second check with the same name, or
-                the app runs already.
+                the app is already running.
 
         Example:
             ```python
@@ -551,10 +557,11 @@ class App(Declarations):
                 print("lost the server:", event.error)
             ```
         """
+        if callable(event):
+            raise ConfigError('on needs an event: @app.on("disconnected")')
         if event not in EVENTS:
-            raise ConfigError(
-                f"on({event!r}): there is no such event; write one of {', '.join(EVENTS)}"
-            )
+            hint = _HOOKS.get(str(event), f"write one of {', '.join(EVENTS)}")
+            raise ConfigError(f"on({event!r}): there is no such event; {hint}")
 
         def declare(function: F) -> F:
             check_handler(function, "the event")
@@ -570,7 +577,7 @@ class App(Declarations):
         contexts no longer do.
 
         Raises:
-            ConfigError: the app runs already, or this is not a URL.
+            ConfigError: the app is already running, or this is not a URL.
         """
         from tidings.transport.options import server_urls
 
@@ -581,7 +588,7 @@ class App(Declarations):
     def _declaring(self, call: str) -> None:
         if self._run is not None:
             raise ConfigError(
-                f"{call}: the app runs already; declare before it starts, or subscribe with "
+                f"{call}: the app is already running; declare before it starts, or subscribe with "
                 f"subscribe_new_subject"
             )
 

@@ -150,7 +150,12 @@ def parse_cron(text: str, tz: str | None = None, *, what: str = "cron") -> CronE
     if len(parts) == len(_FIELDS) - 1:
         parts.insert(0, "0")
     if len(parts) != len(_FIELDS):
-        _refuse(what, text, f"it has {len(parts)} fields: write {_FIVE}, with the second first")
+        _refuse(
+            what,
+            text,
+            f"it has {len(parts)} field{'s' * (len(parts) != 1)}: write {_FIVE}, "
+            "with the second before them if you need it",
+        )
     fields = tuple(
         _translated(part, field, what, text) for part, field in zip(parts, _FIELDS, strict=True)
     )

@@ -170,8 +170,8 @@ class Declarations:
         server to wait. The function may run twice for one message after a crash, or when an
         acknowledgement is lost.
 
-        If the app runs already, the consumer starts in the background and ends with the app. It
-        needs `durable` or `ordered=True`. A failure to start it is logged;
+        If the app is already running, the consumer starts in the background and ends with the
+        app. It needs `durable` or `ordered=True`. A failure to start it is logged;
         `app.js.add_consumer` raises it.
 
         Args:
@@ -313,8 +313,8 @@ class Declarations:
         It first gets the existing entries, including deletions, and then every change, one after
         another. If it raises, tidings logs and counts the error, and the next entry follows.
 
-        If the app runs already, the watch starts in the background and ends with the app. A failure
-        to start it is logged; `app.js.add_watch` raises it.
+        If the app is already running, the watch starts in the background and ends with the app. A
+        failure to start it is logged; `app.js.add_watch` raises it.
 
         Args:
             bucket: the bucket's name, or the bucket that `app.js.key_value` has returned. The app
@@ -513,7 +513,7 @@ class Declarations:
 
         Raises:
             ConfigError: the function cannot be cancelled or called, an option is wrong, the app has
-                a leader of this name, or it runs already.
+                a leader of this name, or it is already running.
 
         Example:
             ```python

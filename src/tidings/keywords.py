@@ -136,10 +136,10 @@ def unknown_option(shown: str, name: str, known: Iterable[str]) -> str:
     """Return the text of an error: this call has no such option, and what to write instead."""
     if advice := _panini_advice("OPTIONS", shown, name):
         return f"{shown} has no option {name!r}: {advice}"
-    from tidings.similar import similar
+    from tidings.similar import meant
 
-    meant = similar(name, known)
-    return f"{shown} has no option {name!r}{f'; did you mean {meant!r}?' if meant else ''}"
+    option = meant(name, known)
+    return f"{shown} has no option {name!r}{f'; did you mean {option!r}?' if option else ''}"
 
 
 def former_names(shown: str, *names: str) -> Callable[[C], C]:

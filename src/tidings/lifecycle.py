@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tidings.jetstream.schedule.crons import Crons
 
 MOST_NAMED = 100  # consumers that an instance names if more are added while it runs
+CONFIRM_TIME = 1.0  # seconds for the server to confirm what a start that failed has sent
 
 
 class State(enum.Enum):
@@ -329,6 +330,8 @@ class Run:
         try:
             await self._lifespan.abort(asyncio.get_running_loop().time() + self.drain_timeout)
         finally:
+            # What a hook published is confirmed, so that the log does not call it possibly lost.
+            await self._send_rest(asyncio.get_running_loop().time() + CONFIRM_TIME)
             await self._close()
             self._on_end(None)
 

@@ -74,11 +74,31 @@ def test_a_module_that_is_no_package_is_named(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("target", "module"),
-    [("service.py", "service:app"), ("./a/service.py:it", "a.service:it")],
+    [
+        ("service.py", "service:app"),
+        ("./a/service.py:it", "a.service:it"),
+        ("a\\service.py:it", "a.service:it"),
+    ],
 )
 def test_a_file_in_place_of_a_module_is_answered_with_the_module(target: str, module: str) -> None:
     assert fault_of(target) == (
         f"{target.partition(':')[0]!r} is a file, not a module: write {module}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/srv/a/service.py", "'/srv/a/service.py' is a file"),
+        ("../a/service.py:it", "'../a/service.py' is a file"),
+        (r"C:\a\service.py", r"'C:\\a\\service.py' is a file"),
+        ("my-app/service:it", "'my-app/service' is a path"),
+    ],
+)
+def test_a_file_elsewhere_is_answered_with_its_folder(target: str, path: str) -> None:
+    attribute = "it" if target.endswith(":it") else "app"
+    assert fault_of(target) == (
+        f"{path}, not a module: change to its folder, and write service:{attribute}"
     )
 
 

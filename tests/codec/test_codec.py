@@ -1,5 +1,6 @@
 """Bodies: encoded by the value, decoded by the wanted type."""
 
+import asyncio
 import contextlib
 import datetime as dt
 import decimal
@@ -138,6 +139,27 @@ def test_a_value_that_is_no_body_is_an_encode_error_that_names_its_type(value: o
         encode(value)
     assert caught.value.type is type(value)
     assert type(value).__qualname__ in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda: (value for value in "abc"), "cannot encode a generator: make a list of it first"),
+        (object, "cannot encode an object: send bytes, a str or a value .* a dataclass"),
+    ],
+)
+def test_a_value_that_is_no_body_is_answered_with_what_to_write(
+    make: Callable[[], object], advice: str
+) -> None:
+    with pytest.raises(EncodeError, match=advice):
+        encode(make())
+
+
+async def test_a_call_that_was_not_awaited_is_answered_with_await() -> None:
+    call = asyncio.sleep(0)
+    with pytest.raises(EncodeError, match=r"type coroutine; write `await` before the call"):
+        encode({"a": call})
+    await call
 
 
 def test_a_value_within_itself_is_an_encode_error() -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.fake_peer import FakePeer
 from support.inbox import Inbox
 from support.waits import PATIENCE, until
-from tidings import App
+from tidings import App, ConfigError
 from tidings.errors import ConnectionClosedError, ProtocolError
 from tidings.handlers.events import EVENTS
 from tidings.server import NATSServer
@@ -187,3 +187,18 @@ async def test_a_connection_that_is_given_up_ends_the_app(
             await app.wait_stopped()
     assert told[-1] == "closed"
     assert not app.is_running
+
+
+@pytest.mark.parametrize(
+    ("event", "advice"),
+    [
+        ("startup", "write @app.on_startup"),
+        ("start", "write one of connected, disconnected,"),
+        (["connected"], "write one of connected, disconnected,"),
+        (print, '@app.on("disconnected")'),
+    ],
+)
+def test_what_is_no_event_is_answered_with_what_to_write(event: Any, advice: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        App("a").on(event)
+    assert advice in str(caught.value)

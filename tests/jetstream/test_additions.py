@@ -536,7 +536,7 @@ async def test_the_decorators_work_while_the_app_runs(
         await until(lambda: sorted(got) == [0, 7])
         with pytest.raises(ConfigError, match="needs durable="):
             app.consume(stream.name)(late)
-        with pytest.raises(ConfigError, match="the app runs already"):
+        with pytest.raises(ConfigError, match="the app is already running"):
             app.listen("anything")(late)
     async with app:  # they belonged to that run
         assert (app.stats().consumers, app.stats().watchers) == ((), ())

@@ -178,6 +178,10 @@ async def test_certificates_are_given_as_paths(
     ("options", "words"),
     [
         ({"tls_cert": "a.pem"}, "tls_cert and tls_key go together"),
+        (
+            {"tls": True},
+            "tls must be an ssl.SSLContext, such as ssl.create_default_context(), got bool",
+        ),
         ({"tls_ca": "missing.pem"}, "tls_ca='missing.pem': No such file"),
         ({"tls_ca": "a.pem", "tls": ssl.create_default_context()}, "a context as tls=, or files"),
         ({"tls_handshake_first": 1}, "tls_handshake_first must be True or False"),

@@ -18,6 +18,7 @@ from support.waits import until
 from tidings import App
 from tidings.errors import ConnectError, ConnectionLostError, MissingExtraError
 from tidings.server import NATSServer
+from tidings.transport.websocket import WebSocketTransport
 
 MakeApp = Callable[..., App]
 Configured = Callable[[str], NATSServer]
@@ -124,6 +125,16 @@ async def test_what_answers_without_a_websocket_is_named(
         async with peer:
             with pytest.raises(ConnectError, match="no websocket"):
                 await make_app(f"ws://127.0.0.1:{peer.port}").__aenter__()
+
+
+async def test_a_server_that_greets_before_the_upgrade_begins_is_named_at_once() -> None:
+    """As a nats-server does on its port for other clients."""
+    async with FakePeer(b"INFO {}\r\n") as peer:
+        transport = WebSocketTransport(f"ws://127.0.0.1:{peer.port}")
+        await transport.open("127.0.0.1", peer.port)
+        await until(lambda: transport._websocket.handshake_exc is not None)
+        with pytest.raises(ConnectionError, match="did not receive a valid HTTP response"):
+            await asyncio.wait_for(transport.upgrade(), 5)
 
 
 async def test_no_secret_is_logged_at_debug_level(

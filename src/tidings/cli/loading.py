@@ -44,15 +44,26 @@ def split_target(target: str) -> tuple[str, str]:
         ConfigError: the target does not have the form `module:app`.
     """
     name, mark, attribute = target.partition(":")
-    if name.endswith(".py") or "/" in name:
-        module = name.removesuffix(".py").strip("./").replace("/", ".")
-        raise ConfigError(f"{name!r} is a file, not a module: write {module}:{attribute or 'app'}")
+    if name.endswith(".py") or "/" in target or "\\" in target:
+        raise ConfigError(_advice_for_path(target))
     words = [*name.split("."), attribute if mark else "app"]
     if not all(word.isidentifier() and not keyword.iskeyword(word) for word in words):
         raise ConfigError(
             f"{target!r} does not have the form module:app: write greeter:app, for example"
         )
     return name, attribute or "app"
+
+
+def _advice_for_path(target: str) -> str:
+    """Say what to write in place of the path of a file, such as `app/orders.py:app`."""
+    path, _, attribute = target.rpartition(":")
+    if not path or not attribute.isidentifier():  # such as the drive of C:\\app\\orders.py
+        path, attribute = target, "app"
+    words = path.removesuffix(".py").replace("\\", "/").removeprefix("./").split("/")
+    what = f"{path!r} is a {'file' if path.endswith('.py') else 'path'}, not a module"
+    if all(word.isidentifier() for word in words):
+        return f"{what}: write {'.'.join(words)}:{attribute}"
+    return f"{what}: change to its folder, and write {words[-1]}:{attribute}"
 
 
 def _import(name: str, folder: str) -> ModuleType:

@@ -331,18 +331,33 @@ def _to_json(value: object) -> bytes:
     except EncodeError:
         raise  # from a part that pydantic writes
     except NotImplementedError as error:
-        inside = (
-            ""
-            if type(value).__qualname__ == str(error)
-            else f"it contains a value of type {error}; "
-        )
-        reason = f"{inside}send bytes, a str or a value that JSON can represent"
-        raise EncodeError(value, reason) from None
+        raise EncodeError(value, _why_not(value, str(error))) from None
     except (TypeError, ValueError, UnicodeEncodeError, msgspec.MsgspecError) as error:
         raise EncodeError(value, str(error)) from None
     except RecursionError:
         raise EncodeError(value, "nested too deeply, or it contains itself") from None
     raise EncodeError(value, NOT_FINITE)
+
+
+_INSTEAD = "send bytes, a str or a value that JSON can represent, such as a dict or a dataclass"
+# By the name of a type: what its value almost always is a mistake for.
+_MISTAKES = {
+    "coroutine": "write `await` before the call that returned it",
+    "generator": "make a list of it first",
+    "async_generator": "make a list of it first",
+}
+
+
+def _why_not(value: object, kind: str) -> str:
+    """Say why msgspec cannot write a value, and what to write instead.
+
+    Args:
+        value: the value.
+        kind: the name of the type that msgspec does not know: that of the value or of a part.
+    """
+    is_part = type(value).__qualname__ != kind
+    inside = f"it contains a value of type {kind}; " if is_part else ""
+    return inside + _MISTAKES.get(kind, _INSTEAD)
 
 
 def _holds_not_finite(value: Any) -> bool:

@@ -32,3 +32,8 @@ class TidingsError(Exception):
 def clipped(text: object) -> str:
     shown = str(text)
     return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+
+
+def seconds(timeout: float) -> str:
+    """Show a time without the digits that are left of a deadline: 0.2 s, not 0.199983 s."""
+    return f"{round(timeout, 3) or timeout:g} s"

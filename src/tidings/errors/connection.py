@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidings.errors.base import TidingsError
+from tidings.errors.base import TidingsError, seconds
 
 
 class TransportError(TidingsError):
@@ -142,4 +142,4 @@ class FlushTimeoutError(TransportError, TimeoutError):
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        super().__init__(f"the server did not confirm within {timeout:g} s")
+        super().__init__(f"the server did not confirm within {seconds(timeout)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidings.errors.base import TidingsError, clipped
+from tidings.errors.base import TidingsError, clipped, seconds
 
 # The same as in `ErrorCode`, which is imported only where JetStream is used.
 WRONG_LAST_SEQUENCE = 10071
@@ -33,13 +33,17 @@ class JetStreamApiError(JetStreamError):
         code: the error's code, as in HTTP.
         err_code: JetStream's own code of the error.
         description: the error message of the server.
+        call: the call that the server refused, such as "STREAM.INFO.ORDERS" or "publish to
+            'orders.created'"; "" if it is not known.
     """
 
-    def __init__(self, code: int, err_code: int, description: str) -> None:
+    def __init__(self, code: int, err_code: int, description: str, call: str = "") -> None:
         self.code = code
         self.err_code = err_code
         self.description = description
-        super().__init__(f"JetStream: {description} (code {code}, error {err_code})")
+        self.call = call
+        of = f"{call}: " if call else ""
+        super().__init__(f"JetStream: {description} ({of}code {code}, error {err_code})")
 
 
 class JetStreamUnavailableError(JetStreamError):
@@ -93,8 +97,8 @@ class PublishTimeoutError(JetStreamError, TimeoutError):
         self.subject = subject
         self.msg_id = msg_id
         super().__init__(
-            f"no acknowledgement for {subject!r} within {timeout:g} s; it may be stored. Publish "
-            f"it again with msg_id={msg_id!r}"
+            f"no acknowledgement for {subject!r} within {seconds(timeout)}; it may be stored. "
+            f"Publish it again with msg_id={msg_id!r}"
         )
 
 
@@ -111,7 +115,7 @@ class BatchTimeoutError(PublishTimeoutError):
     def __init__(self, subject: str, msg_id: str, timeout: float, count: int) -> None:
         super().__init__(subject, msg_id, timeout)
         self.count = count
-        text = f"no acknowledgement for the batch of {count} messages within {timeout:g} s"
+        text = f"no acknowledgement for the batch of {count} messages within {seconds(timeout)}"
         advice = "Either all of them are stored, or none: look before you try again"
         self.args = (f"{text}, the first on {subject!r}. {advice}",)
 
@@ -300,7 +304,7 @@ class LockTimeoutError(JetStreamError, TimeoutError):
         self.timeout = timeout
         self.holder = holder
         who = f": {clipped(holder)} holds it" if holder else ""
-        super().__init__(f"the lock {name!r} was not acquired within {timeout:g} s{who}")
+        super().__init__(f"the lock {name!r} was not acquired within {seconds(timeout)}{who}")
 
 
 class LockLostError(JetStreamError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidings.errors.base import TidingsError, clipped
+from tidings.errors.base import TidingsError, clipped, seconds
 
 
 class RequestError(TidingsError):
@@ -20,7 +20,7 @@ class RequestTimeoutError(RequestError, TimeoutError):
     def __init__(self, subject: str, timeout: float) -> None:
         self.subject = subject
         self.timeout = timeout
-        super().__init__(f"no reply to {subject!r} within {timeout:g} s")
+        super().__init__(f"no reply to {subject!r} within {seconds(timeout)}")
 
 
 class DeadlineExpiredError(RequestTimeoutError):

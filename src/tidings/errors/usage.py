@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tidings.errors.base import TidingsError
+from tidings.errors.base import TidingsError, seconds
 from tidings.text import printable
 
 # The types of JSON in msgspec's messages, and what decodes them. "json" accepts any value.
@@ -128,9 +128,9 @@ class LoopTimeoutError(TidingsError, TimeoutError):
         self.call = call
         self.timeout = timeout
         super().__init__(
-            f"{call}() did not end within {timeout:g} s. It was cancelled; part of it may have "
-            f"been done. If the log names a handler that blocks the event loop, make it a plain "
-            f"`def`"
+            f"{call}() did not end within {seconds(timeout)}. It was cancelled; part of it may "
+            f"have been done. If the log names a handler that blocks the event loop, make it a "
+            f"plain `def`"
         )
 
 
@@ -177,7 +177,9 @@ class EncodeError(TidingsError, TypeError):
     def __init__(self, value: object, reason: str) -> None:
         self.type = type(value)
         self.handler = ""
-        super().__init__(f"cannot encode a {self.type.__qualname__}: {reason}")
+        name = self.type.__qualname__
+        article = "an" if name[0] in "AEIOaeio" else "a"  # a user, but an int
+        super().__init__(f"cannot encode {article} {name}: {reason}")
 
     def __str__(self) -> str:
         text = super().__str__()

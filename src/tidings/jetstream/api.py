@@ -251,7 +251,7 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
         kind = WrongSequenceError
     elif err_code == ErrorCode.BATCH_DUPLICATE:
         kind = DuplicateMessageError
-    raise kind(refusal.code, err_code, description)
+    raise kind(refusal.code, err_code, description, call)
 
 
 def nanoseconds(seconds: float) -> int:

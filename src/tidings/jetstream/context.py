@@ -182,7 +182,7 @@ class JetStream(Reads, Additions):
     ) -> KeyValue[Any]:
         """A key-value bucket. Declare it where the app is made, and use it while the app runs.
 
-        When the app starts, or at the first use if it runs already, the bucket is created, or
+        When the app starts, or at the first use if it is already running, the bucket is created, or
         compared with what is declared here. Options that are left out are not compared. A bucket
         that the server loses is created again at its next use.
 

@@ -229,7 +229,9 @@ def _check_place() -> None:
 
 
 def _blocked_at(thread: int | None) -> str:
-    return f"the thread of the event loop is at\n{stack_of(thread)}"
+    """Say where the event loop is blocked: in one line, as the errors of tidings are."""
+    frames = [line.strip() for line in reversed(stack_of(thread).splitlines())]
+    return f"the thread of the event loop is at {', called from '.join(frames)}"
 
 
 class BackgroundRun:

@@ -157,8 +157,9 @@ class Connection:
             self._reconnecting.cancel()
         if lost := self.outbox.disconnect(ConnectionClosedError):
             logger.warning(
-                "%d messages possibly lost: the connection closed before the server confirmed them",
+                "%d %s possibly lost: the connection closed before the server confirmed %s",
                 lost,
+                *(("message", "it") if lost == 1 else ("messages", "them")),
             )
         self.outbox.close()
         self._requests.fail_all(ConnectionClosedError)

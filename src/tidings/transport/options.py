@@ -163,7 +163,8 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None and not callable(value):
                 check_text(name, value, may_be_empty=True)
         if (self.user is None) != (self.password is None):
-            raise ConfigError("user and password go together")
+            given, missing = ("user", "password") if self.password is None else ("password", "user")
+            raise ConfigError(f"{given}= requires {missing}=")
         ways = [self.user, self.token, self.credentials, self.nkey_seed]
         if sum(way is not None for way in ways) > 1:
             raise ConfigError(
@@ -176,7 +177,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_tls(self) -> None:
         if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
-            raise ConfigError("tls is an ssl.SSLContext: ssl.create_default_context(cafile=...)")
+            raise ConfigError(
+                "tls must be an ssl.SSLContext, such as ssl.create_default_context(), got "
+                f"{type(self.tls).__name__}; for the authorities of the system, a URL with tls:// "
+                "is enough"
+            )
         check_flag("tls_handshake_first", self.tls_handshake_first)
         if self.tls_hostname is not None:
             check_text("tls_hostname", self.tls_hostname)
@@ -228,10 +233,10 @@ def server_urls(
     if isinstance(servers, str):
         servers = servers.split(",")
     if not isinstance(servers, Sequence) or not all(isinstance(url, str) for url in servers):
-        raise ConfigError("servers is a URL or a list of URLs, as nats://127.0.0.1:4222")
+        raise ConfigError("servers must be a URL such as nats://127.0.0.1:4222, or a list of URLs")
     urls = tuple(_complete(url.strip()) for url in servers if url.strip())
     if not urls:
-        raise ConfigError("servers is empty: give a URL, as nats://127.0.0.1:4222")
+        raise ConfigError("servers is empty: give a URL such as nats://127.0.0.1:4222")
     return urls
 
 
@@ -260,8 +265,9 @@ def _complete(url: str) -> str:
         # Not in the parser's words: with a "/" in a password they would show the password.
         scheme, _, place = redact(url).partition("://")
         raise ConfigError(
-            f"server {scheme}://{place.partition(':')[0]}: no valid host and port, as in "
-            f"nats://127.0.0.1:4222; a password with / ? # [ or ] in it goes to password="
+            f"server {scheme}://{place.partition(':')[0]}: no valid host and port. Write "
+            f"nats://127.0.0.1:4222, with a port from 1 to 65535, and pass a password that "
+            f"contains / ? # [ or ] as password="
         )
     if parts.scheme not in SCHEMES:
         raise ConfigError(f"server {redact(url)!r}: the scheme is nats://, tls://, ws:// or wss://")

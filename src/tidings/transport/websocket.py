@@ -47,9 +47,11 @@ class WebSocketTransport(SocketTransport):
             ConnectionError: if the server refused the upgrade or closed the connection.
         """
         self._upgraded = asyncio.get_running_loop().create_future()
-        self._websocket.send_request(self._websocket.connect())
-        self._send()
-        await self._upgraded
+        # A nats-server without websockets greets at once. Then the upgrade has failed already.
+        if self._websocket.handshake_exc is None and not self._closed.done():
+            self._websocket.send_request(self._websocket.connect())
+            self._send()
+            await self._upgraded
         if self._websocket.state is not self._open_state:
             reason = self._websocket.handshake_exc or "the server closed the connection"
             raise ConnectionError(f"no websocket: {reason}")

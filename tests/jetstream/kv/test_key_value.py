@@ -370,6 +370,14 @@ async def test_a_value_of_another_type_is_not_put(app: App, bucket: str) -> None
         assert await sessions.keys() == []
 
 
+async def test_a_bucket_without_a_type_says_how_to_put_what_is_no_dict(
+    app: App, bucket: str
+) -> None:
+    plain = app.js.key_value(bucket)
+    with pytest.raises(EncodeError, match=f"has values of type dict.*'{bucket}', type=int"):
+        await plain.put("a", 7)
+
+
 async def test_a_value_that_does_not_decode_names_its_key(app: App, bucket: str) -> None:
     sessions = app.js.key_value(bucket, type=Session, history=2)
     plain = app.js.key_value(bucket, type=bytes)

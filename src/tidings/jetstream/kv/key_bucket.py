@@ -14,7 +14,13 @@ from typing import Any, Generic, TypeVar
 
 from tidings import codec
 from tidings.checks import Seconds
-from tidings.errors import ConfigError, SubjectError, WrongRevisionError, WrongSequenceError
+from tidings.errors import (
+    ConfigError,
+    EncodeError,
+    SubjectError,
+    WrongRevisionError,
+    WrongSequenceError,
+)
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.atomic_batch import AtomicBatch, BatchAck
@@ -98,7 +104,7 @@ class KeyBucket(AnyBucket, Generic[T]):
         self.type = codec.resolve(type)
         self.key_codec = key_codec
         self.value_codec = value_codec
-        self._encode: Callable[[T], bytes] = lambda value: codec.encode(value, self.type)
+        self._encode: Callable[[T], bytes] = self._checked
         self._decode = codec.decoder(self.type)
         if key_codec is not None:
             check_key_codec("key_codec", key_codec)
@@ -106,6 +112,17 @@ class KeyBucket(AnyBucket, Generic[T]):
             check_value_codec("value_codec", value_codec)
             self._encode = value_encoder(value_codec, self._encode)
             self._decode = value_decoder(value_codec, self._decode)
+
+    def _checked(self, value: T) -> bytes:
+        try:
+            return codec.encode(value, self.type)
+        except EncodeError:
+            if self.type is not dict or isinstance(value, dict):
+                raise
+            name = type(value).__qualname__
+            reason = f"the bucket {self.name!r} has values of type dict. Declare another type, as "
+            instead = f"in app.js.key_value({self.name!r}, type={name})"
+            raise EncodeError(value, f"{reason}{instead}") from None
 
     def reading(
         self, keys: str | Sequence[str], *, initial: bool, history: bool = False
