@@ -44,7 +44,7 @@ os.environ["XDG_CONFIG_HOME"] = os.path.join(tempfile.gettempdir(), "tidings-no-
 
 pytest_plugins = ["pytester"]
 
-PATIENCE = 5.0  # seconds to wait for output or an error that a document promises
+PATIENCE = 20.0  # seconds to wait for output or an error that a document promises
 FENCES = RawFencedCodeBlockLexer(re.compile(r"(?P<info>[^\n]*)\n"))
 MARKER = re.compile(r"<!--+[ \t]*(?P<word>[a-z]+):[ \t]*(?P<argument>[^\n]*?)[ \t]*-->")
 TITLE = re.compile(r'title="([^"]+)"')

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from support.apps import QUICK
 from support.command import call, start, write  # noqa: F401 - fixtures
@@ -24,9 +24,12 @@ from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
 
-# Without a time limit for each example: a busy machine is slow now and then.
-settings.register_profile("tidings", deadline=None)
-settings.load_profile("tidings")
+# The same examples in each run, so that a failure is one of the change. For new examples, pass
+# --hypothesis-profile=default. And a busy machine is no fault of a test.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

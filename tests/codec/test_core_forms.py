@@ -59,7 +59,7 @@ def outcome(call: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_value_has_the_same_body_or_error(value: Any) -> None:
     expected = outcome(core.PURE["encode"], value)
     assert outcome(codec.encode, value) == expected
@@ -88,7 +88,6 @@ def test_wrong_arguments_raise(args: tuple[Any, ...]) -> None:
 
 
 @given(st.binary(max_size=12) | VALUES.map(lambda value: repr(value).encode("utf-8", "replace")))
-@settings(deadline=None)
 def test_any_body_has_the_same_value_or_error(body: bytes) -> None:
     for data_type in (dict, list[int], Order):
         arguments = (

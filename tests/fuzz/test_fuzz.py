@@ -42,7 +42,7 @@ BYTES = st.binary(max_size=200) | st.lists(PIECES | st.binary(max_size=3), max_s
 
 @pytest.mark.parametrize("name", TARGETS)
 @given(data=BYTES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_taken(name: str, data: bytes) -> None:
     TARGETS[name](data)
 

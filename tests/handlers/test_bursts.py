@@ -180,7 +180,7 @@ MESSAGES = st.lists(
 
 
 @given(MESSAGES, st.sampled_from([1, 2, 100]), st.booleans(), st.booleans())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_both_forms_handle_any_messages_alike(
     messages: list[tuple[str, str, bytes]], concurrency: int, is_dirty: bool, has_hook: bool
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import nats
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidings import App
@@ -75,9 +75,6 @@ answers = (
 )
 blocks = st.just(b"") | st.binary() | st.binary().map(lambda each: b"NATS/1.0" + each)
 
-# A busy machine is no fault of a strategy.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 
 class OneAnswer:
     """A connection on which every request gets the same answer."""
@@ -105,7 +102,6 @@ def outcome_of(call: Callable[[JetStreamApi], Any], block: bytes, body: bytes) -
         return error
 
 
-@PATIENT
 @given(block=blocks, body=answers)
 def test_any_answer_to_a_publish_is_an_acknowledgement_or_a_jetstream_error(
     block: bytes, body: bytes
@@ -119,7 +115,6 @@ def test_any_answer_to_a_publish_is_an_acknowledgement_or_a_jetstream_error(
         assert outcome.sequence > 0
 
 
-@PATIENT
 @given(block=blocks, body=answers)
 def test_any_answer_to_a_call_is_an_object_or_a_jetstream_error(block: bytes, body: bytes) -> None:
     assert isinstance(
@@ -130,7 +125,6 @@ def test_any_answer_to_a_call_is_an_object_or_a_jetstream_error(block: bytes, bo
     assert isinstance(names, Exception) or all(isinstance(name, str) for name in names)
 
 
-@PATIENT
 @given(block=blocks, body=answers)
 @example(block=b"", body=json.dumps({
     "message": {"subject": "a", "seq": 1, "time": "2026-01-01T00:00:00Z",
