@@ -16,6 +16,7 @@ from tidings.deadlines import in_time
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
     ConfigError,
+    DisconnectedError,
     JetStreamUnavailableError,
     LockLostError,
     LockTimeoutError,
@@ -33,6 +34,8 @@ from tidings.log import logger
 LEASE = 10
 # Seconds between two tries while the server does not answer: the first wait, and the longest.
 TRY_FIRST, TRY_MOST = 0.1, 1.0
+# Seconds without an error after which the next one begins another series of tries.
+CALM = 60.0
 # Seconds after the lease without any news of it, after which it is read again.
 LATE = 3.0
 # The longest time without news, in seconds. The length of another's lease comes from the network.
@@ -239,6 +242,7 @@ class Lock:
         backoff = Backoff(TRY_FIRST, TRY_MOST)
         off_since: float | None = None
         now = asyncio.get_running_loop().time
+        failed = now()
         while True:
             try:
                 return await self._contend(leases)
@@ -250,8 +254,11 @@ class Lock:
                 if off_since is not None and now() - off_since > OFF_AFTER:
                     raise
                 self._doubt = error
+                if now() - failed > CALM:
+                    backoff.reset()
+                failed = now()
                 wait = backoff.next()
-                if is_rare(backoff.tries):
+                if _is_news(error, backoff.tries):
                     logger.warning("waiting for the lock %r: %s", self.name, error)
             await asyncio.sleep(wait)
 
@@ -336,6 +343,11 @@ async def _undo(taking: asyncio.Task[bool], lease: Lease) -> None:
         await taking
     finally:
         await lease.release()
+
+
+def _is_news(error: TidingsError, tries: int) -> bool:
+    """Whether to log an error. The connection itself logs how long it is down."""
+    return tries == 1 or (is_rare(tries) and not isinstance(error, DisconnectedError))
 
 
 def _is_off(error: TidingsError) -> bool:

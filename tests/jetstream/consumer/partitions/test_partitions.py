@@ -497,6 +497,29 @@ async def test_a_group_goes_on_after_a_restart_of_the_server(
     assert list(dict.fromkeys(numbers)) == list(range(10))
 
 
+async def test_an_instance_without_its_server_is_recovering_and_only_the_connection_logs_the_outage(
+    server: NATSServer, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    orders = Stream("ORDERS", subjects=["ORDERS.>"])
+    app = App("svc", servers=server.url, reconnect_time_wait=0.1, streams=[orders])
+    consume(app, orders, Runs())
+
+    def is_recovering() -> bool:
+        return app.stats().consumers[0].recovering
+
+    async with app:
+        await until(lambda: partitions_of(app) == 8)
+        assert not is_recovering()
+        await asyncio.to_thread(server.kill)
+        await until(lambda: partitions_of(app) == 0)
+        await until(is_recovering)
+        await asyncio.to_thread(server.restart)
+        await until(lambda: partitions_of(app) == 8 and not is_recovering())
+    assert "has lost its 8 partitions" in caplog.text
+    assert "no news of the group" not in caplog.text
+    assert "the server keeps the consumer" not in caplog.text
+
+
 async def test_a_group_of_a_memory_stream_begins_again_when_its_server_has_lost_the_stream(
     server: NATSServer,
 ) -> None:

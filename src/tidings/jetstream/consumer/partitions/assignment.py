@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from tidings.concurrency.pool import WorkerPool, cancellation_put_off
-from tidings.errors import TidingsError
+from tidings.errors import DisconnectedError, TidingsError
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
@@ -410,6 +410,8 @@ class Assignment(Consumer):
             await self._puller.stop(CONFIRM)
             await self._seat.leave()
         except TidingsError as error:
+            if self.is_lost and isinstance(error, DisconnectedError):
+                return  # it was logged why the lease is over
             logger.warning(
                 "%s: the server keeps the consumer %s until its lease is over: %s",
                 *(self.name, self._seat.name, error),

@@ -13,7 +13,7 @@ import msgspec
 from tidings.concurrency.backoff import Backoff, is_rare
 from tidings.concurrency.pool import WorkerPool
 from tidings.error_codes import ErrorCode
-from tidings.errors import ConfigError, JetStreamApiError, TidingsError
+from tidings.errors import ConfigError, DisconnectedError, JetStreamApiError, TidingsError
 from tidings.handlers.middleware import Middleware
 from tidings.handlers.tracing import HandlerTrace
 from tidings.jetstream.api import JetStreamApi
@@ -113,6 +113,7 @@ class Member:
         self._absent: dict[str, float] = {}  # members without a consumer, and since when
         self._is_measured = False
         self._is_standing_by = False
+        self._is_in_trouble = False  # the last look at the group has failed
         self._stopping = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
 
@@ -161,10 +162,13 @@ class Member:
             try:
                 wait = await self._turn_or_restore()
             except Exception as error:
+                self._is_in_trouble = True
                 wait = backoff.next()
-                if is_rare(backoff.tries):
+                # The connection itself logs that it is down.
+                if is_rare(backoff.tries) and not isinstance(error, DisconnectedError):
                     self._log_trouble(error)
             else:
+                self._is_in_trouble = False
                 backoff = Backoff(TRY_FIRST, TRY_MOST)
             await self._pause(wait)
 
@@ -392,6 +396,8 @@ class Member:
         """Return what was counted up to now, in all partitions that this instance has had."""
         if self._assignment is not None:
             counted = msgspec.structs.replace(self._assignment.snapshot(), member=self.id)
+            if self._assignment.is_lost:
+                counted = msgspec.structs.replace(counted, recovering=True)
         else:
             counted = ConsumerStats.zero(
                 name=self.spec.name,
@@ -399,5 +405,6 @@ class Member:
                 consumer=self._layout.group,
                 member=self.id,
                 partitions=0,
+                recovering=self._is_in_trouble,
             )
         return counted if self._ended is None else counted.plus(self._ended)
