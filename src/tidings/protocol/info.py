@@ -17,6 +17,8 @@ from tidings.errors import (
 
 # The largest max_payload that an INFO can name: the server's own number has 32 bits.
 _MOST_PAYLOAD = 2**31 - 1
+# Bytes of an -ERR that are read. A server names a subject and a queue group at most.
+_LONGEST = 8192
 # A quoted word as the server writes it, with backslashes as escapes.
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _DENIED = re.compile(rf"{_QUOTED}(?: using queue {_QUOTED})?")
@@ -56,11 +58,12 @@ def member_address(text: object) -> tuple[str, int] | None:
 
 def read_error(words: bytes) -> TransportError:
     """Return the typed error for the text of an -ERR."""
-    text = words.decode("utf-8", "replace").strip().strip("'")
+    text = words[:_LONGEST].decode("utf-8", "replace").strip().strip("'")
     lowered = text.lower()
     if lowered.startswith("permissions violation for "):
         operation = "subscription" if "subscription" in lowered else "publish"
-        named = _DENIED.search(text)
+        # From the first quote only: a search would try every quote of a hostile text.
+        named = _DENIED.match(text, max(text.find('"'), 0))
         if named is None:
             return SubjectPermissionError(operation, text)
         return SubjectPermissionError(operation, _unquote(named[1]), _unquote(named[2] or ""))
