@@ -17,6 +17,8 @@ from tidings.errors import (
 
 # The largest max_payload that an INFO can name: the server's own number has 32 bits.
 _MOST_PAYLOAD = 2**31 - 1
+# The most members of a cluster that an INFO can name.
+_MOST_MEMBERS = 1000
 # Bytes of an -ERR that are read. A server names a subject and a queue group at most.
 _LONGEST = 8192
 # A quoted word as the server writes it, with backslashes as escapes.
@@ -35,7 +37,8 @@ def read_info(text: bytes) -> dict[str, Any] | None:
     if type(limit) is not int or not 1 <= limit <= _MOST_PAYLOAD:
         info.pop("max_payload", None)
     urls = info.get("connect_urls")
-    info["connect_urls"] = list(filter(member_address, urls)) if isinstance(urls, list) else []
+    members = urls[:_MOST_MEMBERS] if isinstance(urls, list) else []
+    info["connect_urls"] = list(filter(member_address, members))
     return info
 
 
