@@ -274,6 +274,13 @@ def test_a_permission_violation_names_operation_and_subject(
     assert (error.operation, error.subject) == (operation, subject)
 
 
+@pytest.mark.parametrize("words", [b"'Permissions Violation for Publish to ", b"'"])
+def test_an_endless_error_of_a_server_is_cut_and_read_at_once(words: bytes) -> None:
+    # With a search at each of its quotes, this would take hours.
+    error = read_error(words + b'"\\' * 500_000)
+    assert 1_000 < len(str(error)) < 20_000
+
+
 @pytest.mark.parametrize(
     "words", [b"", b"'Stale Connection'", b"\xff", b"'Maximum Payload Violation'"]
 )

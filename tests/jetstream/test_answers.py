@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tidings import App
 from tidings.errors import JetStreamError, RequestTimeoutError
 from tidings.headers import Headers
-from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.api import JetStreamApi, raise_refusal
 from tidings.jetstream.get import Stored, stored_message
 from tidings.jetstream.latest import read_last, read_sequence
 from tidings.jetstream.publish import PublishAck, acknowledgement
@@ -143,6 +143,14 @@ def test_any_answer_to_a_read_is_a_message_or_nothing_or_a_jetstream_error(
     ):
         outcome = outcome_of(read, block, body)
         assert outcome is None or isinstance(outcome, Stored | Exception)
+
+
+@pytest.mark.parametrize("code", [400, 10**400])
+def test_the_words_of_a_refusal_are_cut(code: int) -> None:
+    refusal = {"code": code, "err_code": 10077, "description": "x" * 1_000_000}
+    with pytest.raises(JetStreamError) as caught:
+        raise_refusal({"error": refusal}, "the call")
+    assert len(str(caught.value)) < 3_000
 
 
 @pytest.mark.parametrize("body", HOSTILE, ids=lambda body: repr(body[:30]))

@@ -155,6 +155,26 @@ async def test_what_is_no_nats_server_is_told_within_the_connect_timeout(
             assert peer.received == b""
 
 
+async def test_a_server_that_talks_without_end_during_the_login_fills_no_memory(
+    make_app: MakeApp,
+) -> None:
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def token() -> str:
+        asked.set()
+        await goes_on.wait()
+        return "secret"
+
+    async with FakePeer() as peer:
+        connecting = asyncio.create_task(refusal(make_app(peer, token=token), within=PATIENCE))
+        await asked.wait()
+        peer.send(b"+OK\r\n" * 500_000)
+        await until(lambda: peer._writers[-1].is_closing())  # the client has hung up
+        goes_on.set()
+        error = await connecting
+    assert "not a nats-server" in error.reason
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [

@@ -234,6 +234,13 @@ async def test_an_info_with_urls_that_are_none_does_not_keep_it_from_reconnectin
     assert await inbox.has(1) == ["next"]
 
 
+async def test_an_info_with_very_many_urls_is_cut(peer: FakePeer, app: App) -> None:
+    peer.send(info_line(connect_urls=[f"10.0.0.1:{number}" for number in range(1, 30_000)]))
+    await app.flush()
+    assert app._run is not None
+    assert len(app._run.connection._servers) == 1001
+
+
 async def test_poison_split_at_every_byte_is_dropped_all_the_same(
     peer: FakePeer, app: App, inbox: Inbox
 ) -> None:

@@ -118,6 +118,20 @@ async def test_a_server_that_stops_reading_a_websocket_bounds_the_buffer(
         await app.flush()
 
 
+async def test_a_frame_without_bounds_ends_the_connection(
+    configured: Configured, make_app: MakeApp
+) -> None:
+    port = free_port()
+    configured(websocket(port))
+    async with make_app(f"ws://127.0.0.1:{port}") as app:
+        accepted = app._run.connection._accepted
+        assert accepted is not None
+        head = b"\x82\x7f" + (2**40).to_bytes(8, "big")
+        accepted.transport.data_received(head)  # as if the server had sent it
+        await until(lambda: app.stats().connection.reconnects == 1)
+        await app.flush()
+
+
 async def test_what_answers_without_a_websocket_is_named(
     server: NATSServer, make_app: MakeApp
 ) -> None:

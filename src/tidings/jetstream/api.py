@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -33,9 +33,14 @@ LEAST_TRIPS = 3
 SECOND_LOOK = 0.25
 
 
+# Characters of a refusal that are kept. Anybody who may listen on the API can answer.
+LONGEST = 2000
+_Code = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+
+
 class _Refusal(msgspec.Struct):
-    code: int = 500
-    err_code: int = 0
+    code: _Code = 500
+    err_code: _Code = 0
     description: str = ""
 
 
@@ -243,7 +248,7 @@ def raise_refusal(answer: dict[str, Any], call: str) -> None:
         refusal = msgspec.convert(error, _Refusal)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise JetStreamApiError(500, 0, f"{call} was answered by somebody else") from None
-    err_code, description = refusal.err_code, refusal.description
+    err_code, description = refusal.err_code, refusal.description[:LONGEST]
     if err_code in UNAVAILABLE:
         raise JetStreamUnavailableError(call, f"{description}, error {err_code}", err_code)
     kind = JetStreamApiError

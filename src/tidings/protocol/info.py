@@ -17,6 +17,10 @@ from tidings.errors import (
 
 # The largest max_payload that an INFO can name: the server's own number has 32 bits.
 _MOST_PAYLOAD = 2**31 - 1
+# The most members of a cluster that an INFO can name.
+_MOST_MEMBERS = 1000
+# Bytes of an -ERR that are read. A server names a subject and a queue group at most.
+_LONGEST = 8192
 # A quoted word as the server writes it, with backslashes as escapes.
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _DENIED = re.compile(rf"{_QUOTED}(?: using queue {_QUOTED})?")
@@ -33,7 +37,8 @@ def read_info(text: bytes) -> dict[str, Any] | None:
     if type(limit) is not int or not 1 <= limit <= _MOST_PAYLOAD:
         info.pop("max_payload", None)
     urls = info.get("connect_urls")
-    info["connect_urls"] = list(filter(member_address, urls)) if isinstance(urls, list) else []
+    members = urls[:_MOST_MEMBERS] if isinstance(urls, list) else []
+    info["connect_urls"] = list(filter(member_address, members))
     return info
 
 
@@ -56,11 +61,12 @@ def member_address(text: object) -> tuple[str, int] | None:
 
 def read_error(words: bytes) -> TransportError:
     """Return the typed error for the text of an -ERR."""
-    text = words.decode("utf-8", "replace").strip().strip("'")
+    text = words[:_LONGEST].decode("utf-8", "replace").strip().strip("'")
     lowered = text.lower()
     if lowered.startswith("permissions violation for "):
         operation = "subscription" if "subscription" in lowered else "publish"
-        named = _DENIED.search(text)
+        # From the first quote only: a search would try every quote of a hostile text.
+        named = _DENIED.match(text, max(text.find('"'), 0))
         if named is None:
             return SubjectPermissionError(operation, text)
         return SubjectPermissionError(operation, _unquote(named[1]), _unquote(named[2] or ""))

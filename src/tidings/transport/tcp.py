@@ -82,8 +82,6 @@ class SocketTransport(asyncio.Protocol):
         while b"\n" not in self._greeting:
             if self._closed.done():
                 raise self._error or ConnectionError("the server closed the connection")
-            if len(self._greeting) > MAX_GREETING:
-                raise ConnectionError("the peer is not a nats-server")
             self._line = self._loop.create_future()
             await self._line
         end = self._greeting.index(b"\n") + 1
@@ -191,10 +189,15 @@ class SocketTransport(asyncio.Protocol):
             self._sink(data)
         else:
             self._greeting += data
+            if len(self._greeting) > MAX_GREETING:  # also while nobody reads it, as during a login
+                self._greeting.clear()
+                self._error = ConnectionError("the peer is not a nats-server")
+                assert self._transport is not None
+                self._transport.abort()
             self._wake(self._line)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._error = exc
+        self._error = self._error or exc
         if not self._closed.done():
             self._closed.set_result(None)
         self._wake(self._line)

@@ -8,6 +8,9 @@ import logging
 from tidings.errors import MissingExtraError
 from tidings.transport.tcp import SocketTransport
 
+# Bytes. A server puts all that waits for a client into one frame, up to its `max_pending` of 64 MiB
+# and a message. A frame is kept until its end arrives, so that one without bounds fills the memory.
+MAX_FRAME = 256 * 1024 * 1024
 # At DEBUG, websockets logs whole frames, including CONNECT with the password. This logger has no
 # parent, so that no configuration can enable that.
 _quiet = logging.Logger("tidings.websocket", logging.ERROR)  # noqa: LOG001 - see above
@@ -37,7 +40,7 @@ class WebSocketTransport(SocketTransport):
         except ImportError:
             raise MissingExtraError("websocket", "a ws:// or wss:// server") from None
         self._frame_type, self._data_opcodes, self._open_state = Frame, DATA_OPCODES, State.OPEN
-        self._websocket = ClientProtocol(parse_uri(url), max_size=None, logger=_quiet)
+        self._websocket = ClientProtocol(parse_uri(url), max_size=MAX_FRAME, logger=_quiet)
         self._upgraded: asyncio.Future[None] | None = None
 
     async def upgrade(self) -> None:
