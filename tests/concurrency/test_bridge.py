@@ -8,13 +8,11 @@ import threading
 import pytest
 
 from support.inbox import until
-from support.waits import wait_until
+from support.waits import PATIENCE, wait_until
 from tidings.concurrency import bridge as bridge_module
 from tidings.concurrency.bridge import MAX_AHEAD, FrameBridge
 from tidings.concurrency.portal import Portal
 from tidings.errors import BufferFullError, ConnectionClosedError, NotStartedError
-
-PATIENCE = 10.0
 
 
 class Line:

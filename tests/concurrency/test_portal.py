@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from support.waits import PATIENCE
 from tidings.concurrency.portal import Portal
 from tidings.errors import LoopThreadError, LoopTimeoutError, NotStartedError
-
-PATIENCE = 10.0
 
 
 async def value_of(value: Any) -> Any:

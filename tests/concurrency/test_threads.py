@@ -426,7 +426,7 @@ def test_calls_of_a_thread_end_when_the_app_does(server: NATSServer, make_app: M
     with pytest.raises(DrainTimeoutError):  # the request that waits
         app.__exit__(None, None, None)
     for thread in threads:
-        thread.join(timeout=5)
+        thread.join(PATIENCE)
     assert [thread.is_alive() for thread in threads] == [False] * len(threads)
     assert len(ended) == len(calls)
     with pytest.raises(NotStartedError):

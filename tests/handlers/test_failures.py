@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from support.inbox import Inbox
+from support.process import Program
 from support.waits import AT_ONCE, PATIENCE, until
 from tidings import App, ConnectionEvent, ServiceError, SlowConsumerError, Stream
 from tidings.handlers import watchdog
@@ -340,6 +342,39 @@ async def test_a_handler_that_blocks_the_loop_is_named_once_a_blockage(
             assert "blocker" in lines[-1].getMessage()
             assert __file__ in lines[-1].getMessage()
             assert lines[-1].name == "tidings"
+
+
+async def test_a_handler_is_not_blamed_for_a_process_that_was_suspended(
+    run_program: Callable[..., Program],
+) -> None:
+    program = run_program(
+        """
+        import asyncio, time
+        from tidings import App
+
+        app = App("busy")
+
+        @app.task()
+        async def work():
+            print("works", flush=True)
+            while True:
+                end = time.monotonic() + 0.05
+                while time.monotonic() < end:
+                    pass
+                await asyncio.sleep(0)
+
+        app.listen("ask")(lambda msg: {"ok": True})
+        app.run()
+        """
+    )
+    await asyncio.to_thread(program.until, "works")
+    for _ in range(3):
+        program.signal(signal.SIGSTOP)
+        await asyncio.sleep(watchdog.BLOCKED + 0.5)  # suspended for longer than a loop may block
+        program.signal(signal.SIGCONT)
+        await asyncio.sleep(2 * watchdog.LOOK)  # it looks again
+    assert await asyncio.to_thread(program.stop) == 0
+    assert "blocked" not in program.output
 
 
 async def test_a_blocking_handler_of_a_stream_or_a_watch_is_named_by_its_function(

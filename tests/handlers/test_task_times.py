@@ -58,7 +58,7 @@ async def test_a_run_that_raises_is_counted_and_the_next_one_happens(app: App) -
             raise LookupError
 
     async with app, asyncio.timeout(PATIENCE):
-        await until(lambda: app.stats().tasks[0].returned == 1)
+        await until(lambda: app.stats().tasks[0].returned >= 1)
         assert app.stats().tasks[0].failed == 1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support.streams import MakeApp, consumer_info, consumer_names, is_acked
+from support.streams import MakeApp, consumer_info, consumer_names, counts, is_acked
 from support.waits import PATIENCE, until
 from tidings import (
     App,
@@ -93,8 +93,8 @@ async def test_a_consumer_that_is_added_consumes_until_it_is_stopped(
         await in_time(added.stop())
         assert added.is_stopped
         await publish(app, stream, 1)
-        info = await consumer_info(app, stream, "d")  # it is durable
-        assert (info["num_pending"], info["num_ack_pending"], info["num_waiting"]) == (1, 0, 0)
+        wanted = {"num_pending": 1, "num_ack_pending": 0, "num_waiting": 0}
+        info = await counts(app, stream, "d", **wanted)  # it is durable
         assert info["config"]["ack_wait"] == 9 * 86_400 * 10**9
         again = await app.js.add_consumer(bill, stream.name, durable="d")
         await until(lambda: len(got) == 4)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from support.streams import MakeApp
+from support.waits import PATIENCE
 from tidings import App
 from tidings.errors import (
     ConfigError,
@@ -23,8 +24,6 @@ from tidings.errors import (
 from tidings.jetstream import CounterEntry, Counters, Stream, StreamSource
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.counts import read_count, read_number, read_sources
-
-PATIENCE = 15
 
 
 def counting(stream: Stream, **options: Any) -> Stream:

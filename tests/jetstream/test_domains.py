@@ -13,6 +13,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.ports import free_port
+from support.waits import PATIENCE
 from tidings import (
     App,
     Bucket,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _numbers = itertools.count(1)
 
-PATIENCE = 20.0
 MakeApp = Callable[..., App]
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from support.streams import MakeApp, stored
+from support.waits import PATIENCE
 from tidings import App, Middleware
 from tidings.errors import ConfigError
 from tidings.jetstream import Stream
 from tidings.jetstream.ttl import ttl_text
-
-PATIENCE = 15
 
 
 def keeping(stream: Stream, **options: Any) -> Stream:
@@ -63,7 +62,7 @@ async def test_a_message_is_gone_after_its_time_to_live_and_the_others_stay(
     make_app: MakeApp, stream: Stream
 ) -> None:
     async with make_app(streams=[keeping(stream)]) as app:
-        await app.js.publish(f"{stream.name}.short", 1, ttl=1)
+        await app.js.publish(f"{stream.name}.short", 1, ttl=3)
         await app.js.publish(f"{stream.name}.long", 1, ttl=600)
         await app.js.publish(f"{stream.name}.plain", 1)
         assert await held(app, stream) == {"short", "long", "plain"}

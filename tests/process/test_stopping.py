@@ -138,7 +138,10 @@ def test_a_handler_that_blocks_the_loop_is_named_and_the_exit_code_is_1(
     code, seconds = ended_in(program, signal.SIGINT)
     assert code == 1
     assert DRAIN < seconds < DRAIN + END_GRACE + SLACK
-    assert "drain_timeout of 0.3 s passed: 1 messages abandoned, 0 bytes unsent" in program.output
+    # What the loop wrote in the turn of the handler may be unsent.
+    assert re.search(
+        r"drain_timeout of 0.3 s passed: 1 messages abandoned, \d+ bytes", program.output
+    )
     [line] = [each for each in program.output.splitlines() if "the event loop is at" in each]
     assert "in work, called from" in line
     assert "\\n" not in line
@@ -167,7 +170,7 @@ def test_a_second_signal_a_second_later_exits_at_once_whatever_the_loop_does(
     buffered = "output = open(1, 'w')\nsys.stdout = output\n"
     program = stuck(buffered + handler(f"print('in the buffer'); {what}"), drain=600)
     program.signal()
-    time.sleep(1)
+    time.sleep(MOMENT + 1.5)
     program.signal(number)
     code, seconds = ended_in(program)
     assert code == 128 + number
@@ -178,7 +181,8 @@ def test_a_second_signal_a_second_later_exits_at_once_whatever_the_loop_does(
 
 @pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
 def test_signals_within_a_moment_count_as_one(stuck: Callable[..., Program], uvloop: bool) -> None:
-    program = stuck(handler("await asyncio.sleep(0.5)"), drain=10, uvloop=uvloop)
+    a_long_moment = "from tidings.process import signals\nsignals.MOMENT = 10\n"
+    program = stuck(a_long_moment + handler("await asyncio.sleep(0.5)"), drain=10, uvloop=uvloop)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
         program.signal(number)
     assert program.wait() == 0

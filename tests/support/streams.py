@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from support.waits import PATIENCE
 from tidings import App
 from tidings.errors import RequestTimeoutError, TransportError
 from tidings.jetstream import Stream
@@ -19,9 +20,19 @@ async def consumer_info(app: App, stream: Stream, consumer: str) -> dict[str, An
     return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}", timeout=2)
 
 
+async def counts(app: App, stream: Stream, consumer: str, **wanted: Any) -> dict[str, Any]:
+    """Wait until the server says this of a consumer: it counts a moment after it has acted."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            info = await consumer_info(app, stream, consumer)
+            if info.items() >= wanted.items():
+                return info
+            await asyncio.sleep(0.01)
+
+
 async def is_acked(app: App, stream: Stream, consumer: str, sequence: int) -> None:
     """Wait until the server has an acknowledgement for everything up to there."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             with contextlib.suppress(TransportError, RequestTimeoutError):  # while a leader is lost
                 info = await consumer_info(app, stream, consumer)

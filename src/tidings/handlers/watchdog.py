@@ -16,13 +16,17 @@ from tidings.log import logger
 
 BLOCKED = 1.0  # seconds that the loop may be blocked before a warning
 LOOK = 0.25  # seconds between two checks
+# Seconds of processor time between two checks that are far apart: with less, the whole process was
+# suspended or got no processor. With more, code that never gives up the interpreter's lock ran.
+IDLE = 0.4
 
 
 class Watchdog:
     """Checks from its own thread four times a second whether the event loop is blocked.
 
     A handler that makes a blocking call stops all other handlers, the replies and the pings, and no
-    code on the loop can report it. The watchdog logs one warning each time this happens.
+    code on the loop can report it. The watchdog logs one warning each time this happens. If the
+    process as a whole is suspended, no handler is to blame, and nothing is logged.
     """
 
     def __init__(self) -> None:
@@ -56,12 +60,16 @@ class Watchdog:
         self._timer = self._loop.call_later(LOOK, self._beat)
 
     def _watch(self) -> None:
-        reported = 0.0
+        reported = resumed = 0.0
+        looked, worked = time.monotonic(), time.process_time()
         while not self._ended.wait(LOOK):
-            beat = self._beat_at
-            if time.monotonic() - beat > BLOCKED and beat != reported:
+            beat, now, work = self._beat_at, time.monotonic(), time.process_time()
+            if now - looked > BLOCKED and work - worked < IDLE:
+                resumed = now  # the process stood still, and its loop has had no chance to beat
+            if now - max(beat, resumed) > BLOCKED and beat != reported:
                 reported = beat
-                self._warn(time.monotonic() - beat)
+                self._warn(now - beat)
+            looked, worked = now, work
 
     def _warn(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._thread_id)

@@ -467,8 +467,8 @@ async def test_no_more_is_asked_for_than_the_rate_allows_and_more_after_a_while(
     rig = make_rig(rate_limit=50)
     assert rig.asked == [5]
     rig.deliver(5)
-    await until(lambda: len(rig.asked) == 2)
-    assert rig.asked == [5, 5]
+    await until(lambda: sum(rig.asked) == 10)  # in two pulls, or more on a busy machine
+    assert max(rig.asked) == 5
 
 
 async def test_messages_beyond_unchecked_filters_are_counted_and_not_taken(

@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.inbox import Inbox
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, ConfigError, DecodeError, Group, KeyExistsError, SubjectError
 from tidings.errors import KeyNotFoundError
 from tidings.jetstream import Base64Codec, ChainCodec, KeyCodec, PathCodec
 
-PATIENCE = 15
 BOTH = ChainCodec(PathCodec(), Base64Codec())
 
 MakeApp = Callable[..., App]

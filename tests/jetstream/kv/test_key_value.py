@@ -13,7 +13,7 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import KeyNotFoundError as NotFoundThere
 
 from support.inbox import Inbox
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, ConfigError, DecodeError, EncodeError, Group, Middleware, SubjectError
 from tidings.errors import (
     BucketChangeError,
@@ -31,8 +31,6 @@ from tidings.jetstream.latest import read_last
 from tidings.jetstream.ordered import READ_AHEAD, OrderedConsumer
 from tidings.jetstream.reader import Reader
 from tidings.testing import NATSServer
-
-PATIENCE = 15
 
 Work = Callable[[], Awaitable[None]]
 
@@ -571,7 +569,7 @@ async def test_a_bucket_serves_one_run_of_the_app_after_another(app: App, bucket
 
 
 async def test_a_value_is_gone_when_its_time_is_over(app: App, bucket: str) -> None:
-    limits = app.js.key_value(bucket, type=int, ttl=0.5)
+    limits = app.js.key_value(bucket, type=int, ttl=1.5)
     async with app:
         await limits.put("a", 1)
         async with asyncio.timeout(PATIENCE):

@@ -13,6 +13,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.ports import free_port
+from support.waits import PATIENCE
 from tidings import App
 from tidings.errors import (
     ConfigError,
@@ -25,8 +26,6 @@ from tidings.jetstream import Base64Codec, KeyValue, ObjectStore
 from tidings.server import NATSServer
 
 _numbers = itertools.count(1)
-
-PATIENCE = 10.0
 
 
 @pytest.fixture

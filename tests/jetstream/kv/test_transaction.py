@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.streams import MakeApp
+from support.waits import PATIENCE
 from tidings import App
 from tidings.errors import (
     BatchTimeoutError,
@@ -29,8 +30,6 @@ from tidings.errors import (
 from tidings.jetstream import Base64Codec, KeyValue
 from tidings.jetstream.kv.key_bucket import with_ttl
 from tidings.transport.connection import Connection
-
-PATIENCE = 15
 
 _numbers = itertools.count(1)
 

@@ -10,12 +10,11 @@ import pytest
 
 from support.inbox import Inbox
 from support.streams import MakeApp
+from support.waits import PATIENCE
 from tidings import App
 from tidings.errors import BucketChangeError, ConfigError, KeyExistsError, WrongRevisionError
 from tidings.jetstream import Entry, KeyValue
 from tidings.jetstream.kv.entry import MarkerReason, Operation
-
-PATIENCE = 15
 
 _numbers = itertools.count(1)
 
@@ -50,11 +49,11 @@ async def test_a_value_expires_and_the_watchers_see_why(app: App, bucket: str, w
     kv = app.js.key_value(bucket, type=int, marker_ttl=60, storage="memory")
     async with app:
         if way == "put":
-            await kv.put("a", 1, ttl=1)
+            await kv.put("a", 1, ttl=2)
         elif way == "create":
-            await kv.create("a", 1, ttl=1)
+            await kv.create("a", 1, ttl=2)
         else:
-            await kv.update("a", 2, await kv.put("a", 1), ttl=1)
+            await kv.update("a", 2, await kv.put("a", 1), ttl=2)
         await kv.put("b", 1)
         assert (await kv.get("a")).has_expired is False
         entry = await expiry(kv)
@@ -67,9 +66,9 @@ async def test_a_value_expires_and_the_watchers_see_why(app: App, bucket: str, w
 async def test_a_key_that_expired_can_be_created_again(app: App, bucket: str) -> None:
     kv = app.js.key_value(bucket, type=str, marker_ttl=60, storage="memory")
     async with app:
-        await kv.create("leader", "ada", ttl=1)
+        await kv.create("leader", "ada", ttl=2)
         with pytest.raises(KeyExistsError):
-            await kv.create("leader", "bob", ttl=1)
+            await kv.create("leader", "bob", ttl=2)
         await expiry(kv)
         await kv.create("leader", "bob", ttl=60)
         assert await kv.value("leader") == "bob"
@@ -78,8 +77,8 @@ async def test_a_key_that_expired_can_be_created_again(app: App, bucket: str) ->
 async def test_a_value_that_is_renewed_in_time_does_not_expire(app: App, bucket: str) -> None:
     kv = app.js.key_value(bucket, type=int, marker_ttl=60, storage="memory")
     async with app:
-        revision = await kv.create("kept", 0, ttl=1)
-        await kv.put("other", 1, ttl=1)
+        revision = await kv.create("kept", 0, ttl=3)
+        await kv.put("other", 1, ttl=3)
         revision = await kv.update("kept", 1, revision, ttl=60)
         assert (await expiry(kv)).key == "other"
         assert (await kv.get("kept")).revision == revision
@@ -90,7 +89,7 @@ async def test_an_expiry_is_seen_by_a_handler(app: App, bucket: str) -> None:
     inbox = Inbox()
     app.watch(bucket)(inbox)
     async with app:
-        await kv.put("a", 1, ttl=1)
+        await kv.put("a", 1, ttl=2)
         entries = [await inbox.next(), await inbox.next()]
         assert [(entry.key, entry.has_expired) for entry in entries] == [("a", False), ("a", True)]
 
@@ -100,7 +99,7 @@ async def test_no_older_value_comes_back_when_a_value_expires(app: App, bucket: 
     async with app:
         for number in range(3):
             await kv.put("a", number)
-        await kv.put("a", 3, ttl=1)
+        await kv.put("a", 3, ttl=2)
         assert [entry.value for entry in await kv.history("a")] == [3]
         await expiry(kv)
         assert await kv.value("a") is None
@@ -110,7 +109,7 @@ async def test_a_deletion_is_forgotten_after_its_time(app: App, bucket: str) -> 
     kv = app.js.key_value(bucket, type=int, marker_ttl=60, storage="memory")
     async with app:
         await kv.put("a", 1)
-        await kv.purge("a", ttl=1)
+        await kv.purge("a", ttl=2)
         assert [entry.is_deleted for entry in await kv.history("a")] == [True]
         async with asyncio.timeout(PATIENCE):
             while await kv.history("a"):  # noqa: ASYNC110 - the server says nothing about it

@@ -19,7 +19,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import ObjectNotFoundError as NotFoundThere
 
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, ConfigError
 from tidings.errors import (
     BucketChangeError,
@@ -41,7 +41,6 @@ from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.reader import Reader
 from tidings.server import NATSServer
 
-PATIENCE = 15
 BYTES = os.urandom(700_001)  # six chunks, the last one short
 
 _numbers = itertools.count(1)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.streams import MakeApp
+from support.waits import PATIENCE
 from tidings import App, Bucket, ConfigError, StreamChangeError, SubjectError
 from tidings.errors import (
     BucketChangeError,
@@ -30,7 +31,6 @@ from tidings.jetstream import (
 from tidings.server import NATSCluster
 
 SECOND = 1_000_000_000
-PATIENCE = 15.0
 # What a read can raise while there is no leader.
 UNAVAILABLE = (TransportError, RequestTimeoutError, JetStreamUnavailableError)
 _numbers = itertools.count(1)
