@@ -527,7 +527,7 @@ async def test_a_put_ends_soon_after_the_server_has_fallen_silent(
                 yield bytes(131_072)
 
         async with app:
-            with pytest.raises(PublishTimeoutError):
+            with pytest.raises(PublishTimeoutError, match=r"within 0\.5 s"):
                 await files.put("a", source())
             assert loop.time() - silent_since[0] < 5
             server.resume()

@@ -16,6 +16,7 @@ from tidings.errors import (
     ConnectionClosedError,
     DigestError,
     JetStreamApiError,
+    PublishTimeoutError,
     RequestTimeoutError,
     TidingsError,
 )
@@ -187,14 +188,17 @@ class ChunkWriter:
         return sequence
 
     async def _store(self, chunk: _Chunk) -> int:
-        ack = await publish_stored(
-            self._api,
-            self._subject,
-            chunk.body,
-            Headers(),
-            msg_id=chunk.msg_id,
-            timeout=max(self._heard + SILENT - time.monotonic(), LEAST),
-        )
+        try:
+            ack = await publish_stored(
+                self._api,
+                self._subject,
+                chunk.body,
+                Headers(),
+                msg_id=chunk.msg_id,
+                timeout=max(self._heard + SILENT - time.monotonic(), LEAST),
+            )
+        except PublishTimeoutError as error:
+            raise PublishTimeoutError(self._subject, chunk.msg_id, SILENT) from error.__cause__
         self._heard = time.monotonic()
         return ack.sequence
 
