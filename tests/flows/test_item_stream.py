@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -407,6 +408,37 @@ async def test_a_lost_connection_of_the_requester_is_raised_at_once(
         server.restart()
         await until(lambda: app.stats().listeners[0].running == 0)
         assert open_flows(app) == 0
+
+
+async def test_a_request_that_still_waits_when_the_connection_is_lost_fails_without_a_traceback(
+    make_app: MakeApp, server: NATSServer, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    app = make_app(server)
+    release = asyncio.Event()
+
+    @app.listen(subject, concurrency=1)
+    async def rows(msg):
+        try:
+            yield 0
+            await asyncio.Event().wait()
+        finally:
+            await release.wait()
+
+    async with app:
+        async with app.stream(subject, response_data_type=int) as got:
+            assert await anext(got) == 0
+            await app.publish(subject, b"", reply_to="nobody")
+            await until(lambda: app.stats().listeners[0].pending == 1)
+            server.kill()
+            await until(lambda: app.stats().connection.state == "reconnecting")
+            release.set()
+            await until(lambda: app.stats().listeners[0].failed == 1)
+        server.restart()
+        await until(lambda: app.stats().connection.state == "connected")
+    [failure] = [record for record in caplog.records if "failed on" in record.getMessage()]
+    assert "503 the service has lost its connection" in failure.getMessage()
+    assert failure.exc_info is None
 
 
 async def test_of_two_services_that_answer_only_the_first_goes_on(

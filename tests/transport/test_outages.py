@@ -436,6 +436,22 @@ async def test_a_half_open_connection_is_noticed_within_the_ping_budget(
             await app.flush()
 
 
+async def test_a_slow_link_that_delays_pings_for_longer_than_their_budget_is_not_taken_for_dead(
+    server: NATSServer, make_app: MakeApp
+) -> None:
+    async with TcpProxy(server.port) as proxy:
+        app = make_app(proxy, ping_interval=0.2, max_outstanding_pings=1)
+        inbox = Inbox()
+        app.listen("large", data_type=bytes)(inbox)
+        async with app:
+            proxy.latency = 0.1  # for each 64 KiB
+            for _ in range(40):
+                await app.publish("large", bytes(65_536))
+            await inbox.has(40)
+            proxy.latency = 0
+        assert app.stats().connection.reconnects == 0
+
+
 async def test_a_server_that_stops_reading_does_not_let_the_buffer_grow_without_bound(
     server: NATSServer, make_app: MakeApp
 ) -> None:

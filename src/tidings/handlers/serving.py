@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tidings import codec
 from tidings.concurrency.threads import WorkerThreads
-from tidings.errors import EncodeError
+from tidings.errors import DisconnectedError, EncodeError, ServiceError
 from tidings.flows.channel import Channel
 from tidings.flows.departure import Departure
 from tidings.flows.lookout import Lookout
@@ -154,13 +154,16 @@ class Serving:
 
     def _open(self, message: Message[Any]) -> Channel | None:
         knows_credit = _knows_credit(message)
-        channel = Channel.to_requester(
-            self._link.connection,
-            message.subject,
-            message.reply,
-            knows_credit=knows_credit,
-            takes_items=self._shape.takes_items,
-        )
+        try:
+            channel = Channel.to_requester(
+                self._link.connection,
+                message.subject,
+                message.reply,
+                knows_credit=knows_credit,
+                takes_items=self._shape.takes_items,
+            )
+        except DisconnectedError:  # it was lost while the request waited for a worker
+            raise ServiceError(503, "the service has lost its connection") from None
         if channel is not None:
             self._runs.add(channel)
             if knows_credit or self._shape.streams:

@@ -120,6 +120,7 @@ class Connection:
             interval=options.ping_interval,
             most=options.max_outstanding_pings,
             send=functools.partial(self.outbox.ping, None),
+            heard=lambda: self._dispatch.received_bytes,
             on_silence=self._on_silence,
         )
 
@@ -248,7 +249,6 @@ class Connection:
         if operation == "PING":
             self.outbox.control(PONG)
         elif operation == "PONG":
-            self._pinger.answered()
             self.outbox.pong()
         elif operation == "-ERR":
             self._on_server_error(read_error(frame[3]), denied_sid(frame[3]))

@@ -19,6 +19,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import ObjectNotFoundError as NotFoundThere
 
+from support.tcp_proxy import TcpProxy
 from support.waits import PATIENCE, until
 from tidings import App, ConfigError
 from tidings.errors import (
@@ -32,6 +33,7 @@ from tidings.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     PayloadTooLargeError,
+    PublishTimeoutError,
 )
 from tidings.jetstream import ObjectStore, Pruned
 from tidings.jetstream.api import JetStreamApi
@@ -494,6 +496,49 @@ async def test_a_put_and_a_get_go_through_restarts_of_the_server(tmp_path: Path)
             assert parts == list(range(40))
 
 
+async def test_a_slow_link_whose_acknowledgements_are_late_but_regular_gets_each_chunk_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tidings.jetstream.objects.chunks.QUIET", 1.0)
+    async with NATSServer(jetstream=True) as server, TcpProxy(server.port) as proxy:
+        app = App("objects", servers=proxy.url)
+        files = app.js.object_store("files")
+        async with app:
+            await files.list()
+            proxy.latency = 0.1  # for each 64 KiB: 16 chunks take more than three seconds
+            data = bytes(4_000_000)
+            await files.put("a", data)
+            proxy.latency = 0
+            assert app.stats().connection.sent_bytes < 1.1 * len(data)
+            assert (await files.info("a")).size == len(data)
+
+
+async def test_a_put_ends_soon_after_the_server_has_fallen_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tidings.jetstream.objects.chunks.QUIET", 0.1)
+    monkeypatch.setattr("tidings.jetstream.objects.chunks.SILENT", 0.5)
+    loop = asyncio.get_running_loop()
+    silent_since: list[float] = []
+    async with NATSServer(jetstream=True) as server:
+        app = App("objects", servers=server.url)
+        files = app.js.object_store("files")
+
+        async def source() -> AsyncIterator[bytes]:
+            for number in range(40):
+                if number == 20:
+                    server.pause()
+                    silent_since.append(loop.time())
+                yield bytes(131_072)
+
+        async with app:
+            with pytest.raises(PublishTimeoutError, match=r"within 0\.5 s"):
+                await files.put("a", source())
+            assert loop.time() - silent_since[0] < 5
+            server.resume()
+            assert await files.list() == []
+
+
 # What does not come back as it was.
 
 
@@ -783,7 +828,11 @@ async def test_a_store_that_is_not_declared_stays_gone(app: App, bucket: str) ->
 
 @pytest.mark.parametrize("is_restored", [False, True])
 async def test_a_put_into_a_store_that_is_lost_meanwhile_does_not_succeed(
-    app: App, files: ObjectStore, foreign: JetStreamContext, is_restored: bool
+    app: App,
+    files: ObjectStore,
+    foreign: JetStreamContext,
+    is_restored: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     stored: list[int] = []
 
@@ -803,6 +852,7 @@ async def test_a_put_into_a_store_that_is_lost_meanwhile_does_not_succeed(
             )
         assert ("was recreated while" in str(raised.value)) is is_restored
         assert await files.list() == []
+    assert "could not delete the unused chunks" not in caplog.text, "they are gone with the stream"
 
 
 async def test_run_sync_puts_and_gets_from_synchronous_code(

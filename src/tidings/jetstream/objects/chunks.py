@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
@@ -15,6 +16,7 @@ from tidings.errors import (
     ConnectionClosedError,
     DigestError,
     JetStreamApiError,
+    PublishTimeoutError,
     RequestTimeoutError,
     TidingsError,
 )
@@ -22,7 +24,7 @@ from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi, read_answer
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.ordered import Reading
-from tidings.jetstream.publish import MSG_ID, PUBLISH_TIMEOUT, acknowledgement, publish_stored
+from tidings.jetstream.publish import MSG_ID, acknowledgement, publish_stored
 from tidings.jetstream.reader import Host, Reader
 from tidings.protocol.parser import Frame
 
@@ -31,8 +33,14 @@ Progress = Callable[[int, int | None], object]
 
 # The number of chunks in flight. With chunks of 128 KiB, the default, they need 2 MiB of memory.
 WINDOW = 16
-# Seconds to wait for the acknowledgement of a chunk.
-CHUNK_TIMEOUT = 10.0
+# Seconds without an acknowledgement after which the chunks in flight are sent again, and after
+# which the put fails. On a slow link, an acknowledgement comes long after its chunk, but soon after
+# the one before it.
+QUIET, SILENT = 5.0, 10.0
+# The shortest time for the last try, in seconds.
+LEAST = 0.25
+# Seconds until an acknowledgement is waited for no longer, however many others come.
+CHUNK_TIMEOUT = 600.0
 # Seconds without a chunk after which a read fails, and seconds between two checks whether the
 # object was replaced.
 READ_TIMEOUT, LOOK = 10.0, 1.0
@@ -48,7 +56,7 @@ class _Chunk(msgspec.Struct):
 class ChunkWriter:
     """Writes the chunks of one object to the stream, in order.
 
-    If a chunk is not acknowledged, the writer publishes all chunks in flight again, one by one.
+    If acknowledgements stay away, the writer publishes all chunks in flight again, one by one.
     Each keeps its message id, so the server stores it once. If a chunk was stored out of order, the
     writer deletes it and stores it again after the others.
 
@@ -71,6 +79,7 @@ class ChunkWriter:
         self._subject = subject
         self._under_way: deque[_Chunk] = deque()
         self._last = 0  # the sequence of the last chunk that was stored in order
+        self._heard = 0.0  # since when an acknowledgement is waited for
 
     @property
     def digest(self) -> bytes:
@@ -116,6 +125,8 @@ class ChunkWriter:
         self._digest.update(body)
         while len(self._under_way) >= WINDOW:
             await self._settle()
+        if all(each.answer is None or each.answer.done() for each in self._under_way):
+            self._heard = time.monotonic()  # what was to wait for has come: the source was slow
         chunk = _Chunk(body, secrets.token_hex(16))
         block = Headers([(MSG_ID, chunk.msg_id)]).to_block()
         self._under_way.append(chunk)
@@ -137,7 +148,7 @@ class ChunkWriter:
     async def _repair(self) -> None:
         """Publish the chunks in flight again, one by one, until they are stored in order."""
         for chunk in self._under_way:
-            await self._sequence_of(chunk)  # otherwise it could still reach the stream later
+            await self._sequence_of(chunk)  # most of them may be stored
         while self._under_way:
             chunk = self._under_way[0]
             sequence = await self._store(chunk)
@@ -164,22 +175,31 @@ class ChunkWriter:
         """Return the sequence of a chunk that was sent, or 0 if it is not known."""
         if chunk.answer is None:
             return 0
-        try:
-            frame = await asyncio.shield(chunk.answer)
-            answer = read_answer(self._subject, frame[3], frame[4])
-            return acknowledgement(self._subject, answer).sequence
-        except TidingsError:  # the stream refused the chunk, or did not answer
+        await asyncio.wait([chunk.answer], timeout=max(self._heard + QUIET - time.monotonic(), 0))
+        if not chunk.answer.done():
             return 0
+        try:
+            frame = chunk.answer.result()
+            answer = read_answer(self._subject, frame[3], frame[4])
+            sequence = acknowledgement(self._subject, answer).sequence
+        except TidingsError:  # the stream refused the chunk, or the connection was lost
+            return 0
+        self._heard = time.monotonic()
+        return sequence
 
     async def _store(self, chunk: _Chunk) -> int:
-        ack = await publish_stored(
-            self._api,
-            self._subject,
-            chunk.body,
-            Headers(),
-            msg_id=chunk.msg_id,
-            timeout=PUBLISH_TIMEOUT,
-        )
+        try:
+            ack = await publish_stored(
+                self._api,
+                self._subject,
+                chunk.body,
+                Headers(),
+                msg_id=chunk.msg_id,
+                timeout=max(self._heard + SILENT - time.monotonic(), LEAST),
+            )
+        except PublishTimeoutError as error:
+            raise PublishTimeoutError(self._subject, chunk.msg_id, SILENT) from error.__cause__
+        self._heard = time.monotonic()
         return ack.sequence
 
     async def _delete(self, sequence: int) -> None:
@@ -246,9 +266,9 @@ async def _next(
     while True:
         try:
             message = await reader.next(LOOK)
-        except RequestTimeoutError:
+        except RequestTimeoutError as error:
             if asyncio.get_running_loop().time() > deadline:
-                raise
+                raise RequestTimeoutError(error.subject, READ_TIMEOUT) from None
             if await is_replaced(info):
                 raise _wrong(info, "it was replaced while it was read") from None
             continue

@@ -19,11 +19,13 @@ from typing import Any, TypeAlias, TypeVar
 
 from tidings.checks import Seconds, check_metadata, check_seconds, check_text, check_whole
 from tidings.concurrency.backoff import Backoff
+from tidings.error_codes import ErrorCode
 from tidings.errors import (
     ConfigError,
     DecodeError,
     DigestError,
     DisconnectedError,
+    JetStreamApiError,
     JetStreamUnavailableError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -59,6 +61,8 @@ RESTARTS = 3
 MOST_LINKS = 10
 # Bytes of a message that are reserved for the headers of a chunk.
 HEADER_ROOM = 1024
+# Seconds that a put whose server is silent waits until its chunks are deleted.
+LAST_WORD = 1.0
 # Seconds after the last chunk of an incomplete put until `prune` deletes its chunks.
 PRUNE_AGE = 3600.0
 
@@ -172,9 +176,9 @@ class ObjectStore(AnyBucket):
         with self._must_exist():
             try:
                 await writer.write_all(chunks_of(source, size), total, progress)
-            except BaseException:
+            except BaseException as error:
                 # Shielded: without the cleanup, a cancelled put would leave its chunks forever.
-                await asyncio.shield(self._abandon(api, writer, nuid))
+                await asyncio.shield(self._abandon(api, writer, nuid, error))
                 raise
             info = ObjectInfo(
                 bucket=self.name,
@@ -252,15 +256,24 @@ class ObjectStore(AnyBucket):
                     raise
             await asyncio.sleep(backoff.next())
 
-    async def _abandon(self, api: JetStreamApi, writer: ChunkWriter, nuid: str) -> None:
+    async def _abandon(
+        self, api: JetStreamApi, writer: ChunkWriter, nuid: str, error: BaseException
+    ) -> None:
         await writer.abandon()
-        await self._discard(api, nuid)
+        # A server that has been silent for so long will hardly answer now.
+        timeout = LAST_WORD if isinstance(error, PublishTimeoutError) else None
+        await self._discard(api, nuid, timeout)
 
-    async def _discard(self, api: JetStreamApi, nuid: str) -> None:
+    async def _discard(self, api: JetStreamApi, nuid: str, timeout: float | None = None) -> None:
         subject = f"{self._origin.source}C.{nuid}"
         try:
-            await api.call(f"STREAM.PURGE.{self._origin.stream}", {"filter": subject})
+            await api.call(f"STREAM.PURGE.{self._origin.stream}", {"filter": subject}, timeout)
         except TidingsError as error:
+            if (
+                isinstance(error, JetStreamApiError)
+                and error.err_code == ErrorCode.STREAM_NOT_FOUND
+            ):
+                return  # the chunks are gone with it
             logger.warning(
                 "could not delete the unused chunks on %r in the object store %r; `tidings objects "
                 "prune` deletes them: %s",
