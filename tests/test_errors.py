@@ -151,6 +151,16 @@ def test_the_drawn_tree_is_the_tree() -> None:
             "the body is not a valid Order: no id",
         ),
         (
+            errors.DecodeError("dict", "JSON is malformed: invalid character (byte 0)"),
+            {"wanted": "dict"},
+            "(byte 0). Declare data_type=str for text, or bytes for the raw body",
+        ),
+        (
+            errors.DecodeError("dict", "Expected `object`, got `array`"),
+            {"wanted": "dict"},
+            "got `array`. Declare data_type=list",
+        ),
+        (
             errors.PayloadTooLargeError(11, 10),
             {"size": 11, "limit": 10},
             "11 bytes, headers included, and the server accepts 10",

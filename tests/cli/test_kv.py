@@ -239,7 +239,7 @@ def test_a_ttl_that_the_bucket_cannot_keep_is_a_wrong_use(
     code, _, failed = call("kv", "put", name, "a", "x", "--ttl", "1h")
     assert (code, "marker_ttl" in failed) == (2, True)
     code, _, failed = call("kv", "put", name, "a", "x", "--ttl", "soon")
-    assert (code, "--ttl 'soon' is not an age: write 90s" in failed) == (2, True)
+    assert (code, "--ttl 'soon' is not an age or a duration: write 90s" in failed) == (2, True)
     assert bucket.value("a") is None
 
 
@@ -374,7 +374,7 @@ def test_a_bucket_that_is_not_there_is_named(call: Call, client: App, arguments:
         (["get", "NAME", "a.*"], "without wildcards"),
         (["get", "NAME", "a", "--revision", "0"], "--revision"),
         (["put", "NAME", "a", "1", "--create", "--revision", "1"], "leave out one of the two"),
-        (["put", "NAME", "a?", "1"], "a key is of letters"),
+        (["put", "NAME", "a?", "1"], "a key may contain only letters"),
         (["ls", "NAME", "a..b"], "empty token"),
         (["watch", "NAME", "a", "*"], "leave one out"),
         (["watch", "NAME", "--count", "0"], "--count"),

@@ -107,6 +107,16 @@ def test_what_is_no_target_is_told_the_form(target: str) -> None:
     assert "module:app" in fault_of(target)
 
 
+def test_a_relative_import_outside_of_a_package_is_answered_with_the_package(
+    write: Write, folder: Path
+) -> None:
+    write("from .prices import app")
+    assert fault_of("service:app") == (
+        "'service' uses a relative import, which works only in a package: change to "
+        f"{folder.parent}, and write {folder.name}.service:app"
+    )
+
+
 def test_a_missing_attribute_lists_the_apps_there_are(write: Write) -> None:
     write("from tidings import App\none = App('one')\ntwo = App('two')")
     assert fault_of("service:app").endswith("Did you mean service:one or service:two?")

@@ -632,5 +632,5 @@ def test_an_age_has_a_unit(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "7", "d", "-1d", "1w", "1 d", "1e3s", "9999999d"])
 def test_an_age_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not an age: write 90s"):
+    with pytest.raises(ConfigError, match="is not an age or a duration: write 90s"):
         parse_age(text)

@@ -122,7 +122,7 @@ async def test_the_command_pauses_and_resumes(
             (("--for", "1h", "--until", "2090-01-01T00:00:00Z"), "say how long with --for"),
             (("--until", "tomorrow"), "'tomorrow' is not a time"),
             (("--until", "2090-01-01T00:00:00"), "with a time zone"),
-            (("--for", "soon"), "is not an age"),
+            (("--for", "soon"), "--for 'soon' is not an age or a duration"),
         ):
             code, _, failed = await run("pause", *name, *options)
             assert (code, words in failed) == (2, True), failed

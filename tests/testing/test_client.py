@@ -76,6 +76,11 @@ async def test_a_message_of_the_app_is_waited_for(billing: App) -> None:
     assert invoice.data == {"order": 7, "total": 21}
 
 
+def test_what_is_no_app_is_refused_with_what_to_pass() -> None:
+    with pytest.raises(ConfigError, match=r"as in test_client\(app\), got a value of type str"):
+        TestClient("billing:app")  # type: ignore[arg-type]  # the mistake
+
+
 async def test_a_stand_in_can_be_added_during_the_run(billing: App) -> None:
     async with TestClient(billing) as client:
         for total in range(20):

@@ -203,7 +203,7 @@ def pause(
     if bool(duration) == bool(until):
         raise ConfigError("say how long with --for, or until when with --until")
     end = _time(until) if until else None
-    seconds: timedelta | None = parse_age(duration) if duration else None
+    seconds: timedelta | None = parse_age(duration, "--for") if duration else None
     app = app_of(None, flags)
     with named(stream, consumer):
         paused = run_with_api(

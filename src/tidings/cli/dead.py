@@ -346,7 +346,7 @@ def parse_age(text: str, option: str = "--older-than") -> timedelta:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smhd])", text)
     if match is None:
         raise ConfigError(
-            f"{option} {text!r} is not an age: write 90s, 30m, 12h or 7d, for example"
+            f"{option} {text!r} is not an age or a duration: write 90s, 30m, 12h or 7d"
         )
     return timedelta(**{_UNITS[match[2]]: float(match[1])})
 

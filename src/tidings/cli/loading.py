@@ -32,7 +32,7 @@ def load_app(target: str) -> App:
     folder = os.getcwd()
     if folder not in sys.path[:1]:
         sys.path.insert(0, folder)
-    module = _import(name, folder)
+    module = _import(name, folder, attribute)
     _check_place(module, name, folder)
     return _app_of(module, name, attribute)
 
@@ -66,7 +66,7 @@ def _advice_for_path(target: str) -> str:
     return f"{what}: change to its folder, and write {words[-1]}:{attribute}"
 
 
-def _import(name: str, folder: str) -> ModuleType:
+def _import(name: str, folder: str, attribute: str) -> ModuleType:
     token = importing.set(True)
     try:
         return importlib.import_module(name)
@@ -81,6 +81,12 @@ def _import(name: str, folder: str) -> ModuleType:
             )
         raise ConfigError(f"{found}: correct the name, or change to the module's folder") from None
     except Exception as error:
+        parent, package = os.path.split(folder)
+        if "no known parent package" in str(error) and package.isidentifier():
+            raise ConfigError(
+                f"{name!r} uses a relative import, which works only in a package: change to "
+                f"{parent}, and write {package}.{name}:{attribute}"
+            ) from None
         _show_users_error(name, error)
     finally:
         importing.reset(token)

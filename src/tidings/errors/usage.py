@@ -205,22 +205,24 @@ class DecodeError(TidingsError, ValueError):
 
     def __str__(self) -> str:
         if not self.subject:
-            return super().__str__()
+            return (
+                f"{super().__str__()}{_type_advice(self.wanted, self.reason, 'Declare data_type')}"
+            )
         # The subject is known only after the error was created.
         return printable(
             f"the reply to {self.subject!r} is not a valid {self.wanted}: {self.reason}"
-            f"{_type_advice(self.wanted, self.reason)}"
+            f"{_type_advice(self.wanted, self.reason, 'Pass response_data_type')}"
         )
 
 
-def _type_advice(wanted: str, reason: str) -> str:
-    """Return what to pass to `request` for a reply that is no JSON object, "" for other faults."""
+def _type_advice(wanted: str, reason: str, option: str) -> str:
+    """Return what to write for a body that is no JSON object, "" for other faults."""
     if wanted != "dict":
         return ""
     if reason.startswith("JSON is malformed"):
-        return ". Pass response_data_type=str for text, or bytes for the raw body"
+        return f". {option}=str for text, or bytes for the raw body"
     found = re.match(_NOT_AN_OBJECT, reason)
-    return f". Pass response_data_type={_PYTHON_TYPES[found[1]]}" if found else ""
+    return f". {option}={_PYTHON_TYPES[found[1]]}" if found else ""
 
 
 class PayloadTooLargeError(TidingsError, ValueError):

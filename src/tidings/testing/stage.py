@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tidings.app import App
-from tidings.errors import JetStreamApiError, TidingsError, TransportError
+from tidings.errors import ConfigError, JetStreamApiError, TidingsError, TransportError
 from tidings.internals import launch_of, run_of
 from tidings.message import Message
 from tidings.server import NATSCluster, NATSServer
@@ -67,6 +67,11 @@ class Stage:
     """The app under test, the server, and a second connection that watches every message."""
 
     def __init__(self, app: App, server: Server | None) -> None:
+        if not isinstance(app, App):
+            raise ConfigError(
+                f"the test client needs the App itself, as in test_client(app), got a value of "
+                f"type {type(app).__name__}"
+            )
         self.app = app
         self.inner = App("test-client", queue="", drain_timeout=5.0, discoverable=False)
         self.record = Record()

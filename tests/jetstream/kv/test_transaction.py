@@ -214,7 +214,7 @@ async def test_a_block_that_raises_or_discards_changes_nothing(accounts: KeyValu
     [
         ("ada", 2, {}, ConfigError, "changes the key 'ada' already"),
         ("eve", "text", {}, EncodeError, "cannot encode"),
-        ("e v e", 1, {}, SubjectError, "a key is of letters"),
+        ("e v e", 1, {}, SubjectError, "a key may contain only letters"),
         ("eve", 1, {"ttl": 0}, ConfigError, "ttl must be"),
     ],
 )

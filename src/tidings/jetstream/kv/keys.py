@@ -50,7 +50,7 @@ def check_key(key: object, *, new: bool) -> None:
         SubjectError: if it is no key.
     """
     if not isinstance(key, str) or (new and not _NEW_KEY.fullmatch(key)):
-        raise SubjectError(key, "a key is of letters, digits and the signs - / _ = .")
+        raise SubjectError(key, "a key may contain only letters, digits and the signs - / _ = .")
     check_subject(key)
 
 
