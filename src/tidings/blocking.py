@@ -661,6 +661,9 @@ class AppBus(BlockingBus):
         self._disconnect = disconnect
         self._disconnect_sync = disconnect_sync
 
+    def __repr__(self) -> str:
+        return f"<AppBus {self._current.state}>"
+
     async def disconnect(self) -> None:
         """End the app: the same as `App.disconnect`."""
         await self._disconnect()
