@@ -225,7 +225,7 @@ async def test_the_call_looks_like_the_method(app: App) -> None:
     assert app.publish.__doc__ == Bus.publish.__doc__
     assert (app.publish.__name__, app.publish.__qualname__) == ("publish", Bus.publish.__qualname__)
     assert app.publish.__module__ == "tidings.bus"
-    assert app.publish.__self__ is app.nats
+    assert app.publish.__self__ is app
     assert repr(app.publish).startswith(f"<bound method {Bus.publish.__qualname__} of ")
 
 

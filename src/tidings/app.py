@@ -14,7 +14,7 @@ from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from tidings.addresses import listen_address
-from tidings.blocking import BlockingBus
+from tidings.blocking import AppBus, BlockingBus
 from tidings.checks import (
     Seconds,
     check_flag,
@@ -89,7 +89,7 @@ _HOOKS = {
     "setup_web_server",
     "timer_task",
 )
-class App(Declarations):
+class App(Declarations, BlockingBus):
     """A service on NATS: decorated functions that listen, answer and run periodically.
 
     Args:
@@ -207,7 +207,9 @@ class App(Declarations):
         from tidings.transport.options import ConnectionKeywords
         from tidings.transport.settings import settings_of
 
-        super().__init__()
+        current = CurrentLink()
+        Declarations.__init__(self)
+        BlockingBus.__init__(self, current)
         refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
         if not isinstance(service_name, str) or not service_name.strip():
             raise ConfigError(
@@ -256,7 +258,6 @@ class App(Declarations):
         self._shutdown_hooks: list[Callable[[], Any]] = []
         self._health_checks: list[HealthCheck] = []
         self._events = EventHooks()
-        self._current = CurrentLink()
         self._streams = streams
         self._buckets = buckets
         if streams or buckets:
@@ -264,25 +265,7 @@ class App(Declarations):
         self._last: Outcome | None = None  # what is left of the run before
         self._instance = _new_instance()
         self._background: BackgroundRun | None = None
-        self.nats = BlockingBus(self._current, self.disconnect, self.disconnect_sync)
-        # The bus's own methods, so that a call through the app costs nothing more.
-        self.publish = self.nats.publish
-        self.publish_sync = self.nats.publish_sync
-        self.publish_from_another_thread = self.nats.publish_from_another_thread
-        self.request = self.nats.request
-        self.request_sync = self.nats.request_sync
-        self.request_from_another_thread = self.nats.request_from_another_thread
-        self.request_many = self.nats.request_many
-        self.request_many_sync = self.nats.request_many_sync
-        self.stream = self.nats.stream
-        self.stream_sync = self.nats.stream_sync
-        self.subscribe_new_subject = self.nats.subscribe_new_subject
-        self.subscribe_new_subject_sync = self.nats.subscribe_new_subject_sync
-        self.unsubscribe_subject = self.nats.unsubscribe_subject
-        self.unsubscribe_subject_sync = self.nats.unsubscribe_subject_sync
-        self.unsubscribe_ssid = self.nats.unsubscribe_ssid
-        self.unsubscribe_ssid_sync = self.nats.unsubscribe_ssid_sync
-        self.flush = self.nats.flush
+        self.nats = AppBus(current, self.disconnect, self.disconnect_sync)
 
     # JetStream.
 

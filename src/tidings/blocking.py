@@ -1,4 +1,4 @@
-"""BlockingBus: the calls of a bus from synchronous code and from other threads."""
+"""The calls of a bus from synchronous code and from other threads, and `app.nats`."""
 
 from __future__ import annotations
 
@@ -31,47 +31,8 @@ T = TypeVar("T")
 
 
 @known_as("App")
-@former_names(
-    "app.nats",
-    "add_filters",
-    "check_connection",
-    "client",
-    "client_nats_name",
-    "enable_js",
-    "js",
-    "loop",
-    "middleware_manager",
-    "middlewares",
-    "publish_js",
-    "request_from_another_thread_sync",
-    "unsubscribe_js_listen",
-)
 class BlockingBus(Bus):
-    """`app.nats`: what an app sends and subscribes with. Each call is also a method of `App`.
-
-    Args:
-        current: where the run of the app is found.
-        disconnect: `App.disconnect`.
-        disconnect_sync: `App.disconnect_sync`.
-    """
-
-    def __init__(
-        self,
-        current: CurrentLink,
-        disconnect: Callable[[], Awaitable[None]],
-        disconnect_sync: Callable[[], None],
-    ) -> None:
-        super().__init__(current)
-        self._disconnect = disconnect
-        self._disconnect_sync = disconnect_sync
-
-    async def disconnect(self) -> None:
-        """End the app: the same as `App.disconnect`."""
-        await self._disconnect()
-
-    def disconnect_sync(self) -> None:
-        """End the app from synchronous code: the same as `App.disconnect_sync`."""
-        self._disconnect_sync()
+    """A bus with the calls for synchronous code and for other threads."""
 
     # Publish.
 
@@ -664,6 +625,52 @@ class BlockingBus(Bus):
         else:
             work = self.unsubscribe_ssid(ssid)
             link.portal.run(work, call, "await app.unsubscribe_ssid(...)")
+
+
+@former_names(
+    "app.nats",
+    "add_filters",
+    "check_connection",
+    "client",
+    "client_nats_name",
+    "enable_js",
+    "js",
+    "loop",
+    "middleware_manager",
+    "middlewares",
+    "publish_js",
+    "request_from_another_thread_sync",
+    "unsubscribe_js_listen",
+)
+class AppBus(BlockingBus):
+    """`app.nats`: the calls of an app that send, subscribe and end it. Each is one of `App`, too.
+
+    Args:
+        current: where the run of the app is found.
+        disconnect: `App.disconnect`.
+        disconnect_sync: `App.disconnect_sync`.
+    """
+
+    def __init__(
+        self,
+        current: CurrentLink,
+        disconnect: Callable[[], Awaitable[None]],
+        disconnect_sync: Callable[[], None],
+    ) -> None:
+        super().__init__(current)
+        self._disconnect = disconnect
+        self._disconnect_sync = disconnect_sync
+
+    def __repr__(self) -> str:
+        return f"<AppBus {self._current.state}>"
+
+    async def disconnect(self) -> None:
+        """End the app: the same as `App.disconnect`."""
+        await self._disconnect()
+
+    def disconnect_sync(self) -> None:
+        """End the app from synchronous code: the same as `App.disconnect_sync`."""
+        self._disconnect_sync()
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

@@ -57,7 +57,8 @@ def make_publish(current: CurrentLink, publish: Publish) -> Publish:
 
 @known_as("App")
 class Bus:
-    """What an app sends and subscribes with. `BlockingBus` adds the forms for other threads.
+    """What an app sends and subscribes with. `BlockingBus` adds the forms for other threads, and
+    `App` is such a bus.
 
     Args:
         current: where the run of the app is found.
@@ -65,7 +66,8 @@ class Bus:
 
     def __init__(self, current: CurrentLink) -> None:
         self._current = current
-        self.publish = make_publish(current, self.publish)  # type: ignore[method-assign]  # see it
+        if type(self).publish is Bus.publish:  # a subclass of App may have its own
+            self.publish = make_publish(current, self.publish)  # type: ignore[method-assign]  # see it
 
     async def publish(
         self,

@@ -27,6 +27,11 @@ class CurrentLink:
         self.link: Link | None = None
         self.is_forked = False  # the app ran when this process was forked, and not since then
 
+    @property
+    def state(self) -> str:
+        """Whether the app is "running" or "idle", as far as calls are concerned."""
+        return "idle" if self.link is None else "running"
+
     def attach(self, link: Link) -> None:
         """Let calls through to a run."""
         self.link, self.is_forked = link, False

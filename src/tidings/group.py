@@ -73,6 +73,9 @@ class Group(Declarations):
         self._middlewares = tuple(map(_instance, middlewares))
         self._included = False
 
+    def __repr__(self) -> str:
+        return f"<Group {self.prefix!r}>"
+
     def include_done(self) -> None:
         """Accept no more declarations, because an app has included the group."""
         self._included = True

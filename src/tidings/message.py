@@ -160,7 +160,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
     def __repr__(self) -> str:
         # Without the body, because messages may end up in logs.
         reply = f" reply={self.reply!r}" if self.reply else ""
-        return f"<Message {self.subject!r} {len(self.body)} bytes{reply}>"
+        return f"<{type(self).__name__} {self.subject!r} {len(self.body)} bytes{reply}>"
 
 
 def make_message(

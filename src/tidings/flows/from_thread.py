@@ -87,6 +87,9 @@ class SyncRequestMany(Generic[T]):
         self._answers = answers
         self._reader = _Reader(run, answers)
 
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._answers)[1:]}"
+
     @property
     def ended(self) -> Ended | None:
         """Why the answers ended; None before the end."""
@@ -122,6 +125,9 @@ class SyncItemStream(Generic[T]):
         self._run = run
         self._stream = stream
         self._reader = _Reader(run, stream)
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._stream)[1:]}"
 
     def __enter__(self) -> Self:
         self._run(self._stream.__aenter__())

@@ -54,6 +54,9 @@ class ItemStream(Generic[T]):
         self._read_items = 0
         self._sending: asyncio.Task[None] | None = None
 
+    def __repr__(self) -> str:
+        return f"<ItemStream {self._subject!r} {self._read_items} read>"
+
     async def __aenter__(self) -> Self:
         if self._channel is not None:
             raise ConfigError("a stream cannot be entered twice: call app.stream(...) again")

@@ -229,6 +229,10 @@ class RequestMany(Generic[T]):
         self._ended: Ended | None = None
         self._opening = asyncio.Lock()
 
+    def __repr__(self) -> str:
+        state = "open" if self.ended is None else f"ended: {self.ended.value}"
+        return f"<RequestMany {self._subject!r} {state}>"
+
     @property
     def ended(self) -> Ended | None:
         """Why the answers ended; None before the end."""

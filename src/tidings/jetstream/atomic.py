@@ -58,6 +58,9 @@ class Atomic(abc.ABC):
         self._timeout = check_seconds("timeout", timeout)
         self._state = State.NEW
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._state.value}, length {len(self)}>"
+
     @abc.abstractmethod
     async def _commit(self, timeout: float) -> None:
         """Store what was collected."""

@@ -54,6 +54,9 @@ class JetStream(Reads, Additions):
         host: what the app declares, and where its run is found.
     """
 
+    def __repr__(self) -> str:
+        return f"<JetStream {self._host.current.state}>"
+
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The streams that the app declares."""

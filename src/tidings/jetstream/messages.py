@@ -61,6 +61,9 @@ class Messages(Generic[T]):
         self._was_entered = False
         self.failed = self.gaps = self.missed = 0
 
+    def __repr__(self) -> str:
+        return f"<Messages of {self._reading.stream!r}>"
+
     async def __aenter__(self) -> Self:
         """Begin to read.
 

@@ -96,6 +96,10 @@ class PublishWindow:
         self._numbers = 0
         self._head = b"%b\r\n%b: %b." % (HEADER_VERSION, MSG_ID.encode(), self._name.encode())
 
+    def __repr__(self) -> str:
+        counts = f"{len(self._pending)} under way, {self.acked} acked, {len(self.failed)} failed"
+        return f"<PublishWindow {counts}>"
+
     async def publish(
         self, subject: str, message: Any = None, **options: Any
     ) -> asyncio.Future[PublishAck]:

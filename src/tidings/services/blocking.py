@@ -28,6 +28,9 @@ class AppServices(Services):
         super().__init__(lambda call: current.here(call).connection)
         self._current = current
 
+    def __repr__(self) -> str:
+        return f"<AppServices {self._current.state}>"
+
     def ping_sync(
         self,
         *,

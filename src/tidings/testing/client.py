@@ -30,6 +30,9 @@ class _Face:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.app!r}>"
+
     @property
     def app(self) -> App:
         """The app under test."""

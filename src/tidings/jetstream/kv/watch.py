@@ -35,6 +35,9 @@ class Watch(Generic[T]):
         self._all_read = False  # every entry that existed at the start has been read
         self._ahead: Entry[T] | None = None  # the next entry to yield, if it was read ahead
 
+    def __repr__(self) -> str:
+        return f"<Watch {'current' if self._current else 'not current yet'}>"
+
     @property
     def is_current(self) -> bool:
         """Whether the watch has yielded every entry that existed when it started."""
