@@ -96,6 +96,7 @@ INSIDE = {
         "contexts",
         "inbox",
         "servers",
+        "references",
         "sources",
         "settings",
         "login",
