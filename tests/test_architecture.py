@@ -107,6 +107,7 @@ INSIDE = {
         "contexts",
         "inbox",
         "servers",
+        "references",
         "sources",
         "settings",
         "login",

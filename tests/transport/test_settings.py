@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,42 @@ async def test_credentials_are_read_again_at_each_start(tmp_path: Path, environ:
             await comes_in(app)
         creds.write_text(authority.credentials())
         await comes_in(app)
+
+
+async def test_an_app_logs_in_with_credentials_that_are_in_a_context_or_a_variable(
+    tmp_path: Path, write_context: WriteContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority()
+    config = tmp_path / "jwt.conf"
+    config.write_text(authority.config())
+    credentials = authority.credentials()
+    monkeypatch.setenv("SHOP_CREDS", credentials)
+    inline = f"data:;base64,{base64.b64encode(credentials.encode()).decode()}"
+    with NATSServer(config=config) as server:
+        for creds in (inline, "env://SHOP_CREDS"):
+            write_context("prod", url=server.url, creds=creds)
+            await comes_in(App("a", context="prod"))
+
+
+def test_a_secret_of_a_context_can_be_in_a_variable_or_encoded(
+    write_context: WriteContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed, _ = new_user()
+    monkeypatch.setenv("SHOP_SECRET", f"{SECRET}\n")
+    monkeypatch.setenv("SHOP_SEED", seed)
+    encoded = base64.b64encode(SECRET.encode()).decode()
+    for reference in (
+        "env://SHOP_SECRET",
+        "ENV://SHOP_SECRET",
+        f"data:text/plain;base64,{encoded}",
+    ):
+        write_context("c", token=reference)
+        assert login_of(resolved(App("a", context="c"))) == {"token": SECRET}
+        write_context("c", user="ada", password=reference)
+        expected = {"user": "ada", "password": SECRET}
+        assert login_of(resolved(App("a", context="c"))) == expected
+    write_context("c", nkey="env://SHOP_SEED")
+    assert login_of(resolved(App("a", context="c"))) == {"nkey_seed": seed}
 
 
 async def test_the_inbox_prefix_and_tls_first_of_a_context_count(
@@ -409,9 +446,13 @@ def test_a_bad_flag_and_a_bad_field_say_where_they_came_from(write_context: Writ
         ({"jetstream_domain": "a b"}, "jetstream_domain of context 'c'"),
         ({"jetstream_api_prefix": "x.*"}, "jetstream_api_prefix of context 'c'"),
         ({"jetstream_api_prefix": "x", "jetstream_domain": "y"}, "exclude each other"),
-        ({"password": "env://SECRET", "user": "ada"}, "password of .* begins with env://"),
+        ({"password": "env://SECRET", "user": "ada"}, "password of .* variable is not set"),
+        ({"user": "env://SECRET"}, "user of .* begins with env://, which tidings does not"),
         ({"creds": "op://SECRET"}, "creds of .* begins with op://"),
-        ({"nkey": "DATA:;base64,SECRET"}, "nkey of .* begins with data:"),
+        ({"nkey": "DATA:;base64,SECRET!"}, "nkey of .* begins with data:, .* not text in base64"),
+        ({"token": "data:SECRET"}, "token of .* begins with data:, and must continue with ;base6"),
+        ({"creds": "data:;base64,YWJj"}, "creds of .* not the content of such a file"),
+        ({"ca": "data:;base64,YWJj"}, "ca of .* begins with data:, which tidings does not support"),
         ({"user": "ada", "token": "SECRET"}, "user of .* and token of .*: keep one way"),
         ({"password": "SECRET"}, "password of .* needs user of"),
     ],

@@ -14,6 +14,7 @@ from tidings.errors import ConfigError, MissingExtraError, SubjectError
 from tidings.protocol.auth import is_credentials_text, is_seed_text
 from tidings.transport.credentials import shown_path
 from tidings.transport.options import DEFAULT_URL, ConnectionOptions, has_login, server_urls
+from tidings.transport.references import INLINE, VARIABLE, resolve
 
 if TYPE_CHECKING:
     from tidings.transport.contexts import Context, ContextFile
@@ -81,7 +82,11 @@ UNSUPPORTED = {
     "tls": {"windows_cert_store": "write the paths of files to cert, key and ca"},
 }
 # Forms in which `nats` finds a secret elsewhere. Taken literally, they would be wrong secrets.
-FOREIGN_SCHEMES = ("op://", "nsc://", "env://", "data:")
+REFERENCES = (VARIABLE, INLINE)
+FOREIGN_SCHEMES = ("op://", "nsc://", *REFERENCES)
+REFERABLE = ("password", "token", "credentials", "nkey_seed")
+# Whether the value of an option is the secret itself, and not the path of its file.
+IS_TEXT = {"credentials": is_credentials_text, "nkey_seed": is_seed_text}
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -167,7 +172,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             raise ConfigError(f"{' and '.join(ways)}: keep one way to log in")
 
     def _check_file(self, name: str, value: str) -> None:
-        is_text = {"credentials": is_credentials_text, "nkey_seed": is_seed_text}.get(name)
+        is_text = IS_TEXT.get(name)
         if name not in TLS and is_text is None:
             return
         if is_text is not None and is_text(value):
@@ -194,9 +199,14 @@ def from_context(context: Context) -> Source:
     names = {name: f"{field} of {context}" for name, field in FIELDS.items()}
     names |= {name: f"{field} of {context}" for name, field in {"servers": "url", **EXTRAS}.items()}
     options: dict[str, Any] = {"servers": file.url or DEFAULT_URL}
+    unsupported = _unsupported(context)
     for name, field in FIELDS.items():
         if value := getattr(file, field):
-            options[name] = value if name in LITERAL else _path(value)
+            try:
+                options[name] = _value(name, value)
+            except ValueError as error:
+                options[name] = value
+                unsupported["login" if name in LOGIN else "tls"] = f"{names[name]} {error}"
     if file.user:
         options.setdefault("password", "")
     if file.tls_first:
@@ -204,26 +214,18 @@ def from_context(context: Context) -> Source:
     for name, field in EXTRAS.items():
         if value := getattr(file, field):
             options[name] = value
-    return Source(names=names, options=options, unsupported=_unsupported(context))
+    return Source(names=names, options=options, unsupported=unsupported)
 
 
 def _unsupported(context: Context) -> dict[str, str]:
     """Return the errors for what tidings does not support in a context, by groups of options."""
     file = context.file
-    errors = {
+    return {
         group: f"{context}: tidings does not support {field}: {fix}"
         for group, fields in UNSUPPORTED.items()
         for field, fix in fields.items()
         if getattr(file, field) and not _is_needless(field, file)
     }
-    for name, field in FIELDS.items():
-        value = (getattr(file, field) or "").lower()
-        for scheme in filter(value.startswith, FOREIGN_SCHEMES):
-            errors["login" if name in LOGIN else "tls"] = (
-                f"{field} of {context} begins with {scheme}, which tidings does not support: write "
-                f"the value itself, or the path of a file"
-            )
-    return errors
 
 
 def _is_needless(field: str, file: ContextFile) -> bool:
@@ -231,6 +233,27 @@ def _is_needless(field: str, file: ContextFile) -> bool:
     if field == "nsc":
         return bool(file.url and file.creds)
     return field in ("user_jwt", "user_seed") and bool(file.user or file.creds or file.nkey)
+
+
+def _value(name: str, value: str) -> str:
+    """Return the value of an option: a text, a path, or what a reference stands for.
+
+    Raises:
+        ValueError: it is a reference that does not work here. The text completes a sentence such
+            as "the token ...".
+    """
+    scheme = next(filter(value.lower().startswith, FOREIGN_SCHEMES), None)
+    if scheme is None:
+        return value if name in LITERAL else _path(value)
+    if scheme not in REFERENCES or name not in REFERABLE:
+        raise ValueError(
+            f"begins with {scheme}, which tidings does not support: write the value itself, or the "
+            f"path of a file"
+        )
+    text = resolve(value)
+    if name in IS_TEXT and not IS_TEXT[name](text):
+        raise ValueError(f"begins with {scheme}, and that is not the content of such a file")
+    return text
 
 
 def _path(value: str) -> str:
