@@ -11,6 +11,7 @@ from typing import Any
 import nats.errors
 import pytest
 
+from support.fake_peer import FakePeer, message
 from support.process import Process
 from support.services import Asker
 from support.waits import until, wait_until
@@ -369,3 +370,23 @@ async def test_groups_are_endpoint_groups_by_their_prefix(
     assert endpoint["name"] == "price"
     assert endpoint["subject"] == f"{name}.orders.price"
     assert endpoint["queue_group"] == f"{name}.{name}.orders.price"
+
+
+async def test_a_flood_of_questions_leaves_room_for_the_messages_of_the_app(
+    make_app: MakeApp, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakePeer() as peer, make_app(peer, name, description="x" * 1_000) as app:
+        assert app._run is not None
+        connection = app._run.connection
+        assert connection._accepted is not None
+        sid = await peer.sid_of("$SRV.INFO")
+        transport, outbox = connection._accepted.transport, connection.outbox
+        monkeypatch.setattr(outbox, "limit", 100_000)
+        transport.pause_writing()  # as if the server did not keep up
+        question = message(b"$SRV.INFO", sid, b"", b"_INBOX.a")
+        transport.data_received(question * 10_000)
+        assert 40_000 < outbox.size < 60_000
+        connection.outbox.publish("app.message", b"x" * 40_000)  # does not raise
+        transport.resume_writing()
+        await peer.until(lambda: any(subject == "app.message" for subject, _ in peer.published))
+    assert [text for text in warnings_of(caplog) if "questions on $SRV were not answered" in text]

@@ -234,6 +234,21 @@ async def test_an_info_with_urls_that_are_none_does_not_keep_it_from_reconnectin
     assert await inbox.has(1) == ["next"]
 
 
+async def test_a_server_that_asks_without_end_and_does_not_read_fills_no_memory(
+    peer: FakePeer, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert app._run is not None
+    connection = app._run.connection
+    assert connection._accepted is not None
+    transport = connection._accepted.transport
+    monkeypatch.setattr(connection.outbox, "limit", 600)
+    transport.pause_writing()  # as if the server did not read
+    transport.data_received(b"PING\r\n" * 10_000)
+    assert connection.outbox.size < 700
+    transport.resume_writing()
+    await app.flush()
+
+
 async def test_an_info_with_very_many_urls_is_cut(peer: FakePeer, app: App) -> None:
     peer.send(info_line(connect_urls=[f"10.0.0.1:{number}" for number in range(1, 30_000)]))
     await app.flush()

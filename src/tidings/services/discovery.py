@@ -19,6 +19,7 @@ from tidings.services.endpoints import Endpoint, digests_only, schemas_of
 from tidings.services.identity import Identity
 from tidings.services.protocol import Verb
 from tidings.text import printable
+from tidings.transport.permissions import News
 
 _TOO_LARGE = Headers(
     {ERROR_HEADER: "the answer exceeds the max_payload of the server", ERROR_CODE_HEADER: "500"}
@@ -47,6 +48,7 @@ class Discovery:
         self._settling: asyncio.Task[None] | None = None
         self._warned = False
         self._warned_of_size = False
+        self._unanswered = News()
         self._ping = b""
         self._schemas: dict[int, dict[str, str]] = {}  # by the ID of the listener's spec
         self._info: tuple[tuple[int, ...], int, bytes | None] | None = None
@@ -131,11 +133,22 @@ class Discovery:
         def deliver(size: int, frames: list[Frame]) -> None:
             body = answer()  # once for all questions that arrived together
             for frame in frames:
-                if frame[2]:
+                if outbox.unsent_bytes > outbox.limit // 2:
+                    # A short question has a long answer: many must not displace the app's messages.
+                    self._on_crowded()
+                elif frame[2]:
                     with contextlib.suppress(TidingsError):  # the connection counts a refusal
                         outbox.reply(frame[2], body or b"", b"" if body else _TOO_LARGE)
 
         return deliver
+
+    def _on_crowded(self) -> None:
+        if news := self._unanswered.add():
+            logger.warning(
+                "questions on $SRV were not answered, because there are more of them than the "
+                "connection keeps up with (%d since the last warning)",
+                news,
+            )
 
     def _active(self) -> Iterator[tuple[Endpoint, int, Listener]]:
         """Yield the endpoints that are subscribed, with their subscription and listener."""

@@ -247,7 +247,9 @@ class Connection:
     def _on_control(self, frame: Frame) -> None:
         operation = frame[1]
         if operation == "PING":
-            self.outbox.control(PONG)
+            # A server that asks and does not read must not fill the memory with the answers.
+            if self.outbox.unsent_bytes <= self.outbox.limit:
+                self.outbox.control(PONG)
         elif operation == "PONG":
             self.outbox.pong()
         elif operation == "-ERR":
