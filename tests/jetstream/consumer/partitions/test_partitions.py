@@ -513,6 +513,7 @@ async def test_a_group_of_a_memory_stream_begins_again_when_its_server_has_lost_
         assert await runs.has("a", 2) == [0, 1]
 
 
+@pytest.mark.timeout(300)
 async def test_a_group_in_a_cluster_survives_the_loss_of_a_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
