@@ -9,7 +9,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.streams import MakeApp, consumer_info, is_acked
-from support.waits import until
+from support.waits import ELECTION, until
 from tidings import App, ConfigError
 from tidings.jetstream import Overflow, Pinned, Prioritized, Stream
 from tidings.jetstream.consumer.priority import Membership, Priority
@@ -110,14 +110,14 @@ async def test_a_pinned_consumer_in_a_cluster_survives_the_loss_of_a_server() ->
         for app, seen in zip(apps, got, strict=True):
             app.consume("ORDERS", durable="d", priority=Pinned(timeout=1), data_type=int)(seen)
         other = App("other", servers=cluster.urls, reconnect_time_wait=0.1, streams=[orders])
-        async with other, apps[0], apps[1], asyncio.timeout(60):
+        async with other, apps[0], apps[1], asyncio.timeout(2 * ELECTION):
             await other.js.publish("orders.a", 0)
             await until(lambda: got[0].got or got[1].got)
             info = await consumer_info(other, orders, "d")
             number = int(info["cluster"]["leader"].rpartition("-")[2])
             await asyncio.to_thread(cluster.servers[number - 1].kill)
             for number in range(1, 20):
-                await other.js.publish("orders.a", number)
+                await other.js.publish("orders.a", number, timeout=ELECTION)
             wanted = set(range(20))
             await until(lambda: {*got[0].got, *got[1].got} == wanted, timeout=50)
 

@@ -15,7 +15,7 @@ import pytest
 from support.inbox import Inbox
 from support.streams import MakeApp, consumer_names, stored
 from support.tcp_proxy import TcpProxy
-from support.waits import until
+from support.waits import ELECTION, until
 from tidings import App, ConfigError, Retry, Stream
 from tidings.errors import JetStreamApiError
 from tidings.jetstream.consumer.partitions import assignment, lanes, member
@@ -48,7 +48,7 @@ def consume(app: App, stream: Stream, handler: Callable[..., Any], **options: An
 
 async def publish(app: App, stream: Stream, key: str, *numbers: int) -> None:
     for number in numbers:
-        await app.js.publish(f"{stream.name}.{key}", {"n": number})
+        await app.js.publish(f"{stream.name}.{key}", {"n": number}, timeout=ELECTION)
 
 
 async def group_config(ops: App, stream: Stream) -> dict[str, Any]:
