@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from support.inbox import Inbox
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, Stream, TidingsError
 from tidings.server import NATSServer
 
@@ -126,7 +126,7 @@ async def is_acked(ops: App) -> None:
 async def listen(app: App, ops: App) -> None:
     app.listen("prices.get")(Inbox())
     async with app:
-        assert await ops.request("prices.get", {"a": 1}, timeout=2) == {"a": 1}
+        assert await ops.request("prices.get", {"a": 1}, timeout=PATIENCE) == {"a": 1}
 
 
 async def stream_a_reply(app: App, ops: App) -> None:
@@ -135,7 +135,7 @@ async def stream_a_reply(app: App, ops: App) -> None:
         yield 1
         yield 2
 
-    async with app, ops.stream("prices.all", response_data_type=int, timeout=2) as got:
+    async with app, ops.stream("prices.all", response_data_type=int, timeout=PATIENCE) as got:
         assert [price async for price in got] == [1, 2]
 
 
@@ -146,7 +146,7 @@ async def publish_and_request(app: App, ops: App) -> None:
     await ops.subscribe_new_subject("prices.get", answer)
     async with app:
         await app.publish("audit.price", {}, force=True)
-        assert await app.request("prices.get", {"a": 1}, timeout=2) == {"a": 1}
+        assert await app.request("prices.get", {"a": 1}, timeout=PATIENCE) == {"a": 1}
         await ops.unsubscribe_subject("prices.get")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.streams import stored
-from support.waits import AT_ONCE, PATIENCE, until
+from support.waits import AT_ONCE, ELECTION, PATIENCE, until
 from tidings import App
 from tidings.errors import (
     ConfigError,
@@ -167,7 +167,7 @@ async def test_acknowledged_batches_are_stored_through_elections_and_the_loss_of
             await allow_batches(app, orders)
             async with app.js.publish_window(64, batched=True) as window:
                 for number in range(900):
-                    await window.publish("orders.created", number)
+                    await window.publish("orders.created", number, timeout=ELECTION)
                     if number == 300:
                         await api.call("STREAM.LEADER.STEPDOWN.ORDERS", timeout=10)
                     if number == 600:

@@ -15,7 +15,7 @@ import pytest
 from support.inbox import Inbox
 from support.streams import MakeApp, consumer_names, stored
 from support.tcp_proxy import TcpProxy
-from support.waits import until
+from support.waits import ELECTION, until
 from tidings import App, ConfigError, Retry, Stream
 from tidings.errors import JetStreamApiError
 from tidings.jetstream.consumer.partitions import assignment, lanes, member
@@ -48,7 +48,7 @@ def consume(app: App, stream: Stream, handler: Callable[..., Any], **options: An
 
 async def publish(app: App, stream: Stream, key: str, *numbers: int) -> None:
     for number in numbers:
-        await app.js.publish(f"{stream.name}.{key}", {"n": number})
+        await app.js.publish(f"{stream.name}.{key}", {"n": number}, timeout=ELECTION)
 
 
 async def group_config(ops: App, stream: Stream) -> dict[str, Any]:
@@ -536,6 +536,7 @@ async def test_a_group_of_a_memory_stream_begins_again_when_its_server_has_lost_
         assert await runs.has("a", 2) == [0, 1]
 
 
+@pytest.mark.timeout(300)
 async def test_a_group_in_a_cluster_survives_the_loss_of_a_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
