@@ -113,6 +113,7 @@ class Connection:
         # instead of wrappers, which saves a call in each request.
         self.start_request = self._inbox.request
         self.start_request_for = self._inbox.request_for
+        self.keep_request = self._requests.keep
         self.end_request = self._requests.discard
         self._server_errors = 0
         self._pinger = Pinger(
