@@ -580,7 +580,11 @@ class App(Declarations):
         """
         from tidings.transport.options import server_urls
 
-        self._declaring("set_servers")
+        if self._run is not None:
+            raise ConfigError(
+                "the app is already running: set its servers, or enter its test client, before it "
+                "starts"
+            )
         self._settings = self._settings.with_servers(server_urls(servers))
 
     def _declaring(self, call: str) -> None:
