@@ -115,8 +115,8 @@ async def make_consumer(ops: App) -> None:
     await ops.js.api.call("CONSUMER.CREATE.ORDERS.billing.orders.created", payload)
 
 
-async def is_acked(ops: App) -> None:
-    while (await ops.js.api.call("CONSUMER.INFO.ORDERS.billing"))["ack_floor"]["stream_seq"] < 1:  # noqa: ASYNC110 - no event
+async def is_acked(ops: App, consumer: str = "ORDERS.billing") -> None:
+    while (await ops.js.api.call(f"CONSUMER.INFO.{consumer}"))["ack_floor"]["stream_seq"] < 1:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.01)
 
 
@@ -234,6 +234,18 @@ async def pause(app: App, ops: App) -> None:
         await app.js.resume("ORDERS", "billing")
 
 
+async def jobs(app: App, ops: App) -> None:
+    ran = asyncio.Event()
+
+    @app.cron("@every 1s")
+    async def report() -> None:
+        ran.set()
+
+    async with app:
+        await ran.wait()
+        await is_acked(ops, "CRON_billing.report")
+
+
 async def keys(app: App, ops: App) -> None:
     seen = Inbox()
     app.watch("rates", "eu.>", data_type=int, initial=False)(seen)
@@ -297,6 +309,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Read messages": read,
     "Declare a stream": declare,
     "Pause and resume a consumer": pause,
+    "Scheduled jobs": jobs,
     "Keys of a bucket": keys,
     "Locks and leaders": locks,
     "Objects of a store": objects,
