@@ -95,13 +95,14 @@ async def ops(server: NATSServer) -> AsyncIterator[App]:
             Stream("ORDERS", subjects=["orders.>"]),
             Stream("DEAD", subjects=["dead.>"]),
             Stream("VISITS", subjects=["visits.>"], counters=True),
+            Stream("MAILS", subjects=["mails.>"], schedules=True),
         ],
     )
     app.js.key_value("rates", type=int, atomic=True, marker_ttl=60)
     app.js.object_store("files")
     async with app, app.lock("any"):  # it creates the bucket of the locks
         names = await app.js.api.call("STREAM.NAMES")
-        kept = {"DEAD", "VISITS", "KV_rates", "KV_tidings-locks", "OBJ_files"}
+        kept = {"DEAD", "VISITS", "MAILS", "KV_rates", "KV_tidings-locks", "OBJ_files"}
         for stream in set(names["streams"]) - kept:
             await app.js.api.call(f"STREAM.DELETE.{stream}")
         await app.js.apply()
@@ -153,6 +154,12 @@ async def publish_and_request(app: App, ops: App) -> None:
 async def publish_to_a_stream(app: App, ops: App) -> None:
     async with app:
         assert (await app.js.publish("orders.created", 1)).sequence == 1
+
+
+async def deliver_later(app: App, ops: App) -> None:
+    async with app:
+        reminder = await app.js.publish("mails.reminder", 1, delay=3600)
+        assert await app.js.cancel(reminder.schedule)
 
 
 async def count(app: App, ops: App) -> None:
@@ -300,6 +307,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Stream a reply": stream_a_reply,
     "Publish and request": publish_and_request,
     "Publish to a stream": publish_to_a_stream,
+    "Deliver a message later": deliver_later,
     "Count": count,
     "Consume a stream": consume,
     "Consume without creating the consumer": consume_only,
