@@ -82,6 +82,12 @@ def test_a_span_of_time_is_returned_in_seconds(value: Any, seconds: float) -> No
         (True, {}, "t must be a positive number of seconds, got True"),
         ("1", {}, "t must be a positive number of seconds, got '1': leave out the quotes"),
         (
+            "7d",
+            {},
+            "t must be a positive number of seconds, got '7d': write a number, or a timedelta",
+        ),
+        ("soon", {}, "t must be a positive number of seconds, got 'soon'"),
+        (
             timedelta(0),
             {},
             "t must be a positive number of seconds, got datetime.timedelta(0)",

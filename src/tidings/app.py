@@ -564,7 +564,11 @@ class App(Declarations, BlockingBus):
         """
         from tidings.transport.options import server_urls
 
-        self._declaring("set_servers")
+        if self._run is not None:
+            raise ConfigError(
+                "the app is already running: set its servers, or enter its test client, before it "
+                "starts"
+            )
         launch = self._launch
         launch.connection = launch.connection.with_servers(server_urls(servers))
 

@@ -43,7 +43,7 @@ _COLUMNS = ("stream", "subjects", "storage", "last message", "consumers", "messa
 
 @streams.callback()
 def root() -> None:
-    """List, show and empty streams, and apply those that an app declares."""
+    """List, show and purge streams, and apply those of an app."""
 
 
 @streams.command()

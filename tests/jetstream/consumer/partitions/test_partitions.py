@@ -127,6 +127,17 @@ async def test_the_group_lies_on_the_server_as_the_tool_for_elastic_groups_expec
     assert await consumer_names(ops, work_queue(stream)) == []
 
 
+async def test_a_subject_that_matches_no_message_of_the_stream_is_a_warning(
+    ops: App, make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app("svc")
+    app.consume(stream.name, durable="g", subject="elsewhere.*", partitions=2, key=1)(Inbox())
+    async with app:
+        pass
+    [warning] = [each.message for each in caplog.records if "matches no message" in each.message]
+    assert f"'elsewhere.*' matches no message: the stream {stream.name} stores" in warning
+
+
 async def test_the_handler_sees_the_message_as_it_is_in_the_stream(
     ops: App, make_app: MakeApp, stream: Stream
 ) -> None:

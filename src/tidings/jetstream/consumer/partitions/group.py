@@ -18,6 +18,7 @@ from tidings.jetstream.consumer.partitions.members import GroupConfig
 from tidings.jetstream.consumer.remote import no_such_stream
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.expected import Expected
+from tidings.jetstream.filters import unmatched
 from tidings.jetstream.get import stored_message
 from tidings.jetstream.origins import Origin
 from tidings.jetstream.publish import PUBLISH_TIMEOUT, publish_stored
@@ -78,6 +79,9 @@ class PartitionGroup:
             config = await self._create_config()
         config.check(self.layout)
         await self._ensure_work_queue(source)
+        for surprise in (unmatched(pattern, source) for pattern in self.layout.subjects):
+            if surprise:
+                logger.warning("%s: %s", self._spec.name, surprise)
 
     def _check_subjects(self, source: dict[str, Any]) -> None:
         if source.get("retention") == "workqueue" or source.get("retention") == "interest":
