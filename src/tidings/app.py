@@ -342,18 +342,19 @@ class App(Declarations, BlockingBus):
             )
         self._declaring("include")
         self._warn_of_second_include(group)
-        for spec in group.consumers:
+        declared = group.declared()
+        for spec in declared.consumers:
             spec.check_unique(self._consumer_specs)
-        for cron in group.crons:
+        for cron in declared.crons:
             cron.check_unique(self._cron_specs)
-        for leader in group.leaders:
+        for leader in declared.leaders:
             leader.check_unique(self._leader_specs)
-        self._listener_specs.extend(group.listeners)
-        self._consumer_specs.extend(group.consumers)
-        self._watch_specs.extend(group.watches)
-        self._task_specs.extend(group.tasks)
-        self._cron_specs.extend(group.crons)
-        self._leader_specs.extend(group.leaders)
+        self._listener_specs.extend(declared.listeners)
+        self._consumer_specs.extend(declared.consumers)
+        self._watch_specs.extend(declared.watches)
+        self._task_specs.extend(declared.tasks)
+        self._cron_specs.extend(declared.crons)
+        self._leader_specs.extend(declared.leaders)
         group.include_done()
 
     def _warn_of_second_include(self, group: Group) -> None:
