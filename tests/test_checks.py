@@ -207,8 +207,9 @@ def test_declarations_take_a_timedelta() -> None:
     group.consume("S", batch=2, batch_timeout=SECOND)(lambda messages: None)
     group.watch("b", timeout=SECOND)(lambda entry: None)
     group.task(interval=SECOND, timeout=SECOND)(lambda: None)
-    [listener], [watch], [task] = group.listeners, group.watches, group.tasks
-    first, second = group.consumers
+    declared = group.declared()
+    [listener], [watch], [task] = declared.listeners, declared.watches, declared.tasks
+    first, second = declared.consumers
     assert (listener.timeout, watch.timeout, task.interval, task.timeout) == (1.0,) * 4
     assert (first.ack_wait, first.backoff, first.timeout) == (1.0, (1.0, 2), 1.0)
     assert second.batch_timeout == 1.0
