@@ -145,6 +145,7 @@ INSIDE = {
     "jetstream": [
         "status",
         "start",
+        "shapes",
         "api",
         "election",
         "filters",
