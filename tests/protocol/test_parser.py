@@ -283,6 +283,15 @@ def test_a_line_without_end_is_given_up_and_counted() -> None:
     assert parse(parser, [b"the rest\r\n" + line_of(frame)]) == [frame]
 
 
+def test_a_long_line_in_single_bytes_is_read_once() -> None:
+    parser, byte = Parser(), b"x"
+    for _ in range(MAX_LINE - 2):  # joined each time, this would take hours
+        assert parser.feed(byte) == []
+    assert parser.malformed == 0
+    assert parse(parser, [b"\r", b"\nPI", b"NG\r", b"\n"]) == [(CONTROL, "PING", "", b"", b"")]
+    assert parser.malformed == 1
+
+
 def test_a_claimed_size_takes_no_memory_before_its_bytes_arrive() -> None:
     size = 60 * 1024 * 1024
     line, body = b"MSG a 1 %d\r\n" % size, b"x" * 100_000

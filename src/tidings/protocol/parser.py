@@ -109,6 +109,8 @@ class Parser:
             if self._have < self._need:
                 return []
             if self._split is None:
+                if b"\n" not in data and self._have <= MAX_LINE:
+                    return []  # joined once, or many small chunks of a long line would take forever
                 data = b"".join(self._parts)
             else:
                 start = len(data) - (self._have - self._need)
