@@ -369,6 +369,25 @@ def test_answers_are_the_same_whether_or_not_new_subjects_are_expected(lines: An
             parser.reset()
 
 
+def test_the_prefix_of_an_answer_admits_it_with_and_without_headers() -> None:
+    asked: list[str] = []
+
+    def admit(sid: int, subject: str) -> bool:
+        asked.append(subject)
+        return True
+
+    parser = Parser(admit)
+    parser.expect_new_subjects(7, b"_INBOX.")
+    parser.feed(b"MSG _INBOX.first 7 2\r\nhi\r\n")  # the first line with a size is read in full
+    asked.clear()
+    for number in range(3):
+        parser.feed(b"MSG _INBOX.%d 7 2\r\nhi\r\n" % number)
+        parser.feed(b"HMSG _INBOX.%d 7 12 14\r\nNATS/1.0\r\n\r\nhi\r\n" % number)
+    assert asked == []
+    parser.feed(b"HMSG another 7 12 14\r\nNATS/1.0\r\n\r\nhi\r\n")
+    assert asked == ["another"]
+
+
 def test_answers_with_headers_leave_nothing_behind() -> None:
     parser = PURE["Parser"]()  # the compiled form has no such table
     parser.expect_new_subjects(7, b"_INBOX.")

@@ -99,7 +99,7 @@ class Connection:
         self._on_refused: dict[int, RefusedHook] = {}  # of optional subscriptions
         self.denials = Permissions(self._interest.refusal)
         self.exchanges = Exchanges(self._interest.refusal)
-        self._dispatch = Dispatch(self._on_control)
+        self._dispatch = Dispatch(self._on_control, self.outbox.expect)
         self._requests = RequestTable(loop)
         self._inbox = Inbox(
             self.new_inbox(),
