@@ -18,7 +18,6 @@ import inspect
 import logging
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from tidings.server import NATSServer
+from tidings.server.ports import free_ports
 from tidings.transport.sources import VARIABLES
 
 # What the developer has set for other servers must not reach the servers of the tests.
@@ -154,8 +154,7 @@ class Stage:
         # Each document has its own server, so that the streams of two documents cannot collide.
         self.server = NATSServer(jetstream=True)
         self.server.start()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.monitor_port = probe.getsockname()[1]
+        [self.monitor_port] = free_ports(1)
         self.environment = pytest.MonkeyPatch()
         self.environment.setenv("NATS_URL", self.server.url)
         self.files = tempfile.TemporaryDirectory(prefix="snippets-")

@@ -264,7 +264,7 @@ INSIDE = {
         "discovery",
     ],
     "process": ["executor", "exits", "loops", "signals", "systemd", "runner"],
-    "server": ["subprocess", "nats_server"],
+    "server": ["ports", "subprocess", "nats_server"],
     "testing": ["consumed", "jobs", "record", "stage", "client", "plugin"],
     "cli": [
         "bodies",

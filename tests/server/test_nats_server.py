@@ -26,6 +26,7 @@ from tidings import App
 from tidings.errors import ConfigError, MissingExtraError, ServerStartError, TidingsError
 from tidings.server import NATSCluster, NATSServer
 from tidings.server import nats_server as server_module
+from tidings.server.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,6 +167,28 @@ def test_a_port_in_use_raises_and_names_it() -> None:
             NATSServer(port=first.port).start()
         assert first.is_running
     assert "address already in use" in raised.value.output
+
+
+def test_a_server_takes_another_port_where_the_chosen_one_was_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with NATSServer() as first:
+        chosen = [first.port, first.port, *free_ports(1)]
+        monkeypatch.setattr(server_module, "free_ports", lambda count: [chosen.pop(0)])
+        with NATSServer() as second:
+            assert second.port != first.port
+            assert first.is_running
+        chosen = [first.port] * 100
+        with pytest.raises(ServerStartError, match=str(first.port)):
+            NATSServer().start()
+        assert len(chosen) > 90
+
+
+def test_a_port_is_none_that_the_system_gives_to_others_and_comes_once() -> None:
+    with NATSServer() as first, NATSServer() as second:
+        ports = [first.port, second.port, *free_ports(3)]
+    assert len(set(ports)) == 5
+    assert all(20_000 <= port < 32_000 for port in ports)
 
 
 @pytest.fixture
@@ -520,12 +543,12 @@ def test_a_cluster_starts_and_stops_twice() -> None:
 def test_a_cluster_takes_other_ports_where_one_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         taken = [occupied.getsockname()[1]]
-        free_ports = server_module._free_ports
+        free_ports = server_module.free_ports
 
         def first_taken(count: int) -> list[int]:
             return [taken.pop(), *free_ports(count - 1)] if taken else free_ports(count)
 
-        monkeypatch.setattr(server_module, "_free_ports", first_taken)
+        monkeypatch.setattr(server_module, "free_ports", first_taken)
         with NATSCluster(2, jetstream=False) as cluster:
             assert all(server.is_running for server in cluster.servers)
         assert taken == []

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from tidings.checks import check_seconds, check_text, check_whole
 from tidings.errors import ConfigError, ServerStartError, TidingsError
+from tidings.server.ports import free_ports
 from tidings.server.subprocess import Process, Reaper, find_binary, store_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ _BCRYPT = re.compile(r"\$2[abxy]\$")
 
 # The name of the stream that tests a new cluster, and the seconds to wait for each answer.
 PROBE, PROBE_TIMEOUT = "tidings-ready", 2.0
+
+
+# How often a port is chosen for a server, if another process takes it before the server does.
+TRIES = 5
 
 
 class _Embedded:
@@ -87,8 +92,8 @@ class NATSServer(_Embedded):
 
     Args:
         jetstream: whether to enable JetStream.
-        port: the port to listen on. By default the server picks a free port. The port in a
-            configuration file is not used.
+        port: the port to listen on. By default it is a free port that the system gives to nobody
+            else by itself. The port in a configuration file is not used.
         host: the address to listen on. The host in a configuration file is not used.
         config: the path of a configuration file. Put passwords there, because the process list
             shows all arguments.
@@ -224,9 +229,7 @@ class NATSServer(_Embedded):
         self._refuse_in_child()
         with self._lock, self._stopped_on_error():
             if not self.is_running:
-                deadline = time.monotonic() + self._startup_timeout
-                self._spawn()
-                self._await_ready(deadline)
+                self._start_by(time.monotonic() + self._startup_timeout)
         return self
 
     def stop(self) -> None:
@@ -302,6 +305,23 @@ class NATSServer(_Embedded):
             raise TidingsError(f"{self!r} is not started: call start() or use `with`")
         return self._process
 
+    def _start_by(self, deadline: float) -> None:
+        """Start the server. If its port was chosen for it, and is taken meanwhile, choose again."""
+        tries = 1 if self._kept_port else TRIES
+        while True:
+            tries -= 1
+            self._spawn()
+            try:
+                return self._await_ready(deadline)
+            except ServerStartError as error:
+                if not tries or "address already in use" not in error.output:
+                    raise
+
+    @property
+    def _kept_port(self) -> int | None:
+        """The port that it has to listen on."""
+        return self._wanted_port if self._stopped else self._port or self._wanted_port
+
     def _spawn(self) -> None:
         binary = find_binary()
         needs_folder = (self._jetstream and self._store_dir is None) or self._token is not None
@@ -324,8 +344,8 @@ class NATSServer(_Embedded):
 
     def _arguments(self) -> list[str]:
         """Return the command line. The last argument wins, so address and log come after `args`."""
-        port = self._wanted_port if self._stopped else self._port or self._wanted_port
-        found = [*self._args, "-a", self._host, "-p", str(port or -1), "-l", ""]
+        port = self._kept_port or free_ports(1)[0]
+        found = [*self._args, "-a", self._host, "-p", str(port), "-l", ""]
         if self._monitor:
             found += ["-m", "-1"]
         if self._config is not None:
@@ -446,7 +466,7 @@ class NATSCluster(_Embedded):
                 raise first._started().start_error("cluster", self._startup_timeout)
 
     def _members(self) -> tuple[NATSServer, ...]:
-        routes = [f"nats://127.0.0.1:{port}" for port in _free_ports(self._size)]
+        routes = [f"nats://127.0.0.1:{port}" for port in free_ports(self._size)]
         shared = ["--cluster_name", "tidings", "--routes", ",".join(routes)]
         return tuple(
             NATSServer(
@@ -513,11 +533,3 @@ def _ask(
             answer: dict[str, object] = json.loads(lines.readline())
             return answer
     raise OSError("the server closed the connection")
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

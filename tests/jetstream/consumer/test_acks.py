@@ -458,13 +458,13 @@ async def test_in_the_last_delivery_of_the_server_a_message_waits_for_its_dead_l
 
     async with make_app("other", streams=[stream, dead]) as other:
         config = {"durable_name": "d", "ack_policy": "explicit", "max_deliver": 1}
-        payload = {"stream_name": stream.name, "config": {**config, "ack_wait": 1_500_000_000}}
+        payload = {"stream_name": stream.name, "config": {**config, "ack_wait": 3_000_000_000}}
         await other.js.api.call(f"CONSUMER.CREATE.{stream.name}.d", payload)
         async with app:
             await other.js.api.call(f"STREAM.DELETE.{dead.name}")
             await other.js.publish(f"{stream.name}.n", 1)
             await until(lambda: app.stats().consumers[0].failed)
-            await asyncio.sleep(3)  # longer than ack_wait
+            await asyncio.sleep(4)  # longer than ack_wait
             await other.js.apply()
             [letter] = await letters(other, dead)
             await is_acked(other, stream, "d", 1)

@@ -112,7 +112,7 @@ def test_of_several_processes_one_leads_and_after_its_kill_another_one(
     nats_server: NATSServer, subject: str, run_program: Callable[..., Program]
 ) -> None:
     def start() -> Program:
-        return run_program(LEADER, NATS_URL=nats_server.url, LOCK=subject, LEASE="2")
+        return run_program(LEADER, NATS_URL=nats_server.url, LOCK=subject, LEASE="5")
 
     first = start()
     token = int(first.wait_for(r"leads (\d+)")[1])

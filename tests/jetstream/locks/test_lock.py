@@ -546,7 +546,7 @@ async def test_a_lock_that_an_administrator_deletes_is_lost(
 
     async with app:
         with pytest.raises(LockLostError, match="it was deleted") as caught:
-            await hold_until_it_is_lost(app, subject, 2, delete)
+            await hold_until_it_is_lost(app, subject, 5, delete)
         assert caught.value.name == subject
         assert f"the lock '{subject}' is lost" in caplog.text
         task = asyncio.current_task()
