@@ -89,6 +89,7 @@ INSIDE = {
         "tcp",
         "frame_queue",
         "buffer",
+        "patience",
         "tls",
         "websocket",
         "interest",
