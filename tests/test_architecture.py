@@ -100,6 +100,7 @@ INSIDE = {
         "tcp",
         "frame_queue",
         "buffer",
+        "patience",
         "tls",
         "websocket",
         "interest",

@@ -122,9 +122,9 @@ async def test_an_addition_whose_acknowledgement_is_lost_is_counted_once(
     request, lost = JetStreamApi.request, []
 
     async def losing(
-        self: JetStreamApi, subject: str, body: bytes, block: bytes, timeout: float
+        self: JetStreamApi, subject: str, body: bytes, block: bytes, timeout: float, **more: Any
     ) -> Any:
-        answer = await request(self, subject, body, block, timeout)
+        answer = await request(self, subject, body, block, timeout, **more)
         if subject.startswith(stream.name) and len(lost) < 2:
             lost.append(subject)
             raise RequestTimeoutError(subject, timeout)

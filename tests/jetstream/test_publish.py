@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from support.waits import AT_ONCE, ELECTION, PATIENCE
+from support.tcp_proxy import TcpProxy
+from support.waits import AT_ONCE, ELECTION, PATIENCE, until
 from tidings import App, Middleware
 from tidings.errors import (
     ConfigError,
@@ -68,15 +69,15 @@ def answer_first(monkeypatch: pytest.MonkeyPatch, subject: str, *answers: Answer
     sent = []
 
     async def instead(
-        self: JetStreamApi, where: str, body: bytes, block: bytes, timeout: float
+        self: JetStreamApi, where: str, body: bytes, block: bytes, timeout: float, **more: Any
     ) -> dict[str, Any]:
         if where == subject:
             sent.append(block)
         if where != subject or not waiting:
-            return await request(self, where, body, block, timeout)
+            return await request(self, where, body, block, timeout, **more)
         answer = waiting.pop(0)
         if answer is None:
-            await request(self, where, body, block, timeout)
+            await request(self, where, body, block, timeout, **more)
             answer = RequestTimeoutError(where, timeout)
         if isinstance(answer, Exception):
             raise answer
@@ -352,7 +353,9 @@ async def test_a_server_that_is_silent_does_not_hold_a_publish_beyond_its_timeou
 ) -> None:
     waits = []
 
-    async def silent(self: JetStreamApi, where: str, body: bytes, block: bytes, wait: float) -> Any:
+    async def silent(
+        self: JetStreamApi, where: str, body: bytes, block: bytes, wait: float, **more: Any
+    ) -> Any:
         waits.append(wait)
         await asyncio.sleep(wait)
         raise RequestTimeoutError(where, wait)
@@ -629,3 +632,41 @@ async def test_send_hooks_are_around_every_way_to_publish_to_a_stream(
     assert [(m.headers["Stamp"], m.headers["Stream-Stamp"]) for m in seen] == [("a", "b")] * 3
     assert seen[0].headers["Nats-Msg-Id"] == "one"
     assert seen[1].headers["Mine"] == "c"
+
+
+# Slow links.
+
+
+async def test_many_publishes_over_a_slow_link_are_sent_once_and_acknowledged(
+    nats_server: NATSServer, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "TRY_TIMEOUT", 0.5)
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("app", servers=proxy.url, streams=[stream])
+        async with app:
+            await app.js.publish(f"{stream.name}.n", b"")
+            before = app.stats().connection.sent_bytes
+            proxy.latency = 0.1  # for each 64 KiB: the last one takes more than a second
+            work = [app.js.publish(f"{stream.name}.n", bytes(16_384)) for _ in range(64)]
+            acks = await asyncio.gather(*work)
+            proxy.latency = 0
+            assert sorted(ack.sequence for ack in acks) == list(range(2, 66))
+            assert not any(ack.duplicate for ack in acks)
+            assert app.stats().connection.sent_bytes - before < 1.1 * 64 * 16_384
+
+
+async def test_a_publish_to_a_frozen_server_is_not_sent_again_before_the_server_has_received_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "TRY_TIMEOUT", 0.1)
+    with NATSServer(jetstream=True) as server:
+        app = App("app", servers=server.url, streams=[Stream("S", subjects=["s.>"])])
+        async with app:
+            await app.js.publish("s.n")
+            server.pause()
+            publish = asyncio.create_task(app.js.publish("s.n"))
+            await until(lambda: app.stats().connection.unsent == 0)
+            await asyncio.sleep(0.5)  # several times the patience
+            server.resume()
+            ack = await publish
+            assert (ack.sequence, ack.duplicate) == (2, False)

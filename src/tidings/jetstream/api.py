@@ -125,9 +125,23 @@ class JetStreamApi:
             await connection.connected()
 
     async def request(
-        self, subject: str, body: bytes, block: bytes, timeout: float
+        self,
+        subject: str,
+        body: bytes,
+        block: bytes,
+        timeout: float,
+        *,
+        limit: float | None = None,
     ) -> dict[str, Any]:
         """Send a request that JetStream answers in JSON, such as a publish to a stream.
+
+        Args:
+            subject: the subject.
+            body: the body.
+            block: the headers, encoded; b"" for none.
+            timeout: seconds to wait for the answer.
+            limit: seconds to wait at the most while the server has not even received the request;
+                None for no longer than `timeout`.
 
         Raises:
             JetStreamApiError: the answer is not a JSON object.
@@ -136,7 +150,11 @@ class JetStreamApi:
             WrongLoopError: the caller runs in another event loop.
         """
         self.home.check("app.js")
-        frame = await self.connection.request(subject, body, block, timeout)
+        connection = self.connection
+        if limit is None:
+            frame = await connection.request(subject, body, block, timeout)
+        else:
+            frame = await connection.request_patiently(subject, body, block, timeout, limit)
         return read_answer(subject, frame[3], frame[4])
 
     async def streams_taking(self, subject: str, timeout: float | None = None) -> list[str]:

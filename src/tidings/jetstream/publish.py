@@ -46,7 +46,8 @@ from tidings.protocol.headers import header_block, header_problem
 from tidings.protocol.parser import Frame
 from tidings.subject import check_subject
 
-# Seconds to wait for one acknowledgement before publishing again.
+# Seconds to wait for one acknowledgement before publishing again, from when the server has received
+# the message.
 TRY_TIMEOUT = 2.0
 # Seconds between two tries: the first wait, and the longest.
 TRY_FIRST, TRY_MOST = 0.1, 0.5
@@ -153,7 +154,9 @@ class Publication(msgspec.Struct, frozen=True):
             try:
                 made, first = first, None
                 answer = (
-                    await api.request(self.subject, self.body, self.block, min(left, TRY_TIMEOUT))
+                    await api.request(
+                        self.subject, self.body, self.block, min(left, TRY_TIMEOUT), limit=left
+                    )
                     if made is None
                     else made.answer(self.subject)
                 )

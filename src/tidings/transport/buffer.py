@@ -85,6 +85,20 @@ class Buffer(FrameQueue):
         return len(self._frames) - self._controls
 
     @property
+    def position(self) -> int:
+        """Number of messages that were queued up to now, written or not."""
+        return self.written + len(self._frames) - self._controls
+
+    def is_received(self, position: int) -> bool:
+        """Return whether the server has confirmed all messages up to a position. If it was not
+        asked to, this asks."""
+        if self._confirmed >= position:
+            return True
+        if not self._pings or self._pings[-1][1] < position:
+            self.ping(None)
+        return False
+
+    @property
     def unconfirmed(self) -> int:
         """Number of written messages that the server has not confirmed yet."""
         return self.written - self._confirmed
@@ -245,7 +259,7 @@ class Buffer(FrameQueue):
     def ping(self, future: asyncio.Future[Any] | None) -> None:
         """Send a PING after everything that was queued so far. Its PONG resolves the future."""
         self._last_ping = self._loop.time()
-        self._pings.append((future, self.written + self.waiting))
+        self._pings.append((future, self.position))
         self.control(PING)
 
     def pong(self) -> None:

@@ -35,6 +35,7 @@ from tidings.transport.inbox import Inbox
 from tidings.transport.interest import Interest
 from tidings.transport.moving import Mover
 from tidings.transport.options import ConnectionOptions
+from tidings.transport.patience import PatientReply
 from tidings.transport.permissions import Permissions
 from tidings.transport.pings import Pinger
 from tidings.transport.requests import RequestTable
@@ -384,6 +385,30 @@ class Connection:
             return await future
         finally:
             self.end_request(token)
+
+    async def request_patiently(
+        self, subject: str, payload: bytes, block: bytes, timeout: float, limit: float
+    ) -> Frame:
+        """Send a request as `request` does, and wait longer while the server has not received it.
+
+        Args:
+            subject: where to.
+            payload: the body.
+            block: the headers, encoded; b"" for none.
+            timeout: seconds to wait for the answer from when the server has received the request.
+            limit: seconds to wait for the answer at the most.
+
+        Raises:
+            TidingsError: as `request`.
+        """
+        future: asyncio.Future[Frame] = self._loop.create_future()
+        reply = PatientReply(future, self.outbox, self._requests, subject, timeout, limit)
+        reply.token, _ = self.start_request_for(reply, subject, payload, block, timeout)
+        reply.position = self.outbox.position
+        try:
+            return await future
+        finally:
+            self.end_request(reply.token)
 
     def new_inbox(self) -> str:
         """Return a new subject for answers. Nobody can guess it."""

@@ -350,10 +350,10 @@ async def test_a_put_that_is_cancelled_at_its_end_leaves_the_chunks_of_one_objec
 ) -> None:
     request = JetStreamApi.request
 
-    async def cancel_and_ask(self: JetStreamApi, subject: str, *args: Any) -> Any:
+    async def cancel_and_ask(self: JetStreamApi, subject: str, *args: Any, **more: Any) -> Any:
         if subject.startswith(cut):
             putting.cancel()
-        return await request(self, subject, *args)
+        return await request(self, subject, *args, **more)
 
     async with app:
         await files.put("a", b"before")
