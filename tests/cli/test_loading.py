@@ -102,6 +102,11 @@ def test_a_file_elsewhere_is_answered_with_its_folder(target: str, path: str) ->
     )
 
 
+@pytest.mark.parametrize("target", ["my-app.py", "a/my-app.py:app", "1.py:"])
+def test_a_file_that_no_import_can_name_is_told_to_take_another_name(target: str) -> None:
+    assert "give the file a name of letters, digits and _" in fault_of(target)
+
+
 @pytest.mark.parametrize("target", ["", ":app", "service:", "a b:app", "class:app", "..x:app"])
 def test_what_is_no_target_is_told_the_form(target: str) -> None:
     assert "module:app" in fault_of(target)
