@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import keyword
 import os
+import re
 import sys
 import traceback
 from types import ModuleType, TracebackType
@@ -62,7 +63,8 @@ def _advice_for_path(target: str) -> str:
     words = path.removesuffix(".py").replace("\\", "/").removeprefix("./").split("/")
     what = f"{path!r} is a {'file' if path.endswith('.py') else 'path'}, not a module"
     if not words[-1].isidentifier():
-        return f"{what}: give the file a name of letters, digits and _, and write that:{attribute}"
+        name = re.sub(r"\W|^(?=\d)", "_", words[-1]) or "service"
+        return f"{what}: rename the file to {name}.py, and write {name}:{attribute}"
     if all(word.isidentifier() for word in words):
         return f"{what}: write {'.'.join(words)}:{attribute}"
     return f"{what}: change to its folder, and write {words[-1]}:{attribute}"
