@@ -17,6 +17,7 @@ from tidings import (
     App,
     ConfigError,
     Middleware,
+    NoRespondersError,
     NotStartedError,
     Stream,
     SubjectError,
@@ -334,6 +335,21 @@ async def test_what_a_start_that_fails_has_published_is_not_called_possibly_lost
     with pytest.raises(LookupError, match="startup"):
         await start(app)
     assert "possibly lost" not in caplog.text
+
+
+async def test_a_request_to_an_own_listener_in_on_startup_is_answered_with_on_ready(
+    nats_server: NATSServer, subject: str
+) -> None:
+    app = App("a", servers=nats_server.url)
+    app.listen(subject)(Inbox())
+
+    @app.on_startup
+    async def startup() -> None:
+        await app.request(subject)
+
+    with pytest.raises(NoRespondersError) as caught:
+        await start(app)
+    assert caught.value.__notes__[1].endswith("use @app.on_ready")
 
 
 async def test_an_on_ready_that_raises_lets_the_messages_under_way_finish(

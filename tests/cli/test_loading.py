@@ -102,6 +102,15 @@ def test_a_file_elsewhere_is_answered_with_its_folder(target: str, path: str) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("target", "name"), [("my-app.py", "my_app"), ("a/my-app.py:app", "my_app"), ("1.py:", "_1")]
+)
+def test_a_file_that_no_import_can_name_is_told_to_take_another_name(
+    target: str, name: str
+) -> None:
+    assert fault_of(target).endswith(f"rename the file to {name}.py, and write {name}:app")
+
+
 @pytest.mark.parametrize("target", ["", ":app", "service:", "a b:app", "class:app", "..x:app"])
 def test_what_is_no_target_is_told_the_form(target: str) -> None:
     assert "module:app" in fault_of(target)

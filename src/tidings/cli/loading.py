@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import keyword
 import os
+import re
 import sys
 import traceback
 from types import ModuleType, TracebackType
@@ -56,11 +57,14 @@ def split_target(target: str) -> tuple[str, str]:
 
 def _advice_for_path(target: str) -> str:
     """Say what to write in place of the path of a file, such as `app/orders.py:app`."""
-    path, _, attribute = target.rpartition(":")
+    path, _, attribute = target.rstrip(":").rpartition(":")
     if not path or not attribute.isidentifier():  # such as the drive of C:\\app\\orders.py
-        path, attribute = target, "app"
+        path, attribute = target.rstrip(":"), "app"
     words = path.removesuffix(".py").replace("\\", "/").removeprefix("./").split("/")
     what = f"{path!r} is a {'file' if path.endswith('.py') else 'path'}, not a module"
+    if not words[-1].isidentifier():
+        name = re.sub(r"\W|^(?=\d)", "_", words[-1]) or "service"
+        return f"{what}: rename the file to {name}.py, and write {name}:{attribute}"
     if all(word.isidentifier() for word in words):
         return f"{what}: write {'.'.join(words)}:{attribute}"
     return f"{what}: change to its folder, and write {words[-1]}:{attribute}"

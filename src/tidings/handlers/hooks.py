@@ -10,6 +10,7 @@ from typing import Any
 
 from tidings.concurrency.pool import inside
 from tidings.concurrency.threads import WorkerThreads
+from tidings.errors import NoRespondersError
 from tidings.functions import function_place, is_async
 from tidings.keywords import add_hint
 from tidings.log import logger
@@ -77,4 +78,9 @@ def noted(what: str, function: Callable[..., Any]) -> Iterator[None]:
     except Exception as error:
         add_hint(error)
         error.add_note(f"raised in {what}: {function_place(function)}")
+        if isinstance(error, NoRespondersError) and what != "on_ready":
+            error.add_note(
+                "The listeners of the app itself are not subscribed yet. To send one of them a "
+                "request at the start, use @app.on_ready"
+            )
         raise
