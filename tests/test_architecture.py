@@ -350,7 +350,16 @@ AT_HOME = {"cli": {"rich", "typer"}, "testing": {"pytest"}, "contrib": OPTIONAL}
 # What `import tidings` leaves for the first use: what runs an app, what is for streams, what is for
 # requests with several answers and for the handlers that stream, and the tables for errors.
 LATE = {
-    "app": {"jetstream", "launch", "lifecycle", "plan", "process", "services", "transport"},
+    "app": {
+        "addresses",
+        "jetstream",
+        "launch",
+        "lifecycle",
+        "plan",
+        "process",
+        "services",
+        "transport",
+    },
     "blocking": {"flows"},
     "bus": {"flows"},
     "declarations": {"cron", "jetstream"},
@@ -580,7 +589,7 @@ def test_importing_tidings_loads_nothing_of_streams_or_of_running() -> None:
         *("tidings.flows.", "tidings.handlers.serving", "tidings.transport", "tidings.link"),
         *("tidings.concurrency.work_queue", "pathlib", "urllib"),
         *("tidings.handlers.tracing", "tidings.integrations", "tidings.contrib"),
-        "tidings.error_codes",
+        *("tidings.error_codes", "tidings.addresses"),
     )
     assert [name for name in shown.stdout.split() if name.startswith(late)] == []
 

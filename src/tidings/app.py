@@ -13,7 +13,6 @@ from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from tidings.addresses import listen_address
 from tidings.blocking import AppBus, BlockingBus
 from tidings.checks import (
     Seconds,
@@ -232,14 +231,17 @@ class App(Declarations, BlockingBus):
         self.logger = logging.getLogger("tidings")
         self.drain_timeout = drain_timeout
         self.use_uvloop = use_uvloop
-        address = None if monitor is None else listen_address("monitor", monitor)
         self._lifespan = lifespan
         self._concurrency = concurrency
         self._request_timeout = check_seconds("request_timeout", request_timeout)
         settings = settings_of(
             service_name, host=host, port=port, servers=servers, context=context, options=connection
         )
-        self._launch = Launch(connection=settings, monitor=address)
+        self._launch = Launch(connection=settings)
+        if monitor is not None:
+            from tidings.addresses import listen_address
+
+            self._launch.monitor = listen_address("monitor", monitor)
         self._middleware_specs: list[MiddlewareSpec] = []
         self._included: dict[Group, str] = {}  # the groups, and where they were included
         self._startup_hooks: list[Callable[[], Any]] = []

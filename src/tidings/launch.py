@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidings.addresses import ListenAddress
 from tidings.transport.settings import ConnectionSettings
 from tidings.transport.sources import Source
 
 # What runs an app is imported when it starts.
 if TYPE_CHECKING:
+    from tidings.addresses import ListenAddress
     from tidings.lifecycle import Observer, Run
 
 

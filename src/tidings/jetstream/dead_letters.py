@@ -222,15 +222,17 @@ async def _check_origin(api: JetStreamApi, letter: DeadLetter) -> None:
             raise NoStreamError(letter.subject)
         raise refuse(f"its stream {letter.stream!r} does not take its subject {letter.subject!r}")
     original = await _original(api, letter)
-    if original is None:
-        return
-    place = f"message {letter.stream_sequence} of {letter.stream!r}"
+    if original is not None and (what := _difference(original, letter)):
+        raise refuse(f"message {letter.stream_sequence} of {letter.stream!r} has {what}")
+
+
+def _difference(original: Stored, letter: DeadLetter) -> str:
+    """Return what a message has that its dead letter has not; "" if they are the same."""
     if original.subject != letter.subject:
-        raise refuse(f"{place} has another subject, {original.subject!r}")
+        return f"another subject, {original.subject!r}"
     if original.body != letter.body:
-        raise refuse(f"{place} has another body")
-    if _own_headers(original.headers) != letter.headers:
-        raise refuse(f"{place} has other headers")
+        return "another body"
+    return "other headers" if _own_headers(original.headers) != letter.headers else ""
 
 
 async def _is_taken(api: JetStreamApi, stream: str, subject: str, links: int = MOST_LINKS) -> bool:

@@ -196,35 +196,43 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
                 f"max_deliver={self.max_deliver} needs dead_letter=: the subject that keeps a "
                 f"message after its last delivery, or DROP to drop it"
             )
-        if self.batch is not None and self.prefetch is not None:
-            raise ConfigError(
-                "prefetch cannot be combined with batch=: tidings fetches as many messages as fill "
-                "the lists of the free workers"
-            )
-        if self.batch is None and self._says("batch_timeout"):
+        if self.batch is not None:
+            self._check_batch()
+        elif self._says("batch_timeout"):
             raise ConfigError("batch_timeout requires batch=")
-        if self.batch is not None and self.ack_wait is not None:
-            self.check_batch_timeout(self.ack_wait)
-        if self.batch is not None and self.max_deliver == 1:
-            raise ConfigError(
-                "max_deliver=1 excludes batch=: the last delivery of a message comes alone"
-            )
-        if self.headers_only and self.parameters.wanted_type not in (None, Any):
-            raise ConfigError(
-                "headers_only=True excludes a type for the data: no body arrives, and msg.data is "
-                "None"
-            )
-        if self.headers_only and self.dead_letter_subject is not None:
-            raise ConfigError(
-                "dead_letter cannot be combined with headers_only=True: no body arrives to be "
-                "kept. Write dead_letter=DROP"
-            )
+        if self.headers_only:
+            self._check_headers_only()
         if self.ordered:
             self._check_ordered()
         if self.partitions is not None or self.key is not None:
             self._check_partitions()
         if not self.create:
             self._check_created()
+
+    def _check_batch(self) -> None:
+        if self.prefetch is not None:
+            raise ConfigError(
+                "prefetch cannot be combined with batch=: tidings fetches as many messages as fill "
+                "the lists of the free workers"
+            )
+        if self.ack_wait is not None:
+            self.check_batch_timeout(self.ack_wait)
+        if self.max_deliver == 1:
+            raise ConfigError(
+                "max_deliver=1 excludes batch=: the last delivery of a message comes alone"
+            )
+
+    def _check_headers_only(self) -> None:
+        if self.parameters.wanted_type not in (None, Any):
+            raise ConfigError(
+                "headers_only=True excludes a type for the data: no body arrives, and msg.data is "
+                "None"
+            )
+        if self.dead_letter_subject is not None:
+            raise ConfigError(
+                "dead_letter cannot be combined with headers_only=True: no body arrives to be "
+                "kept. Write dead_letter=DROP"
+            )
 
     def _check_partitions(self) -> None:
         if self.partitions is None:
