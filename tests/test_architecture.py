@@ -159,6 +159,7 @@ INSIDE = {
     "jetstream": [
         "status",
         "start",
+        "shapes",
         "api",
         "clock",
         "election",

@@ -82,6 +82,12 @@ def test_a_span_of_time_is_returned_in_seconds(value: Any, seconds: float) -> No
         (True, {}, "t must be a positive number of seconds, got True"),
         ("1", {}, "t must be a positive number of seconds, got '1': leave out the quotes"),
         (
+            "7d",
+            {},
+            "t must be a positive number of seconds, got '7d': write a number, or a timedelta",
+        ),
+        ("soon", {}, "t must be a positive number of seconds, got 'soon'"),
+        (
             timedelta(0),
             {},
             "t must be a positive number of seconds, got datetime.timedelta(0)",
@@ -201,8 +207,9 @@ def test_declarations_take_a_timedelta() -> None:
     group.consume("S", batch=2, batch_timeout=SECOND)(lambda messages: None)
     group.watch("b", timeout=SECOND)(lambda entry: None)
     group.task(interval=SECOND, timeout=SECOND)(lambda: None)
-    [listener], [watch], [task] = group.listeners, group.watches, group.tasks
-    first, second = group.consumers
+    declared = group.declared()
+    [listener], [watch], [task] = declared.listeners, declared.watches, declared.tasks
+    first, second = declared.consumers
     assert (listener.timeout, watch.timeout, task.interval, task.timeout) == (1.0,) * 4
     assert (first.ack_wait, first.backoff, first.timeout) == (1.0, (1.0, 2), 1.0)
     assert second.batch_timeout == 1.0

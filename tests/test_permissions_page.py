@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from support.inbox import Inbox
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, Stream, TidingsError
 from tidings.server import NATSServer
 
@@ -95,13 +95,14 @@ async def ops(server: NATSServer) -> AsyncIterator[App]:
             Stream("ORDERS", subjects=["orders.>"]),
             Stream("DEAD", subjects=["dead.>"]),
             Stream("VISITS", subjects=["visits.>"], counters=True),
+            Stream("MAILS", subjects=["mails.>"], schedules=True),
         ],
     )
     app.js.key_value("rates", type=int, atomic=True, marker_ttl=60)
     app.js.object_store("files")
     async with app, app.lock("any"):  # it creates the bucket of the locks
         names = await app.js.api.call("STREAM.NAMES")
-        kept = {"DEAD", "VISITS", "KV_rates", "KV_tidings-locks", "OBJ_files"}
+        kept = {"DEAD", "VISITS", "MAILS", "KV_rates", "KV_tidings-locks", "OBJ_files"}
         for stream in set(names["streams"]) - kept:
             await app.js.api.call(f"STREAM.DELETE.{stream}")
         await app.js.apply()
@@ -115,8 +116,8 @@ async def make_consumer(ops: App) -> None:
     await ops.js.api.call("CONSUMER.CREATE.ORDERS.billing.orders.created", payload)
 
 
-async def is_acked(ops: App) -> None:
-    while (await ops.js.api.call("CONSUMER.INFO.ORDERS.billing"))["ack_floor"]["stream_seq"] < 1:  # noqa: ASYNC110 - no event
+async def is_acked(ops: App, consumer: str = "ORDERS.billing") -> None:
+    while (await ops.js.api.call(f"CONSUMER.INFO.{consumer}"))["ack_floor"]["stream_seq"] < 1:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.01)
 
 
@@ -126,7 +127,7 @@ async def is_acked(ops: App) -> None:
 async def listen(app: App, ops: App) -> None:
     app.listen("prices.get")(Inbox())
     async with app:
-        assert await ops.request("prices.get", {"a": 1}, timeout=2) == {"a": 1}
+        assert await ops.request("prices.get", {"a": 1}, timeout=PATIENCE) == {"a": 1}
 
 
 async def stream_a_reply(app: App, ops: App) -> None:
@@ -135,7 +136,7 @@ async def stream_a_reply(app: App, ops: App) -> None:
         yield 1
         yield 2
 
-    async with app, ops.stream("prices.all", response_data_type=int, timeout=2) as got:
+    async with app, ops.stream("prices.all", response_data_type=int, timeout=PATIENCE) as got:
         assert [price async for price in got] == [1, 2]
 
 
@@ -146,13 +147,19 @@ async def publish_and_request(app: App, ops: App) -> None:
     await ops.subscribe_new_subject("prices.get", answer)
     async with app:
         await app.publish("audit.price", {}, force=True)
-        assert await app.request("prices.get", {"a": 1}, timeout=2) == {"a": 1}
+        assert await app.request("prices.get", {"a": 1}, timeout=PATIENCE) == {"a": 1}
         await ops.unsubscribe_subject("prices.get")
 
 
 async def publish_to_a_stream(app: App, ops: App) -> None:
     async with app:
         assert (await app.js.publish("orders.created", 1)).sequence == 1
+
+
+async def deliver_later(app: App, ops: App) -> None:
+    async with app:
+        reminder = await app.js.publish("mails.reminder", 1, delay=3600)
+        assert await app.js.cancel(reminder.schedule)
 
 
 async def count(app: App, ops: App) -> None:
@@ -234,6 +241,18 @@ async def pause(app: App, ops: App) -> None:
         await app.js.resume("ORDERS", "billing")
 
 
+async def jobs(app: App, ops: App) -> None:
+    ran = asyncio.Event()
+
+    @app.cron("@every 1s")
+    async def report() -> None:
+        ran.set()
+
+    async with app:
+        await ran.wait()
+        await is_acked(ops, "CRON_billing.report")
+
+
 async def keys(app: App, ops: App) -> None:
     seen = Inbox()
     app.watch("rates", "eu.>", data_type=int, initial=False)(seen)
@@ -288,6 +307,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Stream a reply": stream_a_reply,
     "Publish and request": publish_and_request,
     "Publish to a stream": publish_to_a_stream,
+    "Deliver a message later": deliver_later,
     "Count": count,
     "Consume a stream": consume,
     "Consume without creating the consumer": consume_only,
@@ -297,6 +317,7 @@ FEATURES: dict[str, Callable[[App, App], Awaitable[None]]] = {
     "Read messages": read,
     "Declare a stream": declare,
     "Pause and resume a consumer": pause,
+    "Scheduled jobs": jobs,
     "Keys of a bucket": keys,
     "Locks and leaders": locks,
     "Objects of a store": objects,

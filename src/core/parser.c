@@ -311,7 +311,7 @@ static int take_transient(Parser *self, Line *line, const char *subject, const c
 {
     Transient *transient = transient_of(self, line->sid);
     Py_ssize_t length = PyBytes_GET_SIZE(transient->prefix);
-    if (line->reply != self->core->empty_text || line->header_size || subject_end - subject < length
+    if (line->reply != self->core->empty_text || subject_end - subject < length
         || memcmp(subject, PyBytes_AS_STRING(transient->prefix), (size_t)length) != 0) {
         return take_new_subject(self, line, subject, subject_end);
     }

@@ -211,15 +211,7 @@ class App(Declarations, BlockingBus):
         Declarations.__init__(self)
         BlockingBus.__init__(self, current)
         refuse_options("App", connection, ConnectionKeywords.__annotations__, App)
-        if not isinstance(service_name, str) or not service_name.strip():
-            raise ConfigError(
-                f"service_name must be a name for this service, as in App('billing'), "
-                f"got {service_name!r}"
-            )
-        if check_flag("discoverable", discoverable):
-            check_version(version)
-        check_text("version", version, may_be_empty=True)
-        check_text("description", description, may_be_empty=True)
+        _check_identity(service_name, version, description, metadata, discoverable)
         check_flag("use_uvloop", use_uvloop)
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(
@@ -227,7 +219,6 @@ class App(Declarations, BlockingBus):
                 f"manager, got {lifespan!r}"
             )
         check_whole("concurrency", concurrency)
-        request_timeout = check_seconds("request_timeout", request_timeout)
         if queue is not None:
             check_queue(queue)
         self._run: Run | None = None  # the run that goes on
@@ -235,8 +226,6 @@ class App(Declarations, BlockingBus):
         self.queue = queue
         self.version = version
         self.description = description
-        if metadata is not None:
-            check_metadata("metadata", metadata)
         self.metadata = dict(metadata or {})
         self.discoverable = discoverable
         self.state = SimpleNamespace()
@@ -246,7 +235,7 @@ class App(Declarations, BlockingBus):
         address = None if monitor is None else listen_address("monitor", monitor)
         self._lifespan = lifespan
         self._concurrency = concurrency
-        self._request_timeout = request_timeout
+        self._request_timeout = check_seconds("request_timeout", request_timeout)
         settings = settings_of(
             service_name, host=host, port=port, servers=servers, context=context, options=connection
         )
@@ -359,18 +348,19 @@ class App(Declarations, BlockingBus):
             )
         self._declaring("include")
         self._warn_of_second_include(group)
-        for spec in group.consumers:
+        declared = group.declared()
+        for spec in declared.consumers:
             spec.check_unique(self._consumer_specs)
-        for cron in group.crons:
+        for cron in declared.crons:
             cron.check_unique(self._cron_specs)
-        for leader in group.leaders:
+        for leader in declared.leaders:
             leader.check_unique(self._leader_specs)
-        self._listener_specs.extend(group.listeners)
-        self._consumer_specs.extend(group.consumers)
-        self._watch_specs.extend(group.watches)
-        self._task_specs.extend(group.tasks)
-        self._cron_specs.extend(group.crons)
-        self._leader_specs.extend(group.leaders)
+        self._listener_specs.extend(declared.listeners)
+        self._consumer_specs.extend(declared.consumers)
+        self._watch_specs.extend(declared.watches)
+        self._task_specs.extend(declared.tasks)
+        self._cron_specs.extend(declared.crons)
+        self._leader_specs.extend(declared.leaders)
         group.include_done()
 
     def _warn_of_second_include(self, group: Group) -> None:
@@ -564,7 +554,11 @@ class App(Declarations, BlockingBus):
         """
         from tidings.transport.options import server_urls
 
-        self._declaring("set_servers")
+        if self._run is not None:
+            raise ConfigError(
+                "the app is already running: set its servers, or enter its test client, before it "
+                "starts"
+            )
         launch = self._launch
         launch.connection = launch.connection.with_servers(server_urls(servers))
 
@@ -889,6 +883,30 @@ class App(Declarations, BlockingBus):
     def __repr__(self) -> str:
         state = "idle" if (run := self._run) is None else run.state.value
         return f"<App {self.service_name!r} {state}>"
+
+
+def _check_identity(
+    name: object,
+    version: str,
+    description: str,
+    metadata: Mapping[str, str] | None,
+    discoverable: bool,
+) -> None:
+    """Check what an app says of itself.
+
+    Raises:
+        ConfigError: an argument that cannot work.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(
+            f"service_name must be a name for this service, as in App('billing'), got {name!r}"
+        )
+    if check_flag("discoverable", discoverable):
+        check_version(version)
+    check_text("version", version, may_be_empty=True)
+    check_text("description", description, may_be_empty=True)
+    if metadata is not None:
+        check_metadata("metadata", metadata)
 
 
 def _new_instance() -> tuple[int, str]:

@@ -20,6 +20,7 @@ MOST_SECONDS = 100 * 365 * 86_400.0
 MOST_WHOLE = 2**63 - 1
 # Characters of a value in an error.
 LONGEST_SHOWN = 200
+_WITH_UNIT = r"[0-9.]+ ?(?:ms|s|sec|m|min|h|d)"  # such as 30s
 # Semantic Versioning 2.0. A text, because compiling it takes longer than many an import.
 _NUMBER, _WORD = r"(?:0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
 _SEMANTIC_VERSION = (
@@ -101,7 +102,7 @@ def check_seconds(
             return found
         if most < found < math.inf:
             wanted = f"a number of seconds, {most:.0f} or less"
-    raise _refusal(name, wanted, hint, _shown_number(value))
+    raise _refusal(name, wanted, hint, _shown_seconds(value))
 
 
 def check_timeout(timeout: Seconds) -> float:
@@ -286,6 +287,13 @@ def _shown(value: object) -> str:
     except Exception:  # a repr of the user's own, or an int with too many digits for one
         return f"a value of type {type(value).__name__} that cannot be shown"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _shown_seconds(value: object) -> str:
+    """The same as `_shown_number`, with the fix where the value has a unit, as in ttl="1h"."""
+    if isinstance(value, str) and re.fullmatch(_WITH_UNIT, value):
+        return f"{_shown(value)}: write a number, or a timedelta"
+    return _shown_number(value)
 
 
 def _shown_number(value: object) -> str:

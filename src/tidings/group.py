@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from tidings.jetstream.kv.watchers import WatchSpec
     from tidings.jetstream.locks.leader import LeaderSpec
     from tidings.jetstream.schedule.spec import CronSpec
+
+
+S = TypeVar("S", "ConsumerSpec", "WatchSpec", "CronSpec")
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True):
+    """What a group declares."""
+
+    listeners: tuple[ListenerSpec, ...]
+    consumers: tuple[ConsumerSpec, ...]
+    watches: tuple[WatchSpec, ...]
+    tasks: tuple[TaskSpec, ...]
+    crons: tuple[CronSpec, ...]
+    leaders: tuple[LeaderSpec, ...]
 
 
 @called("Group", hint='Group("orders")')
@@ -87,44 +101,22 @@ class Group(Declarations):
                 f"app.include(...)"
             )
 
-    @property
-    def listeners(self) -> tuple[ListenerSpec, ...]:
-        """The group's listeners, with its prefix, queue and middlewares."""
-        return tuple(map(self._placed, self._listener_specs))
+    def declared(self) -> Declared:
+        """Return what the group declares, for `App.include`.
 
-    @property
-    def consumers(self) -> tuple[ConsumerSpec, ...]:
-        """The group's stream consumers. The prefix does not apply to their subjects."""
-        return tuple(
-            msgspec.structs.replace(spec, middlewares=self._middlewares)
-            for spec in self._consumer_specs
+        The listeners have the prefix. All handlers have the middlewares of the group.
+        """
+        return Declared(
+            listeners=tuple(map(self._placed, self._listener_specs)),
+            consumers=tuple(map(self._surrounded, self._consumer_specs)),
+            watches=tuple(map(self._surrounded, self._watch_specs)),
+            tasks=tuple(self._task_specs),
+            crons=tuple(map(self._surrounded, self._cron_specs)),
+            leaders=tuple(self._leader_specs),
         )
 
-    @property
-    def watches(self) -> tuple[WatchSpec, ...]:
-        """The group's watches. The prefix does not apply to their buckets and keys."""
-        return tuple(
-            msgspec.structs.replace(spec, middlewares=self._middlewares)
-            for spec in self._watch_specs
-        )
-
-    @property
-    def tasks(self) -> tuple[TaskSpec, ...]:
-        """The group's tasks."""
-        return tuple(self._task_specs)
-
-    @property
-    def crons(self) -> tuple[CronSpec, ...]:
-        """The group's scheduled jobs. The prefix does not apply to their names."""
-        return tuple(
-            msgspec.structs.replace(spec, middlewares=self._middlewares)
-            for spec in self._cron_specs
-        )
-
-    @property
-    def leaders(self) -> tuple[LeaderSpec, ...]:
-        """The group's leaders."""
-        return tuple(self._leader_specs)
+    def _surrounded(self, spec: S) -> S:
+        return msgspec.structs.replace(spec, middlewares=self._middlewares)
 
     def _placed(self, spec: ListenerSpec) -> ListenerSpec:
         dot = f"{self.prefix}." if self.prefix else ""

@@ -153,6 +153,11 @@ class Message(msgspec.Struct, Generic[T], eq=False):
         self._responder.respond_sync(self.reply, value, headers)
 
     def _without_reply(self) -> ConfigError:
+        if self.reply:
+            return ConfigError(
+                f"a copy of the message on {self.subject!r} cannot be answered, as it was pickled "
+                f"or copied deeply. Answer the message that the handler got"
+            )
         return ConfigError(
             f"the message on {self.subject!r} has no reply subject. Check msg.is_request first"
         )
@@ -161,6 +166,18 @@ class Message(msgspec.Struct, Generic[T], eq=False):
         # Without the body, because messages may end up in logs.
         reply = f" reply={self.reply!r}" if self.reply else ""
         return f"<{type(self).__name__} {self.subject!r} {len(self.body)} bytes{reply}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message, for another process, without what sends the answer."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return _restored, (type(self), {**values, "_responder": None})
+
+
+M = TypeVar("M", bound=Message[Any])
+
+
+def _restored(kind: type[M], values: dict[str, Any]) -> M:
+    return kind(**values)
 
 
 def make_message(

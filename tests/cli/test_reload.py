@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ def test_a_change_drains_the_app_and_starts_the_new_code(
     start: Start, write: Write, subject: str, tmp_path: Path
 ) -> None:
     write(version("first"))
-    process = start("run", "service", "--reload")
+    # One pipe for both: only then their lines have an order.
+    process = start("run", "service", "--reload", stderr=subprocess.STDOUT)
     process.wait_for(f"watching the Python files in {tmp_path}")
     process.wait_for("first listens")
     with App("test") as client:

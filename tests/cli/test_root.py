@@ -44,6 +44,7 @@ def test_the_help_names_every_command_in_plain_text(call: Call) -> None:
     assert code == 0
     assert {line.split()[0] for line in shown.splitlines() if line.strip()} >= set(COMMANDS)
     assert shown.isascii()
+    assert "..." not in shown.partition("Commands:")[2]  # no summary is too long for 80 columns
 
 
 def test_an_unknown_option_is_a_wrong_use(call: Call) -> None:

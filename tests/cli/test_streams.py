@@ -129,6 +129,52 @@ def test_buckets_are_planned_and_applied_as_streams_are_in_the_words_of_buckets(
     assert held(client, f"KV_{name}") == 1
 
 
+PARTITIONED = """
+@app.consume("NAME", subject="NAME.*", durable="ledger", partitions=COUNT, key=1)
+async def book(msg):
+    pass
+"""
+
+
+def test_a_plan_shows_the_work_queue_of_a_consumer_with_partitions_and_creates_nothing(
+    call: Call, declare: Declare, name: str, client: App
+) -> None:
+    stream = 'Stream("NAME", subjects=["NAME.>"])'
+    target = declare(stream, rest=PARTITIONED.replace("COUNT", "8"))
+    for _ in range(2):
+        code, shown, _ = call("streams", "plan", target)
+        assert (code, shown.splitlines()) == (
+            0,
+            [
+                f"{name}: create with subjects {name}.>",
+                f"{name}-ledger: created from {name} when the app starts, with 8 partitions",
+            ],
+        )
+    assert call("streams", "apply", target)[0] == 0
+    app = App("partitioned", servers=os.environ["NATS_URL"])
+
+    @app.consume(name, subject=f"{name}.*", durable="ledger", partitions=8, key=1)
+    async def book(msg: Any) -> None: ...
+
+    with app:
+        assert info(client, f"{name}-ledger")["config"]["retention"] == "workqueue"
+    lines = [f"{name}: as declared", f"{name}-ledger: as declared"]
+    assert call("streams", "plan", target)[1].splitlines() == lines
+    other = declare(stream, rest=PARTITIONED.replace("COUNT", "4"))
+    assert call("streams", "plan", other)[1].splitlines() == [
+        f"{name}: as declared",
+        f"{name}-ledger: not the work queue of 4 partitions that is declared",
+    ]
+
+
+def test_a_plan_shows_the_work_queue_of_an_app_that_declares_no_streams(
+    call: Call, declare: Declare, name: str, client: App
+) -> None:
+    code, shown, _ = call("streams", "plan", declare(rest=PARTITIONED.replace("COUNT", "2")))
+    assert code == 0
+    assert shown == f"{name}-ledger: created from {name} when the app starts, with 2 partitions\n"
+
+
 def test_an_app_is_neither_started_nor_its_streams_created_by_a_plan(
     call: Call, declare: Declare
 ) -> None:

@@ -218,7 +218,7 @@ from tidings import App
 app = App("leading")
 
 
-@app.leader(name="SUBJECT", lease=2)
+@app.leader(name="SUBJECT", lease=5)
 async def lead():
     os.write(1, b"leads in %d\\n" % os.getpid())
     await asyncio.sleep(1000)

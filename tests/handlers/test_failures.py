@@ -153,7 +153,9 @@ async def test_a_handler_whose_task_is_cancelled_costs_no_other_message_and_no_l
         return msg.data
 
     async with app:
-        asked = [app.request(subject, n, response_data_type=int, timeout=3) for n in range(40)]
+        asked = [
+            app.request(subject, n, response_data_type=int, timeout=PATIENCE) for n in range(40)
+        ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert answers[::2] == list(range(0, 40, 2))
         assert {type(answer) for answer in answers[1::2]} == {ServiceError}

@@ -42,8 +42,8 @@ began = NEVER
 if started - began > shortest:
 durations.add(started - began)
 began = started
-if monotonic() - began > shortest:
-durations.add(monotonic() - began)
+if now() - began > shortest:
+durations.add(now() - began)
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.waits import until
+from support.waits import PATIENCE, until
 from tidings import App, Group
 from tidings.handlers.listener_spec import ListenerSpec
 from tidings.handlers.queue_groups import queue_groups
@@ -72,7 +72,7 @@ async def test_an_observer_beside_a_service_takes_no_request_from_it(
             app.listen(subject)(lambda msg: {"total": 12})
             app.listen(f"{subject[:4]}.>", no_reply=True)(lambda msg: None)
             await stack.enter_async_context(app)
-        answers = [await app.request(subject, timeout=2) for _ in range(10)]
+        answers = [await app.request(subject, timeout=PATIENCE) for _ in range(10)]
     assert answers == [{"total": 12}] * 10
 
 

@@ -385,7 +385,7 @@ async def test_whatever_a_handler_raises_is_answered_and_the_service_goes_on(
     app.listen(subject)(fail_async if kind == "async" else fail_def)
     async with app:
         with pytest.raises(ServiceError):
-            await app.request(subject, {"fail": True}, timeout=3)
+            await app.request(subject, {"fail": True}, timeout=PATIENCE)
         assert await app.request(subject) == {"ok": True}
 
 

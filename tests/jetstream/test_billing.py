@@ -18,6 +18,7 @@ import pytest
 
 from support.process import Process
 from support.streams import is_acked
+from support.waits import ELECTION
 from tidings import App, ServiceError
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream
@@ -26,7 +27,7 @@ from tidings.server import NATSCluster, NATSServer
 ROOT = Path(__file__).parents[2]
 ORDERS = Stream("ORDERS", subjects=["orders.created"])
 PATIENCE = 40.0
-QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 1.0}
+QUICK: dict[str, Any] = {"reconnect_time_wait": 0.2, "connect_timeout": 5.0}
 
 TABLE = ROOT / "examples" / "data" / "orders.csv"
 
@@ -122,7 +123,9 @@ class Shop:
 
     async def publish(self, orders: list[dict[str, Any]]) -> None:
         for order in orders:
-            ack = await self.app.js.publish("orders.created", order, msg_id=order["order"])
+            ack = await self.app.js.publish(
+                "orders.created", order, msg_id=order["order"], timeout=ELECTION
+            )
             self.acked[order["order"]] = ack.sequence
             await asyncio.sleep(0.005)
         self.is_done = True

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.waits import AT_ONCE, PATIENCE
+from support.waits import AT_ONCE, ELECTION, PATIENCE
 from tidings import App, Middleware
 from tidings.errors import (
     ConfigError,
@@ -387,13 +387,22 @@ async def test_what_is_acknowledged_is_stored_through_elections_and_the_loss_of_
         async with app:
             api = app.js.api
             async with app.js.publish_window(32) as window:
-                acks = [await window.publish("orders.created", each) for each in range(200)]
+                acks = [
+                    await window.publish("orders.created", each, timeout=ELECTION)
+                    for each in range(200)
+                ]
                 await api.call("STREAM.LEADER.STEPDOWN.ORDERS", timeout=10)
-                acks += [await window.publish("orders.created", each) for each in range(200)]
+                acks += [
+                    await window.publish("orders.created", each, timeout=ELECTION)
+                    for each in range(200)
+                ]
                 here = app.connected_url
                 away = next(each for each in cluster.servers if each.url != here)
                 await asyncio.to_thread(away.kill)
-                acks += [await window.publish("orders.created", each) for each in range(200)]
+                acks += [
+                    await window.publish("orders.created", each, timeout=ELECTION)
+                    for each in range(200)
+                ]
             assert window.failed == []
             sequences = {ack.result().sequence for ack in acks}
             assert len(sequences) == window.acked == 600

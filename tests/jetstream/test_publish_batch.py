@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.streams import MakeApp, stored
+from support.waits import ELECTION
 from tidings import App, Middleware
 from tidings.deadlines import deadline
 from tidings.errors import (
@@ -526,7 +527,7 @@ async def test_batches_outlive_the_restart_of_their_server() -> None:
             async def write() -> None:
                 nonlocal acked
                 while not done.is_set():
-                    async with app.js.batch(timeout=30) as batch:
+                    async with app.js.batch(timeout=ELECTION) as batch:
                         for number in range(20):
                             batch.add(f"b.{number}", acked)
                     acked += 1
@@ -555,7 +556,7 @@ async def test_acknowledged_batches_are_stored_as_a_whole_through_the_loss_of_a_
                 if written == 20:
                     here = next(each for each in cluster.servers if each.url == app.connected_url)
                     await asyncio.to_thread(here.kill)
-                async with app.js.batch(timeout=30) as batch:
+                async with app.js.batch(timeout=ELECTION) as batch:
                     for number in range(10):
                         batch.add(f"b.{number}", written)
             info = await app.js.api.call("STREAM.INFO.B", timeout=10)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from support.streams import stored
-from support.waits import AT_ONCE, PATIENCE, until
+from support.tcp_proxy import TcpProxy
+from support.waits import AT_ONCE, ELECTION, PATIENCE, until
 from tidings import App
 from tidings.errors import (
     ConfigError,
@@ -21,7 +22,7 @@ from tidings.errors import (
     SubjectPermissionError,
     WrongSequenceError,
 )
-from tidings.jetstream import PublishAck, Stream, fast_ingest
+from tidings.jetstream import PublishAck, Stream, fast_ingest, publish_window
 from tidings.jetstream.fast_ingest import Batch, FastIngest
 from tidings.jetstream.publish_window import PublishWindow
 from tidings.protocol.parser import Frame
@@ -167,7 +168,7 @@ async def test_acknowledged_batches_are_stored_through_elections_and_the_loss_of
             await allow_batches(app, orders)
             async with app.js.publish_window(64, batched=True) as window:
                 for number in range(900):
-                    await window.publish("orders.created", number)
+                    await window.publish("orders.created", number, timeout=ELECTION)
                     if number == 300:
                         await api.call("STREAM.LEADER.STEPDOWN.ORDERS", timeout=10)
                     if number == 600:
@@ -391,3 +392,46 @@ async def test_a_window_that_is_cancelled_leaves_no_batch_and_no_subscription(
 async def test_batched_is_true_or_false(app: App, batched: Any) -> None:
     with pytest.raises(ConfigError, match="batched must be True or False"):
         app.js.publish_window(8, batched=batched)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+async def test_a_slow_link_gets_each_message_once(
+    nats_server: NATSServer, stream: Stream, batched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_window, "TRY_TIMEOUT", 0.8)
+    monkeypatch.setattr(fast_ingest, "TRY_TIMEOUT", 0.8)
+    monkeypatch.setattr(fast_ingest, "MOST_FLOW", 8)
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("app", servers=proxy.url, streams=[stream])
+        async with app:
+            await allow_batches(app, stream)
+            before = app.stats().connection.sent_bytes
+            async with app.js.publish_window(64, batched=batched) as window:
+                await window.publish(f"{stream.name}.n", b"")
+                proxy.latency = 0.1  # for each 64 KiB: an acknowledgement takes more than a second
+                for _ in range(128):
+                    await window.publish(f"{stream.name}.n", bytes(16_384))
+            proxy.latency = 0
+            assert (window.acked, window.failed) == (129, [])
+            assert app.stats().connection.sent_bytes - before < 1.1 * 128 * 16_384
+
+
+async def test_a_message_that_is_lost_alone_is_sent_again_although_others_are_acknowledged(
+    app: App, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_window, "TRY_TIMEOUT", 0.3)
+    connection = app._run.connection
+    start = connection.start_request_for
+
+    def lossy(waiter: Any, subject: str, body: bytes, *rest: Any) -> Any:
+        subject = "nobody.answers" if body == b"1" else subject
+        return start(waiter, subject, body, *rest)
+
+    await app.subscribe_new_subject("nobody.answers", lambda msg: None, data_type=bytes)
+    monkeypatch.setattr(connection, "start_request_for", lossy)
+    async with app.js.publish_window(8) as window:
+        lost = await window.publish(f"{stream.name}.n", 1)
+        for number in range(2, 6):
+            await window.publish(f"{stream.name}.n", number)
+    assert (await lost).sequence == 5
+    assert await bodies(app, stream) == [2, 3, 4, 5, 1]

@@ -155,8 +155,8 @@ async def test_a_publisher_cannot_forge_the_end_of_a_batch(
     async with app:
         nc = await nats.connect(nats_server.url)
         for _ in range(3):
-            await nc.publish(f"{stream.name}.a", b"", headers={"Status": "204"})
-        await nc.flush()
+            # As a request, so that the stream has stored it when it answers.
+            await nc.request(f"{stream.name}.a", b"", timeout=5, headers={"Status": "204"})
         await nc.close()
         assert len(await app.js.get_batch(stream.name, 5, data_type=bytes)) == 3
 
@@ -380,6 +380,15 @@ def end(last: int, pending: int = 0) -> bytes:
     ).encode()
 
 
+def info_of(subjects: dict[str, int], *, total: int) -> bytes:
+    """The answer to STREAM.INFO."""
+    at = "2026-01-01T00:00:00Z"
+    state = {"messages": 3, "first_seq": 1, "last_seq": 3, "first_ts": at, "last_ts": at}
+    config = {"name": "S", "retention": "limits"}
+    info = {"config": config, "created": at, "state": {**state, "subjects": subjects}}
+    return json.dumps({**info, "total": total}).encode()
+
+
 async def ask(server: NATSServer, call: Callable[[Any], Awaitable[Any]], answer: Answer) -> Any:
     """Make a call on a server whose JetStream is the function `answer`."""
     async with App("server", servers=server.url) as peer, App("asker", servers=server.url) as app:
@@ -467,7 +476,7 @@ async def test_forged_answers_that_lead_nowhere_end(
         if "DIRECT" in asked["api"]:
             return [(b"NATS/1.0 413 Too Many Results\r\n\r\n", b"")]
         page = {f"s.{asked['offset'] + number}": 1 for number in range(10)}
-        return [(b"", json.dumps({"state": {"subjects": page}, "total": 10**9}).encode())]
+        return [(b"", info_of(page, total=10**9))]
 
     with pytest.raises(JetStreamApiError, match="too many results for 2 subjects"):
         await ask(plain_server, lambda js: js.get_last_for("S", ["s.a", "s.b"]), too_many)
@@ -501,7 +510,7 @@ async def test_a_server_without_batches_is_read_one_by_one(plain_server: NATSSer
             return [
                 (
                     b"",
-                    json.dumps({"state": {"subjects": {"s.a": 2, "s.b": 1}}, "total": 2}).encode(),
+                    info_of({"s.a": 2, "s.b": 1}, total=2),
                 )
             ]
         if "last_by_subj" in asked:

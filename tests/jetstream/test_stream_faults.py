@@ -19,7 +19,7 @@ import pytest
 from support.process import Program
 from support.streams import MakeApp, consumer_info, consumer_names, is_acked, stored
 from support.tcp_proxy import TcpProxy
-from support.waits import PATIENCE, until
+from support.waits import ELECTION, PATIENCE, until
 from tidings import App, Headers, Message
 from tidings.errors import TidingsError
 from tidings.jetstream import Stream, StreamMessage
@@ -70,7 +70,8 @@ class Work:
             number = self._next
             self._next += 1
             try:
-                await self.app.js.publish(f"{self.stream.name}.n", number, msg_id=f"n{number}")
+                subject, msg_id = f"{self.stream.name}.n", f"n{number}"
+                await self.app.js.publish(subject, number, msg_id=msg_id, timeout=ELECTION)
             except TidingsError as error:
                 self.refused.append(error)
             else:
@@ -80,7 +81,7 @@ class Work:
     async def _look(self) -> None:
         while not self._stopping:
             with contextlib.suppress(TidingsError):
-                info = await consumer_info(self.app, self.stream, "d")
+                info = await consumer_info(self.app, self.stream, "d", timeout=2)
                 floor = info["ack_floor"]["stream_seq"]
                 self.early |= set(range(1, floor + 1)) - set(self.done)
             await asyncio.sleep(0.05)
@@ -88,7 +89,7 @@ class Work:
     async def more(self, count: int) -> None:
         """Wait until so many more are published, and so many more handled."""
         confirmed, done = len(self.confirmed) + count, len(self.done) + count
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(ELECTION):
             while len(self.confirmed) < confirmed or len(self.done) < done:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.01)
 
@@ -609,7 +610,7 @@ async def lost(server: NATSServer, app: App, stream: Stream) -> AsyncIterator[No
         yield
     finally:
         await asyncio.to_thread(server.restart)
-        async with asyncio.timeout(2 * PATIENCE):
+        async with asyncio.timeout(ELECTION):
             while not await _is_whole(app, stream):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.1)
 
@@ -628,7 +629,7 @@ async def _is_whole(app: App, stream: Stream) -> bool:
 async def leader_of(app: App, stream: Stream, consumer: str = "") -> str:
     """The leader's name, once there is one."""
     call = f"CONSUMER.INFO.{stream.name}.{consumer}" if consumer else f"STREAM.INFO.{stream.name}"
-    async with asyncio.timeout(2 * PATIENCE):
+    async with asyncio.timeout(ELECTION):
         while True:
             with contextlib.suppress(TidingsError):
                 info = await app.js.api.call(call, timeout=1)
@@ -727,7 +728,7 @@ async def test_a_loop_over_messages_goes_on_through_the_loss_of_a_leader(
         got = [(await anext(messages)).sequence for _ in range(50)]
         [name] = await consumer_names(app, stream)
         leader = await leader_of(app, stream, name)
-        async with lost(named(cluster, leader), app, stream), asyncio.timeout(2 * PATIENCE):
+        async with lost(named(cluster, leader), app, stream), asyncio.timeout(ELECTION):
             got += [(await anext(messages)).sequence for _ in range(50)]
             await work.stop()
     assert got == list(range(1, 101))
@@ -750,7 +751,7 @@ async def _restart_emptied(cluster: NATSCluster, app: App, stream: Stream) -> No
     holder = named(cluster, await leader_of(app, stream))
     await asyncio.to_thread(holder.kill)
     await asyncio.to_thread(holder.restart)
-    async with asyncio.timeout(2 * PATIENCE):
+    async with asyncio.timeout(ELECTION):
         while True:
             with contextlib.suppress(TidingsError):
                 await app.js.publish(f"{stream.name}.n", 0)

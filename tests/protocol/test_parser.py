@@ -283,6 +283,15 @@ def test_a_line_without_end_is_given_up_and_counted() -> None:
     assert parse(parser, [b"the rest\r\n" + line_of(frame)]) == [frame]
 
 
+def test_a_long_line_in_single_bytes_is_read_once() -> None:
+    parser, byte = Parser(), b"x"
+    for _ in range(MAX_LINE - 2):  # joined each time, this would take hours
+        assert parser.feed(byte) == []
+    assert parser.malformed == 0
+    assert parse(parser, [b"\r", b"\nPI", b"NG\r", b"\n"]) == [(CONTROL, "PING", "", b"", b"")]
+    assert parser.malformed == 1
+
+
 def test_a_claimed_size_takes_no_memory_before_its_bytes_arrive() -> None:
     size = 60 * 1024 * 1024
     line, body = b"MSG a 1 %d\r\n" % size, b"x" * 100_000
@@ -358,6 +367,25 @@ def test_answers_are_the_same_whether_or_not_new_subjects_are_expected(lines: An
         assert expecting.malformed == plain.malformed
         for parser in (expecting, plain):
             parser.reset()
+
+
+def test_the_prefix_of_an_answer_admits_it_with_and_without_headers() -> None:
+    asked: list[str] = []
+
+    def admit(sid: int, subject: str) -> bool:
+        asked.append(subject)
+        return True
+
+    parser = Parser(admit)
+    parser.expect_new_subjects(7, b"_INBOX.")
+    parser.feed(b"MSG _INBOX.first 7 2\r\nhi\r\n")  # the first line with a size is read in full
+    asked.clear()
+    for number in range(3):
+        parser.feed(b"MSG _INBOX.%d 7 2\r\nhi\r\n" % number)
+        parser.feed(b"HMSG _INBOX.%d 7 12 14\r\nNATS/1.0\r\n\r\nhi\r\n" % number)
+    assert asked == []
+    parser.feed(b"HMSG another 7 12 14\r\nNATS/1.0\r\n\r\nhi\r\n")
+    assert asked == ["another"]
 
 
 def test_answers_with_headers_leave_nothing_behind() -> None:

@@ -15,9 +15,11 @@ from tidings.jetstream import Stream
 MakeApp = Callable[..., App]
 
 
-async def consumer_info(app: App, stream: Stream, consumer: str) -> dict[str, Any]:
+async def consumer_info(
+    app: App, stream: Stream, consumer: str, timeout: float = PATIENCE
+) -> dict[str, Any]:
     """What the server says of a consumer."""
-    return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}", timeout=2)
+    return await app.js.api.call(f"CONSUMER.INFO.{stream.name}.{consumer}", timeout=timeout)
 
 
 async def counts(app: App, stream: Stream, consumer: str, **wanted: Any) -> dict[str, Any]:
@@ -35,7 +37,7 @@ async def is_acked(app: App, stream: Stream, consumer: str, sequence: int) -> No
     async with asyncio.timeout(PATIENCE):
         while True:
             with contextlib.suppress(TransportError, RequestTimeoutError):  # while a leader is lost
-                info = await consumer_info(app, stream, consumer)
+                info = await consumer_info(app, stream, consumer, timeout=2)
                 if info["ack_floor"]["stream_seq"] >= sequence:
                     return
             await asyncio.sleep(0.01)

@@ -9,6 +9,8 @@ PATIENCE = 20.0  # seconds within which whatever a test waits for has to happen
 # Seconds within which what happens "at once" has happened on a busy machine, too. Give it an
 # alternative that would take longer: a timeout of PATIENCE, for example.
 AT_ONCE = 5.0
+# Seconds of a publish that has to outlast the election of a leader on a busy machine.
+ELECTION = 40.0
 
 
 async def until(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:

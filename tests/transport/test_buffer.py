@@ -177,3 +177,54 @@ async def test_a_reply_subject_that_is_too_long_is_refused(buffer: Buffer) -> No
     with pytest.raises(SubjectError):
         buffer.reply("a" * 5000, b"")
     assert buffer.refused == 1
+
+
+async def test_subjects_that_take_turns_get_their_own_frames(buffer: Buffer) -> None:
+    socket = connect(buffer)
+    another = "x-orders".removeprefix("x-")  # equal to the first one, but not the same object
+    for subject in ("orders", "orders", "items", another, "items", "orders"):
+        buffer.publish(subject, b"")
+    await asyncio.sleep(0)
+    subjects = [line.split()[1] for line in socket.written.splitlines() if b"PUB" in line]
+    assert subjects == [b"orders", b"orders", b"items", b"orders", b"items", b"orders"]
+
+
+@pytest.mark.parametrize("size", [0, 9, 10, 99, 100, 999, 1000, 99_999, 100_000])
+async def test_the_size_of_a_body_is_written_with_all_its_digits(size: int) -> None:
+    buffer = Buffer(asyncio.get_running_loop(), limit=1_000_000)
+    socket = connect(buffer)
+    body = b"x" * size
+    buffer.publish("a", body)
+    buffer.reply("b", body)
+    await asyncio.sleep(0)
+    frames = b"PUB a %d\r\n%b\r\nPUB b %d\r\n%b\r\n" % (size, body, size, body)
+    assert socket.written.removesuffix(b"PING\r\n") == frames
+
+
+async def test_what_a_woken_task_sends_leaves_in_its_turn_if_it_is_expected(
+    buffer: Buffer,
+) -> None:
+    socket = connect(buffer)
+    woken = asyncio.get_running_loop().create_future()
+
+    async def send() -> None:
+        await woken
+        buffer.publish("a", b"x")
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0)
+    woken.set_result(None)
+    buffer.expect()
+    await asyncio.sleep(0)
+    assert socket.written.startswith(b"PUB a 1\r\nx\r\n")
+    await sending
+
+
+async def test_nothing_is_written_if_what_was_expected_does_not_come(buffer: Buffer) -> None:
+    socket = connect(buffer)
+    buffer.expect()
+    await asyncio.sleep(0)
+    assert (socket.written, buffer.is_scheduled) == (b"", False)
+    buffer.publish("a", b"x")
+    await asyncio.sleep(0)
+    assert socket.written.startswith(b"PUB a 1\r\nx\r\n")

@@ -41,7 +41,8 @@ async def test_a_server_that_accepts_and_closes_is_asked_ever_more_rarely(
             peer.cut()
             await until(lambda: len(begun) >= 5)
             gaps = [later - earlier for earlier, later in itertools.pairwise(begun)]
-            assert gaps[-1] > gaps[0]
+            # A busy machine makes a gap longer now and then, and none shorter.
+            assert gaps[-1] > min(gaps[:2])
             assert gaps[-1] > 0.2
             app.drain_timeout = 0.5
 

@@ -65,6 +65,34 @@ async def test_each_request_ends_at_its_own_deadline(table: RequestTable) -> Non
     assert len(table) == 0
 
 
+async def test_a_waiter_may_wait_longer_for_the_same_reply(table: RequestTable) -> None:
+    class Patient:
+        def __init__(self) -> None:
+            self.timeouts: list[float] = []
+            self.reply: Frame | None = None
+
+        def done(self) -> bool:
+            return False
+
+        def set_result(self, result: Frame) -> None:
+            self.reply = result
+
+        def set_exception(self, exception: TidingsError) -> None:
+            assert isinstance(exception, RequestTimeoutError)
+            self.timeouts.append(exception.timeout)
+            if len(self.timeouts) < 3:
+                table.keep(token, self, "a", 0.01 * (len(self.timeouts) + 1))
+
+    waiter = Patient()
+    token = table.add_waiter(waiter, "a", 0.01)
+    await until(lambda: len(waiter.timeouts) == 2)
+    table.deliver([reply(token, b"late")], len("in."))
+    assert waiter.reply is not None
+    assert waiter.reply[4] == b"late"
+    assert waiter.timeouts == [0.01, 0.02]
+    assert len(table) == 0
+
+
 async def test_a_refused_publish_ends_the_requests_on_its_subject_only(
     table: RequestTable,
 ) -> None:

@@ -31,9 +31,10 @@ def exporter(
     *,
     flags: Flags,
 ) -> None:
-    """Serve metrics of all services, streams and consumers for Prometheus, until Ctrl-C.
+    """Serve metrics of all services, streams and consumers.
 
-    Each scrape asks the services, in any language, over NATS. They need no port.
+    Prometheus can scrape them until Ctrl-C. Each scrape asks the services, in any language, over
+    NATS. They need no port.
     """
     address = listen_address("--listen", listen)
     if importlib.util.find_spec("prometheus_client") is None:

@@ -36,9 +36,10 @@ def health(
         float, typer.Option("--timeout", help="Seconds to wait for the answer.")
     ] = 5.0,
 ) -> None:
-    """Tell whether a service is healthy: exit code 0 if it is, 1 if not.
+    """Check whether a service is healthy.
 
-    A service that does not answer, or whose file is missing or older than 10 seconds, is not.
+    The exit code is 0 if it is, 1 if not. A service that does not answer, or whose file is missing
+    or older than 10 seconds, is not healthy.
     """
     check_seconds("--timeout", timeout)
     if (monitor is None) == (file is None):

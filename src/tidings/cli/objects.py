@@ -45,7 +45,7 @@ class FileError(TidingsError):
 
 @objects.callback()
 def root() -> None:
-    """List, read, write, delete and prune the objects of object stores."""
+    """List, read, write, delete and prune stored objects."""
 
 
 @objects.command()

@@ -38,7 +38,10 @@ NOT_FOUND = 1  # the exit code if no service answers
 
 @services.callback()
 def root() -> None:
-    """Show services that are running, in any language (the `micro` protocol of NATS)."""
+    """Show the running services, in any language.
+
+    They answer by the `micro` protocol of NATS (ADR-32).
+    """
 
 
 @services.command()

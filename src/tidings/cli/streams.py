@@ -11,6 +11,8 @@ import typer
 
 from tidings.errors import ConfigError, JetStreamApiError
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.consumer.partitions.group import PartitionGroup, WorkQueue
+from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.streams.plan import StreamPlan, apply_streams, plan_stream
 from tidings.jetstream.streams.stream import Stream
 from tidings.subject import check_pattern
@@ -38,12 +40,18 @@ Target = Annotated[
 
 # The streams of buckets, and those that servers make for themselves.
 _OWN = ("KV_", "OBJ_", "$")
+# What there is under the name of a work queue. The app says more when it does not start.
+_WORK_QUEUES = {
+    WorkQueue.ABSENT: "created from {0.stream} when the app starts, with {0.partitions} partitions",
+    WorkQueue.FOUND: "as declared",
+    WorkQueue.FOREIGN: "not the work queue of {0.partitions} partitions that is declared",
+}
 _COLUMNS = ("stream", "subjects", "storage", "last message", "consumers", "messages", "size")
 
 
 @streams.callback()
 def root() -> None:
-    """List, show and empty streams, and apply those that an app declares."""
+    """List, show and purge streams, and apply those of an app."""
 
 
 @streams.command()
@@ -188,10 +196,17 @@ async def _delete(api: JetStreamApi, wanted: _Purge) -> int:
 @streams.command()
 @connects
 def plan(target: Target, *, flags: Flags) -> None:
-    """Show what would change on the server."""
+    """Show what would change on the server.
+
+    The work queue of a consumer with partitions is shown, too. The app creates it when it starts.
+    """
     app = app_of(target, flags)
-    for each in run_with_api(app, lambda api: _plan(api, app.js.streams)):
-        _show(each)
+    groups = [spec for spec in app.consumers if spec.partitions is not None]
+    if app.js.streams or not groups:
+        for each in run_with_api(app, lambda api: _plan(api, app.js.streams)):
+            _show(each)
+    for line in run_with_api(app, lambda api: _work_queues(api, groups)) if groups else ():
+        say(printable(line))
 
 
 @streams.command()
@@ -231,6 +246,16 @@ async def _plan(api: JetStreamApi, declared: Sequence[Stream]) -> list[StreamPla
             'the app declares no streams: add App(..., streams=[Stream("ORDERS", ...)])'
         )
     return [await plan_stream(api, stream) for stream in declared]
+
+
+async def _work_queues(api: JetStreamApi, specs: Sequence[ConsumerSpec]) -> list[str]:
+    """Return a line about the work queue of each consumer with partitions."""
+    lines = []
+    for spec in specs:
+        group = PartitionGroup(spec, api)
+        state, layout = await group.find_work_queue(), group.layout
+        lines.append(f"{layout.work_queue}: {_WORK_QUEUES[state].format(layout)}")
+    return lines
 
 
 def _show(plan: StreamPlan) -> None:

@@ -61,7 +61,7 @@ def top(
     *,
     flags: Flags,
 ) -> None:
-    """Show rates, errors, times and lag of the running services, until q or Ctrl-C."""
+    """Show rates, errors, times and lag of services, live."""
     check_seconds("--interval", interval)
     check_seconds("--timeout", timeout)
     if as_json and not once:

@@ -68,9 +68,10 @@ def trace(
     *,
     flags: Flags,
 ) -> None:
-    """Show where a message goes: servers, accounts, streams and subscribers.
+    """Show the way of a message through the servers.
 
-    The servers trace the message (NATS ADR-41). The exit code is 1 if nobody gets it.
+    The servers trace the message (NATS ADR-41): accounts, streams and subscribers. The exit code is
+    1 if nobody gets it.
     """
     check_subject(subject)
     check_seconds("--timeout", timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import time
 import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal
@@ -32,10 +31,12 @@ class BurstListener(Listener):
     suspends or raises. The core measures the messages of a monitored app, too: it reads the clock
     when each begins, and that is the time at which the one before it ended."""
 
-    __slots__ = ("_slow",)
+    __slots__ = ("_outbox", "_slow")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # The core adds answers to the queue of a Link. Another sender gets them through `_answer`.
+        self._outbox = getattr(self._sender, "outbox", None)
         # What takes the seconds of a long message, and what counts as long.
         self._slow: tuple[Callable[[float], None] | None, float] = (None, 0.0)
 
@@ -46,21 +47,32 @@ class BurstListener(Listener):
 
     async def work(self, context: contextvars.Context) -> bool:
         """Handle messages until the queue is empty: see `Workplace`."""
-        queue, surroundings = self._queue, self._pool.surroundings
+        queue, decode, sender, surroundings, size, now = self._constants
         answer = None if self.spec.no_reply else self._answer
-        # The core adds answers to the queue of a Link. Another sender gets them through `_answer`.
-        outbox = getattr(self._sender, "outbox", None)
-        size, differ = surroundings.size, surroundings.differ_from
-        first = self, queue, self._decode, Message
-        last = (answer, outbox, self._sender, context, size, differ, *self._slow)
+        outbox, differ = self._outbox, surroundings.differ_from
+        add, shortest = self._slow
         self._waking = False
         self._busy += 1
-        self._worked -= time.monotonic()
+        self._worked -= now()
         try:
-            # Read again each time: see `_measure_next`.
-            while stop := burst(*first, self._on_publish, self._on_request, *last):
+            while stop := burst(
+                self,
+                queue,
+                decode,
+                Message,
+                self._on_publish,  # these two are read again each time: see `_measure_next`
+                self._on_request,
+                answer,
+                outbox,
+                sender,
+                context,
+                size,
+                differ,
+                add,
+                shortest,
+            ):
                 item, message, error, coroutine, has_begun, awaited, seconds = stop
-                started = began = time.monotonic() - seconds  # LongRuns reads `started` here
+                started = began = now() - seconds  # LongRuns reads `started` here
                 try:
                     if error is not None:
                         raise error
@@ -77,21 +89,20 @@ class BurstListener(Listener):
                         answer(message, value)
                     self._handled += 1
                 except BaseException as failure:
-                    rest = self._fail(item, message, failure, time.monotonic() - started)
+                    rest = self._fail(item, message, failure, now() - started)
                     if rest is not None:
                         started = NEVER
                         await self._outlast(rest)
                     if end_cancellation():
                         return False
                 finally:
-                    add, shortest = self._slow
-                    if add is not None and (seconds := time.monotonic() - began) > shortest:
+                    if add is not None and (seconds := now() - began) > shortest:
                         add(seconds)
                 if len(context) != size and differ(context):
                     return False
             return stop is None
         finally:  # `_leave` written out, as in `Listener.work`
-            self._worked += time.monotonic()
+            self._worked += now()
             self._busy -= 1
             if queue:
                 self._call_worker()

@@ -8,8 +8,8 @@ import contextvars
 import logging
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -111,6 +111,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         "_around",
         "_bytes_limit",
         "_calls",
+        "_constants",
         "_decode",
         "_expired",
         "_log_dropped_at",
@@ -179,6 +180,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
             self._on_publish = trace.around_handler(self._on_publish)
             self._on_request = trace.around_handler(self._on_request)
             self._on_deadline = trace.around_handler(self._on_deadline)
+        # What `work` reads at once, since a burst can be a single message.
+        surroundings = pool.surroundings
+        constants = self._queue, self._decode, sender, surroundings, surroundings.size, monotonic
+        self._constants = constants
         self._measure_at = sys.maxsize
         if is_endpoint:
             self._measure_at = 1
@@ -260,8 +265,8 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     counts.errors += 1
                 self._refuse(frame, OVERLOADED)
                 dropped = frame[1]
-        if dropped and time.monotonic() >= self._log_dropped_at:
-            self._log_dropped_at = time.monotonic() + 1
+        if dropped and monotonic() >= self._log_dropped_at:
+            self._log_dropped_at = monotonic() + 1
             self._loop.call_soon(self._log_dropped, dropped)
 
     @property
@@ -293,13 +298,10 @@ class Listener(WorkQueue[Frame, ListenerStats]):
         This is `HandlerQueue.work` with its calls written out, since each call costs time for
         every message.
         """
-        queue, decode, sender = self._queue, self._decode, self._sender
-        surroundings = self._pool.surroundings
-        size = surroundings.size
-        monotonic = time.monotonic
+        queue, decode, sender, surroundings, size, now = self._constants
         self._waking = False
         self._busy += 1
-        self._worked -= monotonic()
+        self._worked -= now()
         try:
             while queue:
                 item = queue.popleft()
@@ -310,7 +312,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                     # does, this worker empties the queue and no other worker is needed.
                     self._waking = True
                     self._loop.call_soon(self._call_next)
-                started = monotonic()
+                started = now()
                 # Few messages have headers, so the first test is all that most of them pay.
                 if block and type(block) is DeadlineBlock and self._has_expired(item, started):
                     continue
@@ -329,7 +331,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                         await self._on_publish(message)
                     self._handled += 1
                 except BaseException as error:
-                    rest = self._fail(item, message, error, monotonic() - started)
+                    rest = self._fail(item, message, error, now() - started)
                     if rest is not None:
                         started = NEVER
                         await self._outlast(rest)
@@ -338,7 +340,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
                 if len(context) != size and surroundings.differ_from(context):
                     return False
         finally:  # `_leave` written out
-            self._worked += monotonic()
+            self._worked += now()
             self._busy -= 1
             if queue:
                 self._call_worker()
@@ -349,7 +351,7 @@ class Listener(WorkQueue[Frame, ListenerStats]):
     @property
     def worked(self) -> float:
         """Seconds that the workers have spent on messages, including those at work now."""
-        return self._worked + self._busy * time.monotonic()
+        return self._worked + self._busy * monotonic()
 
     @property
     def _seconds(self) -> Histogram | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import time
 from typing import Any
 
 from tidings.concurrency.long_runs import NEVER
@@ -28,17 +27,14 @@ class MeasuredListener(Listener):
 
     async def work(self, context: contextvars.Context) -> bool:
         """Handle messages until the queue is empty: see `Listener.work`."""
-        queue, decode, sender = self._queue, self._decode, self._sender
-        surroundings = self._pool.surroundings
-        size = surroundings.size
-        monotonic = time.monotonic
+        queue, decode, sender, surroundings, size, now = self._constants
         durations = self._durations
         assert durations is not None
         shortest = durations.shortest
         began = NEVER
         self._waking = False
         self._busy += 1
-        self._worked -= monotonic()
+        self._worked -= now()
         try:
             while queue:
                 item = queue.popleft()
@@ -49,7 +45,7 @@ class MeasuredListener(Listener):
                     # does, this worker empties the queue and no other worker is needed.
                     self._waking = True
                     self._loop.call_soon(self._call_next)
-                started = monotonic()
+                started = now()
                 if started - began > shortest:
                     durations.add(started - began)
                 began = started
@@ -71,7 +67,7 @@ class MeasuredListener(Listener):
                         await self._on_publish(message)
                     self._handled += 1
                 except BaseException as error:
-                    rest = self._fail(item, message, error, monotonic() - started)
+                    rest = self._fail(item, message, error, now() - started)
                     if rest is not None:
                         started = NEVER
                         await self._outlast(rest)
@@ -80,9 +76,9 @@ class MeasuredListener(Listener):
                 if len(context) != size and surroundings.differ_from(context):
                     return False
         finally:  # `_leave` written out
-            self._worked += monotonic()
-            if monotonic() - began > shortest:
-                durations.add(monotonic() - began)
+            self._worked += now()
+            if now() - began > shortest:
+                durations.add(now() - began)
             self._busy -= 1
             if queue:
                 self._call_worker()

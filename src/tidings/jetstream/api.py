@@ -18,6 +18,7 @@ from tidings.errors import (
     WrongSequenceError,
 )
 from tidings.headers import Headers
+from tidings.jetstream.shapes import check_shape
 from tidings.jetstream.status import Status
 from tidings.log import logger
 from tidings.subject import has_wildcard, matches
@@ -89,6 +90,7 @@ class JetStreamApi:
             self.connection.outbox.take_pattern(subject)
         answer = await self._ask(subject, body, timeout or self.timeout)
         raise_refusal(answer, operation)
+        check_shape(operation, answer)
         return answer
 
     async def call_if_allowed(

@@ -193,7 +193,12 @@ async def read_batch(
         most = min(count - len(found), MOST_AT_ONCE)
         sizes = {"batch": most, "max_bytes": min(left, MOST_BYTES_AT_ONCE)}
         query = {**sizes, **place, "next_by_subj": wanted}
-        page = await _Answers(api, stream, [wanted], most).read(query, api.timeout)
+        try:
+            page = await _Answers(api, stream, [wanted], most).read(query, api.timeout)
+        except _TooManySubjectsError:
+            raise JetStreamApiError(
+                500, 0, f"a batched read of {stream} was answered with too many results"
+            ) from None
         if page is None:
             return await _read_one_by_one(api, stream, count, start, wanted, max_bytes)
         found += page.messages

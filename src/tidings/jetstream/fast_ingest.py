@@ -71,10 +71,20 @@ class Batch(FastBatch[Message]):
         subject: where the empty message goes that ends the batch.
         reconnects: `Connection.reconnects` when it began.
         heard: when it began or the last answer came, on the clock of `time.monotonic`.
+        waited_until: when the last answer to a batch before this one came. The server is at those.
         seen: `sent` at the last tick.
     """
 
-    __slots__ = ("heard", "name", "outbox", "reconnects", "seen", "subject", "target")
+    __slots__ = (
+        "heard",
+        "name",
+        "outbox",
+        "reconnects",
+        "seen",
+        "subject",
+        "target",
+        "waited_until",
+    )
 
     def __init__(
         self, prefix: bytes, name: str, target: Target, subject: str, connection: Connection
@@ -85,7 +95,7 @@ class Batch(FastBatch[Message]):
         self.subject = subject
         self.outbox = connection.outbox
         self.reconnects = connection.reconnects
-        self.heard = time.monotonic()
+        self.heard = self.waited_until = time.monotonic()
         self.seen = 0
 
     def post(self, message: Message) -> bool:
@@ -204,6 +214,10 @@ class FastIngest:
 
     def _take(self, batch: Batch, verdict: Verdict[Message]) -> None:
         batch.heard = time.monotonic()
+        for other in reversed(self._batches.values()):
+            if other is batch:
+                break
+            other.waited_until = batch.heard
         target = batch.target
         if verdict.is_refused:
             target.takes_batches = False
@@ -257,7 +271,8 @@ class FastIngest:
         for batch in list(self._batches.values()):
             is_lost = connection.state != CONNECTED or connection.reconnects != batch.reconnects
             is_due = batch.waits or batch.is_ended
-            if is_lost or (is_due and now - batch.heard > TRY_TIMEOUT):
+            silence = now - max(batch.heard, batch.waited_until)
+            if is_lost or (is_due and silence > TRY_TIMEOUT):
                 self._settle(batch, batch.give_up())
             elif batch.is_open and (batch.sent == batch.seen or now - batch.heard > QUIET):
                 self._end(batch)

@@ -142,6 +142,22 @@ class Settler(Protocol):
     def check(self, call: str) -> None: ...
 
 
+class _Elsewhere:
+    """The settler of a pickled message: its consumer is in another process."""
+
+    async def settle(self, message: StreamMessage[Any], how: Settlement, words: bytes) -> None:
+        self.check("msg.settle")
+
+    def progress(self, message: StreamMessage[Any]) -> None:
+        self.check("msg.in_progress")
+
+    def check(self, call: str) -> None:
+        raise ConfigError(
+            f"{call}: a message that was pickled or copied deeply cannot be acknowledged. "
+            f"Acknowledge the message that the handler got"
+        )
+
+
 class StreamMessage(Message[T], eq=False, kw_only=True):
     """A message of a stream as its handler sees it.
 
@@ -254,3 +270,8 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """Ask for more time: `ack_wait` starts again. tidings also does this by itself."""
         self._settler.check("msg.in_progress")
         self._settler.progress(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message, for another process, without its consumer."""
+        restore, (kind, values) = super().__reduce__()
+        return restore, (kind, {**values, "_settler": _Elsewhere()})

@@ -14,7 +14,7 @@ import msgspec
 
 from tidings import codec
 from tidings.checks import check_flag, check_whole
-from tidings.errors import SubjectError, TidingsError
+from tidings.errors import RequestTimeoutError, SubjectError, TidingsError
 from tidings.handlers.middleware import Send
 from tidings.handlers.tracing import Tracing
 from tidings.jetstream.api import JetStreamApi
@@ -94,6 +94,7 @@ class PublishWindow:
         # A message without an id of its own gets a number under this random name as its id.
         self._name = secrets.token_urlsafe(12)
         self._numbers = 0
+        self._acked_until = 0.0  # when the newest message was sent that is acknowledged
         self._head = b"%b\r\n%b: %b." % (HEADER_VERSION, MSG_ID.encode(), self._name.encode())
 
     def __repr__(self) -> str:
@@ -185,11 +186,15 @@ class PublishWindow:
         Raises:
             SubjectError: NATS does not allow the subject.
         """
-        pending.api, pending.began = api, time.monotonic()
+        pending.api, pending.began, pending.acked_before = api, time.monotonic(), self.acked
         if self._ingest is not None and pending.is_plain:
             batch = self._ingest.batch_for(pending.subject)
             if batch is not None:
                 return self._send_in_batch(pending, batch)
+        return self._send_alone(pending, api)
+
+    def _send_alone(self, pending: _Pending, api: JetStreamApi) -> bool:
+        """Send a message with an acknowledgement of its own. Returns, raises: as `_send`."""
         publication = pending.publication
         patience = TRY_TIMEOUT if publication is None else min(publication.timeout, TRY_TIMEOUT)
         try:
@@ -342,6 +347,8 @@ class _Pending(msgspec.Struct, eq=False):
         id: the message id; a number if the window chose it.
         publication: the message, if it has options.
         began: when it was sent first, on the clock of `time.monotonic`.
+        acked_before: how many messages of the window were acknowledged when it was sent, or when it
+            began to wait longer.
         token: the token of its pending request.
         task: the rest of its publish, if the first try was not acknowledged.
     """
@@ -356,6 +363,7 @@ class _Pending(msgspec.Struct, eq=False):
     publication: Publication | None
     api: JetStreamApi
     began: float = 0.0
+    acked_before: int = 0
     token: str = ""
     task: asyncio.Future[PublishAck] | None = None
 
@@ -401,13 +409,32 @@ class _Pending(msgspec.Struct, eq=False):
         self.window._try_again(self, frame)
 
     def set_exception(self, error: TidingsError) -> None:
-        """Take the reason why no answer comes."""
+        """Take the reason why no answer comes, or wait longer."""
+        if isinstance(error, RequestTimeoutError) and self._is_behind:
+            left = self._timeout - (time.monotonic() - self.began)
+            if left > 0:
+                self.acked_before = self.window.acked
+                patience = min(left, TRY_TIMEOUT)
+                self.api.connection.keep_request(self.token, self, self.subject, patience)
+                return
         self.api.connection.end_request(self.token)
         self.window._try_again(self, error)
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether the server is at the messages before this one. To send it again would only make a
+        slow connection slower."""
+        window = self.window
+        return window.acked != self.acked_before and window._acked_until < self.began
+
+    @property
+    def _timeout(self) -> float:
+        return PUBLISH_TIMEOUT if self.publication is None else self.publication.timeout
+
     def publish_alone(self) -> None:
         """Publish the message on its own: no batch got it stored."""
-        self.window._in_task(self, self.as_publication().send(self.api))
+        self.began, self.acked_before = time.monotonic(), self.window.acked
+        self.window._send_alone(self, self.api)
 
     # How it ends.
 
@@ -419,6 +446,8 @@ class _Pending(msgspec.Struct, eq=False):
             return
         window._pending.discard(self)
         window.acked += 1
+        if self.began > window._acked_until:
+            window._acked_until = self.began
         self.future.set_result(ack)
         window._on_room()
 

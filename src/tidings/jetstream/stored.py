@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tidings.errors import DecodeError
 from tidings.headers import Headers
@@ -48,6 +48,14 @@ class StoredMessage(Generic[T]):
         except DecodeError as error:
             place = f"{error.reason} (sequence {self.sequence} of stream {self.stream!r})"
             raise DecodeError(error.wanted, place) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle the decoded body, and not what decodes it.
+
+        Raises:
+            DecodeError: as for `data`.
+        """
+        return {**vars(self), "data": self.data, "_decode": None}
 
     def __repr__(self) -> str:
         # Without the body, because messages may end up in logs.

@@ -224,7 +224,8 @@ def _check_place() -> None:
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         raise ConfigError(
-            "app.run() was called inside a running event loop. Write `async with app:` there"
+            "app.run() was called inside a running event loop. Write `async with app:` there, or "
+            "`await app.connect()` in a notebook"
         )
 
 

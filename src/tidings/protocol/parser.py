@@ -109,6 +109,8 @@ class Parser:
             if self._have < self._need:
                 return []
             if self._split is None:
+                if b"\n" not in data and self._have <= MAX_LINE:
+                    return []  # joined once, or many small chunks of a long line would take forever
                 data = b"".join(self._parts)
             else:
                 start = len(data) - (self._have - self._need)
@@ -120,23 +122,24 @@ class Parser:
             self.reset()
         # The previous line with its line end. At first it is empty, with sizes that are malformed.
         last = CRLF
+        line_size = len(last)
         subject = reply = ""
         header_size, size = 1, -2
         end, need = len(data), 1
         split: _Line | None = None
         while start < end:
-            if data.startswith(last, start):
-                body = start + len(last)
-            else:
+            body = start + line_size
+            if data[start:body] != last:  # `startswith` with a start is slower
                 stop = data.find(CRLF, start)
                 if stop < 0:
                     start = self._skip_endless(start, end)
                     break
                 body = stop + 2
                 last = data[start:body]
+                line_size = body - start
                 parsed = self._known.get(last) or self._parse_line(last[:-2])
                 if parsed is None:
-                    last, header_size, size = CRLF, 1, -2
+                    last, line_size, header_size, size = CRLF, 2, 1, -2
                     control = _parse_control(data[start:stop])
                     if control is None:
                         self.malformed += 1

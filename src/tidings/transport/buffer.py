@@ -199,6 +199,15 @@ class Buffer(FrameQueue):
         else:
             await asyncio.sleep(0)
 
+    def expect(self) -> None:
+        """Schedule a write after the tasks that were just woken: they are likely to send something.
+
+        If the first of their messages scheduled the write, it would come a turn later.
+        """
+        if not self.is_scheduled:
+            self.is_scheduled = True
+            self._loop.call_soon(self.write)
+
     def write(self) -> None:
         """Write all waiting frames with one call. If the socket has no room, keep them: the socket
         calls this again when it has."""

@@ -99,7 +99,7 @@ class Connection:
         self._on_refused: dict[int, RefusedHook] = {}  # of optional subscriptions
         self.denials = Permissions(self._interest.refusal)
         self.exchanges = Exchanges(self._interest.refusal)
-        self._dispatch = Dispatch(self._on_control)
+        self._dispatch = Dispatch(self._on_control, self.outbox.expect)
         self._requests = RequestTable(loop)
         self._inbox = Inbox(
             self.new_inbox(),
@@ -113,6 +113,7 @@ class Connection:
         # instead of wrappers, which saves a call in each request.
         self.start_request = self._inbox.request
         self.start_request_for = self._inbox.request_for
+        self.keep_request = self._requests.keep
         self.end_request = self._requests.discard
         self._server_errors = 0
         self._pinger = Pinger(

@@ -16,6 +16,8 @@ class Dispatch:
 
     Args:
         on_control: a function that gets each control line.
+        on_requests: called after the messages of a chunk are delivered, if the last of them has a
+            reply subject. Their handlers then run in the next turn of the loop.
 
     Attributes:
         parser: turns bytes into frames.
@@ -27,6 +29,7 @@ class Dispatch:
 
     __slots__ = (
         "_on_control",
+        "_on_requests",
         "_patterns",
         "_routes",
         "_transient",
@@ -37,10 +40,15 @@ class Dispatch:
         "unrouted",
     )
 
-    def __init__(self, on_control: Callable[[Frame], None]) -> None:
+    def __init__(
+        self,
+        on_control: Callable[[Frame], None],
+        on_requests: Callable[[], None] = lambda: None,
+    ) -> None:
         self.parser = Parser(self._admit)
         self.received = self.received_bytes = self.unrouted = self.mismatched = 0
         self._on_control = on_control
+        self._on_requests = on_requests
         self._routes: dict[int, Deliver] = {}
         self._patterns: dict[int, str] = {}
         self._transient: dict[int, bytes] = {}
@@ -72,6 +80,7 @@ class Dispatch:
         """Parse a chunk of bytes and deliver the messages that it completes. Never raises."""
         self.received_bytes += len(data)
         find = self._routes.get
+        frames: list[Frame] = []
         for sid, size, frames in self.parser.feed(data):
             deliver = find(sid)
             try:
@@ -87,6 +96,8 @@ class Dispatch:
                 logger.exception(
                     "messages on %r were lost because of a bug in tidings", frames[0][1]
                 )
+        if frames and frames[-1][2]:
+            self._on_requests()
 
     def deliver(self, sid: int, size: int, frames: list[Frame]) -> None:
         """Deliver messages that another parser has parsed. Never raises."""

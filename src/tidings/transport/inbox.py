@@ -149,6 +149,7 @@ class Inbox:
         requests = self._requests
         late = requests.late
         requests.deliver(frames, self._skipped)
+        self._buffer.expect()
         if requests.late != late:
             self._stop_streams(frames)
 

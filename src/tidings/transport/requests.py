@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 from tidings.errors import RequestTimeoutError, TidingsError
-from tidings.transport.pending_requests import PendingRequests
+from tidings.transport.pending_requests import PendingRequests, Waiter
 
 # The shortest time between two sweeps in seconds: a timeout may be this much late.
 SWEEP_GAP = 0.005
@@ -67,6 +67,17 @@ class RequestTable(PendingRequests):
                 waiter.set_exception(error(f"request to {subject!r}"))
         self._stop_timer()
 
+    def keep(self, token: str, waiter: Waiter, subject: str, timeout: float) -> None:
+        """Wait for a reply longer. A waiter may call this when it gets a `RequestTimeoutError`.
+
+        Args:
+            token: the token of the request.
+            waiter: the waiter.
+            subject: the request's subject, for errors.
+            timeout: seconds to wait from now on.
+        """
+        self._waiting[token] = (waiter, self._loop.time() + timeout, subject, timeout)
+
     def _sweep(self) -> None:
         now = self._loop.time()
         earliest = None
@@ -75,7 +86,10 @@ class RequestTable(PendingRequests):
                 self._waiting.pop(token, None)
                 if not waiter.done():
                     waiter.set_exception(RequestTimeoutError(subject, timeout))
-            elif earliest is None or deadline < earliest:
+                if token not in self._waiting:
+                    continue
+                deadline = self._waiting[token][1]
+            if earliest is None or deadline < earliest:
                 earliest = deadline
         self._stop_timer()
         if earliest is not None:

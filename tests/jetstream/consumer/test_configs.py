@@ -160,10 +160,10 @@ async def test_handlers_keep_their_messages_by_the_ack_wait_of_the_server(
     @app.consume(stream.name, durable="d", data_type=int)
     async def slow(msg: StreamMessage[int]) -> None:
         deliveries.append(msg.delivered)
-        await asyncio.sleep(1.2)  # the work
+        await asyncio.sleep(3.5)  # the work
 
     async with make_app("other", streams=[stream]) as other:
-        await make_consumer(other, stream, ack_wait=SECOND // 2)
+        await make_consumer(other, stream, ack_wait=3 * SECOND // 2)
         async with app:
             await other.js.publish(f"{stream.name}.n", 1)
             await is_acked(other, stream, "d", 1)
@@ -179,10 +179,10 @@ async def test_the_first_step_of_a_backoff_on_the_server_is_its_ack_wait(
     @app.consume(stream.name, durable="d", data_type=int, ack_wait=60)
     async def slow(msg: StreamMessage[int]) -> None:
         deliveries.append(msg.delivered)
-        await asyncio.sleep(1.2)  # the work
+        await asyncio.sleep(3.5)  # the work
 
     async with make_app("other", streams=[stream]) as other:
-        made = await make_consumer(other, stream, backoff=[SECOND // 2, 60 * SECOND])
+        made = await make_consumer(other, stream, backoff=[3 * SECOND // 2, 60 * SECOND])
         async with app:
             await other.js.publish(f"{stream.name}.n", 1)
             await is_acked(other, stream, "d", 1)

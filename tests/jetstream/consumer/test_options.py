@@ -9,6 +9,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.streams import MakeApp, consumer_info
+from support.waits import ELECTION
 from tidings import DROP, App, ConfigError, JetStreamApiError, Retry, StreamMessage
 from tidings.jetstream import Pinned, Stream
 from tidings.server import NATSCluster
@@ -247,13 +248,13 @@ async def test_a_consumer_in_a_cluster_has_its_own_replicas_and_survives_a_serve
             storage="memory",
             data_type=int,
         )(seen)
-        async with app, asyncio.timeout(50):
+        async with app, asyncio.timeout(2 * ELECTION):
             await app.js.publish("orders.a", 1)
             await seen.has(1)
             info = await consumer_info(app, orders, "d")
             assert (info["config"]["num_replicas"], info["config"]["mem_storage"]) == (3, True)
             number = int(info["cluster"]["leader"].rpartition("-")[2])
             await asyncio.to_thread(cluster.servers[number - 1].kill)
-            await app.js.publish("orders.b", 2)
+            await app.js.publish("orders.b", 2, timeout=ELECTION)
             while 2 not in seen.got:  # noqa: ASYNC110 - a redelivery of 1 may come before it
                 await asyncio.sleep(0.02)

@@ -192,9 +192,9 @@ async def test_messages_that_wait_for_longer_than_ack_wait_are_not_delivered_aga
 
     async def slow(msg: StreamMessage[int]) -> None:
         got.append((msg.data, msg.delivered))
-        await asyncio.sleep(0.8)  # the work: the last message waits for more than twice ack_wait
+        await asyncio.sleep(1.2)  # the work: the last message waits for more than twice ack_wait
 
-    consume(app, stream, slow, concurrency=1, prefetch=5, ack_wait=1)
+    consume(app, stream, slow, concurrency=1, prefetch=5, ack_wait=1.5)
     async with app:
         await publish(app, stream, 4)
         await is_acked(app, stream, "d", 4)
@@ -330,7 +330,7 @@ from tidings import App
 
 app = App("worker", servers=os.environ["NATS_URL"])
 
-@app.consume("W", durable="d", data_type=int, ack_wait=1, concurrency=1, prefetch=5)
+@app.consume("W", durable="d", data_type=int, ack_wait=2, concurrency=1, prefetch=5)
 async def work(msg):
     print("has", msg.data, flush=True)
     await asyncio.Event().wait()
@@ -354,7 +354,7 @@ async def test_what_a_process_held_when_it_was_killed_is_delivered_again(
                 await asyncio.sleep(0.01)
         program.signal(9)
         await asyncio.to_thread(program.wait)
-        consume(app, stream, gate, ack_wait=1)
+        consume(app, stream, gate, ack_wait=2)
         async with app:
             await is_acked(other, stream, "d", 10)
     deliveries = dict(zip(gate.got, gate.deliveries, strict=True))

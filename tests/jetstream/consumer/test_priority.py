@@ -9,7 +9,7 @@ import pytest
 
 from support.inbox import Inbox
 from support.streams import MakeApp, consumer_info, is_acked
-from support.waits import until
+from support.waits import ELECTION, until
 from tidings import App, ConfigError
 from tidings.jetstream import Overflow, Pinned, Prioritized, Stream
 from tidings.jetstream.consumer.priority import Membership, Priority
@@ -46,8 +46,8 @@ async def has_pulls(app: App, stream: Stream, count: int) -> None:
 async def test_only_the_pinned_instance_gets_messages_and_another_one_follows_it(
     make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, at_first = member(make_app, stream, Pinned(timeout=1))
-    second, at_second = member(make_app, stream, Pinned(timeout=1))
+    first, at_first = member(make_app, stream, Pinned(timeout=5))
+    second, at_second = member(make_app, stream, Pinned(timeout=5))
     async with make_app("other", streams=[stream]) as other:
         async with first:
             await publish(other, stream, 0)
@@ -64,7 +64,7 @@ async def test_only_the_pinned_instance_gets_messages_and_another_one_follows_it
                 await is_acked(other, stream, "d", 15)
         config = (await consumer_info(other, stream, "d"))["config"]
     assert config["priority_policy"] == "pinned_client"
-    assert config["priority_timeout"] == SECOND
+    assert config["priority_timeout"] == 5 * SECOND
     assert "does not answer" not in caplog.text
 
 
@@ -110,26 +110,26 @@ async def test_a_pinned_consumer_in_a_cluster_survives_the_loss_of_a_server() ->
         for app, seen in zip(apps, got, strict=True):
             app.consume("ORDERS", durable="d", priority=Pinned(timeout=1), data_type=int)(seen)
         other = App("other", servers=cluster.urls, reconnect_time_wait=0.1, streams=[orders])
-        async with other, apps[0], apps[1], asyncio.timeout(60):
+        async with other, apps[0], apps[1], asyncio.timeout(2 * ELECTION):
             await other.js.publish("orders.a", 0)
             await until(lambda: got[0].got or got[1].got)
             info = await consumer_info(other, orders, "d")
             number = int(info["cluster"]["leader"].rpartition("-")[2])
             await asyncio.to_thread(cluster.servers[number - 1].kill)
             for number in range(1, 20):
-                await other.js.publish("orders.a", number)
+                await other.js.publish("orders.a", number, timeout=ELECTION)
             wanted = set(range(20))
             await until(lambda: {*got[0].got, *got[1].got} == wanted, timeout=50)
 
 
 async def test_an_idle_instance_stays_pinned(make_app: MakeApp, stream: Stream) -> None:
-    app, seen = member(make_app, stream, Pinned(timeout=1))
+    app, seen = member(make_app, stream, Pinned(timeout=2))
     async with make_app("other", streams=[stream]) as other, app:
         await publish(other, stream, 0)
         await seen.has(1)
         pinned = await group(other, stream)
         sent = app.stats().connection.sent
-        await until(lambda: app.stats().connection.sent >= sent + 6)  # a pull in each half second
+        await until(lambda: app.stats().connection.sent >= sent + 5)  # a pull in each second
         assert (await group(other, stream))["pinned_client_id"] == pinned["pinned_client_id"]
 
 

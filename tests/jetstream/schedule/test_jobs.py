@@ -34,7 +34,7 @@ def service() -> str:
 
 async def info(app: App, job: str) -> dict[str, Any]:
     name = app.service_name
-    return await app.js.api.call(f"CONSUMER.INFO.CRON_{name}.{job}", timeout=2)
+    return await app.js.api.call(f"CONSUMER.INFO.CRON_{name}.{job}", timeout=PATIENCE)
 
 
 async def due_now(app: App, job: str) -> None:

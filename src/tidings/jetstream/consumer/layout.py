@@ -146,6 +146,14 @@ class Layout(msgspec.Struct, frozen=True):
             source["opt_start_seq"] = start
         return source
 
+    def has_queue(self, config: dict[str, Any]) -> bool:
+        """Return whether the stream with this configuration is the work queue of the group."""
+        wanted = {(each["src"], each["dest"]) for each in self.source(None)["subject_transforms"]}
+        sources = [each for each in config.get("sources") or () if each["name"] == self.stream]
+        transforms = [each for one in sources for each in one.get("subject_transforms") or ()]
+        has = {(each.get("src") or ">", each.get("dest")) for each in transforms}
+        return config.get("retention") == "workqueue" and has == wanted
+
     def _destination(self, pattern: str) -> str:
         numbers = ",".join(map(str, (self.partitions, *self.key)))
         tokens, wildcards = [f"{{{{Partition({numbers})}}}}"], 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tidings.errors import DecodeError
 
@@ -95,6 +95,14 @@ class Entry(Generic[T]):
         except DecodeError:
             entry.value  # noqa: B018 - raises the error with the place
         return entry
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle the decoded value, and not what decodes it.
+
+        Raises:
+            DecodeError: as for `value`.
+        """
+        return {**vars(self), "value": self.value, "_decode": None}
 
     @property
     def is_deleted(self) -> bool:

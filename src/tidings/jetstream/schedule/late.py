@@ -27,7 +27,6 @@ class Late:
 
     def __init__(self, name: str, *, overlap: bool, ttl: float | None) -> None:
         self._name = name
-        self._overlap = overlap
         self._ttl = ttl
         self._may_purge = not overlap
 

@@ -15,7 +15,7 @@ import pytest
 from support.inbox import Inbox
 from support.streams import MakeApp, consumer_names, stored
 from support.tcp_proxy import TcpProxy
-from support.waits import until
+from support.waits import ELECTION, until
 from tidings import App, ConfigError, Retry, Stream
 from tidings.errors import JetStreamApiError
 from tidings.jetstream.consumer.partitions import assignment, lanes, member
@@ -48,7 +48,7 @@ def consume(app: App, stream: Stream, handler: Callable[..., Any], **options: An
 
 async def publish(app: App, stream: Stream, key: str, *numbers: int) -> None:
     for number in numbers:
-        await app.js.publish(f"{stream.name}.{key}", {"n": number})
+        await app.js.publish(f"{stream.name}.{key}", {"n": number}, timeout=ELECTION)
 
 
 async def group_config(ops: App, stream: Stream) -> dict[str, Any]:
@@ -125,6 +125,17 @@ async def test_the_group_lies_on_the_server_as_the_tool_for_elastic_groups_expec
         assert info["config"]["priority_policy"] == "pinned_client"
     assert (await group_config(ops, stream))["members"] == []
     assert await consumer_names(ops, work_queue(stream)) == []
+
+
+async def test_a_subject_that_matches_no_message_of_the_stream_is_a_warning(
+    ops: App, make_app: MakeApp, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app("svc")
+    app.consume(stream.name, durable="g", subject="elsewhere.*", partitions=2, key=1)(Inbox())
+    async with app:
+        pass
+    [warning] = [each.message for each in caplog.records if "matches no message" in each.message]
+    assert f"'elsewhere.*' matches no message: the stream {stream.name} stores" in warning
 
 
 async def test_the_handler_sees_the_message_as_it_is_in_the_stream(
@@ -536,6 +547,7 @@ async def test_a_group_of_a_memory_stream_begins_again_when_its_server_has_lost_
         assert await runs.has("a", 2) == [0, 1]
 
 
+@pytest.mark.timeout(300)
 async def test_a_group_in_a_cluster_survives_the_loss_of_a_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

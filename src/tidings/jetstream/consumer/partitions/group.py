@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import secrets
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +19,7 @@ from tidings.jetstream.consumer.partitions.members import GroupConfig
 from tidings.jetstream.consumer.remote import no_such_stream
 from tidings.jetstream.consumer.spec import ConsumerSpec
 from tidings.jetstream.expected import Expected
+from tidings.jetstream.filters import unmatched
 from tidings.jetstream.get import stored_message
 from tidings.jetstream.origins import Origin
 from tidings.jetstream.publish import PUBLISH_TIMEOUT, publish_stored
@@ -34,6 +36,14 @@ LOOK = 0.5  # where another look follows soon
 MOST_PAGES = 16
 
 _OPERATION = "KV-Operation"
+
+
+class WorkQueue(enum.Enum):
+    """What there is under the name of a group's work queue."""
+
+    ABSENT = "absent"  # no stream; the app creates it when it starts
+    FOUND = "found"  # the work queue
+    FOREIGN = "foreign"  # another stream, with which the app does not start
 
 
 class PartitionGroup:
@@ -78,6 +88,9 @@ class PartitionGroup:
             config = await self._create_config()
         config.check(self.layout)
         await self._ensure_work_queue(source)
+        for surprise in (unmatched(pattern, source) for pattern in self.layout.subjects):
+            if surprise:
+                logger.warning("%s: %s", self._spec.name, surprise)
 
     def _check_subjects(self, source: dict[str, Any]) -> None:
         if source.get("retention") == "workqueue" or source.get("retention") == "interest":
@@ -117,16 +130,24 @@ class PartitionGroup:
         found = await self._stream(layout.work_queue)
         if found is None:
             found = await self._create(config)
-        wanted = {(each["src"], each["dest"]) for each in layout.source(None)["subject_transforms"]}
-        sources = [each for each in found.get("sources") or () if each["name"] == layout.stream]
-        transforms = [each for one in sources for each in one.get("subject_transforms") or ()]
-        has = {(each.get("src") or ">", each.get("dest")) for each in transforms}
-        if found.get("retention") != "workqueue" or has != wanted:
+        if not layout.has_queue(found):
             raise ConfigError(
                 f"{self._spec.name}: the stream {layout.work_queue} exists and is not the work "
                 f"queue of the group {layout.group!r}: use another durable=, or delete the stream "
                 f"if nobody needs it"
             )
+
+    async def find_work_queue(self) -> WorkQueue:
+        """Look for the work queue, and create nothing.
+
+        Raises:
+            JetStreamApiError: the server refuses.
+            RequestTimeoutError, JetStreamUnavailableError: no leader answers.
+        """
+        found = await self._stream(self.layout.work_queue)
+        if found is None:
+            return WorkQueue.ABSENT
+        return WorkQueue.FOUND if self.layout.has_queue(found) else WorkQueue.FOREIGN
 
     async def _stream(self, name: str) -> dict[str, Any] | None:
         try:
