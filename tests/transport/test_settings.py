@@ -12,6 +12,7 @@ from support.contexts import WriteContext
 from support.jwts import Authority, new_user
 from support.locked import SECRET, Locked
 from tidings import App, AuthError, ConfigError, TlsError
+from tidings.internals import launch_of
 from tidings.server import NATSServer
 from tidings.testing import TestClient
 from tidings.transport.options import ConnectionOptions
@@ -25,12 +26,12 @@ OTHER = {"user": "bob", "password": "b"}
 def app_of(flags: dict[str, str] | None = None, *, client: bool = False, **arguments: Any) -> App:
     """An app as a command with these flags runs it."""
     app = App("configured", **arguments)
-    app._settings = app._settings.with_flags(from_flags(flags or {}), may_use_selected=client)
+    launch_of(app).use_flags(from_flags(flags or {}), may_use_selected=client)
     return app
 
 
 def resolved(app: App) -> ConnectionOptions:
-    return app._settings.resolve()
+    return launch_of(app).connection.resolve()
 
 
 def login_of(options: ConnectionOptions) -> dict[str, Any]:
@@ -513,6 +514,7 @@ def test_no_secret_is_shown_by_settings_and_sources(
     write_context("c", url=f"nats://ada:{SECRET}@h", token=SECRET)
     environ(PASSWORD=SECRET, USER="ada")
     app = app_of({"token": SECRET}, context="c")
-    shown = [repr(app), repr(app._settings), repr(vars(app)), repr(app._settings.flags)]
+    settings = launch_of(app).connection
+    shown = [repr(app), repr(settings), repr(vars(app)), repr(settings.flags)]
     assert [text for text in shown if SECRET in text] == []
     assert SECRET not in repr(resolved(app))

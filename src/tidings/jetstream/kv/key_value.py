@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, TypedDict, TypeVar, overload
 
-from tidings.checks import Seconds
+from tidings.checks import Seconds, check_seconds
 from tidings.current_link import CurrentLink
 from tidings.deadlines import current
 from tidings.errors import (
@@ -20,6 +20,7 @@ from tidings.jetstream.batch_get import read_last_for
 from tidings.jetstream.bucket import Storage, declared_options
 from tidings.jetstream.get import Stored
 from tidings.jetstream.kv.codecs import KeyCodec, ValueCodec, stored_key
+from tidings.jetstream.kv.deletes import FORGET_AGE, forget_deletes
 from tidings.jetstream.kv.entry import DELETE, OPERATION, PURGE, Entry, Operation
 from tidings.jetstream.kv.key_bucket import WRITE_TIMEOUT, KeyBucket
 from tidings.jetstream.kv.keys import check_keys, check_revision
@@ -434,6 +435,37 @@ class KeyValue(KeyBucket[T]):
         else:
             entries = self._readable(self._stored_entry, stored)
         return [entry for entry in entries if not entry.is_deleted]
+
+    async def purge_deletes(self, *, older_than: Seconds = FORGET_AGE) -> int:
+        """Forget the keys that were deleted some time ago, with their history. (NATS ADR-8)
+
+        A bucket keeps a marker of each deleted key for as long as its `ttl`, which is forever if it
+        has none. A watch that was away for longer than `older_than` does not see these deletions.
+
+        Args:
+            older_than: minimum age of a deletion, in seconds; half an hour by default.
+
+        Returns:
+            The number of keys.
+
+        Raises:
+            ConfigError: if `older_than` is not valid, or if the bucket is a mirror.
+            BucketNotFoundError: if the bucket does not exist.
+            TidingsError: if the server does not answer, or refuses.
+
+        Example:
+            ```python
+            carts = app.js.key_value("carts", type=int, history=5)
+            await carts.put("ada", 1)
+            await carts.delete("ada")
+            assert await carts.purge_deletes(older_than=0) == 1
+            assert await carts.history("ada") == []
+            ```
+        """
+        age = check_seconds("older_than", older_than, least=0)
+        return await self.use(
+            lambda api: forget_deletes(api, self._host, self.name, self._stream, self._origin, age)
+        )
 
     def transaction(self, *, timeout: Seconds = WRITE_TIMEOUT) -> Transaction[T]:
         """Change several keys together: the bucket stores all changes, or none. (NATS ADR-50)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 
-from tidings.errors import JetStreamApiError
 from tidings.headers import Headers
 from tidings.jetstream.api import JetStreamApi
+from tidings.jetstream.clock import server_time
 from tidings.jetstream.get import stored_message
 from tidings.jetstream.objects.info import ObjectInfo
 from tidings.jetstream.ordered import Reading
@@ -99,7 +98,7 @@ class Pruner:
         while True:
             asked = {"subjects_filter": f"{self._root}C.>", "offset": len(counts)}
             info = await self._api.call(f"STREAM.INFO.{self._stream}", asked)
-            self._now = _time_of(info)
+            self._now = server_time(info)
             page: Mapping[str, int] = info["state"].get("subjects") or {}
             known = len(counts)
             counts.update(page)
@@ -145,13 +144,3 @@ def stored_size(headers: Headers) -> int:
     """
     size = headers.get_all(SIZE)[-1:]
     return int(size[0]) if size and size[0].isascii() and size[0].isdigit() else 0
-
-
-def _time_of(info: Mapping[str, Any]) -> datetime:
-    """Return the server's time, because the local clock may differ."""
-    try:
-        return datetime.fromisoformat(info["ts"])
-    except (KeyError, TypeError, ValueError):
-        raise JetStreamApiError(
-            500, 0, "the answer to STREAM.INFO has no valid time (ts)"
-        ) from None
