@@ -106,7 +106,8 @@ async def _check_stream(api: JetStreamApi, name: str, config: Config, timeout: f
             f"the stream {name} does not deliver messages later: declare "
             f"Stream({name!r}, ..., schedules=True), which needs nats-server 2.12 or newer"
         )
-    if not any(matches(each, f"{SCHEDULE_PREFIX}.{name}.x") for each in config["subjects"]):
+    subjects = config.get("subjects") or ()
+    if not any(matches(each, f"{SCHEDULE_PREFIX}.{name}.x") for each in subjects):
         raise ConfigError(
             f"the stream {name} has no place for messages that are not due: add {wanted!r} to its "
             f"subjects, or declare it with schedules=True"

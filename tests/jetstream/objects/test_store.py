@@ -602,6 +602,18 @@ async def test_a_description_that_cannot_be_read_names_its_object(
         assert await files.get("a") == b"whole again"
 
 
+async def test_many_descriptions_that_cannot_be_read_do_not_flood_the_log(
+    app: App, files: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with app:
+        await files.put("good", b"1")
+        for number in range(30):
+            await app.js.publish(f"$O.{files.name}.M.{number}", b"no description")
+        assert [info.name for info in await files.list()] == ["good"]
+    assert caplog.text.count("could not read the description") == 10
+    assert "could not read 30 descriptions" in caplog.text
+
+
 async def test_a_description_with_the_name_of_another_object_does_not_delete_that_one(
     app: App, files: ObjectStore
 ) -> None:

@@ -54,15 +54,21 @@ class ValueCodec(Protocol):
 
         from tidings.jetstream import ValueCodec
 
+        LONGEST = 16 * 1024 * 1024  # a few bytes in the bucket can become very many
+
         class Compressed:
             def encode_value(self, value: bytes) -> bytes:
                 return zlib.compress(value)
 
             def decode_value(self, value: bytes) -> bytes:
+                reader = zlib.decompressobj()
                 try:
-                    return zlib.decompress(value)
+                    plain = reader.decompress(value, LONGEST)
                 except zlib.error as error:
                     raise ValueError("not compressed") from error
+                if not reader.eof:
+                    raise ValueError("cut off, or longer than 16 MiB")
+                return plain
 
         codec: ValueCodec = Compressed()
         ```

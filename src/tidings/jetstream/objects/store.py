@@ -59,6 +59,8 @@ ROLLUP = ("Nats-Rollup", "sub")
 RESTARTS = 3
 # A chain of this many links, from one object to the next, is an error.
 MOST_LINKS = 10
+# The most descriptions of one list that a warning names: anybody may have written any number.
+MOST_WARNINGS = 10
 # Bytes of a message that are reserved for the headers of a chunk.
 HEADER_ROOM = 1024
 # Seconds that a put whose server is silent waits until its chunks are deleted.
@@ -566,7 +568,7 @@ class ObjectStore(AnyBucket):
             return await read_all(reading, self._host)
 
         messages = await self.use(read)
-        infos = []
+        infos, unread = [], 0
         # An object that is put during the reading appears several times: the last one counts.
         for message in {message.subject: message for message in messages}.values():
             try:
@@ -575,12 +577,17 @@ class ObjectStore(AnyBucket):
                     raise _of_another()
                 infos.append(info)
             except DecodeError as error:
-                logger.warning(
-                    "could not read the description of an object on %r in the object store %r: %s",
-                    message.subject,
-                    self.name,
-                    error,
-                )
+                unread += 1
+                if unread <= MOST_WARNINGS:
+                    logger.warning(
+                        "could not read the description of an object on %r in the object store "
+                        "%r: %s",
+                        *(message.subject, self.name, error),
+                    )
+        if unread > MOST_WARNINGS:
+            logger.warning(
+                "could not read %d descriptions in the object store %r", unread, self.name
+            )
         return [info for info in infos if not info.is_deleted]
 
     async def delete(self, name: str) -> None:
