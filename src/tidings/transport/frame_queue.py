@@ -104,8 +104,10 @@ class FrameQueue:
             raise PayloadTooLargeError(size, self.max_payload)
         end = token.encode()
         if block:
-            sizes = b" %d %d\r\n" % (len(block), size)
-            return self.post(b"".join((b"H", begin, prefix, end, sizes, block, payload, b"\r\n")))
+            sizes = len(block), size
+            return self.post(
+                b"H%b%b%b %d %d\r\n%b%b\r\n" % (begin, prefix, end, *sizes, block, payload)
+            )
         return self.post(b"%b%b%b %d\r\n%b\r\n" % (begin, prefix, end, size, payload))
 
     def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
