@@ -16,7 +16,7 @@
 
 /* The number of the contract with src/tidings/core.py. Raise both when a signature, an attribute or
  * a return value changes: core.py then refuses an extension that was built from older sources. */
-#define CORE_API 2
+#define CORE_API 3
 
 /* The attributes and methods that are looked up by name. `n_link` of the state is "link". */
 #define CORE_NAMES(X) \

@@ -1,8 +1,8 @@
 /* FrameQueue: the frames that wait to be sent. Reference: src/tidings/transport/frame_queue.py.
  *
- * The usual message is added here. For everything else (a new subject, headers, a body that is too
- * large) the method of the reference is called on the same object, so that all checks and errors
- * are written once.
+ * The usual message is added here. For everything else (a new subject, an answer with headers, a
+ * body that is too large) the method of the reference is called on the same object, so that all
+ * checks and errors are written once.
  */
 #include "core.h"
 
@@ -71,6 +71,36 @@ PyObject *make_frame(const char *begin, Py_ssize_t begin_length, const char *sub
     return frame;
 }
 
+/* The frame of a request with headers. `begin` is that of a frame without: b"PUB subject ". */
+static PyObject *make_headers_frame(PyObject *begin, const char *reply, Py_ssize_t reply_length,
+                                    PyObject *block, PyObject *body)
+{
+    Py_ssize_t begin_length = PyBytes_GET_SIZE(begin), block_size = PyBytes_GET_SIZE(block);
+    Py_ssize_t size = block_size + PyBytes_GET_SIZE(body); /* at most `max_payload` */
+    Py_ssize_t block_digits = count_digits((size_t)block_size), digits = count_digits((size_t)size);
+    Py_ssize_t around = begin_length + reply_length + block_digits + digits + 7;
+    if (size > PY_SSIZE_T_MAX - around) {
+        return PyErr_NoMemory();
+    }
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, around + size);
+    if (frame == NULL) {
+        return NULL;
+    }
+    char *at = PyBytes_AS_STRING(frame);
+    *at++ = 'H';
+    at = put(at, PyBytes_AS_STRING(begin), begin_length);
+    at = put(at, reply, reply_length);
+    *at++ = ' ';
+    at = put_size(at, (size_t)block_size, block_digits);
+    *at++ = ' ';
+    at = put_size(at, (size_t)size, digits);
+    at = put(at, "\r\n", 2);
+    at = put(at, PyBytes_AS_STRING(block), block_size);
+    at = put(at, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body));
+    put(at, "\r\n", 2);
+    return frame;
+}
+
 /* The queue. */
 
 static int schedule_write(FrameQueue *self)
@@ -111,7 +141,7 @@ int frame_queue_add(FrameQueue *self, PyObject *frame)
 /* Call the method of the reference. Returns as `frame_queue_add`. */
 static int call_reference(FrameQueue *self, PyObject *method, PyObject *const *args, size_t count)
 {
-    PyObject *all[5] = {(PyObject *)self}; /* `request` has the most */
+    PyObject *all[6] = {(PyObject *)self}; /* `request` has the most */
     for (size_t i = 0; i < count; i++) {
         all[i + 1] = args[i];
     }
@@ -207,18 +237,31 @@ static int add_answer(FrameQueue *self, const char *subject, Py_ssize_t length, 
 /* Longer than any prefix of an inbox and token. */
 #define MAX_REPLY 512
 
+/* Add the frame of a request whose reply subject is this. Returns as `frame_queue_add`. */
+static int add_request(FrameQueue *self, PyObject *begin, const char *reply, Py_ssize_t length,
+                       PyObject *block, PyObject *body)
+{
+    if (PyBytes_GET_SIZE(block) > 0) {
+        return add_new(self, make_headers_frame(begin, reply, length, block, body));
+    }
+    return add_new(self, make_frame(PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin), reply, length,
+                                    body));
+}
+
 static PyObject *queue_request(FrameQueue *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (check_count("request", nargs, 4, 4) < 0) {
+    if (check_count("request", nargs, 4, 5) < 0) {
         return NULL;
     }
     PyObject *begin = known_begin(self, args[0]), *body = args[1], *prefix = args[2], *token = args[3];
+    PyObject *block = nargs == 5 ? args[4] : self->core->empty_bytes;
     if (begin == NULL && PyErr_Occurred()) {
         return NULL;
     }
-    if (begin != NULL && PyBytes_Check(body) && PyBytes_Check(prefix)
+    if (begin != NULL && PyBytes_Check(body) && PyBytes_Check(prefix) && PyBytes_Check(block)
         && PyBytes_GET_SIZE(prefix) < MAX_REPLY / 2 && PyUnicode_Check(token)
-        && PyBytes_GET_SIZE(body) <= self->max_payload) {
+        && PyBytes_GET_SIZE(body) <= self->max_payload
+        && PyBytes_GET_SIZE(block) <= self->max_payload - PyBytes_GET_SIZE(body)) {
         Py_ssize_t length;
         const char *text = PyUnicode_AsUTF8AndSize(token, &length);
         if (text == NULL) {
@@ -228,8 +271,7 @@ static PyObject *queue_request(FrameQueue *self, PyObject *const *args, Py_ssize
             char reply[MAX_REPLY];
             char *end = put(reply, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix));
             end = put(end, text, length);
-            return as_bool(add_new(self, make_frame(PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin),
-                                                    reply, end - reply, body)));
+            return as_bool(add_request(self, begin, reply, end - reply, block, body));
         }
     }
     return as_bool(call_reference(self, self->reference_request, args, (size_t)nargs));
@@ -377,7 +419,7 @@ static PyMethodDef queue_methods[] = {
     {"publish", (PyCFunction)(void (*)(void))queue_publish, METH_FASTCALL,
      "Send a message without headers and reply subject."},
     {"request", (PyCFunction)(void (*)(void))queue_request, METH_FASTCALL,
-     "Send a request without headers."},
+     "Send a request."},
     {"post", (PyCFunction)queue_post, METH_O, "Queue the frame of a message."},
     {"reply", (PyCFunction)(void (*)(void))queue_reply, METH_FASTCALL,
      "Send an answer to the reply subject of a message."},

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 VARIABLE = "TIDINGS_CORE"
 # The number of the contract with the extension: CORE_API in src/core/core.h.
-API = 2
+API = 3
 
 
 def load(choice: str) -> tuple[ModuleType | None, str]:

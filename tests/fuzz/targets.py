@@ -178,6 +178,7 @@ def outgoing(data: bytes) -> None:
         calls: list[tuple[str, tuple[object, ...]]] = [
             ("publish", (text, payload)),
             ("request", (text, payload, INBOX.encode() * len(kind), text)),
+            ("request", (text, payload, INBOX.encode(), text, kind)),
             ("reply", (text, payload)),
             ("reply", (text, payload, kind)),
             ("ack", (text, payload)),

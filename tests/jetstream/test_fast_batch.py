@@ -31,7 +31,7 @@ def test_the_reply_subjects_number_the_messages_and_name_what_they_do() -> None:
     batch = FastBatch[int](b"inbox.name.2.fail.")
     replies = []
     for number in range(3):
-        replies.append(batch.next_reply())
+        replies.append(batch.prefix + batch.next_token().encode())
         batch.add(number)
     replies.append(batch.end())
     assert replies == [

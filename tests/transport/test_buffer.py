@@ -201,6 +201,28 @@ async def test_the_size_of_a_body_is_written_with_all_its_digits(size: int) -> N
     assert socket.written.removesuffix(b"PING\r\n") == frames
 
 
+async def test_a_request_has_its_headers_between_its_sizes_and_its_body(buffer: Buffer) -> None:
+    socket = connect(buffer)
+    block = b"NATS/1.0\r\nTry: 1\r\n\r\n"
+    for _ in range(2):  # the second one finds the subject checked
+        buffer.request("ask", b"", b"_INBOX.a.", "t")
+        buffer.request("ask", b"body", b"_INBOX.a.", "t", block)
+    await asyncio.sleep(0)
+    frames = b"PUB ask _INBOX.a.t 0\r\n\r\nHPUB ask _INBOX.a.t 20 24\r\n%bbody\r\n" % block
+    assert socket.written.removesuffix(b"PING\r\n") == 2 * frames
+
+
+async def test_headers_and_body_of_a_request_are_limited_together(buffer: Buffer) -> None:
+    connect(buffer)
+    buffer.max_payload = 10
+    buffer.request("ask", b"12345", b"_INBOX.a.", "t", b"12345")
+    for body, block in ((b"12345", b"123456"), (b"", b"12345678901"), (b"12345678901", b"")):
+        with pytest.raises(PayloadTooLargeError) as caught:
+            buffer.request("ask", body, b"_INBOX.a.", "t", block)
+        assert (caught.value.size, caught.value.limit) == (11, 10)
+    assert buffer.refused == 3
+
+
 async def test_what_a_woken_task_sends_leaves_in_its_turn_if_it_is_expected(
     buffer: Buffer,
 ) -> None:

@@ -16,7 +16,7 @@ from tidings.checks import (
     check_text,
     check_whole,
 )
-from tidings.deadlines import in_time
+from tidings.deadlines import current, in_time
 from tidings.error_codes import ErrorCode
 from tidings.errors import (
     BucketChangeError,
@@ -104,6 +104,9 @@ class AnyBucket:
             JetStreamUnavailableError: no JetStream answers.
             NotStartedError: the app is not running.
         """
+        api = self._host.api
+        if self._opened is api and current.get() is None:  # open, and no deadline to keep
+            return api
         return await in_time(self._open(), self.name)
 
     async def _open(self) -> JetStreamApi:

@@ -59,13 +59,14 @@ class FastBatch(Generic[E]):
             begins.
 
     Attributes:
+        prefix: as given.
         sent: number of messages.
         is_open: whether the batch takes more messages.
         is_ended: whether the stream has ended the batch, or was asked to.
         is_over: whether no more answer is expected.
     """
 
-    __slots__ = ("_acked", "_prefix", "_waiting", "is_ended", "is_open", "is_over", "sent")
+    __slots__ = ("_acked", "_waiting", "is_ended", "is_open", "is_over", "prefix", "sent")
 
     def __init__(self, prefix: bytes) -> None:
         self.sent = 0
@@ -73,7 +74,7 @@ class FastBatch(Generic[E]):
         self.is_ended = False
         self.is_over = False
         self._acked = 0
-        self._prefix = prefix
+        self.prefix = prefix
         self._waiting: dict[int, E] = {}
 
     @property
@@ -81,12 +82,12 @@ class FastBatch(Generic[E]):
         """Whether a message waits for its acknowledgement."""
         return bool(self._waiting)
 
-    def next_reply(self) -> bytes:
-        """Return the reply subject for the next message."""
-        return b"%b%d.%d.$FI" % (self._prefix, self.sent + 1, ADD if self.sent else START)
+    def next_token(self) -> str:
+        """Return what follows `prefix` in the reply subject for the next message."""
+        return f"{self.sent + 1}.{ADD if self.sent else START}.$FI"
 
     def add(self, message: E) -> None:
-        """Add the message that was sent with `next_reply`."""
+        """Add the message that was sent with `next_token`."""
         self.sent = number = self.sent + 1
         self._waiting[number] = message
 
@@ -94,7 +95,7 @@ class FastBatch(Generic[E]):
         """Take no more messages. Returns the reply subject for the empty message that ends the
         batch."""
         self.is_open, self.is_ended = False, True
-        return b"%b%d.%d.$FI" % (self._prefix, self.sent + 1, END)
+        return b"%b%d.%d.$FI" % (self.prefix, self.sent + 1, END)
 
     def give_up(self) -> list[E]:
         """Expect no more answers. Returns the messages that wait."""
@@ -134,11 +135,10 @@ class FastBatch(Generic[E]):
         return Verdict(acked=self._one(number), place=(answer.stream, answer.seq), is_refused=True)
 
     def _up_to(self, number: int) -> list[E]:
-        found = []
-        while self._acked < min(number, self.sent):
-            self._acked += 1
-            found += self._one(self._acked)
-        return found
+        waiting, first = self._waiting, self._acked + 1
+        last = min(number, self.sent)
+        self._acked = max(self._acked, last)
+        return [waiting.pop(each) for each in range(first, last + 1) if each in waiting]
 
     def _one(self, number: int) -> list[E]:
         return [self._waiting.pop(number)] if number in self._waiting else []

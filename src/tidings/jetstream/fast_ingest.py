@@ -107,9 +107,9 @@ class Batch(FastBatch[Message]):
         Raises:
             TidingsError: it cannot be sent. It is not in the batch.
         """
-        outbox = self.outbox
-        frame = outbox.frame(message.subject, message.body, self.next_reply(), message.block)
-        is_crowded = outbox.post(frame)
+        is_crowded = self.outbox.request(
+            message.subject, message.body, self.prefix, self.next_token(), message.block
+        )
         self.add(message)
         return is_crowded
 

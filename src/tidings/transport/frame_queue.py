@@ -22,7 +22,7 @@ class FrameQueue:
     """The frames that wait to be sent: the part of `Buffer` that runs for every message.
 
     The compiled form calls the methods of this one for everything out of the ordinary: a new
-    subject, headers, a body that is too large.
+    subject, an answer with headers, a body that is too large.
 
     Args:
         loop: the event loop.
@@ -85,21 +85,30 @@ class FrameQueue:
             self._loop.call_soon(self.write)
         return False
 
-    def request(self, subject: str, payload: bytes, prefix: bytes, token: str) -> bool:
-        """Send a request without headers.
+    def request(
+        self, subject: str, payload: bytes, prefix: bytes, token: str, block: bytes = b""
+    ) -> bool:
+        """Send a request. Returns, raises: as `post`, and as `Buffer.frame`.
 
         Args:
             subject: the subject.
             payload: the encoded body.
             prefix: the beginning of the reply subject, up to the last point.
             token: its last token.
+            block: the encoded headers; b"" for none.
         """
         begin = self._begins.get(subject) or self._begin(subject)
-        size = len(payload)
+        size = len(payload) + len(block)
         if size > self.max_payload:
             self.refused += 1
             raise PayloadTooLargeError(size, self.max_payload)
-        return self.post(b"%b%b%b %d\r\n%b\r\n" % (begin, prefix, token.encode(), size, payload))
+        end = token.encode()
+        if block:
+            sizes = len(block), size
+            return self.post(
+                b"H%b%b%b %d %d\r\n%b%b\r\n" % (begin, prefix, end, *sizes, block, payload)
+            )
+        return self.post(b"%b%b%b %d\r\n%b\r\n" % (begin, prefix, end, size, payload))
 
     def reply(self, reply: str, payload: bytes, block: bytes = b"") -> bool:
         """Send an answer to the reply subject of a message.

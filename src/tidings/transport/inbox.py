@@ -77,17 +77,13 @@ class Inbox:
         Raises:
             DisconnectedError: if the connection is down. Requests are not buffered: the requester
                 would no longer wait when the request is sent.
-            TidingsError: as raised by `Buffer.frame` and `Buffer.request`.
+            TidingsError: as raised by `Buffer.request`.
         """
         if not self._works:
             self._begin(subject)
         token, future = self._requests.add(subject, timeout)
         try:
-            if block:
-                reply = b"%b%b" % (self._prefix, token.encode())
-                self._buffer.post(self._buffer.frame(subject, payload, reply, block))
-            else:
-                self._buffer.request(subject, payload, self._prefix, token)
+            self._buffer.request(subject, payload, self._prefix, token, block)
         except TidingsError:
             self._requests.discard(token)
             raise
@@ -108,8 +104,7 @@ class Inbox:
             self._begin(subject)
         token = self._requests.add_waiter(waiter, subject, timeout)
         try:
-            reply = b"%b%b" % (self._prefix, token.encode())
-            return token, self._buffer.post(self._buffer.frame(subject, payload, reply, block))
+            return token, self._buffer.request(subject, payload, self._prefix, token, block)
         except TidingsError:
             self._requests.discard(token)
             raise

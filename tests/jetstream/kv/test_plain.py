@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from support.streams import MakeApp
 from tidings.errors import DecodeError, JetStreamApiError, KeyNotFoundError
 from tidings.jetstream.kv import plain as plain_module
+from tidings.jetstream.kv.entry import Entry, Operation
 from tidings.jetstream.kv.plain import is_plain, put_once, stored_value
 from tidings.jetstream.publish import FirstTry
 
@@ -58,6 +60,8 @@ def test_the_value_that_a_put_stored_is_read_without_parsing_its_headers(own: by
         answer(b"Nats-Marker-Reason: MaxAge\r\n"),
         answer(b"Nats-Sequence: 1\r\n"),  # of the publisher, before the server's
         answer(b"Trace-Id: 7f\r\n"),
+        answer(b"Nats-Msg-Id: 7f\r\nKV-Operation: DEL\r\n"),
+        answer(b"Nats-Msg-Id: 7\rf\r\n"),
         answer(subject=b"$KV.b.other"),
         answer(sequence=b"-7"),
         answer(sequence=b"7" * 21),
@@ -69,6 +73,18 @@ def test_the_value_that_a_put_stored_is_read_without_parsing_its_headers(own: by
 )
 def test_everything_else_is_left_to_the_general_way(frame: Any) -> None:
     assert stored_value(frame, SUBJECT) is None
+
+
+def test_the_entry_of_a_value_is_the_entry_that_the_constructor_makes() -> None:
+    created = datetime(2026, 7, 1, 10, tzinfo=UTC)
+    entry = Entry.of_value("b", "key", b"10", 7, created, int)
+    made = Entry("b", "key", b"10", 7, created, Operation.PUT, int)
+    assert entry == made
+    assert repr(entry) == repr(made)
+    assert entry.value == made.value == 10
+    assert vars(entry) == vars(made)
+    with pytest.raises(FrozenInstanceError):
+        entry.revision = 8  # type: ignore[misc]  # that is what is refused
 
 
 async def test_an_answer_is_not_asked_for_twice(make_app: MakeApp, stream: Any) -> None:

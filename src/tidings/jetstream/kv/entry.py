@@ -89,9 +89,19 @@ class Entry(Generic[T]):
         Raises:
             DecodeError: if the body is not valid for the bucket's type.
         """
-        entry = cls(bucket, key, body, revision, created, Operation.PUT, decode)
+        # Without __init__, which sets each field of a frozen dataclass with a call.
+        entry = cls.__new__(cls)
+        fields = entry.__dict__
+        fields["bucket"] = bucket
+        fields["key"] = key
+        fields["body"] = body
+        fields["revision"] = revision
+        fields["created"] = created
+        fields["operation"] = Operation.PUT
+        fields["_decode"] = decode
+        fields["marker_reason"] = None
         try:
-            entry.__dict__["value"] = decode(body)  # as cached_property does, but without its lock
+            fields["value"] = decode(body)  # as cached_property does, but without its lock
         except DecodeError:
             entry.value  # noqa: B018 - raises the error with the place
         return entry

@@ -24,12 +24,13 @@ _KEY = re.compile(r"[-/_=a-zA-Z0-9]+(?:\.[-/_=a-zA-Z0-9]+)*")
 LONGEST_KEY = 256
 
 # The headers of a direct read of a value: those that `put` and `update` of any client write, and
-# those that the server adds. (NATS ADR-31)
+# those that the server adds. (NATS ADR-31) `[^\r]` is a single test for each byte, where `[^\r\n]`
+# is a search in a set.
 _VALUE = re.compile(
     rb"NATS/1\.0\r\n"
-    rb"(?:Nats-(?:Msg-Id|Expected-Last-Subject-Sequence|TTL|Rollup): [^\r\n]*\r\n)*"
-    rb"Nats-Stream: [^\r\n]*\r\n"
-    rb"Nats-Subject: ([^\r\n]*)\r\n"
+    rb"(?:Nats-(?:Msg-Id|Expected-Last-Subject-Sequence|TTL|Rollup): [^\r]*\r\n)*"
+    rb"Nats-Stream: [^\r]*\r\n"
+    rb"Nats-Subject: ([^\r]*)\r\n"
     rb"Nats-Sequence: ([0-9]{1,20})\r\n"
     rb"Nats-Time-Stamp: ([-0-9T:.Z+]{1,40})\r\n\r\n"
 )
