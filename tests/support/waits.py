@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 20.0  # seconds within which whatever a test waits for has to happen
+PATIENCE = 30.0  # seconds within which whatever a test waits for has to happen
 # Seconds within which what happens "at once" has happened on a busy machine, too. Give it an
 # alternative that would take longer: a timeout of PATIENCE, for example.
 AT_ONCE = 5.0

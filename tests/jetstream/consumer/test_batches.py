@@ -182,7 +182,7 @@ async def test_a_handler_acknowledges_one_by_one_where_it_wants_to(
     app = make_app(streams=[stream])
     seen = []
 
-    @app.consume(stream.name, durable="d", batch=3, batch_timeout=1, manual_ack=True, ack_wait=1.5)
+    @app.consume(stream.name, durable="d", batch=3, batch_timeout=1, manual_ack=True, ack_wait=3)
     async def keep(messages: Batch) -> None:
         for msg in messages:
             seen.append((msg.data, msg.delivered))
