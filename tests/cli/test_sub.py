@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,17 @@ def test_ctrl_c_ends_sub(start: Start, subject: str) -> None:
     process.signal(signal.SIGINT)
     assert process.wait() == 0
     assert len(process.err) == 1
+
+
+def test_ctrl_c_ends_sub_soon_although_the_server_is_frozen(start: Start, server: Any) -> None:
+    process = start("sub", "x", "-s", server.url)
+    process.wait_for("^listening on x")
+    server.pause()
+    began = time.monotonic()
+    process.signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert time.monotonic() - began < 8, "an app would wait for 8 seconds"
+    server.resume()
 
 
 def test_sub_ends_when_its_reader_is_gone(start: Start, subject: str, nats_server: Any) -> None:

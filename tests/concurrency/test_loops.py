@@ -53,6 +53,18 @@ def calls_of(app: App, subject: str) -> dict[str, tuple[Work, str]]:
         async for _ in bucket.watch():
             return
 
+    async def lock() -> None:
+        async with app.lock("x"):
+            pass
+
+    async def batch() -> None:
+        async with app.js.batch() as batch:
+            batch.add(f"{subject}.stored.a", 1)
+
+    async def transaction() -> None:
+        async with bucket.transaction() as changes:
+            changes.put("a", 1)
+
     return {
         "publish": (lambda: app.publish(subject, 1), "app.publish_sync"),
         "publish with force": (lambda: app.publish(subject, 1, force=True), "app.publish_sync"),
@@ -84,6 +96,9 @@ def calls_of(app: App, subject: str) -> dict[str, tuple[Work, str]]:
         "bucket.keys": (bucket.keys, "app.js.run_sync"),
         "bucket.watch": (watch, "app.js.run_sync"),
         "files.put": (lambda: files.put("a", b"x"), "app.js.run_sync"),
+        "lock": (lock, "with app.lock(...)"),
+        "js.batch": (batch, "with app.js.batch()"),
+        "bucket.transaction": (transaction, "with bucket.transaction()"),
     }
 
 

@@ -43,12 +43,12 @@ async def test_a_message_is_delivered_later_with_its_body_and_headers(
     app = make_app(streams=[scheduling(stream)])
     inbox = Inbox()
     app.consume(stream.name, durable="d", subject=f"{stream.name}.mail")(inbox)
-    options: dict[str, Any] = {
-        "delay": {"delay": 1},
-        "timedelta": {"delay": timedelta(seconds=1)},
-        "at": {"at": datetime.now(UTC) + timedelta(seconds=1)},
-    }[form]
     async with app:
+        options: dict[str, Any] = {
+            "delay": {"delay": 1},
+            "timedelta": {"delay": timedelta(seconds=1)},
+            "at": {"at": datetime.now(UTC) + timedelta(seconds=1)},
+        }[form]
         due = datetime.now(UTC) + timedelta(seconds=0.9)
         ack = await app.js.publish(
             f"{stream.name}.mail", {"id": 7}, headers={"Trace": "7f"}, **options

@@ -275,16 +275,16 @@ async def test_a_server_that_would_store_the_messages_one_by_one_is_too_old(
 async def test_an_older_server_that_leads_the_stream_is_noticed_at_the_first_message(
     app: App, atomic: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Connection.request
+    request = Connection.request_patiently
 
     async def older(
-        self: Connection, subject: str, body: bytes, block: bytes, timeout: float
+        self: Connection, subject: str, body: bytes, block: bytes, timeout: float, limit: float
     ) -> Any:
         if subject.startswith(atomic.name):
             return 1, "_INBOX.1", "", b"", b'{"stream":"%b","seq":1}' % atomic.name.encode()
-        return await request(self, subject, body, block, timeout)
+        return await request(self, subject, body, block, timeout, limit)
 
-    monkeypatch.setattr(Connection, "request", older)
+    monkeypatch.setattr(Connection, "request_patiently", older)
     with pytest.raises(
         ConfigError, match=r"one by one: the server .* older than nats-server 2\.12"
     ):
@@ -397,20 +397,20 @@ def lose_answers(
     monkeypatch: pytest.MonkeyPatch, stream: Stream, count: int, *, arrives: bool
 ) -> list[bytes]:
     """Lose the answers to the first commits, or the commits themselves. Returns their headers."""
-    request, lost = Connection.request, []
+    request, lost = Connection.request_patiently, []
 
     async def losing(
-        self: Connection, subject: str, body: bytes, block: bytes, timeout: float
+        self: Connection, subject: str, body: bytes, block: bytes, timeout: float, limit: float
     ) -> Any:
         is_commit = subject.startswith(stream.name) and b"Nats-Batch-Commit" in block
         if not is_commit or len(lost) == count:
-            return await request(self, subject, body, block, timeout)
+            return await request(self, subject, body, block, timeout, limit)
         lost.append(block)
         if arrives:
-            await request(self, subject, body, block, timeout)
+            await request(self, subject, body, block, timeout, limit)
         raise RequestTimeoutError(subject, timeout)
 
-    monkeypatch.setattr(Connection, "request", losing)
+    monkeypatch.setattr(Connection, "request_patiently", losing)
     return lost
 
 

@@ -19,6 +19,9 @@ from tidings.transport.sources import VARIABLES, Source, from_flags
 T = TypeVar("T")
 
 PANEL = "Connection"
+# Seconds that the end of a command waits. Its user has pressed Ctrl-C, and may have done so because
+# the server does not answer.
+DRAIN_TIMEOUT = 3.0
 Flags = Source
 
 
@@ -98,7 +101,7 @@ def client(name: str, flags: Flags) -> App:
     As the command line `nats` does, it may connect to the context that `nats context select` has
     selected. It says so, because the services of `tidings run` do not.
     """
-    app = App(name, discoverable=False)
+    app = App(name, discoverable=False, drain_timeout=DRAIN_TIMEOUT)
     launch = launch_of(app)
     launch.use_flags(flags, may_use_selected=True)
     if (selected := launch.connection.selected()) is not None:

@@ -26,6 +26,8 @@ from .loading import load_app
 T = TypeVar("T")
 
 API_TIMEOUT = 5.0
+# Seconds that the end of a command waits until the server has received its last request.
+GOODBYE = 2.0
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.")]
@@ -72,7 +74,7 @@ def _run(app: App, work: Callable[[Connection, ConnectionOptions], Awaitable[T]]
             return await work(connection, options)
         finally:
             with contextlib.suppress(TidingsError):
-                await connection.confirm(API_TIMEOUT)  # else the last request counts as lost
+                await connection.confirm(GOODBYE)  # else the last request counts as lost
             await connection.close()
 
     return asyncio.run(connected())

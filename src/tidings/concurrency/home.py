@@ -16,6 +16,9 @@ INSTEAD = {
     "flush": "app.publish_sync(..., force=True)",
     "msg.respond": "app.publish_sync(msg.reply, ...)",
     "js.publish": "app.js.publish_sync(...)",
+    "lock": "with app.lock(...)",
+    "app.js.batch": "with app.js.batch()",
+    "bucket.transaction": "with bucket.transaction()",
     "wait_stopped": "a threading.Event that an @app.on_shutdown function sets",
 }
 INSTEAD |= {

@@ -45,7 +45,8 @@ from tidings.subject import matches
 # After so many messages, wait until the server has them. The first one shows early whether the
 # stream takes batches at all.
 PACE = 100
-# Seconds to wait for the acknowledgement of a batch before sending it again.
+# Seconds to wait for the acknowledgement of a batch before sending it again, from when the server
+# has received it.
 COMMIT_TIMEOUT = 5.0
 # Messages of which the place is asked for, to find out whether a batch is stored.
 MOST_ASKED = 8
@@ -145,6 +146,7 @@ class Commit:
         self._tried.add(batch_id)
         connection = self._api.connection
         self._api.home.check("app.js")
+        deadline = time.monotonic() + left
         for number, (message, block, is_last) in enumerate(self._batch.blocks(batch_id)):
             subject, body = message.subject, message.body
             if not is_last and number % PACE:
@@ -154,8 +156,9 @@ class Commit:
                 continue
             if subject != self._streams.subject:
                 self._streams = StreamCheck(self._api, subject)
+            left = max(deadline - time.monotonic(), LEAST_CHECK)
             patience = min(left, COMMIT_TIMEOUT if is_last else TRY_TIMEOUT)
-            frame = await connection.request(subject, body, block, patience)
+            frame = await connection.request_patiently(subject, body, block, patience, left)
             if is_last:
                 return read_ack(self._read(subject, frame), len(self._batch))
             self._take_step(subject, frame)

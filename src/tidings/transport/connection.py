@@ -386,10 +386,11 @@ class Connection:
         finally:
             self.end_request(token)
 
-    async def request_patiently(
+    def start_patient_request(
         self, subject: str, payload: bytes, block: bytes, timeout: float, limit: float
-    ) -> Frame:
-        """Send a request as `request` does, and wait longer while the server has not received it.
+    ) -> tuple[str, asyncio.Future[Frame]]:
+        """Send a request as `start_request` does, whose future waits longer while the server has
+        not received it.
 
         Args:
             subject: where to.
@@ -405,10 +406,21 @@ class Connection:
         reply = PatientReply(future, self.outbox, self._requests, subject, timeout, limit)
         reply.token, _ = self.start_request_for(reply, subject, payload, block, timeout)
         reply.position = self.outbox.position
+        return reply.token, future
+
+    async def request_patiently(
+        self, subject: str, payload: bytes, block: bytes, timeout: float, limit: float
+    ) -> Frame:
+        """Send a request and return the frame of its answer: see `start_patient_request`.
+
+        Raises:
+            TidingsError: as `request`.
+        """
+        token, future = self.start_patient_request(subject, payload, block, timeout, limit)
         try:
             return await future
         finally:
-            self.end_request(reply.token)
+            self.end_request(token)
 
     def new_inbox(self) -> str:
         """Return a new subject for answers. Nobody can guess it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 
 from support.streams import MakeApp
+from support.tcp_proxy import TcpProxy
+from tidings import App
 from tidings.errors import DecodeError, JetStreamApiError, KeyNotFoundError
 from tidings.jetstream.kv import plain as plain_module
 from tidings.jetstream.kv.entry import Entry, Operation
 from tidings.jetstream.kv.plain import is_plain, put_once, stored_value
 from tidings.jetstream.publish import FirstTry
+from tidings.server import NATSServer
 
 SUBJECT = "$KV.b.key"
 ADDED = b"Nats-Stream: KV_b\r\nNats-Subject: %b\r\nNats-Sequence: %b\r\nNats-Time-Stamp: %b\r\n\r\n"
@@ -137,3 +141,19 @@ async def test_a_refusal_comes_from_the_first_try(make_app: MakeApp, stream: Any
         with pytest.raises(JetStreamApiError, match="message size exceeds"):
             await bucket.put("k", b"x" * 1000)
         assert app.stats().connection.sent == before + 1
+
+
+async def test_many_puts_over_a_slow_link_are_sent_once(
+    nats_server: NATSServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_module, "TRY_TIMEOUT", 0.5)
+    async with TcpProxy(nats_server.port) as proxy:
+        app = App("app", servers=proxy.url)
+        bucket = app.js.key_value("slow-link", type=bytes, storage="memory")
+        async with app:
+            await bucket.put("k", b"")
+            before = app.stats().connection.sent_bytes
+            proxy.latency = 0.1  # for each 64 KiB: the last one takes more than a second
+            await asyncio.gather(*(bucket.put(f"k{n}", bytes(16_384)) for n in range(64)))
+            proxy.latency = 0
+            assert app.stats().connection.sent_bytes - before < 1.1 * 64 * 16_384

@@ -309,19 +309,19 @@ async def test_a_bucket_that_does_not_exist_is_an_error(app: App, bucket: str) -
 async def test_a_transaction_whose_answer_is_lost_is_stored_once(
     accounts: KeyValue[int], monkeypatch: pytest.MonkeyPatch, arrives: bool
 ) -> None:
-    request, lost = Connection.request, []
+    request, lost = Connection.request_patiently, []
 
     async def losing(
-        self: Connection, subject: str, body: bytes, block: bytes, timeout: float
+        self: Connection, subject: str, body: bytes, block: bytes, timeout: float, limit: float
     ) -> Any:
         if b"Nats-Batch-Commit" in block and not lost:
             lost.append(subject)
             if arrives:
-                await request(self, subject, body, block, timeout)
+                await request(self, subject, body, block, timeout, limit)
             raise RequestTimeoutError(subject, timeout)
-        return await request(self, subject, body, block, timeout)
+        return await request(self, subject, body, block, timeout, limit)
 
-    monkeypatch.setattr(Connection, "request", losing)
+    monkeypatch.setattr(Connection, "request_patiently", losing)
     ada = await accounts.get("ada")
     async with accounts.transaction() as changes:
         changes.update("ada", 90, ada.revision)
@@ -337,16 +337,16 @@ async def test_a_transaction_whose_answer_is_lost_is_stored_once(
 async def test_without_an_answer_the_timeout_is_told(
     accounts: KeyValue[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Connection.request
+    request = Connection.request_patiently
 
     async def silent(
-        self: Connection, subject: str, body: bytes, block: bytes, timeout: float
+        self: Connection, subject: str, body: bytes, block: bytes, timeout: float, limit: float
     ) -> Any:
         if b"Nats-Batch-Commit" in block:
             raise RequestTimeoutError(subject, timeout)
-        return await request(self, subject, body, block, timeout)
+        return await request(self, subject, body, block, timeout, limit)
 
-    monkeypatch.setattr(Connection, "request", silent)
+    monkeypatch.setattr(Connection, "request_patiently", silent)
     with pytest.raises(BatchTimeoutError):
         async with accounts.transaction(timeout=0.3) as changes:
             changes.put("ada", 1)

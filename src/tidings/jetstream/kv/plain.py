@@ -16,7 +16,7 @@ import msgspec
 
 from tidings.errors import DisconnectedError, RequestTimeoutError
 from tidings.jetstream.api import JetStreamApi
-from tidings.jetstream.publish import TRY_TIMEOUT, FirstTry
+from tidings.jetstream.publish import PUBLISH_TIMEOUT, TRY_TIMEOUT, FirstTry
 from tidings.protocol.parser import Frame
 
 # A key that every NATS client accepts, and that no check refuses.
@@ -63,7 +63,9 @@ async def put_once(api: JetStreamApi, subject: str, body: bytes, msg_id: str) ->
     block = b"NATS/1.0\r\nNats-Msg-Id: %b\r\n\r\n" % msg_id.encode()
     token = ""
     try:
-        token, answer = api.connection.start_request(subject, body, block, TRY_TIMEOUT)
+        token, answer = api.connection.start_patient_request(
+            subject, body, block, TRY_TIMEOUT, PUBLISH_TIMEOUT
+        )
         frame = await answer
     except (RequestTimeoutError, DisconnectedError) as error:
         return FirstTry(began, error)
