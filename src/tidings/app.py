@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from tidings.jetstream.host import JetStreamHost
     from tidings.jetstream.kv.watchers import WatchSpec
     from tidings.jetstream.locks.lock import Lock
-    from tidings.jetstream.schedule.spec import CronSpec
     from tidings.jetstream.streams.bucket import Bucket, ObjectBucket
     from tidings.jetstream.streams.stream import Stream
     from tidings.lifecycle import Observer, Outcome, Run
@@ -843,16 +842,6 @@ class App(Declarations, BlockingBus):
             ConfigError: the environment or a context names servers that cannot be used.
         """
         return self._launch.connection.servers
-
-    @property
-    def consumers(self) -> tuple[ConsumerSpec, ...]:
-        """The declared consumers, also those of included groups. For command lines."""
-        return tuple(self._consumer_specs)
-
-    @property
-    def crons(self) -> tuple[CronSpec, ...]:
-        """The declared jobs, also those of included groups. For command lines."""
-        return tuple(self._cron_specs)
 
     @property
     def connected_url(self) -> str | None:

@@ -564,7 +564,7 @@ class Declarations:
         self._cron_specs.append(spec)
 
 
-def _times(interval: Any, cron: Any, tz: Any) -> CronExpression | None:
+def _times(interval: Seconds | None, cron: str | None, tz: str | None) -> CronExpression | None:
     """Return the times of a task's runs, if it has any."""
     if cron is None:
         if tz is not None:

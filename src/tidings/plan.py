@@ -86,6 +86,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """The queue group of each listener, "" for none."""
         return queue_groups(self.service_name, self.queue, self.listeners)
 
+    @property
+    def declared_consumers(self) -> list[ConsumerSpec]:
+        """The consumers without those of the scheduled jobs."""
+        return [spec for spec in self.consumers if spec.skip is None]
+
     def patterns(self, streams: Sequence[Stream]) -> list[str]:
         """The subjects of everything that is declared, which may contain wildcards.
 
@@ -125,7 +130,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Describe in one line what the app does: `greeter listens on greet and runs report`."""
         parts = {
             "listens on": [subject for spec in self.listeners for subject in spec.subjects],
-            "consumes": [spec.stream for spec in self.consumers if spec.skip is None],
+            "consumes": [spec.stream for spec in self.declared_consumers],
             "watches": [spec.bucket for spec in self.watches],
             "runs": [*(spec.name for spec in self.tasks), *(spec.name for spec in self.crons)],
             "may lead": [spec.name for spec in self.leaders],

@@ -13,6 +13,7 @@ import typer
 
 from tidings.app import App
 from tidings.errors import ConfigError, MissingExtraError
+from tidings.internals import plan_of
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.schedule.crons import Crons
 from tidings.jetstream.schedule.jobs import (
@@ -158,7 +159,7 @@ def resume(target: Target, job: JobName, *, flags: Flags) -> None:
 
 def _app_with(target: str, job: str, flags: Flags) -> App:
     app = app_of(target, flags)
-    names = [spec.name for spec in app.crons]
+    names = [spec.name for spec in plan_of(app).crons]
     if job not in names:
         known = ", ".join(names) or "none"
         raise ConfigError(f"the app declares no job {printable(job)!r}; its jobs are: {known}")
@@ -166,12 +167,12 @@ def _app_with(target: str, job: str, flags: Flags) -> App:
 
 
 def _crons(api: JetStreamApi, app: App) -> Crons:
-    return Crons(api, app.service_name, app.crons, app.js.streams)
+    return Crons(api, app.service_name, plan_of(app).crons, app.js.streams)
 
 
 def _plan(app: App) -> tuple[StreamPlan, list[CronPlan]]:
     stream, jobs = run_with_api(app, lambda api: _crons(api, app).plan())
-    if not app.crons and not jobs:
+    if not plan_of(app).crons and not jobs:
         raise ConfigError('the app declares no jobs: add @app.cron("0 9 * * mon-fri")')
     return stream, jobs
 

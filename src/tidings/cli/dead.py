@@ -22,6 +22,7 @@ from tidings.errors import (
     RedriveError,
     SubjectError,
 )
+from tidings.internals import plan_of
 from tidings.jetstream import dead_letters
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.dead_letters import (
@@ -291,9 +292,8 @@ def _app(source: str | None, stream: str | None, flags: Flags) -> App:
 
 
 def _subjects(app: App) -> list[str]:
-    return sorted(
-        {spec.dead_letter_subject for spec in app.consumers if spec.dead_letter_subject is not None}
-    )
+    found = {spec.dead_letter_subject for spec in plan_of(app).declared_consumers}
+    return sorted(subject for subject in found if subject is not None)
 
 
 def _on_places(

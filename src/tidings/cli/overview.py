@@ -61,7 +61,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 def overview_of(app: App) -> Overview:
     """Return what an app has declared."""
-    plan, consumers = plan_of(app), app.consumers
+    plan = plan_of(app)
+    consumers = plan.declared_consumers
     names = consumer_names(app.service_name, consumers)
     rows = [
         *_cut(
@@ -85,7 +86,7 @@ def overview_of(app: App) -> Overview:
         *_cut("task", [(_times(spec), "", spec.name) for spec in plan.tasks]),
         *_cut(
             "cron",
-            [(str(spec.schedule), spec.name, function_name(spec.function)) for spec in app.crons],
+            [(str(spec.schedule), spec.name, function_name(spec.function)) for spec in plan.crons],
         ),
         *_cut(
             "leader",

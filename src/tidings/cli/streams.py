@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from tidings.errors import ConfigError, JetStreamApiError
+from tidings.internals import plan_of
 from tidings.jetstream.api import JetStreamApi
 from tidings.jetstream.consumer.partitions.group import PartitionGroup, WorkQueue
 from tidings.jetstream.consumer.spec import ConsumerSpec
@@ -201,7 +202,7 @@ def plan(target: Target, *, flags: Flags) -> None:
     The work queue of a consumer with partitions is shown, too. The app creates it when it starts.
     """
     app = app_of(target, flags)
-    groups = [spec for spec in app.consumers if spec.partitions is not None]
+    groups = [spec for spec in plan_of(app).declared_consumers if spec.partitions is not None]
     if app.js.streams or not groups:
         for each in run_with_api(app, lambda api: _plan(api, app.js.streams)):
             _show(each)

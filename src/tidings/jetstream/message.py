@@ -12,6 +12,7 @@ import msgspec
 
 from tidings.checks import Seconds, check_seconds
 from tidings.errors import ConfigError
+from tidings.headers import HeadersLike
 from tidings.message import Message
 
 T = TypeVar("T")
@@ -212,7 +213,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """Always False: the reply subject is for the acknowledgement."""
         return False
 
-    async def respond(self, value: object = None, *, headers: Any = None) -> None:
+    async def respond(self, value: object = None, *, headers: HeadersLike | None = None) -> None:
         """A stream's message has no requester.
 
         Raises:
@@ -220,7 +221,7 @@ class StreamMessage(Message[T], eq=False, kw_only=True):
         """
         raise ConfigError("a message of a stream has no requester to answer; publish instead")
 
-    def respond_sync(self, value: object = None, *, headers: Any = None) -> None:
+    def respond_sync(self, value: object = None, *, headers: HeadersLike | None = None) -> None:
         """A stream's message has no requester.
 
         Raises:

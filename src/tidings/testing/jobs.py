@@ -8,6 +8,7 @@ import time
 from tidings.app import App
 from tidings.checks import Seconds, check_seconds
 from tidings.errors import ConfigError
+from tidings.internals import plan_of
 from tidings.jetstream.schedule.spec import run_subject
 from tidings.testing.consumed import POLL, consumed
 
@@ -41,7 +42,7 @@ class JobRun:
     """
 
     def __init__(self, app: App, job: str, timeout: Seconds) -> None:
-        names = [spec.name for spec in app.crons]
+        names = [spec.name for spec in plan_of(app).crons]
         if job not in names:
             known = ", ".join(names) or "none"
             raise ConfigError(f"the app has no job {job!r}; its jobs are: {known}")

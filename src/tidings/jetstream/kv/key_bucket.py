@@ -10,6 +10,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from tidings import codec
@@ -138,11 +139,11 @@ class KeyBucket(AnyBucket, Generic[T]):
     def _subjects(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{self._origin.read}{name}" for name in names)
 
-    def _stored_name(self, key: Any, *, new: bool = False) -> str:
+    def _stored_name(self, key: str, *, new: bool = False) -> str:
         """Return a key as the bucket stores it."""
         if self.key_codec is None:
             check_key(key, new=new)
-            return str(key)
+            return key
         name = stored_key(self.key_codec, key)
         try:
             check_key(name, new=new)
@@ -199,7 +200,7 @@ class KeyBucket(AnyBucket, Generic[T]):
         )
 
     def _entry(
-        self, subject: str, body: bytes, revision: int, created: Any, headers: Headers
+        self, subject: str, body: bytes, revision: int, created: datetime, headers: Headers
     ) -> Entry[T]:
         key = subject.removeprefix(self._origin.read)
         if self.key_codec is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from itertools import combinations
-from typing import Any
 
 from tidings.checks import check_whole
 from tidings.errors import SubjectError
@@ -54,7 +53,7 @@ def check_key(key: object, *, new: bool) -> None:
     check_subject(key)
 
 
-def check_revision(revision: Any) -> None:
+def check_revision(revision: object) -> None:
     """Check the revision of a key; 0 stands for a key that was never set.
 
     Raises:

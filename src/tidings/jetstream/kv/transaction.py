@@ -59,8 +59,8 @@ class Target(msgspec.Struct, frozen=True):
 
     bucket: str
     encode: Callable[[Any], bytes]
-    check_key: Callable[[object, bool], object]
-    check_revision: Callable[[Any], None]
+    check_key: Callable[[str, bool], object]
+    check_revision: Callable[[object], None]
     store: Callable[[Sequence[Change], float], Awaitable[BatchAck]]
     newest: Callable[[str], Awaitable[Stored | None]]
 
