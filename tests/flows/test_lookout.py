@@ -340,6 +340,7 @@ class FakeChannel:
         self.sid = sid
         self.target = f"peer.{sid}"
         self.peer = self.target.encode()
+        self.heard = 0.0
         self.has_departed = False
 
     def depart(self) -> None:
@@ -379,6 +380,45 @@ async def test_many_streams_take_turns(quiet: Any) -> None:
         turns.append([int(each.split()[1].removeprefix(b"peer.")) for each in posted])
     everyone = list(range(2 * AT_A_TIME))
     assert turns == [everyone[:AT_A_TIME], everyone[AT_A_TIME:], everyone[:AT_A_TIME]]
+
+
+@pytest.mark.usefixtures("long_turns")
+async def test_of_many_streams_those_are_asked_whose_requesters_are_silent(quiet: Any) -> None:
+    channels = [FakeChannel(sid) for sid in range(4 * AT_A_TIME)]
+    for each in channels:
+        quiet.add(each)
+    silent = [4 * AT_A_TIME - 1, 3, 40]
+    for each in channels:
+        if each.sid not in silent:
+            each.heard = quiet._loop.time() + 1
+    quiet._turn()
+    posted = quiet._connection.outbox.frames
+    asked = {int(line.split()[1].removeprefix(b"peer.")) for line in posted}
+    assert asked == set(silent)
+
+
+@pytest.mark.usefixtures("long_turns")
+async def test_a_requester_that_fell_silent_is_asked_for_at_the_next_look(quiet: Any) -> None:
+    channels = [FakeChannel(sid) for sid in range(2 * AT_A_TIME)]
+    for each in channels:
+        quiet.add(each)
+        each.heard = quiet._loop.time() + 1e-9
+    posted = quiet._connection.outbox.frames
+    asked: set[bytes] = set()
+    for _ in range(3):
+        quiet._turn()
+        asked |= {line.split()[1] for line in posted}
+    assert asked == {each.peer for each in channels}
+
+
+@pytest.mark.usefixtures("long_turns")
+async def test_a_few_streams_are_all_asked_even_if_their_requesters_are_heard(quiet: Any) -> None:
+    for sid in range(AT_A_TIME):
+        channel = FakeChannel(sid)
+        quiet.add(channel)
+        channel.heard = quiet._loop.time() + 1
+    quiet._turn()
+    assert len(quiet._connection.outbox.frames) == AT_A_TIME
 
 
 @pytest.mark.usefixtures("long_turns")

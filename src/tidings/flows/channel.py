@@ -62,6 +62,7 @@ class Channel(Followed):
         sid: the subscription of the inbox.
         target: the subject that its request or its reply goes to.
         sent: number of items that were sent.
+        heard: when the last message of the other end came, on the clock of the loop.
         is_gone: whether the other end has left, or the flow broke off.
         knows_credit: whether the other end counts credit.
         was_allowed: whether the other end has ever allowed items.
@@ -78,7 +79,6 @@ class Channel(Followed):
         "_ended",
         "_error",
         "_frames",
-        "_heard",
         "_inbox",
         "_is_closed",
         "_is_crowded",
@@ -90,6 +90,7 @@ class Channel(Followed):
         "_timer",
         "_window",
         "connection",
+        "heard",
         "interrupt",
         "is_gone",
         "knows_credit",
@@ -122,7 +123,7 @@ class Channel(Followed):
         self._is_closed = self._is_crowded = False
         self._error: BaseException | None = None
         self._arrived, self._allowed = asyncio.Event(), asyncio.Event()
-        self._heard = self._checked = self._loop.time()
+        self.heard = self._checked = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self.sid = connection.subscribe_route(f"{self._inbox}.*", "", self._deliver)
         connection.exchanges.add(self)
@@ -341,7 +342,7 @@ class Channel(Followed):
             self._tell(self._peer, credit_block(credit))
 
     def _deliver(self, size: int, frames: list[Frame]) -> None:
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         for frame in frames:
             if self.is_deaf:
                 break
@@ -504,7 +505,7 @@ class Channel(Followed):
         self._timer = self._loop.call_later(PROBE, self._probe)
 
     def _probe(self) -> None:
-        silence = self._loop.time() - self._heard
+        silence = self._loop.time() - self.heard
         if silence >= SILENCE:
             self.fail(self._broken(f"the other side has not answered for {silence:.0f} s"))
             return

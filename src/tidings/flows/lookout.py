@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # asked about 50 times a second, and more than 20 of them share 1,000 questions a second. That many
 # cost the service 0.6 % of a processor core, and the server 3 %: it writes a trace for each.
 INTERVAL, AT_A_TIME = 0.02, 20
+# The most streams to look at for these questions. Of more than `AT_A_TIME`, those whose requester
+# has sent something since the last look are not asked.
+MOST_LOOKS = 10 * AT_A_TIME
 # Reply subjects of requesters in another account or behind a gateway. The server sends no 503 for
 # another account, and a trace would end the way of the replies.
 FOREIGN = ("_R_.", "_GR_.")
@@ -63,6 +66,7 @@ class Lookout:
         connection.denials.expect(self.target)
         self._block = _trace_block(self.target)
         self._channels: OrderedDict[int, Channel] = OrderedDict()  # who is asked next is first
+        self._looked: dict[int, float] = {}  # when, on the clock of the loop
         self._questions: dict[int, bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_denied = False
@@ -72,6 +76,7 @@ class Lookout:
         if self._is_denied or channel.target.startswith(FOREIGN):
             return
         self._channels[channel.sid] = channel
+        self._looked[channel.sid] = self._loop.time()
         self._connection.exchanges.add(self)
         if self._timer is None:
             self._timer = self._loop.call_later(INTERVAL, self._turn)
@@ -79,6 +84,7 @@ class Lookout:
     def discard(self, channel: Channel) -> None:
         """Ask about a stream no more."""
         self._channels.pop(channel.sid, None)
+        self._looked.pop(channel.sid, None)
         self._questions.pop(channel.sid, None)
         if not self._channels:
             self._connection.exchanges.discard(self)
@@ -86,6 +92,7 @@ class Lookout:
     def fail(self, error: Any) -> None:
         """The connection is lost, or the server denies the questions."""
         self._channels.clear()
+        self._looked.clear()
         self._questions.clear()
         if isinstance(error, SubjectPermissionError) and not self._is_denied:
             self._is_denied = True
@@ -106,10 +113,23 @@ class Lookout:
             return
         if self._is_crowded:
             return
-        for sid in list(islice(self._channels, AT_A_TIME)):
-            self._channels.move_to_end(sid)
+        for sid in self._next():
             # As a control line: a question that gets lost is no lost message.
             connection.outbox.control(self._question(sid))
+
+    def _next(self) -> list[int]:
+        """Return the streams to ask about now: the next ones that may have been left."""
+        now, is_full = self._loop.time(), len(self._channels) > AT_A_TIME
+        found: list[int] = []
+        for sid, channel in list(islice(self._channels.items(), MOST_LOOKS)):
+            is_there = is_full and channel.heard > self._looked[sid]
+            self._looked[sid] = now
+            self._channels.move_to_end(sid)
+            if not is_there:
+                found.append(sid)
+                if len(found) == AT_A_TIME:
+                    break
+        return found
 
     @property
     def _is_crowded(self) -> bool:
