@@ -13,6 +13,7 @@ import pytest
 
 from support.monitor import Metrics, ask, ask_in_thread
 from support.ports import free_port
+from support.streams import owes
 from support.waits import until, wait_until
 from tidings import App, Stream
 from tidings.server import NATSServer
@@ -64,6 +65,7 @@ async def test_services_in_any_language_streams_and_consumers_are_shown(
         for number in range(4):
             await app.js.publish(f"{stream.name}.x", {"n": number})
         await until(lambda: app.stats().consumers[0].running == 1)
+        await owes(app, stream, 4)
         await asyncio.to_thread(wait_until, lambda: is_up(port))
         answer_ = await ask_in_thread(port, "/metrics")
         metrics = Metrics(answer_.text)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from support.certificates import make_certificates
+from support.lines import next_line
 from support.waits import AT_ONCE, PATIENCE
 from tidings import App
 from tidings.errors import ConfigError, MissingExtraError, ServerStartError, TidingsError
@@ -51,7 +52,7 @@ def wire(server: NATSServer) -> Iterator[Any]:
 def ping(lines: Any) -> None:
     lines.write(b'CONNECT {"verbose":false}\r\nPING\r\n')
     lines.flush()
-    assert lines.readline() == b"PONG\r\n"
+    assert next_line(lines) == b"PONG\r\n"
 
 
 # -- starting and stopping
@@ -252,7 +253,7 @@ def test_passwords_are_in_no_log_line(tmp_path: Path, caplog: pytest.LogCaptureF
         lines.write(b'CONNECT {"user":"ada","pass":"hunter2"}\r\nPING\r\n')
         lines.flush()
         assert lines.readline() == b"+OK\r\n"
-        assert lines.readline() == b"PONG\r\n"
+        assert next_line(lines) == b"PONG\r\n"
     assert "CONNECT" in server.log
     assert "hunter2" not in server.log + caplog.text + repr(server)
 
@@ -298,7 +299,7 @@ def test_a_paused_server_answers_nothing_until_it_is_resumed() -> None:
         lines.write(b"PING\r\n")
         lines.flush()
         server.resume()
-        assert lines.readline() == b"PONG\r\n"
+        assert next_line(lines) == b"PONG\r\n"
 
 
 def test_a_paused_server_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

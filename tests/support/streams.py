@@ -32,6 +32,17 @@ async def counts(app: App, stream: Stream, consumer: str, **wanted: Any) -> dict
             await asyncio.sleep(0.01)
 
 
+async def owes(app: App, stream: Stream, count: int) -> None:
+    """Wait until the server counts so many messages that the one consumer has not acknowledged."""
+    [name] = await consumer_names(app, stream)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            info = await consumer_info(app, stream, name)
+            if info["num_pending"] + info["num_ack_pending"] == count:
+                return
+            await asyncio.sleep(0.01)
+
+
 async def is_acked(app: App, stream: Stream, consumer: str, sequence: int) -> None:
     """Wait until the server has an acknowledgement for everything up to there."""
     async with asyncio.timeout(PATIENCE):
