@@ -67,7 +67,9 @@ class Bus:
     def __init__(self, current: CurrentLink) -> None:
         self._current = current
         if type(self).publish is Bus.publish:  # a subclass of App may have its own
-            self.publish = make_publish(current, self.publish)  # type: ignore[method-assign]  # see it
+            publish = make_publish(current, self.publish)
+            if publish != self.publish:  # the compiled form
+                self.publish = publish  # type: ignore[method-assign]  # see `make_publish`
 
     async def publish(
         self,
