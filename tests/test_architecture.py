@@ -365,6 +365,7 @@ LATE = {
     "blocking": {"flows"},
     "bus": {"flows"},
     "declarations": {"cron", "jetstream"},
+    "errors": {"error_codes"},
     "handlers": {"handlers", "similar"},
     "link": {"handlers"},
     "keywords": {"panini", "similar"},

@@ -283,7 +283,7 @@ app = App("printer")
 
 @app.task()
 async def show():
-    for _ in range(300):
+    for _ in range(100):
         print("to", "standard", "output")
         print("to", "standard", "error", file=sys.stderr)
 """
@@ -295,6 +295,6 @@ def test_workers_do_not_write_into_the_lines_of_each_other(
 ) -> None:
     write(LINES)
     process = start("run", "service", "--workers", "2", env={"PYTHONUNBUFFERED": unbuffered})
-    process.wait_for("^to standard output$", 600)
-    process.wait_for("^to standard error$", 600)
+    process.wait_for("^to standard output$", 200)
+    process.wait_for("^to standard error$", 200)
     assert process.stop() == 0

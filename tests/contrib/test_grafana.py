@@ -13,7 +13,13 @@ import pytest
 
 from tidings.contrib.monitor.app_metrics import AppReport, ConsumerInfo, LoopStats, families_of
 from tidings.contrib.monitor.families import Families, Family
-from tidings.contrib.monitor.fleet import _add_consumer, _add_service, _add_stream
+from tidings.contrib.monitor.fleet import (
+    _add_consumer,
+    _add_service,
+    _add_stream,
+    _Consumer,
+    _Stream,
+)
 from tidings.contrib.monitor.processes import ProcessesSource
 from tidings.services.records import EndpointStats, ServiceStats
 from tidings.stats import (
@@ -66,14 +72,13 @@ def fleet_families() -> list[Family]:
     """The metrics of the exporter."""
     families = Families()
     state = {"messages": 1, "bytes": 1, "consumer_count": 1, "last_seq": 1}
-    _add_stream(families, "S", {"state": state})
-    _add_consumer(
-        families, "S", {"config": {"durable_name": "c"}, "delivered": {"consumer_seq": 1}}
-    )
+    _add_stream(families, "S", msgspec.convert({"config": {}, "state": state}, _Stream))
+    consumer = {"config": {"durable_name": "c"}, "delivered": {"consumer_seq": 1}}
+    _add_consumer(families, "S", msgspec.convert(consumer, _Consumer))
     endpoint = EndpointStats(name="e", subject="s", data={"pending": 1, "running": 1})
     stats = {"name": "a", "id": "i", "version": "1.0.0", "started": "2026-01-01T00:00:00Z"}
     record = msgspec.convert({**stats, "endpoints": []}, ServiceStats)
-    _add_service(families, msgspec.structs.replace(record, endpoints=(endpoint,)))
+    _add_service(families, msgspec.structs.replace(record, endpoints=(endpoint,)), most=1)
     for name in ("nats_exporter_up", "nats_exporter_jetstream_up", "nats_exporter_scrape_seconds"):
         families.gauge(name, "Own.", 1)
     return families.all()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from tidings.errors.base import TidingsError, clipped, seconds
 
-# The same as in `ErrorCode`, which is imported only where JetStream is used.
-WRONG_LAST_SEQUENCE = 10071
-
 
 class JetStreamError(TidingsError):
     """Base of everything that a JetStream call raises: streams, consumers, buckets and objects.
@@ -224,11 +221,14 @@ class WrongRevisionError(WrongSequenceError):
     """
 
     def __init__(self, bucket: str, key: str, revision: int, last: int | None = None) -> None:
+        # Only what uses JetStream needs the numbers.
+        from tidings.error_codes import ErrorCode
+
         self.bucket = bucket
         self.key = key
         self.revision = revision
         self.last = last
-        super().__init__(400, WRONG_LAST_SEQUENCE, "wrong last sequence")
+        super().__init__(400, ErrorCode.WRONG_LAST_SEQUENCE, "wrong last sequence")
         text = f"the key {key!r} of the bucket {bucket!r} is not at revision {revision}"
         self.args = (f"{text}: someone else wrote first. Read it and decide again",)
 

@@ -16,6 +16,7 @@ from tidings import App
 from tidings.addresses import ListenAddress
 from tidings.contrib.monitor import fleet
 from tidings.contrib.monitor.fleet import FleetMonitor
+from tidings.internals import launch_of
 from tidings.server import NATSServer
 
 STATS = {
@@ -31,7 +32,9 @@ Answer = Callable[..., Awaitable[None]]
 async def exporter(nats_server: NATSServer, port: int) -> AsyncIterator[App]:
     app = App("exporter", servers=nats_server.url)
     app.discoverable = False
-    app._observers.append(functools.partial(FleetMonitor, address=ListenAddress("127.0.0.1", port)))
+    launch_of(app).observers.append(
+        functools.partial(FleetMonitor, address=ListenAddress("127.0.0.1", port))
+    )
     async with app:
         yield app
 
@@ -126,7 +129,7 @@ async def test_a_forged_answer_of_jetstream_leaves_the_services_shown(
         await client.flush()
         app = App("exporter", servers=server.url)
         address = ListenAddress("127.0.0.1", port)
-        app._observers.append(functools.partial(FleetMonitor, address=address))
+        launch_of(app).observers.append(functools.partial(FleetMonitor, address=address))
         async with app:
             metrics = await metrics_of(port)
         await client.close()
