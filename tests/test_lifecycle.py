@@ -38,8 +38,6 @@ DECLARING = {
 RUNNING = {"connect", "disconnect", "disconnect_sync", "run", "start", "wait_stopped"}
 ASKING = {
     "connected_url",
-    "consumers",
-    "crons",
     "description",
     "discoverable",
     "drain_timeout",

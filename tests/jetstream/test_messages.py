@@ -362,6 +362,7 @@ async def test_a_cancellation_during_the_start_leaves_nothing_behind(
 
 async def test_a_consumer_whose_creation_was_cut_off_is_deleted_after_it_exists() -> None:
     """A server works on a creation and a deletion at the same time. This one creates slowly."""
+    at = "2026-01-01T00:00:00Z"
     consumers: set[str] = set()
     asked, refused = asyncio.Event(), asyncio.Event()
 
@@ -374,8 +375,8 @@ async def test_a_consumer_whose_creation_was_cut_off_is_deleted_after_it_exists(
 
         @api.listen("$JS.API.STREAM.INFO.S")
         async def info(msg: Message[Any]) -> dict[str, Any]:
-            state = {"first_seq": 0, "last_seq": 0}
-            return {"config": {"name": "S"}, "created": "2026-01-01T00:00:00Z", "state": state}
+            state = {"messages": 0, "first_seq": 0, "last_seq": 0, "first_ts": at, "last_ts": at}
+            return {"config": {"name": "S", "retention": "limits"}, "created": at, "state": state}
 
         @api.listen("$JS.API.CONSUMER.CREATE.S.*")
         async def create(msg: Message[Any]) -> dict[str, Any]:
@@ -383,7 +384,9 @@ async def test_a_consumer_whose_creation_was_cut_off_is_deleted_after_it_exists(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(refused.wait(), 0.2)
             consumers.add(msg.subject.split(".")[-1])
-            return {"num_pending": 0}
+            place = {"consumer_seq": 0, "stream_seq": 0}
+            counts = {"num_pending": 0, "num_ack_pending": 0, "num_waiting": 0}
+            return {"created": at, "config": {}, "delivered": place, "ack_floor": place, **counts}
 
         @api.listen("$JS.API.CONSUMER.DELETE.S.*")
         async def delete(msg: Message[Any]) -> dict[str, Any]:
