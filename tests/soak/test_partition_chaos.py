@@ -31,7 +31,7 @@ KEYS = 12
 LEASE = 2.0
 # A killed server may lose an acknowledgement, and then waits for so many seconds.
 ACK_WAIT = 5.0
-# The time in which everything has to be handled at the end.
+# The longest time without a booking that is handled, as long as there are any.
 REST = 90.0
 
 OPTIONS = {**QUICK, "ping_interval": 0.5, "reconnect_time_wait": 0.1}
@@ -124,6 +124,12 @@ async def publish(app: App, dice: random.Random, sent: set[int], over: asyncio.E
         await asyncio.sleep(0.002)
 
 
+async def another(handled: set[int]) -> None:
+    """Wait until one more is handled."""
+    count = len(handled)
+    await until(lambda: len(handled) > count, REST)
+
+
 @pytest.mark.timeout(SECONDS * 2 + 240)
 async def test_chaos_keeps_each_key_in_order_and_with_one_run_at_a_time() -> None:
     os.write(1, f"\nSOAK_SEED={SEED} SOAK_SECONDS={SECONDS:g}\n".encode())
@@ -155,7 +161,8 @@ async def test_chaos_keeps_each_key_in_order_and_with_one_run_at_a_time() -> Non
             await asyncio.sleep(dice.uniform(0.05, 1.0))
         over.set()
         await load
-        await until(lambda: sent <= bookings.handled, REST)
+        while not sent <= bookings.handled:  # how many there are depends on the machine
+            await another(bookings.handled)
         for service in bookings.services:
             await service.disconnect()
     told = f"{len(sent)} bookings, {bookings.again} handled again, {bookings.failed} failed"
