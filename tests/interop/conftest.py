@@ -8,26 +8,20 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.adder import adding
 from support.process import Process
-from tidings import App, ServiceError
+from tidings import App
 
 # The npm packages: `npm install` in this folder, or their folder in $TIDINGS_NODE_MODULES.
 SCRIPTS = Path(__file__).parent
 MODULES = Path(os.environ.get("TIDINGS_NODE_MODULES") or SCRIPTS / "node_modules")
 
 _numbers = itertools.count(1)
-
-
-@dataclass
-class Numbers:
-    a: int
-    b: int
 
 
 @pytest.fixture
@@ -42,17 +36,7 @@ async def adder(
 ) -> AsyncIterator[App]:
     """An app with one endpoint, that has answered one request and failed with another."""
     app = make_app(nats_server, name, version="1.2.0", description="adds")
-
-    @app.listen(subject, queue="adders")
-    async def add(numbers: Numbers) -> dict[str, int]:
-        if numbers.a < 0:
-            raise ServiceError(400, "negative")
-        return {"sum": numbers.a + numbers.b}
-
-    async with app:
-        await app.request(subject, Numbers(1, 2))
-        with pytest.raises(ServiceError):
-            await app.request(subject, Numbers(-1, 2))
+    async with adding(app, subject):
         yield app
 
 

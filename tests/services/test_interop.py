@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import nats.micro
 import pytest
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
+from support.adder import adding
 from support.services import Asker
-from tidings import App, ServiceError
+from tidings import App
 
 MakeApp = Callable[..., App]
 Call = Callable[..., tuple[int, str, str]]
-
-
-@dataclass
-class Numbers:
-    a: int
-    b: int
 
 
 @pytest.fixture
 async def adder(nats_server: Any, make_app: MakeApp, name: str, subject: str) -> AsyncIterator[App]:
     """An app with one endpoint, that has answered one request and failed with another."""
     app = make_app(nats_server, name, version="1.2.0", description="adds")
-
-    @app.listen(subject, queue="adders")
-    async def add(numbers: Numbers) -> dict[str, int]:
-        if numbers.a < 0:
-            raise ServiceError(400, "negative")
-        return {"sum": numbers.a + numbers.b}
-
-    async with app:
-        await app.request(subject, Numbers(1, 2))
-        with pytest.raises(ServiceError):
-            await app.request(subject, Numbers(-1, 2))
+    async with adding(app, subject):
         yield app
 
 

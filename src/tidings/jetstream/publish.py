@@ -46,8 +46,8 @@ from tidings.protocol.headers import header_block, header_problem
 from tidings.protocol.parser import Frame
 from tidings.subject import check_subject
 
-# Seconds to wait for one acknowledgement before publishing again, from when the server has received
-# the message.
+# Seconds to wait for an acknowledgement before publishing again, once the server has received the
+# message.
 TRY_TIMEOUT = 2.0
 # Seconds between two tries: the first wait, and the longest.
 TRY_FIRST, TRY_MOST = 0.1, 0.5

@@ -1,4 +1,4 @@
-"""Ports: those that an embedded server listens on unless it is told one."""
+"""Ports: free ports for embedded servers that are not given one."""
 
 from __future__ import annotations
 
